@@ -1,0 +1,257 @@
+"""The one typed document that describes an experiment, read from YAML; every default is stated once, here.
+
+The options of a method live in the method's own file (so that a new method is one file) and are validated by `selftrain.methods.options_of`. Everything
+else is here. `load` reads a file, applies `--set a.b=c` overrides and turns every mistake into one sentence that names the key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from selftrain.errors import UserError, nearest
+
+
+class Section(BaseModel):
+    """A part of the document: immutable, and strict about unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Section):
+    """Where documents and class names come from, and which labels the learner may see."""
+
+    source: str = Field("bbc_news", description="a name of the catalogue, a CSV, JSONL or Parquet file, or a Hugging Face datasets name")
+    text_column: str = Field("text", description="column with the text (files and hub data sets outside the catalogue)")
+    label_column: str | None = Field(None, description="column with the true label; used for evaluation alone unless supervision says otherwise")
+    classes: tuple[str, ...] | None = Field(None, description="class names; default: the catalogue's")
+    descriptions: dict[str, str] = Field(
+        default_factory=dict, description="a few words a class for the language model, e.g. tech: computers and gadgets"
+    )
+    prompts: tuple[str, ...] | None = Field(None, description="label prompts with {label}; default: the catalogue's, else table 4 of GenCo")
+    test_documents: int = Field(1000, ge=0, description="documents held out for evaluation where the source has no test split of its own")
+    unlabeled_documents: int | None = Field(None, ge=1, description="use at most this many unlabeled documents")
+    max_characters: int = Field(100_000, ge=1, description="longer texts are skipped and counted")
+    min_documents: int = Field(20, ge=2, description="fewer usable unlabeled documents than this is an error")
+    supervision: Literal["none", "all"] = Field("none", description="labels that the learner may see: none, or all of the training documents")
+
+
+class ModelConfig(Section):
+    """The small model that is trained and served."""
+
+    encoder: str = Field(
+        "all-MiniLM-L6-v2", description="a sentence-transformers folder or name; all-MiniLM-L6-v2 is also found in the package that carries it"
+    )
+    max_tokens: int = Field(64, ge=8, le=8192, description="tokens of a document that the encoder reads")
+    batch_size: int = Field(64, ge=1, description="documents in one inference batch")
+    similarity: Literal["cosine", "dot"] = Field("cosine", description="sim of equation 1")
+    scale: float = Field(20.0, gt=0, description="factor on a cosine (SimCSE trains with 1/0.05 = 20); a dot product is left as it is")
+
+
+class AugmentConfig(Section):
+    """The large language model that helps while training."""
+
+    model: str | None = Field(
+        None, description="a model folder or hub name; gemma-3-270m is assembled from the packages that carry it; none: no texts"
+    )
+    style: Literal["continue", "instruct"] = Field("continue", description="continue: base models; instruct: chat models, the paper's table 4")
+    input_samples: int = Field(1, ge=0, description="K of equation 9: continuations a document (the paper: 5)")
+    conditional_samples: int = Field(1, ge=0, description="M of algorithm 1: texts a (document, pseudo-label) pair (the released code: 20)")
+    temperature: float = Field(0.8, ge=0)
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="the paper: 0.95; 1.0 by default because sorting Gemma's 262,144 logits halves the speed on a CPU"
+    )
+    min_tokens: int = Field(8, ge=0, description="the paper: 64")
+    max_tokens: int = Field(32, ge=1, description="the paper: 128")
+    document_words: int = Field(48, ge=1, description="words of a document that are shown to the language model (the released code: 100)")
+    max_model_tokens: int = Field(512, ge=64, description="longest prompt and answer together")
+    concurrent_requests: int = Field(64, ge=1, description="requests that the engine works on at once")
+    engine_memory_gb: float = Field(2.0, gt=0, description="memory for the engine's key-value cache on a CPU")
+    gpus: int = Field(0, ge=0, description="GPUs for the engine; 0 runs it on the CPU")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: bfloat16 where the hardware multiplies it, else float32"
+    )
+    engine_seed: int = Field(0, description="seed of the engine's sampler")
+    cache: str = Field(".selftrain/texts", description="folder of the cache of generated texts, shared by all runs")
+    stall_seconds: float = Field(600.0, gt=0, description="no new text for this long is an error, never an endless wait")
+
+
+class TrainingConfig(Section):
+    """How the self-training loop is run."""
+
+    workers: int = Field(1, ge=1, description="Ray Train workers")
+    gpu: bool = Field(False, description="one GPU a worker")
+    threads: int | None = Field(None, ge=1, description="torch threads a worker; default: the machine's cores divided by the workers")
+    max_failures: int = Field(1, ge=0, description="restarts of the worker group from its last checkpoint")
+    storage: str | None = Field(None, description="shared folder for checkpoints on a cluster; default: the run's own folder")
+
+
+class EvaluationConfig(Section):
+    """What is measured besides accuracy, macro-F1 and calibration."""
+
+    inference_augmentation: bool = Field(False, description="also report every variant with equation 9 at inference (GenCo table 6)")
+    llm_documents: int = Field(0, ge=0, description="test documents that the language model itself classifies (GenCo table 2, Alpaca-7B row)")
+    map: Literal["tsne", "pca", "none"] = Field("tsne", description="embedding map of GenCo's figure 4")
+    map_documents: int = Field(500, ge=10)
+
+
+class TrackingConfig(Section):
+    """MLflow."""
+
+    uri: str | None = Field(None, description="tracking server; default: MLFLOW_TRACKING_URI, else a local SQLite file")
+    experiment: str = Field("selftrain", min_length=1)
+    registered_model: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]{1,128}$", description="name in the registry; default: the experiment's name")
+    promote: bool = Field(False, description="make the new model champion although no labels can compare it")
+
+
+class RayConfig(Section):
+    """The Ray cluster."""
+
+    address: str | None = Field(None, description="an existing cluster; default: a local Ray that is started and stopped for the run")
+
+
+class Experiment(Section):
+    """One experiment: the run that it describes, and the variants that are compared with it."""
+
+    name: str = Field("selftrain", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="every trained variant is repeated with each; the first one's model is bundled")
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    method: dict[str, Any] = Field(default_factory=lambda: {"name": "genco"}, description="name and options of the method (selftrain methods)")
+    augment: AugmentConfig = AugmentConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    ray: RayConfig = RayConfig()
+    variants: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="name -> what differs from the experiment (method, data.supervision)"
+    )
+    output: str = Field("runs", description="folder of the run folders")
+
+    @field_validator("method")
+    @classmethod
+    def _named_method(cls, method: dict[str, Any]) -> dict[str, Any]:
+        return {"name": "genco", **method}
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> Experiment:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds holds the same seed twice; list each once")
+        return self
+
+    def variant(self, name: str) -> Experiment:
+        """The experiment with what the variant `name` changes; `variants` themselves are dropped."""
+        changes = self.variants[name]
+        if unknown := sorted(set(changes) - {"method", "data", "model"}):
+            raise UserError(f"variants.{name} sets {unknown[0]!r}; a variant may set method, data and model.")
+        document = self.model_dump()
+        document["variants"] = {}
+        own_method = changes.get("method", {})
+        if own_method.get("name", document["method"]["name"]) != document["method"]["name"]:
+            document["method"] = {}
+        return parse(merge(document, changes))
+
+    def fingerprint(self) -> str:
+        """A short hash of the resolved document: two runs with the same one were asked for the same thing."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def to_yaml(self) -> str:
+        """The resolved document, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def merge(document: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`document` with `changes` laid over it, section by section; the result shares nothing that either call may change."""
+    result = dict(document)
+    for key, value in changes.items():
+        below = result.get(key)
+        result[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def load(path: str | Path | None = None, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None) -> Experiment:
+    """Read an experiment.
+
+    Args:
+        path: YAML file; None for the defaults alone.
+        overrides: `section.key=value` strings, the value in YAML (`method.tau=0.05`, `seeds=[0,1]`).
+        base: values laid over the file and under the overrides (what command-line flags say).
+
+    Raises:
+        UserError: no such file, no YAML, an unknown key (the nearest known one is named) or a value out of range.
+    """
+    document: dict[str, Any] = {}
+    if path is not None:
+        file = Path(path)
+        if not file.is_file():
+            raise UserError(f"No experiment file {str(path)!r}; give the path of a YAML file, such as one of jobs/experiments/.")
+        try:
+            read = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        if read is not None and not isinstance(read, dict):
+            raise UserError(f"{path} holds a {type(read).__name__}, not keys and values; start from one of jobs/experiments/.")
+        document = read or {}
+    document = merge(document, base or {})
+    for override in overrides:
+        document = merge(document, _override(override))
+    return parse(document, where=str(path) if path is not None else "the options")
+
+
+def parse(document: Mapping[str, Any], where: str = "the experiment") -> Experiment:
+    """Validate a plain mapping; the first mistake becomes a `UserError` of one sentence."""
+    try:
+        return Experiment.model_validate(document)
+    except ValidationError as error:
+        raise UserError(_sentence(error, where)) from None
+
+
+def _override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {text!r} is not of the form section.key=value, e.g. --set method.tau=0.05.")
+    try:
+        result: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {key}: {value!r} is not a YAML value; quote it if it holds special characters.") from None
+    if isinstance(result, str):
+        # YAML 1.1 reads 1e-5 as text; a user who writes it on a command line means the number.
+        with contextlib.suppress(ValueError):
+            result = float(result)
+    for part in reversed(key.strip().split(".")):
+        result = {part: result}
+    return typing.cast("dict[str, Any]", result)
+
+
+def _sentence(error: ValidationError, where: str) -> str:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    dotted = ".".join(path) or "the document"
+    if first["type"] == "extra_forbidden":
+        return f"Unknown key {dotted!r} in {where}; {nearest(path[-1], _known_keys(path[:-1]))}"
+    message = first["msg"].removeprefix("Value error, ")
+    given = first.get("input")
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) or given is None else ""
+    return f"{dotted} in {where}: {message[0].lower()}{message[1:]}{shown}."
+
+
+def _known_keys(path: Sequence[str]) -> list[str]:
+    model: type[BaseModel] = Experiment
+    for part in path:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        candidates = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+        below = [item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)]
+        if not below:
+            return []
+        model = below[0]
+    return list(model.model_fields)

@@ -1,0 +1,159 @@
+"""The classes of a source: their names in index order, the words that stand for them, and which class each label of the source means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from selftrain.data.catalogue import NamedSet, spelling
+from selftrain.data.cleaning import Row, label_key
+from selftrain.data.corpus import Label
+from selftrain.data.sources import Source
+from selftrain.errors import UserError, nearest
+
+MAX_CLASSES = 1000  # more distinct labels than this are not classes but, say, a column of ids
+
+
+def check_class_names(names: Sequence[str], where: str) -> None:
+    """Raise a `UserError` unless there are at least two names, none empty and no two alike (case and outer blanks do not count)."""
+    keys = [name.strip().casefold() for name in names]
+    if "" in keys:
+        raise UserError(f"{where} holds an empty class name; give every class a name.")
+    twice = next((name for name, key in zip(names, keys, strict=True) if keys.count(key) > 1), None)
+    if twice is not None:
+        raise UserError(f"{where} names the class {twice.strip()!r} twice; name each class once.")
+    if len(names) < 2:
+        raise UserError(f"{where} names {len(names) or 'no'} class{'es' if not names else ''}; at least two are needed.")
+
+
+def classes_of(source: Source, wanted: Sequence[str] | None) -> tuple[tuple[Label, ...], dict[str, int]]:
+    """The classes of a source, and for every label of it, as `label_key` writes it, the index of its class.
+
+    A label is a class name (case and outer blanks do not count) or an index. Where the source does not name its classes, they are `wanted`, or else
+    the distinct labels in alphabetical order. Where it does, `wanted` may reorder or rename them.
+
+    Raises:
+        UserError: no class names anywhere, numbers where names are needed, over 1,000 distinct labels, labels counted from 1, or a wrong `wanted`.
+    """
+    own = source.class_names
+    if own is None:
+        names = [name.strip() for name in wanted] if wanted is not None else _distinct_labels(source)
+        by_name = {name.casefold(): position for position, name in enumerate(names)}
+        if wanted is not None:
+            _refuse_counting_from_one(source, by_name)
+        # A name goes before an index: of the classes "1" to "5", the label 1 is the first.
+        return tuple(_plain(name) for name in names), {str(position): position for position in range(len(names))} | by_name
+    check_class_names(own, source.name)
+    labels = _stated(own, source.named)
+    positions = list(range(len(own)))
+    if wanted is not None:
+        labels, positions = _rearranged(source, labels, [name.strip() for name in wanted])
+    # An index goes before a name: the hub calls the classes 0 and 1 of Yelp "1" and "2".
+    index = {name.strip().casefold(): position for name, position in zip(own, positions, strict=True)}
+    return labels, index | {str(number): position for number, position in enumerate(positions)}
+
+
+def describe(labels: Sequence[Label], descriptions: Mapping[str, str]) -> tuple[Label, ...]:
+    """`labels` with the user's descriptions for the language model.
+
+    Raises:
+        UserError: a description of a class that does not exist.
+    """
+    by_name = {spelling(label.name): label for label in labels}
+    for name, description in descriptions.items():
+        if spelling(name) not in by_name:
+            raise UserError(f"data.descriptions describes {name!r}, which is no class; {nearest(name, [label.name for label in labels])}")
+        by_name[spelling(name)] = replace(by_name[spelling(name)], description=description)
+    return tuple(by_name.values())
+
+
+def words_of(name: str) -> str:
+    """The words that stand for a class in prompts: `_` as a blank, and CamelCase as words in lower case."""
+    spaced = " ".join(name.replace("_", " ").split())
+    parts = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", spaced)
+    # Only joined words lose their capitals: "NaturalPlace" is no spelling of English, "New York" and "IT" are.
+    return parts.lower() if " " not in spaced and " " in parts else spaced
+
+
+def nothing_matches(source: Source, labels: Sequence[Label]) -> str:
+    """The sentence for a source of which no label is one of the classes."""
+    found = list(dict.fromkeys(key for row in _rows(source) if (key := label_key(row.label)) is not None))
+    return (
+        f"No label of {source.name} is one of the classes ({_listed(label.name for label in labels)}); the label column holds {_listed(found)}; "
+        "correct data.classes or data.label_column."
+    )
+
+
+def _plain(name: str) -> Label:
+    return Label(name, words_of(name), words_of(name))
+
+
+def _stated(own: Sequence[str], named: NamedSet | None) -> tuple[Label, ...]:
+    """The classes that a source states, with the catalogue's words where it knows them."""
+    entries = [named.entry(name) if named is not None else None for name in own]
+    if named is not None and not any(entries) and len(own) == len(named.classes):
+        # Names that say nothing ("1" and "2"): the catalogue lists the classes in the order of the source's integers.
+        entries = list(named.classes)
+    return tuple(
+        Label(entry.name, entry.words, entry.description) if entry is not None else _plain(name) for name, entry in zip(own, entries, strict=True)
+    )
+
+
+def _rearranged(source: Source, labels: tuple[Label, ...], wanted: Sequence[str]) -> tuple[tuple[Label, ...], list[int]]:
+    """(labels in the order of `wanted`, new position of each of `labels`); a name that no class has renames the class at its place."""
+    place = {spelling(label.name): position for position, label in enumerate(labels)}
+    for position, name in enumerate(source.class_names or ()):
+        place.setdefault(spelling(name), position)
+    known = f"{source.name} has {len(labels)} ({_listed(label.name for label in labels)})"
+    if len(wanted) != len(labels):
+        raise UserError(f"data.classes names {len(wanted)} classes, {known}; name all of them, or leave data.classes out.")
+    origins = [place.get(spelling(name), position) for position, name in enumerate(wanted)]
+    if sorted(origins) != list(range(len(labels))):
+        raise UserError(f"data.classes mixes known names and new ones out of order, {known}; use these names, or rename in this order.")
+    positions = [0] * len(labels)
+    for position, origin in enumerate(origins):
+        positions[origin] = position
+    renamed = tuple(
+        replace(labels[origin], name=name) if spelling(name) in place else _plain(name) for name, origin in zip(wanted, origins, strict=True)
+    )
+    return renamed, positions
+
+
+def _distinct_labels(source: Source) -> list[str]:
+    names: dict[str, str] = {}
+    for row in _rows(source):
+        key = label_key(row.label)
+        if key is not None and isinstance(row.label, str | int | float):
+            names.setdefault(key, str(row.label).strip())
+    if not names:
+        raise UserError(f"{source.name} names no classes; set data.classes to their names (or data.label_column to a column with class names).")
+    if all(key.lstrip("-").isdigit() for key in names):
+        raise UserError(
+            f"The labels of {source.name} are numbers ({_listed(sorted(names))}); set data.classes to the names of the classes, the first for 0."
+        )
+    if len(names) > MAX_CLASSES:
+        raise UserError(f"The label column of {source.name} holds {len(names):,} values, more than {MAX_CLASSES:,}; correct data.label_column.")
+    result = [names[key] for key in sorted(names)]
+    check_class_names(result, f"The label column of {source.name}")
+    return result
+
+
+def _refuse_counting_from_one(source: Source, by_name: Mapping[str, int]) -> None:
+    """Labels 1 to n for n classes would all be one class off, but for the last, and nothing else would show it."""
+    keys = {key for row in _rows(source) if (key := label_key(row.label)) is not None}
+    numbers = {int(key) for key in keys - set(by_name) if key.isdigit()}
+    if numbers and len(numbers) == len(keys) and min(numbers) == 1 and max(numbers) == len(by_name):
+        raise UserError(
+            f"The labels of {source.name} count from 1 to {len(by_name)}; data.classes counts from 0: subtract 1, or write class names as labels."
+        )
+
+
+def _rows(source: Source) -> Iterable[Row]:
+    yield from source.train
+    yield from source.test or ()
+
+
+def _listed(names: Iterable[str], most: int = 10) -> str:
+    shown = list(names)
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "") or "nothing"

@@ -1,0 +1,132 @@
+"""From rows of a source to documents: what cannot be used is skipped with a reason, and nothing crashes on it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from selftrain.data.corpus import Skipped, document_id
+
+
+class Row(NamedTuple):
+    """One row of a source as it was found: text and label may be of any type."""
+
+    place: str  # where it stands: "line 17", "train row 3", a file name
+    text: object
+    label: object = None
+
+
+class Fault(NamedTuple):
+    """Stands for the text of a row that the reader itself could not take apart."""
+
+    reason: str
+
+
+class Document(NamedTuple):
+    """A usable document."""
+
+    id: str
+    text: str
+    label: int | None  # class index; None where the row carries no label
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """The usable documents of some rows, in the order of the rows, and the rows that were skipped."""
+
+    documents: tuple[Document, ...]
+    skipped: tuple[Skipped, ...]
+
+
+UNKNOWN = -1  # class index of a label that no class has
+
+# What pandas and databases write where there is no text.
+_MISSING = frozenset({"nan", "none", "null", "<na>", "n/a"})
+_NUMBER = re.compile(r"[-+]?[\d.,]*\d[\d.,]*([eE][-+]?\d+)?\s*%?")
+# Control characters other than white space, and the mark that a decoder leaves for bytes that it could not read.
+_CONTROL = re.compile("[\x01-\x08\x0e-\x1f\x7f\ufffd]")
+_CONTROL_SHARE = 0.05  # a text may hold a stray control character; a document of which every twentieth is one is not text
+
+
+def clean(
+    rows: Iterable[Row], *, index: Mapping[str, int], max_characters: int, known: Collection[str] = (), known_reason: str = "duplicate"
+) -> Cleaned:
+    """Keep the rows that hold a usable text, each text once.
+
+    Args:
+        rows: rows in the source's order; of equal texts the first usable one stays.
+        index: label as `label_key` writes it -> class index.
+        max_characters: longer texts are skipped.
+        known: ids of documents that are used elsewhere already (the test split, when training rows are cleaned).
+        known_reason: reason written for a document that is in `known`.
+    """
+    documents: list[Document] = []
+    skipped: list[Skipped] = []
+    seen: set[str] = set()
+    for row in rows:
+        text, reason = _usable(row.text, max_characters)
+        if not reason:
+            label = class_index(row.label, index)
+            id_ = document_id(text)
+            if label == UNKNOWN:
+                reason = "unknown label"
+            elif id_ in known:
+                reason = known_reason
+            elif id_ in seen:
+                reason = "duplicate"
+            else:
+                seen.add(id_)
+                documents.append(Document(id_, text, label))
+        if reason:
+            skipped.append(Skipped(row.place, reason))
+    return Cleaned(tuple(documents), tuple(skipped))
+
+
+def label_key(value: object) -> str | None:
+    """A label as text that can be compared: stripped, case folded, `2.0` as `2`; None for no label (None, NaN, empty, -1)."""
+    if isinstance(value, bool):
+        value = int(value)
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        value = int(value) if value.is_integer() else value
+    key = str(value).strip().casefold() if value is not None else ""
+    # A CSV column of integers in which one cell is empty comes back from pandas as 0.0, 1.0, ...
+    key = key.removesuffix(".0") if re.fullmatch(r"-?\d+\.0", key) else key
+    # -1 is how many data sets (and the hub) write "not labeled".
+    return None if key in ("", "-1") else key
+
+
+def class_index(value: object, index: Mapping[str, int]) -> int | None:
+    """The class of a label: None where the row carries none, `UNKNOWN` where no class is called so."""
+    key = label_key(value)
+    return None if key is None else index.get(key, UNKNOWN)
+
+
+def _usable(value: object, max_characters: int) -> tuple[str, str]:
+    """(text, "") or ("", reason)."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "", "empty"
+    if isinstance(value, Fault):
+        return "", value.reason
+    if not isinstance(value, str):
+        return "", "not text"
+    text = value.strip()
+    if not text or text.casefold() in _MISSING:
+        return "", "empty"
+    if "\0" in text:
+        return "", "binary"
+    if len(text) > max_characters:
+        return "", "over-long"
+    if len(_CONTROL.findall(text)) > _CONTROL_SHARE * len(text):
+        return "", "binary"
+    if _NUMBER.fullmatch(text):
+        return "", "not text"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # half of a surrogate pair: JSON can write one, UTF-8 cannot
+        return "", "wrong encoding"
+    return text, ""

@@ -1,0 +1,75 @@
+"""Documents, classes and splits, with the labels that nobody may learn from kept apart.
+
+`Corpus` is all that a method sees. `Truth` holds the true labels for evaluation; it is a second object so that a method cannot reach it by mistake, and
+the leak test (tests/test_leak.py) shuffles it and asserts that no trained weight changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+def document_id(text: str) -> str:
+    """A stable id: the first 16 hexadecimal digits of the SHA-256 of the text."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Label:
+    """A class: its name, and the few words that stand for it in prompts."""
+
+    name: str
+    words: str  # put into label prompts ("It is about {words}.")
+    description: str  # put into the language model's prompts
+
+
+@dataclass(frozen=True)
+class Documents:
+    """A split without labels: ids and texts in one order."""
+
+    ids: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A row of the source that was not used, and why."""
+
+    row: str  # where it stands in the source: a row number or a file name
+    reason: str  # empty | not text | binary | over-long | duplicate | in test already | unknown label | wrong encoding | too many cells
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a method may see: unlabeled documents, test documents without labels, classes, and labels where the experiment grants them."""
+
+    name: str
+    labels: tuple[Label, ...]
+    prompts: tuple[str, ...]  # templates with {label}
+    unlabeled: Documents
+    test: Documents
+    granted: Mapping[str, int] = field(default_factory=dict)  # document id -> class index; empty unless data.supervision says otherwise
+    skipped: tuple[Skipped, ...] = ()
+    fingerprint: str = ""  # hash over ids, splits and class names
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names in index order."""
+        return tuple(label.name for label in self.labels)
+
+    def label_prompts(self) -> list[list[str]]:
+        """The prompts of every class, `[class][prompt]` (GenCo table 4)."""
+        return [[prompt.format(label=label.words) for prompt in self.prompts] for label in self.labels]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """True labels, for evaluation alone: document id -> class index. Empty where the source has none."""
+
+    unlabeled: Mapping[str, int]
+    test: Mapping[str, int]

@@ -1,0 +1,49 @@
+"""Texts for people: what data sets there are, and what a corpus holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from selftrain.data.catalogue import CATALOGUE
+from selftrain.data.corpus import Corpus, Truth
+from selftrain.data.sources import FOLDER_VARIABLE, holds_images, package_folder, shared_folders
+
+_SHOWN_CHARACTERS = 200
+
+
+def describe_catalogue() -> str:
+    """A table of the named sets and of the folders in SELFTRAIN_DATA: name, number of classes, where it is found now, class names."""
+    folders = {folder.name: folder for folder in shared_folders()}
+    table = [("name", "classes", "found in", "class names")]
+    for named in CATALOGUE.values():
+        if named.name in folders:
+            place = FOLDER_VARIABLE
+        elif named.package is not None:
+            place = f"package {named.package}" + ("" if package_folder(named) is not None else " (not installed)")
+        else:
+            place = f"hub {named.hub}"
+        names = ", ".join(entry.name for entry in named.classes)
+        table.append((named.name, str(len(named.classes)), place, names if len(names) <= 60 else f"{names[:57].rsplit(',', 1)[0]}, ..."))
+    for name, folder in folders.items():
+        if name not in CATALOGUE:
+            table.append((name, "", FOLDER_VARIABLE + (" (images: not for this version)" if holds_images(folder) else ""), "see its dataset.json"))
+    widths = [max(len(row[column]) for row in table) for column in range(3)]
+    return "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip() for row in table)
+
+
+def describe_corpus(corpus: Corpus, truth: Truth) -> str:
+    """Counts a split and a class, skipped rows by reason, and the first two documents."""
+    lines = [
+        f"{corpus.name}: {len(corpus.unlabeled):,} unlabeled and {len(corpus.test):,} test documents; {len(corpus.granted):,} labels granted",
+        f"fingerprint {corpus.fingerprint[:16]}",
+    ]
+    unlabeled, test = Counter(truth.unlabeled.values()), Counter(truth.test.values())
+    for index, label in enumerate(corpus.labels):
+        counts = f": {unlabeled[index]:,} unlabeled, {test[index]:,} test" if unlabeled or test else ""
+        lines.append(f"  class {label.name} ({label.words}){counts}")
+    reasons = Counter(item.reason for item in corpus.skipped)
+    lines.append(f"skipped {len(corpus.skipped):,} rows" + "".join(f", {count:,} {reason}" for reason, count in reasons.most_common()))
+    for id_, text in zip(corpus.unlabeled.ids[:2], corpus.unlabeled.texts[:2], strict=True):
+        one_line = " ".join(text.split())
+        lines.append(f"  {id_}  {one_line if len(one_line) <= _SHOWN_CHARACTERS else one_line[: _SHOWN_CHARACTERS - 3] + '...'}")
+    return "\n".join(lines)

@@ -1,0 +1,137 @@
+"""From a configuration to (Corpus, Truth): find the source, clean its rows, name the classes, split by content, and keep the true labels apart.
+
+Only here do documents and true labels meet; what a method gets is the `Corpus`, which holds labels only where `data.supervision` grants them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from selftrain.config import DataConfig
+from selftrain.data.catalogue import DEFAULT_PROMPTS
+from selftrain.data.classes import check_class_names, classes_of, describe, nothing_matches
+from selftrain.data.cleaning import Document, Row, clean
+from selftrain.data.corpus import Corpus, Documents, Label, Skipped, Truth
+from selftrain.data.sources import find_source
+from selftrain.data.splits import hash_order, hold_out
+from selftrain.errors import UserError
+
+
+def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
+    """Read a source and split it.
+
+    A source with a labeled test split keeps it whole. Of any other source with labels, the `test_documents` labeled documents that come first in hash
+    order are held out. A source without labels has no test split: every document is unlabeled.
+
+    Raises:
+        UserError: whatever the user can mend, from a missing file to too few usable documents.
+    """
+    if config.classes is not None:
+        check_class_names(config.classes, "data.classes")
+    prompts = _prompts(config.prompts)
+    source = find_source(config)
+    labels, index = classes_of(source, config.classes)
+    labels = describe(labels, config.descriptions)
+
+    def cleaned(rows: Sequence[Row], known: Iterable[str] = ()) -> tuple[dict[str, Document], tuple[Skipped, ...]]:
+        result = clean(rows, index=index, max_characters=config.max_characters, known=frozenset(known), known_reason="in test already")
+        return {document.id: document for document in result.documents}, result.skipped
+
+    given, skipped_test = cleaned(source.test or ())
+    # A test row without a label cannot be scored; a test split without any (the hub has such) is no test split.
+    given = {id_: document for id_, document in given.items() if document.label is not None}
+    rest, skipped = cleaned(source.train, given)
+    skipped = (*(skipped_test if given else ()), *skipped)
+    labeled = {id_ for id_, document in rest.items() if document.label is not None}
+    if not labeled and not given and any(item.reason == "unknown label" for item in skipped):
+        raise UserError(nothing_matches(source, labels))
+
+    documents = {**rest, **given}
+    test, unlabeled = (hash_order(given), hash_order(rest)) if given else hold_out(rest, config.test_documents, labeled)
+    if len(unlabeled) < config.min_documents:
+        raise UserError(_too_few(source.name, len(unlabeled), 0 if given else len(test), skipped, config.min_documents))
+    unlabeled = unlabeled[: config.unlabeled_documents]
+    if len(unlabeled) < config.min_documents:
+        raise UserError(f"data.unlabeled_documents ({config.unlabeled_documents}) is below data.min_documents ({config.min_documents}); raise it.")
+
+    truth = Truth(unlabeled=_true_labels(documents, unlabeled), test=_true_labels(documents, test))
+    if config.supervision == "all" and not truth.unlabeled:
+        raise UserError(f"data.supervision is 'all', but {source.name} has no labels; set data.label_column, or data.supervision: none.")
+    corpus = Corpus(
+        name=source.name,
+        labels=labels,
+        prompts=prompts or (source.named.prompts if source.named is not None else DEFAULT_PROMPTS),
+        unlabeled=_split(documents, unlabeled),
+        test=_split(documents, test),
+        granted=dict(truth.unlabeled) if config.supervision == "all" else {},
+        skipped=skipped,
+        fingerprint=fingerprint([label.name for label in labels], unlabeled, test),
+    )
+    return corpus, truth
+
+
+def corpus_of(texts: Sequence[object], config: DataConfig) -> Corpus:
+    """A corpus of texts that are in memory already: all of them unlabeled, cleaned as the rows of a source are.
+
+    Raises:
+        UserError: `config.classes` are not at least two different names, or too few texts are usable.
+    """
+    names = config.classes or ()
+    check_class_names(names, "classes")
+    labels = describe(tuple(Label(name, name, name) for name in names), config.descriptions)
+    found = clean([Row(f"text {place}", text) for place, text in enumerate(texts)], index={}, max_characters=config.max_characters)
+    if len(found.documents) < config.min_documents:
+        raise UserError(_too_few("texts", len(found.documents), 0, found.skipped, config.min_documents))
+    documents = {document.id: document for document in found.documents}
+    ids = hash_order(documents)[: config.unlabeled_documents]
+    return Corpus(
+        name="texts",
+        labels=labels,
+        prompts=_prompts(config.prompts) or DEFAULT_PROMPTS,
+        unlabeled=_split(documents, ids),
+        test=Documents(),
+        skipped=found.skipped,
+        fingerprint=fingerprint(names, ids, ()),
+    )
+
+
+def fingerprint(class_names: Sequence[str], unlabeled: Sequence[str], test: Sequence[str]) -> str:
+    """SHA-256 over the class names and the document ids of each split, in order."""
+    return hashlib.sha256(json.dumps([list(class_names), list(unlabeled), list(test)]).encode()).hexdigest()
+
+
+def _split(documents: Mapping[str, Document], ids: Sequence[str]) -> Documents:
+    return Documents(tuple(ids), tuple(documents[id_].text for id_ in ids))
+
+
+def _true_labels(documents: Mapping[str, Document], ids: Iterable[str]) -> dict[str, int]:
+    return {id_: label for id_ in ids if (label := documents[id_].label) is not None}
+
+
+def _prompts(prompts: Sequence[str] | None) -> tuple[str, ...] | None:
+    if prompts is None:
+        return None
+    if not prompts:
+        raise UserError("data.prompts is empty; leave it out for the default, or list prompts with {label}.")
+    for prompt in prompts:
+        try:
+            filled = prompt.format(label="\0")
+        except (KeyError, IndexError, ValueError, AttributeError):
+            filled = ""
+        if "\0" not in filled:
+            raise UserError(f"data.prompts: {prompt!r} must hold {{label}} and no other braces, e.g. 'It is about {{label}}.'.")
+    return tuple(prompts)
+
+
+def _too_few(name: str, left: int, held: int, skipped: Sequence[Skipped], minimum: int) -> str:
+    reasons = Counter(item.reason for item in skipped)
+    because = f" ({len(skipped)} rows were skipped: {', '.join(f'{count} {reason}' for reason, count in reasons.most_common())})" if skipped else ""
+    if held and left + held >= minimum:
+        return (
+            f"{name} has {left + held} usable documents{because}; data.test_documents holds out {held} of them and leaves {left} to learn from, "
+            f"fewer than data.min_documents ({minimum}); lower data.test_documents."
+        )
+    return f"{name} has {left + held} usable documents{because}, fewer than data.min_documents ({minimum}); add documents."

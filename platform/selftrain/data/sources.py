@@ -1,0 +1,217 @@
+"""Where a source is found: a file, the folder named by SELFTRAIN_DATA, a Python package, or the Hugging Face hub, in this order.
+
+Whatever it is, it comes back as a `Source`: rows to train on, rows to test on where the source has a test split, and its classes where it names them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selftrain.config import DataConfig
+from selftrain.data.catalogue import CATALOGUE, NamedSet
+from selftrain.data.cleaning import Row
+from selftrain.data.reading import SUFFIXES, parquet_schema, read_file, read_parquet, require_columns, table_rows
+from selftrain.errors import UserError, nearest
+
+FOLDER_VARIABLE = "SELFTRAIN_DATA"
+_VALIDATION_SPLITS = frozenset({"validation", "valid", "val", "dev"})
+_HUB_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """The rows of a source as found, and what it says about its classes."""
+
+    name: str
+    train: Sequence[Row]
+    test: Sequence[Row] | None = None  # None: the source has no test split
+    class_names: tuple[str, ...] | None = None  # in the order of its integer labels; None: not stated
+    named: NamedSet | None = None  # the catalogue's knowledge of it
+
+
+def find_source(config: DataConfig) -> Source:
+    """Find `config.source` and read its rows.
+
+    Raises:
+        UserError: it is nowhere (the nearest known name is given), or what is found cannot be read.
+    """
+    name = config.source
+    path = Path(name).expanduser()
+    if path.suffix.lower() in SUFFIXES or path.is_file():
+        return Source(path.stem, read_file(path, config.text_column, config.label_column))
+    folder = shared_folder(name)
+    if folder is not None:
+        return _from_folder(name, folder, config)
+    named = CATALOGUE.get(name)
+    if named is not None and named.package is not None:
+        return _from_package(named)
+    if named is not None or "/" in name.strip("/."):
+        return _from_hub(name, named, config)
+    known = sorted({*CATALOGUE, *(found.name for found in shared_folders())})
+    raise UserError(
+        f"Unknown data source {name!r}; {nearest(name, known)} Or give a {', '.join(SUFFIXES)} file, or owner/name of a data set on the hub."
+    )
+
+
+def shared_folders() -> list[Path]:
+    """The data sets in the folder that SELFTRAIN_DATA names, sorted; empty when the variable is not set.
+
+    Raises:
+        UserError: the variable is set, but names no folder.
+    """
+    root = os.environ.get(FOLDER_VARIABLE, "")
+    if not root:
+        return []
+    if not Path(root).is_dir():
+        raise UserError(f"{FOLDER_VARIABLE} names {root!r}, which is not a folder; correct it or unset it.")
+    return sorted(file.parent for file in Path(root).glob("*/dataset.json"))
+
+
+def shared_folder(name: str) -> Path | None:
+    """The folder of the set `name` in SELFTRAIN_DATA, or None."""
+    return next((folder for folder in shared_folders() if folder.name == name), None)
+
+
+def package_folder(named: NamedSet) -> Path | None:
+    """The folder with the texts of a set that comes in a Python package, or None where the package is not installed. Does not import the package."""
+    spec = importlib.util.find_spec(named.package) if named.package else None
+    places = list(spec.submodule_search_locations or ()) if spec is not None else []
+    return next((folder for place in places if (folder := Path(place) / named.package_folder).is_dir()), None)
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether a set of SELFTRAIN_DATA holds images instead of texts."""
+    files = sorted(folder.glob("*.parquet"))
+    return bool(files) and "image" in parquet_schema(files[0]).names
+
+
+def _from_folder(name: str, folder: Path, config: DataConfig) -> Source:
+    description = folder / "dataset.json"
+    try:
+        stated = json.loads(description.read_text(encoding="utf-8"))
+        class_names = tuple(str(label) for label in stated["labels"]) if stated.get("labels") else None
+        order = list(stated.get("splits", {}))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{description} cannot be read ({error}); it needs an object with labels and splits.") from None
+    files = {
+        file.stem: file
+        for file in sorted(folder.glob("*.parquet"), key=lambda file: (order.index(file.stem) if file.stem in order else len(order), file.stem))
+    }
+    if not files:
+        raise UserError(f"{folder} holds no .parquet file; put one a split beside dataset.json.")
+    if holds_images(folder):
+        raise UserError(f"{name} in {FOLDER_VARIABLE} holds images; this version trains on text.")
+    train, test = _choose_splits(list(files))
+
+    def rows(splits: Sequence[str]) -> list[Row]:
+        return [
+            row
+            for split in splits
+            for row in read_parquet(files[split], (config.text_column,), _label_column(files[split], config), place=f"{split} row")
+        ]
+
+    return Source(name, rows(train), rows([test]) if test else None, class_names, CATALOGUE.get(name))
+
+
+def _choose_splits(splits: Sequence[str]) -> tuple[list[str], str | None]:
+    """(splits to train on, split to test on): `train` if there is one, else all that are neither for validation nor for testing."""
+    test = "test" if "test" in splits else next((split for split in splits if split.endswith("test")), None)
+    train = ["train"] if "train" in splits else [split for split in splits if split != test and split not in _VALIDATION_SPLITS]
+    if train:
+        return train, test
+    # Only held-out splits exist: they are all there is to train on.
+    return list(splits), None
+
+
+def _label_column(file: Path, config: DataConfig) -> str | None:
+    if config.label_column is not None:
+        return config.label_column
+    return "label" if "label" in parquet_schema(file).names else None
+
+
+def _from_package(named: NamedSet) -> Source:
+    folder = package_folder(named)
+    if folder is None:
+        raise UserError(f"{named.name} comes with the Python package {named.package}; install that, or put the set into {FOLDER_VARIABLE}.")
+    rows = []
+    for entry in sorted(path for path in folder.iterdir() if path.is_dir()):
+        known = named.entry(entry.name)
+        if known is not None:
+            rows += [Row(f"{entry.name}/{file.name}", _decode(file.read_bytes()), named.classes.index(known)) for file in sorted(entry.glob("*.txt"))]
+    return Source(named.name, rows, None, tuple(entry.name for entry in named.classes), named)
+
+
+def _decode(content: bytes) -> str:
+    """Text of a file that is UTF-8 in most cases and a Western single-byte encoding in the others."""
+    for encoding in ("utf-8-sig", "cp1252"):
+        try:
+            return content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return content.decode("latin-1")
+
+
+def _from_hub(name: str, named: NamedSet | None, config: DataConfig) -> Source:
+    hub, _, subset = (named.hub or "", "", "") if named is not None else name.partition(":")
+    splits = _download(name, hub, subset or None, named.revision if named is not None else None)
+    if named is not None:
+        text_columns, train, test = named.text_columns, named.train_split, named.test_split
+        label_column: str | None = named.label_column
+    else:
+        chosen, test = _choose_splits(list(splits))
+        text_columns, train, label_column = (config.text_column,), chosen[0], config.label_column
+    if train not in splits:
+        raise UserError(f"{name} on the hub has no split {train!r}; it has {', '.join(splits)}.")
+
+    def rows(split: str) -> list[Row]:
+        columns = [*text_columns, *([label_column] if label_column else [])]
+        require_columns(list(splits[split].column_names), columns, f"{name} on the hub")
+        return table_rows(splits[split].select_columns(columns).with_format("arrow")[:], text_columns, label_column, f"{split} row")
+
+    class_names = None
+    if label_column is not None:
+        names = getattr(splits[train].features.get(label_column), "names", None)
+        class_names = tuple(names) if names else tuple(entry.name for entry in named.classes) if named is not None else None
+    return Source(name, rows(train), rows(test) if test in splits else None, class_names, named)
+
+
+def _download(name: str, hub: str, subset: str | None, revision: str | None) -> dict[str, Any]:
+    """The splits of a data set on the hub, or of an earlier download where the hub is set to offline."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    import datasets
+    from huggingface_hub import constants
+
+    nowhere = f"{name} is not in {FOLDER_VARIABLE} and the hub cannot be reached"
+    if not constants.HF_HUB_OFFLINE and not hub_answers(constants.ENDPOINT):
+        raise UserError(f"{nowhere}; put the set into that folder, or connect (HF_HUB_OFFLINE=1 uses an earlier download).")
+    try:
+        return dict(datasets.load_dataset(hub, subset, revision=revision))
+    except datasets.exceptions.DatasetNotFoundError:
+        raise UserError(f"There is no data set {hub!r} on the hub, or it is private; check data.source, or log in with a token.") from None
+    except (ConnectionError, urllib.error.URLError) as error:
+        raise UserError(f"{nowhere} ({_first_line(error)}); put the set into that folder, or connect.") from None
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(f"{name} cannot be loaded from the hub: {_first_line(error)}") from None
+
+
+def hub_answers(endpoint: str, seconds: float = _HUB_SECONDS) -> bool:
+    """Whether anything answers at the hub's address within `seconds`; the hub's own client would retry for half a minute."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=seconds):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,138 @@
+"""Class names, label words, and which class a label means."""
+
+import pytest
+
+from selftrain.data.catalogue import CATALOGUE
+from selftrain.data.classes import check_class_names, classes_of, describe, words_of
+from selftrain.data.cleaning import Row, class_index
+from selftrain.data.corpus import Label
+from selftrain.data.sources import Source
+from selftrain.errors import UserError
+
+
+def source(labels=(), **options):
+    return Source("pets", [Row(str(number), f"text {number}", label) for number, label in enumerate(labels)], **options)
+
+
+def meant(src, wanted, labels):
+    """The class name that each of `labels` ends up with."""
+    classes, index = classes_of(src, wanted)
+    return [classes[class_index(label, index)].name for label in labels]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a"], "names 1 class;"),
+        ([], "names no classes;"),
+        (["cat", "dog", " Cat"], "'cat' twice"),
+        (["cat", " "], "empty class name"),
+    ],
+)
+def test_bad_class_lists(names, message):
+    with pytest.raises(UserError, match=message):
+        check_class_names(names, "data.classes")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tech", "tech"),
+        ("sci_tech", "sci tech"),
+        ("EducationalInstitution", "educational institution"),
+        ("New York", "New York"),
+        ("IT", "IT"),
+        (" real  estate ", "real estate"),
+    ],
+)
+def test_words_of(name, words):
+    assert words_of(name) == words
+
+
+def test_distinct_labels_in_alphabetical_order():
+    classes, index = classes_of(source(["dog", " Cat", "DOG", None, ""]), None)
+    assert [label.name for label in classes] == ["Cat", "dog"]
+    assert [class_index(label, index) for label in ("cat", "dog", "Dog ")] == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([None, ""], "names no classes; set data.classes"),
+        ([0, 1, 1], r"are numbers \(0, 1\); set data.classes"),
+        (["0", "1.0"], "are numbers"),
+        (["cat", "cat"], "at least two"),
+        ([f"id {number}" for number in range(1001)], "1,001 values, more than 1,000"),
+    ],
+)
+def test_labels_that_give_no_classes(labels, message):
+    with pytest.raises(UserError, match=message):
+        classes_of(source(labels), None)
+
+
+def test_integers_index_into_the_given_classes():
+    assert meant(source([0, 1, "1"]), ["cat", "dog"], [0, 1, "1", "Dog"]) == ["cat", "dog", "dog", "dog"]
+
+
+def test_a_name_goes_before_an_index():
+    stars = ["1", "2", "3"]
+    assert meant(source(stars), stars, ["1", 2, "3"]) == ["1", "2", "3"]
+
+
+def test_counting_from_one_is_refused_not_shifted():
+    with pytest.raises(UserError, match=r"count from 1 to 2; data\.classes counts from 0"):
+        classes_of(source([1, 2, 2]), ["cat", "dog"])
+    assert meant(source([1, 1]), ["cat", "dog"], [1]) == ["dog"]
+
+
+def test_a_sources_own_names_find_the_catalogues_words_in_any_order():
+    src = source([0, 1], class_names=("Sci/Tech", "World", "sport", "business"), named=CATALOGUE["ag_news"])
+    classes, index = classes_of(src, None)
+    assert [(label.name, label.words) for label in classes] == [
+        ("technology", "technology"),
+        ("world", "politics"),
+        ("sports", "sports"),
+        ("business", "business"),
+    ]
+    assert [class_index(label, index) for label in (0, 1, "sci/tech", 3)] == [0, 1, 0, 3]
+
+
+def test_names_that_say_nothing_stand_in_the_catalogues_order():
+    src = source([0, 1], class_names=("1", "2"), named=CATALOGUE["yelp_polarity"])
+    assert meant(src, None, [0, 1]) == ["negative", "positive"]
+
+
+def test_a_name_that_the_catalogue_does_not_know_stays_as_it_is():
+    src = source([0], class_names=("business", "fun_stuff", "world", "tech"), named=CATALOGUE["ag_news"])
+    classes, _ = classes_of(src, None)
+    assert [(label.name, label.words) for label in classes] == [
+        ("business", "business"),
+        ("fun_stuff", "fun stuff"),
+        ("world", "politics"),
+        ("technology", "technology"),
+    ]
+
+
+def test_given_classes_reorder_the_sources():
+    src = source([0], class_names=("cat", "dog", "bird"))
+    assert meant(src, ["bird", "cat", "dog"], [0, 1, 2, "bird"]) == ["cat", "dog", "bird", "bird"]
+
+
+def test_given_classes_rename_the_sources_in_order():
+    src = source([0], class_names=("cat", "dog", "bird"))
+    classes, _ = classes_of(src, ["feline", "dog", "feathered friend"])
+    assert [label.words for label in classes] == ["feline", "dog", "feathered friend"]
+    assert meant(src, ["feline", "dog", "feathered friend"], [0, 1, 2]) == ["feline", "dog", "feathered friend"]
+
+
+@pytest.mark.parametrize("wanted", [["cat", "dog"], ["dog", "feline", "bird"]])
+def test_given_classes_that_do_not_fit(wanted):
+    with pytest.raises(UserError, match=r"pets has 3 \(cat, dog, bird\)"):
+        classes_of(source([0], class_names=("cat", "dog", "bird")), wanted)
+
+
+def test_descriptions():
+    labels = (Label("cat", "cat", "cat"), Label("dog", "dog", "dog"))
+    assert describe(labels, {"Dog": "a barking pet"}) == (labels[0], Label("dog", "dog", "a barking pet"))
+    with pytest.raises(UserError, match="did you mean 'dog'"):
+        describe(labels, {"dogs": "x"})

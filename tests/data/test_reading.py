@@ -1,0 +1,107 @@
+"""Files to rows, and the sentence for each fault of a whole file."""
+
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from selftrain.data.cleaning import Fault
+from selftrain.data.reading import read_file
+from selftrain.errors import UserError
+
+
+def write(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_csv_with_quotes_newlines_and_a_byte_order_mark(tmp_path):
+    path = write(tmp_path, "a.csv", '\ufefftext,label\n"one, two\nthree",x\n\n4,y\nfive\n')
+    rows = read_file(path, "text", "label")
+    assert [(row.place, row.text, row.label) for row in rows] == [("line 2", "one, two\nthree", "x"), ("line 5", "4", "y"), ("line 6", "five", "")]
+
+
+def test_csv_with_unquoted_commas_is_no_text_cut_at_the_comma(tmp_path):
+    rows = read_file(write(tmp_path, "a.csv", "text,label\none, two,x\nfine,y\n"), "text", "label")
+    assert rows[0].text == Fault("too many cells")
+    assert rows[1].text == "fine"
+
+
+@pytest.mark.parametrize(("name", "separator"), [("a.tsv", "\t"), ("a.csv", ";"), ("a.csv", "\t"), ("a.CSV", ",")])
+def test_separators(tmp_path, name, separator):
+    rows = read_file(write(tmp_path, name, f"id{separator}text\r\n1{separator}a cat\r\n"), "text", None)
+    assert [(row.text, row.label) for row in rows] == [("a cat", None)]
+
+
+def test_a_cell_longer_than_the_csv_modules_limit(tmp_path):
+    long = "x" * 200_000
+    assert read_file(write(tmp_path, "a.csv", f"text\n{long}\nshort\n"), "text", None)[0].text == long
+
+
+def test_json_lines_keep_odd_values_for_cleaning(tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"text": "a\\u2028b", "label": 1}\n\n{"text": NaN}\n{"label": 2}\n[1]\n{"text": 5, "label": null}\n')
+    rows = read_file(path, "text", "label")
+    assert [row.place for row in rows] == ["line 1", "line 3", "line 4", "line 5", "line 6"]
+    assert rows[0].text == "a\u2028b" and rows[0].label == 1
+    assert rows[1].text != rows[1].text
+    assert [row.text for row in rows[2:]] == [None, [1], 5]
+
+
+def test_json_list_and_json_lines_in_a_json_file(tmp_path):
+    objects = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+    as_list = read_file(write(tmp_path, "a.json", json.dumps(objects, indent=1)), "text", "label")
+    as_lines = read_file(write(tmp_path, "b.json", "\n".join(map(json.dumps, objects))), "text", "label")
+    assert [(row.text, row.label) for row in as_list] == [(row.text, row.label) for row in as_lines] == [("a", "x"), ("b", "y")]
+
+
+def test_parquet(tmp_path):
+    table = pyarrow.table({"text": ["a", None, "c"], "label": pyarrow.array(["x", "y", "x"]).dictionary_encode()})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert [(row.place, row.text, row.label) for row in read_file(tmp_path / "a.parquet", "text", "label")] == [
+        ("row 1", "a", "x"),
+        ("row 2", None, "y"),
+        ("row 3", "c", "x"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "", "is empty"),
+        ("a.csv", "text,label\n", "holds no rows"),
+        ("a.jsonl", "\n\n", "holds no rows"),
+        ("a.csv", "Texts,label\na,b\n", "no column 'text'; did you mean 'Texts'"),
+        ("a.csv", "text,labels\na,b\n", "no column 'label'; did you mean 'labels'"),
+        ("a.jsonl", '{"texts": "a", "label": 1}', "no column 'text'; did you mean 'texts'"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', "on line 2"),
+        ("a.json", '[{"text": "a",\n "label" 1}]', "on line 2"),
+        ("a.json", "[" * 100_000, "JSON"),
+        ("a.parquet", "no parquet", "not a readable Parquet file"),
+        ("a.csv", b"text,label\nfine,x\ncaf\xe9,x\n", "not UTF-8: byte 0xe9 on line 3; convert it, e.g. iconv -f WINDOWS-1252"),
+        ("a.csv", "text,label\na,b\n".encode("utf-16"), "on line 1; convert it, e.g. iconv -f UTF-16"),
+        ("a.txt", "text", "is of no kind that can be read"),
+    ],
+)
+def test_faults_of_a_file(tmp_path, name, content, message):
+    with pytest.raises(UserError) as caught:
+        read_file(write(tmp_path, name, content), "text", "label")
+    assert message in str(caught.value)
+    assert name in str(caught.value)
+
+
+def test_no_file_and_a_folder(tmp_path):
+    with pytest.raises(UserError, match="No such file"):
+        read_file(tmp_path / "none.csv", "text", None)
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(UserError, match="is a folder"):
+        read_file(tmp_path / "folder.csv", "text", None)
+
+
+def test_parquet_with_images_is_refused(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"image": [b"\xff\xd8"], "label": [0]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="holds images; this version trains on text"):
+        read_file(tmp_path / "a.parquet", "text", "label")
+    with pytest.raises(UserError, match="trains on text"):
+        read_file(tmp_path / "a.parquet", "image", "label")
