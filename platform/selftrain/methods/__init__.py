@@ -1,0 +1,71 @@
+"""One file a method. `METHODS` is the whole registry: a new method is one file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from selftrain.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from selftrain.config import Experiment
+    from selftrain.data.corpus import Corpus
+    from selftrain.methods.base import Method, Options
+    from selftrain.models.encoder import TextEncoder
+    from selftrain.models.workers import Workers
+
+METHODS = {
+    "genco": "selftrain.methods.genco:GenCo",
+    "supervised": "selftrain.methods.supervised:Supervised",
+}
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method; imported only when asked for, since it brings torch along.
+
+    Raises:
+        UserError: no such method; the nearest name is given.
+    """
+    if name not in METHODS:
+        raise UserError(f"Unknown method {name!r} (method.name); {nearest(name, METHODS)}")
+    module, _, attribute = METHODS[name].partition(":")
+    found: type[Method] = getattr(import_module(module), attribute)
+    return found
+
+
+def options_of(document: Mapping[str, Any]) -> Options:
+    """Validate the `method` section of an experiment.
+
+    Raises:
+        UserError: an unknown option (the nearest is named), or a value out of range.
+    """
+    cls = method_class(str(document["name"]))
+    try:
+        return cls.Options.model_validate(dict(document))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or cls.name
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"Unknown option method.{key} of {cls.name}; {nearest(key, cls.Options.model_fields)}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"method.{key} of {cls.name}: {message[0].lower()}{message[1:]} (given: {first.get('input')!r}).") from None
+
+
+def build(experiment: Experiment, corpus: Corpus, encoder: TextEncoder, *, workers: Workers | None = None, seed: int = 0) -> Method:
+    """The method that `experiment` describes, around `encoder`."""
+    from selftrain.models.workers import Workers as OneWorker
+
+    options = options_of(experiment.method)
+    return method_class(str(experiment.method["name"]))(
+        options=options,
+        corpus=corpus,
+        encoder=encoder,
+        workers=workers or OneWorker(),
+        seed=seed,
+        scale=experiment.model.scale if experiment.model.similarity == "cosine" else 1.0,
+        input_samples=experiment.augment.input_samples,
+        conditional_samples=experiment.augment.conditional_samples,
+    )

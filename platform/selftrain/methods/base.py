@@ -1,0 +1,135 @@
+"""What a method is: the contract between the training loop and each file of this room.
+
+The loop (training/loop.py) calls, for every round: `refresh` (new pseudo-labels, new texts wanted), then `steps(round)` times `step`. A method owns its
+optimiser, because two-level methods take inner and outer steps inside one `step`; `update` is the plain single-level case. A method runs in any Python
+process: it imports neither ray nor mlflow nor vllm.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from selftrain.data.corpus import Corpus
+from selftrain.data.texts import TextChannel
+from selftrain.models.encoder import TextEncoder
+from selftrain.models.workers import Workers
+
+ONE_WORKER = Workers()
+
+
+class Options(BaseModel):
+    """Base of every method's options: immutable, and strict about unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Method(ABC):
+    """One way of training the classifier `argmax_j sim(f(x), f(p_j))` of GenCo's equations 1 and 2."""
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    summary: ClassVar[str]
+    supervision: ClassVar[str]  # none | all: what data.supervision must grant
+    Options: ClassVar[type[Options]]
+
+    def __init__(
+        self,
+        *,
+        options: Any,
+        corpus: Corpus,
+        encoder: TextEncoder,
+        workers: Workers = ONE_WORKER,
+        seed: int = 0,
+        scale: float = 20.0,
+        input_samples: int = 1,
+        conditional_samples: int = 1,
+    ) -> None:
+        self.options = options
+        self.corpus = corpus
+        self.encoder = encoder
+        self.workers = workers
+        self.seed = seed
+        self.scale = scale  # of the similarity
+        self.input_samples = input_samples  # K of equation 9
+        self.conditional_samples = conditional_samples  # M of algorithm 1
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
+
+    @property
+    @abstractmethod
+    def rounds(self) -> int:
+        """Self-training iterations T of algorithm 1; 0 for a method that does not train."""
+
+    @property
+    def wants_texts(self) -> bool:
+        """Whether training asks the text channel for anything."""
+        return False
+
+    def texts_wanted(self) -> int:
+        """Upper bound of the texts that training will ask for; what `--dry-run` prints."""
+        return 0
+
+    @abstractmethod
+    def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
+        """New pseudo-labels from the present weights, and the texts that go with them; returns figures to report (none of them from true labels)."""
+
+    @abstractmethod
+    def steps(self, round_: int) -> int:
+        """Steps in the round; known after its `refresh`."""
+
+    @abstractmethod
+    def step(self, round_: int, step: int) -> dict[str, float]:
+        """One parameter update on the batch (round, step); returns the losses by the names of the paper."""
+
+    def prototypes(self) -> torch.Tensor:
+        """The class embeddings that the trained classifier is served with, `[classes, dimensions]`: the mean of each class's prompt embeddings."""
+        return self._mean_prompts(self.encoder.encode)
+
+    def label_embeddings(self) -> torch.Tensor:
+        """f(p_j) with gradient, `[classes, dimensions]`: prompts and documents share the encoder's weights."""
+        return self._mean_prompts(self.encoder)
+
+    def embed(self, texts: list[str]) -> torch.Tensor:
+        """f(x) of a global batch with gradient, `[texts, dimensions]`; this worker computes its own part of it."""
+        return self.workers.gather(self.encoder(self.workers.share(texts)), len(texts))
+
+    def adamw(self, learning_rate: float, weight_decay: float, total_steps: int) -> None:
+        """AdamW on the encoder, its rate falling linearly to 0 over the run."""
+        self.optimizer = torch.optim.AdamW(self.encoder.parameters(), lr=learning_rate, weight_decay=weight_decay)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: max(0.0, 1.0 - step / total_steps))
+
+    def _mean_prompts(self, encode: Callable[[list[str]], torch.Tensor]) -> torch.Tensor:
+        prompts = self.corpus.label_prompts()
+        flat = encode([prompt for group in prompts for prompt in group])
+        return torch.stack([part.mean(dim=0) for part in flat.split([len(group) for group in prompts])])
+
+    def update(self, loss: torch.Tensor) -> None:
+        """One plain optimiser step on `loss`, its gradient averaged over the workers."""
+        assert self.optimizer is not None
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.workers.average_gradients(self.encoder.parameters())
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs besides the round's number."""
+        return {
+            "encoder": self.encoder.state_dict(),
+            "optimizer": self.optimizer.state_dict() if self.optimizer is not None else None,
+            "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Back to where `state` was taken."""
+        self.encoder.load_state_dict(state["encoder"])
+        if self.optimizer is not None and state["optimizer"] is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None and state["scheduler"] is not None:
+            self.scheduler.load_state_dict(state["scheduler"])

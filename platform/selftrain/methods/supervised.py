@@ -1,0 +1,72 @@
+"""The bound that zero-shot methods are measured against: the same encoder and the same loss, trained on true labels (GenCo table 2, Supervised).
+
+It is equation 6 of GenCo, the limit tau -> 0 of equation 5, with the granted labels in place of pseudo-labels. It needs `data.supervision: all`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from selftrain.data.texts import TextChannel
+from selftrain.errors import UserError
+from selftrain.methods.base import Method, Options
+from selftrain.methods.losses import similarity, text_to_label
+
+
+class SupervisedOptions(Options):
+    """Options of supervised training."""
+
+    name: Literal["supervised"] = "supervised"
+    epochs: int = Field(3, ge=1, description="passes over the labeled documents")
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(5e-5, gt=0, description="AdamW, linear decay to 0")
+    weight_decay: float = Field(0.01, ge=0)
+
+
+class Supervised(Method):
+    """See the module's docstring. A round is an epoch."""
+
+    name = "supervised"
+    paper = "the upper bound of Zhang et al. 2023, table 2"
+    summary = "the same encoder trained on all true labels: what a zero-shot method is measured against"
+    supervision = "all"
+    Options: ClassVar[type[Options]] = SupervisedOptions
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        if not self.corpus.granted:
+            raise UserError(
+                "The method supervised needs labels; set data.supervision: all, and name the column with data.label_column if the source is a file."
+            )
+        pairs = [
+            (text, self.corpus.granted[id_])
+            for id_, text in zip(self.corpus.unlabeled.ids, self.corpus.unlabeled.texts, strict=True)
+            if id_ in self.corpus.granted
+        ]
+        self.texts = [text for text, _ in pairs]
+        self.targets = F.one_hot(torch.tensor([label for _, label in pairs]), len(self.corpus.labels)).float()
+        self.adamw(self.options.learning_rate, self.options.weight_decay, self.rounds * self.steps(0))
+
+    @property
+    def rounds(self) -> int:
+        return int(self.options.epochs)
+
+    def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
+        return {"labeled": float(len(self.texts))}
+
+    def steps(self, round_: int) -> int:
+        return -(-len(self.texts) // int(self.options.batch_size))
+
+    def step(self, round_: int, step: int) -> dict[str, float]:
+        order = np.random.default_rng([self.seed, round_]).permutation(len(self.texts))
+        batch = order[step * self.options.batch_size : (step + 1) * self.options.batch_size]
+        texts = [self.texts[int(index)] for index in batch]
+        embeddings = self.embed(texts)
+        loss = text_to_label(similarity(embeddings, self.label_embeddings(), self.scale), self.targets[torch.from_numpy(batch)].to(embeddings.device))
+        self.update(loss)
+        return {"loss": float(loss.detach())}

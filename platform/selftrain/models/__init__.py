@@ -1,0 +1,1 @@
+"""The models that are trained, and where model folders come from."""

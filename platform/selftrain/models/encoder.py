@@ -1,0 +1,94 @@
+"""The small model: a sentence encoder f(x), trained and served alike.
+
+`TextEncoder` wraps a `sentence_transformers.SentenceTransformer`, so that whatever opens there can be trained here, and what is trained here opens there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from sentence_transformers import SentenceTransformer
+
+from selftrain.config import ModelConfig
+from selftrain.models.sources import encoder_folder
+
+
+class TextEncoder(torch.nn.Module):
+    """f(x) of GenCo's equation 1: texts in, embeddings out.
+
+    Args:
+        backbone: the encoder; its weights are trained in place.
+        max_tokens: tokens of a document that are read.
+        batch_size: texts in one inference batch.
+        normalize: embeddings of length one, so that a dot product is a cosine.
+    """
+
+    def __init__(self, backbone: SentenceTransformer, *, max_tokens: int = 64, batch_size: int = 64, normalize: bool = True) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.max_tokens = max_tokens
+        self.batch_size = batch_size
+        self.normalize = normalize
+        self._longest = backbone.max_seq_length or 512
+
+    @classmethod
+    def load(cls, config: ModelConfig, device: str = "cpu") -> TextEncoder:
+        """Open the encoder that `config` names.
+
+        Raises:
+            UserError: the folder is no model, or the name is not found.
+        """
+        backbone = SentenceTransformer(str(encoder_folder(config.encoder)), device=device)
+        return cls(backbone, max_tokens=config.max_tokens, batch_size=config.batch_size, normalize=config.similarity == "cosine")
+
+    def forward(self, texts: Sequence[str], max_tokens: int | None = None) -> torch.Tensor:
+        """Embeddings `[texts, dimensions]`, with gradient; `max_tokens` overrides how much of each text is read."""
+        self.backbone.max_seq_length = min(max_tokens or self.max_tokens, self._longest)
+        features = self.backbone.preprocess(list(texts))
+        device = self.backbone.device
+        features = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in features.items()}
+        embeddings: torch.Tensor = self.backbone(features)["sentence_embedding"]
+        return F.normalize(embeddings, dim=-1) if self.normalize else embeddings
+
+    def encode(self, texts: Sequence[str], max_tokens: int | None = None) -> torch.Tensor:
+        """Embeddings `[texts, dimensions]` without gradient or dropout, in batches sorted by length; the mode of the module is left as it was."""
+        if not texts:
+            return torch.empty(0, int(self.backbone.get_embedding_dimension() or 0))
+        training = self.training
+        self.eval()
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        parts = []
+        with torch.no_grad():
+            for start in range(0, len(order), self.batch_size):
+                parts.append(self(([texts[index] for index in order[start : start + self.batch_size]]), max_tokens))
+        self.train(training)
+        sorted_rows = torch.cat(parts)
+        rows = torch.empty_like(sorted_rows)
+        rows[torch.tensor(order, device=rows.device)] = sorted_rows
+        return rows
+
+    def cut(self, texts: Sequence[str]) -> list[str]:
+        """The beginning of each text that `max_tokens` tokens cover: a continuation is appended there, so that the encoder gets to read it."""
+        encoded = self.backbone.tokenizer(list(texts), truncation=True, max_length=min(self.max_tokens, self._longest), return_offsets_mapping=True)
+        ends = [max((end for _, end in offsets), default=0) for offsets in encoded["offset_mapping"]]
+        return [text[:end] for text, end in zip(texts, ends, strict=True)]
+
+    def encode_augmented(self, texts: Sequence[str], continuations: Sequence[Sequence[str]]) -> torch.Tensor:
+        """Equation 9 of GenCo: the mean over k of f(x ⊕ x_k), `[texts, dimensions]`; a text without continuations keeps f(x).
+
+        Documents are cut at `max_tokens` before the continuation is appended (the paper's documents are short enough to need no cut).
+        """
+        joined: list[str] = []
+        owner: list[int] = []
+        for index, (text, samples) in enumerate(zip(self.cut(texts), continuations, strict=True)):
+            # The cut text, not the whole one: a document's embedding must not depend on whether its continuation was filtered out.
+            for sample in samples or [""]:
+                joined.append(f"{text} {sample}".rstrip())
+                owner.append(index)
+        embeddings = self.encode(joined, max_tokens=2 * self.max_tokens)
+        owners = torch.tensor(owner, device=embeddings.device)
+        total = torch.zeros(len(texts), embeddings.shape[1], device=embeddings.device).index_add_(0, owners, embeddings)
+        mean = total / torch.bincount(owners, minlength=len(texts)).unsqueeze(1)
+        return F.normalize(mean, dim=-1) if self.normalize else mean

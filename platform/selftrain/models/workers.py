@@ -1,0 +1,79 @@
+"""The processes that train together, seen from a method: which part of a batch is mine, and how parts become a whole again.
+
+A contrastive loss couples all examples of a batch, so averaging the gradients of two half batches is not the gradient of the whole. Here every worker
+embeds its part, `gather` puts the parts together with their gradient, and every worker computes the loss of the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+Item = TypeVar("Item")
+
+
+class _Gather(torch.autograd.Function):
+    """All workers' rows, `[workers, rows, dimensions]`; backward sums what every worker's loss says about my rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        total = gradients[0].contiguous()
+        dist.all_reduce(total)
+        return total[dist.get_rank()]
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This process's place among the workers; the default is the only one."""
+
+    rank: int = 0
+    size: int = 1
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """My part of a global batch: every `size`-th item."""
+        return items[self.rank :: self.size]
+
+    def gather(self, part: torch.Tensor, total: int) -> torch.Tensor:
+        """Put `share`d rows together again, with gradient.
+
+        Args:
+            part: my rows, `[len(share), dimensions]`.
+            total: rows of the global batch.
+
+        Returns:
+            `[total, dimensions]`, in the order of the global batch.
+        """
+        if self.size == 1:
+            return part
+        longest = -(-total // self.size)
+        padded = torch.cat([part, part.new_zeros(longest - len(part), part.shape[1])])
+        # [workers, rows, dimensions] -> row i of the global batch is row i // size of worker i % size
+        return _Gather.apply(padded).transpose(0, 1).reshape(longest * self.size, -1)[:total]
+
+    def encode(self, encode: Callable[[Sequence[Item]], torch.Tensor], items: Sequence[Item], dimensions: int) -> torch.Tensor:
+        """`encode(items)` without gradient, the work divided among the workers."""
+        mine = self.share(items)
+        part = encode(mine) if mine else torch.empty(0, dimensions)
+        return self.gather(part, len(items)).detach()
+
+    def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """The mean of the workers' gradients: with `gather`, exactly the gradient of the whole batch."""
+        if self.size == 1:
+            return
+        for parameter in parameters:
+            if not parameter.requires_grad:
+                continue
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= self.size

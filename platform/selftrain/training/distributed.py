@@ -1,0 +1,129 @@
+"""Ray Train around the loop: each worker holds the whole encoder and embeds its share of every batch.
+
+A round ends with a checkpoint, so a worker that dies, or a run that is killed, continues after its last round; a finished one is a no-op.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from selftrain import methods
+from selftrain.config import Experiment
+from selftrain.data.corpus import Corpus
+from selftrain.data.texts import TextChannel, TextRequest
+from selftrain.errors import UserError
+from selftrain.models.encoder import TextEncoder
+from selftrain.models.workers import Workers
+from selftrain.training.loop import train
+
+_STATE = "state.pt"
+
+
+@dataclass(frozen=True)
+class TrainedVariant:
+    """One trained model: its weights and how training went."""
+
+    weights: dict[str, torch.Tensor]  # of the TextEncoder
+    rounds: list[dict[str, float]]  # figures a round
+    seconds: float  # of training, without waiting for texts
+
+
+def train_variant(experiment: Experiment, corpus: Corpus, texts: TextChannel, *, seed: int, storage: Path | str, name: str) -> TrainedVariant:
+    """Train the experiment's method with one seed in Ray Train (`TorchTrainer`).
+
+    Args:
+        experiment: method, model and training sections are read.
+        corpus: what the method may see.
+        texts: the text channel; has to survive being sent to a worker.
+        seed: of the training.
+        storage: folder of the checkpoints; with the same `storage` and `name`, a killed training continues.
+        name: of the variant.
+
+    Raises:
+        UserError: what the method or the text channel raised in a worker.
+    """
+    # The controller polls its workers at this interval, and every report waits for a poll: 2 s by default, which a small round does not take.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    training = experiment.training
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"experiment": experiment, "corpus": corpus, "texts": texts, "seed": seed},
+        scaling_config=ray.train.ScalingConfig(num_workers=training.workers, use_gpu=training.gpu),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=str(Path(storage).absolute()) if "://" not in str(storage) else str(storage),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            failure_config=ray.train.FailureConfig(max_failures=training.max_failures, controller_failure_limit=3),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        for failure in getattr(error, "worker_failures", {}).values():
+            if cause := _user_error(failure):
+                raise UserError(str(cause)) from None
+        raise
+    assert result.checkpoint is not None
+    with result.checkpoint.as_directory() as folder:
+        state = torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True)
+    return TrainedVariant(state["method"]["encoder"], state["rounds"], state["seconds"])
+
+
+def _worker(config: dict[str, Any]) -> None:
+    import ray.train
+    from ray.train.torch import get_device
+
+    experiment: Experiment = config["experiment"]
+    context = ray.train.get_context()
+    workers = Workers(context.get_world_rank(), context.get_world_size())
+    if not experiment.training.gpu:
+        torch.set_num_threads(experiment.training.threads or max(1, len(os.sched_getaffinity(0)) // workers.size))
+    encoder = TextEncoder.load(experiment.model, device=str(get_device()))
+    method = methods.build(experiment, config["corpus"], encoder, workers=workers, seed=config["seed"])
+
+    def report(figures: dict[str, float], state: dict[str, Any]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = None
+            if workers.rank == 0:
+                torch.save(state, Path(folder) / _STATE)
+                checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(figures, checkpoint=checkpoint)
+
+    resume = None
+    if (checkpoint := ray.train.get_checkpoint()) is not None:
+        with checkpoint.as_directory() as folder:
+            resume = torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True)
+    train(method, texts=_shared(config["texts"], workers), report=report, seed=config["seed"], resume=resume)
+
+
+def _shared(texts: TextChannel, workers: Workers) -> TextChannel:
+    """A channel that asks once and tells all workers."""
+    if workers.size == 1:
+        return texts
+
+    def ask(requests: Sequence[TextRequest]) -> Mapping[TextRequest, str]:
+        answers: list[Any] = [dict(texts(requests)) if workers.rank == 0 else None]
+        dist.broadcast_object_list(answers, src=0)
+        result: Mapping[TextRequest, str] = answers[0]
+        return result
+
+    return ask
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    while error is not None:
+        if isinstance(error, UserError):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__
+    return None

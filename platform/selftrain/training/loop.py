@@ -1,0 +1,91 @@
+"""The self-training loop: plain torch, no framework inside. Three adapters call it: a plain process, Ray Train, and later a Tune function.
+
+    for each round:  refresh (pseudo-labels, texts) -> steps -> report(figures, checkpoint)
+
+All randomness of a round follows from (seed, round, rank), so a run that is resumed after round r continues exactly as the one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from selftrain.data.texts import TextChannel
+from selftrain.methods.base import Method
+
+# report(figures of the round, state to checkpoint)
+Report = Callable[[dict[str, float], dict[str, Any]], None]
+
+
+@dataclass
+class Trained:
+    """What the loop leaves besides the method's weights."""
+
+    rounds: list[dict[str, float]] = field(default_factory=list)  # figures a round
+    seconds: float = 0.0  # without waiting for texts
+
+
+def train(
+    method: Method,
+    *,
+    texts: TextChannel,
+    report: Report,
+    seed: int,
+    resume: dict[str, Any] | None = None,
+) -> Trained:
+    """Run `method` from its first round, or from the one after `resume`, to its last.
+
+    Args:
+        method: owns the model and the optimiser; its weights are changed in place.
+        texts: answers requests for texts of the language model.
+        report: called after every round with the round's figures and a state that `resume` takes.
+        seed: of everything random but the language model.
+        resume: a state that `report` got; a finished one makes this a no-op.
+    """
+    history = Trained()
+    first = 0
+    if resume is not None:
+        method.load_state(resume["method"])
+        first = int(resume["round"]) + 1
+        history.rounds = list(resume["rounds"])
+        history.seconds = float(resume["seconds"])
+    for round_ in range(first, method.rounds):
+        torch.manual_seed(_round_seed(seed, round_, method.workers.rank))
+        start = time.monotonic()
+        waiting = _Stopwatch(texts)
+        figures = method.refresh(round_, waiting)
+        method.encoder.train()
+        losses: dict[str, float] = {}
+        steps = method.steps(round_)
+        for step in range(steps):
+            for name, value in method.step(round_, step).items():
+                losses[name] = losses.get(name, 0.0) + value / steps
+        method.encoder.eval()
+        history.seconds += time.monotonic() - start - waiting.seconds
+        history.rounds.append({"round": float(round_ + 1), **figures, **losses})
+        report(history.rounds[-1], {"round": round_, "method": method.state(), "rounds": history.rounds, "seconds": history.seconds})
+    method.encoder.eval()
+    return history
+
+
+class _Stopwatch:
+    """A text channel that knows how long was waited for it: cost is reported apart for the language model and for training."""
+
+    def __init__(self, channel: TextChannel) -> None:
+        self.channel = channel
+        self.seconds = 0.0
+
+    def __call__(self, requests: Any) -> Any:
+        start = time.monotonic()
+        try:
+            return self.channel(requests)
+        finally:
+            self.seconds += time.monotonic() - start
+
+
+def _round_seed(seed: int, round_: int, rank: int) -> int:
+    return (seed * 1_000_003 + round_ * 1_009 + rank) % (2**63)
