@@ -7,6 +7,7 @@ endless wait.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,15 +92,31 @@ def session(experiment: Experiment, wanted: Needs) -> Iterator[None]:
                 f"No Ray cluster answers at --address {address!r} ({error}); start one (ray start --head), or leave --address away for a local one."
             ) from None
     try:
-        _enough(wanted, ray.cluster_resources())
+        _scale_up(wanted, experiment.ray.wait_seconds)
         yield
     finally:
         ray.shutdown()
+
+
+def _scale_up(wanted: Needs, seconds: float) -> None:
+    """Ask an autoscaling cluster for what is missing, and give it `seconds` to bring it up."""
+    import ray
+    from ray.autoscaler.sdk import request_resources
+
+    if seconds:
+        request_resources(bundles=[{"GPU": 1}] * int(wanted.gpus) + [{"CPU": 1}] * int(-(-wanted.cpus // 1)))
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and any(
+        ray.cluster_resources().get(name, 0.0) < need for name, need in (("CPU", wanted.cpus), ("GPU", wanted.gpus))
+    ):
+        time.sleep(5)
+    _enough(wanted, ray.cluster_resources())
 
 
 def _enough(wanted: Needs, have: dict[str, float]) -> None:
     for name, need in (("CPU", wanted.cpus), ("GPU", wanted.gpus)):
         if have.get(name, 0.0) + 1e-6 < need:
             raise UserError(
-                f"The run needs {need:g} {name}s and the Ray cluster has {have.get(name, 0.0):g}; add nodes, or ask for less (training.workers, training.gpu)."
+                f"The run needs {need:g} {name}s and the Ray cluster has {have.get(name, 0.0):g}; add nodes, ask for less (training.workers), "
+                "or let it scale up (ray.wait_seconds)."
             )

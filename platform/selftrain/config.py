@@ -117,6 +117,7 @@ class RayConfig(Section):
     """The Ray cluster."""
 
     address: str | None = Field(None, description="an existing cluster; default: a local Ray that is started and stopped for the run")
+    wait_seconds: float = Field(0.0, ge=0, description="how long a cluster that scales from zero may take to bring up what the run asks for")
 
 
 class Experiment(Section):

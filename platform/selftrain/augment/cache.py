@@ -1,7 +1,7 @@
 """GenDict of GenCo's algorithm 1, made durable: every text that a language model wrote, by what was asked.
 
 A folder of Parquet blocks. A block is written under a temporary name and renamed, so a reader never sees half of one, and a killed run loses at most the
-block in flight. The key covers prompt, model, sampling and sample number: whatever changes the answer changes the key, and nothing else does.
+block in flight. The key covers document, prompt, model, sampling and sample number: whatever changes the answer changes the key, and nothing else does.
 """
 
 from __future__ import annotations
@@ -52,16 +52,17 @@ _SCHEMA = pa.schema(
 assert _SCHEMA.names == [field.name for field in fields(Answer)]
 
 
-def cache_key(*, prompt: str, model: str, sampling: Mapping[str, Any], sample: int) -> str:
+def cache_key(*, document: str, prompt: str, model: str, sampling: Mapping[str, Any], sample: int) -> str:
     """The key of one text: 32 hexadecimal digits.
 
     Args:
-        prompt: the filled template; it holds document and label.
+        document: id of the whole document; two that begin alike are still two.
+        prompt: the filled template; it holds the document's beginning and the label.
         model: fingerprint of the language model.
         sampling: temperature, token limits, and so on.
         sample: number of the sample; a second sample of the same prompt is another text.
     """
-    text = json.dumps([prompt, model, dict(sampling), sample], sort_keys=True, ensure_ascii=False)
+    text = json.dumps([document, prompt, model, dict(sampling), sample], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]
 
 

@@ -208,6 +208,7 @@ class TextService:
 
     def _key(self, request: TextRequest, prompt: Prompt) -> str:
         return cache_key(
+            document=request.document_id,
             prompt=f"{self.config.style}\n{prompt.text}",
             model=self.model_fingerprint,
             sampling=self._sampling(request, prompt),

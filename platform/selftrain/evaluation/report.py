@@ -1,0 +1,214 @@
+"""The report of a run: one HTML page that holds all it shows, for a person who reads it from top to bottom.
+
+Every number comes from metrics.json (`schema.Metrics`); `Findings` adds the texts that are worth reading. The page loads nothing from anywhere, runs
+no script, prints well, and escapes whatever documents and language models wrote.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from selftrain.evaluation.schema import Metrics, Row, Summary
+from selftrain.evaluation.summary import best, main_row, main_summary, plus_minus, summarise, text_table
+
+__all__ = ["Example", "Findings", "HardDocument", "hardest_documents", "render", "summarise", "text_table"]
+
+CAPTIONS = {
+    "variants": "Accuracy of every variant; whiskers are one standard deviation over seeds, grey bars are bounds.",
+    "accuracy_per_round": "Accuracy over the rounds of self-training: mean over seeds, the band from the lowest to the highest seed.",
+    "confusion": "Where documents of each true class went; the shade is the share of the row.",
+    "reliability": "Confidence against accuracy; dots grow with their documents, and on the dashed line confidence can be taken at its word.",
+    "precision_at": "Precision among the most confident documents (GenCo, figure 3).",
+    "per_class_f1": "F1 of every class under every variant.",
+    "label_alignment": "Texts asked for one class (rows) and the class that they are put into (columns) (GenCo, figure 4 left).",
+    "embedding_map": "Documents by class, generated texts and class prototypes in one plane (GenCo, figure 4 right).",
+}
+SKIPPED_SHOWN = 20
+
+
+class Example(TypedDict):
+    """A text of the language model beside the document that it was made from."""
+
+    document: str
+    kind: str  # input | conditional | classify
+    label: str | None  # class that was asked for
+    text: str
+    kept: bool
+    reason: str | None  # why it was filtered out
+
+
+class HardDocument(TypedDict):
+    """A document that the classifier gets wrong with confidence, or cannot decide on."""
+
+    id: str
+    text: str
+    label: str | None  # true class, where it is known
+    predicted: str
+    probability: float  # of the predicted class
+    margin: float  # to the probability of the second class
+    why: Literal["wrong", "undecided"]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is worth reading besides the numbers."""
+
+    examples: Sequence[Example] = ()
+    hardest: Sequence[HardDocument] = ()
+
+
+def hardest_documents(
+    probabilities: np.ndarray, labels: np.ndarray | None, ids: Sequence[str], texts: Sequence[str], class_names: Sequence[str], count: int = 8
+) -> list[HardDocument]:
+    """The `count` most confident mistakes, then the `count` documents with the smallest margin between the two most probable classes.
+
+    Args:
+        probabilities: `[N, L]` with at least two classes.
+        labels: `[N]` true class indices; None where they are not known, then there are no mistakes to list.
+        ids, texts: of the documents, in the order of the rows.
+        class_names: names in index order.
+        count: of each kind; a document is listed once.
+    """
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    ordered = np.sort(probabilities, axis=1)
+    predicted, confidence, margin = probabilities.argmax(axis=1), ordered[:, -1], ordered[:, -1] - ordered[:, -2]
+    wrong = predicted != labels if labels is not None else np.zeros(len(predicted), dtype=bool)
+    mistakes = [int(index) for index in np.argsort(-confidence, kind="stable") if wrong[index]][:count]
+    undecided = [int(index) for index in np.argsort(margin, kind="stable") if int(index) not in set(mistakes)][:count]
+    why: dict[int, Literal["wrong", "undecided"]] = {**dict.fromkeys(undecided, "undecided"), **dict.fromkeys(mistakes, "wrong")}
+    return [
+        HardDocument(
+            id=ids[index],
+            text=texts[index],
+            label=class_names[int(labels[index])] if labels is not None else None,
+            predicted=class_names[int(predicted[index])],
+            probability=float(confidence[index]),
+            margin=float(margin[index]),
+            why=why[index],
+        )
+        for index in (*mistakes, *undecided)
+    ]
+
+
+def render(metrics: Metrics, findings: Findings, pictures: Mapping[str, bytes]) -> str:
+    """The page.
+
+    Args:
+        metrics: the content of metrics.json.
+        findings: texts to show; nothing is shown of a kind that is empty.
+        pictures: name to PNG or SVG bytes, shown in this order; the names of `CAPTIONS` get their caption, any other name is its own.
+
+    Raises:
+        ValueError: a picture that is neither PNG nor SVG.
+    """
+    row = main_row(metrics)
+    environment = Environment(
+        loader=PackageLoader("selftrain", "evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(excerpt=_excerpt, duration=_duration, number=_number, share=_share, plus_minus=plus_minus, moment=_moment)
+    return environment.get_template("report.html").render(
+        metrics=metrics,
+        result=_result(metrics),
+        labeled=any(entry["accuracy"] is not None for entry in metrics["summary"]),
+        best=best(metrics["summary"]),
+        main=row,
+        classes=_classes(row, metrics["asked"]["classes"]) if row else [],
+        pictures=[_picture(name, content) for name, content in pictures.items()],
+        examples=findings.examples,
+        mistakes=[entry for entry in findings.hardest if entry["why"] == "wrong"],
+        undecided=[entry for entry in findings.hardest if entry["why"] == "undecided"],
+        skipped_rows=metrics["data"]["skipped_rows"][:SKIPPED_SHOWN],
+    )
+
+
+def _result(metrics: Metrics) -> str:
+    """The run in one sentence: what it reached, on how much, having seen what, and how far that is from the weakest variant."""
+    main = main_summary(metrics)
+    if main is None:
+        return "The run ended before anything was measured."
+    documents, classes = f"{main['documents']:,} documents", f"{len(metrics['asked']['classes'])} classes"
+    if main["accuracy"] is None:
+        confidence = plus_minus(main["mean_confidence"], 2)
+        return (
+            f"{main['variant']} sorted {documents} into {classes} with a mean confidence of {confidence}; there were no true labels to check it by."
+        )
+    seeds = f" (mean of {main['seeds']} seeds)" if main["seeds"] > 1 else ""
+    seen = "without having seen a label" if main["supervision"] == "none" else "having seen the labels of its training documents"
+    sentence = f"{main['variant']} reached an accuracy of {plus_minus(main['accuracy'])}{seeds} on {documents} of {classes}, {seen}"
+    others: list[tuple[float, Summary]] = []
+    for entry in metrics["summary"]:
+        comparable = not entry["bound"] and entry["variant"] != main["variant"] and entry["documents"] == main["documents"]
+        if comparable and entry["accuracy"] is not None:
+            others.append((entry["accuracy"]["mean"], entry))
+    if others:
+        lowest, weakest = min(others, key=lambda pair: pair[0])
+        if lowest < main["accuracy"]["mean"]:
+            sentence += f"; {weakest['variant']} reached {plus_minus(weakest['accuracy'])}"
+    return sentence + "."
+
+
+def _classes(row: Row, names: Sequence[str]) -> list[dict[str, Any]]:
+    """One line a class: documents predicted, their share of the largest class (for the bar), and the scores where labels are known."""
+    most = max((row["predicted"].get(name, 0) for name in names), default=0) or 1
+    scores = {entry["name"]: entry for entry in row["scores"]["per_class"]} if row["scores"] is not None else {}
+    lines = []
+    for name in names:
+        predicted = row["predicted"].get(name, 0)
+        lines.append({"name": name, "predicted": predicted, "bar": round(100 * predicted / most, 1), "scores": scores.get(name)})
+    return lines
+
+
+def _picture(name: str, content: bytes) -> dict[str, Any]:
+    stem = re.sub(r"\.(png|svg)$", "", name)
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        kind, width = "image/png", struct.unpack(">I", content[16:20])[0]
+    elif (start := re.search(rb"<svg\b[^>]*", content[:4096])) is not None:
+        points = re.search(rb'\bwidth="([\d.]+)pt"', start.group())
+        kind, width = "image/svg+xml", round(float(points.group(1)) * 4 / 3) if points else 480
+    else:
+        raise ValueError(f"the picture {name!r} is neither PNG nor SVG")
+    uri = f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    return {"uri": uri, "width": width, "caption": CAPTIONS.get(stem, stem.replace("_", " ").capitalize() + ".")}
+
+
+def _excerpt(text: str, length: int = 320) -> str:
+    """At most `length` characters, cut between words, white space run together."""
+    text = " ".join(text.split())
+    if len(text) <= length:
+        return text
+    head = text[:length]
+    return (head.rsplit(" ", 1)[0] if " " in head[length // 2 :] else head) + " …"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 1:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _number(value: float, digits: int = 0) -> str:
+    return f"{value:,.{digits}f}"
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "–"
+
+
+def _moment(text: str) -> str:
+    try:
+        return datetime.fromisoformat(text).strftime("%-d %B %Y, %H:%M %Z").strip()
+    except ValueError:
+        return text

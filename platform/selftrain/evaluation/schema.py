@@ -1,0 +1,146 @@
+"""The shape of a run's metrics.json, which the experiment writes and the report, the pictures and the tables read.
+
+Figures that need true labels are None where the documents have none; seconds are wall-clock; memory is the peak resident set in MiB.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+from selftrain.evaluation.significance import MeanStd
+
+Supervision = Literal["none", "all"]
+
+
+class RunFacts(TypedDict):
+    """Which run it was."""
+
+    id: str
+    name: str
+    folder: str
+    command: str
+    started: str  # ISO 8601
+    seconds: float
+    code_version: str
+    config_fingerprint: str
+    mlflow_run_id: str | None
+
+
+class Asked(TypedDict):
+    """What was asked for; `variant` is the row that the run is about, the first one where it is not given."""
+
+    data: str
+    classes: list[str]
+    encoder: str
+    llm: str | None
+    llm_fingerprint: str | None
+    method: str
+    supervision: Supervision
+    seeds: list[int]
+    variant: NotRequired[str]
+
+
+class SkippedRow(TypedDict):
+    """A row of the source that was not used."""
+
+    row: str
+    reason: str
+
+
+class DataFacts(TypedDict):
+    """What the documents were; `skipped` counts rows by reason."""
+
+    name: str
+    fingerprint: str
+    unlabeled: int
+    test: int
+    labeled_test: bool
+    skipped: dict[str, int]
+    skipped_rows: list[SkippedRow]
+
+
+class Row(TypedDict):
+    """One variant with one seed; `scores` is `Scores.to_json()`. `bound` marks a row that only frames the others, as the language model does."""
+
+    variant: str
+    seed: int
+    inference_augmentation: bool
+    supervision: Supervision
+    scores: dict[str, Any] | None
+    predicted: dict[str, int]
+    mean_confidence: float
+    train_seconds: float
+    documents: int
+    bound: NotRequired[bool]
+
+
+class Summary(TypedDict):
+    """One variant over its seeds."""
+
+    variant: str
+    inference_augmentation: bool
+    supervision: Supervision
+    bound: bool
+    documents: int
+    seeds: int
+    accuracy: MeanStd | None
+    macro_f1: MeanStd | None
+    ece: MeanStd | None
+    mean_confidence: MeanStd
+    train_seconds: MeanStd
+
+
+class Round(TypedDict):
+    """Figures of one self-training round of one variant with one seed."""
+
+    variant: str
+    seed: int
+    round: int
+    figures: dict[str, float]
+
+
+class TextFacts(TypedDict):
+    """Texts of the language model; `filtered` counts them by reason, `tokens_per_second` is None when nothing was generated."""
+
+    requested: int
+    generated: int
+    cached: int
+    filtered: dict[str, int]
+    prompt_tokens: int
+    generated_tokens: int
+    seconds: float
+    tokens_per_second: float | None
+
+
+class Stage(TypedDict):
+    """A part of the run, in the order in which they ran."""
+
+    name: str
+    seconds: float
+    peak_memory_mb: float
+
+
+class Registration(TypedDict):
+    """The version in the model registry, and why it did or did not become champion."""
+
+    model: str
+    version: str
+    champion: bool
+    reason: str
+
+
+class Metrics(TypedDict):
+    """metrics.json."""
+
+    run: RunFacts
+    versions: dict[str, str]
+    asked: Asked
+    data: DataFacts
+    rows: list[Row]
+    summary: list[Summary]
+    rounds: list[Round]
+    texts: TextFacts
+    stages: list[Stage]
+    bundle: str | None
+    registered: Registration | None
+    serve: list[str]

@@ -1,0 +1,60 @@
+"""Is a difference between two variants more than the noise of their seeds?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+from scipy import stats
+
+
+class MeanStd(TypedDict):
+    """Mean over seeds and its sample standard deviation (n - 1 in the denominator); one value has no deviation."""
+
+    mean: float
+    std: float | None
+
+
+class PairedTest(NamedTuple):
+    """Mean of the paired differences a - b, and the two-sided p-value of Student's t; one pair has no p-value."""
+
+    difference: float
+    p: float | None
+
+
+def mean_std(values: Sequence[float]) -> MeanStd:
+    """Mean and sample standard deviation of one figure over seeds.
+
+    Raises:
+        ValueError: no values.
+    """
+    if not len(values):
+        raise ValueError("mean_std needs at least one value")
+    return MeanStd(mean=float(np.mean(values)), std=float(np.std(values, ddof=1)) if len(values) > 1 else None)
+
+
+def paired_t_test(a: Sequence[float], b: Sequence[float]) -> PairedTest:
+    """Compare two variants seed by seed.
+
+    Args:
+        a, b: one figure of the two variants, the same seed at the same place.
+
+    Returns:
+        The mean difference a - b and its p-value. Where every seed differs by the same amount the t statistic is not defined; then p is the limit: 1
+        for no difference, 0 for any other.
+
+    Raises:
+        ValueError: the lengths differ or are 0.
+    """
+    if len(a) != len(b) or not len(a):
+        raise ValueError(f"paired_t_test needs as many values of a as of b, and at least one, not {len(a)} and {len(b)}")
+    differences = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    difference = float(differences.mean())
+    if len(differences) == 1:
+        return PairedTest(difference, None)
+    # Rounding alone leaves a spread of about 1e-16; scipy would divide by it and warn.
+    rounding = 1e-12 * max(1.0, float(np.abs([a, b]).max()))
+    if float(np.ptp(differences)) <= rounding:
+        return PairedTest(difference, 1.0 if abs(difference) <= rounding else 0.0)
+    return PairedTest(difference, float(stats.ttest_rel(a, b).pvalue))

@@ -1,0 +1,97 @@
+"""The table of variants: rows of single seeds summed up to mean ± std, and which of them may be called best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from selftrain.evaluation.schema import Metrics, Row, Summary
+from selftrain.evaluation.significance import MeanStd, mean_std
+
+_SCORES = (("accuracy", "accuracy"), ("macro_f1", "macro-F1"), ("ece", "ECE"))
+
+
+def summarise(rows: Sequence[Row]) -> list[Summary]:
+    """Mean and sample standard deviation over the seeds of every (variant, inference augmentation), in order of first appearance.
+
+    A row that learned from labels is a bound on those that did not; any other row is one where it says so.
+    """
+    groups: dict[tuple[str, bool], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["variant"], row["inference_augmentation"]), []).append(row)
+    return [_summary(group) for group in groups.values()]
+
+
+def best(summary: Sequence[Summary]) -> Summary | None:
+    """The highest mean accuracy among rows that saw no labels, are no bounds, and were measured on as many documents as any; None without labels."""
+    competing = [entry for entry in summary if not entry["bound"] and entry["supervision"] == "none" and entry["accuracy"] is not None]
+    most = max((entry["documents"] for entry in competing), default=0)
+    competing = [entry for entry in competing if entry["documents"] == most]
+    return max(competing, key=_accuracy, default=None)
+
+
+def main_row(metrics: Metrics) -> Row | None:
+    """The row that the run is about (first seed, without augmentation at inference where both were measured); None when there are no rows."""
+    variant = metrics["asked"].get("variant")
+    rows = [row for row in metrics["rows"] if row["variant"] == variant] or metrics["rows"]
+    rows = [row for row in rows if row["variant"] == rows[0]["variant"]]
+    return min(rows, key=lambda row: row["inference_augmentation"], default=None)
+
+
+def main_summary(metrics: Metrics) -> Summary | None:
+    """The summary that `main_row` belongs to."""
+    row = main_row(metrics)
+    wanted = row and (row["variant"], row["inference_augmentation"])
+    return next((entry for entry in metrics["summary"] if (entry["variant"], entry["inference_augmentation"]) == wanted), None)
+
+
+def plus_minus(value: MeanStd | None, digits: int = 3) -> str:
+    """`0.934 ± 0.003`; `0.934` for a single seed; a dash where there is nothing to show."""
+    if value is None:
+        return "–"
+    return f"{value['mean']:.{digits}f}" + (f" ± {value['std']:.{digits}f}" if value["std"] is not None else "")
+
+
+def text_table(summary: Sequence[Summary]) -> str:
+    """The table for a terminal, columns aligned; `*` marks the best row without labels. Without true labels it shows confidence instead of scores."""
+    labeled = any(entry["accuracy"] is not None for entry in summary)
+    head = ["variant", "at inference", "labels seen", "documents", "seeds", *([title for _, title in _SCORES] if labeled else ["mean confidence"])]
+    winner = best(summary)
+    body = []
+    for entry in summary:
+        scores = [entry["accuracy"], entry["macro_f1"], entry["ece"]] if labeled else [entry["mean_confidence"]]
+        name = entry["variant"] + (" *" if entry is winner else "") + (" (bound)" if entry["bound"] else "")
+        augmented = "augmented" if entry["inference_augmentation"] else "plain"
+        body.append([name, augmented, entry["supervision"], f"{entry['documents']:,}", str(entry["seeds"]), *map(plus_minus, scores)])
+    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+    lines = []
+    for row in [head, ["-" * width for width in widths], *body]:
+        cells = [
+            cell.ljust(width) if column < 3 or column > 4 else cell.rjust(width) for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    if winner is not None:
+        lines.append("* best of the rows that saw no labels")
+    return "\n".join(lines)
+
+
+def _summary(group: list[Row]) -> Summary:
+    scored = [row["scores"] for row in group if row["scores"] is not None]
+    scores = {name: mean_std([scores[name] for scores in scored]) if scored else None for name, _ in _SCORES}
+    first = group[0]
+    return Summary(
+        variant=first["variant"],
+        inference_augmentation=first["inference_augmentation"],
+        supervision=first["supervision"],
+        bound=first["supervision"] != "none" or first.get("bound", False),
+        documents=first["documents"],
+        seeds=len(group),
+        accuracy=scores["accuracy"],
+        macro_f1=scores["macro_f1"],
+        ece=scores["ece"],
+        mean_confidence=mean_std([row["mean_confidence"] for row in group]),
+        train_seconds=mean_std([row["train_seconds"] for row in group]),
+    )
+
+
+def _accuracy(entry: Summary) -> float:
+    return entry["accuracy"]["mean"] if entry["accuracy"] is not None else 0.0

@@ -1,0 +1,1 @@
+"""The Ray Serve application, imported as `selftrain_serve`."""

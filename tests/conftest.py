@@ -1,0 +1,35 @@
+"""Fixtures shared by all rooms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import tiny_backbone
+
+from selftrain.data.corpus import Corpus, Documents, Label, document_id
+from selftrain.models.encoder import TextEncoder
+
+WORDS = {
+    "sport": ["match", "goal", "team", "player", "coach", "league", "score", "win"],
+    "money": ["bank", "market", "profit", "share", "price", "trade", "company", "cash"],
+}
+
+
+@pytest.fixture
+def texts_by_class() -> dict[str, list[str]]:
+    """Twelve different short texts a class."""
+    return {name: [" ".join([words[i % 8], words[(i * 3 + 1) % 8], words[(i + 5) % 8], str(i)]) for i in range(12)] for name, words in WORDS.items()}
+
+
+@pytest.fixture
+def corpus(texts_by_class) -> Corpus:
+    texts = [text for group in texts_by_class.values() for text in group]
+    labels = tuple(Label(name, name, f"{name} and the like") for name in texts_by_class)
+    documents = Documents(tuple(document_id(text) for text in texts), tuple(texts))
+    return Corpus(name="toy", labels=labels, prompts=("Category: {label}.", "It is about {label}."), unlabeled=documents, test=Documents())
+
+
+@pytest.fixture
+def encoder(tmp_path) -> TextEncoder:
+    torch.manual_seed(0)
+    return TextEncoder(tiny_backbone(tmp_path / "encoder"), max_tokens=16, batch_size=8)

@@ -1,0 +1,152 @@
+import base64
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from selftrain.evaluation import figures
+from selftrain.evaluation.report import CAPTIONS, Findings, hardest_documents, render
+
+ATTACK = '<script>alert("x")</script> & <img src=http://evil.example/a.png>'
+PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+
+
+def findings() -> Findings:
+    kept = {"document": ATTACK, "kind": "conditional", "label": "sport", "text": "The match was decided late. " * 40, "kept": True, "reason": None}
+    dropped = {"document": "Shares fell", "kind": "input", "label": None, "text": "fell fell fell", "kept": False, "reason": "repeated"}
+    likely = np.array([[0.95, 0.05], [0.51, 0.49], [0.1, 0.9]])
+    hardest = hardest_documents(
+        likely, np.array([1, 0, 1]), ["id0", "id1", "id2"], ["first text", ATTACK, "third text"], ["business", "sport"], count=1
+    )
+    return Findings(examples=[kept, dropped], hardest=hardest)
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, the text that a reader sees, and whether every tag is closed."""
+
+    VOID = ("meta", "img", "br")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self.open = "", []
+        self.feed(page)
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.text += " "
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+    def ids(self) -> list[str]:
+        return [attributes["id"] for tag, attributes in self.tags if tag == "section"]
+
+
+@pytest.fixture(scope="module")
+def pixel() -> dict[str, bytes]:
+    return {"confusion": PIXEL, "my_own.png": PIXEL}
+
+
+def test_page_holds_all_that_it_shows(example, pixel):
+    metrics = example()
+    html = render(metrics, findings(), {**figures.from_metrics(metrics), **pixel})
+    page = Page(html)
+    assert not page.open
+    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
+    for _, attributes in page.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            assert name not in ("src", "href", "srcset") or (value or "").startswith("data:image/")
+    assert not re.search(r"url\(|@import", html)
+    assert page.ids() == ["asked", "happened", "variants", "pictures", "examples", "hardest", "cost", "serve", "origin"]
+
+
+def test_what_others_wrote_is_escaped(example):
+    metrics = json.loads(json.dumps(example()).replace("sport", "<b>sport</b>").replace("genco", "<i>genco</i>"))
+    metrics["run"]["command"] = "selftrain run <script>"
+    html = render(metrics, findings(), {})
+    assert "<script" not in html and "<b>" not in html and "<i>" not in html and "<img" not in html
+    assert "&lt;script&gt;" in html
+    assert ATTACK in Page(html).text
+
+
+def test_numbers_of_the_page_are_those_of_the_metrics(example):
+    metrics = example()
+    page = Page(render(metrics, findings(), {}))
+    for entry in metrics["summary"]:
+        assert f"{entry['accuracy']['mean']:.3f} ± {entry['accuracy']['std']:.3f}" in page.text
+    genco = next(entry for entry in metrics["summary"] if entry["variant"] == "genco")
+    zero = next(entry for entry in metrics["summary"] if entry["variant"] == "zero-shot encoder")
+    assert f"genco reached an accuracy of {genco['accuracy']['mean']:.3f} ± " in page.text
+    assert f"without having seen a label; zero-shot encoder reached {zero['accuracy']['mean']:.3f} ± " in page.text
+    assert "65,120 tokens from 201,400 tokens of prompts" in page.text
+    assert "8 min 37 s" in page.text  # 517.3 seconds
+    assert "duplicate 99 0, 17, 34" in page.text and "323 and 79 more" in page.text  # 20 of the skipped rows are listed
+    assert "1 March 2026, 10:15 UTC" in page.text
+
+
+def test_best_row_is_bold_and_bounds_are_marked(example):
+    html = render(example(), Findings(), {})
+    assert html.count('<tr class="best">') == 1 and html.count('<tr class="bound">') == 1
+    bound = html[html.index('<tr class="bound">') :]
+    assert bound.index("supervised on all labels") < bound.index("</tr>")
+
+
+@pytest.mark.parametrize("classes", [2, 40])
+def test_without_labels_and_language_model_and_with_one_seed(example, classes):
+    metrics = example(labeled=False, llm=False, seeds=(0,), classes=classes)
+    metrics["data"]["skipped"], metrics["data"]["skipped_rows"], metrics["registered"] = {}, [], None
+    page = Page(render(metrics, Findings(), figures.from_metrics(metrics)))
+    assert page.ids() == ["asked", "happened", "variants", "cost", "serve", "origin"]
+    assert "no true labels" in page.text and "The run used no language model." in page.text
+    assert not re.search(r"Accuracy|F1|±|None\b(?!\.)|nan", page.text)
+    for name, count in metrics["rows"][0]["predicted"].items():
+        assert f"{name} {count}" in page.text
+
+
+def test_a_run_that_measured_nothing(example):
+    metrics = example()
+    metrics["rows"], metrics["summary"], metrics["stages"] = [], [], []
+    assert "Nothing was measured." in Page(render(metrics, Findings(), {})).text
+
+
+def test_pictures_keep_their_order_kind_and_width(example, pixel):
+    svg = figures.confusion([[1, 0], [0, 1]], ["a", "b"])
+    page = Page(render(example(), Findings(), {"reliability": svg, **pixel}))
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert [image["alt"] for image in images] == [CAPTIONS["reliability"], CAPTIONS["confusion"], "My own."]
+    assert [image["src"].split(";")[0] for image in images] == ["data:image/svg+xml", "data:image/png", "data:image/png"]
+    assert base64.b64decode(images[0]["src"].split(",", 1)[1]) == svg
+    widths = [attributes["style"] for tag, attributes in page.tags if tag == "figure"]
+    assert widths[1] == "width: 1px"
+    with pytest.raises(ValueError, match="'notes' is neither PNG nor SVG"):
+        render(example(), Findings(), {"notes": b"GIF89a"})
+
+
+def test_every_picture_of_this_package_has_a_caption():
+    drawn = {name for name, value in vars(figures).items() if hasattr(value, "__wrapped__") and value.__module__ == figures.__name__}
+    assert drawn == (set(CAPTIONS) - {"accuracy_per_round"}) | {"per_round"}
+
+
+def test_hardest_documents_by_hand():
+    likely = np.array([[0.9, 0.1, 0.0], [0.4, 0.35, 0.25], [0.2, 0.8, 0.0], [0.5, 0.3, 0.2]])
+    found = hardest_documents(likely, np.array([1, 0, 2, 0]), list("abcd"), ["A", "B", "C", "D"], ["x", "y", "z"], count=2)
+    assert [(entry["id"], entry["why"], entry["label"], entry["predicted"]) for entry in found] == [
+        ("a", "wrong", "y", "x"),
+        ("c", "wrong", "z", "y"),
+        ("b", "undecided", "x", "x"),
+        ("d", "undecided", "x", "x"),
+    ]
+    assert (found[0]["probability"], found[2]["margin"]) == (pytest.approx(0.9), pytest.approx(0.05))
+    unlabeled = hardest_documents(likely, None, list("abcd"), ["A", "B", "C", "D"], ["x", "y", "z"], count=1)
+    assert [(entry["id"], entry["why"], entry["label"]) for entry in unlabeled] == [("b", "undecided", None)]

@@ -1,0 +1,40 @@
+import math
+import warnings
+
+import pytest
+
+from selftrain.evaluation.significance import mean_std, paired_t_test
+
+
+def test_sample_standard_deviation_by_hand():
+    # Squared deviations from 2: 1, 0, 1; divided by n - 1 = 2.
+    assert mean_std([1.0, 2.0, 3.0]) == {"mean": 2.0, "std": 1.0}
+
+
+def test_one_value_has_no_deviation():
+    assert mean_std([0.9]) == {"mean": 0.9, "std": None}
+
+
+def test_paired_t_by_hand():
+    # Differences 1, 2, 3: mean 2, standard error 1 / sqrt(3), t = 2 sqrt(3). With two degrees of freedom the two-sided p is 1 - t / sqrt(t^2 + 2).
+    t = 2 * math.sqrt(3)
+    difference, p = paired_t_test([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    assert difference == pytest.approx(2.0)
+    assert p == pytest.approx(1 - t / math.sqrt(t * t + 2))
+
+
+def test_a_difference_of_the_same_size_for_every_seed():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert paired_t_test([0.3, 0.4, 0.7], [0.2, 0.3, 0.6]) == (pytest.approx(0.1), 0.0)
+        assert paired_t_test([0.3, 0.4], [0.3, 0.4]) == (0.0, 1.0)
+
+
+def test_one_pair_has_no_p():
+    assert paired_t_test([0.9], [0.8]) == (pytest.approx(0.1), None)
+
+
+@pytest.mark.parametrize("call", [lambda: mean_std([]), lambda: paired_t_test([], []), lambda: paired_t_test([1.0], [1.0, 2.0])])
+def test_nothing_to_compare(call):
+    with pytest.raises(ValueError):
+        call()

@@ -1,0 +1,61 @@
+"""Balanced sampling: S_t of the most confident of every predicted class."""
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from selftrain.methods.selection import Selection, batch_of, most_confident_per_class
+
+
+def select(rows, size):
+    confidence = torch.tensor(rows)
+    return most_confident_per_class(confidence, confidence, size)
+
+
+def test_the_most_confident_of_each_class_by_hand():
+    found = select([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2], [0.3, 0.7], [0.49, 0.51]], 2)
+    assert found.groups == ((0, 2), (3, 4))
+    assert found.label_of == {0: 0, 2: 0, 3: 1, 4: 1}
+    assert found.targets[3].tolist() == torch.tensor([0.3, 0.7]).tolist()
+
+
+def test_a_class_that_is_never_predicted_stays_empty():
+    found = select([[0.9, 0.1], [0.8, 0.2]], 5)
+    assert found.groups == ((0, 1), ())
+    assert sorted(batch_of(found, 3, np.random.default_rng(0))) in ([0, 0, 1], [0, 1, 1], [0, 0, 0], [1, 1, 1])
+
+
+def test_nothing_selected_gives_an_empty_batch():
+    assert batch_of(Selection.empty(3), 3, np.random.default_rng(0)) == []
+
+
+@settings(deadline=None, max_examples=60)
+@given(arrays(np.float32, st.tuples(st.integers(1, 30), st.integers(2, 5)), elements=st.floats(0, 1, width=32)), st.integers(1, 8))
+def test_balanced_and_most_confident(rows, size):
+    found = select(rows, size)
+    labels = rows.argmax(axis=1)
+    for label, group in enumerate(found.groups):
+        members = np.flatnonzero(labels == label)
+        assert len(group) == min(size, len(members))
+        assert set(group) <= set(members)
+        left = set(members) - set(group)
+        if left and group:
+            assert max(rows[i].max() for i in left) <= min(rows[i].max() for i in group)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 6), min_size=2, max_size=4), st.integers(1, 5), st.integers(0, 1000))
+def test_a_batch_has_the_same_number_of_every_class(sizes, per_class, seed):
+    starts = np.cumsum([0, *sizes])
+    groups = tuple(tuple(range(int(a), int(b))) for a, b in pairwise(starts))
+    selection = Selection(groups, {}, {index: label for label, group in enumerate(groups) for index in group})
+    batch = batch_of(selection, per_class, np.random.default_rng(seed))
+    for group in groups:
+        inside = [index for index in batch if index in group]
+        assert len(inside) == (per_class if group else 0)
+        if len(group) >= per_class:
+            assert len(set(inside)) == len(inside)  # no repetition where there is enough

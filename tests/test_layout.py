@@ -1,0 +1,72 @@
+"""The shape of the house: nothing of ours hides a module of Python or of an installed package, and importing the library is light."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import time
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ("ray", "vllm", "mlflow", "torch", "transformers", "sentence_transformers", "datasets", "sklearn", "matplotlib", "pandas")
+
+
+def answer(code: str, *, cwd: Path = ROOT) -> str:
+    """What a fresh interpreter prints, started in `cwd` as `python -c` is: with the working directory first on its path."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONSAFEPATH", "PYTHONPATH")}
+    environment["PYTHONPATH"] = str(ROOT / "platform")
+    result = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def hidden(root: Path) -> set[str]:
+    """Top-level packages and modules of `root` that have the name of a standard module or of an installed package."""
+    importable = {folder.parent.name for folder in root.glob("*/__init__.py")} | {file.stem for file in root.glob("*.py")}
+    return importable & (set(sys.stdlib_module_names) | set(metadata.packages_distributions()))
+
+
+def test_import_platform_finds_the_standard_library():
+    file = Path(answer("import platform; print(platform.__file__)"))
+    assert file.parent == Path(sysconfig.get_path("stdlib"))
+    assert not (ROOT / "platform" / "__init__.py").exists()
+
+
+def test_no_top_level_package_hides_another():
+    assert hidden(ROOT) == set()
+
+
+def test_a_package_that_hides_another_would_be_seen(tmp_path):
+    for name in ("platform", "ray", "numpy", "jobs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    (tmp_path / "types.py").touch()
+    assert hidden(tmp_path) == {"platform", "ray", "numpy", "types"}
+
+
+def test_serve_hides_nothing():
+    # `serve/` has an __init__.py and is importable from the root; Ray's is `ray.serve`, and nothing installed is called plain `serve`.
+    assert "serve" not in metadata.packages_distributions()
+    assert answer("from ray import serve; print(serve.__name__)") == "ray.serve"
+
+
+@pytest.mark.parametrize("module", ["selftrain", "selftrain.config", "selftrain.cli", "selftrain.doctor"])
+def test_importing_is_light(module):
+    code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
+    assert answer(code) == "[]"
+
+
+def test_help_answers_within_a_second():
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        helped = subprocess.run([Path(sys.executable).parent / "selftrain", "--help"], capture_output=True, text=True, timeout=60, check=False)
+        seconds.append(time.perf_counter() - start)
+        assert helped.returncode == 0, helped.stderr
+        assert "doctor" in helped.stdout
+    assert min(seconds) < 1.0

@@ -1,0 +1,50 @@
+"""A real sentence encoder, small enough for a test: one BERT layer of 32 dimensions made in a second without a hub."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+WORDS = (
+    "the a of and in to it is about on for with sport sports match goal team player coach league tech technology computer phone software chip "
+    "business market bank profit shares economy politics minister election party vote law film music actor album band show entertainment"
+)
+
+
+def tiny_backbone(folder: Path, *, seed: int = 0, max_tokens: int = 64) -> SentenceTransformer:
+    """A `SentenceTransformer` with random weights that depend on `seed` alone, on the CPU; `folder` gets its transformer's files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    characters = string.ascii_lowercase + string.digits + string.punctuation
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *characters,
+        *(f"##{one}" for one in characters),
+        *(w for w in WORDS.split() if len(w) > 1),
+    ]
+    tokenizer = BertTokenizerFast(
+        vocab={piece: number for number, piece in enumerate(dict.fromkeys(pieces))}, do_lower_case=True, model_max_length=128
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=128,
+            initializer_range=0.5,
+        )
+        model = BertModel(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return SentenceTransformer(modules=[Transformer(str(folder), max_seq_length=max_tokens), Pooling(32, "mean"), Normalize()], device="cpu")
