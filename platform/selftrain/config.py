@@ -54,7 +54,7 @@ class ModelConfig(Section):
     max_tokens: int = Field(64, ge=8, le=8192, description="tokens of a document that the encoder reads")
     batch_size: int = Field(64, ge=1, description="documents in one inference batch")
     similarity: Literal["cosine", "dot"] = Field("cosine", description="sim of equation 1")
-    scale: float = Field(20.0, gt=0, description="factor on a cosine (SimCSE trains with 1/0.05 = 20); a dot product is left as it is")
+    scale: float = Field(1.0, gt=0, description="factor on a cosine in equations 3 and 10 (the paper: none); a dot product is left as it is")
 
 
 class AugmentConfig(Section):

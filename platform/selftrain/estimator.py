@@ -84,7 +84,7 @@ class SelfTrainer:
             labels=corpus.class_names,
             label_prompts=tuple(tuple(group) for group in corpus.label_prompts()),
             similarity=self.experiment.model.similarity,
-            scale=method.scale,
+            scale=method.output_scale,
             max_tokens=self.experiment.model.max_tokens,
             method=method.name,
             experiment=self.experiment.model_dump(mode="json"),

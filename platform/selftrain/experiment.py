@@ -305,7 +305,7 @@ class _Run:
         return method, trained.rounds, trained.seconds
 
     def _predict(self, method: Method, documents: Documents, *, augmented: bool = False) -> np.ndarray:
-        """Equation 3, with equation 9 in front of it when `augmented`; `[documents, classes]`."""
+        """Equation 4, with equation 9 in front of it when `augmented`; `[documents, classes]`."""
         if augmented:
             assert self.texts is not None
             samples = range(self.experiment.augment.input_samples)
@@ -314,7 +314,7 @@ class _Run:
             embeddings = method.encoder.encode_augmented(documents.texts, continuations)
         else:
             embeddings = method.encoder.encode(documents.texts)
-        probabilities: np.ndarray = torch.softmax(similarity(embeddings, method.prototypes(), method.scale), dim=-1).double().cpu().numpy()
+        probabilities: np.ndarray = torch.softmax(similarity(embeddings, method.prototypes(), method.output_scale), dim=-1).double().cpu().numpy()
         return probabilities
 
     def _row(
@@ -358,7 +358,7 @@ class _Run:
             labels=self.corpus.class_names,
             label_prompts=tuple(tuple(group) for group in self.corpus.label_prompts()),
             similarity=self.experiment.model.similarity,
-            scale=method.scale,
+            scale=method.output_scale,
             max_tokens=self.experiment.model.max_tokens,
             method=method.name,
             supervision=self.experiment.data.supervision,
@@ -408,7 +408,7 @@ class _Run:
         if texts:
             # By the encoder before training: it has not yet learned to agree with these very texts.
             before = methods.build(self.experiment, self.corpus, TextEncoder.load(self.experiment.model))
-            found = torch.softmax(similarity(before.encoder.encode(texts), before.prototypes(), before.scale), dim=-1).cpu().numpy()
+            found = torch.softmax(similarity(before.encoder.encode(texts), before.prototypes(), before.output_scale), dim=-1).cpu().numpy()
             matrix = np.array([[found[[a == row for a in asked], column].sum() for column in range(classes)] for row in range(classes)])
             pictures["label_alignment"] = figures.label_alignment(matrix.tolist(), self.corpus.class_names)
         kind = self.experiment.evaluation.map

@@ -6,7 +6,6 @@ from tiny import tiny_backbone
 
 from selftrain import methods
 from selftrain.config import parse
-from selftrain.data.corpus import Truth
 from selftrain.data.texts import TextRequest, no_texts
 from selftrain.errors import UserError
 from selftrain.methods.losses import similarity
@@ -151,18 +150,6 @@ def test_a_long_document_leaves_room_for_its_continuation(encoder):
 def test_supervised_needs_granted_labels(corpus, encoder):
     with pytest.raises(UserError, match=r"data\.supervision: all"):
         methods.build(parse({"method": {"name": "supervised"}}), corpus, encoder)
-
-
-def test_leak_shuffled_true_labels_change_no_weight(corpus, tmp_path):
-    """`Truth` is never given to a method; here it is shuffled in every place that a run keeps it, and nothing may change."""
-    ids = corpus.unlabeled.ids
-    for shift, folder in ((0, "a"), (7, "b")):
-        truth = Truth({id_: (place + shift) % 2 for place, id_ in enumerate(ids)}, {})
-        assert truth.unlabeled[ids[0]] == shift % 2
-        method, _ = trained(corpus, tmp_path / folder, Writer(corpus))
-        if folder == "a":
-            first = weights(method)
-    assert equal(first, weights(method))
 
 
 def test_unknown_option_names_the_nearest():

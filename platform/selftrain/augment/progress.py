@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -39,10 +40,11 @@ class ProgressBar:
                     bar = None
                 continue
             if bar is None:
-                # Redirected to a file, a bar is a line a minute instead of thousands.
-                bar = tqdm(total=now.wanted, unit="text", desc="language model", mininterval=0.5, miniters=1, dynamic_ncols=True)
+                # Redirected to a file, a bar is a line every half minute instead of thousands.
+                bar = tqdm(total=now.wanted, unit="text", desc="language model", mininterval=0.5 if sys.stderr.isatty() else 30, dynamic_ncols=True)
             if now.starting:
-                bar.set_postfix_str("starting the engine", refresh=True)
+                bar.set_postfix_str("starting the engine", refresh=False)
+                bar.update(0)
             else:
                 bar.set_postfix_str(f"{now.generated_tokens / now.seconds:.0f} tokens/s" if now.seconds > 1 else "", refresh=False)
                 bar.update(now.done - bar.n)

@@ -24,6 +24,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from selftrain.evaluation.calibration import Bin, calibration_error
 from selftrain.evaluation.metrics import PrecisionAt
@@ -86,19 +87,19 @@ def from_metrics(metrics: Metrics) -> dict[str, bytes]:
     """
     pictures: dict[str, bytes] = {}
     names, main = metrics["asked"]["classes"], main_row(metrics)
-    if any(entry["accuracy"] for entry in metrics["summary"]):
-        pictures["variants"] = variants(metrics["summary"])
-    if any("accuracy" in entry["figures"] for entry in metrics["rounds"]):
-        pictures["accuracy_per_round"] = per_round(metrics["rounds"])
-    if main is not None and main["scores"] is not None:
-        pictures["confusion"] = confusion(main["scores"]["confusion"], names)
-        pictures["reliability"] = reliability(main["scores"]["reliability"])
     shown: dict[str, dict[str, Any]] = {}
     for row in sorted(metrics["rows"], key=lambda row: row["inference_augmentation"]):
         if row["scores"] is not None:
             shown.setdefault(row["variant"], row["scores"])
+    order = [name for name in dict.fromkeys(row["variant"] for row in metrics["rows"]) if name in shown]
+    if any(entry["accuracy"] for entry in metrics["summary"]):
+        pictures["variants"] = variants(metrics["summary"])
+    if any("accuracy" in entry["figures"] for entry in metrics["rounds"]):
+        pictures["accuracy_per_round"] = per_round(metrics["rounds"], order=order)
+    if main is not None and main["scores"] is not None:
+        pictures["confusion"] = confusion(main["scores"]["confusion"], names)
+        pictures["reliability"] = reliability(main["scores"]["reliability"])
     if shown:
-        order = [name for name in dict.fromkeys(row["variant"] for row in metrics["rows"]) if name in shown]
         pictures["precision_at"] = precision_at({name: shown[name]["precision_at"] for name in order})
         pictures["per_class_f1"] = per_class_f1({name: [entry["f1"] for entry in shown[name]["per_class"]] for name in order}, names)
     return pictures
@@ -127,7 +128,7 @@ def reliability(bins: Sequence[Bin]) -> Figure:
     most = max((entry["documents"] for entry in filled), default=1)
     axes.vlines(confidence, np.minimum(confidence, accuracy), np.maximum(confidence, accuracy), color=_COLORS[1], linewidth=1.4)
     axes.scatter(confidence, accuracy, s=[14 + 110 * entry["documents"] / most for entry in filled], color=_COLORS[0], zorder=3, linewidths=0)
-    axes.text(0.03, 0.96, f"expected calibration error {calibration_error(list(bins)):.3f}", va="top", color=_INK)
+    axes.set_title(f"expected calibration error {calibration_error(list(bins)):.3f}", loc="left", color=_INK)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="mean confidence of the bin", ylabel="accuracy of the bin")
     axes.grid(True)
     return figure
@@ -171,15 +172,25 @@ def per_class_f1(variants: Mapping[str, Sequence[float]], class_names: Sequence[
 
 
 @_picture
-def per_round(rounds: Sequence[Round], figure_name: str = "accuracy", label: str = "accuracy on the test documents") -> Figure:
-    """One figure over the self-training rounds: the mean over seeds, one line a variant, with a band from the lowest to the highest seed."""
+def per_round(
+    rounds: Sequence[Round], figure_name: str = "accuracy", label: str = "accuracy on the test documents", order: Sequence[str] = ()
+) -> Figure:
+    """One figure over the self-training rounds: the mean over seeds, one line a variant, with a band from the lowest to the highest seed.
+
+    Args:
+        rounds: of metrics.json.
+        figure_name: key of `figures`.
+        label: what the vertical axis shows.
+        order: variants in the order of the other pictures, so that each keeps its colour; others follow.
+    """
     figure, axes = _canvas(5.2, 3.9)
     values: dict[str, dict[int, list[float]]] = {}
     for entry in rounds:
         if figure_name in entry["figures"]:
             values.setdefault(entry["variant"], {}).setdefault(entry["round"], []).append(entry["figures"][figure_name])
-    for index, (name, by_round) in enumerate(values.items()):
-        steps = sorted(by_round)
+    places = {name: index for index, name in enumerate(dict.fromkeys([*order, *values]))}
+    for name, by_round in sorted(values.items(), key=lambda item: places[item[0]]):
+        steps, index = sorted(by_round), places[name]
         axes.plot(steps, [float(np.mean(by_round[step])) for step in steps], label=_short(name), **_series(index))
         low, high = [min(by_round[step]) for step in steps], [max(by_round[step]) for step in steps]
         axes.fill_between(steps, low, high, color=_COLORS[index % len(_COLORS)], alpha=0.15, linewidth=0)
@@ -267,7 +278,10 @@ def project(embeddings: np.ndarray, kind: Literal["tsne", "pca"] = "tsne", seed:
         return np.zeros((len(embeddings), 2))
     if kind == "tsne" and len(embeddings) >= 5 and embeddings.shape[1] >= 2:
         perplexity = min(30.0, (len(embeddings) - 1) / 3)
-        return np.asarray(TSNE(n_components=2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(embeddings), dtype=np.float64)
+        # One thread: sums in one order on every machine, and on a busy machine OpenMP's waiting threads cost more than they help.
+        with threadpool_limits(1):
+            points = TSNE(n_components=2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(embeddings)
+        return np.asarray(points, dtype=np.float64)
     components = min(2, *embeddings.shape)
     points = PCA(n_components=components, svd_solver="full").fit_transform(embeddings)
     return np.pad(points, ((0, 0), (0, 2 - components)))

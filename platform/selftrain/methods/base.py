@@ -45,7 +45,7 @@ class Method(ABC):
         encoder: TextEncoder,
         workers: Workers = ONE_WORKER,
         seed: int = 0,
-        scale: float = 20.0,
+        scale: float = 1.0,
         input_samples: int = 1,
         conditional_samples: int = 1,
     ) -> None:
@@ -69,6 +69,15 @@ class Method(ABC):
     def wants_texts(self) -> bool:
         """Whether training asks the text channel for anything."""
         return False
+
+    @property
+    def output_scale(self) -> float:
+        """Factor on the similarity in the probabilities that are reported and served: softmax(scale * sim / tau).
+
+        With `tau` that is Q of GenCo's equation 4. P of equation 3 has the same order, but on cosines it never exceeds e^2 / (e^2 + L - 1): as a statement
+        of confidence it says little.
+        """
+        return self.scale / float(getattr(self.options, "tau", 1.0))
 
     def texts_wanted(self) -> int:
         """Upper bound of the texts that training will ask for; what `--dry-run` prints."""
@@ -96,7 +105,9 @@ class Method(ABC):
 
     def embed(self, texts: list[str]) -> torch.Tensor:
         """f(x) of a global batch with gradient, `[texts, dimensions]`; this worker computes its own part of it."""
-        return self.workers.gather(self.encoder(self.workers.share(texts)), len(texts))
+        mine = self.workers.share(texts)
+        # More workers than texts: one that has none embeds the first text and keeps no row of it, so that all take part in the backward pass.
+        return self.workers.gather(self.encoder(mine or texts[:1])[: len(mine)], len(texts))
 
     def adamw(self, learning_rate: float, weight_decay: float, total_steps: int) -> None:
         """AdamW on the encoder, its rate falling linearly to 0 over the run."""

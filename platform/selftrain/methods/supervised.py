@@ -24,6 +24,7 @@ class SupervisedOptions(Options):
     name: Literal["supervised"] = "supervised"
     epochs: int = Field(3, ge=1, description="passes over the labeled documents")
     batch_size: int = Field(16, ge=1)
+    tau: float = Field(0.1, gt=0, le=1, description="temperature of the reported probabilities, as in genco")
     learning_rate: float = Field(5e-5, gt=0, description="AdamW, linear decay to 0")
     weight_decay: float = Field(0.01, ge=0)
 

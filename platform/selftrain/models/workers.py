@@ -71,9 +71,7 @@ class Workers:
         if self.size == 1:
             return
         for parameter in parameters:
-            if not parameter.requires_grad:
-                continue
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= self.size
+            # All workers compute the same loss, so a parameter without a gradient (an unused pooler) has none anywhere; a zero would let weight decay at it.
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= self.size

@@ -1,0 +1,181 @@
+"""Whole runs with the real engine: Gemma 3 270M in vLLM under Ray Data, MiniLM, Ray Train, MLflow, a bundle, and a kill on the way."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+SELFTRAIN = [sys.executable, "-c", "import sys; from selftrain.cli import main; sys.exit(main())"]
+SPORT = "The {0} team won its match on {1} after a late goal by the captain, and the coach said that the league was still open, number {2}."
+MONEY = "Shares of the {0} bank fell on {1} after its profit missed forecasts, and the market expects that prices will drop again, number {2}."
+PLACES, DAYS = ["northern", "southern", "coastal", "central"], ["Monday", "Tuesday", "Friday"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with documents and an experiment, and the environment to run in."""
+    folder = tmp_path_factory.mktemp("run")
+    with (folder / "documents.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "topic"])
+        for number in range(60):
+            writer.writerow([SPORT.format(PLACES[number % 4], DAYS[number % 3], number), "sport"])
+            writer.writerow([MONEY.format(PLACES[number % 4], DAYS[number % 3], number), "business"])
+        writer.writerow(["", "sport"])
+    (folder / "experiment.yaml").write_text(
+        json.dumps(
+            {
+                "name": "tiny",
+                "data": {"source": "documents.csv", "label_column": "topic", "classes": ["sport", "business"], "test_documents": 20},
+                "augment": {"model": "gemma-3-270m", "max_tokens": 12, "min_tokens": 4, "document_words": 16},
+                "method": {"name": "genco", "rounds": 2, "steps_per_round": 2, "first_share": 0.05, "last_share": 0.1},
+                "evaluation": {"llm_documents": 8, "map": "pca"},
+                "variants": {"zero-shot": {"method": {"rounds": 0}}},
+            }
+        ),
+        encoding="utf-8",
+    )
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/tracking.db", "PYTHONUNBUFFERED": "1"}
+    return folder, environment
+
+
+def selftrain(home, *arguments, timeout=600):
+    folder, environment = home
+    return subprocess.run([*SELFTRAIN, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+def cached(folder) -> list[dict]:
+    return [row for file in (folder / ".selftrain" / "texts").glob("*.parquet") for row in pq.read_table(file).to_pylist()]
+
+
+def descendants(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+@pytest.fixture(scope="module")
+def killed(home):
+    """A run that got SIGKILL after its first block of texts: what was in the cache then."""
+    folder, environment = home
+    with (folder / "killed.log").open("w") as log:
+        process = subprocess.Popen([*SELFTRAIN, "run", "experiment.yaml"], cwd=folder, env=environment, stdout=log, stderr=log)
+    family: dict[int, psutil.Process] = {}
+    deadline = time.monotonic() + 500
+    while not cached(folder):
+        assert process.poll() is None, (folder / "killed.log").read_text()[-3000:]
+        assert time.monotonic() < deadline, (folder / "killed.log").read_text()[-3000:]
+        family.update((child.pid, child) for child in descendants(psutil.Process(process.pid)))
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    _, alive = psutil.wait_procs(list(family.values()), timeout=60)
+    return cached(folder), alive
+
+
+@pytest.fixture(scope="module")
+def finished(home, killed):
+    """The killed run, resumed to its end."""
+    folder, _ = home
+    (run,) = (folder / "runs").iterdir()
+    result = selftrain(home, "run", "--resume", str(run))
+    assert result.returncode == 0, result.stderr[-4000:]
+    return run, result, json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.engine
+def test_a_kill_leaves_whole_blocks_and_no_process(killed):
+    rows, alive = killed
+    assert len(rows) >= 32
+    assert alive == []
+
+
+@pytest.mark.engine
+def test_the_resumed_run_generates_only_what_is_missing(home, killed, finished):
+    rows, _ = killed
+    _, _, metrics = finished
+    everything = cached(home[0])
+    assert len({row["key"] for row in everything}) == len(everything)  # nothing twice
+    assert metrics["texts"]["generated"] + len(rows) == len(everything)
+    assert metrics["texts"]["cached"] == len(rows)
+    assert {row["kind"] for row in everything} == {"input", "conditional", "classify"}
+    assert sum(row["kind"] == "input" for row in everything) == 100
+    assert len({row["text"] for row in everything if row["kind"] == "input"}) > 50  # a language model wrote them, not a constant
+
+
+@pytest.mark.engine
+def test_a_run_leaves_what_it_promises(finished):
+    run, result, metrics = finished
+    assert {"config.yaml", "metrics.json", "events.jsonl", "report.html", "bundle", "checkpoints", "pictures"} <= {
+        path.name for path in run.iterdir()
+    }
+    rows = {row["variant"]: row for row in metrics["rows"]}
+    assert rows.keys() == {"genco", "zero-shot", "language model"}
+    assert rows["genco"]["scores"]["accuracy"] >= 0.9  # MiniLM tells sport from business
+    assert rows["language model"]["documents"] == 8
+    assert metrics["data"]["skipped"] == {"empty": 1}
+    assert len([entry for entry in metrics["rounds"] if entry["variant"] == "genco"]) == 2
+    assert metrics["registered"]["champion"]
+    assert "serve it:" in result.stdout
+    report = (run / "report.html").read_text(encoding="utf-8")
+    assert f"{rows['genco']['scores']['accuracy']:.3f}" in report
+    assert not any(path.suffix in {".pkl", ".pickle", ".bin", ".pt"} for path in (run / "bundle").rglob("*"))
+
+
+@pytest.mark.engine
+def test_mlflow_has_the_same_figures(home, finished):
+    _, _, metrics = finished
+    code = (
+        "import json, mlflow; mlflow.set_tracking_uri(%r); c = mlflow.MlflowClient(); r = c.get_run(%r); "
+        "v = c.get_model_version_by_alias('tiny', 'champion'); print(json.dumps([r.data.metrics, r.info.status, v.version]))"
+    ) % (home[1]["MLFLOW_TRACKING_URI"], metrics["run"]["mlflow_run_id"])
+    found = subprocess.run([sys.executable, "-c", code], cwd=home[0], env=home[1], capture_output=True, text=True, timeout=120, check=True)
+    figures, status, version = json.loads(found.stdout.strip().splitlines()[-1])
+    assert status == "FINISHED"
+    assert version == metrics["registered"]["version"]
+    main = next(entry for entry in metrics["summary"] if entry["variant"] == "genco")
+    assert figures["accuracy"] == pytest.approx(main["accuracy"]["mean"])
+    assert figures["texts_generated"] == metrics["texts"]["generated"]
+
+
+@pytest.mark.engine
+def test_a_second_run_generates_nothing_and_gets_the_same_metrics(home, finished):
+    before = len(cached(home[0]))
+    result = selftrain(home, "run", "experiment.yaml")
+    assert result.returncode == 0, result.stderr[-4000:]
+    run = max((home[0] / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+    again = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert again["texts"]["generated"] == 0
+    assert len(cached(home[0])) == before
+    assert [row["scores"] for row in again["rows"]] == [row["scores"] for row in finished[2]["rows"]]
+    assert [entry["figures"] for entry in again["rounds"]] == [entry["figures"] for entry in finished[2]["rounds"]]
+    assert not again["registered"]["champion"]  # as good as the champion is not better
+
+
+@pytest.mark.engine
+def test_the_champion_classifies_from_the_command_line(home, finished):
+    result = selftrain(home, "predict", "--model", "tiny", "The coach praised the goal of his captain.", "The bank raised its profit forecast.")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert [line.split("\t")[0] for line in result.stdout.strip().splitlines()] == ["sport", "business"]
+
+
+@pytest.mark.engine
+def test_python_and_bundle_agree(finished):
+    from selftrain import Classifier
+
+    run, _, metrics = finished
+    classifier = Classifier.load(run / "bundle")
+    texts = [SPORT.format("new", "Sunday", 1), MONEY.format("new", "Sunday", 2)]
+    assert list(classifier.predict(texts)) == ["sport", "business"]
+    assert np.allclose(classifier.predict_proba(texts).sum(axis=1), 1)
+    assert Path(metrics["bundle"]).name == "bundle"

@@ -1,0 +1,84 @@
+"""The leak test: shuffle the true labels that the learner may not see, and every trained weight stays the same, bit for bit."""
+
+import csv
+import random
+
+import pytest
+import torch
+from tiny import tiny_backbone
+
+from selftrain import methods
+from selftrain.config import parse
+from selftrain.data.loading import load_corpus
+from selftrain.data.texts import no_texts
+from selftrain.models.encoder import TextEncoder
+from selftrain.training.loop import train
+
+WORDS = "match goal team player coach league bank market profit shares film music actor album band show".split()
+
+
+def written(request):
+    return f"{WORDS[len(request.document_id + request.kind) % 16]} {WORDS[request.label]} and more"
+
+
+def texts_for(requests):
+    return {request: written(request) for request in requests}
+
+
+def train_on(folder, rows, supervision="none", channel=no_texts, **method):
+    file = folder / "documents.csv"
+    with file.open("w", newline="", encoding="utf-8") as out:
+        csv.writer(out).writerows([("text", "label"), *rows])
+    experiment = parse(
+        {
+            "data": {
+                "source": str(file),
+                "label_column": "label",
+                "classes": ["sport", "money", "culture"],
+                "test_documents": 20,
+                "supervision": supervision,
+            },
+            "method": method,
+        }
+    )
+    corpus, truth = load_corpus(experiment.data)
+    encoder = TextEncoder(tiny_backbone(folder / "encoder"), max_tokens=16)
+    trainer = methods.build(experiment, corpus, encoder, seed=3)
+    train(trainer, texts=channel, report=lambda figures, state: None, seed=3)
+    return truth, encoder.state_dict()
+
+
+@pytest.fixture
+def rows():
+    random.seed(0)
+    return [(" ".join(random.choices(WORDS, k=6)) + f" {number}", ["sport", "money", "culture"][number % 3]) for number in range(80)]
+
+
+@pytest.fixture
+def shuffled(rows):
+    labels = [label for _, label in rows]
+    random.seed(1)
+    random.shuffle(labels)
+    return [(text, label) for (text, _), label in zip(rows, labels, strict=True)]
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_shuffled_labels_change_no_weight(tmp_path, rows, shuffled, augmented):
+    method = {"name": "genco", "rounds": 2, "steps_per_round": 3, "learning_rate": 1e-3}
+    method |= {"input_augmentation": augmented, "conditional_augmentation": augmented}
+    channel = texts_for if augmented else no_texts
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    truth, weights = train_on(tmp_path / "a", rows, channel=channel, **method)
+    other_truth, other_weights = train_on(tmp_path / "b", shuffled, channel=channel, **method)
+    assert truth.unlabeled.keys() == other_truth.unlabeled.keys()
+    assert truth.unlabeled != other_truth.unlabeled  # the labels did change
+    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
+
+
+def test_the_test_can_fail_where_labels_are_granted(tmp_path, rows, shuffled):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    _, weights = train_on(tmp_path / "a", rows, supervision="all", name="supervised", epochs=1)
+    _, other_weights = train_on(tmp_path / "b", shuffled, supervision="all", name="supervised", epochs=1)
+    assert not all(torch.equal(weights[name], other_weights[name]) for name in weights)
