@@ -14,7 +14,24 @@ from selftrain.data.texts import no_texts
 from selftrain.models.encoder import TextEncoder
 from selftrain.training.loop import train
 
-WORDS = "match goal team player coach league bank market profit shares film music actor album band show".split()
+WORDS = [
+    "match",
+    "goal",
+    "team",
+    "player",
+    "coach",
+    "league",
+    "bank",
+    "market",
+    "profit",
+    "shares",
+    "film",
+    "music",
+    "actor",
+    "album",
+    "band",
+    "show",
+]
 
 
 def written(request):

@@ -214,6 +214,7 @@ class _Run:
         self.labels = self._test_labels()
         self.rows: list[dict[str, Any]] = []
         self.rounds: list[dict[str, Any]] = []
+        self.main_method: Method | None = None  # what is bundled: the main variant with the first seed
         self.finished = _Finished(folder / "checkpoints" / "rows.jsonl")
 
     def go(self, started: float) -> RunResult:
@@ -227,7 +228,8 @@ class _Run:
             counts, examples, conditional = self.texts.summary() if self.texts is not None else (None, [], [])
         main, corpus = self.prepared.variants[self.prepared.main]
         with self.stages("bundle"):
-            method = self._trained(self.prepared.main, main, corpus, self.experiment.seeds[0])[0]
+            # A resumed run that had finished this training takes the weights from its last checkpoint.
+            method = self.main_method or self._trained(self.prepared.main, main, corpus, self.experiment.seeds[0])[0]
             probabilities = self._predict(method, self.corpus.test)
             bundle = self._bundle(method)
         with self.stages("report"):
@@ -272,6 +274,8 @@ class _Run:
                 self.rounds += found["rounds"]
                 continue
             method, rounds, seconds = self._trained(name, variant, corpus, seed)
+            if name == self.prepared.main and seed == self.experiment.seeds[0]:
+                self.main_method = method
             with self.stages("evaluation"):
                 rows = [self._row(name, seed, variant, seconds, self._predict(method, self.corpus.test))]
                 if self.experiment.evaluation.inference_augmentation and len(self.corpus.test):

@@ -136,9 +136,10 @@ def test_a_run_leaves_what_it_promises(finished):
 def test_mlflow_has_the_same_figures(home, finished):
     _, _, metrics = finished
     code = (
-        "import json, mlflow; mlflow.set_tracking_uri(%r); c = mlflow.MlflowClient(); r = c.get_run(%r); "
-        "v = c.get_model_version_by_alias('tiny', 'champion'); print(json.dumps([r.data.metrics, r.info.status, v.version]))"
-    ) % (home[1]["MLFLOW_TRACKING_URI"], metrics["run"]["mlflow_run_id"])
+        f"import json, mlflow; mlflow.set_tracking_uri({home[1]['MLFLOW_TRACKING_URI']!r}); c = mlflow.MlflowClient(); "
+        f"r = c.get_run({metrics['run']['mlflow_run_id']!r}); v = c.get_model_version_by_alias('tiny', 'champion'); "
+        "print(json.dumps([r.data.metrics, r.info.status, v.version]))"
+    )
     found = subprocess.run([sys.executable, "-c", code], cwd=home[0], env=home[1], capture_output=True, text=True, timeout=120, check=True)
     figures, status, version = json.loads(found.stdout.strip().splitlines()[-1])
     assert status == "FINISHED"
