@@ -51,7 +51,7 @@ def test_engine_settings():
     cpu = AugmentConfig(model="x", dtype="float32")
     assert engine_kwargs(cpu)["enforce_eager"]
     assert "tensor_parallel_size" not in engine_kwargs(cpu)
-    assert engine_environment(cpu)["VLLM_CPU_KVCACHE_SPACE"] == "2"
+    assert engine_environment(cpu)["VLLM_CPU_KVCACHE_SPACE"] == "1"
     gpu = AugmentConfig(model="x", gpus=2)
     assert engine_kwargs(gpu)["tensor_parallel_size"] == 2
     assert "enforce_eager" not in engine_kwargs(gpu)

@@ -60,6 +60,8 @@ def session(experiment: Experiment, wanted: Needs) -> Iterator[None]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # A dozen processes with an arena per thread each hold gigabytes that nobody uses.
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     import logging
 
     import ray
