@@ -169,7 +169,8 @@ class StreamingEngine:
         context.target_max_block_size = 1
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        stages: dict[str, Any] = {"num_cpus": STAGE_CPUS}
+        # One process a stage keeps up with an engine on a CPU, and each costs memory; a GPU wants more.
+        stages: dict[str, Any] = {"num_cpus": STAGE_CPUS, "concurrency": 1 if self.config.gpus == 0 else 8}
         chat = self.config.style == "instruct"
         processor = build_processor(
             vLLMEngineProcessorConfig(
@@ -193,7 +194,7 @@ class StreamingEngine:
             postprocess_map_kwargs=stages,
         )
         source = ray.data.read_datasource(_QueueSource(self._queue), num_cpus=READER_CPUS, override_num_blocks=READERS)
-        return processor(source).map(_one_schema, num_cpus=STAGE_CPUS)
+        return processor(source).map(_one_schema, **stages)
 
 
 def engine_kwargs(config: AugmentConfig) -> dict[str, Any]:
