@@ -7,6 +7,7 @@ endless wait.
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,6 +88,7 @@ def session(experiment: Experiment, wanted: Needs) -> Iterator[None]:
             object_store_memory=512 * 2**20,
         )
     else:
+        _answers(address)
         try:
             ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
@@ -98,6 +100,19 @@ def session(experiment: Experiment, wanted: Needs) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _answers(address: str) -> None:
+    """Ray itself tries an address for minutes before it gives up."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as error:
+        raise UserError(
+            f"No Ray cluster answers at --address {address!r} ({error}); start one (ray start --head), or leave --address away for a local one."
+        ) from None
 
 
 def _scale_up(wanted: Needs, seconds: float) -> None:
