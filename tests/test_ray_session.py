@@ -2,7 +2,7 @@
 
 import pytest
 
-from selftrain.cluster import Needs, _enough, needs, session
+from selftrain.cluster import ENGINE_GB, Needs, _enough, needs, session
 from selftrain.config import AugmentConfig, parse
 from selftrain.errors import UserError
 
@@ -19,7 +19,7 @@ def test_the_engine_adds_cpus_and_the_memory_of_its_weights(tmp_path):
     experiment = parse({"augment": {"engine_memory_gb": 3}})
     plain, found = needs(experiment, None), needs(experiment, tmp_path)
     assert found.cpus > plain.cpus + 1
-    assert found.memory_gb - plain.memory_gb == pytest.approx(1.5 * 4 + 3 + 1)
+    assert found.memory_gb - plain.memory_gb == pytest.approx(1.5 * 4 + 3 + ENGINE_GB)
 
 
 def test_gpus_of_engine_and_training_add_up(tmp_path):

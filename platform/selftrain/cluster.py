@@ -20,7 +20,8 @@ from selftrain.config import Experiment
 from selftrain.errors import UserError
 
 _TRAINING_GB = 1.5  # a worker with a small encoder, its optimiser and its batches
-_RAY_GB = 1.5  # raylet, control store, queue and reader processes
+_RAY_GB = 2.0  # raylet, control store, and the processes that wait for work
+ENGINE_GB = 3.0  # the three processes of vLLM and the text pipeline, without weights and key-value cache
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def needs(experiment: Experiment, model_folder: Path | str | None) -> Needs:
         gpus += experiment.augment.gpus
         if experiment.augment.gpus == 0:
             weights = sum(file.stat().st_size for file in model_folder.glob("*.safetensors")) / 2**30 if isinstance(model_folder, Path) else 0.0
-            memory += 1.5 * weights + experiment.augment.engine_memory_gb + 1.0
+            memory += 1.5 * weights + experiment.augment.engine_memory_gb + ENGINE_GB
     return Needs(cpus, gpus, memory)
 
 

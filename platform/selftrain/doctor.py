@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from selftrain.cluster import needs
+from selftrain.cluster import ENGINE_GB, needs
 from selftrain.config import Experiment
 from selftrain.errors import UserError
 from selftrain.models.sources import ENCODER, LANGUAGE_MODEL, cache_folder, encoder_folder, language_model_folder
@@ -108,7 +108,7 @@ def _memory(config: Experiment) -> Check:
         return Check("memory", True, f"{_available_gb():.1f} GiB free here; the work is done on the cluster")
     wanted = needs(config, None).memory_gb
     if config.augment.model is not None and config.augment.gpus == 0:
-        wanted += config.augment.engine_memory_gb + 1.0 + 1.5 * _weights_gb(config)
+        wanted += config.augment.engine_memory_gb + ENGINE_GB + 1.5 * _weights_gb(config)
     mend = "free memory, choose a smaller language model, or lower augment.engine_memory_gb"
     return Check("memory", _available_gb() >= wanted, f"{_available_gb():.1f} GiB free, about {wanted:.1f} needed", mend)
 

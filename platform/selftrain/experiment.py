@@ -85,6 +85,10 @@ def prepare(experiment: Experiment) -> Prepared:
     Raises:
         UserError: whatever a user can mend.
     """
+    found = encoder_folder(experiment.model.encoder)
+    if isinstance(found, Path) and Path(experiment.model.encoder).expanduser().is_dir():
+        # Ray workers run in folders of their own: a relative path means nothing there.
+        experiment = experiment.model_copy(update={"model": experiment.model.model_copy(update={"encoder": str(found.absolute())})})
     corpus, truth = load_corpus(experiment.data)
     main = str(experiment.method["name"])
     if main in experiment.variants:
@@ -107,7 +111,6 @@ def prepare(experiment: Experiment) -> Prepared:
             "The experiment wants texts of a language model and augment.model is not set; name one (augment.model: gemma-3-270m), or do without "
             "(method.input_augmentation: false, method.conditional_augmentation: false)."
         )
-    encoder_folder(experiment.model.encoder)
     return Prepared(experiment, corpus, truth, variants, language_model_folder(str(experiment.augment.model)) if llm_needed else None)
 
 
@@ -152,6 +155,7 @@ def run(experiment: Experiment, *, command: str = "", resume: Path | str | None 
     stages = Stages()
     with stages("data"):
         prepared = prepare(experiment)
+    experiment = prepared.experiment
     wanted = needs(experiment, prepared.language_model)
     torch.set_num_threads(experiment.training.threads or len(os.sched_getaffinity(0)))
     folder = Path(resume) if resume else new_folder(experiment)

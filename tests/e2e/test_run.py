@@ -144,7 +144,7 @@ def test_mlflow_has_the_same_figures(home, finished):
     found = subprocess.run([sys.executable, "-c", code], cwd=home[0], env=home[1], capture_output=True, text=True, timeout=120, check=True)
     figures, status, version = json.loads(found.stdout.strip().splitlines()[-1])
     assert status == "FINISHED"
-    assert version == metrics["registered"]["version"]
+    assert str(version) == metrics["registered"]["version"]
     main = next(entry for entry in metrics["summary"] if entry["variant"] == "genco")
     assert figures["accuracy"] == pytest.approx(main["accuracy"]["mean"])
     assert figures["texts_generated"] == metrics["texts"]["generated"]
