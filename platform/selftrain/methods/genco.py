@@ -32,7 +32,7 @@ class GenCoOptions(Options):
 
     name: Literal["genco"] = "genco"
     rounds: int = Field(5, ge=0, le=1000, description="T of algorithm 1: times that pseudo-labels are made anew; 0: no training (zero-shot)")
-    steps_per_round: int = Field(10, ge=1, description="optimiser steps between two refreshes (released: 100 to 200)")
+    steps_per_round: int = Field(20, ge=1, description="optimiser steps between two refreshes (released: 100 to 200)")
     per_class: int = Field(3, ge=1, description="pairs of each class in a batch; the batch is per_class * classes (appendix A.1)")
     first_share: float = Field(0.2, gt=0, le=1, description="S_1 as a share of unlabeled documents / classes (released: 0.05, of a far larger pool)")
     last_share: float = Field(0.7, gt=0, le=1, description="S_T likewise; S_t grows linearly in between (released: 0.25)")
