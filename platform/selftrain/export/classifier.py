@@ -87,7 +87,7 @@ class Classifier:
         return self.classes_[self.predict_proba(texts).argmax(axis=1)]
 
     def predict_proba(self, texts: Iterable[str]) -> np.ndarray:
-        """Probability of every class, `[texts, classes]` in float64, each row of sum 1: the softmax of scale times the cosines (equation 3).
+        """Probability of every class, `[texts, classes]` in float64, each row of sum 1: the softmax of scale times the cosines (equation 4).
 
         Raises:
             UserError: as `predict`.
