@@ -1,5 +1,7 @@
 """What a run asks of Ray is added up and compared before anything starts."""
 
+import os
+
 import pytest
 
 from selftrain.cluster import ENGINE_GB, Needs, _enough, needs, session
@@ -51,10 +53,12 @@ def test_engine_settings():
     cpu = AugmentConfig(model="x", dtype="float32")
     assert engine_kwargs(cpu)["enforce_eager"]
     assert "tensor_parallel_size" not in engine_kwargs(cpu)
-    assert engine_environment(cpu)["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    assert engine_kwargs(cpu)["kv_cache_memory_bytes"] == 2**28
+    assert int(engine_environment(cpu)["OMP_NUM_THREADS"]) == len(os.sched_getaffinity(0))
     gpu = AugmentConfig(model="x", gpus=2)
     assert engine_kwargs(gpu)["tensor_parallel_size"] == 2
     assert "enforce_eager" not in engine_kwargs(gpu)
-    assert "VLLM_CPU_KVCACHE_SPACE" not in engine_environment(gpu)
+    assert "kv_cache_memory_bytes" not in engine_kwargs(gpu)
+    assert "OMP_NUM_THREADS" not in engine_environment(gpu)
     assert resolve_dtype(gpu) == "auto"
     assert resolve_dtype(AugmentConfig()) in {"float32", "bfloat16"}

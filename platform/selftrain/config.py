@@ -74,8 +74,8 @@ class AugmentConfig(Section):
     max_tokens: int = Field(32, ge=1, description="the paper: 128")
     document_words: int = Field(48, ge=1, description="words of a document that are shown to the language model (the released code: 100)")
     max_model_tokens: int = Field(512, ge=64, description="longest prompt and answer together")
-    concurrent_requests: int = Field(64, ge=1, description="requests that the engine works on at once")
-    engine_memory_gb: float = Field(1.0, gt=0, description="memory for the engine's key-value cache on a CPU")
+    concurrent_requests: int = Field(32, ge=1, description="requests that the engine works on at once")
+    engine_memory_gb: float = Field(0.25, gt=0, description="memory for the engine's key-value cache on a CPU")
     gpus: int = Field(0, ge=0, description="GPUs for the engine; 0 runs it on the CPU")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 where the hardware multiplies it, else float32"
@@ -91,6 +91,9 @@ class TrainingConfig(Section):
     workers: int = Field(1, ge=1, description="Ray Train workers")
     gpu: bool = Field(False, description="one GPU a worker")
     threads: int | None = Field(None, ge=1, description="torch threads a worker; default: the machine's cores divided by the workers")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of matrix products while training (weights stay float32); auto: bfloat16 where the hardware multiplies it"
+    )
     max_failures: int = Field(1, ge=0, description="restarts of the worker group from its last checkpoint")
     storage: str | None = Field(None, description="shared folder for checkpoints on a cluster; default: the run's own folder")
 

@@ -72,7 +72,7 @@ class SelfTrainer:
         data = DataConfig(source="texts", classes=tuple(classes), descriptions=dict(descriptions or {}), test_documents=0, min_documents=2)
         corpus = corpus_of(texts, data)
         seed = self.experiment.seeds[0]
-        encoder = TextEncoder.load(self.experiment.model)
+        encoder = TextEncoder.load(self.experiment.model, precision=self.experiment.training.precision)
         method = methods.build(self.experiment, corpus, encoder, seed=seed)
         if method.wants_texts:
             with _language_model(self, corpus) as channel:

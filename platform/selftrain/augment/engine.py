@@ -4,7 +4,7 @@ Ray Data's LLM processor starts an engine per execution of a dataset (a minute o
 dataset of a run is a stream: its read tasks wait on a queue and yield a row as soon as one is put there, the processor's vLLM actors work on whatever has
 arrived, and the answers are consumed as they come. Closing the queue ends the dataset, and with it the engine.
 
-    TextService (a Ray actor) --put--> queue --read tasks--> prompts --> vLLM actors --> iter_batches --> TextService
+    TextService (a Ray actor) --put--> queue --read tasks--> prompts --> vLLM actors --> iter_batches (the driver) --> TextService
 
 All of it is public Ray API. Three settings matter, each found by its absence: blocks of one row (`target_max_block_size`), or a partly filled block waits for
 rows that never come; batches of one row with many in flight, for the same reason (vLLM does the batching); and a stated CPU bundle for the vLLM actor, or
@@ -18,6 +18,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from queue import Empty as LocalEmpty
 from queue import Queue as LocalQueue
 from typing import Any
@@ -36,6 +37,7 @@ from selftrain.config import AugmentConfig
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextRequest
 from selftrain.errors import UserError
+from selftrain.models.precision import fast_cpu_dtype
 
 READERS = 2  # read tasks; each passes on about five rows a second
 READER_CPUS = 0.1
@@ -96,22 +98,39 @@ def _one_schema(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@ray.remote(num_cpus=0, max_calls=1)  # a process of its own that ends: transformers and a large vocabulary take half a gigabyte
+def _missing_bos(model_folder: str) -> str:
+    """The beginning-of-sequence token if the tokenizer does not add it by itself: one made from a GGUF does not, and Gemma without it repeats itself for ever."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return "" if begins or tokenizer.bos_token is None else str(tokenizer.bos_token)
+
+
 class StreamingEngine:
-    """The `Engine` of a real run. Not thread-safe: one `generate` at a time."""
+    """The `Engine` of a real run, in the process of the service: puts rows on the stream's queue and hears the answers. One `generate` at a time."""
 
     def __init__(self, config: AugmentConfig, model_folder: str) -> None:
         self.config = config
         self.model_folder = model_folder
+        self._wanted = threading.Event()
+        self._closed = False
+        self._stream: LocalQueue[Queue | BaseException] = LocalQueue()
         self._queue: Queue | None = None
         self._answers: LocalQueue[EngineAnswer | BaseException] = LocalQueue()
-        self._thread: threading.Thread | None = None
         self._bos = ""
 
     def generate(self, requests: Sequence[EngineRequest]) -> Iterator[EngineAnswer]:
-        """See `Engine.generate`; the engine starts at the first call."""
-        if self._thread is None:
-            self._start()
-        assert self._queue is not None
+        """See `Engine.generate`; the stream starts at the first call."""
+        if self._queue is None:
+            if self.config.style == "continue":
+                self._bos = ray.get(_missing_bos.remote(self.model_folder))
+            self._wanted.set()
+            stream = self._stream.get()
+            if isinstance(stream, BaseException):
+                raise stream
+            self._queue = stream
         rows = [{"key": request.key, "prompt": self._bos + request.prompt, "sampling": json.dumps(request.sampling)} for request in requests]
         for start in range(0, len(rows), 256):
             self._queue.put_nowait_batch(rows[start : start + 256])
@@ -134,67 +153,65 @@ class StreamingEngine:
                 waiting.remove(answer.key)
                 yield answer
 
+    def wanted(self) -> bool:
+        """Waits until the first text is wanted (True) or the run is over (False)."""
+        self._wanted.wait()
+        return not self._closed
+
+    def connect(self, queue: Queue) -> None:
+        """The stream is there; rows go to `queue`."""
+        self._stream.put(queue)
+
+    def hear(self, answers: Sequence[EngineAnswer]) -> None:
+        """Answers of the stream."""
+        for answer in answers:
+            self._answers.put(answer)
+
+    def fail(self, error: BaseException) -> None:
+        """What ended the stream, for the one who waits for it."""
+        self._stream.put(error)
+        self._answers.put(error)
+
     def close(self) -> None:
-        """End the stream, the vLLM actors and the queue."""
-        if self._queue is None or self._thread is None:
-            return
-        for _ in range(READERS):
-            self._queue.put(None)
-        self._thread.join(timeout=60)
-        self._queue.shutdown()
-        self._queue = self._thread = None
+        """End the stream, and with it the vLLM actors."""
+        self._closed = True
+        self._wanted.set()
+        if self._queue is not None:
+            for _ in range(READERS):
+                self._queue.put(None)
 
-    def _start(self) -> None:
-        from transformers import AutoTokenizer
 
-        if self.config.style == "continue":
-            # The tokenizer made from a GGUF adds no BOS by itself, and Gemma without it repeats itself for ever.
-            tokenizer = AutoTokenizer.from_pretrained(self.model_folder)
-            begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-            self._bos = "" if begins or tokenizer.bos_token is None else tokenizer.bos_token
-        self._queue = Queue(actor_options={"num_cpus": 0})
-        self._thread = threading.Thread(target=self._consume, name="selftrain-texts", daemon=True)
-        self._thread.start()
-
-    def _consume(self) -> None:
-        try:
-            for batch in self._dataset().iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
-                for row in batch.to_pylist():
-                    self._answers.put(EngineAnswer(row["key"], row["text"], row["prompt_tokens"], row["generated_tokens"], row["error"]))
-        except BaseException as error:  # whatever ends the stream must reach the one who waits for it
-            self._answers.put(error)
-
-    def _dataset(self) -> ray.data.Dataset:
-        context = ray.data.DataContext.get_current()
-        context.target_max_block_size = 1
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        # One process a stage keeps up with an engine on a CPU, and each costs memory; a GPU wants more.
-        stages: dict[str, Any] = {"num_cpus": STAGE_CPUS, "concurrency": 1 if self.config.gpus == 0 else 8}
-        chat = self.config.style == "instruct"
-        processor = build_processor(
-            vLLMEngineProcessorConfig(
-                model_source=self.model_folder,
-                engine_kwargs=engine_kwargs(self.config),
-                placement_group_config={"bundle_per_worker": {"CPU": 1, "GPU": 0}} if self.config.gpus == 0 else None,
-                concurrency=1,
-                batch_size=1,
-                max_concurrent_batches=self.config.concurrent_requests,
-                max_tasks_in_flight_per_actor=self.config.concurrent_requests,
-                chat_template_stage={"enabled": True, "batch_size": 1, "num_cpus": STAGE_CPUS} if chat else False,
-                tokenize_stage=False,
-                detokenize_stage=False,
-                should_continue_on_error=True,
-                log_engine_metrics=False,
-                runtime_env={"env_vars": engine_environment(self.config)},
-            ),
-            preprocess=_before_chat if chat else _before,
-            postprocess=_after,
-            preprocess_map_kwargs=stages,
-            postprocess_map_kwargs=stages,
-        )
-        source = ray.data.read_datasource(_QueueSource(self._queue), num_cpus=READER_CPUS, override_num_blocks=READERS)
-        return processor(source).map(_one_schema, **stages)
+def _dataset(config: AugmentConfig, model_folder: str, queue: Queue) -> ray.data.Dataset:
+    context = ray.data.DataContext.get_current()
+    context.target_max_block_size = 1
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # One process a stage keeps up with an engine on a CPU, and each costs memory; a GPU wants more.
+    stages: dict[str, Any] = {"num_cpus": STAGE_CPUS, "compute": ray.data.TaskPoolStrategy(size=1 if config.gpus == 0 else 8)}
+    chat = config.style == "instruct"
+    processor = build_processor(
+        vLLMEngineProcessorConfig(
+            model_source=model_folder,
+            engine_kwargs=engine_kwargs(config),
+            placement_group_config={"bundle_per_worker": {"CPU": 1, "GPU": 0}} if config.gpus == 0 else None,
+            concurrency=1,
+            batch_size=1,
+            max_concurrent_batches=config.concurrent_requests,
+            max_tasks_in_flight_per_actor=config.concurrent_requests,
+            chat_template_stage={"enabled": True, "batch_size": 1, "num_cpus": STAGE_CPUS} if chat else False,
+            tokenize_stage=False,
+            detokenize_stage=False,
+            should_continue_on_error=True,
+            log_engine_metrics=False,
+            runtime_env={"env_vars": engine_environment(config)},
+        ),
+        preprocess=_before_chat if chat else _before,
+        postprocess=_after,
+        preprocess_map_kwargs={"num_cpus": READER_CPUS},  # as the read tasks, so that Ray Data runs both in one process
+        postprocess_map_kwargs=stages,
+    )
+    source = ray.data.read_datasource(_QueueSource(queue), num_cpus=READER_CPUS, override_num_blocks=READERS)
+    return processor(source).map(_one_schema, **stages)
 
 
 def engine_kwargs(config: AugmentConfig) -> dict[str, Any]:
@@ -208,40 +225,60 @@ def engine_kwargs(config: AugmentConfig) -> dict[str, Any]:
     }
     if config.gpus == 0:
         kwargs["enforce_eager"] = True  # compiling takes longer than a small run generates
+        kwargs["kv_cache_memory_bytes"] = int(config.engine_memory_gb * 2**30)
     else:
         kwargs["tensor_parallel_size"] = config.gpus
     return kwargs
 
 
 def engine_environment(config: AugmentConfig) -> dict[str, str]:
-    """Environment of the vLLM processes; threads are bound by hand, since vLLM's `auto` leaves cores of a small machine idle."""
+    """Environment of the vLLM processes; threads are bound by hand, since vLLM's `auto` leaves cores of a small machine idle.
+
+    On a CPU the engine core runs the model itself: a worker process of its own costs 0.7 GB and wins nothing. vLLM allows that with
+    VLLM_ENABLE_V1_MULTIPROCESSING=0 alone, and takes its threads from OMP_NUM_THREADS then (Ray sets that to 1).
+    """
     environment = {name: os.environ[name] for name in ("HF_HUB_OFFLINE", "HF_HOME", "HF_TOKEN") if name in os.environ}
     if config.gpus == 0:
-        cores = ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))
-        environment |= {"VLLM_CPU_KVCACHE_SPACE": str(max(1, round(config.engine_memory_gb))), "VLLM_CPU_OMP_THREADS_BIND": cores}
+        environment |= {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     return environment | {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
 def resolve_dtype(config: AugmentConfig) -> str:
-    """`auto` made concrete: bfloat16 on a CPU that multiplies it in hardware (emulated, it is three times slower than float32)."""
-    if config.dtype != "auto" or config.gpus:
-        return config.dtype
+    """`auto` made concrete on a CPU; a GPU's is left to vLLM, which follows the model."""
+    return config.dtype if config.dtype != "auto" or config.gpus else fast_cpu_dtype()
+
+
+def _drive(actor: Any, config: AugmentConfig, model_folder: str) -> None:
+    """The stream's other end, a thread of the driver: as in any Ray Data program the driver executes the dataset, here from the first text that is wanted on."""
     try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            flags = next((line for line in file if line.startswith("flags")), "").split()
-    except OSError:
-        flags = []
-    return "bfloat16" if {"amx_bf16", "avx512_bf16"} & set(flags) else "float32"
+        if not ray.get(actor.wanted.remote()):
+            return
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # of this process alone: building the processor imports vLLM
+        queue = Queue(actor_options={"num_cpus": 0})
+        dataset = _dataset(config, model_folder, queue)
+        ray.get(actor.connect.remote(queue))
+        for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+            answers = [
+                EngineAnswer(row["key"], row["text"], row["prompt_tokens"], row["generated_tokens"], row["error"]) for row in batch.to_pylist()
+            ]
+            ray.get(actor.hear.remote(answers))
+        queue.shutdown()
+    except ray.exceptions.RayActorError:  # the service is gone: nobody waits any more
+        return
+    except BaseException as error:
+        with suppress(Exception):
+            actor.fail.remote(error)
 
 
-@ray.remote(num_cpus=0, max_concurrency=4)
+@ray.remote(num_cpus=0, max_concurrency=8)
 class _TextActor:
     """`TextService` as a Ray actor on the driver's node, where the cache is; the engine may run anywhere."""
 
     def __init__(self, config: AugmentConfig, corpus: Corpus, model_folder: str, model_fingerprint: str, cache_folder: str) -> None:
         from pathlib import Path
 
-        self._service = TextService(config, corpus, model_fingerprint, TextCache(Path(cache_folder)), StreamingEngine(config, model_folder))
+        self._engine = StreamingEngine(config, model_folder)
+        self._service = TextService(config, corpus, model_fingerprint, TextCache(Path(cache_folder)), self._engine)
         self._one_at_a_time = threading.Lock()
 
     def answer(self, requests: Sequence[TextRequest]) -> dict[TextRequest, str]:
@@ -254,15 +291,31 @@ class _TextActor:
     def summary(self) -> tuple[Counts, list[dict[str, Any]], list[tuple[int, str]]]:
         return self._service.counts, self._service.examples, self._service.conditional
 
+    def wanted(self) -> bool:
+        return self._engine.wanted()
+
+    def connect(self, queue: Queue) -> None:
+        self._engine.connect(queue)
+
+    def hear(self, answers: Sequence[EngineAnswer]) -> None:
+        self._engine.hear(answers)
+
+    def fail(self, error: BaseException) -> None:
+        self._engine.fail(error)
+
     def close(self) -> None:
         self._service.close()
 
 
 class RemoteTexts:
-    """A `TextChannel` to the service of this run; it can be sent to Ray workers."""
+    """A `TextChannel` to the service of this run; it can be sent to Ray workers. The process that called `start` executes the stream."""
 
-    def __init__(self, actor: Any) -> None:
+    def __init__(self, actor: Any, stream: threading.Thread | None = None) -> None:
         self._actor = actor
+        self._stream = stream
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteTexts, (self._actor,)
 
     @classmethod
     def start(cls, config: AugmentConfig, corpus: Corpus, model_folder: str, model_fingerprint: str, cache_folder: str) -> RemoteTexts:
@@ -274,7 +327,9 @@ class RemoteTexts:
             scheduling_strategy=here
         ).remote(config, corpus, model_folder, model_fingerprint, cache_folder)
         ray.get(actor.progress.remote())
-        return cls(actor)
+        stream = threading.Thread(target=_drive, args=(actor, config, model_folder), name="selftrain-texts", daemon=True)
+        stream.start()
+        return cls(actor, stream)
 
     def __call__(self, requests: Sequence[TextRequest]) -> Mapping[TextRequest, str]:
         """See `TextService.answer`."""
@@ -301,4 +356,6 @@ class RemoteTexts:
     def close(self) -> None:
         """End engine and service."""
         ray.get(self._actor.close.remote())
+        if self._stream is not None:
+            self._stream.join(timeout=60)
         ray.kill(self._actor)

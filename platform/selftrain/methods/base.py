@@ -119,13 +119,17 @@ class Method(ABC):
         flat = encode([prompt for group in prompts for prompt in group])
         return torch.stack([part.mean(dim=0) for part in flat.split([len(group) for group in prompts])])
 
-    def update(self, loss: torch.Tensor) -> None:
-        """One plain optimiser step on `loss`, its gradient averaged over the workers."""
-        assert self.optimizer is not None
-        self.optimizer.zero_grad(set_to_none=True)
+    def backward(self, loss: torch.Tensor) -> float:
+        """Add the gradient of `loss` to that of the present step, and free the graph that it came from; returns the loss as a number."""
         loss.backward()
+        return float(loss.detach())
+
+    def update(self) -> None:
+        """One optimiser step on what `backward` added up, averaged over the workers."""
+        assert self.optimizer is not None
         self.workers.average_gradients(self.encoder.parameters())
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         if self.scheduler is not None:
             self.scheduler.step()
 

@@ -146,25 +146,25 @@ class GenCo(Method):
         loss = text_to_label(scores, torch.stack(targets).to(scores.device))
         losses = {"g2l" if self.options.conditional_augmentation else "t2l": float(loss.detach())}
 
+        keys: list[tuple[int, list[str]]] = []
         if self.options.input_augmentation:
             assert self._continuations is not None
             keys = [(place, self._continuations[index]) for place, index in enumerate(batch) if self._continuations[index]]
+        if keys:
+            if trained == originals:
+                queries = embeddings
+            else:  # nothing is shared with the second loss: its graph need not wait in memory
+                self.backward(loss)
+                loss, queries = torch.zeros((), device=loss.device), self.embed(originals)
             generated = [samples[int(rng.integers(len(samples)))] for _, samples in keys]
-            if generated:
-                queries = embeddings if trained == originals else self.embed(originals)
-                key_labels = labels[[place for place, _ in keys]]
-                t2g = text_to_generated(
-                    queries,
-                    self.embed(generated),
-                    labels.to(queries.device),
-                    key_labels.to(queries.device),
-                    self.scale,
-                    denominator=self.options.t2g_denominator,
-                )
-                losses["t2g"] = float(t2g.detach())
-                loss = loss + t2g
-        self.update(loss)
-        return losses | {"loss": float(loss.detach())}
+            key_labels = labels[[place for place, _ in keys]].to(queries.device)
+            denominator = self.options.t2g_denominator
+            t2g = text_to_generated(queries, self.embed(generated), labels.to(queries.device), key_labels, self.scale, denominator=denominator)
+            losses["t2g"] = float(t2g.detach())
+            loss = loss + t2g
+        self.backward(loss)
+        self.update()
+        return losses | {"loss": sum(losses.values())}
 
     def _label_embeddings(self, rng: np.random.Generator) -> torch.Tensor:
         if self.options.label_prompt == "released":

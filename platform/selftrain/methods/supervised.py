@@ -69,5 +69,6 @@ class Supervised(Method):
         texts = [self.texts[int(index)] for index in batch]
         embeddings = self.embed(texts)
         loss = text_to_label(similarity(embeddings, self.label_embeddings(), self.scale), self.targets[torch.from_numpy(batch)].to(embeddings.device))
-        self.update(loss)
-        return {"loss": float(loss.detach())}
+        value = self.backward(loss)
+        self.update()
+        return {"loss": value}

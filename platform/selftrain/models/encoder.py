@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from sentence_transformers import SentenceTransformer
 
 from selftrain.config import ModelConfig
+from selftrain.models.precision import Precision, resolve
 from selftrain.models.sources import encoder_folder
 
 
@@ -23,25 +25,41 @@ class TextEncoder(torch.nn.Module):
         max_tokens: tokens of a document that are read.
         batch_size: texts in one inference batch.
         normalize: embeddings of length one, so that a dot product is a cosine.
+        precision: of matrix products (autocast); weights and embeddings are float32 either way.
     """
 
-    def __init__(self, backbone: SentenceTransformer, *, max_tokens: int = 64, batch_size: int = 64, normalize: bool = True) -> None:
+    def __init__(
+        self,
+        backbone: SentenceTransformer,
+        *,
+        max_tokens: int = 64,
+        batch_size: int = 64,
+        normalize: bool = True,
+        precision: Literal["float32", "bfloat16"] = "float32",
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.max_tokens = max_tokens
         self.batch_size = batch_size
         self.normalize = normalize
+        self.precision = precision
         self._longest = backbone.max_seq_length or 512
 
     @classmethod
-    def load(cls, config: ModelConfig, device: str = "cpu") -> TextEncoder:
+    def load(cls, config: ModelConfig, device: str = "cpu", precision: Precision = "float32") -> TextEncoder:
         """Open the encoder that `config` names.
 
         Raises:
             UserError: the folder is no model, or the name is not found.
         """
         backbone = SentenceTransformer(str(encoder_folder(config.encoder)), device=device)
-        return cls(backbone, max_tokens=config.max_tokens, batch_size=config.batch_size, normalize=config.similarity == "cosine")
+        return cls(
+            backbone,
+            max_tokens=config.max_tokens,
+            batch_size=config.batch_size,
+            normalize=config.similarity == "cosine",
+            precision=resolve(precision, device),
+        )
 
     def forward(self, texts: Sequence[str], max_tokens: int | None = None) -> torch.Tensor:
         """Embeddings `[texts, dimensions]`, with gradient; `max_tokens` overrides how much of each text is read."""
@@ -49,7 +67,8 @@ class TextEncoder(torch.nn.Module):
         features = self.backbone.preprocess(list(texts))
         device = self.backbone.device
         features = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in features.items()}
-        embeddings: torch.Tensor = self.backbone(features)["sentence_embedding"]
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
+            embeddings: torch.Tensor = self.backbone(features)["sentence_embedding"].float()
         return F.normalize(embeddings, dim=-1) if self.normalize else embeddings
 
     def encode(self, texts: Sequence[str], max_tokens: int | None = None) -> torch.Tensor:

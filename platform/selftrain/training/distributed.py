@@ -89,7 +89,7 @@ def _worker(config: dict[str, Any]) -> None:
     workers = Workers(context.get_world_rank(), context.get_world_size())
     if not experiment.training.gpu:
         torch.set_num_threads(experiment.training.threads or max(1, len(os.sched_getaffinity(0)) // workers.size))
-    encoder = TextEncoder.load(experiment.model, device=str(get_device()))
+    encoder = TextEncoder.load(experiment.model, device=str(get_device()), precision=experiment.training.precision)
     method = methods.build(experiment, config["corpus"], encoder, workers=workers, seed=config["seed"])
 
     def report(figures: dict[str, float], state: dict[str, Any]) -> None:
