@@ -14,11 +14,12 @@ the processor waits for a GPU without an error. A seed per request is not passed
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from queue import Empty as LocalEmpty
 from queue import Queue as LocalQueue
 from typing import Any
@@ -248,14 +249,29 @@ def resolve_dtype(config: AugmentConfig) -> str:
     return config.dtype if config.dtype != "auto" or config.gpus else fast_cpu_dtype()
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Building the processor imports vLLM and calls `ray.init` again; what they and Ray Data say of it on the terminal would bury the run's own lines."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # of this process alone: Ray's were started before
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        logging.getLogger("ray").setLevel(logging.WARNING)
+        for handler in logging.getLogger("ray.data").handlers:
+            if type(handler).__name__ != "SessionFileHandler":  # the log of the session keeps everything
+                handler.setLevel(logging.ERROR)
+
+
 def _drive(actor: Any, config: AugmentConfig, model_folder: str) -> None:
     """The stream's other end, a thread of the driver: as in any Ray Data program the driver executes the dataset, here from the first text that is wanted on."""
     try:
         if not ray.get(actor.wanted.remote()):
             return
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # of this process alone: building the processor imports vLLM
         queue = Queue(actor_options={"num_cpus": 0})
-        dataset = _dataset(config, model_folder, queue)
+        with _quiet():
+            dataset = _dataset(config, model_folder, queue)
         ray.get(actor.connect.remote(queue))
         for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
             answers = [
