@@ -10,6 +10,7 @@ from tiny import tiny_backbone
 from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.loading import load_corpus
+from selftrain.data.supervision import grant
 from selftrain.data.texts import no_texts
 from selftrain.models.encoder import TextEncoder
 from selftrain.training.loop import train
@@ -59,6 +60,7 @@ def train_on(folder, rows, supervision="none", channel=no_texts, **method):
         }
     )
     corpus, truth = load_corpus(experiment.data)
+    corpus = grant(corpus, truth, experiment.data, seed=3)
     encoder = TextEncoder(tiny_backbone(folder / "encoder"), max_tokens=16)
     trainer = methods.build(experiment, corpus, encoder, seed=3)
     train(trainer, texts=channel, report=lambda figures, state: None, seed=3)

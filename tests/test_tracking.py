@@ -227,7 +227,7 @@ def test_mlflow_opens_a_registered_bundle(uri: str, tmp_path: Path, bundle: Path
     finally:
         mlflow.set_tracking_uri(None)
     # The folder is still a bundle that sentence-transformers opens, and still holds no pickle.
-    assert torch.equal(Classifier.load("models:/news/1", device="cpu", tracking_uri=uri)._prototypes, classifier._prototypes)
+    assert torch.equal(Classifier.load("models:/news/1", device="cpu", tracking_uri=uri)._student.weights, classifier._student.weights)
     assert {path.suffix for path in bundle.rglob("*") if path.is_file()} <= {"", ".json", ".safetensors", ".md"}
     assert "selftrain.export.pyfunc" in (bundle / "MLmodel").read_text()
 

@@ -42,7 +42,11 @@ class DataConfig(Section):
     unlabeled_documents: int | None = Field(None, ge=1, description="use at most this many unlabeled documents")
     max_characters: int = Field(100_000, ge=1, description="longer texts are skipped and counted")
     min_documents: int = Field(20, ge=2, description="fewer usable unlabeled documents than this is an error")
-    supervision: Literal["none", "all"] = Field("none", description="labels that the learner may see: none, or all of the training documents")
+    supervision: Literal["none", "few", "all"] = Field(
+        "none", description="labels that the learner may see: none, labels_per_class of each class, or all of the training documents"
+    )
+    labels_per_class: int = Field(10, ge=1, description="labels of each class with supervision few; which documents get one follows from the seed")
+    label_noise: float = Field(0.0, ge=0, lt=1, description="share of the granted labels that are replaced by another class (symmetric noise)")
 
 
 class ModelConfig(Section):
@@ -55,6 +59,10 @@ class ModelConfig(Section):
     batch_size: int = Field(64, ge=1, description="documents in one inference batch")
     similarity: Literal["cosine", "dot"] = Field("cosine", description="sim of equation 1")
     scale: float = Field(1.0, gt=0, description="factor on a cosine in equations 3 and 10 (the paper: none); a dot product is left as it is")
+    train: Literal["full", "head"] = Field(
+        "full", description="full: all weights of the encoder; head: two dense layers on its frozen, cached embeddings (seconds on a CPU)"
+    )
+    cache: str = Field(".selftrain/embeddings", description="folder of the cache of frozen embeddings, shared by all runs (model.train: head)")
 
 
 class AugmentConfig(Section):

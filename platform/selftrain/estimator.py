@@ -79,12 +79,13 @@ class SelfTrainer:
                 train(method, texts=channel, report=_silent, seed=seed)
         else:
             train(method, texts=no_texts, report=_silent, seed=seed)
+        student = method.student()
         card = BundleCard(
             name="selftrain",
             labels=corpus.class_names,
             label_prompts=tuple(tuple(group) for group in corpus.label_prompts()),
             similarity=self.experiment.model.similarity,
-            scale=method.output_scale,
+            scale=student.scale,
             max_tokens=self.experiment.model.max_tokens,
             method=method.name,
             experiment=self.experiment.model_dump(mode="json"),
@@ -95,7 +96,7 @@ class SelfTrainer:
         )
         # Bundles are the one way in which a trained model leaves the loop, so that predictions here are those of the file.
         self._folder = tempfile.TemporaryDirectory(prefix="selftrain-")
-        write_bundle(Path(self._folder.name) / "bundle", backbone=encoder.backbone, prototypes=method.prototypes(), card=card)
+        write_bundle(Path(self._folder.name) / "bundle", backbone=encoder.export(), prototypes=student.weights, bias=student.bias, card=card)
         self.classifier_ = Classifier.load(Path(self._folder.name) / "bundle")
         return self
 

@@ -27,6 +27,8 @@ from selftrain.cluster import needs, session
 from selftrain.config import Experiment, load
 from selftrain.data.corpus import Corpus, Documents, Truth
 from selftrain.data.loading import load_corpus
+from selftrain.data.supervision import describe as describe_supervision
+from selftrain.data.supervision import grant
 from selftrain.data.texts import TextRequest, no_texts
 from selftrain.errors import UserError
 from selftrain.evaluation import figures
@@ -36,11 +38,12 @@ from selftrain.evaluation.summary import summarise, text_table
 from selftrain.export.bundle import BundleCard, BundleMetrics, write_bundle
 from selftrain.export.classifier import Classifier
 from selftrain.methods.base import Method
-from selftrain.methods.losses import similarity
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.sources import encoder_folder, fingerprint, language_model_folder
+from selftrain.models.student import Student
 from selftrain.stages import Events, Stages
 from selftrain.tracking import Round, Tracker
+from selftrain.training.loop import train
 
 if TYPE_CHECKING:
     from selftrain.augment.engine import RemoteTexts
@@ -64,19 +67,38 @@ class RunResult:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """One row of the experiment's table: a complete experiment of its own on the same test documents."""
+
+    experiment: Experiment
+    corpus: Corpus  # without labels
+    truth: Truth
+
+    def granted(self, seed: int) -> Corpus:
+        """What the learner may see with this seed."""
+        return grant(self.corpus, self.truth, self.experiment.data, seed)
+
+
+@dataclass(frozen=True)
 class Prepared:
     """An experiment whose every input was found and checked, before anything long starts."""
 
     experiment: Experiment
     corpus: Corpus
     truth: Truth
-    variants: dict[str, tuple[Experiment, Corpus]]  # what is trained, in order; the first is the one that is bundled
+    variants: dict[str, Variant]  # what is trained, in order; the first is the one that is bundled
     language_model: Path | str | None
 
     @property
     def main(self) -> str:
         """The variant that the run is about."""
         return next(iter(self.variants))
+
+    @property
+    def needs_ray(self) -> bool:
+        """Whether anything runs on Ray: the language model, or the training of a full encoder. A head trains in the driver, in less time than Ray takes to start."""
+        full = any(variant.experiment.model.train == "full" and methods.trains(variant.experiment.method) for variant in self.variants.values())
+        return full or self.language_model is not None
 
 
 def prepare(experiment: Experiment) -> Prepared:
@@ -94,18 +116,19 @@ def prepare(experiment: Experiment) -> Prepared:
     if main in experiment.variants:
         raise UserError(f"variants.{main} has the name of the experiment's own row; give the variant another name.")
     described = {main: experiment.model_copy(update={"variants": {}})} | {name: experiment.variant(name) for name in experiment.variants}
-    variants: dict[str, tuple[Experiment, Corpus]] = {}
+    variants: dict[str, Variant] = {}
     llm_needed = bool(experiment.evaluation.llm_documents) or experiment.evaluation.inference_augmentation
     for name, variant in described.items():
         options = methods.options_of(variant.method)
-        own = corpus if variant.data == experiment.data else load_corpus(variant.data)[0]
+        own, own_truth = (corpus, truth) if variant.data == experiment.data else load_corpus(variant.data)
         if own.test.ids != corpus.test.ids:
             raise UserError(
                 f"variants.{name} changes the test documents; variants are compared on the same ones, so leave data.source and test_documents alone."
             )
-        variants[name] = (variant, own)
-        augmented = getattr(options, "input_augmentation", False) or getattr(options, "conditional_augmentation", False)
-        llm_needed = llm_needed or (bool(augmented) and bool(getattr(options, "rounds", 1)))
+        variants[name] = Variant(variant, own, own_truth)
+        for seed in experiment.seeds:
+            variants[name].granted(seed)  # a class without labels is an error now, not after an hour
+        llm_needed = llm_needed or (methods.trains(variant.method) and options.wants_texts)
     if llm_needed and experiment.augment.model is None:
         raise UserError(
             "The experiment wants texts of a language model and augment.model is not set; name one (augment.model: gemma-3-270m), or do without "
@@ -117,10 +140,9 @@ def prepare(experiment: Experiment) -> Prepared:
 def plan(prepared: Prepared) -> str:
     """What a run would do and cost; nothing is started. Minutes are a guess from rates measured on two CPU cores."""
     experiment, corpus = prepared.experiment, prepared.corpus
-    encoder = TextEncoder.load(experiment.model)
     texts = trained = steps = 0
-    for variant, own in prepared.variants.values():
-        method = methods.build(variant, own, encoder)
+    for variant in prepared.variants.values():
+        method = methods.build(variant.experiment, variant.granted(experiment.seeds[0]), TextEncoder.load(variant.experiment.model))
         texts = max(texts, method.texts_wanted())  # variants and seeds share the cache
         if method.rounds:
             trained += len(experiment.seeds)
@@ -156,13 +178,13 @@ def run(experiment: Experiment, *, command: str = "", resume: Path | str | None 
     with stages("data"):
         prepared = prepare(experiment)
     experiment = prepared.experiment
-    wanted = needs(experiment, prepared.language_model)
     torch.set_num_threads(experiment.training.threads or len(os.sched_getaffinity(0)))
     folder = Path(resume) if resume else new_folder(experiment)
     tracker = Tracker(experiment.tracking, folder, experiment.name)
     with ExitStack() as stack:
-        with stages("start of Ray"):
-            stack.enter_context(session(experiment, wanted))
+        if prepared.needs_ray:
+            with stages("start of Ray"):
+                stack.enter_context(session(experiment, needs(experiment, prepared.language_model)))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(experiment.to_yaml(), encoding="utf-8")
         events = Events(folder / "events.jsonl")
@@ -225,19 +247,20 @@ class _Run:
         with ExitStack() as stack:
             if self.prepared.language_model is not None:
                 self._start_texts(stack)
-            for name, (variant, corpus) in self.prepared.variants.items():
-                self._variant(name, variant, corpus)
+            for name, variant in self.prepared.variants.items():
+                self._variant(name, variant)
             if self.experiment.evaluation.llm_documents:
                 self._language_model_row()
             counts, examples, conditional = self.texts.summary() if self.texts is not None else (None, [], [])
-        main, corpus = self.prepared.variants[self.prepared.main]
+        main = self.prepared.variants[self.prepared.main]
         with self.stages("bundle"):
             # A resumed run that had finished this training takes the weights from its last checkpoint.
-            method = self.main_method or self._trained(self.prepared.main, main, corpus, self.experiment.seeds[0])[0]
-            probabilities = self._predict(method, self.corpus.test)
-            bundle = self._bundle(method)
+            method = self.main_method or self._trained(self.prepared.main, main, self.experiment.seeds[0])[0]
+            student = method.student()
+            probabilities = self._predict(student, self.corpus.test)
+            bundle = self._bundle(method.name, student)
         with self.stages("report"):
-            pictures = self._pictures(method, conditional)
+            pictures = self._pictures(student, conditional)
         registered = self._register(bundle)
         metrics = self._metrics(started, counts.to_json() if counts is not None else _NO_TEXTS, bundle, registered)
         pictures = figures.from_metrics(metrics) | pictures  # type: ignore[arg-type]
@@ -269,24 +292,25 @@ class _Run:
         stack.callback(self.texts.close)
         stack.enter_context(ProgressBar(self.texts.progress))
 
-    def _variant(self, name: str, variant: Experiment, corpus: Corpus) -> None:
-        options = methods.options_of(variant.method)
-        untrained = getattr(options, "rounds", 1) == 0
-        for seed in self.experiment.seeds[:1] if untrained else self.experiment.seeds:
+    def _variant(self, name: str, variant: Variant) -> None:
+        for seed in self.experiment.seeds if methods.trains(variant.experiment.method) else self.experiment.seeds[:1]:
             if found := self.finished.get(name, seed):
                 self.rows += found["rows"]
                 self.rounds += found["rounds"]
                 continue
-            method, rounds, seconds = self._trained(name, variant, corpus, seed)
+            method, rounds, seconds = self._trained(name, variant, seed)
             if name == self.prepared.main and seed == self.experiment.seeds[0]:
                 self.main_method = method
             with self.stages("evaluation"):
-                rows = [self._row(name, seed, variant, seconds, self._predict(method, self.corpus.test))]
+                student = method.student()
+                rows = [self._row(name, seed, variant.experiment, seconds, self._predict(student, self.corpus.test))]
                 if self.experiment.evaluation.inference_augmentation and len(self.corpus.test):
-                    rows.append(self._row(name, seed, variant, seconds, self._predict(method, self.corpus.test, augmented=True), augmented=True))
+                    rows.append(
+                        self._row(name, seed, variant.experiment, seconds, self._predict(student, self.corpus.test, augmented=True), augmented=True)
+                    )
             figures_of = [Round(round=int(entry["round"]), figures=_without(entry, "round")) for entry in rounds]
             own = [{"variant": name, "seed": seed, **entry} for entry in figures_of]
-            child = self.tracker.child(f"{name} seed {seed}", {"method": variant.method, "seed": seed}, {"selftrain.variant": name})
+            child = self.tracker.child(f"{name} seed {seed}", {"method": variant.experiment.method, "seed": seed}, {"selftrain.variant": name})
             child.log_rounds(figures_of)
             child.log_metrics(_scores_of(rows))
             child.finish()
@@ -298,31 +322,36 @@ class _Run:
                 "variant done", variant=name, seed=seed, train_seconds=round(seconds, 1), **({"accuracy": accuracy} if accuracy is not None else {})
             )
 
-    def _trained(self, name: str, variant: Experiment, corpus: Corpus, seed: int) -> tuple[Method, list[dict[str, float]], float]:
-        encoder = TextEncoder.load(variant.model)
-        method = methods.build(variant, corpus, encoder, seed=seed)
+    def _trained(self, name: str, variant: Variant, seed: int) -> tuple[Method, list[dict[str, float]], float]:
+        experiment, corpus = variant.experiment, variant.granted(seed)
+        torch.manual_seed(seed)  # of weights that a method makes anew
+        method = methods.build(experiment, corpus, TextEncoder.load(experiment.model), seed=seed)
         if not method.rounds:
             return method, [], 0.0
+        if method.encoder.frozen:
+            with self.stages("training and texts" if method.wants_texts else "training"):
+                history = train(method, texts=self.texts or no_texts, report=_unreported, seed=seed)
+            return method, history.rounds, history.seconds
         from selftrain.training.distributed import train_variant
 
         with self.stages("training and texts" if method.wants_texts else "training"):
             storage = self.experiment.training.storage or self.folder / "checkpoints"
-            trained = train_variant(variant, corpus, self.texts or no_texts, seed=seed, storage=storage, name=f"{_file_name(name)}-seed{seed}")
-        encoder.load_state_dict(trained.weights)
-        encoder.eval()
+            trained = train_variant(experiment, corpus, self.texts or no_texts, seed=seed, storage=storage, name=f"{_file_name(name)}-seed{seed}")
+        method.load_state(trained.state)
+        method.encoder.eval()
         return method, trained.rounds, trained.seconds
 
-    def _predict(self, method: Method, documents: Documents, *, augmented: bool = False) -> np.ndarray:
-        """Equation 4, with equation 9 in front of it when `augmented`; `[documents, classes]`."""
+    def _predict(self, student: Student, documents: Documents, *, augmented: bool = False) -> np.ndarray:
+        """Probabilities, with equation 9 of GenCo in front when `augmented`; `[documents, classes]`."""
         if augmented:
             assert self.texts is not None
             samples = range(self.experiment.augment.input_samples)
             answers = self.texts([TextRequest(id_, "input", sample=sample) for id_ in documents.ids for sample in samples])
             continuations = [[answers[r] for s in samples if (r := TextRequest(id_, "input", sample=s)) in answers] for id_ in documents.ids]
-            embeddings = method.encoder.encode_augmented(documents.texts, continuations)
+            found = student.probabilities(student.encoder.encode_augmented(documents.texts, continuations))
         else:
-            embeddings = method.encoder.encode(documents.texts)
-        probabilities: np.ndarray = torch.softmax(similarity(embeddings, method.prototypes(), method.output_scale), dim=-1).double().cpu().numpy()
+            found = student.predict(documents.texts)
+        probabilities: np.ndarray = found.cpu().numpy()
         return probabilities
 
     def _row(
@@ -335,7 +364,7 @@ class _Run:
             "variant": name,
             "seed": seed,
             "inference_augmentation": augmented,
-            "supervision": variant.data.supervision,
+            "supervision": describe_supervision(variant.data),
             "scores": evaluate(probabilities, self.labels[:documents], self.corpus.class_names).to_json()
             if scored and self.labels is not None
             else None,
@@ -358,7 +387,7 @@ class _Run:
         row = self._row(LANGUAGE_MODEL_ROW, self.experiment.seeds[0], self.experiment, 0.0, probabilities) | {"bound": True, "supervision": "none"}
         self.rows.append(row)
 
-    def _bundle(self, method: Method) -> Path:
+    def _bundle(self, method: str, student: Student) -> Path:
         scores = next(row["scores"] for row in self.rows if row["variant"] == self.prepared.main)
         source = encoder_folder(self.experiment.model.encoder)
         card = BundleCard(
@@ -366,10 +395,10 @@ class _Run:
             labels=self.corpus.class_names,
             label_prompts=tuple(tuple(group) for group in self.corpus.label_prompts()),
             similarity=self.experiment.model.similarity,
-            scale=method.output_scale,
+            scale=student.scale,
             max_tokens=self.experiment.model.max_tokens,
-            method=method.name,
-            supervision=self.experiment.data.supervision,
+            method=method,
+            supervision=describe_supervision(self.experiment.data),
             experiment=self.experiment.model_dump(mode="json"),
             data=self.corpus.name,
             data_fingerprint=self.corpus.fingerprint,
@@ -379,7 +408,7 @@ class _Run:
             encoder_fingerprint=fingerprint(source),
             metrics=BundleMetrics(**{key: scores[key] for key in ("accuracy", "macro_f1", "ece", "documents")}) if scores else BundleMetrics(),
         )
-        return write_bundle(self.folder / "bundle", backbone=method.encoder.backbone, prototypes=method.prototypes(), card=card)
+        return write_bundle(self.folder / "bundle", backbone=student.encoder.export(), prototypes=student.weights, bias=student.bias, card=card)
 
     @property
     def model_name(self) -> str:
@@ -409,14 +438,14 @@ class _Run:
         self.events("model registered", model=found.model, version=found.version, champion=str(found.champion).lower(), reason=found.reason)
         return {"model": found.model, "version": found.version, "champion": found.champion, "reason": found.reason}
 
-    def _pictures(self, method: Method, conditional: Sequence[tuple[int, str]]) -> dict[str, bytes]:
+    def _pictures(self, student: Student, conditional: Sequence[tuple[int, str]]) -> dict[str, bytes]:
         pictures: dict[str, bytes] = {}
         classes = len(self.corpus.labels)
         texts, asked = [text for _, text in conditional], [label for label, _ in conditional]
         if texts:
             # By the encoder before training: it has not yet learned to agree with these very texts.
-            before = methods.build(self.experiment, self.corpus, TextEncoder.load(self.experiment.model))
-            found = torch.softmax(similarity(before.encoder.encode(texts), before.prototypes(), before.output_scale), dim=-1).cpu().numpy()
+            granted = self.prepared.variants[self.prepared.main].granted(self.experiment.seeds[0])
+            found = methods.build(self.experiment, granted, TextEncoder.load(self.experiment.model)).student().predict(texts).cpu().numpy()
             matrix = np.array([[found[[a == row for a in asked], column].sum() for column in range(classes)] for row in range(classes)])
             pictures["label_alignment"] = figures.label_alignment(matrix.tolist(), self.corpus.class_names)
         kind = self.experiment.evaluation.map
@@ -424,13 +453,15 @@ class _Run:
         shown = documents.texts[: self.experiment.evaluation.map_documents]
         if kind != "none" and len(shown) >= 5:
             some = texts[:150]
-            parts = [method.encoder.encode(shown), method.encoder.encode(some), method.prototypes()]
+            # The weights of a linear classifier are no points of the embedding space; prototypes are.
+            prototypes = student.weights if student.bias is None else student.weights[:0]
+            parts = [student.encoder.encode(shown), student.encoder.encode(some), prototypes]
             points = figures.project(torch.cat([part for part in parts if len(part)]).cpu().numpy(), kind, self.experiment.seeds[0])
             first, second = len(shown), len(shown) + len(some)
             labels = (
                 self.labels
                 if self.labels is not None and documents is self.corpus.test
-                else self._predict(method, Documents(documents.ids, documents.texts)).argmax(axis=1)
+                else self._predict(student, documents).argmax(axis=1)[: len(shown)]
             )
             pictures["embedding_map"] = figures.embedding_map(
                 points[:first],
@@ -470,7 +501,7 @@ class _Run:
                 "llm": experiment.augment.model if self.prepared.language_model else None,
                 "llm_fingerprint": self.llm_fingerprint,
                 "method": str(experiment.method["name"]),
-                "supervision": experiment.data.supervision,
+                "supervision": describe_supervision(experiment.data),
                 "seeds": list(experiment.seeds),
                 "variant": self.prepared.main,
             },
@@ -521,6 +552,10 @@ class _Finished:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"variant": variant, "seed": seed, "rows": rows, "rounds": rounds}) + "\n")
+
+
+def _unreported(figures: dict[str, float], state: dict[str, Any]) -> None:
+    """A head trains in seconds: a killed run trains it again, and only finished ones are kept."""
 
 
 _NO_TEXTS = {

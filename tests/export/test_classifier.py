@@ -53,13 +53,13 @@ def test_probabilities_are_equation_3(folder, classifier, backbone) -> None:
     assert classifier.classes_.tolist() == ["sport", "tech", "politics"]
 
 
-def test_a_dot_product_is_left_as_it_is(backbone) -> None:
+def test_the_scale_multiplies_a_dot_product_too(backbone) -> None:
     backbone.max_seq_length = 64
     prototypes = torch.zeros(2, 32)
     prototypes[0, 0] = 3.0
-    card = BundleCard(name="x", labels=("a", "b"), method="m", similarity="dot", scale=20.0)
+    card = BundleCard(name="x", labels=("a", "b"), method="m", similarity="dot", scale=2.0)
     embedding = backbone.encode("music")
-    expected = 1 / (1 + np.exp(-3.0 * float(embedding[0])))
+    expected = 1 / (1 + np.exp(-2.0 * 3.0 * float(embedding[0])))
     np.testing.assert_allclose(Classifier(backbone, prototypes, card).predict_proba(["music"])[0], [expected, 1 - expected], atol=1e-5)
 
 

@@ -34,7 +34,7 @@ def describe_catalogue() -> str:
 def describe_corpus(corpus: Corpus, truth: Truth) -> str:
     """Counts a split and a class, skipped rows by reason, and the first two documents."""
     lines = [
-        f"{corpus.name}: {len(corpus.unlabeled):,} unlabeled and {len(corpus.test):,} test documents; {len(corpus.granted):,} labels granted",
+        f"{corpus.name}: {len(corpus.unlabeled):,} unlabeled and {len(corpus.test):,} test documents",
         f"fingerprint {corpus.fingerprint[:16]}",
     ]
     unlabeled, test = Counter(truth.unlabeled.values()), Counter(truth.test.values())

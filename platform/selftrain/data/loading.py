@@ -1,6 +1,6 @@
 """From a configuration to (Corpus, Truth): find the source, clean its rows, name the classes, split by content, and keep the true labels apart.
 
-Only here do documents and true labels meet; what a method gets is the `Corpus`, which holds labels only where `data.supervision` grants them.
+What a method gets is the `Corpus`; it holds no label until supervision.py grants some.
 """
 
 from __future__ import annotations
@@ -58,15 +58,12 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
         raise UserError(f"data.unlabeled_documents ({config.unlabeled_documents}) is below data.min_documents ({config.min_documents}); raise it.")
 
     truth = Truth(unlabeled=_true_labels(documents, unlabeled), test=_true_labels(documents, test))
-    if config.supervision == "all" and not truth.unlabeled:
-        raise UserError(f"data.supervision is 'all', but {source.name} has no labels; set data.label_column, or data.supervision: none.")
     corpus = Corpus(
         name=source.name,
         labels=labels,
         prompts=prompts or (source.named.prompts if source.named is not None else DEFAULT_PROMPTS),
         unlabeled=_split(documents, unlabeled),
         test=_split(documents, test),
-        granted=dict(truth.unlabeled) if config.supervision == "all" else {},
         skipped=skipped,
         fingerprint=fingerprint([label.name for label in labels], unlabeled, test),
     )

@@ -142,7 +142,7 @@ def _result(metrics: Metrics) -> str:
             f"{main['variant']} sorted {documents} into {classes} with a mean confidence of {confidence}; there were no true labels to check it by."
         )
     seeds = f" (mean of {main['seeds']} seeds)" if main["seeds"] > 1 else ""
-    seen = "without having seen a label" if main["supervision"] == "none" else "having seen the labels of its training documents"
+    seen = "without having seen a label" if main["supervision"] == "none" else f"having seen labels ({main['supervision']})"
     sentence = f"{main['variant']} reached an accuracy of {plus_minus(main['accuracy'])}{seeds} on {documents} of {classes}, {seen}"
     others: list[tuple[float, Summary]] = []
     for entry in metrics["summary"]:

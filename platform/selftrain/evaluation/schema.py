@@ -5,11 +5,11 @@ Figures that need true labels are None where the documents have none; seconds ar
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from selftrain.evaluation.significance import MeanStd
 
-Supervision = Literal["none", "all"]
+Supervision = str  # in words: none, all, 10 a class, all with 30 % noise
 
 
 class RunFacts(TypedDict):

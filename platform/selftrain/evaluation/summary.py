@@ -13,17 +13,17 @@ _SCORES = (("accuracy", "accuracy"), ("macro_f1", "macro-F1"), ("ece", "ECE"))
 def summarise(rows: Sequence[Row]) -> list[Summary]:
     """Mean and sample standard deviation over the seeds of every (variant, inference augmentation), in order of first appearance.
 
-    A row that learned from labels is a bound on those that did not; any other row is one where it says so.
+    A row with other supervision than the first one (the experiment's own) is a bound on the others, not one of them; any other row is one where it says so.
     """
     groups: dict[tuple[str, bool], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["variant"], row["inference_augmentation"]), []).append(row)
-    return [_summary(group) for group in groups.values()]
+    return [_summary(group, rows[0]["supervision"]) for group in groups.values()]
 
 
 def best(summary: Sequence[Summary]) -> Summary | None:
-    """The highest mean accuracy among rows that saw no labels, are no bounds, and were measured on as many documents as any; None without labels."""
-    competing = [entry for entry in summary if not entry["bound"] and entry["supervision"] == "none" and entry["accuracy"] is not None]
+    """The highest mean accuracy among rows that are no bounds and were measured on as many documents as any; None without labels."""
+    competing = [entry for entry in summary if not entry["bound"] and entry["accuracy"] is not None]
     most = max((entry["documents"] for entry in competing), default=0)
     competing = [entry for entry in competing if entry["documents"] == most]
     return max(competing, key=_accuracy, default=None)
@@ -52,7 +52,7 @@ def plus_minus(value: MeanStd | None, digits: int = 3) -> str:
 
 
 def text_table(summary: Sequence[Summary]) -> str:
-    """The table for a terminal, columns aligned; `*` marks the best row without labels. Without true labels it shows confidence instead of scores."""
+    """The table for a terminal, columns aligned; `*` marks the best row. Without true labels it shows confidence instead of scores."""
     labeled = any(entry["accuracy"] is not None for entry in summary)
     head = ["variant", "at inference", "labels seen", "documents", "seeds", *([title for _, title in _SCORES] if labeled else ["mean confidence"])]
     winner = best(summary)
@@ -70,11 +70,12 @@ def text_table(summary: Sequence[Summary]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     if winner is not None:
-        lines.append("* best of the rows that saw no labels")
+        seen = "that saw no labels" if winner["supervision"] == "none" else f"with the same supervision ({winner['supervision']})"
+        lines.append(f"* best of the rows {seen}")
     return "\n".join(lines)
 
 
-def _summary(group: list[Row]) -> Summary:
+def _summary(group: list[Row], supervision: str) -> Summary:
     scored = [row["scores"] for row in group if row["scores"] is not None]
     scores = {name: mean_std([scores[name] for scores in scored]) if scored else None for name, _ in _SCORES}
     first = group[0]
@@ -82,7 +83,7 @@ def _summary(group: list[Row]) -> Summary:
         variant=first["variant"],
         inference_augmentation=first["inference_augmentation"],
         supervision=first["supervision"],
-        bound=first["supervision"] != "none" or first.get("bound", False),
+        bound=first["supervision"] != supervision or first.get("bound", False),
         documents=first["documents"],
         seeds=len(group),
         accuracy=scores["accuracy"],

@@ -1,7 +1,7 @@
 """A bundle: the folder that a trained classifier is handed over in.
 
     model.safetensors, modules.json, ...   the encoder, as sentence-transformers writes it
-    prototypes.safetensors                 tensor "prototypes" [classes, dimensions]: what an embedded text is compared with
+    prototypes.safetensors                 tensor "prototypes" [classes, dimensions]: what an embedded text is compared with; "bias" [classes] where there is one
     selftrain.json                         `BundleCard`: labels, how it was trained, on what, and how well it does
     README.md                              the same facts as a model card
     MLmodel                                added by selftrain.tracking where the bundle goes to a registry
@@ -64,10 +64,10 @@ class BundleCard(BaseModel):
     labels: tuple[str, ...] = Field(min_length=2, description="class names, in the order of the prototypes")
     label_prompts: tuple[tuple[str, ...], ...] = Field(default=(), description="[class][prompt]: the texts that the prototypes stand for")
     similarity: Literal["cosine", "dot"] = "cosine"
-    scale: float = Field(default=20.0, gt=0, description="factor on a cosine; a dot product is left as it is")
+    scale: float = Field(default=1.0, gt=0, description="factor on the similarity")
     max_tokens: int = Field(default=64, ge=1, description="tokens of a document that the encoder reads")
     method: str = Field(description="how it was trained, e.g. genco")
-    supervision: str = Field(default="none", description="labels that the learner saw: none, or all")
+    supervision: str = Field(default="none", description="labels that the learner saw: none, all, or in words, e.g. 10 a class")
     experiment: dict[str, Any] = Field(default_factory=dict, description="the resolved experiment document")
     data: str = Field(default="", description="name of the data set")
     data_fingerprint: str = ""
@@ -80,7 +80,9 @@ class BundleCard(BaseModel):
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"), description="UTC, ISO 8601")
 
 
-def write_bundle(folder: Path, *, backbone: SentenceTransformer, prototypes: torch.Tensor, card: BundleCard) -> Path:
+def write_bundle(
+    folder: Path, *, backbone: SentenceTransformer, prototypes: torch.Tensor, card: BundleCard, bias: torch.Tensor | None = None
+) -> Path:
     """Write a bundle; a kill at any moment leaves either the whole bundle or none.
 
     Args:
@@ -88,6 +90,7 @@ def write_bundle(folder: Path, *, backbone: SentenceTransformer, prototypes: tor
         backbone: the trained encoder.
         prototypes: `[classes, dimensions]`, in the order of `card.labels`.
         card: the facts.
+        bias: `[classes]`, added to the scaled similarities.
 
     Returns:
         `folder`.
@@ -109,7 +112,8 @@ def write_bundle(folder: Path, *, backbone: SentenceTransformer, prototypes: tor
         # What opens the folder without selftrain has to read as much of a text as the classifier does.
         backbone.max_seq_length = min(card.max_tokens, longest or card.max_tokens)
         backbone.save_pretrained(str(partial), create_model_card=False, safe_serialization=True)
-        save_file({"prototypes": prototypes.detach().to("cpu").contiguous()}, str(partial / PROTOTYPES))
+        tensors = {"prototypes": prototypes} | ({"bias": bias} if bias is not None else {})
+        save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}, str(partial / PROTOTYPES))
         (partial / CARD).write_text(json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(model_card(card), encoding="utf-8")
         if folder.exists():
@@ -146,20 +150,23 @@ def read_card(folder: str | Path) -> BundleCard:
         raise UserError(f"{file} is damaged ({' '.join(str(error).split())[:200]}); write the bundle again.") from None
 
 
-def read_prototypes(folder: Path, card: BundleCard) -> torch.Tensor:
-    """The prototypes of the bundle in `folder`, `[classes, dimensions]` on the CPU.
+def read_prototypes(folder: Path, card: BundleCard) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The prototypes of the bundle in `folder`, `[classes, dimensions]`, and its bias, `[classes]` or None, on the CPU.
 
     Raises:
         UserError: the file is missing, damaged, or has another number of classes than the card.
     """
     file = folder / PROTOTYPES
     try:
-        prototypes = load_file(str(file))["prototypes"]
+        tensors = load_file(str(file))
+        prototypes, bias = tensors["prototypes"], tensors.get("bias")
     except Exception as error:  # safetensors raises a class of its own for a damaged header and OSError for a missing file
         raise UserError(f"{file} cannot be read ({error}); write the bundle again.") from None
     if prototypes.ndim != 2 or prototypes.shape[0] != len(card.labels):
         raise UserError(f"{file} has shape {tuple(prototypes.shape)}, but {CARD} names {len(card.labels)} classes; write the bundle again.")
-    return prototypes
+    if bias is not None and tuple(bias.shape) != (len(card.labels),):
+        raise UserError(f"{file} has a bias of shape {tuple(bias.shape)}, but {CARD} names {len(card.labels)} classes; write the bundle again.")
+    return prototypes, bias
 
 
 def model_card(card: BundleCard) -> str:
@@ -196,7 +203,7 @@ def model_card(card: BundleCard) -> str:
         "## How it decides",
         "",
         f"A text is cut at {card.max_tokens} tokens, embedded, and compared with one prototype a class by {card.similarity} similarity;",
-        "the probability is the softmax of the similarities" + (f" times {card.scale:g}." if card.similarity == "cosine" else "."),
+        f"the probability is the softmax of the similarities times {card.scale:g}, plus the bias where prototypes.safetensors holds one.",
         "",
         "## Intended use and limits",
         "",

@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 from selftrain.errors import UserError
 from selftrain.export.bundle import BundleCard, read_card, read_prototypes
 from selftrain.models.encoder import TextEncoder
+from selftrain.models.student import Student
 
 
 def problem_with(text: object) -> str | None:
@@ -37,6 +38,7 @@ class Classifier:
         backbone: the encoder f.
         prototypes: p, `[classes, dimensions]`; an embedding is multiplied by them as they are.
         card: class names, similarity, scale and tokens to read.
+        bias: `[classes]`, added to the scaled similarities; None for none.
         batch_size: texts that the encoder gets at once.
 
     Attributes:
@@ -44,11 +46,13 @@ class Classifier:
         card: what the bundle states about itself.
     """
 
-    def __init__(self, backbone: SentenceTransformer, prototypes: torch.Tensor, card: BundleCard, *, batch_size: int = 64) -> None:
+    def __init__(
+        self, backbone: SentenceTransformer, prototypes: torch.Tensor, card: BundleCard, *, bias: torch.Tensor | None = None, batch_size: int = 64
+    ) -> None:
         self.card = card
         self.classes_ = np.array(card.labels)
-        self._encoder = TextEncoder(backbone, max_tokens=card.max_tokens, batch_size=batch_size, normalize=card.similarity == "cosine").eval()
-        self._prototypes = prototypes.to(backbone.device)
+        encoder = TextEncoder(backbone, max_tokens=card.max_tokens, batch_size=batch_size, normalize=card.similarity == "cosine").eval()
+        self._student = Student(encoder, prototypes.to(backbone.device), card.scale, bias)
 
     @classmethod
     def load(cls, source: str | Path, *, device: str | None = None, batch_size: int = 64, tracking_uri: str | None = None) -> Classifier:
@@ -69,14 +73,14 @@ class Classifier:
             source = registered_bundle(source, tracking_uri).folder
         folder = Path(source)
         card = read_card(folder)
-        prototypes = read_prototypes(folder, card)
+        prototypes, bias = read_prototypes(folder, card)
         try:
             backbone = SentenceTransformer(str(folder), device=device or ("cuda" if torch.cuda.is_available() else "cpu"), local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"The encoder of the bundle {folder} cannot be opened ({' '.join(str(error).split())[:200]}); write the bundle again."
             ) from None
-        return cls(backbone, prototypes, card, batch_size=batch_size)
+        return cls(backbone, prototypes, card, bias=bias, batch_size=batch_size)
 
     def predict(self, texts: Iterable[str]) -> np.ndarray:
         """The name of each text's most probable class, `[texts]`.
@@ -95,10 +99,7 @@ class Classifier:
         checked = _checked(texts)
         if not checked:
             return np.zeros((0, len(self.classes_)))
-        logits = self._encoder.encode(checked).double() @ self._prototypes.double().T
-        if self.card.similarity == "cosine":
-            logits = logits * self.card.scale
-        return torch.softmax(logits, dim=1).cpu().numpy()
+        return self._student.predict(checked).cpu().numpy()
 
 
 def _checked(texts: Any) -> list[str]:

@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 
 METHODS = {
     "genco": "selftrain.methods.genco:GenCo",
+    "ns3l": "selftrain.methods.ns3l:NS3L",
+    "ssc": "selftrain.methods.ssc:SSC",
+    "cross_entropy": "selftrain.methods.cross_entropy:CrossEntropy",
+    "pseudo_label": "selftrain.methods.pseudo_label:PseudoLabel",
+    "pi_model": "selftrain.methods.pi_model:PiModel",
+    "mean_teacher": "selftrain.methods.mean_teacher:MeanTeacher",
+    "vat": "selftrain.methods.vat:VAT",
+    "mixmatch": "selftrain.methods.mixmatch:MixMatch",
+    "fixmatch": "selftrain.methods.fixmatch:FixMatch",
     "supervised": "selftrain.methods.supervised:Supervised",
 }
 
@@ -52,6 +61,11 @@ def options_of(document: Mapping[str, Any]) -> Options:
             raise UserError(f"Unknown option method.{key} of {cls.name}; {nearest(key, cls.Options.model_fields)}") from None
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"method.{key} of {cls.name}: {message[0].lower()}{message[1:]} (given: {first.get('input')!r}).") from None
+
+
+def trains(document: Mapping[str, Any]) -> bool:
+    """Whether the `method` section trains anything; `rounds: 0` is the encoder as it is, the same for every seed."""
+    return bool(getattr(options_of(document), "rounds", 1))
 
 
 def build(experiment: Experiment, corpus: Corpus, encoder: TextEncoder, *, workers: Workers | None = None, seed: int = 0) -> Method:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
 from selftrain.models.encoder import TextEncoder
+from selftrain.models.student import Student
 from selftrain.models.workers import Workers
 
 ONE_WORKER = Workers()
@@ -27,6 +28,11 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @property
+    def wants_texts(self) -> bool:
+        """Whether training asks the text channel for anything."""
+        return False
+
 
 class Method(ABC):
     """One way of training the classifier `argmax_j sim(f(x), f(p_j))` of GenCo's equations 1 and 2."""
@@ -34,7 +40,7 @@ class Method(ABC):
     name: ClassVar[str]
     paper: ClassVar[str]
     summary: ClassVar[str]
-    supervision: ClassVar[str]  # none | all: what data.supervision must grant
+    supervision: ClassVar[str]  # what data.supervision must grant: none, or labels (of few documents or of all)
     Options: ClassVar[type[Options]]
 
     def __init__(
@@ -68,7 +74,7 @@ class Method(ABC):
     @property
     def wants_texts(self) -> bool:
         """Whether training asks the text channel for anything."""
-        return False
+        return self.rounds > 0 and bool(self.options.wants_texts)
 
     @property
     def output_scale(self) -> float:
@@ -95,6 +101,10 @@ class Method(ABC):
     def step(self, round_: int, step: int) -> dict[str, float]:
         """One parameter update on the batch (round, step); returns the losses by the names of the paper."""
 
+    def student(self) -> Student:
+        """The trained classifier, as it is evaluated, bundled and served."""
+        return Student(self.encoder, self.prototypes(), self.output_scale)
+
     def prototypes(self) -> torch.Tensor:
         """The class embeddings that the trained classifier is served with, `[classes, dimensions]`: the mean of each class's prompt embeddings."""
         return self._mean_prompts(self.encoder.encode)
@@ -109,9 +119,13 @@ class Method(ABC):
         # More workers than texts: one that has none embeds the first text and keeps no row of it, so that all take part in the backward pass.
         return self.workers.gather(self.encoder(mine or texts[:1])[: len(mine)], len(texts))
 
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What is trained."""
+        return list(self.encoder.parameters())
+
     def adamw(self, learning_rate: float, weight_decay: float, total_steps: int) -> None:
-        """AdamW on the encoder, its rate falling linearly to 0 over the run."""
-        self.optimizer = torch.optim.AdamW(self.encoder.parameters(), lr=learning_rate, weight_decay=weight_decay)
+        """AdamW on `parameters`, its rate falling linearly to 0 over the run."""
+        self.optimizer = torch.optim.AdamW(self.parameters(), lr=learning_rate, weight_decay=weight_decay)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: max(0.0, 1.0 - step / total_steps))
 
     def _mean_prompts(self, encode: Callable[[list[str]], torch.Tensor]) -> torch.Tensor:
@@ -127,7 +141,7 @@ class Method(ABC):
     def update(self) -> None:
         """One optimiser step on what `backward` added up, averaged over the workers."""
         assert self.optimizer is not None
-        self.workers.average_gradients(self.encoder.parameters())
+        self.workers.average_gradients(self.parameters())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.scheduler is not None:

@@ -52,6 +52,11 @@ class GenCoOptions(Options):
         None, ge=1, description="released: keep the texts that the lagging model scores highest for the label (5 of 20)"
     )
 
+    @property
+    def wants_texts(self) -> bool:
+        """Whether training asks the text channel for anything."""
+        return self.input_augmentation or self.conditional_augmentation
+
     @model_validator(mode="after")
     def _shares_grow(self) -> GenCoOptions:
         if self.last_share < self.first_share:
@@ -80,10 +85,6 @@ class GenCo(Method):
     def rounds(self) -> int:
         return int(self.options.rounds)
 
-    @property
-    def wants_texts(self) -> bool:
-        return self.rounds > 0 and (self.options.input_augmentation or self.options.conditional_augmentation)
-
     def texts_wanted(self) -> int:
         if not self.wants_texts:
             return 0
@@ -102,7 +103,7 @@ class GenCo(Method):
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         documents = self.corpus.unlabeled
-        dimensions = int(self.encoder.backbone.get_embedding_dimension() or 0)
+        dimensions = self.encoder.dimensions
         prototypes = self.prototypes()
         if self.options.input_augmentation:
             continuations = self._input_texts(texts)

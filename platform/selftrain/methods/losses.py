@@ -63,3 +63,61 @@ def text_to_generated(
     log_probability = pairs - torch.logsumexp(similarity(texts, against, scale), dim=1, keepdim=True)
     per_text = -(log_probability * positives).sum(dim=1) / counts.clamp(min=1)
     return per_text[counts > 0].mean()
+
+
+def negative_sampling(logits: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
+    """L_NS3L of NS3L's algorithm 1: the mean over the batch of -log(1 - the probability of the negative labels).
+
+    Computed as a difference of log-sums, which is exact where the probability that is left goes to zero (the authors clamp it at 1e-8 instead). A document
+    whose every class is negative gives no loss and no gradient; it is counted in the mean, as are those without negative labels.
+
+    Args:
+        logits: `[N, L]`, with gradient.
+        negatives: mask `[N, L]`, True for the classes that a document is taken not to belong to.
+    """
+    left = logits.masked_fill(negatives, -torch.inf)
+    decided = ~negatives.all(dim=1)
+    safe = torch.where(decided.unsqueeze(1), left, logits)
+    return ((torch.logsumexp(logits, dim=1) - torch.logsumexp(safe, dim=1)) * decided).mean()
+
+
+def supervised_contrastive(embeddings: torch.Tensor, labels: torch.Tensor, temperature: float, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """SupCon over one set of embeddings (Khosla et al. 2020, equation 2), which SSC applies to prototypes, labeled and unlabeled examples together.
+
+    Args:
+        embeddings: of length one, `[N, D]`; similarities are their dot products over `temperature`.
+        labels: `[N]`; the positives of an anchor are the others with its label.
+        temperature: T.
+        weights: of the anchors, `[N]`; the result is their weighted mean, so only their ratios matter.
+
+    Returns:
+        The mean over the anchors that have a positive; zero (with a gradient of zero) when none has.
+    """
+    itself = torch.eye(len(embeddings), dtype=torch.bool, device=embeddings.device)
+    scores = (similarity(embeddings, embeddings) / temperature).masked_fill(itself, -torch.inf)
+    positives = (labels.unsqueeze(0) == labels.unsqueeze(1)) & ~itself
+    counts = positives.sum(dim=1)
+    if not bool(counts.any()):
+        return embeddings.sum() * 0.0
+    log_probability = scores - torch.logsumexp(scores, dim=1, keepdim=True)
+    per_anchor = -torch.where(positives, log_probability, 0.0).sum(dim=1) / counts.clamp(min=1)
+    shares = (counts > 0).to(per_anchor.dtype) * (1.0 if weights is None else weights)
+    return (per_anchor * shares).sum() / shares.sum().clamp(min=torch.finfo(per_anchor.dtype).tiny)
+
+
+def entropy(logits: torch.Tensor) -> torch.Tensor:
+    """The mean conditional entropy of the predictions (Grandvalet & Bengio 2004)."""
+    log_probability = F.log_softmax(logits, dim=1)
+    return -(log_probability.exp() * log_probability).sum(dim=1).mean()
+
+
+def confident_cross_entropy(logits: torch.Tensor, guide: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Cross-entropy of `logits` with the classes that `guide` predicts with at least `threshold`; the mean over the whole batch, as FixMatch counts.
+
+    Args:
+        logits: `[N, L]`, with gradient.
+        guide: `[N, L]` logits whose gradient is not used (of the weak view in FixMatch, of the same pass in pseudo-labeling).
+        threshold: smallest probability of the pseudo-label.
+    """
+    confidence, labels = torch.softmax(guide.detach(), dim=1).max(dim=1)
+    return (F.cross_entropy(logits, labels, reduction="none") * (confidence >= threshold)).mean()

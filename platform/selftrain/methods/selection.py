@@ -1,4 +1,5 @@
-"""Balanced sampling of pseudo-labels (GenCo, section 3.4): the same number S_t of the most confident documents for every class."""
+"""What is taken for a label: balanced sampling of pseudo-labels (GenCo, section 3.4: the same number S_t of the most confident documents for every class),
+and choice of negative labels (NS3L, table 6)."""
 
 from __future__ import annotations
 
@@ -51,3 +52,33 @@ def batch_of(selection: Selection, per_class: int, rng: np.random.Generator) -> 
             chosen = rng.choice(len(group), size=per_class, replace=len(group) < per_class)
             batch.extend(group[int(index)] for index in chosen)
     return batch
+
+
+def choose_negatives(
+    how: str, documents: int, classes: int, count: int, rng: np.random.Generator, distances: np.ndarray | None = None
+) -> torch.Tensor:
+    """Negative labels that do not come from the model's own probabilities (NS3L, table 6).
+
+    Args:
+        how: `uniform` draws `count` classes; `exclude_nearest` draws them from all but the class of the nearest labeled document; `furthest` takes the
+            `count` classes whose nearest labeled document is furthest.
+        documents: N.
+        classes: L; at most L - 1 are negative.
+        count: P.
+        rng: of the draws.
+        distances: to the nearest labeled document of each class, `[N, L]`; not needed for `uniform`.
+
+    Returns:
+        mask `[N, L]`, True for negative labels.
+    """
+    keys = rng.random((documents, classes))  # the largest `count` are chosen
+    if how == "furthest":
+        assert distances is not None
+        keys = distances
+    elif how == "exclude_nearest":
+        assert distances is not None
+        keys[np.arange(documents), distances.argmin(axis=1)] = -1.0
+    chosen = np.argsort(-keys, axis=1, kind="stable")[:, : min(count, classes - 1)]
+    mask = np.zeros((documents, classes), dtype=bool)
+    np.put_along_axis(mask, chosen, True, axis=1)
+    return torch.from_numpy(mask)

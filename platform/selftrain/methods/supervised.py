@@ -35,14 +35,14 @@ class Supervised(Method):
     name = "supervised"
     paper = "the upper bound of Zhang et al. 2023, table 2"
     summary = "the same encoder trained on all true labels: what a zero-shot method is measured against"
-    supervision = "all"
+    supervision = "labels"
     Options: ClassVar[type[Options]] = SupervisedOptions
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
         if not self.corpus.granted:
             raise UserError(
-                "The method supervised needs labels; set data.supervision: all, and name the column with data.label_column if the source is a file."
+                "The method supervised needs labels; set data.supervision: all (or few), and name the column with data.label_column if the source is a file."
             )
         pairs = [
             (text, self.corpus.granted[id_])

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -14,11 +15,11 @@ from sentence_transformers import SentenceTransformer
 
 from selftrain.config import ModelConfig
 from selftrain.models.precision import Precision, resolve
-from selftrain.models.sources import encoder_folder
+from selftrain.models.sources import encoder_folder, fingerprint
 
 
 class TextEncoder(torch.nn.Module):
-    """f(x) of GenCo's equation 1: texts in, embeddings out.
+    """f(x) of GenCo's equation 1: texts in, embeddings out; all of its weights are trained (models/frozen.py trains a head instead).
 
     Args:
         backbone: the encoder; its weights are trained in place.
@@ -27,6 +28,8 @@ class TextEncoder(torch.nn.Module):
         normalize: embeddings of length one, so that a dot product is a cosine.
         precision: of matrix products (autocast); weights and embeddings are float32 either way.
     """
+
+    frozen = False
 
     def __init__(
         self,
@@ -49,10 +52,20 @@ class TextEncoder(torch.nn.Module):
     def load(cls, config: ModelConfig, device: str = "cpu", precision: Precision = "float32") -> TextEncoder:
         """Open the encoder that `config` names.
 
+        With `model.train: head` that is a `HeadEncoder`, and `precision` has no say: frozen embeddings are made in float32, for every run alike.
+
         Raises:
             UserError: the folder is no model, or the name is not found.
         """
-        backbone = SentenceTransformer(str(encoder_folder(config.encoder)), device=device)
+        source = encoder_folder(config.encoder)
+        backbone = SentenceTransformer(str(source), device=device)
+        if config.train == "head":
+            from selftrain.models.frozen import HeadEncoder
+
+            kept = Path(config.cache) / fingerprint(source)
+            return HeadEncoder(
+                backbone, cache=kept, max_tokens=config.max_tokens, batch_size=config.batch_size, normalize=config.similarity == "cosine"
+            )
         return cls(
             backbone,
             max_tokens=config.max_tokens,
@@ -60,6 +73,20 @@ class TextEncoder(torch.nn.Module):
             normalize=config.similarity == "cosine",
             precision=resolve(precision, device),
         )
+
+    @property
+    def dimensions(self) -> int:
+        """Length of an embedding."""
+        return int(self.backbone.get_embedding_dimension() or 0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where embeddings are."""
+        return torch.device(self.backbone.device)
+
+    def export(self) -> SentenceTransformer:
+        """What a bundle holds: an encoder that gives these embeddings without selftrain, up to their length."""
+        return self.backbone
 
     def forward(self, texts: Sequence[str], max_tokens: int | None = None) -> torch.Tensor:
         """Embeddings `[texts, dimensions]`, with gradient; `max_tokens` overrides how much of each text is read."""
@@ -74,7 +101,7 @@ class TextEncoder(torch.nn.Module):
     def encode(self, texts: Sequence[str], max_tokens: int | None = None) -> torch.Tensor:
         """Embeddings `[texts, dimensions]` without gradient or dropout, in batches sorted by length; the mode of the module is left as it was."""
         if not texts:
-            return torch.empty(0, int(self.backbone.get_embedding_dimension() or 0))
+            return torch.empty(0, self.dimensions)
         training = self.training
         self.eval()
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))

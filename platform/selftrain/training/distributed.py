@@ -31,7 +31,7 @@ _STATE = "state.pt"
 class TrainedVariant:
     """One trained model: its weights and how training went."""
 
-    weights: dict[str, torch.Tensor]  # of the TextEncoder
+    state: dict[str, Any]  # for the method's `load_state`
     rounds: list[dict[str, float]]  # figures a round
     seconds: float  # of training, without waiting for texts
 
@@ -77,7 +77,7 @@ def train_variant(experiment: Experiment, corpus: Corpus, texts: TextChannel, *,
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as folder:
         state = torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True)
-    return TrainedVariant(state["method"]["encoder"], state["rounds"], state["seconds"])
+    return TrainedVariant(state["method"], state["rounds"], state["seconds"])
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -89,6 +89,7 @@ def _worker(config: dict[str, Any]) -> None:
     workers = Workers(context.get_world_rank(), context.get_world_size())
     if not experiment.training.gpu:
         torch.set_num_threads(experiment.training.threads or max(1, len(os.sched_getaffinity(0)) // workers.size))
+    torch.manual_seed(config["seed"])  # of weights that a method makes anew: the same in all workers
     encoder = TextEncoder.load(experiment.model, device=str(get_device()), precision=experiment.training.precision)
     method = methods.build(experiment, config["corpus"], encoder, workers=workers, seed=config["seed"])
 

@@ -1,0 +1,61 @@
+"""Which labels the learner may see: a setting of the experiment, the same for all methods.
+
+`grant` is the only place where true labels go over into a `Corpus`. Which documents get a label, and which of the labels are wrong, follows from the seed
+and the documents' content alone, so all methods of an experiment are compared on the same ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+from selftrain.config import DataConfig
+from selftrain.data.corpus import Corpus, Truth
+from selftrain.data.splits import hash_order
+from selftrain.errors import UserError
+
+
+def grant(corpus: Corpus, truth: Truth, config: DataConfig, seed: int) -> Corpus:
+    """`corpus` with the labels that `config.supervision` grants.
+
+    Args:
+        corpus: without granted labels.
+        truth: the true labels.
+        config: `supervision` (none, few, all), `labels_per_class`, `label_noise`.
+        seed: of the draw of documents (few) and of the noise.
+
+    Raises:
+        UserError: labels are to be granted and the source has none, or a class has no labeled document.
+    """
+    if config.supervision == "none":
+        return corpus
+    known = {id_: truth.unlabeled[id_] for id_ in corpus.unlabeled.ids if id_ in truth.unlabeled}
+    if not known:
+        raise UserError(
+            f"data.supervision is {config.supervision!r}, but {corpus.name} has no labels; set data.label_column, or data.supervision: none."
+        )
+    classes = len(corpus.labels)
+    if config.supervision == "few":
+        ordered = hash_order(known, salt=f"selftrain labels 1, seed {seed}")
+        groups = [[id_ for id_ in ordered if known[id_] == label][: config.labels_per_class] for label in range(classes)]
+        if empty := [corpus.class_names[label] for label, group in enumerate(groups) if not group]:
+            raise UserError(
+                f"data.supervision is 'few', but no document of {corpus.name} is labeled {empty[0]!r}; raise data.unlabeled_documents, or leave the class out."
+            )
+        known = {id_: known[id_] for group in groups for id_ in group}
+    granted = {id_: _noisy(id_, label, classes, config.label_noise, seed) for id_, label in known.items()}
+    return replace(corpus, granted=granted)
+
+
+def describe(config: DataConfig) -> str:
+    """The supervision in a few words, for tables: none, 10 a class, all, all with 30 % noise."""
+    words = {"none": "none", "few": f"{config.labels_per_class} a class", "all": "all"}[config.supervision]
+    return f"{words}, {config.label_noise:.0%} noise" if config.label_noise and config.supervision != "none" else words
+
+
+def _noisy(id_: str, label: int, classes: int, rate: float, seed: int) -> int:
+    """Symmetric noise: with probability `rate` another class, all others being equally likely."""
+    digest = hashlib.sha256(f"selftrain noise 1, seed {seed}: {id_}".encode()).digest()
+    if int.from_bytes(digest[:8], "big") / 2**64 >= rate:
+        return label
+    return (label + 1 + int.from_bytes(digest[8:16], "big") % (classes - 1)) % classes

@@ -1,0 +1,213 @@
+"""What methods with few labels and many unlabeled documents share: batches of both, views, a linear classifier on the encoder, the ramp-up of the weight.
+
+A method of the family says in `unlabeled_losses` what it adds to the cross-entropy on the labeled documents; that is all there is to each of their files.
+NS3L's loss (ns3l.py) is an option of the whole family, since the paper adds it to other methods.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from selftrain.data.texts import TextChannel, TextRequest
+from selftrain.data.views import edited
+from selftrain.errors import UserError
+from selftrain.methods.base import Method, Options
+from selftrain.methods.losses import negative_sampling
+from selftrain.methods.selection import choose_negatives
+from selftrain.models.student import Student
+
+VIEWS = 2  # strong views a document
+
+
+class SemiSupervisedOptions(Options):
+    """Options of the whole family."""
+
+    rounds: int = Field(10, ge=1, description="reports; a method with pseudo-labels makes them anew in every step")
+    steps_per_round: int = Field(30, ge=1, description="optimiser steps between two reports")
+    batch_size: int = Field(32, ge=1, description="labeled documents in a batch")
+    unlabeled_ratio: int = Field(3, ge=1, description="unlabeled documents a labeled one in a batch (SSC and FixMatch: 7)")
+    learning_rate: float | None = Field(None, gt=0, description="AdamW, linear decay to 0; default: 3e-3 for a head, 5e-5 for a full encoder")
+    weight_decay: float = Field(0.01, ge=0)
+    ramp: float = Field(0.25, ge=0, le=1, description="share of the steps in which the weight of the unlabeled losses rises: exp(-5 (1 - t)^2)")
+    views: Literal["edits", "continuations"] = Field(
+        "edits", description="strong views: words dropped and swapped, or the document with a continuation by the language model"
+    )
+    ns3l_weight: float = Field(0.0, ge=0, description="lambda_1 of NS3L's loss, added to the method's own (NS3L algorithm 1)")
+    ns3l_threshold: float = Field(0.04, gt=0, lt=1, description="T: classes below this probability are negative labels (NS3L algorithm 1)")
+    ns3l_negatives: Literal["threshold", "uniform", "exclude_nearest", "furthest"] = Field(
+        "threshold", description="how negative labels are chosen (NS3L table 6)"
+    )
+    ns3l_count: int = Field(1, ge=1, description="P: negative labels a document where they are not chosen by the threshold")
+
+    @property
+    def wants_texts(self) -> bool:
+        """Whether training asks the text channel for anything."""
+        return self.views == "continuations"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's documents."""
+
+    labeled: list[int]  # document indices
+    unlabeled: list[int]
+    texts: list[str]  # of the unlabeled ones, the weak view
+    strong: tuple[list[str], ...]  # [view][document]
+    weak_logits: torch.Tensor  # [unlabeled, classes], with gradient
+    progress: float  # share of all steps that are done, 0 to 1
+    rng: np.random.Generator
+
+
+class SemiSupervised(Method):
+    """Base of the family; see the module's docstring."""
+
+    supervision = "labels"
+    Options: ClassVar[type[Options]] = SemiSupervisedOptions
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        documents, granted = self.corpus.unlabeled, self.corpus.granted
+        if not granted:
+            raise UserError(f"The method {self.name} needs labels; set data.supervision: few (data.labels_per_class each) or all.")
+        self.labeled = [index for index, id_ in enumerate(documents.ids) if id_ in granted]
+        # Where every document is labeled, the unlabeled losses see the same documents without their labels.
+        self.unlabeled = [index for index, id_ in enumerate(documents.ids) if id_ not in granted] or list(self.labeled)
+        self.targets = {index: granted[documents.ids[index]] for index in self.labeled}
+        self._continuations: dict[int, list[str]] = {}
+        classes = len(self.corpus.labels)
+        if self.options.ns3l_weight and self.options.ns3l_threshold >= 1 / classes:
+            raise UserError(
+                f"method.ns3l_threshold {self.options.ns3l_threshold:g} is not below 1/{classes} (one over the number of classes): an undecided prediction "
+                "would have every class as a negative label and a loss without gradient; lower it."
+            )
+        self.classifier = self.make_classifier().to(self.encoder.device)
+        rate = self.options.learning_rate or (3e-3 if self.encoder.frozen else 5e-5)
+        self.adamw(rate, self.options.weight_decay, self.rounds * self.options.steps_per_round)
+
+    def make_classifier(self) -> torch.nn.Module:
+        """What turns embeddings `[N, D]` into logits `[N, L]`."""
+        return torch.nn.Linear(self.encoder.dimensions, len(self.corpus.labels))
+
+    def unlabeled_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The method's own losses by name, already weighted but for the ramp-up."""
+        return {}
+
+    @property
+    def rounds(self) -> int:
+        return int(self.options.rounds)
+
+    def texts_wanted(self) -> int:
+        return len(self.corpus.unlabeled) * VIEWS if self.wants_texts else 0
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [*self.encoder.parameters(), *self.classifier.parameters()]
+
+    def steps(self, round_: int) -> int:
+        return int(self.options.steps_per_round)
+
+    def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
+        if self.wants_texts and not self._continuations:
+            ids = self.corpus.unlabeled.ids
+            answers = texts([TextRequest(id_, "input", sample=view) for id_ in ids for view in range(VIEWS)])
+            for index, id_ in enumerate(ids):
+                self._continuations[index] = [answers.get(TextRequest(id_, "input", sample=view), "") for view in range(VIEWS)]
+        if round_ == 0 and self.encoder.frozen:  # one pass over all views, so that frozen embeddings are made in large batches
+            views = [self.strong_view(index, view) for index in self.unlabeled for view in range(VIEWS)]
+            self.encoder.encode([*self.corpus.unlabeled.texts, *views])
+        return {"labeled": float(len(self.labeled)), "unlabeled": float(len(self.unlabeled))}
+
+    def step(self, round_: int, step: int) -> dict[str, float]:
+        options = self.options
+        rng = np.random.default_rng([self.seed, round_, step])
+        labeled = [self.labeled[i] for i in _draw(len(self.labeled), options.batch_size, rng)]
+        unlabeled = [self.unlabeled[i] for i in _draw(len(self.unlabeled), options.batch_size * options.unlabeled_ratio, rng)]
+        documents = self.corpus.unlabeled.texts
+        texts = [documents[index] for index in unlabeled]
+        logits = self.logits([documents[index] for index in labeled] + texts)
+        strong = tuple([self.strong_view(index, view) for index in unlabeled] for view in range(VIEWS))
+        progress = (round_ * options.steps_per_round + step) / (self.rounds * options.steps_per_round)
+        batch = Batch(labeled, unlabeled, texts, strong, logits[len(labeled) :], progress, rng)
+        losses = self.labeled_losses(batch, logits[: len(labeled)])
+        weight = self.ramped(progress)
+        added = self.unlabeled_losses(batch)
+        if options.ns3l_weight:
+            added["ns3l"] = options.ns3l_weight * negative_sampling(*self.ns3l_rows(batch))
+        loss = sum(losses.values(), torch.zeros((), device=logits.device)) + weight * sum(added.values(), torch.zeros((), device=logits.device))
+        self.backward(loss)
+        self.update()
+        self.after_step()
+        return {name: float(value.detach()) for name, value in (losses | added).items()} | {"loss": float(loss.detach())}
+
+    def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Losses on the labeled documents: cross-entropy."""
+        return {"ce": F.cross_entropy(logits, self.targets_of(batch))}
+
+    def after_step(self) -> None:
+        """What a method does once its weights have changed."""
+
+    def targets_of(self, batch: Batch) -> torch.Tensor:
+        """Granted labels of the labeled documents, `[N]`."""
+        return torch.tensor([self.targets[index] for index in batch.labeled], device=self.encoder.device)
+
+    def ramped(self, progress: float) -> float:
+        """exp(-5 (1 - t)^2), t the share of the ramp-up that is done (Tarvainen & Valpola 2017, as in NS3L's experiments)."""
+        share = min(1.0, progress / self.options.ramp) if self.options.ramp else 1.0
+        return math.exp(-5.0 * (1.0 - share) ** 2)
+
+    def logits(self, texts: list[str]) -> torch.Tensor:
+        """`[texts, classes]`, with gradient."""
+        found: torch.Tensor = self.classifier(self.embed(texts))
+        return found
+
+    def strong_view(self, index: int, view: int) -> str:
+        """Strong view number `view` of a document."""
+        text = self.corpus.unlabeled.texts[index]
+        if self.wants_texts:
+            continuation = self._continuations.get(index, [""] * VIEWS)[view]
+            return f"{continuation} {text}".strip() if continuation else edited(text, view)
+        return edited(text, view)
+
+    def ns3l_rows(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits `[N, L]` of the unlabeled documents and the mask `[N, L]` of their negative labels."""
+        options = self.options
+        if options.ns3l_negatives == "threshold":
+            return batch.weak_logits, torch.softmax(batch.weak_logits.detach(), dim=1) < options.ns3l_threshold
+        distances = self._class_distances[batch.unlabeled] if options.ns3l_negatives != "uniform" else None
+        mask = choose_negatives(options.ns3l_negatives, len(batch.unlabeled), len(self.corpus.labels), options.ns3l_count, batch.rng, distances)
+        return batch.weak_logits, mask.to(batch.weak_logits.device)
+
+    @cached_property
+    def _class_distances(self) -> np.ndarray:
+        """Distance of every document to the nearest labeled one of each class, in the embedding space before training, `[documents, classes]`."""
+        rows = self.encoder.encode(self.corpus.unlabeled.texts).cpu().numpy()
+        found = np.full((len(rows), len(self.corpus.labels)), np.inf)
+        for label in range(found.shape[1]):
+            members = [index for index in self.labeled if self.targets[index] == label]
+            if members:
+                found[:, label] = ((rows[:, None, :] - rows[members][None, :, :]) ** 2).sum(-1).min(1)
+        return found
+
+    def student(self) -> Student:
+        classifier = self.classifier
+        assert isinstance(classifier, torch.nn.Linear)
+        return Student(self.encoder, classifier.weight.detach(), 1.0, classifier.bias.detach())
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"classifier": self.classifier.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.classifier.load_state_dict(state["classifier"])
+
+
+def _draw(count: int, size: int, rng: np.random.Generator) -> list[int]:
+    """`size` of `count` places, without replacement as far as there are enough."""
+    return [int(place) for place in rng.choice(count, size=size, replace=count < size)]

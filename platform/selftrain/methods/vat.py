@@ -1,0 +1,72 @@
+"""Virtual adversarial training (Miyato et al. 2018), with entropy minimisation and pseudo-labeling as options. Baseline of NS3L.
+
+On text the perturbation is added to the input embeddings: here to the frozen embedding that a trained head gets (`model.train: head`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from selftrain.errors import UserError
+from selftrain.methods.base import Options
+from selftrain.methods.losses import confident_cross_entropy, entropy
+from selftrain.methods.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
+from selftrain.models.frozen import HeadEncoder
+
+
+class VATOptions(SemiSupervisedOptions):
+    """Options of VAT."""
+
+    name: Literal["vat"] = "vat"
+    weight: float = Field(0.3, ge=0, description="of the local distributional smoothness (NS3L section 4.2: 0.3)")
+    radius: float = Field(0.5, gt=0, description="epsilon: length of the perturbation; an embedding has length one")
+    probe: float = Field(0.01, gt=0, description="xi: length of the probe in the power iteration")
+    iterations: int = Field(1, ge=1, description="power iterations")
+    entropy_weight: float = Field(0.0, ge=0, description="VAT + EntMin: weight of the entropy of the predictions (Oliver et al. 2018: 0.06)")
+    pseudo_weight: float = Field(0.0, ge=0, description="VAT + PL: weight of pseudo-labeling (NS3L table 2)")
+    pseudo_threshold: float = Field(0.95, ge=0, le=1, description="smallest probability of a pseudo-label")
+
+
+class VAT(SemiSupervised):
+    """See the module's docstring."""
+
+    name = "vat"
+    paper = "Miyato et al. 2018, Virtual Adversarial Training; baseline of NS3L"
+    summary = "probabilities stay the same in the direction in which they would change most (entropy minimisation and pseudo-labels as options)"
+    Options: ClassVar[type[Options]] = VATOptions
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        if not isinstance(self.encoder, HeadEncoder):
+            raise UserError("The method vat perturbs the embedding that a head gets; set model.train: head.")
+
+    def unlabeled_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        options = self.options
+        losses = {"vat": options.weight * self._smoothness(batch)}
+        if options.entropy_weight:
+            losses["entropy"] = options.entropy_weight * entropy(batch.weak_logits)
+        if options.pseudo_weight:
+            losses["pseudo"] = options.pseudo_weight * confident_cross_entropy(batch.weak_logits, batch.weak_logits, options.pseudo_threshold)
+        return losses
+
+    def _smoothness(self, batch: Batch) -> torch.Tensor:
+        """KL of the predictions at x and at x + r_adv, the mean over the batch (equations 5 and 8 of Miyato et al.)."""
+        assert isinstance(self.encoder, HeadEncoder)
+        rows = self.encoder.inputs(batch.texts)
+        target = torch.softmax(batch.weak_logits.detach(), dim=1)
+        noise = torch.from_numpy(batch.rng.standard_normal(tuple(rows.shape))).to(rows)
+        direction = F.normalize(noise, dim=1)
+        for _ in range(self.options.iterations):
+            direction.requires_grad_(True)
+            difference = self._difference(rows + self.options.probe * direction, target)
+            (gradient,) = torch.autograd.grad(difference, direction)
+            direction = F.normalize(gradient, dim=1).detach()
+        return self._difference(rows + self.options.radius * direction, target)
+
+    def _difference(self, rows: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        assert isinstance(self.encoder, HeadEncoder)
+        return F.kl_div(F.log_softmax(self.classifier(self.encoder.of_inputs(rows)), dim=1), target, reduction="batchmean")
