@@ -82,6 +82,7 @@ class SemiSupervised(Method):
         self.unlabeled = [index for index, id_ in enumerate(documents.ids) if id_ not in granted] or list(self.labeled)
         self.targets = {index: granted[documents.ids[index]] for index in self.labeled}
         self._continuations: dict[int, list[str]] = {}
+        self._embedded = False
         classes = len(self.corpus.labels)
         if self.options.ns3l_weight and self.options.ns3l_threshold >= 1 / classes:
             raise UserError(
@@ -119,7 +120,8 @@ class SemiSupervised(Method):
             answers = texts([TextRequest(id_, "input", sample=view) for id_ in ids for view in range(VIEWS)])
             for index, id_ in enumerate(ids):
                 self._continuations[index] = [answers.get(TextRequest(id_, "input", sample=view), "") for view in range(VIEWS)]
-        if round_ == 0 and self.encoder.frozen:  # one pass over all views, so that frozen embeddings are made in large batches
+        if self.encoder.frozen and not self._embedded:  # all views at once: in large batches, and in the same ones where a killed training is resumed
+            self._embedded = True
             views = [self.strong_view(index, view) for index in self.unlabeled for view in range(VIEWS)]
             self.encoder.encode([*self.corpus.unlabeled.texts, *views])
         return {"labeled": float(len(self.labeled)), "unlabeled": float(len(self.unlabeled))}

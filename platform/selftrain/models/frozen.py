@@ -13,6 +13,7 @@ import os
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,6 +80,13 @@ class HeadEncoder(TextEncoder):
         self.layer = Dense(
             dimensions, dimensions, init_weight=torch.zeros(dimensions, dimensions), init_bias=torch.zeros(dimensions), use_residual=True
         ).to(trunk.device)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HeadEncoder:
+        """Another layer with the same weights on the same trunk and the same embeddings."""
+        twin = HeadEncoder(self.trunk, cache=self._cache_folder, max_tokens=self.max_tokens, batch_size=self.batch_size, normalize=self.normalize)
+        twin.layer.load_state_dict(self.layer.state_dict())
+        twin._caches = self._caches
+        return twin.train(self.training)
 
     @property
     def trunk(self) -> SentenceTransformer:

@@ -1,0 +1,70 @@
+"""Which labels are granted: as many as asked for, the same for everybody, and wrong at the stated rate."""
+
+from collections import Counter
+
+import pytest
+
+from selftrain.config import DataConfig
+from selftrain.data.corpus import Corpus, Documents, Label, Truth
+from selftrain.data.supervision import describe, grant
+from selftrain.errors import UserError
+
+CLASSES = ("a", "b", "c")
+
+
+@pytest.fixture
+def corpus():
+    ids = tuple(f"{number:016x}" for number in range(600))
+    return Corpus("toy", tuple(Label(name, name, name) for name in CLASSES), ("{label}",), Documents(ids, ids), Documents())
+
+
+@pytest.fixture
+def truth(corpus):
+    return Truth({id_: number % 3 for number, id_ in enumerate(corpus.unlabeled.ids)}, {})
+
+
+def granted(corpus, truth, seed=0, **config):
+    return grant(corpus, truth, DataConfig(**config), seed).granted
+
+
+def test_none_and_all(corpus, truth):
+    assert granted(corpus, truth) == {}
+    assert granted(corpus, truth, supervision="all") == truth.unlabeled
+
+
+def test_few_of_each_class_by_the_seed(corpus, truth):
+    first = granted(corpus, truth, supervision="few", labels_per_class=7)
+    assert Counter(first.values()) == {0: 7, 1: 7, 2: 7}
+    assert all(truth.unlabeled[id_] == label for id_, label in first.items())
+    assert granted(corpus, truth, supervision="few", labels_per_class=7) == first
+    assert granted(corpus, truth, seed=1, supervision="few", labels_per_class=7) != first
+    assert first.items() <= granted(corpus, truth, supervision="few", labels_per_class=9).items()  # more labels keep the fewer
+
+
+def test_a_class_with_fewer_documents_gives_all_it_has(corpus, truth):
+    rare = Truth({id_: label for id_, label in truth.unlabeled.items() if label != 2} | {corpus.unlabeled.ids[2]: 2}, {})
+    assert Counter(granted(corpus, rare, supervision="few", labels_per_class=5).values()) == {0: 5, 1: 5, 2: 1}
+
+
+def test_noise_is_symmetric_and_follows_the_seed(corpus, truth):
+    noisy = granted(corpus, truth, supervision="all", label_noise=0.3)
+    wrong = {id_: label for id_, label in noisy.items() if label != truth.unlabeled[id_]}
+    assert 0.24 < len(wrong) / len(noisy) < 0.36  # 600 draws: five standard deviations are 0.094
+    shifts = Counter((label - truth.unlabeled[id_]) % 3 for id_, label in wrong.items())
+    assert shifts.keys() == {1, 2} and min(shifts.values()) > 0.3 * len(wrong)
+    assert granted(corpus, truth, supervision="all", label_noise=0.3) == noisy
+    assert granted(corpus, truth, seed=1, supervision="all", label_noise=0.3) != noisy
+
+
+def test_labels_that_are_not_there(corpus, truth):
+    with pytest.raises(UserError, match="supervision is 'all', but toy has no labels"):
+        granted(corpus, Truth({}, {}), supervision="all")
+    without = Truth({id_: label for id_, label in truth.unlabeled.items() if label != 1}, {})
+    with pytest.raises(UserError, match="no document of toy is labeled 'b'"):
+        granted(corpus, without, supervision="few")
+
+
+def test_in_words():
+    assert describe(DataConfig()) == "none"
+    assert describe(DataConfig(supervision="few", labels_per_class=4)) == "4 a class"
+    assert describe(DataConfig(supervision="all", label_noise=0.3)) == "all, 30% noise"

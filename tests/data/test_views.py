@@ -1,0 +1,26 @@
+"""Strong views by editing words."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selftrain.data.views import edited
+
+TEXT = "the market fell on tuesday after the bank said that its profit had missed every forecast of the year"
+
+
+def test_a_view_follows_from_text_and_number_and_differs_from_both():
+    assert edited(TEXT, 0) == edited(TEXT, 0)
+    assert len({TEXT, edited(TEXT, 0), edited(TEXT, 1), edited(TEXT + " x", 0)}) == 4
+
+
+@given(st.lists(st.sampled_from(["alpha", "beta", "gamma", "delta"]), min_size=1, max_size=30), st.integers(0, 5))
+def test_a_view_holds_words_of_the_text_and_is_never_empty(words, view):
+    found = edited(" ".join(words), view).split()
+    assert 1 <= len(found) <= len(words)
+    assert all(found.count(word) <= words.count(word) for word in found)
+
+
+def test_shares():
+    long = " ".join(str(number) for number in range(2000))
+    assert 1300 < len(edited(long, 0).split()) < 1500  # 30 % are left out
+    assert edited(long, 0, dropped=0.0, swapped=0.0) == long

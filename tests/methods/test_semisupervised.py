@@ -1,0 +1,175 @@
+"""The family with few labels on a tiny real encoder: every member trains, follows its seed, resumes, refuses what it cannot do, and sees no other label."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_backbone
+
+from selftrain import methods
+from selftrain.config import parse
+from selftrain.data.texts import TextRequest, no_texts
+from selftrain.errors import UserError
+from selftrain.methods.selection import choose_negatives
+from selftrain.methods.semisupervised import SemiSupervised
+from selftrain.models.encoder import TextEncoder
+from selftrain.models.frozen import HeadEncoder
+from selftrain.training.loop import train
+
+FAMILY = [name for name in methods.METHODS if issubclass(methods.method_class(name), SemiSupervised)]
+SHORT = {"rounds": 2, "steps_per_round": 3, "batch_size": 4, "unlabeled_ratio": 2}
+
+
+def true_label(corpus, index):
+    return 0 if index < len(corpus.unlabeled) // 2 else 1  # the toy corpus lists one class after the other
+
+
+@pytest.fixture
+def few(corpus):
+    chosen = [0, 1, 2, 12, 13, 14]
+    return replace(corpus, granted={corpus.unlabeled.ids[index]: true_label(corpus, index) for index in chosen})
+
+
+def built(corpus, folder, seed=0, head=True, **method):
+    experiment = parse({"method": {**SHORT, **method}})
+    backbone = tiny_backbone(folder)
+    encoder = HeadEncoder(backbone, max_tokens=16) if head else TextEncoder(backbone, max_tokens=16)
+    torch.manual_seed(seed)
+    return methods.build(experiment, corpus, encoder, seed=seed)
+
+
+def run(method, texts=no_texts, seed=0, **how):
+    return train(method, texts=texts, report=how.pop("report", lambda figures, state: None), seed=seed, **how)
+
+
+def predictions(method, corpus):
+    return method.student().predict(corpus.unlabeled.texts)
+
+
+def test_the_family_has_the_members_of_both_papers():
+    assert set(FAMILY) >= {"ns3l", "ssc", "cross_entropy", "pseudo_label", "pi_model", "mean_teacher", "vat", "mixmatch", "fixmatch"}
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_every_member_learns_the_toy_classes_and_follows_its_seed(few, tmp_path, name):
+    longer = {"rounds": 4, "steps_per_round": 20, "learning_rate": 1e-2} | ({"weight": 1.0} if name in {"pi_model", "mixmatch"} else {})
+    method = built(few, tmp_path / "a", name=name, **longer)
+    history = run(method)
+    assert len(history.rounds) == 4
+    assert all(np.isfinite(value) for figures in history.rounds for value in figures.values())
+    labeled = [few.unlabeled.ids.index(id_) for id_ in few.granted]
+    found = predictions(method, few).argmax(dim=1)
+    assert sum(int(found[index]) == few.granted[few.unlabeled.ids[index]] for index in labeled) >= 5  # of 6
+    again = built(few, tmp_path / "b", name=name, **longer)
+    assert run(again).rounds == history.rounds
+    assert torch.equal(predictions(again, few), predictions(method, few))
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_resumed_training_ends_as_the_one_that_was_never_stopped(few, tmp_path, name):
+    import copy
+
+    states = []
+    whole = built(few, tmp_path / "a", name=name)
+    run(whole, report=lambda figures, state: states.append(copy.deepcopy(state)))
+    rest = built(few, tmp_path / "b", seed=1, name=name)  # other weights at the start: all of them come from the state
+    rest.seed = 0
+    run(rest, resume=states[0])
+    assert torch.equal(predictions(whole, few), predictions(rest, few))
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_labels_that_are_not_granted_cannot_matter(few, tmp_path, name):
+    """A method gets the corpus alone; were a further label granted, it would learn something else (so this test can fail)."""
+    base = predictions(_done(built(few, tmp_path / "a", name=name)), few)
+    more = replace(few, granted={**few.granted, few.unlabeled.ids[20]: 0})
+    assert torch.equal(base, predictions(_done(built(few, tmp_path / "b", name=name)), few))
+    assert not torch.equal(base, predictions(_done(built(more, tmp_path / "c", name=name)), few))
+
+
+def _done(method):
+    run(method)
+    return method
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "ns3l", "fixmatch", "ssc", "mean_teacher"])
+def test_a_full_encoder_is_trained_too(few, tmp_path, name):
+    method = built(few, tmp_path / "a", head=False, name=name)
+    before = {key: value.clone() for key, value in method.encoder.state_dict().items()}
+    run(method)
+    after = method.encoder.state_dict()
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize("name", ["vat", "mixmatch"])
+def test_methods_that_change_inputs_need_a_head(few, tmp_path, name):
+    with pytest.raises(UserError, match=r"model\.train: head"):
+        built(few, tmp_path / "a", head=False, name=name)
+
+
+def test_labels_are_needed(corpus, tmp_path):
+    with pytest.raises(UserError, match=r"needs labels; set data\.supervision: few"):
+        built(corpus, tmp_path / "a", name="ns3l")
+
+
+def test_a_threshold_of_one_over_the_classes_is_refused_with_the_reason(few, tmp_path):
+    with pytest.raises(UserError, match="not below 1/2"):
+        built(few, tmp_path / "a", name="ns3l", ns3l_threshold=0.5)
+
+
+def test_two_classes_are_told_that_ns3l_is_pseudo_labeling(few, tmp_path):
+    with pytest.warns(UserWarning, match="pseudo-labeling with threshold"):
+        built(few, tmp_path / "a", name="ns3l")
+
+
+def test_ns3l_is_added_to_any_member(few, tmp_path):
+    method = built(few, tmp_path / "a", name="vat", ns3l_weight=0.3, ns3l_threshold=0.4)
+    assert "ns3l" in run(method).rounds[-1]
+
+
+@pytest.mark.parametrize("how", ["uniform", "exclude_nearest", "furthest"])
+def test_other_choices_of_negatives(few, tmp_path, how):
+    method = built(few, tmp_path / "a", name="ns3l", ns3l_negatives=how)
+    assert run(method).rounds[-1]["ns3l"] > 0
+
+
+def test_choice_of_negatives_by_hand():
+    distances = np.array([[0.1, 0.5, 0.9], [0.7, 0.2, 0.3]])
+    rng = np.random.default_rng(0)
+    assert choose_negatives("furthest", 2, 3, 1, rng, distances).tolist() == [[False, False, True], [True, False, False]]
+    for _ in range(20):
+        found = choose_negatives("exclude_nearest", 2, 3, 1, rng, distances)
+        assert not found[0, 0] and not found[1, 1] and found.sum(dim=1).tolist() == [1, 1]
+    assert choose_negatives("uniform", 50, 4, 9, rng).sum(dim=1).tolist() == [3] * 50  # at most all but one
+    assert len({tuple(row) for row in choose_negatives("uniform", 50, 4, 1, rng).tolist()}) == 4
+
+
+def test_continuations_are_the_strong_views_where_asked_for(few, tmp_path):
+    asked = []
+
+    def channel(requests):
+        asked.extend(requests)
+        return {request: f"continuation {request.sample}" for request in requests if request.sample == 0}
+
+    method = built(few, tmp_path / "a", name="fixmatch", views="continuations")
+    assert method.wants_texts and method.texts_wanted() == 2 * len(few.unlabeled)
+    run(method, channel)
+    assert set(asked) == {TextRequest(id_, "input", sample=view) for id_ in few.unlabeled.ids for view in (0, 1)}
+    assert method.strong_view(3, 0).startswith("continuation 0 ")
+    assert not method.strong_view(3, 1).startswith("continuation")  # none was written: word edits instead
+
+
+def test_the_ramp_rises_to_one(few, tmp_path):
+    method = built(few, tmp_path / "a", name="ns3l", ramp=0.5)
+    assert method.ramped(0.0) == pytest.approx(np.exp(-5))
+    assert method.ramped(0.25) == pytest.approx(np.exp(-1.25))
+    assert method.ramped(0.5) == method.ramped(1.0) == 1.0
+    assert built(few, tmp_path / "b", name="ns3l", ramp=0).ramped(0.0) == 1.0
+
+
+def test_mean_teacher_serves_the_teacher(few, tmp_path):
+    method = built(few, tmp_path / "a", name="mean_teacher", decay=0.9)
+    run(method)
+    assert method.student().encoder is method.teacher_encoder
+    assert not torch.equal(method.student().weights, method.classifier.weight)
