@@ -117,9 +117,9 @@ class StreamingEngine:
         self.model_folder = model_folder
         self._wanted = threading.Event()
         self._closed = False
-        self._stream: LocalQueue[Queue | BaseException] = LocalQueue()
+        self._stream: LocalQueue[Queue | UserError] = LocalQueue()
         self._queue: Queue | None = None
-        self._answers: LocalQueue[EngineAnswer | BaseException] = LocalQueue()
+        self._answers: LocalQueue[EngineAnswer | UserError] = LocalQueue()
         self._bos = ""
 
     def generate(self, requests: Sequence[EngineRequest]) -> Iterator[EngineAnswer]:
@@ -129,7 +129,7 @@ class StreamingEngine:
                 self._bos = ray.get(_missing_bos.remote(self.model_folder))
             self._wanted.set()
             stream = self._stream.get()
-            if isinstance(stream, BaseException):
+            if isinstance(stream, UserError):
                 raise stream
             self._queue = stream
         rows = [{"key": request.key, "prompt": self._bos + request.prompt, "sampling": json.dumps(request.sampling)} for request in requests]
@@ -147,7 +147,7 @@ class StreamingEngine:
                         "under Ray's session folder, give it more memory or cores, or raise augment.stall_seconds. What was generated is cached."
                     ) from None
                 continue
-            if isinstance(answer, BaseException):
+            if isinstance(answer, UserError):
                 raise answer
             heard = time.monotonic()
             if answer.key in waiting:  # a task that Ray retried may answer twice
@@ -168,8 +168,12 @@ class StreamingEngine:
         for answer in answers:
             self._answers.put(answer)
 
-    def fail(self, error: BaseException) -> None:
-        """What ended the stream, for the one who waits for it."""
+    def fail(self, reason: str) -> None:
+        """The stream ended before its time: an error for the one who waits for a text, now or later."""
+        error = UserError(
+            f"The language model {self.model_folder} stopped ({reason}); see the engine's log under Ray's session folder. What was generated is cached: "
+            "continue the run with --resume."
+        )
         self._stream.put(error)
         self._answers.put(error)
 
@@ -187,6 +191,9 @@ def _dataset(config: AugmentConfig, model_folder: str, queue: Queue) -> ray.data
     context.target_max_block_size = 1
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = (
+        -1
+    )  # by default a stream that nobody wants a text of for half an hour is ended; `stall_seconds` watches it here
     # One process a stage keeps up with an engine on a CPU, and each costs memory; a GPU wants more.
     stages: dict[str, Any] = {"num_cpus": STAGE_CPUS, "compute": ray.data.TaskPoolStrategy(size=1 if config.gpus == 0 else 8)}
     chat = config.style == "instruct"
@@ -283,7 +290,7 @@ def _drive(actor: Any, config: AugmentConfig, model_folder: str) -> None:
         return
     except BaseException as error:
         with suppress(Exception):
-            actor.fail.remote(error)
+            actor.fail.remote(f"{type(error).__name__}: {error}")  # in words: not every error can be sent
 
 
 @ray.remote(num_cpus=0, max_concurrency=8)
@@ -316,8 +323,8 @@ class _TextActor:
     def hear(self, answers: Sequence[EngineAnswer]) -> None:
         self._engine.hear(answers)
 
-    def fail(self, error: BaseException) -> None:
-        self._engine.fail(error)
+    def fail(self, reason: str) -> None:
+        self._engine.fail(reason)
 
     def close(self) -> None:
         self._service.close()
