@@ -217,11 +217,14 @@ def _methods(options: argparse.Namespace) -> int:
     if options.name is None:
         for name in METHODS:
             method = method_class(name)
-            print(f"{name:12} supervision: {method.supervision:5} {method.summary} ({method.paper})")
+            print(
+                f"{name}\n    {method.summary}\n    {method.paper}; supervision: {method.supervision}; of the language model: {method.language_model}"
+            )
         return 0
     for key, field in method_class(options.name).Options.model_fields.items():
         default = "" if field.is_required() else f" = {field.get_default(call_default_factory=True)!r}"
         kind = getattr(field.annotation, "__name__", None) or str(field.annotation).replace("typing.", "")
-        limits = " ".join(str(part) for part in field.metadata)
+        signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+        limits = ", ".join(f"{sign} {getattr(part, name):g}" for part in field.metadata for name, sign in signs.items() if hasattr(part, name))
         print(f"method.{key}: {kind}{default}  {limits}\n    {field.description or ''}".rstrip())
     return 0

@@ -41,6 +41,7 @@ class Method(ABC):
     paper: ClassVar[str]
     summary: ClassVar[str]
     supervision: ClassVar[str]  # what data.supervision must grant: none, or labels (of few documents or of all)
+    language_model: ClassVar[str] = "nothing"  # what it wants of the language model
     Options: ClassVar[type[Options]]
 
     def __init__(

@@ -71,6 +71,7 @@ class GenCo(Method):
     paper = "Zhang et al. 2023, Generation-driven Contrastive Self-training"
     summary = "contrastive self-training of a sentence encoder on continuations and label-conditioned texts by a language model"
     supervision = "none"
+    language_model = "continuations and texts on a pseudo-label"
     Options: ClassVar[type[Options]] = GenCoOptions
 
     def __init__(self, **common: Any) -> None:

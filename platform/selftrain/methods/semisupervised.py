@@ -34,7 +34,7 @@ class SemiSupervisedOptions(Options):
     steps_per_round: int = Field(30, ge=1, description="optimiser steps between two reports")
     batch_size: int = Field(32, ge=1, description="labeled documents in a batch")
     unlabeled_ratio: int = Field(3, ge=1, description="unlabeled documents a labeled one in a batch (SSC and FixMatch: 7)")
-    learning_rate: float | None = Field(None, gt=0, description="AdamW, linear decay to 0; default: 3e-3 for a head, 5e-5 for a full encoder")
+    learning_rate: float | None = Field(None, gt=0, description="AdamW, linear decay to 0; default: 1e-2 for a head, 5e-5 for a full encoder")
     weight_decay: float = Field(0.01, ge=0)
     ramp: float = Field(0.25, ge=0, le=1, description="share of the steps in which the weight of the unlabeled losses rises: exp(-5 (1 - t)^2)")
     views: Literal["edits", "continuations"] = Field(
@@ -70,6 +70,7 @@ class SemiSupervised(Method):
     """Base of the family; see the module's docstring."""
 
     supervision = "labels"
+    language_model = "nothing (continuations with views: continuations)"
     Options: ClassVar[type[Options]] = SemiSupervisedOptions
 
     def __init__(self, **common: Any) -> None:
@@ -90,7 +91,7 @@ class SemiSupervised(Method):
                 "would have every class as a negative label and a loss without gradient; lower it."
             )
         self.classifier = self.make_classifier().to(self.encoder.device)
-        rate = self.options.learning_rate or (3e-3 if self.encoder.frozen else 5e-5)
+        rate = self.options.learning_rate or (1e-2 if self.encoder.frozen else 5e-5)
         self.adamw(rate, self.options.weight_decay, self.rounds * self.options.steps_per_round)
 
     def make_classifier(self) -> torch.nn.Module:
