@@ -354,7 +354,7 @@ def test_objective_steps_train_h_to_train_g(corpus, tmp_path):
         fresh = method.fresh_generator()
         logits = method.call(fresh, rows)
         after = method.call(sgd_step(method.generator_loss(logits, labels), fresh, 3.0, differentiable=False), rows)
-        return float(torch.nn.functional.cross_entropy(logits, labels) - torch.nn.functional.cross_entropy(after, labels))
+        return (torch.nn.functional.cross_entropy(logits, labels) - torch.nn.functional.cross_entropy(after, labels)).item()
 
     assert gain(100) > gain(0)
 

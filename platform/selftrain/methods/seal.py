@@ -39,8 +39,8 @@ class SEALOptions(SemiSupervisedOptions):
         description="paper: virtual copies, g repeats its step with the new h (equation 11), f learns by equation 1; "
         "released: g keeps the step with the old h, and f's loss is cross-entropy and equation 13 in the virtual and in the real step",
     )
-    generator_rate: float = Field(1.0, gt=0, description="alpha: SGD step of g (equations 8 and 11)")
-    virtual_rate: float = Field(1.0, gt=0, description="beta: SGD step of f's virtual copy (equation 9)")
+    generator_rate: float = Field(10.0, gt=0, description="alpha: SGD step of g (equations 8 and 11)")
+    virtual_rate: float = Field(10.0, gt=0, description="beta: SGD step of f's virtual copy (equation 9)")
     objective_rate: float = Field(1e-3, gt=0, description="kappa: Adam's rate for h (equation 10 with Adam, as released)")
     objective_steps: int = Field(0, ge=0, description="steps that train h before anything else, on generators made anew (released: 5000)")
     temperature: float = Field(1.0, gt=0, description="of the bidirectional divergence (the paper: 1; released: 3 to 5)")
