@@ -21,6 +21,7 @@ METHODS = {
     "genco": "selftrain.methods.genco:GenCo",
     "ns3l": "selftrain.methods.ns3l:NS3L",
     "ssc": "selftrain.methods.ssc:SSC",
+    "seal": "selftrain.methods.seal:SEAL",
     "cross_entropy": "selftrain.methods.cross_entropy:CrossEntropy",
     "pseudo_label": "selftrain.methods.pseudo_label:PseudoLabel",
     "pi_model": "selftrain.methods.pi_model:PiModel",
@@ -28,6 +29,10 @@ METHODS = {
     "vat": "selftrain.methods.vat:VAT",
     "mixmatch": "selftrain.methods.mixmatch:MixMatch",
     "fixmatch": "selftrain.methods.fixmatch:FixMatch",
+    "tf_kd": "selftrain.methods.tf_kd:TFKD",
+    "cs_kd": "selftrain.methods.cs_kd:CSKD",
+    "ps_kd": "selftrain.methods.ps_kd:PSKD",
+    "dlb": "selftrain.methods.dlb:DLB",
     "supervised": "selftrain.methods.supervised:Supervised",
 }
 

@@ -6,6 +6,8 @@ every loss is the mean, so that a learning rate does not depend on the batch siz
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -121,3 +123,79 @@ def confident_cross_entropy(logits: torch.Tensor, guide: torch.Tensor, threshold
     """
     confidence, labels = torch.softmax(guide.detach(), dim=1).max(dim=1)
     return (F.cross_entropy(logits, labels, reduction="none") * (confidence >= threshold)).mean()
+
+
+def distillation(logits: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """T^2 KL(teacher || student) at temperature T, the mean over the batch (Hinton et al. 2015); no gradient reaches the teacher.
+
+    T^2 keeps the size of the gradient where T changes.
+
+    Args:
+        logits: of the student, `[N, L]`, with gradient.
+        teacher: its logits, `[N, L]`; log-probabilities serve as well.
+        temperature: T.
+    """
+    target = F.log_softmax(teacher.detach() / temperature, dim=1)
+    return temperature**2 * F.kl_div(F.log_softmax(logits / temperature, dim=1), target, reduction="batchmean", log_target=True)
+
+
+def bidirectional_divergence(logits: torch.Tensor, others: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """l^pl of SEAL's equation 13, KL(s || f) + KL(f || s), the mean over the batch; gradients reach both sides.
+
+    Args:
+        logits: of f, `[N, L]`.
+        others: logits of the soft pseudo-labels s, `[N, L]`.
+        temperature: of both; the result is multiplied with its square (SEAL's released code; the paper has none, which is 1).
+    """
+    one, two = F.log_softmax(logits / temperature, dim=1), F.log_softmax(others / temperature, dim=1)
+    # The two divergences add up to sum_j (p_j - q_j) (log p_j - log q_j).
+    return temperature**2 * ((one.exp() - two.exp()) * (one - two)).sum(dim=1).mean()
+
+
+def rank_probabilities(scores: torch.Tensor, steepness: float = 2.0) -> torch.Tensor:
+    """Q of SEAL's equation 14, `[N, L, L]`: entry [i, j, k] is the probability that class k has the j-th highest score of row i.
+
+    An odd-even transposition network with L layers sorts each row; a comparison swaps two neighbours to the degree arctan(steepness * difference) / pi + 1/2,
+    the Cauchy distribution (Petersen et al. 2022, Differentiable Top-k Classification Learning). Rows and columns of Q sum to one; steepness -> infinity
+    gives the hard sort.
+
+    Args:
+        scores: `[N, L]`, with gradient.
+        steepness: inverse temperature of a comparison.
+    """
+    count = scores.shape[1]
+    values = scores
+    places = torch.eye(count, dtype=scores.dtype, device=scores.device).expand(len(scores), count, count)
+    for layer in range(count):
+        left = torch.arange(layer % 2, count - 1, 2, device=scores.device)
+        right = left + 1
+        swap = torch.atan(steepness * (values[:, right] - values[:, left])) / torch.pi + 0.5
+        # [N, L, L], the identity but for the neighbours that this layer compares
+        exchange = torch.diag_embed(torch.ones_like(scores).index_fill(1, left, 0.0).index_fill(1, right, 0.0))
+        for rows, columns, share in ((left, left, 1 - swap), (right, right, 1 - swap), (left, right, swap), (right, left, swap)):
+            exchange = exchange.index_put((torch.arange(len(scores), device=scores.device).unsqueeze(1), rows, columns), share)
+        values = (exchange @ values.unsqueeze(2)).squeeze(2)
+        places = exchange @ places
+    return places
+
+
+def top_k_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, prior: Sequence[float], steepness: float = 2.0) -> torch.Tensor:
+    """l^t of SEAL's equation 14, -log(sum_k P(k) sum_{j <= k} Q_{j, y}), the mean over the batch.
+
+    Args:
+        logits: `[N, L]`, with gradient.
+        labels: y, `[N]`.
+        prior: P(1), P(2), ...: how much it counts that the label is among the first k. Fewer entries than classes: being among all says nothing.
+        steepness: of the sorting network.
+
+    Raises:
+        ValueError: `prior` does not sum to one, or has as many entries as there are classes.
+    """
+    if len(prior) >= logits.shape[1]:
+        raise ValueError(f"the prior has {len(prior)} entries; with {logits.shape[1]} classes at most {logits.shape[1] - 1} say something")
+    if abs(sum(prior) - 1.0) > 1e-6 or min(prior) < 0:
+        raise ValueError(f"the prior must be probabilities that sum to one, not {tuple(prior)}")
+    own = rank_probabilities(logits, steepness).gather(2, labels.view(-1, 1, 1).expand(-1, logits.shape[1], 1)).squeeze(2)  # Q_{j, y}, [N, L]
+    among_first = own.cumsum(dim=1)[:, : len(prior)]
+    found = (among_first * among_first.new_tensor(list(prior))).sum(dim=1)
+    return -found.clamp(min=torch.finfo(found.dtype).tiny).log().mean()

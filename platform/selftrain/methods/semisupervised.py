@@ -91,8 +91,12 @@ class SemiSupervised(Method):
                 "would have every class as a negative label and a loss without gradient; lower it."
             )
         self.classifier = self.make_classifier().to(self.encoder.device)
+        self.start_optimizer(self.rounds * self.options.steps_per_round)
+
+    def start_optimizer(self, steps: int) -> None:
+        """A fresh optimiser for the coming `steps`."""
         rate = self.options.learning_rate or (1e-2 if self.encoder.frozen else 5e-5)
-        self.adamw(rate, self.options.weight_decay, self.rounds * self.options.steps_per_round)
+        self.adamw(rate, self.options.weight_decay, steps)
 
     def make_classifier(self) -> torch.nn.Module:
         """What turns embeddings `[N, D]` into logits `[N, L]`."""
@@ -130,7 +134,7 @@ class SemiSupervised(Method):
     def step(self, round_: int, step: int) -> dict[str, float]:
         options = self.options
         rng = np.random.default_rng([self.seed, round_, step])
-        labeled = [self.labeled[i] for i in _draw(len(self.labeled), options.batch_size, rng)]
+        labeled = self.draw_labeled(options.batch_size, rng)
         unlabeled = [self.unlabeled[i] for i in _draw(len(self.unlabeled), options.batch_size * options.unlabeled_ratio, rng)]
         documents = self.corpus.unlabeled.texts
         texts = [documents[index] for index in unlabeled]
@@ -148,6 +152,10 @@ class SemiSupervised(Method):
         self.update()
         self.after_step()
         return {name: float(value.detach()) for name, value in (losses | added).items()} | {"loss": float(loss.detach())}
+
+    def draw_labeled(self, size: int, rng: np.random.Generator) -> list[int]:
+        """The labeled documents of a step."""
+        return [self.labeled[place] for place in _draw(len(self.labeled), size, rng)]
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         """Losses on the labeled documents: cross-entropy."""

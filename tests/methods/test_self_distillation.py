@@ -1,0 +1,174 @@
+"""Tf-KD, CS-KD, PS-KD and DLB: what the teacher is in each, and that training with it is reproducible and can be resumed."""
+
+import copy
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_backbone
+
+from selftrain import methods
+from selftrain.config import parse
+from selftrain.data.texts import no_texts
+from selftrain.errors import UserError
+from selftrain.methods.losses import distillation
+from selftrain.models.encoder import TextEncoder
+from selftrain.models.frozen import HeadEncoder
+from selftrain.training.loop import train
+
+ALL = [{"name": "tf_kd"}, {"name": "tf_kd", "variant": "reg"}, {"name": "cs_kd"}, {"name": "ps_kd"}, {"name": "dlb"}]
+
+
+@pytest.fixture
+def labeled(corpus):
+    return replace(corpus, granted={id_: int(place >= 12) for place, id_ in enumerate(corpus.unlabeled.ids)})
+
+
+def built(corpus, folder, kind=HeadEncoder, seed=0, **options):
+    torch.manual_seed(0)
+    experiment = parse({"method": {"rounds": 2, "steps_per_round": 4, "batch_size": 8, **options}})
+    return methods.build(experiment, corpus, kind(tiny_backbone(folder), max_tokens=16), seed=seed)
+
+
+def run(method, resume=None):
+    states = []
+    history = train(method, texts=no_texts, report=lambda figures, state: states.append(copy.deepcopy(state)), seed=0, resume=resume)
+    return history, states
+
+
+def weights(method):
+    return {name: value.clone() for part in (method.encoder, method.classifier) for name, value in part.state_dict().items()}
+
+
+def equal(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("options", ALL)
+def test_training_is_reproducible_and_resumes(labeled, tmp_path, options):
+    first, second = (built(labeled, tmp_path / name, **options) for name in "ab")
+    start = weights(first)
+    history, states = run(first)
+    run(second)
+    assert not equal(start, weights(first))
+    assert equal(weights(first), weights(second))
+    assert all(math.isfinite(value) for figures in history.rounds for value in figures.values())
+    for state in states[:-1]:
+        resumed = built(labeled, tmp_path / "c", **options)
+        with torch.no_grad():
+            resumed.classifier.weight.add_(1.0)  # a process that started from other weights
+        run(resumed, resume=state)
+        assert equal(weights(first), weights(resumed))
+
+
+@pytest.mark.parametrize("options", ALL)
+def test_the_tiny_corpus_is_learned(labeled, tmp_path, options):
+    method = built(labeled, tmp_path / "e", **options, rounds=5, steps_per_round=20, learning_rate=1e-2)
+    run(method)
+    found = method.student().predict(labeled.unlabeled.texts).argmax(1)
+    assert (found == torch.tensor([0] * 12 + [1] * 12)).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("options", ALL)
+def test_a_full_encoder_can_be_trained(labeled, tmp_path, options):
+    method = built(labeled, tmp_path / "e", kind=TextEncoder, **options, rounds=1, steps_per_round=2)
+    start = weights(method)
+    run(method)
+    assert not equal(start, weights(method))
+
+
+@pytest.mark.parametrize("options", ALL)
+def test_without_labels_they_are_refused(corpus, tmp_path, options):
+    with pytest.raises(UserError, match=r"data\.supervision"):
+        built(corpus, tmp_path / "e", **options)
+
+
+def test_self_trains_twice_from_the_same_weights(labeled, tmp_path):
+    method = built(labeled, tmp_path / "e", name="tf_kd")
+    start = weights(method)
+    for round_ in range(2):
+        method.refresh(round_, no_texts)
+        assert set(method.step(round_, 0)) == {"ce", "loss"}
+    with torch.no_grad():
+        expected = method.classifier(method.encoder.encode(labeled.unlabeled.texts))
+    method.refresh(2, no_texts)
+    assert torch.allclose(method._teacher, expected, atol=1e-6)  # the teacher is what the first training ended with
+    assert equal(start, weights(method))
+    assert method.optimizer.param_groups[0]["lr"] == pytest.approx(3e-3)  # and the rate starts anew
+    assert "tf_kd" in method.step(2, 0)
+
+
+def test_self_without_distillation_is_plain_cross_entropy(labeled, tmp_path):
+    twice, plain = built(labeled, tmp_path / "a", name="tf_kd", alpha=0.0), built(labeled, tmp_path / "b", name="cross_entropy")
+    for step in range(4):
+        plain.step(0, step)
+        twice.step(0, step)
+    assert equal(weights(plain), weights(twice))
+
+
+def test_the_teacher_made_by_hand(labeled, tmp_path):
+    method = built(replace(labeled, labels=labeled.labels * 2), tmp_path / "e", name="tf_kd", variant="reg", correct=0.91)
+    teacher = torch.softmax(method._teacher, 1)
+    assert teacher[0].tolist() == pytest.approx([0.91, 0.03, 0.03, 0.03])
+    assert teacher[23].tolist() == pytest.approx([0.03, 0.91, 0.03, 0.03])
+    # at T = 20 the odds are their twentieth root
+    tempered = torch.softmax(method._teacher[0] / method.temperature, 0)
+    assert (tempered[0] / tempered[1]).item() == pytest.approx((0.91 / 0.03) ** (1 / 20), rel=1e-5)
+
+
+def test_a_partner_has_the_same_label_and_is_another_document(labeled, tmp_path):
+    method = built(labeled, tmp_path / "e", name="cs_kd")
+    batch = type("Draws", (), {"rng": np.random.default_rng(0)})()
+    for index in range(24):
+        partners = {method.partner(batch, index) for _ in range(300)}
+        own = range(12) if index < 12 else range(12, 24)
+        assert partners == set(own) - {index}
+
+
+def test_the_only_document_of_a_class_is_its_own_partner(labeled, tmp_path):
+    ids = labeled.unlabeled.ids
+    method = built(replace(labeled, granted={ids[0]: 0, ids[12]: 1, ids[13]: 1}), tmp_path / "e", name="cs_kd")
+    batch = type("Draws", (), {"rng": np.random.default_rng(0)})()
+    assert method.partner(batch, 0) == 0
+    assert method.partner(batch, 12) == 13
+    assert all(math.isfinite(value) for value in method.step(0, 0).values())
+
+
+def test_targets_of_ps_kd_move_to_the_predictions_of_the_round_before(labeled, tmp_path):
+    method = built(labeled, tmp_path / "e", name="ps_kd", alpha=0.6)
+    method.refresh(0, no_texts)
+    logits = torch.randn(2, 2)
+    batch = type("Rows", (), {"labeled": [3, 20]})()
+    log_probability = torch.log_softmax(logits, 1)
+    first = method.labeled_losses(batch, logits)["ce"]
+    assert first.item() == pytest.approx(-(log_probability[0, 0] + log_probability[1, 1]).item() / 2, rel=1e-6)
+    method.step(0, 0)
+    earlier = method.student().predict([labeled.unlabeled.texts[index] for index in batch.labeled]).float()
+    method.refresh(1, no_texts)
+    # round 2 of 2: alpha_t = 0.6
+    target = 0.4 * torch.eye(2) + 0.6 * earlier
+    assert method.labeled_losses(batch, logits)["ce"].item() == pytest.approx(-(target * log_probability).sum(1).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [8, 9, 2])
+def test_half_of_a_dlb_batch_are_the_new_documents_of_the_one_before(labeled, tmp_path, size):
+    method = built(labeled, tmp_path / "e", name="dlb", batch_size=size)
+    rng = np.random.default_rng(0)
+    before = None
+    for _ in range(4):
+        documents = method.draw_labeled(size, rng)
+        assert len(documents) == size
+        logits = torch.randn(size, 2)
+        kept = len(method._last)
+        losses = method.labeled_losses(type("Rows", (), {"labeled": documents})(), logits)
+        if before is None:
+            assert set(losses) == {"ce"}
+        else:
+            last, last_logits = before
+            assert documents[:kept] == last
+            assert len(last) == size // 2
+            assert losses["dlb"].item() == pytest.approx(distillation(logits[:kept], last_logits, 3.0).item())
+        before = list(method._last), method._last_logits
+        assert before[0] == documents[size - size // 2 :]
