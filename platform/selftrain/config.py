@@ -40,6 +40,10 @@ class DataConfig(Section):
     prompts: tuple[str, ...] | None = Field(None, description="label prompts with {label}; default: the catalogue's, else table 4 of GenCo")
     test_documents: int = Field(1000, ge=0, description="documents held out for evaluation where the source has no test split of its own")
     unlabeled_documents: int | None = Field(None, ge=1, description="use at most this many unlabeled documents")
+    train_split: str | None = Field(
+        None, description="split to learn from, where a set has several (imdb_generated: gpt2_xl); default: train, or all others"
+    )
+    test_split: str | None = Field(None, description="split to test on; default: test, or the one whose name ends so")
     max_characters: int = Field(100_000, ge=1, description="longer texts are skipped and counted")
     min_documents: int = Field(20, ge=2, description="fewer usable unlabeled documents than this is an error")
     supervision: Literal["none", "few", "all"] = Field(

@@ -123,7 +123,8 @@ def prepare(experiment: Experiment) -> Prepared:
         own, own_truth = (corpus, truth) if variant.data == experiment.data else load_corpus(variant.data)
         if own.test.ids != corpus.test.ids:
             raise UserError(
-                f"variants.{name} changes the test documents; variants are compared on the same ones, so leave data.source and test_documents alone."
+                f"variants.{name} changes the test documents; variants are compared on the same ones, so leave data.source, test_split and "
+                "test_documents alone."
             )
         variants[name] = Variant(variant, own, own_truth)
         for seed in experiment.seeds:

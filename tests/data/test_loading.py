@@ -12,6 +12,7 @@ from selftrain.data.corpus import document_id
 from selftrain.data.describing import describe_catalogue, describe_corpus
 from selftrain.data.loading import load_corpus
 from selftrain.data.splits import hash_order
+from selftrain.data.supervision import grant
 from selftrain.errors import UserError
 
 TEXTS = [f"the {animal} number {number} sleeps" for number in range(30) for animal in ("cat", "dog")]
@@ -175,6 +176,21 @@ def test_a_test_split_without_labels_is_none(shared):
     corpus, _ = load_corpus(DataConfig(source="sst2", min_documents=2, test_documents=4))
     assert len(corpus.test) == 4 and len(corpus.unlabeled) == 5
     assert "nobody knows" not in (*corpus.test.texts, *corpus.unlabeled.texts)
+
+
+def test_labels_of_a_generated_split_are_granted_as_they_are(shared):
+    shared("written", ["no", "yes"], gpt2_xl=[(f"wrote {number}", number % 2) for number in range(6)], gold_test=[("real", 1)])
+    config = DataConfig(source="written", train_split="gpt2_xl", supervision="all", min_documents=2)
+    corpus, truth = load_corpus(config)
+    granted = grant(corpus, truth, config, seed=0).granted
+    assert granted == {document_id(f"wrote {number}"): number % 2 for number in range(6)}
+    assert corpus.test.texts == ("real",)
+
+
+def test_a_named_test_split_without_labels_is_refused(shared):
+    shared("sst2", ["negative", "positive"], train=[(f"film {number}", number % 2) for number in range(9)], test=[("nobody knows", -1)])
+    with pytest.raises(UserError, match=r"data.test_split 'test' of sst2 holds no labeled document"):
+        load_corpus(DataConfig(source="sst2", min_documents=2, test_split="test"))
 
 
 def test_the_catalogue_says_where_a_set_is_found(shared):

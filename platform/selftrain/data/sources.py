@@ -41,17 +41,19 @@ def find_source(config: DataConfig) -> Source:
     """Find `config.source` and read its rows.
 
     Raises:
-        UserError: it is nowhere (the nearest known name is given), or what is found cannot be read.
+        UserError: it is nowhere (the nearest known name is given), it has not the splits that are asked for, or what is found cannot be read.
     """
     name = config.source
     path = Path(name).expanduser()
     if path.suffix.lower() in SUFFIXES or path.is_file():
+        _refuse_splits(config, f"{path.name} is one file and has no splits")
         return Source(path.stem, read_file(path, config.text_column, config.label_column))
     folder = shared_folder(name)
     if folder is not None:
         return _from_folder(name, folder, config)
     named = CATALOGUE.get(name)
     if named is not None and named.package is not None:
+        _refuse_splits(config, f"{name} in the package {named.package} has no splits")
         return _from_package(named)
     if named is not None or "/" in name.strip("/."):
         return _from_hub(name, named, config)
@@ -109,7 +111,7 @@ def _from_folder(name: str, folder: Path, config: DataConfig) -> Source:
         raise UserError(f"{folder} holds no .parquet file; put one a split beside dataset.json.")
     if holds_images(folder):
         raise UserError(f"{name} in {FOLDER_VARIABLE} holds images; this version trains on text.")
-    train, test = _choose_splits(list(files))
+    train, test = _choose_splits(list(files), config)
 
     def rows(splits: Sequence[str]) -> list[Row]:
         return [
@@ -121,14 +123,51 @@ def _from_folder(name: str, folder: Path, config: DataConfig) -> Source:
     return Source(name, rows(train), rows([test]) if test else None, class_names, CATALOGUE.get(name))
 
 
-def _choose_splits(splits: Sequence[str]) -> tuple[list[str], str | None]:
-    """(splits to train on, split to test on): `train` if there is one, else all that are neither for validation nor for testing."""
-    test = "test" if "test" in splits else next((split for split in splits if split.endswith("test")), None)
-    train = ["train"] if "train" in splits else [split for split in splits if split != test and split not in _VALIDATION_SPLITS]
-    if train:
+def _choose_splits(splits: Sequence[str], config: DataConfig) -> tuple[list[str], str | None]:
+    """(splits to train on, split to test on).
+
+    As `data.train_split` and `data.test_split` say; else the test split is `test` or one whose name ends so, and training takes `train` if there is one, else
+    all that are neither for validation nor for testing.
+
+    Raises:
+        UserError: a split is asked for that is not there, or one split for both.
+    """
+    _check_splits(splits, config)
+    testing = [split for split in splits if split.endswith("test") and split != config.train_split]
+    test = config.test_split or ("test" if "test" in testing else next(iter(testing), None))
+    if config.train_split is not None:
+        return [config.train_split], test
+    if "train" in splits and test != "train":
+        return ["train"], test
+    # Where a test split is named, no other test split is learned from either.
+    held = {test, *(testing if config.test_split is not None else ()), *_VALIDATION_SPLITS}
+    if train := [split for split in splits if split not in held]:
         return train, test
+    if config.test_split is not None:
+        raise UserError(
+            f"{config.source} has nothing to learn from besides data.test_split {test!r}; name data.train_split, one of {', '.join(splits)}."
+        )
     # Only held-out splits exist: they are all there is to train on.
     return list(splits), None
+
+
+def _check_splits(splits: Sequence[str], config: DataConfig) -> None:
+    """A `UserError` if a split is asked for that is not there, or one split both to train and to test on."""
+    for key, wanted in (("train_split", config.train_split), ("test_split", config.test_split)):
+        if wanted is not None and wanted not in splits:
+            raise UserError(f"data.{key} is {wanted!r}, but {config.source} has the splits {', '.join(splits)}; name one of them.")
+    if config.train_split is not None and config.train_split == config.test_split:
+        raise UserError(
+            f"data.train_split and data.test_split are both {config.train_split!r}, and a model is not tested on what it learned from; name two of "
+            f"{', '.join(splits)}."
+        )
+
+
+def _refuse_splits(config: DataConfig, why: str) -> None:
+    """A `UserError` if a split is asked for."""
+    for key in ("train_split", "test_split"):
+        if getattr(config, key) is not None:
+            raise UserError(f"data.{key} is {getattr(config, key)!r}, but {why}; leave it out.")
 
 
 def _label_column(file: Path, config: DataConfig) -> str | None:
@@ -163,11 +202,16 @@ def _from_hub(name: str, named: NamedSet | None, config: DataConfig) -> Source:
     hub, _, subset = (named.hub or "", "", "") if named is not None else name.partition(":")
     splits = _download(name, hub, subset or None, named.revision if named is not None else None)
     if named is not None:
-        text_columns, train, test = named.text_columns, named.train_split, named.test_split
-        label_column: str | None = named.label_column
+        _check_splits(list(splits), config)
+        train = config.train_split or named.train_split
+        test = config.test_split or (named.test_split if named.test_split != train else None)
     else:
-        chosen, test = _choose_splits(list(splits))
-        text_columns, train, label_column = (config.text_column,), chosen[0], config.label_column
+        chosen, test = _choose_splits(list(splits), config)
+        train = chosen[0]
+    text_columns = named.text_columns if named is not None else (config.text_column,)
+    label_column = named.label_column if named is not None else config.label_column
+    if train == test:
+        raise UserError(f"data.test_split {test!r} of {name} is what it trains on by default; name data.train_split, one of {', '.join(splits)}.")
     if train not in splits:
         raise UserError(f"{name} on the hub has no split {train!r}; it has {', '.join(splits)}.")
 

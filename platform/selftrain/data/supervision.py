@@ -2,6 +2,9 @@
 
 `grant` is the only place where true labels go over into a `Corpus`. Which documents get a label, and which of the labels are wrong, follows from the seed
 and the documents' content alone, so all methods of an experiment are compared on the same ones.
+
+A label is what the source's label column says. For texts that a language model wrote (a train split of imdb_generated) that is the label that they were
+written for: it is granted like any other, and nobody claims that it is true.
 """
 
 from __future__ import annotations

@@ -199,3 +199,31 @@ def top_k_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, prior: Seque
     among_first = own.cumsum(dim=1)[:, : len(prior)]
     found = (among_first * among_first.new_tensor(list(prior))).sum(dim=1)
     return -found.clamp(min=torch.finfo(found.dtype).tiny).log().mean()
+
+
+def reverse_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, log_zero: float = -10.0) -> torch.Tensor:
+    """RCE of Wang et al. 2019, SunGen's outer loss (section 3.1): -sum_k p_k log q(k), where q is one-hot and log 0 is taken as the constant A.
+
+    It is -A (1 - p_y): the same as `mean_absolute_error` but for the factor -A / 2, and bounded, so that a wrong label cannot pull without end.
+
+    Args:
+        logits: `[N, L]`, with gradient.
+        labels: `[N]`, class indices.
+        log_zero: A, below zero (SunGen's code: about -10; Wang et al.: -4).
+
+    Returns:
+        The mean over the batch.
+    """
+    others = F.one_hot(labels, logits.shape[1]) == 0
+    # The sum over the other classes rather than 1 - p_y, which would lose its digits as p_y nears one.
+    return -log_zero * (torch.softmax(logits, dim=1) * others).sum(dim=1).mean()
+
+
+def mean_absolute_error(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """MAE of Ghosh et al. 2017: sum_k |p_k - q(k)| with a one-hot q, which is 2 (1 - p_y); the mean over the batch.
+
+    Args:
+        logits: `[N, L]`, with gradient.
+        labels: `[N]`, class indices.
+    """
+    return (torch.softmax(logits, dim=1) - F.one_hot(labels, logits.shape[1])).abs().sum(dim=1).mean()

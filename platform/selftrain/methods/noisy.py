@@ -1,0 +1,117 @@
+"""What methods for labels that may be wrong share: every document has one, and the method finds out which to believe.
+
+SunGen and what it is compared with: texts that a language model wrote for a label (`data.supervision: all` on such a split), or any labels with noise. A
+linear classifier on the encoder is trained with a weighted cross-entropy on the chosen documents, epoch by epoch; a round is an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from selftrain.data.texts import TextChannel
+from selftrain.errors import UserError
+from selftrain.methods.base import Method, Options
+from selftrain.models.frozen import HeadEncoder
+from selftrain.models.student import Student
+
+
+class NoisyLabelOptions(Options):
+    """Options of the whole family."""
+
+    epochs: int = Field(5, ge=1, description="passes over the chosen documents in the training that counts (SunGen appendix F.2: 5 for its LSTM)")
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float | None = Field(None, gt=0, description="AdamW, linear decay to 0; default: 3e-3 for a head, 5e-5 for a full encoder")
+    weight_decay: float = Field(0.01, ge=0)
+
+
+class NoisyLabels(Method):
+    """Base of the family; see the module's docstring."""
+
+    supervision = "labels"
+    Options: ClassVar[type[Options]] = NoisyLabelOptions
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        documents, granted = self.corpus.unlabeled, self.corpus.granted
+        if not granted:
+            raise UserError(f"The method {self.name} needs labels, right or wrong; set data.supervision: all (or few).")
+        labeled = [index for index, id_ in enumerate(documents.ids) if id_ in granted]
+        self.texts = [documents.texts[index] for index in labeled]
+        self.targets = torch.tensor([granted[documents.ids[index]] for index in labeled], device=self.encoder.device)
+        self.classifier = self.make_classifier()
+        self.rate = float(self.options.learning_rate or (3e-3 if self.encoder.frozen else 5e-5))
+        self.choose(np.arange(len(labeled)), torch.ones(len(labeled)))
+
+    def make_classifier(self) -> torch.nn.Linear:
+        """What turns embeddings `[N, D]` into logits `[N, L]`."""
+        return torch.nn.Linear(self.encoder.dimensions, len(self.corpus.labels)).to(self.encoder.device)
+
+    def choose(self, chosen: np.ndarray, weights: torch.Tensor) -> None:
+        """From here on train on the documents `chosen` (places in `texts`) with the `weights` of all of them, `[N]`, by a new optimiser."""
+        self.chosen, self.weights = chosen, weights.to(self.encoder.device)
+        self.adamw(self.rate, self.options.weight_decay, self.options.epochs * self.steps(0))
+
+    def losses(self, batch: torch.Tensor, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The losses of a step by name; their sum is minimised.
+
+        Args:
+            batch: places in `texts`, `[N]`.
+            logits: theirs, `[N, L]`, with gradient.
+        """
+        return {"ce": (self.weights[batch] * F.cross_entropy(logits, self.targets[batch], reduction="none")).mean()}
+
+    @property
+    def rounds(self) -> int:
+        return int(self.options.epochs)
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [*self.encoder.parameters(), *self.classifier.parameters()]
+
+    def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
+        if isinstance(self.encoder, HeadEncoder):  # frozen embeddings are made in large batches, and in the same ones where a run is resumed
+            self.encoder.inputs(self.texts)
+        return {"labeled": float(len(self.texts)), "chosen": float(len(self.chosen))}
+
+    def steps(self, round_: int) -> int:
+        return -(-len(self.chosen) // int(self.options.batch_size))
+
+    def batch(self, round_: int, step: int) -> torch.Tensor:
+        """Places in `texts` of the batch (round, step): every chosen document comes once an epoch."""
+        order = np.random.default_rng([self.seed, round_]).permutation(self.chosen)
+        size = int(self.options.batch_size)
+        return torch.from_numpy(order[step * size : (step + 1) * size]).to(self.encoder.device)
+
+    def step(self, round_: int, step: int) -> dict[str, float]:
+        batch = self.batch(round_, step)
+        losses = self.losses(batch, self.classifier(self.embed(self.texts_of(batch))))
+        loss = torch.stack(list(losses.values())).sum()
+        value = self.backward(loss)
+        self.update()
+        return {name: float(part.detach()) for name, part in losses.items()} | {"loss": value}
+
+    def texts_of(self, batch: torch.Tensor) -> list[str]:
+        """The texts at the places `batch`."""
+        return [self.texts[place] for place in batch.tolist()]
+
+    def probabilities(self, places: Sequence[int] | None = None) -> torch.Tensor:
+        """Predictions for the training documents (or those at `places`), `[N, L]`, without gradient."""
+        texts = self.texts if places is None else [self.texts[place] for place in places]
+        with torch.no_grad():
+            return torch.softmax(self.classifier(self.workers.encode(self.encoder.encode, texts, self.encoder.dimensions)), dim=1)
+
+    def student(self) -> Student:
+        return Student(self.encoder, self.classifier.weight.detach(), 1.0, self.classifier.bias.detach())
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"classifier": self.classifier.state_dict(), "chosen": torch.from_numpy(self.chosen), "weights": self.weights}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.choose(state["chosen"].numpy(), state["weights"])
+        super().load_state(state)
+        self.classifier.load_state_dict(state["classifier"])
