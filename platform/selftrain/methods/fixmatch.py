@@ -29,6 +29,7 @@ class FixMatch(SemiSupervised):
     name = "fixmatch"
     paper = "Sohn et al. 2020, FixMatch; baseline of SSC"
     summary = "a confident prediction on the weak view is the label of the strong view"
+    strong_views = 2
     Options: ClassVar[type[Options]] = FixMatchOptions
 
     def unlabeled_losses(self, batch: Batch) -> dict[str, torch.Tensor]:

@@ -28,6 +28,7 @@ class MeanTeacher(SemiSupervised):
     name = "mean_teacher"
     paper = "Tarvainen & Valpola 2017, Mean teachers; baseline of NS3L"
     summary = "the student agrees with a moving average of itself"
+    strong_views = 1
     Options: ClassVar[type[Options]] = MeanTeacherOptions
 
     def __init__(self, **common: Any) -> None:

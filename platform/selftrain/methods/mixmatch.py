@@ -35,6 +35,7 @@ class MixMatch(SemiSupervised):
     name = "mixmatch"
     paper = "Berthelot et al. 2019, MixMatch; baseline of NS3L"
     summary = "guessed and sharpened labels on mixed-up embeddings"
+    strong_views = 2
     Options: ClassVar[type[Options]] = MixMatchOptions
 
     def __init__(self, **common: Any) -> None:

@@ -25,6 +25,7 @@ class PiModel(SemiSupervised):
     name = "pi_model"
     paper = "Laine & Aila 2017, Temporal Ensembling; baseline of NS3L"
     summary = "two views of a document get the same probabilities"
+    strong_views = 1
     Options: ClassVar[type[Options]] = PiModelOptions
 
     def unlabeled_losses(self, batch: Batch) -> dict[str, torch.Tensor]:

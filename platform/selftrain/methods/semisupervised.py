@@ -24,8 +24,6 @@ from selftrain.methods.losses import negative_sampling
 from selftrain.methods.selection import choose_negatives
 from selftrain.models.student import Student
 
-VIEWS = 2  # strong views a document
-
 
 class SemiSupervisedOptions(Options):
     """Options of the whole family."""
@@ -71,6 +69,7 @@ class SemiSupervised(Method):
 
     supervision = "labels"
     language_model = "nothing (continuations with views: continuations)"
+    strong_views: ClassVar[int] = 0  # how many of a document the method compares
     Options: ClassVar[type[Options]] = SemiSupervisedOptions
 
     def __init__(self, **common: Any) -> None:
@@ -111,7 +110,7 @@ class SemiSupervised(Method):
         return int(self.options.rounds)
 
     def texts_wanted(self) -> int:
-        return len(self.corpus.unlabeled) * VIEWS if self.wants_texts else 0
+        return len(self.corpus.unlabeled) * self.strong_views if self.wants_texts else 0
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return [*self.encoder.parameters(), *self.classifier.parameters()]
@@ -122,12 +121,12 @@ class SemiSupervised(Method):
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         if self.wants_texts and not self._continuations:
             ids = self.corpus.unlabeled.ids
-            answers = texts([TextRequest(id_, "input", sample=view) for id_ in ids for view in range(VIEWS)])
+            answers = texts([TextRequest(id_, "input", sample=view) for id_ in ids for view in range(self.strong_views)])
             for index, id_ in enumerate(ids):
-                self._continuations[index] = [answers.get(TextRequest(id_, "input", sample=view), "") for view in range(VIEWS)]
+                self._continuations[index] = [answers.get(TextRequest(id_, "input", sample=view), "") for view in range(self.strong_views)]
         if self.encoder.frozen and not self._embedded:  # all views at once: in large batches, and in the same ones where a killed training is resumed
             self._embedded = True
-            views = [self.strong_view(index, view) for index in self.unlabeled for view in range(VIEWS)]
+            views = [self.strong_view(index, view) for index in self.unlabeled for view in range(self.strong_views)]
             self.encoder.encode([*self.corpus.unlabeled.texts, *views])
         return {"labeled": float(len(self.labeled)), "unlabeled": float(len(self.unlabeled))}
 
@@ -139,7 +138,7 @@ class SemiSupervised(Method):
         documents = self.corpus.unlabeled.texts
         texts = [documents[index] for index in unlabeled]
         logits = self.logits([documents[index] for index in labeled] + texts)
-        strong = tuple([self.strong_view(index, view) for index in unlabeled] for view in range(VIEWS))
+        strong = tuple([self.strong_view(index, view) for index in unlabeled] for view in range(self.strong_views))
         progress = (round_ * options.steps_per_round + step) / (self.rounds * options.steps_per_round)
         batch = Batch(labeled, unlabeled, texts, strong, logits[len(labeled) :], progress, rng)
         losses = self.labeled_losses(batch, logits[: len(labeled)])
@@ -182,7 +181,7 @@ class SemiSupervised(Method):
         """Strong view number `view` of a document."""
         text = self.corpus.unlabeled.texts[index]
         if self.wants_texts:
-            continuation = self._continuations.get(index, [""] * VIEWS)[view]
+            continuation = self._continuations.get(index, [""] * self.strong_views)[view]
             return f"{continuation} {text}".strip() if continuation else edited(text, view)
         return edited(text, view)
 

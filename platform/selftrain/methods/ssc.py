@@ -54,6 +54,7 @@ class SSC(SemiSupervised):
     name = "ssc"
     paper = "Gauffre et al. 2024, A Unified Contrastive Loss for Self-Training"
     summary = "one contrastive loss over prototypes, labeled, confident and unconfident documents, and no cross-entropy"
+    strong_views = 2
     Options: ClassVar[type[Options]] = SSCOptions
 
     def make_classifier(self) -> torch.nn.Module:
