@@ -142,16 +142,18 @@ def plan(prepared: Prepared) -> str:
     """What a run would do and cost; nothing is started. Minutes are a guess from rates measured on two CPU cores."""
     experiment, corpus = prepared.experiment, prepared.corpus
     texts = trained = steps = 0
+    seconds = 60.0
     for variant in prepared.variants.values():
         method = methods.build(variant.experiment, variant.granted(experiment.seeds[0]), TextEncoder.load(variant.experiment.model))
         texts = max(texts, method.texts_wanted())  # variants and seeds share the cache
         if method.rounds:
-            trained += len(experiment.seeds)
-            steps += len(experiment.seeds) * method.rounds * (getattr(method.options, "steps_per_round", 0) or method.steps(0))
+            own_steps = len(experiment.seeds) * method.rounds * (getattr(method.options, "steps_per_round", 0) or method.steps(0))
+            trained, steps = trained + len(experiment.seeds), steps + own_steps
+            seconds += own_steps * 0.015 if method.encoder.frozen else len(experiment.seeds) * 45 + own_steps * 0.7
     if experiment.evaluation.inference_augmentation:
         texts += len(corpus.test) * experiment.augment.input_samples
     texts += min(experiment.evaluation.llm_documents, len(corpus.test))
-    seconds = 60 + (90 + texts * experiment.augment.max_tokens / 100 if prepared.language_model else 0) + trained * 45 + steps * 1.0
+    seconds += 90 + texts * experiment.augment.max_tokens / 100 if prepared.language_model else 0
     return "\n".join(
         [
             experiment.to_yaml(),
