@@ -76,8 +76,9 @@ def train_variant(experiment: Experiment, corpus: Corpus, texts: TextChannel, *,
         raise
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as folder:
-        state = torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True)
-    return TrainedVariant(state["method"], state["rounds"], state["seconds"])
+        state = torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True, mmap=True)
+    # Training is over: the moments of AdamW, twice the size of the weights, would only fill the driver's memory.
+    return TrainedVariant(state["method"] | {"optimizer": None, "scheduler": None}, state["rounds"], state["seconds"])
 
 
 def _worker(config: dict[str, Any]) -> None:
