@@ -15,6 +15,7 @@ from selftrain.data.texts import TextChannel, no_texts
 from selftrain.export.bundle import BundleCard, write_bundle
 from selftrain.export.classifier import Classifier
 from selftrain.models.encoder import TextEncoder
+from selftrain.models.opening import open_encoder
 from selftrain.training.loop import train
 
 
@@ -72,7 +73,7 @@ class SelfTrainer:
         data = DataConfig(source="texts", classes=tuple(classes), descriptions=dict(descriptions or {}), test_documents=0, min_documents=2)
         corpus = corpus_of(texts, data)
         seed = self.experiment.seeds[0]
-        encoder = TextEncoder.load(self.experiment.model, precision=self.experiment.training.precision)
+        encoder = open_encoder(self.experiment.model, corpus, precision=self.experiment.training.precision)
         method = methods.build(self.experiment, corpus, encoder, seed=seed)
         if method.wants_texts:
             with _language_model(self, corpus) as channel:
@@ -80,6 +81,7 @@ class SelfTrainer:
         else:
             train(method, texts=no_texts, report=_silent, seed=seed)
         student = method.student()
+        assert isinstance(student.encoder, TextEncoder)
         card = BundleCard(
             name="selftrain",
             labels=corpus.class_names,
@@ -96,7 +98,7 @@ class SelfTrainer:
         )
         # Bundles are the one way in which a trained model leaves the loop, so that predictions here are those of the file.
         self._folder = tempfile.TemporaryDirectory(prefix="selftrain-")
-        write_bundle(Path(self._folder.name) / "bundle", backbone=encoder.export(), prototypes=student.weights, bias=student.bias, card=card)
+        write_bundle(Path(self._folder.name) / "bundle", backbone=student.encoder.export(), prototypes=student.weights, bias=student.bias, card=card)
         self.classifier_ = Classifier.load(Path(self._folder.name) / "bundle")
         return self
 

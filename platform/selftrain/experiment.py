@@ -39,6 +39,7 @@ from selftrain.export.bundle import BundleCard, BundleMetrics, write_bundle
 from selftrain.export.classifier import Classifier
 from selftrain.methods.base import Method
 from selftrain.models.encoder import TextEncoder
+from selftrain.models.opening import open_encoder
 from selftrain.models.sources import encoder_folder, fingerprint, language_model_folder
 from selftrain.models.student import Student
 from selftrain.stages import Events, Stages
@@ -144,7 +145,8 @@ def plan(prepared: Prepared) -> str:
     texts = trained = steps = 0
     seconds = 60.0
     for variant in prepared.variants.values():
-        method = methods.build(variant.experiment, variant.granted(experiment.seeds[0]), TextEncoder.load(variant.experiment.model))
+        granted = variant.granted(experiment.seeds[0])
+        method = methods.build(variant.experiment, granted, open_encoder(variant.experiment.model, granted))
         texts = max(texts, method.texts_wanted())  # variants and seeds share the cache
         if method.rounds:
             own_steps = len(experiment.seeds) * method.rounds * (getattr(method.options, "steps_per_round", 0) or method.steps(0))
@@ -328,7 +330,7 @@ class _Run:
     def _trained(self, name: str, variant: Variant, seed: int) -> tuple[Method, list[dict[str, float]], float]:
         experiment, corpus = variant.experiment, variant.granted(seed)
         torch.manual_seed(seed)  # of weights that a method makes anew
-        method = methods.build(experiment, corpus, TextEncoder.load(experiment.model), seed=seed)
+        method = methods.build(experiment, corpus, open_encoder(experiment.model, corpus), seed=seed)
         if not method.rounds:
             return method, [], 0.0
         if method.encoder.frozen:
@@ -347,7 +349,7 @@ class _Run:
     def _predict(self, student: Student, documents: Documents, *, augmented: bool = False) -> np.ndarray:
         """Probabilities, with equation 9 of GenCo in front when `augmented`; `[documents, classes]`."""
         if augmented:
-            assert self.texts is not None
+            assert self.texts is not None and isinstance(student.encoder, TextEncoder)
             samples = range(self.experiment.augment.input_samples)
             answers = self.texts([TextRequest(id_, "input", sample=sample) for id_ in documents.ids for sample in samples])
             continuations = [[answers[r] for s in samples if (r := TextRequest(id_, "input", sample=s)) in answers] for id_ in documents.ids]
@@ -411,6 +413,7 @@ class _Run:
             encoder_fingerprint=fingerprint(source),
             metrics=BundleMetrics(**{key: scores[key] for key in ("accuracy", "macro_f1", "ece", "documents")}) if scores else BundleMetrics(),
         )
+        assert isinstance(student.encoder, TextEncoder)
         return write_bundle(self.folder / "bundle", backbone=student.encoder.export(), prototypes=student.weights, bias=student.bias, card=card)
 
     @property
@@ -448,7 +451,7 @@ class _Run:
         if texts:
             # By the encoder before training: it has not yet learned to agree with these very texts.
             granted = self.prepared.variants[self.prepared.main].granted(self.experiment.seeds[0])
-            found = methods.build(self.experiment, granted, TextEncoder.load(self.experiment.model)).student().predict(texts).cpu().numpy()
+            found = methods.build(self.experiment, granted, open_encoder(self.experiment.model, granted)).student().predict(texts).cpu().numpy()
             matrix = np.array([[found[[a == row for a in asked], column].sum() for column in range(classes)] for row in range(classes)])
             pictures["label_alignment"] = figures.label_alignment(matrix.tolist(), self.corpus.class_names)
         kind = self.experiment.evaluation.map

@@ -86,7 +86,7 @@ def test_without_labels_they_are_refused(corpus, tmp_path, options):
 
 
 def test_self_trains_twice_from_the_same_weights(labeled, tmp_path):
-    method = built(labeled, tmp_path / "e", name="tf_kd")
+    method = built(labeled, tmp_path / "e", name="tf_kd", learning_rate=3e-3)
     start = weights(method)
     for round_ in range(2):
         method.refresh(round_, no_texts)

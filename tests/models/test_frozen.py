@@ -6,7 +6,6 @@ import torch
 from sentence_transformers import SentenceTransformer
 from tiny import tiny_backbone
 
-from selftrain.config import parse
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.frozen import EmbeddingCache, HeadEncoder
 from selftrain.models.student import Student
@@ -75,17 +74,6 @@ def test_a_block_that_was_being_written_is_not_read(tmp_path):
     again = EmbeddingCache(tmp_path / "c")
     assert again.get("a").tolist() == [1.0] * 4
     assert again.get("b") is None
-
-
-def test_load_gives_a_head_where_the_config_says_so(trunk, tmp_path):
-    folder = tmp_path / "saved"
-    trunk.save_pretrained(str(folder))
-    config = parse({"model": {"encoder": str(folder), "train": "head", "cache": str(tmp_path / "kept")}}).model
-    head = TextEncoder.load(config, precision="bfloat16")
-    assert isinstance(head, HeadEncoder) and head.precision == "float32"
-    assert head.encode([]).shape == (0, 32)
-    head.encode(TEXTS)
-    assert list((tmp_path / "kept").rglob("*.npz"))
 
 
 def test_a_student_adds_its_bias(trunk):

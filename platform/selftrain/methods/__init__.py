@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from selftrain.config import Experiment
     from selftrain.data.corpus import Corpus
     from selftrain.methods.base import Method, Options
-    from selftrain.models.encoder import TextEncoder
+    from selftrain.models.encoder import Encoder
     from selftrain.models.workers import Workers
 
 METHODS = {
@@ -79,7 +79,7 @@ def trains(document: Mapping[str, Any]) -> bool:
     return bool(getattr(options_of(document), "rounds", 1))
 
 
-def build(experiment: Experiment, corpus: Corpus, encoder: TextEncoder, *, workers: Workers | None = None, seed: int = 0) -> Method:
+def build(experiment: Experiment, corpus: Corpus, encoder: Encoder, *, workers: Workers | None = None, seed: int = 0) -> Method:
     """The method that `experiment` describes, around `encoder`."""
     from selftrain.models.workers import Workers as OneWorker
 

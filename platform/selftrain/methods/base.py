@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
-from selftrain.models.encoder import TextEncoder
+from selftrain.models.encoder import Encoder
 from selftrain.models.student import Student
 from selftrain.models.workers import Workers
 
@@ -49,7 +49,7 @@ class Method(ABC):
         *,
         options: Any,
         corpus: Corpus,
-        encoder: TextEncoder,
+        encoder: Encoder,
         workers: Workers = ONE_WORKER,
         seed: int = 0,
         scale: float = 1.0,

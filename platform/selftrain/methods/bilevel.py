@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 import torch
 import torch.nn.functional as F
 
-from selftrain.models.frozen import HeadEncoder
+from selftrain.models.encoder import Encoder
 
 Weights = dict[str, torch.Tensor]
 
@@ -23,12 +23,12 @@ Weights = dict[str, torch.Tensor]
 class HeadModel(torch.nn.Module):
     """Frozen embeddings to logits: the residual layer and the classifier as one module that `torch.func.functional_call` takes."""
 
-    def __init__(self, encoder: HeadEncoder, classifier: torch.nn.Linear) -> None:
+    def __init__(self, encoder: Encoder, classifier: torch.nn.Linear) -> None:
         super().__init__()
         self.encoder, self.classifier = encoder, classifier
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Logits `[N, L]` of `HeadEncoder.inputs` rows `[N, D]`."""
+        """Logits `[N, L]` of `Encoder.inputs` rows `[N, D]`."""
         found: torch.Tensor = self.classifier(self.encoder.of_inputs(rows))
         return found
 

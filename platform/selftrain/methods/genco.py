@@ -25,6 +25,7 @@ from selftrain.data.texts import TextChannel, TextRequest
 from selftrain.methods.base import Method, Options
 from selftrain.methods.losses import similarity, soft_targets, text_to_generated, text_to_label
 from selftrain.methods.selection import Selection, batch_of, most_confident_per_class
+from selftrain.models.encoder import TextEncoder
 
 
 class GenCoOptions(Options):
@@ -73,6 +74,7 @@ class GenCo(Method):
     supervision = "none"
     language_model = "continuations and texts on a pseudo-label"
     Options: ClassVar[type[Options]] = GenCoOptions
+    encoder: TextEncoder
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)

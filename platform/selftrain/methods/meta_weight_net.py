@@ -18,7 +18,6 @@ from selftrain.errors import UserError
 from selftrain.methods.base import Options
 from selftrain.methods.bilevel import HeadModel, meta_gradient, weights_of
 from selftrain.methods.noisy import NoisyLabelOptions, NoisyLabels
-from selftrain.models.frozen import HeadEncoder
 
 _VALIDATION = 1_000_004  # stream of random numbers, apart from that of the batches
 
@@ -43,7 +42,7 @@ class MetaWeightNet(NoisyLabels):
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
-        if not isinstance(self.encoder, HeadEncoder):
+        if not self.encoder.tensors:
             raise UserError("The method meta_weight_net takes a virtual step in every step, on frozen embeddings; set model.train: head.")
         count = len(self.texts)
         held = round(self.options.validation_share * count)
@@ -75,7 +74,6 @@ class MetaWeightNet(NoisyLabels):
 
     def _improve_weights(self, batch: torch.Tensor, logits: torch.Tensor) -> None:
         """One step of the weight network on a batch of the validation documents (equations 3 and 4 of Shu et al.)."""
-        assert isinstance(self.encoder, HeadEncoder)
         size = min(len(self.validation), int(self.options.batch_size))
         places = torch.from_numpy(self._rng.choice(self.validation, size=size, replace=False)).to(batch.device)
         targets = self.targets[places]

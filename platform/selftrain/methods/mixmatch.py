@@ -16,7 +16,6 @@ from selftrain.errors import UserError
 from selftrain.methods.base import Options
 from selftrain.methods.losses import text_to_label
 from selftrain.methods.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
-from selftrain.models.frozen import HeadEncoder
 
 
 class MixMatchOptions(SemiSupervisedOptions):
@@ -40,14 +39,13 @@ class MixMatch(SemiSupervised):
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
-        if not isinstance(self.encoder, HeadEncoder):
+        if not self.encoder.continuous:
             raise UserError("The method mixmatch mixes the embeddings that a head gets; set model.train: head.")
         if self.options.ns3l_weight and self.options.ns3l_negatives != "threshold":
             raise UserError("With mixmatch, NS3L's negative labels come from the guessed labels; set method.ns3l_negatives: threshold.")
         self._mixed: tuple[torch.Tensor, torch.Tensor] | None = None  # logits and targets of the mixed unlabeled rows of the step
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
-        assert isinstance(self.encoder, HeadEncoder)
         classes, documents = len(self.corpus.labels), self.corpus.unlabeled.texts
         with torch.no_grad():
             guess = torch.stack([torch.softmax(self.classifier(self.encoder(view)), dim=1) for view in batch.strong]).mean(dim=0)

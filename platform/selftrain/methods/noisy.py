@@ -17,7 +17,6 @@ from pydantic import Field
 from selftrain.data.texts import TextChannel
 from selftrain.errors import UserError
 from selftrain.methods.base import Method, Options
-from selftrain.models.frozen import HeadEncoder
 from selftrain.models.student import Student
 
 
@@ -74,7 +73,7 @@ class NoisyLabels(Method):
         return [*self.encoder.parameters(), *self.classifier.parameters()]
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
-        if isinstance(self.encoder, HeadEncoder):  # frozen embeddings are made in large batches, and in the same ones where a run is resumed
+        if self.encoder.frozen:  # frozen embeddings are made in large batches, and in the same ones where a run is resumed
             self.encoder.inputs(self.texts)
         return {"labeled": float(len(self.texts)), "chosen": float(len(self.chosen))}
 

@@ -20,7 +20,7 @@ from selftrain.errors import UserError
 from selftrain.methods.base import Options
 from selftrain.methods.losses import bidirectional_divergence, text_to_label, top_k_cross_entropy
 from selftrain.methods.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
-from selftrain.models.frozen import HeadEncoder
+from selftrain.models.encoder import Encoder
 
 Parameters = dict[str, torch.Tensor]  # of a net, by name
 HIDDEN = 40  # units in each of h's two hidden layers (section 4.2)
@@ -86,7 +86,7 @@ def smooth_leaky_relu(values: torch.Tensor) -> torch.Tensor:
 class Net(torch.nn.Module):
     """The net that f and g are: the residual layer of a head and a linear classifier, from frozen embeddings `[N, D]` to logits `[N, L]`."""
 
-    def __init__(self, encoder: HeadEncoder, classifier: torch.nn.Module) -> None:
+    def __init__(self, encoder: Encoder, classifier: torch.nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
         self.classifier = classifier
@@ -113,7 +113,7 @@ class SEAL(SemiSupervised):
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
-        if not isinstance(self.encoder, HeadEncoder):
+        if not self.encoder.tensors:
             raise UserError("The method seal takes second derivatives of what it trains, which is meant for a head; set model.train: head.")
         # Registered with the very modules that are trained, so f's parameters here are the ones that the optimiser changes.
         self.net = Net(self.encoder, self.classifier)
@@ -187,7 +187,6 @@ class SEAL(SemiSupervised):
 
     def _warm_objective(self) -> None:
         """The released code's first phase: h learns to train a generator that is new in every step, judged by cross-entropy on other documents."""
-        assert isinstance(self.encoder, HeadEncoder)
         documents = self.corpus.unlabeled.texts
         rng = np.random.default_rng([self.seed, 2**32])  # a stream that no step has
         for _ in range(self.options.objective_steps):
@@ -205,7 +204,6 @@ class SEAL(SemiSupervised):
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         """Lines 4 to 9 of algorithm 1, then the first term of equation 1."""
-        assert isinstance(self.encoder, HeadEncoder)
         options = self.options
         rows = self.encoder.inputs([self.corpus.unlabeled.texts[index] for index in batch.labeled])
         labels = self.targets_of(batch)

@@ -25,7 +25,6 @@ from selftrain.methods.base import Options
 from selftrain.methods.bilevel import HeadModel, Weights, meta_gradient, weights_of
 from selftrain.methods.losses import mean_absolute_error, reverse_cross_entropy
 from selftrain.methods.noisy import NoisyLabelOptions, NoisyLabels
-from selftrain.models.frozen import HeadEncoder
 
 OUTER_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "rce": reverse_cross_entropy,
@@ -69,7 +68,7 @@ class SunGen(NoisyLabels):
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
-        if not isinstance(self.encoder, HeadEncoder):
+        if not self.encoder.tensors:
             raise UserError("The method sungen trains its inner model dozens of times, on frozen embeddings; set model.train: head.")
         if self.options.budget is not None and self.options.budget > len(self.texts):
             raise UserError(f"method.budget is {self.options.budget}, but there are {len(self.texts)} labeled documents; lower it, or leave it out.")
@@ -77,7 +76,6 @@ class SunGen(NoisyLabels):
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         figures: dict[str, float] = {}
         if round_ == 0:
-            assert isinstance(self.encoder, HeadEncoder)
             learned = learn_weights(
                 HeadModel(self.encoder, self.classifier), self.encoder.inputs(self.texts), self.targets, self.options, seed=self.seed
             )

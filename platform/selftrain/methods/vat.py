@@ -15,7 +15,6 @@ from selftrain.errors import UserError
 from selftrain.methods.base import Options
 from selftrain.methods.losses import confident_cross_entropy, entropy
 from selftrain.methods.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
-from selftrain.models.frozen import HeadEncoder
 
 
 class VATOptions(SemiSupervisedOptions):
@@ -41,7 +40,7 @@ class VAT(SemiSupervised):
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
-        if not isinstance(self.encoder, HeadEncoder):
+        if not self.encoder.continuous:
             raise UserError("The method vat perturbs the embedding that a head gets; set model.train: head.")
 
     def unlabeled_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -55,7 +54,6 @@ class VAT(SemiSupervised):
 
     def _smoothness(self, batch: Batch) -> torch.Tensor:
         """KL of the predictions at x and at x + r_adv, the mean over the batch (equations 5 and 8 of Miyato et al.)."""
-        assert isinstance(self.encoder, HeadEncoder)
         rows = self.encoder.inputs(batch.texts)
         target = torch.softmax(batch.weak_logits.detach(), dim=1)
         noise = torch.from_numpy(batch.rng.standard_normal(tuple(rows.shape))).to(rows)
@@ -68,5 +66,4 @@ class VAT(SemiSupervised):
         return self._difference(rows + self.options.radius * direction, target)
 
     def _difference(self, rows: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        assert isinstance(self.encoder, HeadEncoder)
         return F.kl_div(F.log_softmax(self.classifier(self.encoder.of_inputs(rows)), dim=1), target, reduction="batchmean")

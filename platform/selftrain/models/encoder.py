@@ -1,24 +1,55 @@
-"""The small model: a sentence encoder f(x), trained and served alike.
+"""The small model f(x): what an encoder is to a method, and the sentence encoder, trained and served alike.
 
 `TextEncoder` wraps a `sentence_transformers.SentenceTransformer`, so that whatever opens there can be trained here, and what is trained here opens there.
+models/opening.py makes the encoder that an experiment names.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from sentence_transformers import SentenceTransformer
 
-from selftrain.config import ModelConfig
-from selftrain.models.precision import Precision, resolve
-from selftrain.models.sources import encoder_folder, fingerprint
+
+class Encoder(torch.nn.Module):
+    """Documents in, embeddings out. Its parameters are what is trained, and its `state_dict` what a checkpoint keeps.
+
+    An encoder with `tensors` is made of two halves: `inputs` turns documents into one tensor, and `of_inputs` is a function of that tensor and the
+    parameters. That is what two-level methods differentiate. Where the tensor is also `continuous`, methods may perturb and mix its rows.
+    """
+
+    frozen: ClassVar[bool] = False  # whether the parameters are a head on embeddings that never change
+    tensors: ClassVar[bool] = False
+    continuous: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def dimensions(self) -> int:
+        """Length of an embedding."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where embeddings are."""
+
+    @abstractmethod
+    def encode(self, documents: Sequence[Any]) -> torch.Tensor:
+        """Embeddings `[documents, dimensions]` without gradient or dropout; the mode of the module is left as it was."""
+
+    def inputs(self, documents: Sequence[Any]) -> torch.Tensor:
+        """`[documents, ...]`, without gradient."""
+        raise NotImplementedError(f"{type(self).__name__} is not made of two halves")
+
+    def of_inputs(self, rows: torch.Tensor) -> torch.Tensor:
+        """Embeddings `[documents, dimensions]` of `inputs`, with gradient."""
+        raise NotImplementedError(f"{type(self).__name__} is not made of two halves")
 
 
-class TextEncoder(torch.nn.Module):
+class TextEncoder(Encoder):
     """f(x) of GenCo's equation 1: texts in, embeddings out; all of its weights are trained (models/frozen.py trains a head instead).
 
     Args:
@@ -28,8 +59,6 @@ class TextEncoder(torch.nn.Module):
         normalize: embeddings of length one, so that a dot product is a cosine.
         precision: of matrix products (autocast); weights and embeddings are float32 either way.
     """
-
-    frozen = False
 
     def __init__(
         self,
@@ -47,32 +76,6 @@ class TextEncoder(torch.nn.Module):
         self.normalize = normalize
         self.precision = precision
         self._longest = backbone.max_seq_length or 512
-
-    @classmethod
-    def load(cls, config: ModelConfig, device: str = "cpu", precision: Precision = "float32") -> TextEncoder:
-        """Open the encoder that `config` names.
-
-        With `model.train: head` that is a `HeadEncoder`, and `precision` has no say: frozen embeddings are made in float32, for every run alike.
-
-        Raises:
-            UserError: the folder is no model, or the name is not found.
-        """
-        source = encoder_folder(config.encoder)
-        backbone = SentenceTransformer(str(source), device=device)
-        if config.train == "head":
-            from selftrain.models.frozen import HeadEncoder
-
-            kept = Path(config.cache) / fingerprint(source)
-            return HeadEncoder(
-                backbone, cache=kept, max_tokens=config.max_tokens, batch_size=config.batch_size, normalize=config.similarity == "cosine"
-            )
-        return cls(
-            backbone,
-            max_tokens=config.max_tokens,
-            batch_size=config.batch_size,
-            normalize=config.similarity == "cosine",
-            precision=resolve(precision, device),
-        )
 
     @property
     def dimensions(self) -> int:

@@ -66,6 +66,8 @@ class HeadEncoder(TextEncoder):
     """
 
     frozen = True
+    tensors = True
+    continuous = True
 
     def __init__(
         self, trunk: SentenceTransformer, *, cache: Path | None = None, max_tokens: int = 64, batch_size: int = 64, normalize: bool = True

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
-from selftrain.models.encoder import TextEncoder
+from selftrain.models.encoder import Encoder
 
 
 @dataclass(frozen=True)
 class Student:
     """softmax_j(scale * <f(x), w_j> + b_j): equations 3 and 4 of GenCo with prototypes for w and no b, or a linear classifier with both."""
 
-    encoder: TextEncoder
+    encoder: Encoder
     weights: torch.Tensor  # w, [classes, dimensions]
     scale: float = 1.0
     bias: torch.Tensor | None = None  # b, [classes]

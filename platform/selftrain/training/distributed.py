@@ -20,7 +20,7 @@ from selftrain.config import Experiment
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel, TextRequest
 from selftrain.errors import UserError
-from selftrain.models.encoder import TextEncoder
+from selftrain.models.opening import open_encoder
 from selftrain.models.workers import Workers
 from selftrain.training.loop import train
 
@@ -91,7 +91,7 @@ def _worker(config: dict[str, Any]) -> None:
     if not experiment.training.gpu:
         torch.set_num_threads(experiment.training.threads or max(1, len(os.sched_getaffinity(0)) // workers.size))
     torch.manual_seed(config["seed"])  # of weights that a method makes anew: the same in all workers
-    encoder = TextEncoder.load(experiment.model, device=str(get_device()), precision=experiment.training.precision)
+    encoder = open_encoder(experiment.model, config["corpus"], device=str(get_device()), precision=experiment.training.precision)
     method = methods.build(experiment, config["corpus"], encoder, workers=workers, seed=config["seed"])
 
     def report(figures: dict[str, float], state: dict[str, Any]) -> None:
