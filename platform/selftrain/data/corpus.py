@@ -55,6 +55,7 @@ class Corpus:
     test: Documents
     granted: Mapping[str, int] = field(default_factory=dict)  # document id -> class index; empty unless data.supervision says otherwise
     skipped: tuple[Skipped, ...] = ()
+    validation: Documents = Documents()  # for the choice of a checkpoint (data.validation_documents)
     fingerprint: str = ""  # hash over ids, splits and class names
 
     @property
@@ -73,3 +74,4 @@ class Truth:
 
     unlabeled: Mapping[str, int]
     test: Mapping[str, int]
+    validation: Mapping[str, int] = field(default_factory=dict)
