@@ -169,10 +169,12 @@ def rank_probabilities(scores: torch.Tensor, steepness: float = 2.0) -> torch.Te
     for layer in range(count):
         left = torch.arange(layer % 2, count - 1, 2, device=scores.device)
         right = left + 1
-        swap = torch.atan(steepness * (values[:, right] - values[:, left])) / torch.pi + 0.5
+        ahead = steepness * (values[:, left] - values[:, right])
+        # arctan(-ahead) + pi / 2 and its rest, both written so that the smaller share keeps its digits: the sum would round to 0 or 1 far out.
+        swap, stay = (torch.atan2(torch.ones_like(ahead), side) / torch.pi for side in (ahead, -ahead))
         # [N, L, L], the identity but for the neighbours that this layer compares
         exchange = torch.diag_embed(torch.ones_like(scores).index_fill(1, left, 0.0).index_fill(1, right, 0.0))
-        for rows, columns, share in ((left, left, 1 - swap), (right, right, 1 - swap), (left, right, swap), (right, left, swap)):
+        for rows, columns, share in ((left, left, stay), (right, right, stay), (left, right, swap), (right, left, swap)):
             exchange = exchange.index_put((torch.arange(len(scores), device=scores.device).unsqueeze(1), rows, columns), share)
         values = (exchange @ values.unsqueeze(2)).squeeze(2)
         places = exchange @ places
