@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
+from selftrain.errors import UserError
 from selftrain.models.encoder import Encoder
 from selftrain.models.student import Student
 from selftrain.models.workers import Workers
@@ -57,6 +58,10 @@ class Method(ABC):
         conditional_samples: int = 1,
     ) -> None:
         self.options = options
+        if workers.size > 1 and any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in encoder.modules()):
+            raise UserError(
+                "The encoder has batch normalization, and each of several workers would take its statistics from its own part of a batch; set training.workers: 1."
+            )
         self.corpus = corpus
         self.encoder = encoder
         self.workers = workers
@@ -112,7 +117,7 @@ class Method(ABC):
 
     def label_embeddings(self) -> torch.Tensor:
         """f(p_j) with gradient, `[classes, dimensions]`: prompts and documents share the encoder's weights."""
-        return self._mean_prompts(self.encoder)
+        return self._mean_prompts(self.embed)
 
     def embed(self, texts: list[str]) -> torch.Tensor:
         """f(x) of a global batch with gradient, `[texts, dimensions]`; this worker computes its own part of it."""
