@@ -29,7 +29,7 @@ ALL = {
     "reverse_cross_entropy": lambda x: losses.reverse_cross_entropy(x, CLASSES),
     "mean_absolute_error": lambda x: losses.mean_absolute_error(x, CLASSES),
 }
-PARTS = {"similarity", "rank_probabilities"}  # not losses: they are inside of others
+PARTS = {"similarity", "rank_probabilities", "customized_soft_labels"}  # not losses: they are inside of others
 
 
 def scores(scale=1.0, dtype=torch.float64):

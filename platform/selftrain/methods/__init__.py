@@ -39,6 +39,7 @@ METHODS = {
     "cs_kd": "selftrain.methods.cs_kd:CSKD",
     "ps_kd": "selftrain.methods.ps_kd:PSKD",
     "dlb": "selftrain.methods.dlb:DLB",
+    "uskd": "selftrain.methods.uskd:USKD",
     "supervised": "selftrain.methods.supervised:Supervised",
 }
 

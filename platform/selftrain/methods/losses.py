@@ -139,6 +139,24 @@ def distillation(logits: torch.Tensor, teacher: torch.Tensor, temperature: float
     return temperature**2 * F.kl_div(F.log_softmax(logits / temperature, dim=1), target, reduction="batchmean", log_target=True)
 
 
+def customized_soft_labels(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The soft labels of USKD (Yang et al. 2023), from the prediction s itself, without gradient.
+
+    Args:
+        logits: `[N, L]`.
+        labels: `[N]`, class indices.
+
+    Returns:
+        Of the label, `[N]`: s_y^2 + 1 - the batch's mean of s_y^2, which is 1 on average. Of the other classes, `[N, L]`: in proportion to 1 / rank, the rank
+        in the whole prediction, with sum one and zero for the label (no other class: all zero).
+    """
+    logits = logits.detach()
+    squares = torch.softmax(logits, dim=1).gather(1, labels.unsqueeze(1)).squeeze(1) ** 2
+    ranks = logits.argsort(dim=1, descending=True, stable=True).argsort(dim=1) + 1
+    zipf = (1.0 / ranks.to(logits)) * (F.one_hot(labels, logits.shape[1]) == 0)
+    return squares + 1.0 - squares.mean(), zipf / zipf.sum(dim=1, keepdim=True).clamp(min=torch.finfo(zipf.dtype).tiny)
+
+
 def bidirectional_divergence(logits: torch.Tensor, others: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """l^pl of SEAL's equation 13, KL(s || f) + KL(f || s), the mean over the batch; gradients reach both sides.
 
