@@ -161,3 +161,18 @@ def test_a_granted_label_that_is_another_changes_weights(tmp_path, rows, shuffle
     _, other_granted, other_weights = train_on(tmp_path / "b", shuffled, supervision="all", **short(name))
     assert granted != other_granted
     assert not equal(weights, other_weights)
+
+
+@pytest.mark.parametrize("name", WITH_LABELS)
+def test_the_labels_of_an_oracle_change_no_weight_of_a_method_that_does_not_ask_it(tmp_path, rows, others_changed, name):
+    _, _, weights = train_on(tmp_path / "a", rows, supervision="oracle", **short(name))
+    _, _, other_weights = train_on(tmp_path / "b", others_changed, supervision="oracle", **short(name))
+    assert equal(weights, other_weights)
+
+
+def test_the_labels_of_an_oracle_change_weights_where_it_is_asked(tmp_path, rows, others_changed):
+    asked = short("ns3l") | {"ns3l_negatives": "oracle"}
+    _, granted, weights = train_on(tmp_path / "a", rows, supervision="oracle", **asked)
+    _, other_granted, other_weights = train_on(tmp_path / "b", others_changed, supervision="oracle", **asked)
+    assert granted == other_granted
+    assert not equal(weights, other_weights)

@@ -49,8 +49,10 @@ class DataConfig(Section):
     test_split: str | None = Field(None, description="split to test on; default: test, or the one whose name ends so")
     max_characters: int = Field(100_000, ge=1, description="longer texts are skipped and counted")
     min_documents: int = Field(20, ge=2, description="fewer usable unlabeled documents than this is an error")
-    supervision: Literal["none", "few", "all"] = Field(
-        "none", description="labels that the learner may see: none, labels_per_class of each class, or all of the training documents"
+    supervision: Literal["none", "few", "all", "oracle"] = Field(
+        "none",
+        description="labels that the learner may see: none, labels_per_class of each class (few), or all of the training documents; "
+        "oracle: few to learn from, and all for a choice that only a bound may make (method.ns3l_negatives: oracle)",
     )
     labels_per_class: int = Field(10, ge=1, description="labels of each class with supervision few; which documents get one follows from the seed")
     label_noise: float = Field(0.0, ge=0, lt=1, description="share of the granted labels that are replaced by another class (symmetric noise)")

@@ -400,7 +400,7 @@ class _Run:
             "mean_confidence": float(probabilities.max(axis=1).mean()) if documents else 0.0,
             "train_seconds": round(seconds, 3),
             "documents": documents,
-        }
+        } | ({"bound": True} if variant.data.supervision == "oracle" else {})
 
     def _language_model_row(self) -> None:
         """The language model as a zero-shot classifier (GenCo table 2, row 3): the class name that it must choose, no probabilities."""

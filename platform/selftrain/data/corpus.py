@@ -54,6 +54,7 @@ class Corpus:
     unlabeled: Documents
     test: Documents
     granted: Mapping[str, int] = field(default_factory=dict)  # document id -> class index; empty unless data.supervision says otherwise
+    oracle: Mapping[str, int] = field(default_factory=dict)  # true labels of all unlabeled documents; empty but for data.supervision: oracle (bounds)
     skipped: tuple[Skipped, ...] = ()
     validation: Documents = Documents()  # for the choice of a checkpoint (data.validation_documents)
     fingerprint: str = ""  # hash over ids, splits and class names

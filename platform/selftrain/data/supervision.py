@@ -24,11 +24,11 @@ def grant(corpus: Corpus, truth: Truth, config: DataConfig, seed: int) -> Corpus
     Args:
         corpus: without granted labels.
         truth: the true labels.
-        config: `supervision` (none, few, all), `labels_per_class`, `label_noise`.
-        seed: of the draw of documents (few) and of the noise.
+        config: `supervision` (none, few, all, oracle), `labels_per_class`, `label_noise`.
+        seed: of the draw of documents (few, oracle) and of the noise.
 
     Raises:
-        UserError: labels are to be granted and the source has none, or a class has no labeled document.
+        UserError: labels are to be granted and the source has none (for an oracle: not for every document), or a class has no labeled document.
     """
     if config.supervision == "none":
         return corpus
@@ -37,22 +37,26 @@ def grant(corpus: Corpus, truth: Truth, config: DataConfig, seed: int) -> Corpus
         raise UserError(
             f"data.supervision is {config.supervision!r}, but {corpus.name} has no labels; set data.label_column, or data.supervision: none."
         )
+    oracle = dict(known) if config.supervision == "oracle" else {}
+    if oracle and (missing := len(corpus.unlabeled) - len(oracle)):
+        raise UserError(f"data.supervision is 'oracle', but {missing} documents of {corpus.name} have no label; use a source that labels all, or few.")
     classes = len(corpus.labels)
-    if config.supervision == "few":
+    if config.supervision in ("few", "oracle"):
         ordered = hash_order(known, salt=f"selftrain labels 1, seed {seed}")
         groups = [[id_ for id_ in ordered if known[id_] == label][: config.labels_per_class] for label in range(classes)]
         if empty := [corpus.class_names[label] for label, group in enumerate(groups) if not group]:
             raise UserError(
-                f"data.supervision is 'few', but no document of {corpus.name} is labeled {empty[0]!r}; raise data.unlabeled_documents, or leave the class out."
+                f"data.supervision is {config.supervision!r}, but no document of {corpus.name} is labeled {empty[0]!r}; raise data.unlabeled_documents, or leave the class out."
             )
         known = {id_: known[id_] for group in groups for id_ in group}
     granted = {id_: _noisy(id_, label, classes, config.label_noise, seed) for id_, label in known.items()}
-    return replace(corpus, granted=granted)
+    return replace(corpus, granted=granted, oracle=oracle)
 
 
 def describe(config: DataConfig) -> str:
-    """The supervision in a few words, for tables: none, 10 a class, all, all with 30 % noise."""
-    words = {"none": "none", "few": f"{config.labels_per_class} a class", "all": "all"}[config.supervision]
+    """The supervision in a few words, for tables: none, 10 a class, 10 a class and an oracle, all, all with 30 % noise."""
+    few = f"{config.labels_per_class} a class"
+    words = {"none": "none", "few": few, "all": "all", "oracle": f"{few} and an oracle"}[config.supervision]
     return f"{words}, {config.label_noise:.0%} noise" if config.label_noise and config.supervision != "none" else words
 
 

@@ -40,8 +40,8 @@ class SemiSupervisedOptions(Options):
     )
     ns3l_weight: float = Field(0.0, ge=0, description="lambda_1 of NS3L's loss, added to the method's own (NS3L algorithm 1)")
     ns3l_threshold: float = Field(0.04, gt=0, lt=1, description="T: classes below this probability are negative labels (NS3L algorithm 1)")
-    ns3l_negatives: Literal["threshold", "uniform", "exclude_nearest", "furthest"] = Field(
-        "threshold", description="how negative labels are chosen (NS3L table 6)"
+    ns3l_negatives: Literal["threshold", "uniform", "exclude_nearest", "furthest", "oracle"] = Field(
+        "threshold", description="how negative labels are chosen (NS3L table 6); oracle: never the true class, a bound that needs data.supervision: oracle"
     )
     ns3l_count: int = Field(1, ge=1, description="P: negative labels a document where they are not chosen by the threshold")
 
@@ -88,6 +88,10 @@ class SemiSupervised(Method):
             raise UserError(
                 f"method.ns3l_threshold {self.options.ns3l_threshold:g} is not below 1/{classes} (one over the number of classes): an undecided prediction "
                 "would have every class as a negative label and a loss without gradient; lower it."
+            )
+        if self.options.ns3l_weight and self.options.ns3l_negatives == "oracle" and not self.corpus.oracle:
+            raise UserError(
+                "method.ns3l_negatives: oracle looks at the true labels of unlabeled documents, which is a bound and no method; set data.supervision: oracle."
             )
         self.classifier = self.make_classifier().to(self.encoder.device)
         self.start_optimizer(self.rounds * self.options.steps_per_round)
@@ -190,8 +194,11 @@ class SemiSupervised(Method):
         options = self.options
         if options.ns3l_negatives == "threshold":
             return batch.weak_logits, torch.softmax(batch.weak_logits.detach(), dim=1) < options.ns3l_threshold
-        distances = self._class_distances[batch.unlabeled] if options.ns3l_negatives != "uniform" else None
-        mask = choose_negatives(options.ns3l_negatives, len(batch.unlabeled), len(self.corpus.labels), options.ns3l_count, batch.rng, distances)
+        how = options.ns3l_negatives
+        distances = self._class_distances[batch.unlabeled] if how in ("exclude_nearest", "furthest") else None
+        ids = self.corpus.unlabeled.ids
+        truth = np.array([self.corpus.oracle[ids[index]] for index in batch.unlabeled]) if how == "oracle" else None
+        mask = choose_negatives(how, len(batch.unlabeled), len(self.corpus.labels), options.ns3l_count, batch.rng, distances, truth)
         return batch.weak_logits, mask.to(batch.weak_logits.device)
 
     @cached_property
