@@ -12,7 +12,7 @@ from vllm import ModelRegistry
 from vllm.model_executor.models.gemma3 import Gemma3ForCausalLM
 
 
-class OneEmbeddingGemma3(Gemma3ForCausalLM):  # type: ignore[misc]
+class OneEmbeddingGemma3(Gemma3ForCausalLM):
     """Gemma 3, text only; see the module's docstring."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
