@@ -155,7 +155,9 @@ def plan(prepared: Prepared) -> str:
         if method.rounds:
             own_steps = len(experiment.seeds) * method.rounds * (getattr(method.options, "steps_per_round", 0) or method.steps(0))
             trained, steps = trained + len(experiment.seeds), steps + own_steps
-            seconds += own_steps * 0.015 if method.encoder.frozen else len(experiment.seeds) * 45 + own_steps * 0.7
+            name = variant.experiment.model.encoder
+            step = 0.7 if name not in IMAGE_ENCODERS else 0.1 if name == "small-cnn" else 3.0
+            seconds += own_steps * 0.015 if method.encoder.frozen else len(experiment.seeds) * 45 + own_steps * step
     if experiment.evaluation.inference_augmentation:
         texts += len(corpus.test) * experiment.augment.input_samples
     texts += min(experiment.evaluation.llm_documents, len(corpus.test))
@@ -480,7 +482,7 @@ class _Run:
                 self.corpus.class_names,
                 texts=points[first:second],
                 text_labels=asked[:150],
-                prototypes=points[second:],
+                prototypes=points[second:] if len(prototypes) else None,
             )
         return pictures
 
