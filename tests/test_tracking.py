@@ -251,6 +251,15 @@ def test_what_the_registry_lacks_is_said(uri: str, tmp_path: Path, bundle: Path)
         champion_bundle("news", uri)
 
 
+def test_a_password_in_the_address_is_not_said() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match="does not answer") as error:
+            check_tracking(f"http://me:secret@{address}")
+    assert "secret" not in str(error.value) and address in str(error.value)
+
+
 def test_a_server_that_is_down_is_said_at_once(tmp_path: Path) -> None:
     with socket.socket() as taken:  # bound but not listening: nobody else gets the port, and connecting is refused
         taken.bind(("127.0.0.1", 0))

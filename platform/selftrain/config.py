@@ -39,6 +39,9 @@ class DataConfig(Section):
     )
     prompts: tuple[str, ...] | None = Field(None, description="label prompts with {label}; default: the catalogue's, else table 4 of GenCo")
     test_documents: int = Field(1000, ge=0, description="documents held out for evaluation where the source has no test split of its own")
+    validation_documents: int = Field(
+        0, ge=0, description="labeled documents kept apart from training; beside the last checkpoint, the best one on them is then reported too"
+    )
     unlabeled_documents: int | None = Field(None, ge=1, description="use at most this many unlabeled documents")
     train_split: str | None = Field(
         None, description="split to learn from, where a set has several (imdb_generated: gpt2_xl); default: train, or all others"

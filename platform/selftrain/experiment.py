@@ -5,6 +5,7 @@ Everything a run leaves is in one folder, and one MLflow run has the same figure
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -44,7 +45,7 @@ from selftrain.models.sources import IMAGE_ENCODERS, encoder_folder, fingerprint
 from selftrain.models.student import Student
 from selftrain.stages import Events, Stages
 from selftrain.tracking import Round, Tracker
-from selftrain.training.loop import train
+from selftrain.training.loop import Validation, train
 
 if TYPE_CHECKING:
     from selftrain.augment.engine import RemoteTexts
@@ -78,6 +79,12 @@ class Variant:
     def granted(self, seed: int) -> Corpus:
         """What the learner may see with this seed."""
         return grant(self.corpus, self.truth, self.experiment.data, seed)
+
+    @property
+    def validation(self) -> Validation | None:
+        """Labeled documents to choose a round by; no part of what the learner sees."""
+        documents, labels = self.corpus.validation, self.truth.validation
+        return Validation(documents.texts, [labels[id_] for id_ in documents.ids]) if len(documents) else None
 
 
 @dataclass(frozen=True)
@@ -267,7 +274,7 @@ class _Run:
         readable = self.corpus.kind == "text"  # what is bundled and served reads texts
         with self.stages("bundle" if readable else "final predictions"):
             # A resumed run that had finished this training takes the weights from its last checkpoint.
-            method = self.main_method or self._trained(self.prepared.main, main, self.experiment.seeds[0])[0]
+            method = self.main_method or self._trained(self.prepared.main, main, self.experiment.seeds[0]).method
             student = method.student()
             probabilities = self._predict(student, self.corpus.test)
             bundle = self._bundle(method.name, student) if readable else None
@@ -310,17 +317,20 @@ class _Run:
                 self.rows += found["rows"]
                 self.rounds += found["rounds"]
                 continue
-            method, rounds, seconds = self._trained(name, variant, seed)
+            training = self._trained(name, variant, seed)
+            method, seconds = training.method, training.seconds
             if name == self.prepared.main and seed == self.experiment.seeds[0]:
                 self.main_method = method
             with self.stages("evaluation"):
                 student = method.student()
                 rows = [self._row(name, seed, variant.experiment, seconds, self._predict(student, self.corpus.test))]
+                if training.best is not None:
+                    rows[0]["validation"] = self._best_on_validation(training)
                 if self.experiment.evaluation.inference_augmentation and len(self.corpus.test):
                     rows.append(
                         self._row(name, seed, variant.experiment, seconds, self._predict(student, self.corpus.test, augmented=True), augmented=True)
                     )
-            figures_of = [Round(round=int(entry["round"]), figures=_without(entry, "round")) for entry in rounds]
+            figures_of = [Round(round=int(entry["round"]), figures=_without(entry, "round")) for entry in training.rounds]
             own = [{"variant": name, "seed": seed, **entry} for entry in figures_of]
             child = self.tracker.child(f"{name} seed {seed}", {"method": variant.experiment.method, "seed": seed}, {"selftrain.variant": name})
             child.log_rounds(figures_of)
@@ -334,24 +344,37 @@ class _Run:
                 "variant done", variant=name, seed=seed, train_seconds=round(seconds, 1), **({"accuracy": accuracy} if accuracy is not None else {})
             )
 
-    def _trained(self, name: str, variant: Variant, seed: int) -> tuple[Method, list[dict[str, float]], float]:
+    def _best_on_validation(self, training: _Training) -> dict[str, Any]:
+        """What the round would have given that is best on the validation documents; the method keeps its last weights."""
+        method, best = training.method, training.best
+        assert best is not None
+        last = copy.deepcopy(method.state())
+        method.load_state(best["method"])
+        probabilities = self._predict(method.student(), self.corpus.test)
+        method.load_state(last)
+        scores = evaluate(probabilities, self.labels, self.corpus.class_names).to_json() if self.labels is not None else None
+        return {"documents": len(self.corpus.validation), "round": best["round"] + 1, "accuracy": best["accuracy"], "scores": scores}
+
+    def _trained(self, name: str, variant: Variant, seed: int) -> _Training:
         experiment, corpus = variant.experiment, variant.granted(seed)
         torch.manual_seed(seed)  # of weights that a method makes anew
         method = methods.build(experiment, corpus, open_encoder(experiment.model, corpus), seed=seed)
         if not method.rounds:
-            return method, [], 0.0
+            return _Training(method, [], 0.0)
+        validation = variant.validation
         if method.encoder.frozen:
             with self.stages("training and texts" if method.wants_texts else "training"):
-                history = train(method, texts=self.texts or no_texts, report=_unreported, seed=seed)
-            return method, history.rounds, history.seconds
+                history = train(method, texts=self.texts or no_texts, report=_unreported, seed=seed, validation=validation)
+            return _Training(method, history.rounds, history.seconds, history.best)
         from selftrain.training.distributed import train_variant
 
         with self.stages("training and texts" if method.wants_texts else "training"):
             storage = self.experiment.training.storage or self.folder / "checkpoints"
-            trained = train_variant(experiment, corpus, self.texts or no_texts, seed=seed, storage=storage, name=f"{_file_name(name)}-seed{seed}")
+            name = f"{_file_name(name)}-seed{seed}"
+            trained = train_variant(experiment, corpus, self.texts or no_texts, seed=seed, storage=storage, name=name, validation=validation)
         method.load_state(trained.state)
         method.encoder.eval()
-        return method, trained.rounds, trained.seconds
+        return _Training(method, trained.rounds, trained.seconds, trained.best)
 
     def _predict(self, student: Student, documents: Documents, *, augmented: bool = False) -> np.ndarray:
         """Probabilities, with equation 9 of GenCo in front when `augmented`; `[documents, classes]`."""
@@ -524,6 +547,7 @@ class _Run:
                 "name": corpus.name,
                 "fingerprint": corpus.fingerprint,
                 "unlabeled": len(corpus.unlabeled),
+                "validation": len(corpus.validation),
                 "test": len(corpus.test),
                 "labeled_test": self.labels is not None,
                 "skipped": skipped,
@@ -544,6 +568,16 @@ class _Run:
         if not truth or not len(self.corpus.test):
             return None
         return np.array([truth[id_] for id_ in self.corpus.test.ids])
+
+
+@dataclass(frozen=True)
+class _Training:
+    """One training that is over."""
+
+    method: Method  # with the weights of the last round
+    rounds: list[dict[str, float]]  # figures a round
+    seconds: float
+    best: dict[str, Any] | None = None  # see `training.loop.Trained`
 
 
 class _Finished:

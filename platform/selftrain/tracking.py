@@ -75,7 +75,9 @@ def tracking_uri(uri: str | None = None) -> str:
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_LOCAL_DATABASE}"
     scheme = uri.partition(":")[0].partition("+")[0] if "://" in uri else ""
     if scheme not in (*_DATABASES, "http", "https"):
-        raise UserError(f"Tracking address {uri!r} is neither a server (http://...) nor a database; write e.g. sqlite:///mlflow.db.")
+        raise UserError(
+            f"Tracking address {_without_password(uri)!r} is neither a server (http://...) nor a database; write e.g. sqlite:///mlflow.db."
+        )
     file = _sqlite_file(uri)
     return f"sqlite:///{file}" if file is not None else uri
 
@@ -89,7 +91,8 @@ def check_tracking(uri: str) -> None:
     if not uri.startswith(("http://", "https://")):
         return
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_ANSWER_SECONDS):
+        # Without name and password, which urllib takes for a port: whoever asks for them is there.
+        with urllib.request.urlopen(re.sub(r"(://)[^/]*@", r"\1", uri).rstrip("/") + "/health", timeout=_ANSWER_SECONDS):
             return
     except urllib.error.HTTPError as error:
         if error.code < 500:  # something answers and asks who we are, or lives under another path
@@ -98,7 +101,7 @@ def check_tracking(uri: str) -> None:
     except (OSError, ValueError) as error:
         reason = str(getattr(error, "reason", error))
     raise UserError(
-        f"The tracking server {uri} does not answer ({reason}); start it, correct tracking.uri, or unset MLFLOW_TRACKING_URI for a local file."
+        f"The tracking server {_without_password(uri)} does not answer ({reason}); start it, correct tracking.uri, or unset MLFLOW_TRACKING_URI for a local file."
     )
 
 
@@ -351,7 +354,7 @@ def ui_command(uri: str | None, port: int = 5000) -> list[str]:
     """
     uri = tracking_uri(uri)
     if uri.startswith(("http://", "https://")):
-        raise UserError(f"The runs are on the tracking server; open {uri} in a browser.")
+        raise UserError(f"The runs are on the tracking server; open {_without_password(uri)} in a browser.")
     file = _sqlite_file(uri)
     if file is not None and not file.exists():
         raise UserError(f"There is no MLflow database {file}; run `selftrain run` here first, or name another with --set tracking.uri.")

@@ -222,3 +222,18 @@ def test_loading_pulls_in_no_heavy_library(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)})
     assert done.stdout.strip() == "[]"
+
+
+def test_validation_documents_are_apart_from_all_others(tmp_path):
+    without, _ = load_corpus(config(tmp_path, pets()))
+    corpus, truth = load_corpus(config(tmp_path, pets(), validation_documents=7))
+    assert len(corpus.validation) == 7 and set(truth.validation) == set(corpus.validation.ids)
+    assert corpus.test == without.test
+    assert sorted(corpus.unlabeled.ids + corpus.validation.ids) == sorted(without.unlabeled.ids)
+    assert not set(truth.validation) & (set(truth.unlabeled) | set(truth.test))
+    assert corpus.fingerprint != without.fingerprint
+
+
+def test_validation_needs_labels(tmp_path):
+    with pytest.raises(UserError, match="validation_documents"):
+        load_corpus(config(tmp_path, pets(labels=False), label_column=None, classes=("cat", "dog"), validation_documents=7))

@@ -79,3 +79,12 @@ def test_table_without_labels_shows_confidence():
     text = text_table(summarise([row("genco", 0, None), row("genco", 1, None)]))
     assert "mean confidence" in text and "0.550 ± 0.071" in text
     assert "accuracy" not in text and "*" not in text
+
+
+def test_the_best_on_validation_stands_beside_the_last():
+    validation = {"documents": 50, "round": 2, "accuracy": 0.9, "scores": {"accuracy": 0.96}}
+    summary = summarise([row("a", 0, 0.9, validation=validation), row("b", 0, 0.8)])
+    assert summary[0]["validated"] == {"mean": 0.96, "std": None} and summary[1]["validated"] is None
+    table = text_table(summary).splitlines()
+    assert table[0].endswith("best on validation") and table[2].endswith("0.960") and table[3].endswith("–")
+    assert "validation" not in text_table(summarise([row("b", 0, 0.8)]))

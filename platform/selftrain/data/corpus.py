@@ -62,6 +62,7 @@ class Corpus:
     test: Documents
     granted: Mapping[str, int] = field(default_factory=dict)  # document id -> class index; empty unless data.supervision says otherwise
     skipped: tuple[Skipped, ...] = ()
+    validation: Documents = Documents()  # for the choice of a checkpoint (data.validation_documents)
     fingerprint: str = ""  # hash over ids, splits and class names
     kind: Kind = "text"
     mirrored: bool = True  # whether an image that is flipped left to right keeps its class (digits do not)
@@ -82,3 +83,4 @@ class Truth:
 
     unlabeled: Mapping[str, int]
     test: Mapping[str, int]
+    validation: Mapping[str, int] = field(default_factory=dict)

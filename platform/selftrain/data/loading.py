@@ -62,7 +62,7 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
         )
     train = source.train
     if images and config.unlabeled_documents is not None:
-        train = thinned(train, config.unlabeled_documents + (0 if given else config.test_documents))
+        train = thinned(train, config.unlabeled_documents + config.validation_documents + (0 if given else config.test_documents))
     rest, skipped = cleaned(train, given)
     skipped = (*(skipped_test if given else ()), *skipped)
     labeled = {id_ for id_, document in rest.items() if document.label is not None}
@@ -71,13 +71,18 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
 
     documents = {**rest, **given}
     test, unlabeled = (hash_order(given), hash_order(rest)) if given else hold_out(rest, config.test_documents, labeled)
+    validation, unlabeled = hold_out(unlabeled, config.validation_documents, labeled) if config.validation_documents else ([], unlabeled)
+    if config.validation_documents and not validation:
+        raise UserError(
+            f"data.validation_documents wants labeled documents and {source.name} has none to spare; set data.label_column, or leave it at 0."
+        )
     if len(unlabeled) < config.min_documents:
         raise UserError(_too_few(source.name, len(unlabeled), 0 if given else len(test), skipped, config.min_documents))
     unlabeled = unlabeled[: config.unlabeled_documents]
     if len(unlabeled) < config.min_documents:
         raise UserError(f"data.unlabeled_documents ({config.unlabeled_documents}) is below data.min_documents ({config.min_documents}); raise it.")
 
-    truth = Truth(unlabeled=_true_labels(documents, unlabeled), test=_true_labels(documents, test))
+    truth = Truth(_true_labels(documents, unlabeled), _true_labels(documents, test), _true_labels(documents, validation))
     corpus = Corpus(
         name=source.name,
         labels=labels,
@@ -85,7 +90,8 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
         unlabeled=_split(documents, unlabeled, images),
         test=_split(documents, test, images),
         skipped=skipped,
-        fingerprint=fingerprint([label.name for label in labels], unlabeled, test),
+        validation=_split(documents, validation, images),
+        fingerprint=fingerprint([label.name for label in labels], unlabeled, test, validation),
         kind=source.kind,
         mirrored=source.named is None or source.named.mirrored,
     )
@@ -117,9 +123,10 @@ def corpus_of(texts: Sequence[object], config: DataConfig) -> Corpus:
     )
 
 
-def fingerprint(class_names: Sequence[str], unlabeled: Sequence[str], test: Sequence[str]) -> str:
-    """SHA-256 over the class names and the document ids of each split, in order."""
-    return hashlib.sha256(json.dumps([list(class_names), list(unlabeled), list(test)]).encode()).hexdigest()
+def fingerprint(class_names: Sequence[str], unlabeled: Sequence[str], test: Sequence[str], validation: Sequence[str] = ()) -> str:
+    """SHA-256 over the class names and the document ids of each split that there is, in order."""
+    splits = [list(class_names), list(unlabeled), list(test), *([list(validation)] if validation else [])]
+    return hashlib.sha256(json.dumps(splits).encode()).hexdigest()
 
 
 def _split(documents: Mapping[str, Document], ids: Sequence[str], images: bool = False) -> Documents:

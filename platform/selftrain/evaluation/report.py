@@ -119,6 +119,7 @@ def render(metrics: Metrics, findings: Findings, pictures: Mapping[str, bytes]) 
         metrics=metrics,
         result=_result(metrics),
         labeled=any(entry["accuracy"] is not None for entry in metrics["summary"]),
+        validated=any(entry["validated"] is not None for entry in metrics["summary"]),
         best=best(metrics["summary"]),
         main=row,
         classes=_classes(row, metrics["asked"]["classes"]) if row else [],

@@ -53,10 +53,20 @@ class DataFacts(TypedDict):
     name: str
     fingerprint: str
     unlabeled: int
+    validation: NotRequired[int]
     test: int
     labeled_test: bool
     skipped: dict[str, int]
     skipped_rows: list[SkippedRow]
+
+
+class BestOnValidation(TypedDict):
+    """The round (from 1) that is best on the validation documents: its accuracy there, and `Scores.to_json()` on the test documents."""
+
+    documents: int
+    round: int
+    accuracy: float
+    scores: dict[str, Any] | None
 
 
 class Row(TypedDict):
@@ -72,6 +82,7 @@ class Row(TypedDict):
     train_seconds: float
     documents: int
     bound: NotRequired[bool]
+    validation: NotRequired[BestOnValidation]
 
 
 class Summary(TypedDict):
@@ -86,6 +97,7 @@ class Summary(TypedDict):
     accuracy: MeanStd | None
     macro_f1: MeanStd | None
     ece: MeanStd | None
+    validated: MeanStd | None  # accuracy of the round that is best on the validation documents
     mean_confidence: MeanStd
     train_seconds: MeanStd
 

@@ -54,11 +54,15 @@ def plus_minus(value: MeanStd | None, digits: int = 3) -> str:
 def text_table(summary: Sequence[Summary]) -> str:
     """The table for a terminal, columns aligned; `*` marks the best row. Without true labels it shows confidence instead of scores."""
     labeled = any(entry["accuracy"] is not None for entry in summary)
-    head = ["variant", "at inference", "labels seen", "documents", "seeds", *([title for _, title in _SCORES] if labeled else ["mean confidence"])]
+    validated = any(entry["validated"] is not None for entry in summary)
+    titles = [*(title for _, title in _SCORES), *(["best on validation"] if validated else [])]
+    head = ["variant", "at inference", "labels seen", "documents", "seeds", *(titles if labeled else ["mean confidence"])]
     winner = best(summary)
     body = []
     for entry in summary:
-        scores = [entry["accuracy"], entry["macro_f1"], entry["ece"]] if labeled else [entry["mean_confidence"]]
+        scores = [entry["accuracy"], entry["macro_f1"], entry["ece"], *([entry["validated"]] if validated else [])]
+        if not labeled:
+            scores = [entry["mean_confidence"]]
         name = entry["variant"] + (" *" if entry is winner else "") + (" (bound)" if entry["bound"] else "")
         augmented = "augmented" if entry["inference_augmentation"] else "plain"
         body.append([name, augmented, entry["supervision"], f"{entry['documents']:,}", str(entry["seeds"]), *map(plus_minus, scores)])
@@ -79,6 +83,7 @@ def _summary(group: list[Row], supervision: str) -> Summary:
     scored = [row["scores"] for row in group if row["scores"] is not None]
     scores = {name: mean_std([scores[name] for scores in scored]) if scored else None for name, _ in _SCORES}
     first = group[0]
+    validated = [row["validation"]["scores"]["accuracy"] for row in group if "validation" in row and row["validation"]["scores"] is not None]
     return Summary(
         variant=first["variant"],
         inference_augmentation=first["inference_augmentation"],
@@ -89,6 +94,7 @@ def _summary(group: list[Row], supervision: str) -> Summary:
         accuracy=scores["accuracy"],
         macro_f1=scores["macro_f1"],
         ece=scores["ece"],
+        validated=mean_std(validated) if validated else None,
         mean_confidence=mean_std([row["mean_confidence"] for row in group]),
         train_seconds=mean_std([row["train_seconds"] for row in group]),
     )

@@ -22,7 +22,7 @@ from selftrain.data.texts import TextChannel, TextRequest
 from selftrain.errors import UserError
 from selftrain.models.opening import open_encoder
 from selftrain.models.workers import Workers
-from selftrain.training.loop import train
+from selftrain.training.loop import Validation, train
 
 _STATE = "state.pt"
 
@@ -34,9 +34,19 @@ class TrainedVariant:
     state: dict[str, Any]  # for the method's `load_state`
     rounds: list[dict[str, float]]  # figures a round
     seconds: float  # of training, without waiting for texts
+    best: dict[str, Any] | None = None  # see `loop.Trained`
 
 
-def train_variant(experiment: Experiment, corpus: Corpus, texts: TextChannel, *, seed: int, storage: Path | str, name: str) -> TrainedVariant:
+def train_variant(
+    experiment: Experiment,
+    corpus: Corpus,
+    texts: TextChannel,
+    *,
+    seed: int,
+    storage: Path | str,
+    name: str,
+    validation: Validation | None = None,
+) -> TrainedVariant:
     """Train the experiment's method with one seed in Ray Train (`TorchTrainer`).
 
     Args:
@@ -46,6 +56,7 @@ def train_variant(experiment: Experiment, corpus: Corpus, texts: TextChannel, *,
         seed: of the training.
         storage: folder of the checkpoints; with the same `storage` and `name`, a killed training continues.
         name: of the variant.
+        validation: documents to choose the best round by.
 
     Raises:
         UserError: what the method or the text channel raised in a worker.
@@ -58,7 +69,7 @@ def train_variant(experiment: Experiment, corpus: Corpus, texts: TextChannel, *,
     training = experiment.training
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"experiment": experiment, "corpus": corpus, "texts": texts, "seed": seed},
+        train_loop_config={"experiment": experiment, "corpus": corpus, "texts": texts, "seed": seed, "validation": validation},
         scaling_config=ray.train.ScalingConfig(num_workers=training.workers, use_gpu=training.gpu),
         run_config=ray.train.RunConfig(
             name=name,
@@ -78,7 +89,7 @@ def train_variant(experiment: Experiment, corpus: Corpus, texts: TextChannel, *,
     with result.checkpoint.as_directory() as folder:
         state = torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True, mmap=True)
     # Training is over: the moments of AdamW, twice the size of the weights, would only fill the driver's memory.
-    return TrainedVariant(state["method"] | {"optimizer": None, "scheduler": None}, state["rounds"], state["seconds"])
+    return TrainedVariant(state["method"] | {"optimizer": None, "scheduler": None}, state["rounds"], state["seconds"], state["best"])
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -106,7 +117,8 @@ def _worker(config: dict[str, Any]) -> None:
     if (checkpoint := ray.train.get_checkpoint()) is not None:
         with checkpoint.as_directory() as folder:
             resume = torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True)
-    train(method, texts=_shared(config["texts"], workers), report=report, seed=config["seed"], resume=resume)
+    texts = _shared(config["texts"], workers)
+    train(method, texts=texts, report=report, seed=config["seed"], validation=config["validation"], resume=resume)
 
 
 def _shared(texts: TextChannel, workers: Workers) -> TextChannel:

@@ -7,8 +7,9 @@ All randomness of a round follows from (seed, round, rank), so a run that is res
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,17 +17,32 @@ import torch
 
 from selftrain.data.texts import TextChannel
 from selftrain.methods.base import Method
+from selftrain.models.student import Student
 
 # report(figures of the round, state to checkpoint)
 Report = Callable[[dict[str, float], dict[str, Any]], None]
 
 
+@dataclass(frozen=True)
+class Validation:
+    """Labeled documents that no method sees: after every round the student is scored on them."""
+
+    documents: Sequence[Any]
+    labels: Sequence[int]
+
+    def accuracy(self, student: Student) -> float:
+        """Share of the documents that `student` gets right."""
+        found = student.predict(self.documents).argmax(dim=1).cpu()
+        return float((found == torch.tensor(self.labels)).double().mean())
+
+
 @dataclass
 class Trained:
-    """What the loop leaves besides the method's weights."""
+    """What the loop leaves besides the method's weights, which are those of the last round."""
 
     rounds: list[dict[str, float]] = field(default_factory=list)  # figures a round
-    seconds: float = 0.0  # without waiting for texts
+    seconds: float = 0.0  # without waiting for texts, and without validation
+    best: dict[str, Any] | None = None  # the best round on the validation documents: its "round" (0-based), "accuracy" and "method" (a state)
 
 
 def train(
@@ -35,6 +51,7 @@ def train(
     texts: TextChannel,
     report: Report,
     seed: int,
+    validation: Validation | None = None,
     resume: dict[str, Any] | None = None,
 ) -> Trained:
     """Run `method` from its first round, or from the one after `resume`, to its last.
@@ -44,6 +61,7 @@ def train(
         texts: answers requests for texts of the language model.
         report: called after every round with the round's figures and a state that `resume` takes.
         seed: of everything random but the language model.
+        validation: documents to choose the best round by; of equal ones the first is kept.
         resume: a state that `report` got; a finished one makes this a no-op.
     """
     history = Trained()
@@ -53,6 +71,7 @@ def train(
         first = int(resume["round"]) + 1
         history.rounds = list(resume["rounds"])
         history.seconds = float(resume["seconds"])
+        history.best = resume.get("best")
     for round_ in range(first, method.rounds):
         torch.manual_seed(_round_seed(seed, round_, method.workers.rank))
         start = time.monotonic()
@@ -66,8 +85,14 @@ def train(
                 losses[name] = losses.get(name, 0.0) + value / steps
         method.encoder.eval()
         history.seconds += time.monotonic() - start - waiting.seconds
+        state = method.state()
+        if validation is not None:
+            figures["validation_accuracy"] = validation.accuracy(method.student())
+            if history.best is None or figures["validation_accuracy"] > history.best["accuracy"]:
+                weights = copy.deepcopy(state | {"optimizer": None, "scheduler": None})
+                history.best = {"round": round_, "accuracy": figures["validation_accuracy"], "method": weights}
         history.rounds.append({"round": float(round_ + 1), **figures, **losses})
-        report(history.rounds[-1], {"round": round_, "method": method.state(), "rounds": history.rounds, "seconds": history.seconds})
+        report(history.rounds[-1], {"round": round_, "method": state, "rounds": history.rounds, "seconds": history.seconds, "best": history.best})
     method.encoder.eval()
     return history
 
