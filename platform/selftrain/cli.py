@@ -138,6 +138,9 @@ def _run(options: argparse.Namespace) -> int:
     if registered := facts["registered"]:
         champion = "champion" if registered["champion"] else "not champion"
         print(f"model       {registered['model']} version {registered['version']}, {champion}: {registered['reason']}")
+    if result.bundle is None:
+        print("bundle      none: a bundle, predict and serve read texts, and the documents are images")
+        return 0
     print(f"bundle      {result.bundle}")
     print(f"\nserve it:   {facts['serve'][0]}")
     return 0

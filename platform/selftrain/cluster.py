@@ -64,6 +64,8 @@ def session(experiment: Experiment, wanted: Needs) -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     # A dozen processes with an arena per thread each hold gigabytes that nobody uses.
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+    # Ray keeps an idle Python process a logical CPU, a tenth of a gigabyte each; a run starts few tasks and can wait a second for a new one.
+    os.environ.setdefault("RAY_num_workers_soft_limit", "1")
     import logging
 
     import ray

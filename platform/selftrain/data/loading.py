@@ -15,6 +15,7 @@ from selftrain.data.catalogue import DEFAULT_PROMPTS
 from selftrain.data.classes import check_class_names, classes_of, describe, nothing_matches
 from selftrain.data.cleaning import Document, Row, clean
 from selftrain.data.corpus import Corpus, Documents, Label, Skipped, Truth
+from selftrain.data.images import common_size, stacked, thinned
 from selftrain.data.sources import find_source
 from selftrain.data.splits import hash_order, hold_out
 from selftrain.errors import UserError
@@ -24,7 +25,8 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
     """Read a source and split it.
 
     A source with a labeled test split keeps it whole. Of any other source with labels, the `test_documents` labeled documents that come first in hash
-    order are held out. A source without labels has no test split: every document is unlabeled.
+    order are held out. A source without labels has no test split: every document is unlabeled. Of images, `unlabeled_documents` are chosen by their
+    encoded bytes, so that no others are decoded; those of them that cannot be used are not replaced.
 
     Raises:
         UserError: whatever the user can mend, from a missing file to too few usable documents.
@@ -36,8 +38,19 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
     labels, index = classes_of(source, config.classes)
     labels = describe(labels, config.descriptions)
 
+    images = source.kind == "image"
+    size = common_size(source.train) if images else None
+
     def cleaned(rows: Sequence[Row], known: Iterable[str] = ()) -> tuple[dict[str, Document], tuple[Skipped, ...]]:
-        result = clean(rows, index=index, max_characters=config.max_characters, known=frozenset(known), known_reason="in test already")
+        result = clean(
+            rows,
+            index=index,
+            max_characters=config.max_characters,
+            known=frozenset(known),
+            known_reason="in test already",
+            images=images,
+            size=size,
+        )
         return {document.id: document for document in result.documents}, result.skipped
 
     given, skipped_test = cleaned(source.test or ())
@@ -47,7 +60,10 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
         raise UserError(
             f"data.test_split {config.test_split!r} of {source.name} holds no labeled document to test on; name another split, or leave it out."
         )
-    rest, skipped = cleaned(source.train, given)
+    train = source.train
+    if images and config.unlabeled_documents is not None:
+        train = thinned(train, config.unlabeled_documents + config.validation_documents + (0 if given else config.test_documents))
+    rest, skipped = cleaned(train, given)
     skipped = (*(skipped_test if given else ()), *skipped)
     labeled = {id_ for id_, document in rest.items() if document.label is not None}
     if not labeled and not given and any(item.reason == "unknown label" for item in skipped):
@@ -71,11 +87,13 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
         name=source.name,
         labels=labels,
         prompts=prompts or (source.named.prompts if source.named is not None else DEFAULT_PROMPTS),
-        unlabeled=_split(documents, unlabeled),
-        test=_split(documents, test),
+        unlabeled=_split(documents, unlabeled, images),
+        test=_split(documents, test, images),
         skipped=skipped,
-        validation=_split(documents, validation),
+        validation=_split(documents, validation, images),
         fingerprint=fingerprint([label.name for label in labels], unlabeled, test, validation),
+        kind=source.kind,
+        mirrored=source.named is None or source.named.mirrored,
     )
     return corpus, truth
 
@@ -111,8 +129,9 @@ def fingerprint(class_names: Sequence[str], unlabeled: Sequence[str], test: Sequ
     return hashlib.sha256(json.dumps(splits).encode()).hexdigest()
 
 
-def _split(documents: Mapping[str, Document], ids: Sequence[str]) -> Documents:
-    return Documents(tuple(ids), tuple(documents[id_].text for id_ in ids))
+def _split(documents: Mapping[str, Document], ids: Sequence[str], images: bool = False) -> Documents:
+    contents = tuple(documents[id_].text for id_ in ids)
+    return Documents(tuple(ids), stacked(contents) if images else contents)
 
 
 def _true_labels(documents: Mapping[str, Document], ids: Iterable[str]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from selftrain.data.cleaning import Fault, Row
+from selftrain.data.images import COLUMNS
 from selftrain.errors import UserError, nearest
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -57,18 +58,18 @@ def read_file(path: Path, text_column: str, label_column: str | None) -> list[Ro
 def read_parquet(path: Path, text_columns: Sequence[str], label_column: str | None, *, place: str = "row") -> list[Row]:
     """The rows of a Parquet file; several text columns are joined by a newline.
 
+    A file without the text column and with one that is called `image` or `img` is one of images (`image_column`).
+
     Raises:
-        UserError: not Parquet, a missing column, or a text column that holds images.
+        UserError: not Parquet, or a missing column.
     """
     import pyarrow.parquet
 
-    columns = [*text_columns, *([label_column] if label_column else [])]
     schema = parquet_schema(path)
-    if text_columns[0] not in schema.names and "image" in schema.names:
-        raise UserError(f"{path} holds images; this version trains on text.")
+    if found := image_column(schema, text_columns):
+        text_columns = (found,)
+    columns = [*text_columns, *([label_column] if label_column else [])]
     require_columns(schema.names, columns, str(path))
-    for column in text_columns:
-        _refuse_images(schema.field(column).type, column, str(path))
     with _readable(path):
         table = pyarrow.parquet.read_table(path, columns=columns)
     return table_rows(table, text_columns, label_column, place)
@@ -84,6 +85,19 @@ def parquet_schema(path: Path) -> Any:
 
     with _readable(path):
         return pyarrow.parquet.read_schema(path)
+
+
+def image_column(schema: Any, text_columns: Sequence[str]) -> str | None:
+    """The column of an Arrow schema that holds images, None where the documents are texts: one that is asked for and holds bytes, or `image` or `img`."""
+    import pyarrow
+
+    def holds_bytes(name: str) -> bool:
+        kind = schema.field(name).type
+        return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind) or pyarrow.types.is_struct(kind))
+
+    if text_columns[0] in schema.names:
+        return text_columns[0] if holds_bytes(text_columns[0]) else None
+    return next((name for name in COLUMNS if name in schema.names and holds_bytes(name)), None)
 
 
 @contextmanager
@@ -117,13 +131,6 @@ def require_columns(found: Sequence[str], wanted: Sequence[str], where: str) -> 
             raise UserError(
                 f"{where} has no column {column!r}; {nearest(column, found) or 'it has no columns'} Set data.text_column or data.label_column."
             )
-
-
-def _refuse_images(kind: Any, column: str, where: str) -> None:
-    import pyarrow
-
-    if pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind) or pyarrow.types.is_struct(kind):
-        raise UserError(f"Column {column!r} of {where} holds images or other binary data; this version trains on text.")
 
 
 def _decode(path: Path) -> str:

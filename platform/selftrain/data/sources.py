@@ -18,7 +18,8 @@ from typing import Any
 from selftrain.config import DataConfig
 from selftrain.data.catalogue import CATALOGUE, NamedSet
 from selftrain.data.cleaning import Row
-from selftrain.data.reading import SUFFIXES, parquet_schema, read_file, read_parquet, require_columns, table_rows
+from selftrain.data.corpus import Kind
+from selftrain.data.reading import SUFFIXES, image_column, parquet_schema, read_file, read_parquet, require_columns, table_rows
 from selftrain.errors import UserError, nearest
 
 FOLDER_VARIABLE = "SELFTRAIN_DATA"
@@ -35,6 +36,7 @@ class Source:
     test: Sequence[Row] | None = None  # None: the source has no test split
     class_names: tuple[str, ...] | None = None  # in the order of its integer labels; None: not stated
     named: NamedSet | None = None  # the catalogue's knowledge of it
+    kind: Kind = "text"
 
 
 def find_source(config: DataConfig) -> Source:
@@ -47,7 +49,8 @@ def find_source(config: DataConfig) -> Source:
     path = Path(name).expanduser()
     if path.suffix.lower() in SUFFIXES or path.is_file():
         _refuse_splits(config, f"{path.name} is one file and has no splits")
-        return Source(path.stem, read_file(path, config.text_column, config.label_column))
+        rows = read_file(path, config.text_column, config.label_column)
+        return Source(path.stem, rows, kind=_kind(path, config))
     folder = shared_folder(name)
     if folder is not None:
         return _from_folder(name, folder, config)
@@ -89,10 +92,9 @@ def package_folder(named: NamedSet) -> Path | None:
     return next((folder for place in places if (folder := Path(place) / named.package_folder).is_dir()), None)
 
 
-def holds_images(folder: Path) -> bool:
-    """Whether a set of SELFTRAIN_DATA holds images instead of texts."""
-    files = sorted(folder.glob("*.parquet"))
-    return bool(files) and "image" in parquet_schema(files[0]).names
+def _kind(file: Path, config: DataConfig) -> Kind:
+    """What a file holds; images come in Parquet alone."""
+    return "image" if file.suffix.lower() == ".parquet" and image_column(parquet_schema(file), (config.text_column,)) else "text"
 
 
 def _from_folder(name: str, folder: Path, config: DataConfig) -> Source:
@@ -109,8 +111,6 @@ def _from_folder(name: str, folder: Path, config: DataConfig) -> Source:
     }
     if not files:
         raise UserError(f"{folder} holds no .parquet file; put one a split beside dataset.json.")
-    if holds_images(folder):
-        raise UserError(f"{name} in {FOLDER_VARIABLE} holds images; this version trains on text.")
     train, test = _choose_splits(list(files), config)
 
     def rows(splits: Sequence[str]) -> list[Row]:
@@ -120,7 +120,7 @@ def _from_folder(name: str, folder: Path, config: DataConfig) -> Source:
             for row in read_parquet(files[split], (config.text_column,), _label_column(files[split], config), place=f"{split} row")
         ]
 
-    return Source(name, rows(train), rows([test]) if test else None, class_names, CATALOGUE.get(name))
+    return Source(name, rows(train), rows([test]) if test else None, class_names, CATALOGUE.get(name), _kind(files[train[0]], config))
 
 
 def _choose_splits(splits: Sequence[str], config: DataConfig) -> tuple[list[str], str | None]:
@@ -199,7 +199,7 @@ def _decode(content: bytes) -> str:
 
 
 def _from_hub(name: str, named: NamedSet | None, config: DataConfig) -> Source:
-    hub, _, subset = (named.hub or "", "", "") if named is not None else name.partition(":")
+    hub, _, subset = ((named.hub or "") if named is not None else name).partition(":")
     splits = _download(name, hub, subset or None, named.revision if named is not None else None)
     if named is not None:
         _check_splits(list(splits), config)
@@ -209,6 +209,8 @@ def _from_hub(name: str, named: NamedSet | None, config: DataConfig) -> Source:
         chosen, test = _choose_splits(list(splits), config)
         train = chosen[0]
     text_columns = named.text_columns if named is not None else (config.text_column,)
+    image = image_column(splits[train].features.arrow_schema, text_columns) if train in splits else None
+    text_columns = (image,) if image else text_columns
     label_column = named.label_column if named is not None else config.label_column
     if train == test:
         raise UserError(f"data.test_split {test!r} of {name} is what it trains on by default; name data.train_split, one of {', '.join(splits)}.")
@@ -224,7 +226,7 @@ def _from_hub(name: str, named: NamedSet | None, config: DataConfig) -> Source:
     if label_column is not None:
         names = getattr(splits[train].features.get(label_column), "names", None)
         class_names = tuple(names) if names else tuple(entry.name for entry in named.classes) if named is not None else None
-    return Source(name, rows(train), rows(test) if test in splits else None, class_names, named)
+    return Source(name, rows(train), rows(test) if test in splits else None, class_names, named, "image" if image else "text")
 
 
 def _download(name: str, hub: str, subset: str | None, revision: str | None) -> dict[str, Any]:

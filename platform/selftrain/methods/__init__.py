@@ -75,6 +75,13 @@ def options_of(document: Mapping[str, Any]) -> Options:
         raise UserError(f"method.{key} of {cls.name}: {message[0].lower()}{message[1:]} (given: {first.get('input')!r}).") from None
 
 
+def check_kind(name: str, corpus: Corpus) -> None:
+    """Raise a `UserError` where the method does not learn from such documents."""
+    if corpus.kind not in method_class(name).kinds:
+        able = ", ".join(other for other in METHODS if corpus.kind in method_class(other).kinds)
+        raise UserError(f"The documents of {corpus.name} are {corpus.kind}s, which the method {name} does not learn from; choose one of {able}.")
+
+
 def trains(document: Mapping[str, Any]) -> bool:
     """Whether the `method` section trains anything; `rounds: 0` is the encoder as it is, the same for every seed."""
     return bool(getattr(options_of(document), "rounds", 1))
@@ -85,6 +92,7 @@ def build(experiment: Experiment, corpus: Corpus, encoder: Encoder, *, workers: 
     from selftrain.models.workers import Workers as OneWorker
 
     options = options_of(experiment.method)
+    check_kind(str(experiment.method["name"]), corpus)
     return method_class(str(experiment.method["name"]))(
         options=options,
         corpus=corpus,

@@ -126,8 +126,8 @@ class SEAL(SemiSupervised):
         self._logits: torch.Tensor | None = None  # of the same, from f
 
     def fresh_generator(self) -> Parameters:
-        """Parameters for g: the residual layer at zero, as f's at the start, and a new classifier."""
-        parameters = {name: torch.zeros_like(value) for name, value in self.net.named_parameters()}
+        """Parameters for g: an encoder as f's is at the start (a head's residual layer at zero, new weights for images), and a new classifier."""
+        parameters = {f"encoder.{name}": value for name, value in self.encoder.fresh().items()}
         parameters |= {f"classifier.{name}": value.detach() for name, value in self.make_classifier().to(self.encoder.device).named_parameters()}
         return {name: value.requires_grad_() for name, value in parameters.items()}
 
@@ -182,16 +182,16 @@ class SEAL(SemiSupervised):
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         figures = super().refresh(round_, texts)
         if round_ == 0 and self.options.learned:
-            self._warm_objective()
+            with self.encoder.fixed_statistics():
+                self._warm_objective()
         return figures
 
     def _warm_objective(self) -> None:
         """The released code's first phase: h learns to train a generator that is new in every step, judged by cross-entropy on other documents."""
-        documents = self.corpus.unlabeled.texts
         rng = np.random.default_rng([self.seed, 2**32])  # a stream that no step has
         for _ in range(self.options.objective_steps):
             drawn = self.draw_labeled(2 * self.options.batch_size, rng)
-            rows = self.encoder.inputs([documents[index] for index in drawn])
+            rows = self.encoder.inputs(self.weak_views(drawn, rng))
             labels = torch.tensor([self.targets[index] for index in drawn], device=rows.device)
             half = len(drawn) // 2
             with torch.random.fork_rng(devices=[]):  # torch's own stream differs between workers
@@ -205,7 +205,7 @@ class SEAL(SemiSupervised):
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         """Lines 4 to 9 of algorithm 1, then the first term of equation 1."""
         options = self.options
-        rows = self.encoder.inputs([self.corpus.unlabeled.texts[index] for index in batch.labeled])
+        rows = self.encoder.inputs(batch.labeled_views)
         labels = self.targets_of(batch)
         stepped: Parameters | None = None
         if options.learned:
