@@ -30,7 +30,10 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Where documents and class names come from, and which labels the learner may see."""
 
-    source: str = Field("bbc_news", description="a name of the catalogue, a CSV, JSONL or Parquet file, or a Hugging Face datasets name")
+    source: str = Field(
+        "bbc_news",
+        description="a name of the catalogue, a CSV, JSONL or Parquet file, a folder of selftrain generate, or a Hugging Face datasets name",
+    )
     text_column: str = Field("text", description="column with the text (files and hub data sets outside the catalogue)")
     label_column: str | None = Field(None, description="column with the true label; used for evaluation alone unless supervision says otherwise")
     classes: tuple[str, ...] | None = Field(None, description="class names; default: the catalogue's")
@@ -47,6 +50,10 @@ class DataConfig(Section):
         None, description="split to learn from, where a set has several (imdb_generated: gpt2_xl); default: train, or all others"
     )
     test_split: str | None = Field(None, description="split to test on; default: test, or the one whose name ends so")
+    test_source: str | None = Field(
+        None,
+        description="another source of the same classes, in any form of source, whose test split (data.test_split; all of it where it has none) is tested on",
+    )
     max_characters: int = Field(100_000, ge=1, description="longer texts are skipped and counted")
     min_documents: int = Field(20, ge=2, description="fewer usable unlabeled documents than this is an error")
     supervision: Literal["none", "few", "all", "oracle"] = Field(

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from selftrain.config import DataConfig
 from selftrain.data.catalogue import DEFAULT_PROMPTS
-from selftrain.data.classes import check_class_names, classes_of, describe, nothing_matches
+from selftrain.data.classes import check_class_names, classes_of, describe, nothing_matches, same_classes
 from selftrain.data.cleaning import Document, Row, clean
 from selftrain.data.corpus import Corpus, Documents, Label, Skipped, Truth
 from selftrain.data.images import common_size, stacked, thinned
@@ -24,9 +24,10 @@ from selftrain.errors import UserError
 def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
     """Read a source and split it.
 
-    A source with a labeled test split keeps it whole. Of any other source with labels, the `test_documents` labeled documents that come first in hash
-    order are held out. A source without labels has no test split: every document is unlabeled. Of images, `unlabeled_documents` are chosen by their
-    encoded bytes, so that no others are decoded; those of them that cannot be used are not replaced.
+    What is tested on is the test split of `test_source` where one is named. A source with a labeled test split keeps it whole. Of any other source with labels,
+    the `test_documents` labeled documents that come first in hash order are held out. A source without labels has no test split: every document is unlabeled.
+    Nor has one that a language model wrote: nobody knows whether its labels are true. Of images, `unlabeled_documents` are chosen by their encoded bytes, so
+    that no others are decoded; those of them that cannot be used are not replaced.
 
     Raises:
         UserError: whatever the user can mend, from a missing file to too few usable documents.
@@ -34,14 +35,26 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
     if config.classes is not None:
         check_class_names(config.classes, "data.classes")
     prompts = _prompts(config.prompts)
-    source = find_source(config)
+    source = find_source(config if config.test_source is None else config.model_copy(update={"test_split": None, "test_source": None}))
     labels, index = classes_of(source, config.classes)
     labels = describe(labels, config.descriptions)
+    test_rows, test_index, tested = source.test or (), index, source.name
+    if config.test_source is not None:
+        other = find_source(config.model_copy(update={"source": config.test_source, "train_split": None}))
+        if other.kind != source.kind:
+            raise UserError(
+                f"data.test_source {other.name} holds {other.kind}s and {source.name} {source.kind}s; test on documents of the same kind."
+            )
+        test_rows, test_index, tested = other.test or other.train, same_classes(other, labels, source.name), other.name
+        if other.generated and not other.test:
+            raise UserError(
+                f"data.test_source {other.name} was written by a language model, and nobody claims that its labels are true; test on real documents."
+            )
 
     images = source.kind == "image"
     size = common_size(source.train) if images else None
 
-    def cleaned(rows: Sequence[Row], known: Iterable[str] = ()) -> tuple[dict[str, Document], tuple[Skipped, ...]]:
+    def cleaned(rows: Sequence[Row], index: Mapping[str, int], known: Iterable[str] = ()) -> tuple[dict[str, Document], tuple[Skipped, ...]]:
         result = clean(
             rows,
             index=index,
@@ -53,24 +66,23 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
         )
         return {document.id: document for document in result.documents}, result.skipped
 
-    given, skipped_test = cleaned(source.test or ())
+    given, skipped_test = cleaned(test_rows, test_index)
     # A test row without a label cannot be scored; a test split without any (the hub has such) is no test split.
     given = {id_: document for id_, document in given.items() if document.label is not None}
-    if config.test_split is not None and not given:
-        raise UserError(
-            f"data.test_split {config.test_split!r} of {source.name} holds no labeled document to test on; name another split, or leave it out."
-        )
+    if (config.test_split is not None or config.test_source is not None) and not given:
+        key, value = ("test_source", config.test_source) if config.test_split is None else ("test_split", config.test_split)
+        raise UserError(f"data.{key} {value!r} of {tested} holds no labeled document to test on; name another, or leave it out.")
     train = source.train
     if images and config.unlabeled_documents is not None:
         train = thinned(train, config.unlabeled_documents + config.validation_documents + (0 if given else config.test_documents))
-    rest, skipped = cleaned(train, given)
+    rest, skipped = cleaned(train, index, given)
     skipped = (*(skipped_test if given else ()), *skipped)
     labeled = {id_ for id_, document in rest.items() if document.label is not None}
     if not labeled and not given and any(item.reason == "unknown label" for item in skipped):
         raise UserError(nothing_matches(source, labels))
 
     documents = {**rest, **given}
-    test, unlabeled = (hash_order(given), hash_order(rest)) if given else hold_out(rest, config.test_documents, labeled)
+    test, unlabeled = (hash_order(given), hash_order(rest)) if given else hold_out(rest, 0 if source.generated else config.test_documents, labeled)
     validation, unlabeled = hold_out(unlabeled, config.validation_documents, labeled) if config.validation_documents else ([], unlabeled)
     if config.validation_documents and not validation:
         raise UserError(
@@ -84,7 +96,7 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
 
     truth = Truth(_true_labels(documents, unlabeled), _true_labels(documents, test), _true_labels(documents, validation))
     corpus = Corpus(
-        name=source.name,
+        name=source.name if config.test_source is None else f"{source.name} (tested on {tested})",
         labels=labels,
         prompts=prompts or (source.named.prompts if source.named is not None else DEFAULT_PROMPTS),
         unlabeled=_split(documents, unlabeled, images),

@@ -1,4 +1,4 @@
-"""Where a source is found: a file, the folder named by SELFTRAIN_DATA, a Python package, or the Hugging Face hub, in this order.
+"""Where a source is found: a file or folder, the folder named by SELFTRAIN_DATA, a Python package, or the Hugging Face hub, in this order.
 
 Whatever it is, it comes back as a `Source`: rows to train on, rows to test on where the source has a test split, and its classes where it names them.
 """
@@ -23,6 +23,7 @@ from selftrain.data.reading import SUFFIXES, image_column, parquet_schema, read_
 from selftrain.errors import UserError, nearest
 
 FOLDER_VARIABLE = "SELFTRAIN_DATA"
+_DESCRIPTION = "dataset.json"
 _VALIDATION_SPLITS = frozenset({"validation", "valid", "val", "dev"})
 _HUB_SECONDS = 5.0
 
@@ -37,6 +38,7 @@ class Source:
     class_names: tuple[str, ...] | None = None  # in the order of its integer labels; None: not stated
     named: NamedSet | None = None  # the catalogue's knowledge of it
     kind: Kind = "text"
+    generated: bool = False  # a language model wrote it: the labels are what the texts were written for, and nothing is tested on them
 
 
 def find_source(config: DataConfig) -> Source:
@@ -51,6 +53,10 @@ def find_source(config: DataConfig) -> Source:
         _refuse_splits(config, f"{path.name} is one file and has no splits")
         rows = read_file(path, config.text_column, config.label_column)
         return Source(path.stem, rows, kind=_kind(path, config))
+    if path.is_dir() and (path / _DESCRIPTION).is_file():
+        return _from_folder(path.resolve().name, path, config)
+    if path.is_dir() and "/" in name:
+        raise UserError(f"The folder {name!r} holds no {_DESCRIPTION}; give one that selftrain generate wrote, or a {', '.join(SUFFIXES)} file.")
     folder = shared_folder(name)
     if folder is not None:
         return _from_folder(name, folder, config)
@@ -62,7 +68,8 @@ def find_source(config: DataConfig) -> Source:
         return _from_hub(name, named, config)
     known = sorted({*CATALOGUE, *(found.name for found in shared_folders())})
     raise UserError(
-        f"Unknown data source {name!r}; {nearest(name, known)} Or give a {', '.join(SUFFIXES)} file, or owner/name of a data set on the hub."
+        f"Unknown data source {name!r}; {nearest(name, known)} Or give a {', '.join(SUFFIXES)} file, a folder with a {_DESCRIPTION}, "
+        "or owner/name of a data set on the hub."
     )
 
 
@@ -77,7 +84,7 @@ def shared_folders() -> list[Path]:
         return []
     if not Path(root).is_dir():
         raise UserError(f"{FOLDER_VARIABLE} names {root!r}, which is not a folder; correct it or unset it.")
-    return sorted(file.parent for file in Path(root).glob("*/dataset.json"))
+    return sorted(file.parent for file in Path(root).glob(f"*/{_DESCRIPTION}"))
 
 
 def shared_folder(name: str) -> Path | None:
@@ -98,11 +105,12 @@ def _kind(file: Path, config: DataConfig) -> Kind:
 
 
 def _from_folder(name: str, folder: Path, config: DataConfig) -> Source:
-    description = folder / "dataset.json"
+    description = folder / _DESCRIPTION
     try:
         stated = json.loads(description.read_text(encoding="utf-8"))
         class_names = tuple(str(label) for label in stated["labels"]) if stated.get("labels") else None
         order = list(stated.get("splits", {}))
+        named = CATALOGUE.get(name) or CATALOGUE.get(stated.get("catalogue", ""))
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{description} cannot be read ({error}); it needs an object with labels and splits.") from None
     files = {
@@ -111,7 +119,11 @@ def _from_folder(name: str, folder: Path, config: DataConfig) -> Source:
     }
     if not files:
         raise UserError(f"{folder} holds no .parquet file; put one a split beside dataset.json.")
-    train, test = _choose_splits(list(files), config)
+    if config.source == config.test_source and (test := _test_split(list(files), config)):
+        _check_splits(list(files), config)
+        train: list[str] = []  # it is tested on alone
+    else:
+        train, test = _choose_splits(list(files), config)
 
     def rows(splits: Sequence[str]) -> list[Row]:
         return [
@@ -120,7 +132,8 @@ def _from_folder(name: str, folder: Path, config: DataConfig) -> Source:
             for row in read_parquet(files[split], (config.text_column,), _label_column(files[split], config), place=f"{split} row")
         ]
 
-    return Source(name, rows(train), rows([test]) if test else None, class_names, CATALOGUE.get(name), _kind(files[train[0]], config))
+    kind = _kind(files[train[0] if train else str(test)], config)
+    return Source(name, rows(train), rows([test]) if test else None, class_names, named, kind, "generated" in stated)
 
 
 def _choose_splits(splits: Sequence[str], config: DataConfig) -> tuple[list[str], str | None]:
@@ -133,14 +146,13 @@ def _choose_splits(splits: Sequence[str], config: DataConfig) -> tuple[list[str]
         UserError: a split is asked for that is not there, or one split for both.
     """
     _check_splits(splits, config)
-    testing = [split for split in splits if split.endswith("test") and split != config.train_split]
-    test = config.test_split or ("test" if "test" in testing else next(iter(testing), None))
+    test = _test_split(splits, config)
     if config.train_split is not None:
         return [config.train_split], test
     if "train" in splits and test != "train":
         return ["train"], test
     # Where a test split is named, no other test split is learned from either.
-    held = {test, *(testing if config.test_split is not None else ()), *_VALIDATION_SPLITS}
+    held = {test, *(_testing(splits, config) if config.test_split is not None else ()), *_VALIDATION_SPLITS}
     if train := [split for split in splits if split not in held]:
         return train, test
     if config.test_split is not None:
@@ -149,6 +161,15 @@ def _choose_splits(splits: Sequence[str], config: DataConfig) -> tuple[list[str]
         )
     # Only held-out splits exist: they are all there is to train on.
     return list(splits), None
+
+
+def _testing(splits: Sequence[str], config: DataConfig) -> list[str]:
+    return [split for split in splits if split.endswith("test") and split != config.train_split]
+
+
+def _test_split(splits: Sequence[str], config: DataConfig) -> str | None:
+    testing = _testing(splits, config)
+    return config.test_split or ("test" if "test" in testing else next(iter(testing), None))
 
 
 def _check_splits(splits: Sequence[str], config: DataConfig) -> None:
