@@ -56,12 +56,15 @@ class DataConfig(Section):
     )
     max_characters: int = Field(100_000, ge=1, description="longer texts are skipped and counted")
     min_documents: int = Field(20, ge=2, description="fewer usable unlabeled documents than this is an error")
-    supervision: Literal["none", "few", "all", "oracle"] = Field(
+    weak_label_column: str | None = Field(None, description="column with a label that may be wrong or missing, for supervision weak")
+    supervision: Literal["none", "few", "all", "weak", "candidates", "oracle"] = Field(
         "none",
-        description="labels that the learner may see: none, labels_per_class of each class (few), or all of the training documents; "
+        description="labels that the learner may see: none, labels_per_class of each class (few), all of the training documents, those of weak_label_column "
+        "(weak), or for every document a set that holds the label among others (candidates, flip_probability); "
         "oracle: few to learn from, and all for a choice that only a bound may make (method.ns3l_negatives: oracle)",
     )
     labels_per_class: int = Field(10, ge=1, description="labels of each class with supervision few; which documents get one follows from the seed")
+    flip_probability: float = Field(0.3, ge=0, lt=1, description="probability that a wrong class is in a document's candidate set (SEAL table 3)")
     label_noise: float = Field(0.0, ge=0, lt=1, description="share of the granted labels that are replaced by another class (symmetric noise)")
 
 

@@ -18,6 +18,7 @@ class Row(NamedTuple):
     place: str  # where it stands: "line 17", "train row 3", a file name
     text: object
     label: object = None
+    weak: object = None  # a second label, that may be wrong
 
 
 class Fault(NamedTuple):
@@ -32,6 +33,7 @@ class Document(NamedTuple):
     id: str
     text: Any  # str, or for an image its pixels, uint8 [3, height, width]
     label: int | None  # class index; None where the row carries no label
+    weak: int | None = None  # likewise, by the column of weak labels
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,9 @@ def clean(
         text: Any
         text, reason = usable_image(row.text, size) if images else _usable(row.text, max_characters)
         if not reason:
-            label = class_index(row.label, index)
+            label, weak = class_index(row.label, index), class_index(row.weak, index)
             id_ = image_id(text) if images else document_id(text)
-            if label == UNKNOWN:
+            if UNKNOWN in (label, weak):
                 reason = "unknown label"
             elif id_ in known:
                 reason = known_reason
@@ -90,7 +92,7 @@ def clean(
                 reason = "duplicate"
             else:
                 seen.add(id_)
-                documents.append(Document(id_, text, label))
+                documents.append(Document(id_, text, label, weak))
         if reason:
             skipped.append(Skipped(row.place, reason))
     return Cleaned(tuple(documents), tuple(skipped))

@@ -61,6 +61,9 @@ class Corpus:
     unlabeled: Documents
     test: Documents
     granted: Mapping[str, int] = field(default_factory=dict)  # document id -> class index; empty unless data.supervision says otherwise
+    candidates: Mapping[str, tuple[int, ...]] = field(
+        default_factory=dict
+    )  # document id -> classes, ascending; for data.supervision: candidates alone
     oracle: Mapping[str, int] = field(default_factory=dict)  # true labels of all unlabeled documents; empty but for data.supervision: oracle (bounds)
     skipped: tuple[Skipped, ...] = ()
     validation: Documents = Documents()  # for the choice of a checkpoint (data.validation_documents)
@@ -85,3 +88,4 @@ class Truth:
     unlabeled: Mapping[str, int]
     test: Mapping[str, int]
     validation: Mapping[str, int] = field(default_factory=dict)
+    weak: Mapping[str, int] = field(default_factory=dict)  # of unlabeled documents, by data.weak_label_column: may be wrong

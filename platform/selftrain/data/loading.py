@@ -94,7 +94,8 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
     if len(unlabeled) < config.min_documents:
         raise UserError(f"data.unlabeled_documents ({config.unlabeled_documents}) is below data.min_documents ({config.min_documents}); raise it.")
 
-    truth = Truth(_true_labels(documents, unlabeled), _true_labels(documents, test), _true_labels(documents, validation))
+    weak = {id_: label for id_ in unlabeled if (label := documents[id_].weak) is not None}
+    truth = Truth(_true_labels(documents, unlabeled), _true_labels(documents, test), _true_labels(documents, validation), weak)
     corpus = Corpus(
         name=source.name if config.test_source is None else f"{source.name} (tested on {tested})",
         labels=labels,

@@ -51,7 +51,7 @@ def find_source(config: DataConfig) -> Source:
     path = Path(name).expanduser()
     if path.suffix.lower() in SUFFIXES or path.is_file():
         _refuse_splits(config, f"{path.name} is one file and has no splits")
-        rows = read_file(path, config.text_column, config.label_column)
+        rows = read_file(path, config.text_column, config.label_column, config.weak_label_column)
         return Source(path.stem, rows, kind=_kind(path, config))
     if path.is_dir() and (path / _DESCRIPTION).is_file():
         return _from_folder(path.resolve().name, path, config)
@@ -125,15 +125,16 @@ def _from_folder(name: str, folder: Path, config: DataConfig) -> Source:
     else:
         train, test = _choose_splits(list(files), config)
 
-    def rows(splits: Sequence[str]) -> list[Row]:
+    def rows(splits: Sequence[str], weak: str | None = None) -> list[Row]:
         return [
             row
             for split in splits
-            for row in read_parquet(files[split], (config.text_column,), _label_column(files[split], config), place=f"{split} row")
+            for row in read_parquet(files[split], (config.text_column,), _label_column(files[split], config), weak, place=f"{split} row")
         ]
 
     kind = _kind(files[train[0] if train else str(test)], config)
-    return Source(name, rows(train), rows([test]) if test else None, class_names, named, kind, "generated" in stated)
+    learned = rows(train, config.weak_label_column)
+    return Source(name, learned, rows([test]) if test else None, class_names, named, kind, "generated" in stated)
 
 
 def _choose_splits(splits: Sequence[str], config: DataConfig) -> tuple[list[str], str | None]:

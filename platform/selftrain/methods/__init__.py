@@ -40,6 +40,11 @@ METHODS = {
     "ps_kd": "selftrain.methods.ps_kd:PSKD",
     "dlb": "selftrain.methods.dlb:DLB",
     "uskd": "selftrain.methods.uskd:USKD",
+    "seal_partial": "selftrain.methods.seal_partial:SEALPartial",
+    "proden": "selftrain.methods.proden:PRODEN",
+    "cc": "selftrain.methods.cc:CC",
+    "cavl": "selftrain.methods.cavl:CAVL",
+    "plcr": "selftrain.methods.plcr:PLCR",
     "supervised": "selftrain.methods.supervised:Supervised",
 }
 

@@ -157,6 +157,57 @@ def customized_soft_labels(logits: torch.Tensor, labels: torch.Tensor) -> tuple[
     return squares + 1.0 - squares.mean(), zipf / zipf.sum(dim=1, keepdim=True).clamp(min=torch.finfo(zipf.dtype).tiny)
 
 
+def candidate_likelihood(logits: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    """CC's loss (Feng et al. 2020, equation 8 with uniform sets): -log of the probability that the label is one of the candidates, the mean over the batch.
+
+    Args:
+        logits: `[N, L]`, with gradient.
+        candidates: `[N, L]`, one for every class of a document's set and zero for the others; at least one a row.
+    """
+    log_probabilities = F.log_softmax(logits, dim=1).masked_fill(candidates == 0, float("-inf"))
+    return -torch.logsumexp(log_probabilities, dim=1).mean()
+
+
+def negative_candidates(logits: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    """PLCR's supervised part (Wu et al. 2022): -sum of log(1 - p_j) over the classes that are no candidates, the mean over the batch.
+
+    Args:
+        logits: `[N, L]`, with gradient.
+        candidates: `[N, L]`, as in `candidate_likelihood`.
+    """
+    # log(1 - p_j) is the log of the other classes' sum: no difference of nearly equal numbers.
+    others = logits.unsqueeze(1).expand(-1, logits.shape[1], -1).masked_fill(torch.eye(logits.shape[1], device=logits.device).bool(), float("-inf"))
+    rest = torch.logsumexp(others, dim=2) - torch.logsumexp(logits, dim=1, keepdim=True)
+    return -((candidates == 0) * rest).sum(dim=1).mean()
+
+
+def agreed_labels(logits: torch.Tensor, candidates: torch.Tensor | None = None) -> torch.Tensor:
+    """u of SEAL's equation 16: the geometric mean of the views' predictions, normalised; with `candidates` over these alone (Wu et al. 2022).
+
+    Args:
+        logits: `[K, N, L]`, a document's K views.
+        candidates: `[N, L]`, as in `candidate_likelihood`.
+
+    Returns:
+        `[N, L]`, rows that sum to one.
+    """
+    mean = F.log_softmax(logits, dim=2).mean(dim=0)
+    if candidates is not None:
+        mean = mean.masked_fill(candidates == 0, float("-inf"))
+    return torch.softmax(mean, dim=1)
+
+
+def consistency(logits: torch.Tensor, agreed: torch.Tensor) -> torch.Tensor:
+    """Equation 15 of SEAL, and PLCR's regulariser: the sum over K views of KL(u || f(x^k)), the mean over the batch.
+
+    Args:
+        logits: `[K, N, L]`.
+        agreed: u, `[N, L]`, rows that sum to one.
+    """
+    log_agreed = agreed.clamp(min=torch.finfo(agreed.dtype).tiny).log()
+    return (agreed * (log_agreed - F.log_softmax(logits, dim=2))).sum(dim=2).mean(dim=1).sum()
+
+
 def bidirectional_divergence(logits: torch.Tensor, others: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """l^pl of SEAL's equation 13, KL(s || f) + KL(f || s), the mean over the batch; gradients reach both sides.
 

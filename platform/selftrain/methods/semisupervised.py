@@ -7,7 +7,7 @@ NS3L's loss (ns3l.py) is an option of the whole family, since the paper adds it 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -83,9 +83,7 @@ class SemiSupervised(Method):
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
-        documents, granted = self.corpus.unlabeled, self.corpus.granted
-        if not granted:
-            raise UserError(f"The method {self.name} needs labels; set data.supervision: few (data.labels_per_class each) or all.")
+        documents, granted = self.corpus.unlabeled, self.granted()
         self.labeled = [index for index, id_ in enumerate(documents.ids) if id_ in granted]
         # Where every document is labeled, the unlabeled losses see the same documents without their labels.
         self.unlabeled = [index for index, id_ in enumerate(documents.ids) if id_ not in granted] or list(self.labeled)
@@ -106,6 +104,21 @@ class SemiSupervised(Method):
             )
         self.classifier = self.make_classifier().to(self.encoder.device)
         self.start_optimizer(self.rounds * self.options.steps_per_round)
+
+    def granted(self) -> Mapping[str, Any]:
+        """What the learner is told of documents, by their ids: a label each.
+
+        Raises:
+            UserError: the experiment grants none.
+        """
+        if self.corpus.candidates:
+            raise UserError(
+                f"The method {self.name} needs one label a document, and data.supervision is 'candidates'; set it to few or all, or choose a method for "
+                "candidate sets (selftrain methods)."
+            )
+        if not self.corpus.granted:
+            raise UserError(f"The method {self.name} needs labels; set data.supervision: few (data.labels_per_class each), all or weak.")
+        return self.corpus.granted
 
     def start_optimizer(self, steps: int) -> None:
         """A fresh optimiser for the coming `steps`."""
