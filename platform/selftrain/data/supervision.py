@@ -39,14 +39,17 @@ def grant(corpus: Corpus, truth: Truth, config: DataConfig, seed: int) -> Corpus
         )
     oracle = dict(known) if config.supervision == "oracle" else {}
     if oracle and (missing := len(corpus.unlabeled) - len(oracle)):
-        raise UserError(f"data.supervision is 'oracle', but {missing} documents of {corpus.name} have no label; use a source that labels all, or few.")
+        raise UserError(
+            f"data.supervision is 'oracle', but {missing} documents of {corpus.name} have no label; use a source that labels all, or few."
+        )
     classes = len(corpus.labels)
     if config.supervision in ("few", "oracle"):
         ordered = hash_order(known, salt=f"selftrain labels 1, seed {seed}")
         groups = [[id_ for id_ in ordered if known[id_] == label][: config.labels_per_class] for label in range(classes)]
         if empty := [corpus.class_names[label] for label, group in enumerate(groups) if not group]:
             raise UserError(
-                f"data.supervision is {config.supervision!r}, but no document of {corpus.name} is labeled {empty[0]!r}; raise data.unlabeled_documents, or leave the class out."
+                f"data.supervision is {config.supervision!r}, but no document of {corpus.name} is labeled {empty[0]!r}; "
+                "raise data.unlabeled_documents, or leave the class out."
             )
         known = {id_: known[id_] for group in groups for id_ in group}
     granted = {id_: _noisy(id_, label, classes, config.label_noise, seed) for id_, label in known.items()}

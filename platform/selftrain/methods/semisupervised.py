@@ -44,7 +44,8 @@ class SemiSupervisedOptions(Options):
     ns3l_weight: float = Field(0.0, ge=0, description="lambda_1 of NS3L's loss, added to the method's own (NS3L algorithm 1)")
     ns3l_threshold: float = Field(0.04, gt=0, lt=1, description="T: classes below this probability are negative labels (NS3L algorithm 1)")
     ns3l_negatives: Literal["threshold", "uniform", "exclude_nearest", "furthest", "oracle"] = Field(
-        "threshold", description="how negative labels are chosen (NS3L table 6); oracle: never the true class, a bound that needs data.supervision: oracle"
+        "threshold",
+        description="how negative labels are chosen (NS3L table 6); oracle: never the true class, a bound that needs data.supervision: oracle",
     )
     ns3l_count: int = Field(1, ge=1, description="P: negative labels a document where they are not chosen by the threshold")
 
