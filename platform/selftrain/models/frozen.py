@@ -66,6 +66,7 @@ class HeadEncoder(TextEncoder):
     """
 
     frozen = True
+    light = True
     tensors = True
     continuous = True
 
