@@ -104,7 +104,7 @@ class Prepared:
 
     @property
     def needs_ray(self) -> bool:
-        """Whether anything runs on Ray: the language model, or the training of a large encoder. A light one trains in the driver, in less time than Ray takes to start."""
+        """Whether anything runs on Ray: the language model, or the training of an encoder that is not light."""
         full = any(not is_light(variant.experiment.model) and methods.trains(variant.experiment.method) for variant in self.variants.values())
         return full or self.language_model is not None
 

@@ -11,7 +11,7 @@ from selftrain.config import parse
 from selftrain.errors import UserError
 from selftrain.export.bundle import BundleCard, write_bundle
 from selftrain.export.classifier import Classifier
-from selftrain.methods.bilevel import HeadModel, directional, meta_gradient, weights_of
+from selftrain.methods.bilevel import HeadModel, directional, gradient, meta_gradient, weights_of
 from selftrain.methods.losses import reverse_cross_entropy
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 from selftrain.models.opening import is_light, open_encoder
@@ -150,6 +150,17 @@ def test_the_forward_mode_gradient_is_that_of_double_backward_through_the_virtua
         (expected,) = torch.autograd.grad(list(stepped.values()), weights, at_theta)
     assert expected.abs().min() > 0
     assert torch.allclose(found, expected, rtol=1e-6, atol=0)
+
+
+def test_texts_of_one_length_differentiate_too(net):
+    # torch hands them to another kernel, and in float32 to one without a forward-mode derivative
+    model, targets = net[0].float(), torch.tensor([0, 1])
+    at, rows = weights_of(model), torch.tensor([[1, 2, 3], [4, 5, 6]])
+    direction = {name: torch.randn_like(value) for name, value in at.items()}
+    together = directional(model, at, direction, rows, targets)
+    slopes = [gradient(model, at, lambda logits, i=i: F.cross_entropy(logits, targets[i : i + 1]), rows[i : i + 1]) for i in range(2)]
+    expected = torch.stack([sum((slope[name] * direction[name]).sum() for name in at) for slope in slopes])
+    assert torch.allclose(together, expected, rtol=1e-4)
 
 
 def test_directional_derivatives_do_not_depend_on_the_chunks(net):

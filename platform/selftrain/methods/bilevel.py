@@ -10,7 +10,8 @@ gradient of a single sample, nor any graph of gradients, is ever held.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +69,13 @@ def gradient(
     return total
 
 
+@contextmanager
+def _composed_of_operations() -> Iterator[None]:
+    """The recurrent nets of cuDNN and oneDNN have no forward-mode derivative; without these torch composes them of operations that have one."""
+    with torch.backends.cudnn.flags(enabled=False), torch.backends.mkldnn.flags(enabled=False, allow_tf32=None, fp32_precision=None):
+        yield
+
+
 def directional(
     model: torch.nn.Module, at: Weights, direction: Weights, rows: torch.Tensor, targets: torch.Tensor, chunk: int = 1024
 ) -> torch.Tensor:
@@ -84,8 +92,7 @@ def directional(
         chunk: rows in one pass; the result does not depend on it.
     """
     parts = []
-    # cuDNN's recurrent nets have no forward-mode derivative; without it torch composes them of operations that have one.
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=False), forward_ad.dual_level():
+    with torch.no_grad(), _composed_of_operations(), forward_ad.dual_level():
         dual = {name: forward_ad.make_dual(value, direction[name]) for name, value in at.items()}
         for part, labels in zip(rows.split(chunk), targets.split(chunk), strict=True):
             # Written out, since the fused cross-entropy has no forward-mode derivative on all devices.

@@ -44,7 +44,8 @@ class MetaWeightNet(NoisyLabels):
         super().__init__(**common)
         if not self.encoder.tensors:
             raise UserError(
-                "The method meta_weight_net takes a virtual step in every step, and a full encoder is too slow for that; set model.train: head, or model.encoder: bilstm."
+                "The method meta_weight_net takes a virtual step in every step, and a full encoder is too slow for that; "
+                "set model.train: head, or model.encoder: bilstm."
             )
         count = len(self.texts)
         held = round(self.options.validation_share * count)

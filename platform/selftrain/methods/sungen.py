@@ -10,6 +10,7 @@ in w goes through one virtual step (bilevel.py). The model of both levels is the
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -59,6 +60,10 @@ class Learned:
     outer: list[float]  # the outer loss at theta(w) of every iteration
 
 
+_LEARNED: dict[bytes, Learned] = {}  # by a hash of what they follow from
+_AFTERWARDS = {*NoisyLabelOptions.model_fields, "budget"}  # options of what is done with the weights
+
+
 class SunGen(NoisyLabels):
     """See the module's docstring. The weights are learned before the first round, which is the first epoch of the final training."""
 
@@ -71,7 +76,8 @@ class SunGen(NoisyLabels):
         super().__init__(**common)
         if not self.encoder.tensors:
             raise UserError(
-                "The method sungen trains its inner model dozens of times, and a full encoder is too slow for that; set model.train: head, or model.encoder: bilstm."
+                "The method sungen trains its inner model dozens of times, and a full encoder is too slow for that; "
+                "set model.train: head, or model.encoder: bilstm."
             )
         if self.options.budget is not None and self.options.budget > len(self.texts):
             raise UserError(f"method.budget is {self.options.budget}, but there are {len(self.texts)} labeled documents; lower it, or leave it out.")
@@ -79,8 +85,7 @@ class SunGen(NoisyLabels):
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         figures: dict[str, float] = {}
         if round_ == 0:
-            rows = self.encoder.inputs(self.texts)
-            learned = learn_weights(HeadModel(self.encoder, self.classifier), rows, self.targets, self.options, seed=self.seed, lengths=self.lengths)
+            learned = self.learned()
             figures = self._figures(learned)
             relative = relative_weights(learned.weights, self.targets, balance=self.options.balance)
             if self.options.budget is None:
@@ -91,6 +96,20 @@ class SunGen(NoisyLabels):
                 # A draw may leave nothing where the budget is tiny; the likeliest text is then the subset.
                 self.choose(drawn if len(drawn) else inclusion.argsort()[-1:], torch.ones(len(self.texts)))
         return super().refresh(round_, texts) | figures
+
+    def learned(self) -> Learned:
+        """The weights from the model as it is; those of an earlier call of this process are taken where everything that they depend on is the same.
+
+        So the rows of table 4, which differ in what the final training does with the weights, learn them once.
+        """
+        model, rows = HeadModel(self.encoder, self.classifier), self.encoder.inputs(self.texts)
+        digest = hashlib.sha256(self.options.model_dump_json(exclude=_AFTERWARDS).encode() + str(self.seed).encode())
+        for tensor in (rows, self.targets, *weights_of(model).values()):
+            digest.update(tensor.cpu().numpy().tobytes())
+        key = digest.digest()
+        if key not in _LEARNED:
+            _LEARNED[key] = learn_weights(model, rows, self.targets, self.options, seed=self.seed, lengths=self.lengths)
+        return _LEARNED[key]
 
     def _figures(self, learned: Learned) -> dict[str, float]:
         means = [float(learned.weights[self.targets == label].mean()) for label in self.targets.unique()]
