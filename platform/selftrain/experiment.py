@@ -163,7 +163,17 @@ def plan(prepared: Prepared) -> str:
             own_steps = len(experiment.seeds) * method.rounds * (getattr(method.options, "steps_per_round", 0) or method.steps(0))
             trained, steps = trained + len(experiment.seeds), steps + own_steps
             name = variant.experiment.model.encoder
-            step = 0.015 if method.encoder.frozen else 0.08 if method.encoder.light else 0.7 if name not in IMAGE_ENCODERS else 0.1 if name == "small-cnn" else 3.0
+            step = (
+                0.015
+                if method.encoder.frozen
+                else 0.08
+                if method.encoder.light
+                else 0.7
+                if name not in IMAGE_ENCODERS
+                else 0.1
+                if name == "small-cnn"
+                else 3.0
+            )
             seconds += own_steps * step if method.encoder.light else len(experiment.seeds) * 45 + own_steps * step
     if experiment.evaluation.inference_augmentation:
         texts += len(corpus.test) * experiment.augment.input_samples

@@ -45,6 +45,13 @@ def test_the_first_weights_follow_from_the_seed_within_the_released_bounds():
     assert all(0.7 * bound < value.abs().max() <= bound for value in first.values())
 
 
+def test_a_second_network_starts_with_new_weights():
+    found = encoder()
+    fresh = found.fresh()
+    assert list(fresh) == [name for name, _ in found.named_parameters()]
+    assert all(not torch.equal(fresh[name], value) and fresh[name].abs().max() <= 8**-0.5 for name, value in found.named_parameters())
+
+
 def test_words_are_ids_and_unknown_ones_are_skipped():
     rows = encoder().inputs(TEXTS)
     ids = {word: place for place, word in enumerate(WORDS, start=1)}

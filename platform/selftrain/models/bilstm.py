@@ -9,7 +9,6 @@ direction instead of the mean; no module of sentence-transformers gives the back
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -41,7 +40,7 @@ def bilstm(words: Sequence[str], *, word_dimensions: int = 100, hidden: int = 15
         hidden: H, the state of a direction; an embedding has twice its length.
         device: where it computes.
     """
-    bound = 1.0 / math.sqrt(2 * hidden)
+    bound = (2 * hidden) ** -0.5
     tokenizer = WhitespaceTokenizer([PADDING, *words], stop_words=[], do_lower_case=True)
     layer = LSTM(word_dimensions, hidden)
     with torch.no_grad():
@@ -95,6 +94,11 @@ class BiLSTMEncoder(TextEncoder):
     def forward(self, texts: Sequence[str], max_tokens: int | None = None) -> torch.Tensor:
         """Embeddings `[texts, dimensions]`, with gradient."""
         return self.of_inputs(self._padded(texts, max_tokens or self.max_tokens))
+
+    def fresh(self) -> dict[str, torch.Tensor]:
+        """See `Encoder.fresh`: new weights from torch's generator."""
+        bound = self.dimensions**-0.5
+        return {name: torch.empty_like(value).uniform_(-bound, bound) for name, value in self.named_parameters()}
 
     def cut(self, texts: Sequence[str]) -> list[str]:
         """The first `max_tokens` words of each text."""
