@@ -89,6 +89,7 @@ class HeadEncoder(TextEncoder):
     """
 
     frozen = True
+    light = True
     tensors = True
     continuous = True
 
