@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from transformers import BertConfig, BertForMaskedLM, BertModel, BertTokenizerFast
@@ -94,3 +97,19 @@ def tiny_masked(folder: Path, groups: Mapping[str, Sequence[str]], *, seed: int 
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def toy_images(count: int, *, seed: int = 0, side: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """(pixels `[count, 3, side, side]` in uint8, labels): noise, brighter in red for class 0 and in blue for class 1, the classes taking turns."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    pixels = rng.integers(0, 120, size=(count, 3, side, side))
+    pixels[np.arange(count), np.where(labels == 0, 0, 2)] += 80
+    return pixels.astype(np.uint8), labels
+
+
+def encoded_image(pixels: np.ndarray) -> bytes:
+    """A PNG file of `[3, height, width]`."""
+    content = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(content, format="PNG")
+    return content.getvalue()

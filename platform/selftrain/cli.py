@@ -52,6 +52,18 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--address", help="a Ray cluster (auto, or an address); default: a local Ray for the length of the run")
     run.add_argument("--promote", action="store_true", help="make the new model champion although no labels can compare it")
 
+    generate = _command(commands, "generate", _generate, "have the language model write a training set for class names")
+    generate.add_argument("--classes", metavar="A,B,...", help="class names, separated by commas (data.classes)")
+    generate.add_argument("--data", metavar="NAMED_SET", help="a set of the catalogue whose classes and prompts are used, e.g. sst2")
+    generate.add_argument("--per-class", type=int, required=True, metavar="N", help="texts a class")
+    generate.add_argument("--model", help="language model: a folder, a hub name, or gemma-3-270m (augment.model)")
+    generate.add_argument("--out", required=True, metavar="FOLDER", help="where train.parquet and dataset.json go")
+    generate.add_argument("--template", help="review, restaurant, product, news, text, subject; default: what fits --data, else text")
+    generate.add_argument("--seed", type=int, help="another seed gets other texts (augment.engine_seed; default: 0)")
+    generate.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key, e.g. --set augment.temperature=1.0"
+    )
+
     predict = _command(commands, "predict", _predict, "classify texts with the registered champion or a bundle")
     predict.add_argument("texts", nargs="*", metavar="TEXT")
     predict.add_argument("--file", metavar="FILE", help="CSV, JSONL or Parquet with one text a row")
@@ -83,7 +95,9 @@ def _command(
     parser.set_defaults(command=function)
     if experiment:
         parser.add_argument("experiment", nargs="?", metavar="EXPERIMENT.yaml", help="experiment file; default: every default")
-        parser.add_argument("--data", metavar="SOURCE", help="catalogue name, CSV/JSONL/Parquet file, or hub name (data.source)")
+        parser.add_argument(
+            "--data", metavar="SOURCE", help="catalogue name, CSV/JSONL/Parquet file, folder of selftrain generate, or hub name (data.source)"
+        )
         parser.add_argument("--classes", metavar="A,B,...", help="class names, separated by commas (data.classes)")
         parser.add_argument("--text-column", help="column of the text (data.text_column)")
         parser.add_argument("--label-column", help="column of the true label, for evaluation (data.label_column)")
@@ -107,7 +121,7 @@ def _load(options: argparse.Namespace) -> Any:
     if options.data is not None:
         data["source"] = options.data
     if options.classes is not None:
-        data["classes"] = [name.strip() for name in options.classes.split(",")]
+        data["classes"] = _names(options.classes)
     if options.text_column is not None:
         data["text_column"] = options.text_column
     if options.label_column is not None:
@@ -138,9 +152,41 @@ def _run(options: argparse.Namespace) -> int:
     if registered := facts["registered"]:
         champion = "champion" if registered["champion"] else "not champion"
         print(f"model       {registered['model']} version {registered['version']}, {champion}: {registered['reason']}")
+    if result.bundle is None:
+        print("bundle      none: a bundle, predict and serve read texts, and the documents are images")
+        return 0
     print(f"bundle      {result.bundle}")
     print(f"\nserve it:   {facts['serve'][0]}")
     return 0
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from selftrain.config import load
+    from selftrain.generation import describe_filter, generate
+
+    used = ("augment.", "ray.", "data.classes", "data.descriptions")
+    if unused := next((override for override in options.overrides if not override.strip().startswith(used)), None):
+        raise UserError(f"--set {unused!r} has nothing to say here; selftrain generate uses {', '.join(used)}.")
+    data = {"classes": _names(options.classes)} if options.classes is not None else {}
+    asked = {"model": options.model, "engine_seed": options.seed}
+    experiment = load(None, options.overrides, {"data": data, "augment": {key: value for key, value in asked.items() if value is not None}})
+    try:
+        made = generate(
+            experiment, Path(options.out), per_class=options.per_class, template=options.template, named=options.data, command=options.asked
+        )
+    except KeyboardInterrupt:
+        print("selftrain: stopped; the same command goes on, finished texts are in the cache.", file=sys.stderr)
+        return 130
+    counts = ", ".join(f"{count} {name}" for name, count in made.facts["generated"]["written"].items())
+    print(f"{'all is there: ' if made.found else ''}{counts} in {made.folder}; filtered and replaced: {describe_filter(made.facts)}")
+    if made.shortfall:
+        print(f"selftrain: {made.shortfall}", file=sys.stderr)
+    print(f"train on it: selftrain run --data {shlex.quote(options.out)} --set data.supervision=all --set model.train=head --set method.name=sungen")
+    return 0
+
+
+def _names(classes: str) -> list[str]:
+    return [name.strip() for name in classes.split(",")]
 
 
 def _classifier(options: argparse.Namespace) -> Any:

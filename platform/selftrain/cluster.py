@@ -33,12 +33,13 @@ class Needs:
     memory_gb: float
 
 
-def needs(experiment: Experiment, model_folder: Path | str | None) -> Needs:
-    """What `experiment` asks for; `model_folder` is the language model's, None for a run without one."""
+def needs(experiment: Experiment, model_folder: Path | str | None, *, trains: bool = True) -> Needs:
+    """What `experiment` asks for; `model_folder` is the language model's, None for a run without one; `trains` is false where texts are all that is wanted."""
     training = experiment.training
-    cpus = 1.0 + training.workers
-    gpus = float(training.workers if training.gpu else 0)
-    memory = _RAY_GB + training.workers * _TRAINING_GB
+    workers = training.workers if trains else 0
+    cpus = 1.0 + workers
+    gpus = float(workers if training.gpu else 0)
+    memory = _RAY_GB + workers * _TRAINING_GB
     if model_folder is not None:
         from selftrain.augment.engine import engine_cpus
 
@@ -64,6 +65,8 @@ def session(experiment: Experiment, wanted: Needs) -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     # A dozen processes with an arena per thread each hold gigabytes that nobody uses.
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+    # Ray keeps an idle Python process a logical CPU, a tenth of a gigabyte each; a run starts few tasks and can wait a second for a new one.
+    os.environ.setdefault("RAY_num_workers_soft_limit", "1")
     import logging
 
     import ray

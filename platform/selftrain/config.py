@@ -30,7 +30,10 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Where documents and class names come from, and which labels the learner may see."""
 
-    source: str = Field("bbc_news", description="a name of the catalogue, a CSV, JSONL or Parquet file, or a Hugging Face datasets name")
+    source: str = Field(
+        "bbc_news",
+        description="a name of the catalogue, a CSV, JSONL or Parquet file, a folder of selftrain generate, or a Hugging Face datasets name",
+    )
     text_column: str = Field("text", description="column with the text (files and hub data sets outside the catalogue)")
     label_column: str | None = Field(None, description="column with the true label; used for evaluation alone unless supervision says otherwise")
     classes: tuple[str, ...] | None = Field(None, description="class names; default: the catalogue's")
@@ -47,12 +50,21 @@ class DataConfig(Section):
         None, description="split to learn from, where a set has several (imdb_generated: gpt2_xl); default: train, or all others"
     )
     test_split: str | None = Field(None, description="split to test on; default: test, or the one whose name ends so")
+    test_source: str | None = Field(
+        None,
+        description="another source of the same classes, in any form of source, whose test split (data.test_split; all of it where it has none) is tested on",
+    )
     max_characters: int = Field(100_000, ge=1, description="longer texts are skipped and counted")
     min_documents: int = Field(20, ge=2, description="fewer usable unlabeled documents than this is an error")
-    supervision: Literal["none", "few", "all"] = Field(
-        "none", description="labels that the learner may see: none, labels_per_class of each class, or all of the training documents"
+    weak_label_column: str | None = Field(None, description="column with a label that may be wrong or missing, for supervision weak")
+    supervision: Literal["none", "few", "all", "weak", "candidates", "oracle"] = Field(
+        "none",
+        description="labels that the learner may see: none, labels_per_class of each class (few), all of the training documents, those of weak_label_column "
+        "(weak), or for every document a set that holds the label among others (candidates, flip_probability); "
+        "oracle: few to learn from, and all for a choice that only a bound may make (method.ns3l_negatives: oracle)",
     )
     labels_per_class: int = Field(10, ge=1, description="labels of each class with supervision few; which documents get one follows from the seed")
+    flip_probability: float = Field(0.3, ge=0, lt=1, description="probability that a wrong class is in a document's candidate set (SEAL table 3)")
     label_noise: float = Field(0.0, ge=0, lt=1, description="share of the granted labels that are replaced by another class (symmetric noise)")
 
 

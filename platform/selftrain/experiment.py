@@ -41,8 +41,8 @@ from selftrain.export.classifier import Classifier
 from selftrain.methods.base import Method
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.masked import check_masked
-from selftrain.models.opening import open_encoder
-from selftrain.models.sources import encoder_folder, fingerprint, language_model_folder, masked_lm_folder
+from selftrain.models.opening import check_encoder, open_encoder
+from selftrain.models.sources import IMAGE_ENCODERS, encoder_folder, fingerprint, language_model_folder, masked_lm_folder
 from selftrain.models.student import Student
 from selftrain.stages import Events, Stages
 from selftrain.tracking import Round, Tracker
@@ -61,7 +61,7 @@ class RunResult:
 
     folder: Path
     metrics: dict[str, Any]
-    bundle: Path
+    bundle: Path | None  # None where the documents are images: a bundle reads texts
 
     @property
     def table(self) -> str:
@@ -116,7 +116,8 @@ def prepare(experiment: Experiment) -> Prepared:
     Raises:
         UserError: whatever a user can mend.
     """
-    encoder_folder(experiment.model.encoder)
+    if experiment.model.encoder not in IMAGE_ENCODERS:
+        encoder_folder(experiment.model.encoder)
     experiment = _at_home(experiment)
     corpus, truth = load_corpus(experiment.data)
     main = str(experiment.method["name"])
@@ -135,10 +136,14 @@ def prepare(experiment: Experiment) -> Prepared:
                 f"variants.{name} changes the test documents; variants are compared on the same ones, so leave data.source, test_split and "
                 "test_documents alone."
             )
+        check_encoder(variant.model, own)
+        methods.check_kind(str(variant.method["name"]), own)
         variants[name] = Variant(variant, own, own_truth)
         for seed in experiment.seeds:
             variants[name].granted(seed)  # a class without labels is an error now, not after an hour
         llm_needed = llm_needed or (methods.trains(variant.method) and options.wants_texts)
+    if llm_needed and corpus.kind == "image":
+        raise UserError("evaluation.llm_documents and evaluation.inference_augmentation want texts, and the documents are images; leave both out.")
     if llm_needed and experiment.augment.model is None:
         raise UserError(
             "The experiment wants texts of a language model and augment.model is not set; name one (augment.model: gemma-3-270m), or do without "
@@ -167,7 +172,9 @@ def plan(prepared: Prepared) -> str:
         if method.rounds:
             own_steps = len(experiment.seeds) * method.rounds * (getattr(method.options, "steps_per_round", 0) or method.steps(0))
             trained, steps = trained + len(experiment.seeds), steps + own_steps
-            seconds += own_steps * 0.015 if method.encoder.frozen else len(experiment.seeds) * 45 + own_steps * 0.7
+            name = variant.experiment.model.encoder
+            step = 0.7 if name not in IMAGE_ENCODERS else 0.1 if name == "small-cnn" else 3.0
+            seconds += own_steps * 0.015 if method.encoder.frozen else len(experiment.seeds) * 45 + own_steps * step
     if experiment.evaluation.inference_augmentation:
         texts += len(corpus.test) * experiment.augment.input_samples
     texts += min(experiment.evaluation.llm_documents, len(corpus.test))
@@ -274,19 +281,20 @@ class _Run:
                 self._language_model_row()
             counts, examples, conditional = self.texts.summary() if self.texts is not None else (None, [], [])
         main = self.prepared.variants[self.prepared.main]
-        with self.stages("bundle"):
+        readable = self.corpus.kind == "text"  # what is bundled and served reads texts
+        with self.stages("bundle" if readable else "final predictions"):
             # A resumed run that had finished this training takes the weights from its last checkpoint.
             method = self.main_method or self._trained(self.prepared.main, main, self.experiment.seeds[0]).method
             student = method.student()
             probabilities = self._predict(student, self.corpus.test)
-            bundle = self._bundle(method.name, student)
+            bundle = self._bundle(method.name, student) if readable else None
         with self.stages("report"):
             pictures = self._pictures(student, conditional)
-        registered = self._register(bundle)
+        registered = self._register(bundle) if bundle is not None else None
         metrics = self._metrics(started, counts.to_json() if counts is not None else _NO_TEXTS, bundle, registered)
         pictures = figures.from_metrics(metrics) | pictures  # type: ignore[arg-type]
         texts = self.corpus.test
-        hardest = hardest_documents(probabilities, self.labels, texts.ids, texts.texts, self.corpus.class_names) if len(texts) else []
+        hardest = hardest_documents(probabilities, self.labels, texts.ids, texts.texts, self.corpus.class_names) if len(texts) and readable else []
         report = render(metrics, Findings(examples=examples, hardest=hardest), pictures)  # type: ignore[arg-type]
         (self.folder / "report.html").write_text(report, encoding="utf-8")
         for name, picture in pictures.items():
@@ -409,7 +417,7 @@ class _Run:
             "mean_confidence": float(probabilities.max(axis=1).mean()) if documents else 0.0,
             "train_seconds": round(seconds, 3),
             "documents": documents,
-        }
+        } | ({"bound": True} if variant.data.supervision == "oracle" else {})
 
     def _language_model_row(self) -> None:
         """The language model as a zero-shot classifier (GenCo table 2, row 3): the class name that it must choose, no probabilities."""
@@ -509,11 +517,11 @@ class _Run:
                 self.corpus.class_names,
                 texts=points[first:second],
                 text_labels=asked[:150],
-                prototypes=points[second:],
+                prototypes=points[second:] if len(prototypes) else None,
             )
         return pictures
 
-    def _metrics(self, started: float, texts: Mapping[str, Any], bundle: Path, registered: dict[str, Any] | None) -> dict[str, Any]:
+    def _metrics(self, started: float, texts: Mapping[str, Any], bundle: Path | None, registered: dict[str, Any] | None) -> dict[str, Any]:
         experiment, corpus = self.experiment, self.corpus
         skipped: dict[str, int] = {}
         for row in corpus.skipped:
@@ -521,6 +529,8 @@ class _Run:
         serve = [f"selftrain serve --model {self.model_name}" if registered and registered["champion"] else f"selftrain serve --bundle {bundle}"]
         example = json.dumps({"texts": ["your text"]})
         serve.append(f"curl -s http://127.0.0.1:8000/v1/classify -H 'content-type: application/json' -d '{example}'")
+        if bundle is None:
+            serve = []
         return {
             "run": {
                 "id": self.folder.name,
@@ -560,7 +570,7 @@ class _Run:
             "rounds": self.rounds,
             "texts": dict(texts),
             "stages": self.stages.to_json(),
-            "bundle": str(bundle),
+            "bundle": str(bundle) if bundle is not None else None,
             "registered": registered,
             "serve": serve,
         }

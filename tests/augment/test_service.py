@@ -3,7 +3,7 @@
 import pytest
 
 from selftrain.augment.cache import TextCache
-from selftrain.augment.service import BLOCK, EngineAnswer, TextService
+from selftrain.augment.service import BLOCK, EngineAnswer, PromptRequest, TextService
 from selftrain.config import AugmentConfig
 from selftrain.data.texts import TextRequest
 
@@ -96,3 +96,31 @@ def test_progress_is_idle_before_and_after(corpus, tmp_path):
     found = service(corpus, tmp_path, Engine())
     found.answer(wanted(corpus))
     assert found.progress().wanted == 0
+
+
+def prompts(count, **changed):
+    fields = {"origin": "here", "kind": "label text", "label": "sport", "prompt": "Say it:", "min_tokens": 1, "max_tokens": 6, "stop": ("\n",)}
+    return [PromptRequest(**{**fields, **changed}, sample=sample) for sample in range(count)]
+
+
+def test_prompts_of_their_own_are_answered_raw_cached_and_told_apart(corpus, tmp_path):
+    engine = Engine(text=" ", failing={2})
+    found = service(corpus, tmp_path, engine)
+    answers = found.complete(prompts(3))
+    assert [answer.text for answer in answers.values()] == [" ", " "]  # raw: the caller filters
+    assert all(answer.cut_off and answer.document_id == "here" and answer.label == "sport" for answer in answers.values())
+    assert engine.generated[0].sampling == {"temperature": 0.8, "max_tokens": 6, "min_tokens": 1, "stop": ["\n"]}
+    assert (found.counts.requested, found.counts.filtered) == (3, {"failed": 1})
+    again = Engine()
+    later = service(corpus, tmp_path, again)
+    assert later.complete(prompts(3)).keys() == set(prompts(3))
+    assert len(again.generated) == 1 and later.counts.cached == 2  # the failed one alone
+    assert later.cache.count("here") == 3
+    for change in ({"origin": "there"}, {"prompt": "Sing it:"}, {"max_tokens": 5}, {"stop": ()}):
+        later.complete(prompts(1, **change))
+    assert len(again.generated) == 5
+
+
+def test_a_text_that_ended_by_itself_is_not_cut_off(corpus, tmp_path):
+    (answer,) = service(corpus, tmp_path, Engine()).complete(prompts(1, max_tokens=7)).values()
+    assert not answer.cut_off

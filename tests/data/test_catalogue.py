@@ -22,10 +22,18 @@ HUB = {
         *("Sports", "Business & Finance", "Entertainment & Music", "Family & Relationships", "Politics & Government"),
     ],
 }
+IMAGES = {"cifar10": 10, "cifar100": 100, "svhn": 10, "stl10": 10, "tiny_imagenet": 0, "fashion_mnist": 10}  # classes; 0: the hub's copy names them
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_sets_of_images(name):
+    named = CATALOGUE[name]
+    assert named.kind == "image" and len(named.classes) == IMAGES[name]
+    assert named.mirrored == (name != "svhn")
 
 
 def test_the_issues_sets_are_there():
-    wanted = {*HUB, "bbc_news", "yelp_polarity"}
+    wanted = {*HUB, "bbc_news", "yelp_polarity", *IMAGES}
     assert set(CATALOGUE) == wanted
     assert all(name == named.name for name, named in CATALOGUE.items())
 

@@ -5,6 +5,8 @@ import json
 import subprocess
 import sys
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from selftrain.config import DataConfig
@@ -237,3 +239,68 @@ def test_validation_documents_are_apart_from_all_others(tmp_path):
 def test_validation_needs_labels(tmp_path):
     with pytest.raises(UserError, match="validation_documents"):
         load_corpus(config(tmp_path, pets(labels=False), label_column=None, classes=("cat", "dog"), validation_documents=7))
+
+
+def pet_set(folder, name, labels, **splits):
+    """A set folder; a text is labeled by its second word, in the order of `labels`."""
+    (folder / name).mkdir()
+    (folder / name / "dataset.json").write_text(json.dumps({"name": name, "labels": labels, "splits": dict.fromkeys(splits, 0)}))
+    for split, texts in splits.items():
+        table = pyarrow.table({"text": texts, "label": [labels.index(text.split()[1]) for text in texts]})
+        pyarrow.parquet.write_table(table, folder / name / f"{split}.parquet")
+    return str(folder / name)
+
+
+REAL = [f"my {animal} has {number} toys" for number in range(5) for animal in ("cat", "dog")]
+
+
+def test_another_source_is_tested_on(tmp_path):
+    real = pet_set(tmp_path, "real", ["dog", "cat"], train=["a dog barks"], test=[*REAL, TEXTS[0]])
+    corpus, truth = load_corpus(config(tmp_path, pets(), test_source=real))
+    assert set(corpus.test.texts) == {*REAL, TEXTS[0]}
+    # The test document is no training document, and its own source's label order is turned into ours.
+    assert set(corpus.unlabeled.texts) == set(TEXTS[1:]) and corpus.class_names == ("cat", "dog")
+    assert all(text.split()[1] == corpus.class_names[truth.test[id_]] for id_, text in zip(corpus.test.ids, corpus.test.texts, strict=True))
+    assert corpus.name == "pets (tested on real)"
+    (tmp_path / "plain").mkdir()
+    plain = write(tmp_path / "plain", pets(texts=REAL))
+    assert set(load_corpus(config(tmp_path, pets(), test_source=plain))[0].test.texts) == set(REAL)  # no splits: all of it
+
+
+def test_the_test_split_is_the_test_source_s_and_the_train_split_the_source_s(tmp_path):
+    own = pet_set(tmp_path, "own", ["cat", "dog"], one=TEXTS[:30], two=TEXTS[30:], gold_test=["a cat apart"])
+    real = pet_set(tmp_path, "real", ["cat", "dog"], dev=REAL[:4], test=REAL[4:])
+    options = {"min_documents": 10, "test_source": real, "test_split": "dev", "train_split": "two"}
+    corpus, _ = load_corpus(DataConfig(source=own, **options))
+    assert set(corpus.test.texts) == set(REAL[:4]) and set(corpus.unlabeled.texts) == set(TEXTS[30:])
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["cow", "hen"], "data.test_source real has the classes cow, hen, and pets has cat, dog"),
+        (["cat", "dog", "hen"], "real has the classes cat, dog, hen"),
+    ],
+)
+def test_a_test_source_of_other_classes(tmp_path, labels, message):
+    real = pet_set(tmp_path, "real", labels, test=[f"a {labels[0]} eats"])
+    with pytest.raises(UserError, match=message):
+        load_corpus(config(tmp_path, pets(), test_source=real))
+
+
+def test_nothing_is_tested_on_what_a_language_model_wrote(tmp_path):
+    written = pet_set(tmp_path, "written", ["cat", "dog"], train=TEXTS)
+    stated = json.loads((tmp_path / "written" / "dataset.json").read_text())
+    (tmp_path / "written" / "dataset.json").write_text(json.dumps({**stated, "generated": {}}))
+    corpus, truth = load_corpus(DataConfig(source=written, validation_documents=10))
+    assert (len(corpus.test), len(corpus.validation), len(corpus.unlabeled)) == (0, 10, 50)
+    assert len(truth.unlabeled) == 50
+    with pytest.raises(UserError, match="nobody claims that its labels are true; test on real documents"):
+        load_corpus(config(tmp_path, pets(), test_source=written))
+
+
+def test_a_test_source_without_labels(tmp_path):
+    (tmp_path / "bare").mkdir()
+    bare = write(tmp_path / "bare", [{"text": text, "label": None} for text in REAL], "bare.jsonl")
+    with pytest.raises(UserError, match=r"data[.]test_source '.*bare[.]jsonl' of bare holds no labeled document"):
+        load_corpus(config(tmp_path, pets(), test_source=bare))

@@ -6,7 +6,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from selftrain.data.cleaning import Fault
+from selftrain.data.cleaning import Fault, Row
 from selftrain.data.reading import read_file
 from selftrain.errors import UserError
 
@@ -99,9 +99,13 @@ def test_no_file_and_a_folder(tmp_path):
         read_file(tmp_path / "folder.csv", "text", None)
 
 
-def test_parquet_with_images_is_refused(tmp_path):
+def test_parquet_with_images_gives_their_bytes(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"image": [b"\xff\xd8"], "label": [0]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match="holds images; this version trains on text"):
-        read_file(tmp_path / "a.parquet", "text", "label")
-    with pytest.raises(UserError, match="trains on text"):
-        read_file(tmp_path / "a.parquet", "image", "label")
+    for column in ("text", "image"):
+        assert read_file(tmp_path / "a.parquet", column, "label") == [Row("row 1", b"\xff\xd8", 0)]
+
+
+def test_a_column_called_image_that_holds_texts_is_no_image(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"image": ["a.png"]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="has no column 'text'"):
+        read_file(tmp_path / "a.parquet", "text", None)

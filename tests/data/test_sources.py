@@ -116,8 +116,7 @@ def test_another_label_column_of_a_folder(shared):
 
 def test_images_and_broken_folders(shared):
     shared("pictures", ["no", "yes"], train={"image": [b"x"], "label": [0]})
-    with pytest.raises(UserError, match="pictures in SELFTRAIN_DATA holds images; this version trains on text"):
-        find_source(DataConfig(source="pictures"))
+    assert find_source(DataConfig(source="pictures")).kind == "image"
     (shared("broken", [], train=columns("a")) / "dataset.json").write_text("[]")
     with pytest.raises(UserError, match="cannot be read"):
         find_source(DataConfig(source="broken"))
@@ -299,3 +298,24 @@ def test_hub_answers(monkeypatch):
 
     monkeypatch.setattr(sources.urllib.request, "urlopen", refuse)
     assert hub_answers("http://127.0.0.1:9")
+
+
+def test_a_folder_with_a_description_is_a_source_by_its_path(shared, tmp_path, monkeypatch):
+    folder = shared("reviews", ["negative", "positive"], train=columns("a", "b"))
+    monkeypatch.delenv("SELFTRAIN_DATA")
+    monkeypatch.chdir(tmp_path)
+    for name in (str(folder), "./reviews", "reviews"):
+        source = find_source(DataConfig(source=name))
+        assert (source.name, texts(source.train), source.class_names) == ("reviews", ["a", "b"], ("negative", "positive"))
+        assert source.named is None and not source.generated
+    (tmp_path / "deep" / "empty").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"The folder 'deep/empty' holds no dataset[.]json"):
+        find_source(DataConfig(source="deep/empty"))
+
+
+def test_what_a_language_model_wrote_is_known_as_such_and_has_the_words_of_its_catalogue_set(shared):
+    folder = shared("reviews", ["negative", "positive"], train=columns("a"))
+    stated = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**stated, "catalogue": "sst2", "generated": {}}))
+    source = find_source(DataConfig(source="reviews"))
+    assert source.generated and source.named is CATALOGUE["sst2"]

@@ -41,6 +41,19 @@ def test_few_of_each_class_by_the_seed(corpus, truth):
     assert first.items() <= granted(corpus, truth, supervision="few", labels_per_class=9).items()  # more labels keep the fewer
 
 
+def test_an_oracle_grants_the_same_few_labels_and_holds_all_apart(corpus, truth):
+    config = {"labels_per_class": 7, "label_noise": 0.3}
+    found = grant(corpus, truth, DataConfig(supervision="oracle", **config), 0)
+    assert found.granted == granted(corpus, truth, supervision="few", **config)
+    assert found.oracle == truth.unlabeled  # noise is in what is learned from, not in what an oracle knows
+    for supervision in ("none", "few", "all"):
+        assert grant(corpus, truth, DataConfig(supervision=supervision, **config), 0).oracle == {}
+    assert describe(DataConfig(supervision="oracle", labels_per_class=4)) == "4 a class and an oracle"
+    half = Truth({id_: label for id_, label in truth.unlabeled.items() if id_ > corpus.unlabeled.ids[299]}, {})
+    with pytest.raises(UserError, match="300 documents of toy have no label"):
+        granted(corpus, half, supervision="oracle")
+
+
 def test_a_class_with_fewer_documents_gives_all_it_has(corpus, truth):
     rare = Truth({id_: label for id_, label in truth.unlabeled.items() if label != 2} | {corpus.unlabeled.ids[2]: 2}, {})
     assert Counter(granted(corpus, rare, supervision="few", labels_per_class=5).values()) == {0: 5, 1: 5, 2: 1}

@@ -94,13 +94,6 @@ def test_equation_10_without_any_positive_is_zero_and_keeps_the_graph():
     assert texts.grad.tolist() == [[0.0, 0.0]]
 
 
-def test_theorem_1_a_step_on_equation_5_widens_the_margin():
-    scores = torch.tensor([[0.4, 0.1]], requires_grad=True)
-    text_to_label(scores, soft_targets(scores, 0.1)).backward()
-    after = scores.detach() - 0.1 * scores.grad
-    assert after[0, 0] - after[0, 1] > 0.3
-
-
 def test_sharpened_targets_by_hand():
     # f = (1.4, 0.6); the first row's weights are 0.64/1.4 and 0.04/0.6, the second's 0.36/1.4 and 0.16/0.6
     found = sharpened_targets(torch.tensor([[0.8, 0.2], [0.6, 0.4]], dtype=torch.float64, requires_grad=True))

@@ -1,4 +1,4 @@
-"""Tf-KD, CS-KD, PS-KD and DLB: what the teacher is in each, and that training with it is reproducible and can be resumed."""
+"""Tf-KD, CS-KD, PS-KD, DLB and USKD: what the teacher is in each, and that training with it is reproducible and can be resumed."""
 
 import copy
 import math
@@ -13,12 +13,12 @@ from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import no_texts
 from selftrain.errors import UserError
-from selftrain.methods.losses import distillation
+from selftrain.methods.losses import customized_soft_labels, distillation
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.frozen import HeadEncoder
 from selftrain.training.loop import train
 
-ALL = [{"name": "tf_kd"}, {"name": "tf_kd", "variant": "reg"}, {"name": "cs_kd"}, {"name": "ps_kd"}, {"name": "dlb"}]
+ALL = [{"name": "tf_kd"}, {"name": "tf_kd", "variant": "reg"}, {"name": "cs_kd"}, {"name": "ps_kd"}, {"name": "dlb"}, {"name": "uskd"}]
 
 
 @pytest.fixture
@@ -172,3 +172,46 @@ def test_half_of_a_dlb_batch_are_the_new_documents_of_the_one_before(labeled, tm
             assert losses["dlb"].item() == pytest.approx(distillation(logits[:kept], last_logits, 3.0).item())
         before = list(method._last), method._last_logits
         assert before[0] == documents[size - size // 2 :]
+
+
+def test_soft_labels_of_uskd_by_hand():
+    # Predictions (1/2, 1/4, 1/4 - a little) and (1/8, 5/8, 1/4) with labels 0 and 2: squares 1/4 and 1/16, their mean 5/32.
+    logits = torch.log(torch.tensor([[4.0, 2.001, 1.999], [1.0, 5.0, 2.0]], dtype=torch.float64)).requires_grad_()
+    own, others = customized_soft_labels(logits, torch.tensor([0, 2]))
+    assert own.tolist() == pytest.approx([1 + 1 / 4 - 5 / 32, 1 + 1 / 16 - 5 / 32])
+    # The label is first: 1/2 and 1/3, made to sum to one. The label is second: 1 for the first class and 1/3 for the last.
+    assert others.tolist() == [pytest.approx([0, 0.6, 0.4]), pytest.approx([0.25, 0.75, 0])]
+    assert not own.requires_grad and not others.requires_grad
+
+
+def test_losses_of_uskd_by_hand(labeled, tmp_path):
+    three = replace(labeled, labels=(*labeled.labels, labeled.labels[0]))
+    method = built(three, tmp_path / "e", name="uskd", alpha=0.5, beta=2.0)
+    logits = torch.log(torch.tensor([[4.0, 3.0, 1.0], [1.0, 5.0, 2.0]])).requires_grad_()
+    losses = method.labeled_losses(type("Rows", (), {"labeled": [3, 20]})(), logits)  # labels 0 and 1
+    hard = [math.log(2), math.log(8 / 5)]
+    assert losses["ce"].item() == pytest.approx(sum(hard) / 2)
+    mean = (1 / 4 + 25 / 64) / 2
+    assert losses["uskd_label"].item() == pytest.approx(0.5 * ((1.25 - mean) * hard[0] + (1 + 25 / 64 - mean) * hard[1]) / 2, rel=1e-5)
+    # among the others: (3/4, 1/4) and (1/3, 2/3), with soft labels (3/5, 2/5) for ranks 2 and 3 of each
+    expected = -(0.6 * math.log(3 / 4) + 0.4 * math.log(1 / 4) + 0.4 * math.log(1 / 3) + 0.6 * math.log(2 / 3)) / 2
+    assert losses["uskd_others"].item() == pytest.approx(2.0 * expected, rel=1e-5)
+    (gradient,) = torch.autograd.grad(losses["uskd_others"], logits)
+    assert gradient[0, 0] == gradient[1, 1] == 0.0  # the label's own logit has no part in it
+    # (p - q) / N with the soft labels q held constant
+    assert gradient[0, 1:].tolist() == pytest.approx([2.0 * (3 / 4 - 0.6) / 2, 2.0 * (1 / 4 - 0.4) / 2], rel=1e-5)
+
+
+def test_uskd_of_two_classes_has_nothing_to_say_about_the_other_one(labeled, tmp_path):
+    method = built(labeled, tmp_path / "e", name="uskd")
+    assert method.step(0, 0)["uskd_others"] == pytest.approx(0.0, abs=1e-7)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e4, 1e30])
+def test_uskd_is_finite_where_probabilities_are_zero_and_one(labeled, tmp_path, scale):
+    method = built(replace(labeled, labels=labeled.labels * 2), tmp_path / "e", name="uskd")
+    logits = (scale * torch.randn(4, 4, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    loss = sum(method.labeled_losses(type("Rows", (), {"labeled": [0, 1, 15, 20]})(), logits).values())
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert torch.isfinite(loss)
+    assert torch.isfinite(gradient).all()

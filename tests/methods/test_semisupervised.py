@@ -145,6 +145,24 @@ def test_choice_of_negatives_by_hand():
     assert len({tuple(row) for row in choose_negatives("uniform", 50, 4, 1, rng).tolist()}) == 4
 
 
+def test_an_oracle_never_takes_the_true_class_as_a_negative_label():
+    truth = np.array([0, 1, 2, 3] * 10)
+    rng = np.random.default_rng(0)
+    one = choose_negatives("oracle", 40, 4, 1, rng, truth=truth)
+    assert one.sum(dim=1).tolist() == [1] * 40 and not one[range(40), truth].any()
+    assert len({tuple(row) for row in one[::4].tolist()}) > 1  # drawn
+    assert choose_negatives("oracle", 40, 4, 3, rng, truth=truth).tolist() == (np.arange(4) != truth[:, None]).tolist()
+
+
+def test_oracle_negatives_need_that_supervision_and_then_use_it(few, tmp_path):
+    with pytest.raises(UserError, match=r"a bound and no method; set data\.supervision: oracle"):
+        built(few, tmp_path / "a", name="ns3l", ns3l_negatives="oracle")
+    known = {id_: true_label(few, index) for index, id_ in enumerate(few.unlabeled.ids)}
+    method = built(replace(few, oracle=known), tmp_path / "a", name="ns3l", ns3l_negatives="oracle", rounds=4, steps_per_round=20)
+    assert run(method).rounds[-1]["ns3l"] > 0
+    assert (predictions(method, few).argmax(dim=1) == torch.tensor([0] * 12 + [1] * 12)).all()  # as if all labels were granted
+
+
 def test_continuations_are_the_strong_views_where_asked_for(few, tmp_path):
     asked = []
 

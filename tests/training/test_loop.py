@@ -1,17 +1,14 @@
-"""The loop: resumed training continues exactly, a finished one is a no-op, and two workers take the step of one."""
+"""The loop: resumed training continues exactly, and a finished one is a no-op."""
 
 import copy
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from tiny import tiny_backbone
 
 from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import no_texts
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.workers import Workers
 from selftrain.training.loop import Validation, train
 
 SELF_TRAINING = parse(
@@ -19,8 +16,8 @@ SELF_TRAINING = parse(
 )
 
 
-def build(corpus, folder, workers=None):
-    return methods.build(SELF_TRAINING, corpus, TextEncoder(tiny_backbone(folder), max_tokens=16), workers=workers, seed=5)
+def build(corpus, folder):
+    return methods.build(SELF_TRAINING, corpus, TextEncoder(tiny_backbone(folder), max_tokens=16), seed=5)
 
 
 def test_a_resumed_training_ends_with_the_same_weights(corpus, tmp_path):
@@ -70,52 +67,3 @@ def test_validation_accuracy_is_the_share_that_is_right(corpus, tmp_path):
     predicted = student.predict(corpus.unlabeled.texts[:8]).argmax(1).tolist()
     wrong = [predicted[0] ^ 1, predicted[1] ^ 1, *predicted[2:]]
     assert Validation(corpus.unlabeled.texts[:8], wrong).accuracy(student) == 0.75
-
-
-def _gradients(rank, size, port, corpus, folder, results):
-    torch.set_num_threads(1)
-    encoder = TextEncoder(tiny_backbone(folder), max_tokens=16)  # before the group: inside one, transformers saves on rank 0 alone
-    if size > 1:
-        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
-    experiment = parse({"method": {"rounds": 1, "steps_per_round": 1, "per_class": 3}})
-    method = methods.build(experiment, corpus, encoder, workers=Workers(rank, size), seed=0)
-    method.refresh(0, _written)
-    method.encoder.eval()  # without dropout the two ways can be compared
-    method.optimizer.zero_grad = lambda **how: None  # the gradient is looked at after the step
-    method.step(0, 0)
-    if rank == 0:
-        results.put({name: parameter.grad.clone().numpy() for name, parameter in method.encoder.named_parameters() if parameter.grad is not None})
-    if size > 1:
-        dist.barrier()
-        dist.destroy_process_group()
-
-
-def _written(requests):
-    return {request: f"team {request.document_id[:3]} {request.kind} {request.label}" for request in requests}
-
-
-def test_gradients_of_two_workers_equal_those_of_one(corpus, tmp_path):
-    import socket
-
-    found = []
-    for size in (1, 2):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        context = mp.get_context("spawn")
-        results = context.Queue()
-        processes = [
-            context.Process(target=_gradients, args=(rank, size, port, corpus, tmp_path / f"{size}-{rank}", results)) for rank in range(size)
-        ]
-        for process in processes:
-            process.start()
-        found.append(results.get(timeout=120))
-        for process in processes:
-            process.join(timeout=60)
-            assert process.exitcode == 0
-    one, two = found
-    assert one.keys() == two.keys()
-    largest = max(abs(gradient).max() for gradient in one.values())
-    assert largest > 0
-    for name in one:
-        assert abs(one[name] - two[name]).max() <= 1e-4 * largest, name

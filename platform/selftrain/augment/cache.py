@@ -94,6 +94,10 @@ class TextCache:
         """The answer for `key`, or None."""
         return self._answers.get(key)
 
+    def count(self, document_id: str) -> int:
+        """How many answers there are for a document."""
+        return sum(answer.document_id == document_id for answer in self._answers.values())
+
     def add(self, answers: Iterable[Answer]) -> None:
         """Write one block: all of it or nothing."""
         block: Sequence[Answer] = [answer for answer in answers if answer.key not in self._answers]

@@ -32,8 +32,8 @@ from ray.data.block import BlockMetadata
 from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 from ray.util.queue import Queue
 
-from selftrain.augment.cache import TextCache
-from selftrain.augment.service import Counts, EngineAnswer, EngineRequest, Progress, TextService
+from selftrain.augment.cache import Answer, TextCache
+from selftrain.augment.service import Counts, EngineAnswer, EngineRequest, Progress, PromptRequest, TextService
 from selftrain.config import AugmentConfig
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextRequest
@@ -172,7 +172,7 @@ class StreamingEngine:
         """The stream ended before its time: an error for the one who waits for a text, now or later."""
         error = UserError(
             f"The language model {self.model_folder} stopped ({reason}); see the engine's log under Ray's session folder. What was generated is cached: "
-            "continue the run with --resume."
+            "continue the run with --resume, a selftrain generate with the same command."
         )
         self._stream.put(error)
         self._answers.put(error)
@@ -308,6 +308,10 @@ class _TextActor:
         with self._one_at_a_time:
             return self._service.answer(requests)
 
+    def complete(self, requests: Sequence[PromptRequest]) -> dict[PromptRequest, Answer]:
+        with self._one_at_a_time:
+            return self._service.complete(requests)
+
     def progress(self) -> Progress:
         return self._service.progress()
 
@@ -356,11 +360,20 @@ class RemoteTexts:
 
     def __call__(self, requests: Sequence[TextRequest]) -> Mapping[TextRequest, str]:
         """See `TextService.answer`."""
+        answers: Mapping[TextRequest, str] = self._asked(self._actor.answer, requests)
+        return answers
+
+    def complete(self, requests: Sequence[PromptRequest]) -> Mapping[PromptRequest, Answer]:
+        """See `TextService.complete`."""
+        answers: Mapping[PromptRequest, Answer] = self._asked(self._actor.complete, requests)
+        return answers
+
+    @staticmethod
+    def _asked(method: Any, requests: Sequence[Any]) -> Any:
         if not requests:
             return {}
         try:
-            answers: Mapping[TextRequest, str] = ray.get(self._actor.answer.remote(list(requests)))
-            return answers
+            return ray.get(method.remote(list(requests)))
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
                 raise UserError(str(error.cause)) from None

@@ -88,9 +88,14 @@ def clean(raw: str, document: str, *, cut_off: bool) -> Cleaned:
     return Cleaned(text)
 
 
+def sentence_ends(text: str) -> list[int]:
+    """Where the sentences of `text` end."""
+    return [match.end() for match in re.finditer(r"[.!?][\"')\]]*(?=\s|$)", text)]
+
+
 def _whole(text: str) -> str:
     """`text` up to its last whole sentence if that keeps half of it, else up to its last whole word."""
-    ends = [match.end() for match in re.finditer(r"[.!?][\"')\]]*(?=\s|$)", text)]
+    ends = sentence_ends(text)
     if ends and ends[-1] >= len(text) / 2:
         return text[: ends[-1]]
     return text.rsplit(" ", 1)[0]

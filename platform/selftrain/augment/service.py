@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from selftrain.augment.cache import Answer, TextCache, cache_key
@@ -39,6 +39,20 @@ class EngineAnswer:
     prompt_tokens: int
     generated_tokens: int
     error: str = ""
+
+
+@dataclass(frozen=True)
+class PromptRequest:
+    """One text that is wanted for a prompt of its own, with no document of the corpus behind it (augment/label_texts.py)."""
+
+    origin: str  # stands in the document's place: the same prompt of two origins gets two texts
+    kind: str
+    label: str  # class name, or ""
+    prompt: str
+    sample: int
+    min_tokens: int
+    max_tokens: int
+    stop: tuple[str, ...] = ()  # the text ends before the first of these
 
 
 class Engine(Protocol):
@@ -121,7 +135,12 @@ class TextService:
         }
         keys = {request: self._key(request, prompt) for request, prompt in prompts.items()}
         missing = {keys[request]: request for request in requests if self.cache.get(keys[request]) is None}
-        self._generate([(request, key, prompts[request]) for key, request in missing.items()])
+        self._generate(
+            [
+                (EngineRequest(key, prompts[request].text, self._sampling(request, prompts[request])), self._blank(request, key))
+                for key, request in missing.items()
+            ]
+        )
 
         usable: dict[TextRequest, str] = {}
         for request, key in keys.items():
@@ -138,8 +157,34 @@ class TextService:
             self._count(key, fresh=key in missing, reason=reason)
         return usable
 
+    def complete(self, requests: Sequence[PromptRequest]) -> dict[PromptRequest, Answer]:
+        """The raw answers for `requests`, which the caller filters; those that the engine failed on are missing.
+
+        Raises:
+            UserError: the engine cannot start, or stalls.
+        """
+        wanted: dict[PromptRequest, EngineRequest] = {}
+        for request in requests:
+            sampling = self._free_sampling(request.min_tokens, request.max_tokens) | ({"stop": list(request.stop)} if request.stop else {})
+            key = self._cache_key(request.origin, request.prompt, sampling, request.sample)
+            wanted[request] = EngineRequest(key, request.prompt, sampling)
+        missing = {asked.key: (request, asked) for request, asked in wanted.items() if self.cache.get(asked.key) is None}
+        self._generate(
+            [
+                (asked, Answer(key, request.origin, request.kind, request.label, request.sample, "", False, 0, 0))
+                for key, (request, asked) in missing.items()
+            ]
+        )
+        found: dict[PromptRequest, Answer] = {}
+        for request, asked in wanted.items():
+            answer = self.cache.get(asked.key)
+            if answer is not None:
+                found[request] = answer
+            self._count(asked.key, fresh=asked.key in missing, reason="" if answer is not None else "failed")
+        return found
+
     def progress(self) -> Progress:
-        """Where the present call of `answer` stands."""
+        """Where the present call of `answer` or `complete` stands."""
         with self._lock:
             return self._progress
 
@@ -147,10 +192,11 @@ class TextService:
         """End the engine."""
         self.engine.close()
 
-    def _generate(self, wanted: Sequence[tuple[TextRequest, str, Prompt]]) -> None:
+    def _generate(self, wanted: Sequence[tuple[EngineRequest, Answer]]) -> None:
+        """Have the texts written and cached; each request comes with its cache row, still without the text."""
         if not wanted:
             return
-        by_key = {key: request for request, key, _ in wanted}
+        by_key = {asked.key: (asked, blank) for asked, blank in wanted}
         start = time.monotonic()
         first: float | None = None
         with self._lock:
@@ -158,15 +204,22 @@ class TextService:
         block: list[Answer] = []
         tokens = 0
         try:
-            for number, answer in enumerate(
-                self.engine.generate([EngineRequest(key, prompt.text, self._sampling(request, prompt)) for request, key, prompt in wanted]), 1
-            ):
+            for number, answer in enumerate(self.engine.generate([asked for asked, _ in wanted]), 1):
                 first = first or time.monotonic()
                 tokens += answer.generated_tokens
                 self.counts.prompt_tokens += answer.prompt_tokens
                 self.counts.generated_tokens += answer.generated_tokens
                 if not answer.error:
-                    block.append(self._stored(by_key[answer.key], answer))
+                    asked, blank = by_key[answer.key]
+                    block.append(
+                        replace(
+                            blank,
+                            text=answer.text,
+                            cut_off=answer.generated_tokens >= asked.sampling["max_tokens"],
+                            prompt_tokens=answer.prompt_tokens,
+                            generated_tokens=answer.generated_tokens,
+                        )
+                    )
                 if len(block) >= BLOCK:
                     self.cache.add(block)
                     block = []
@@ -178,42 +231,26 @@ class TextService:
             with self._lock:
                 self._progress = Progress()
 
-    def _stored(self, request: TextRequest, answer: EngineAnswer) -> Answer:
+    def _blank(self, request: TextRequest, key: str) -> Answer:
         label = self.labels[request.label].name if request.kind == "conditional" else ""
-        limit = self.config.max_tokens
-        return Answer(
-            answer.key,
-            request.document_id,
-            request.kind,
-            label,
-            request.sample,
-            answer.text,
-            answer.generated_tokens >= limit,
-            answer.prompt_tokens,
-            answer.generated_tokens,
-        )
+        return Answer(key, request.document_id, request.kind, label, request.sample, "", False, 0, 0)
 
     def _sampling(self, request: TextRequest, prompt: Prompt) -> dict[str, Any]:
         if request.kind == "classify":
             return {"temperature": 0.0, "max_tokens": 16, "structured_outputs": {"choice": list(prompt.choices)}}
-        config = self.config
-        sampling: dict[str, Any] = {
-            "temperature": config.temperature,
-            "max_tokens": config.max_tokens,
-            "min_tokens": min(config.min_tokens, config.max_tokens),
-        }
-        if config.top_p < 1:
-            sampling["top_p"] = config.top_p
+        return self._free_sampling(self.config.min_tokens, self.config.max_tokens)
+
+    def _free_sampling(self, min_tokens: int, max_tokens: int) -> dict[str, Any]:
+        sampling: dict[str, Any] = {"temperature": self.config.temperature, "max_tokens": max_tokens, "min_tokens": min(min_tokens, max_tokens)}
+        if self.config.top_p < 1:
+            sampling["top_p"] = self.config.top_p
         return sampling
 
     def _key(self, request: TextRequest, prompt: Prompt) -> str:
-        return cache_key(
-            document=request.document_id,
-            prompt=f"{self.config.style}\n{prompt.text}",
-            model=self.model_fingerprint,
-            sampling=self._sampling(request, prompt),
-            sample=request.sample,
-        )
+        return self._cache_key(request.document_id, prompt.text, self._sampling(request, prompt), request.sample)
+
+    def _cache_key(self, document: str, prompt: str, sampling: dict[str, Any], sample: int) -> str:
+        return cache_key(document=document, prompt=f"{self.config.style}\n{prompt}", model=self.model_fingerprint, sampling=sampling, sample=sample)
 
     def _count(self, key: str, *, fresh: bool, reason: str) -> None:
         """Every text counts once a run, however often rounds and seeds ask for it."""

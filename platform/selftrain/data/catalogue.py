@@ -2,13 +2,17 @@
 
 Everything is written out here, so that a run by name needs no other file. Class order is the order of the labels on the hub. A copy of a set may
 number or spell its classes otherwise (AG News calls its first class "World"; GenCo calls it politics): `NamedSet.entry` finds a class by any name.
+
+The sets of images are the papers' (NS3L, SSC, SEAL). Their hub names and columns are written down from what the hub states and were not tried: only
+copies of CIFAR-10 as Parquet files were.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from selftrain.data.corpus import Label
+from selftrain.data.corpus import Kind, Label
 
 # GenCo table 4.
 DEFAULT_PROMPTS = ("Category: {label}.", "It is about {label}.")
@@ -41,6 +45,8 @@ class NamedSet:
     label_column: str = "label"
     train_split: str = "train"
     test_split: str | None = "test"
+    kind: Kind = "text"
+    mirrored: bool = True  # whether an image that is flipped left to right keeps its class
 
     def entry(self, name: str) -> ClassEntry | None:
         """The class that is called `name` in any copy of this set; case, blanks and underscores do not matter."""
@@ -63,6 +69,25 @@ def _sentiment(thing: str) -> tuple[ClassEntry, ...]:
         _class("positive", "good", f"a positive opinion of the {thing}", "pos", "good"),
     )
 
+
+def _images(name: str, summary: str, classes: str, hub: str, column: str = "image", **rest: Any) -> NamedSet:
+    """A set of images; `classes` are names separated by commas."""
+    entries = tuple(_class(one) for one in classes.split(", ") if one)
+    return NamedSet(name=name, summary=summary, classes=entries, hub=hub, text_columns=(column,), kind="image", **rest)
+
+
+_CIFAR10 = "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck"
+_STL10 = "airplane, bird, car, cat, deer, dog, horse, monkey, ship, truck"
+_DIGITS = "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+_FASHION = "T-shirt/top, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot"
+_CIFAR100 = (
+    "apple, aquarium_fish, baby, bear, beaver, bed, bee, beetle, bicycle, bottle, bowl, boy, bridge, bus, butterfly, camel, can, castle, caterpillar, "
+    "cattle, chair, chimpanzee, clock, cloud, cockroach, couch, crab, crocodile, cup, dinosaur, dolphin, elephant, flatfish, forest, fox, girl, "
+    "hamster, house, kangaroo, keyboard, lamp, lawn_mower, leopard, lion, lizard, lobster, man, maple_tree, motorcycle, mountain, mouse, mushroom, "
+    "oak_tree, orange, orchid, otter, palm_tree, pear, pickup_truck, pine_tree, plain, plate, poppy, porcupine, possum, rabbit, raccoon, ray, road, "
+    "rocket, rose, sea, seal, shark, shrew, skunk, skyscraper, snail, snake, spider, squirrel, streetcar, sunflower, sweet_pepper, table, tank, "
+    "telephone, television, tiger, tractor, train, trout, tulip, turtle, wardrobe, whale, willow_tree, wolf, woman, worm"
+)
 
 _SETS = (
     NamedSet(
@@ -190,6 +215,14 @@ _SETS = (
         revision="refs/convert/parquet",  # the main branch is a loading script, which `datasets` no longer runs
         label_column="coarse_label",
     ),
+    _images("cifar10", "CIFAR-10, 32 x 32 photographs", _CIFAR10, "uoft-cs/cifar10", "img"),
+    _images("cifar100", "CIFAR-100, 32 x 32 photographs, fine classes", _CIFAR100, "uoft-cs/cifar100", "img", label_column="fine_label"),
+    # The classes are the digits, and a mirrored digit is another one or none.
+    _images("svhn", "Street View House Numbers, cropped 32 x 32", _DIGITS, "ufldl-stanford/svhn:cropped_digits", mirrored=False),
+    _images("stl10", "STL-10, labeled 96 x 96 photographs", _STL10, "tanganke/stl10"),
+    # Its 200 classes are WordNet ids, which the hub's copy names.
+    _images("tiny_imagenet", "Tiny ImageNet, 64 x 64 photographs", "", "zh-plus/tiny-imagenet", test_split="valid"),
+    _images("fashion_mnist", "Fashion-MNIST, 28 x 28 grey pictures of clothes", _FASHION, "zalando-datasets/fashion_mnist"),
 )
 
 CATALOGUE: dict[str, NamedSet] = {named.name: named for named in _SETS}

@@ -54,6 +54,24 @@ def classes_of(source: Source, wanted: Sequence[str] | None) -> tuple[tuple[Labe
     return labels, index | {str(number): position for number, position in enumerate(positions)}
 
 
+def same_classes(source: Source, labels: Sequence[Label], learned: str) -> dict[str, int]:
+    """For every label of `source`, which is tested on, the index of its class among `labels`, which are learned from `learned`.
+
+    Raises:
+        UserError: the classes are not the same; nothing is matched by its place.
+    """
+    names = [label.name for label in labels]
+    if source.class_names is not None:
+        own = _stated(source.class_names, source.named)
+        known = [{spelling(name), spelling(label.name)} for name, label in zip(source.class_names, own, strict=True)]
+        if len(own) != len(names) or any(not any(spelling(name) in spellings for spellings in known) for name in names):
+            raise UserError(
+                f"data.test_source {source.name} has the classes {_listed(label.name for label in own)}, and {learned} has {_listed(names)}; a model is tested "
+                "on the classes that it learned: name another source, or the same classes by data.classes."
+            )
+    return classes_of(source, names)[1]
+
+
 def describe(labels: Sequence[Label], descriptions: Mapping[str, str]) -> tuple[Label, ...]:
     """`labels` with the user's descriptions for the language model.
 

@@ -6,17 +6,19 @@ import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from selftrain.data.corpus import Skipped, document_id
+from selftrain.data.images import image_id, usable_image
 
 
 class Row(NamedTuple):
-    """One row of a source as it was found: text and label may be of any type."""
+    """One row of a source as it was found: text (or encoded image) and label may be of any type."""
 
     place: str  # where it stands: "line 17", "train row 3", a file name
     text: object
     label: object = None
+    weak: object = None  # a second label, that may be wrong
 
 
 class Fault(NamedTuple):
@@ -29,8 +31,9 @@ class Document(NamedTuple):
     """A usable document."""
 
     id: str
-    text: str
+    text: Any  # str, or for an image its pixels, uint8 [3, height, width]
     label: int | None  # class index; None where the row carries no label
+    weak: int | None = None  # likewise, by the column of weak labels
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,16 @@ _CONTROL_SHARE = 0.05  # a text may hold a stray control character; a document o
 
 
 def clean(
-    rows: Iterable[Row], *, index: Mapping[str, int], max_characters: int, known: Collection[str] = (), known_reason: str = "duplicate"
+    rows: Iterable[Row],
+    *,
+    index: Mapping[str, int],
+    max_characters: int,
+    known: Collection[str] = (),
+    known_reason: str = "duplicate",
+    images: bool = False,
+    size: tuple[int, int] | None = None,
 ) -> Cleaned:
-    """Keep the rows that hold a usable text, each text once.
+    """Keep the rows that hold a usable text (or image), each text once.
 
     Args:
         rows: rows in the source's order; of equal texts the first usable one stays.
@@ -62,16 +72,19 @@ def clean(
         max_characters: longer texts are skipped.
         known: ids of documents that are used elsewhere already (the test split, when training rows are cleaned).
         known_reason: reason written for a document that is in `known`.
+        images: whether the rows hold images.
+        size: (width, height) of all images.
     """
     documents: list[Document] = []
     skipped: list[Skipped] = []
     seen: set[str] = set()
     for row in rows:
-        text, reason = _usable(row.text, max_characters)
+        text: Any
+        text, reason = usable_image(row.text, size) if images else _usable(row.text, max_characters)
         if not reason:
-            label = class_index(row.label, index)
-            id_ = document_id(text)
-            if label == UNKNOWN:
+            label, weak = class_index(row.label, index), class_index(row.weak, index)
+            id_ = image_id(text) if images else document_id(text)
+            if UNKNOWN in (label, weak):
                 reason = "unknown label"
             elif id_ in known:
                 reason = known_reason
@@ -79,7 +92,7 @@ def clean(
                 reason = "duplicate"
             else:
                 seen.add(id_)
-                documents.append(Document(id_, text, label))
+                documents.append(Document(id_, text, label, weak))
         if reason:
             skipped.append(Skipped(row.place, reason))
     return Cleaned(tuple(documents), tuple(skipped))

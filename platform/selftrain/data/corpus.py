@@ -7,8 +7,11 @@ the leak test (tests/test_leak.py) shuffles it and asserts that no trained weigh
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["text", "image"]  # of document
 
 
 def document_id(text: str) -> str:
@@ -27,10 +30,13 @@ class Label:
 
 @dataclass(frozen=True)
 class Documents:
-    """A split without labels: ids and texts in one order."""
+    """A split without labels: ids and documents in one order.
+
+    `texts` holds the documents, whatever their kind: strings, or for images one uint8 array `[documents, 3, height, width]`.
+    """
 
     ids: tuple[str, ...] = ()
-    texts: tuple[str, ...] = ()
+    texts: Sequence[Any] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -41,7 +47,8 @@ class Skipped:
     """A row of the source that was not used, and why."""
 
     row: str  # where it stands in the source: a row number or a file name
-    reason: str  # empty | not text | binary | over-long | duplicate | in test already | unknown label | wrong encoding | too many cells
+    reason: str  # empty | not text | binary | over-long | duplicate | in test already | unknown label | wrong encoding | too many cells |
+    # another size | not an image
 
 
 @dataclass(frozen=True)
@@ -54,9 +61,15 @@ class Corpus:
     unlabeled: Documents
     test: Documents
     granted: Mapping[str, int] = field(default_factory=dict)  # document id -> class index; empty unless data.supervision says otherwise
+    candidates: Mapping[str, tuple[int, ...]] = field(
+        default_factory=dict
+    )  # document id -> classes, ascending; for data.supervision: candidates alone
+    oracle: Mapping[str, int] = field(default_factory=dict)  # true labels of all unlabeled documents; empty but for data.supervision: oracle (bounds)
     skipped: tuple[Skipped, ...] = ()
     validation: Documents = Documents()  # for the choice of a checkpoint (data.validation_documents)
     fingerprint: str = ""  # hash over ids, splits and class names
+    kind: Kind = "text"
+    mirrored: bool = True  # whether an image that is flipped left to right keeps its class (digits do not)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -75,3 +88,4 @@ class Truth:
     unlabeled: Mapping[str, int]
     test: Mapping[str, int]
     validation: Mapping[str, int] = field(default_factory=dict)
+    weak: Mapping[str, int] = field(default_factory=dict)  # of unlabeled documents, by data.weak_label_column: may be wrong

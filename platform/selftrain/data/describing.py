@@ -6,7 +6,7 @@ from collections import Counter
 
 from selftrain.data.catalogue import CATALOGUE
 from selftrain.data.corpus import Corpus, Truth
-from selftrain.data.sources import FOLDER_VARIABLE, holds_images, package_folder, shared_folders
+from selftrain.data.sources import FOLDER_VARIABLE, package_folder, shared_folders
 
 _SHOWN_CHARACTERS = 200
 
@@ -21,12 +21,12 @@ def describe_catalogue() -> str:
         elif named.package is not None:
             place = f"package {named.package}" + ("" if package_folder(named) is not None else " (not installed)")
         else:
-            place = f"hub {named.hub}"
+            place = f"hub {named.hub}" + (" (images)" if named.kind == "image" else "")
         names = ", ".join(entry.name for entry in named.classes)
-        table.append((named.name, str(len(named.classes)), place, names if len(names) <= 60 else f"{names[:57].rsplit(',', 1)[0]}, ..."))
-    for name, folder in folders.items():
+        table.append((named.name, str(len(named.classes) or ""), place, names if len(names) <= 60 else f"{names[:57].rsplit(',', 1)[0]}, ..."))
+    for name in folders:
         if name not in CATALOGUE:
-            table.append((name, "", FOLDER_VARIABLE + (" (images: not for this version)" if holds_images(folder) else ""), "see its dataset.json"))
+            table.append((name, "", FOLDER_VARIABLE, "see its dataset.json"))
     widths = [max(len(row[column]) for row in table) for column in range(3)]
     return "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip() for row in table)
 
@@ -34,7 +34,7 @@ def describe_catalogue() -> str:
 def describe_corpus(corpus: Corpus, truth: Truth) -> str:
     """Counts a split and a class, skipped rows by reason, and the first two documents."""
     lines = [
-        f"{corpus.name}: {len(corpus.unlabeled):,} unlabeled and {len(corpus.test):,} test documents",
+        f"{corpus.name}: {len(corpus.unlabeled):,} unlabeled and {len(corpus.test):,} test {'images' if corpus.kind == 'image' else 'documents'}",
         f"fingerprint {corpus.fingerprint[:16]}",
     ]
     unlabeled, test = Counter(truth.unlabeled.values()), Counter(truth.test.values())
@@ -44,6 +44,6 @@ def describe_corpus(corpus: Corpus, truth: Truth) -> str:
     reasons = Counter(item.reason for item in corpus.skipped)
     lines.append(f"skipped {len(corpus.skipped):,} rows" + "".join(f", {count:,} {reason}" for reason, count in reasons.most_common()))
     for id_, text in zip(corpus.unlabeled.ids[:2], corpus.unlabeled.texts[:2], strict=True):
-        one_line = " ".join(text.split())
+        one_line = " ".join(text.split()) if corpus.kind == "text" else f"image, {text.shape[2]} x {text.shape[1]} pixels"
         lines.append(f"  {id_}  {one_line if len(one_line) <= _SHOWN_CHARACTERS else one_line[: _SHOWN_CHARACTERS - 3] + '...'}")
     return "\n".join(lines)

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from selftrain.config import DataConfig
 from selftrain.data.catalogue import DEFAULT_PROMPTS
-from selftrain.data.classes import check_class_names, classes_of, describe, nothing_matches
+from selftrain.data.classes import check_class_names, classes_of, describe, nothing_matches, same_classes
 from selftrain.data.cleaning import Document, Row, clean
 from selftrain.data.corpus import Corpus, Documents, Label, Skipped, Truth
+from selftrain.data.images import common_size, stacked, thinned
 from selftrain.data.sources import find_source
 from selftrain.data.splits import hash_order, hold_out
 from selftrain.errors import UserError
@@ -23,8 +24,10 @@ from selftrain.errors import UserError
 def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
     """Read a source and split it.
 
-    A source with a labeled test split keeps it whole. Of any other source with labels, the `test_documents` labeled documents that come first in hash
-    order are held out. A source without labels has no test split: every document is unlabeled.
+    What is tested on is the test split of `test_source` where one is named. A source with a labeled test split keeps it whole. Of any other source with labels,
+    the `test_documents` labeled documents that come first in hash order are held out. A source without labels has no test split: every document is unlabeled.
+    Nor has one that a language model wrote: nobody knows whether its labels are true. Of images, `unlabeled_documents` are chosen by their encoded bytes, so
+    that no others are decoded; those of them that cannot be used are not replaced.
 
     Raises:
         UserError: whatever the user can mend, from a missing file to too few usable documents.
@@ -32,29 +35,54 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
     if config.classes is not None:
         check_class_names(config.classes, "data.classes")
     prompts = _prompts(config.prompts)
-    source = find_source(config)
+    source = find_source(config if config.test_source is None else config.model_copy(update={"test_split": None, "test_source": None}))
     labels, index = classes_of(source, config.classes)
     labels = describe(labels, config.descriptions)
+    test_rows, test_index, tested = source.test or (), index, source.name
+    if config.test_source is not None:
+        other = find_source(config.model_copy(update={"source": config.test_source, "train_split": None}))
+        if other.kind != source.kind:
+            raise UserError(
+                f"data.test_source {other.name} holds {other.kind}s and {source.name} {source.kind}s; test on documents of the same kind."
+            )
+        test_rows, test_index, tested = other.test or other.train, same_classes(other, labels, source.name), other.name
+        if other.generated and not other.test:
+            raise UserError(
+                f"data.test_source {other.name} was written by a language model, and nobody claims that its labels are true; test on real documents."
+            )
 
-    def cleaned(rows: Sequence[Row], known: Iterable[str] = ()) -> tuple[dict[str, Document], tuple[Skipped, ...]]:
-        result = clean(rows, index=index, max_characters=config.max_characters, known=frozenset(known), known_reason="in test already")
+    images = source.kind == "image"
+    size = common_size(source.train) if images else None
+
+    def cleaned(rows: Sequence[Row], index: Mapping[str, int], known: Iterable[str] = ()) -> tuple[dict[str, Document], tuple[Skipped, ...]]:
+        result = clean(
+            rows,
+            index=index,
+            max_characters=config.max_characters,
+            known=frozenset(known),
+            known_reason="in test already",
+            images=images,
+            size=size,
+        )
         return {document.id: document for document in result.documents}, result.skipped
 
-    given, skipped_test = cleaned(source.test or ())
+    given, skipped_test = cleaned(test_rows, test_index)
     # A test row without a label cannot be scored; a test split without any (the hub has such) is no test split.
     given = {id_: document for id_, document in given.items() if document.label is not None}
-    if config.test_split is not None and not given:
-        raise UserError(
-            f"data.test_split {config.test_split!r} of {source.name} holds no labeled document to test on; name another split, or leave it out."
-        )
-    rest, skipped = cleaned(source.train, given)
+    if (config.test_split is not None or config.test_source is not None) and not given:
+        key, value = ("test_source", config.test_source) if config.test_split is None else ("test_split", config.test_split)
+        raise UserError(f"data.{key} {value!r} of {tested} holds no labeled document to test on; name another, or leave it out.")
+    train = source.train
+    if images and config.unlabeled_documents is not None:
+        train = thinned(train, config.unlabeled_documents + config.validation_documents + (0 if given else config.test_documents))
+    rest, skipped = cleaned(train, index, given)
     skipped = (*(skipped_test if given else ()), *skipped)
     labeled = {id_ for id_, document in rest.items() if document.label is not None}
     if not labeled and not given and any(item.reason == "unknown label" for item in skipped):
         raise UserError(nothing_matches(source, labels))
 
     documents = {**rest, **given}
-    test, unlabeled = (hash_order(given), hash_order(rest)) if given else hold_out(rest, config.test_documents, labeled)
+    test, unlabeled = (hash_order(given), hash_order(rest)) if given else hold_out(rest, 0 if source.generated else config.test_documents, labeled)
     validation, unlabeled = hold_out(unlabeled, config.validation_documents, labeled) if config.validation_documents else ([], unlabeled)
     if config.validation_documents and not validation:
         raise UserError(
@@ -66,16 +94,19 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
     if len(unlabeled) < config.min_documents:
         raise UserError(f"data.unlabeled_documents ({config.unlabeled_documents}) is below data.min_documents ({config.min_documents}); raise it.")
 
-    truth = Truth(_true_labels(documents, unlabeled), _true_labels(documents, test), _true_labels(documents, validation))
+    weak = {id_: label for id_ in unlabeled if (label := documents[id_].weak) is not None}
+    truth = Truth(_true_labels(documents, unlabeled), _true_labels(documents, test), _true_labels(documents, validation), weak)
     corpus = Corpus(
-        name=source.name,
+        name=source.name if config.test_source is None else f"{source.name} (tested on {tested})",
         labels=labels,
         prompts=prompts or (source.named.prompts if source.named is not None else DEFAULT_PROMPTS),
-        unlabeled=_split(documents, unlabeled),
-        test=_split(documents, test),
+        unlabeled=_split(documents, unlabeled, images),
+        test=_split(documents, test, images),
         skipped=skipped,
-        validation=_split(documents, validation),
+        validation=_split(documents, validation, images),
         fingerprint=fingerprint([label.name for label in labels], unlabeled, test, validation),
+        kind=source.kind,
+        mirrored=source.named is None or source.named.mirrored,
     )
     return corpus, truth
 
@@ -111,8 +142,9 @@ def fingerprint(class_names: Sequence[str], unlabeled: Sequence[str], test: Sequ
     return hashlib.sha256(json.dumps(splits).encode()).hexdigest()
 
 
-def _split(documents: Mapping[str, Document], ids: Sequence[str]) -> Documents:
-    return Documents(tuple(ids), tuple(documents[id_].text for id_ in ids))
+def _split(documents: Mapping[str, Document], ids: Sequence[str], images: bool = False) -> Documents:
+    contents = tuple(documents[id_].text for id_ in ids)
+    return Documents(tuple(ids), stacked(contents) if images else contents)
 
 
 def _true_labels(documents: Mapping[str, Document], ids: Iterable[str]) -> dict[str, int]:

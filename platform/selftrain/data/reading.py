@@ -15,18 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from selftrain.data.cleaning import Fault, Row
+from selftrain.data.images import COLUMNS
 from selftrain.errors import UserError, nearest
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
-def read_file(path: Path, text_column: str, label_column: str | None) -> list[Row]:
+def read_file(path: Path, text_column: str, label_column: str | None, weak_column: str | None = None) -> list[Row]:
     """The rows of a file, by its suffix.
 
     Args:
         path: a file with one of `SUFFIXES`.
         text_column: column of the texts.
         label_column: column of the labels; None for no labels.
+        weak_column: column of labels that may be wrong; None for none.
 
     Raises:
         UserError: no such file, an unknown suffix, an empty or unreadable file, a wrong encoding, a missing column.
@@ -42,11 +44,11 @@ def read_file(path: Path, text_column: str, label_column: str | None) -> list[Ro
         if path.stat().st_size == 0:
             raise UserError(f"{path} is empty; give a file with one document a row.")
         if suffix == ".parquet":
-            rows = read_parquet(path, (text_column,), label_column)
+            rows = read_parquet(path, (text_column,), label_column, weak_column)
         elif suffix in (".csv", ".tsv"):
-            rows = _read_delimited(path, text_column, label_column)
+            rows = _read_delimited(path, text_column, label_column, weak_column)
         else:
-            rows = _read_json(path, text_column, label_column)
+            rows = _read_json(path, text_column, label_column, weak_column)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
     if not rows:
@@ -54,24 +56,26 @@ def read_file(path: Path, text_column: str, label_column: str | None) -> list[Ro
     return rows
 
 
-def read_parquet(path: Path, text_columns: Sequence[str], label_column: str | None, *, place: str = "row") -> list[Row]:
+def read_parquet(
+    path: Path, text_columns: Sequence[str], label_column: str | None, weak_column: str | None = None, *, place: str = "row"
+) -> list[Row]:
     """The rows of a Parquet file; several text columns are joined by a newline.
 
+    A file without the text column and with one that is called `image` or `img` is one of images (`image_column`).
+
     Raises:
-        UserError: not Parquet, a missing column, or a text column that holds images.
+        UserError: not Parquet, or a missing column.
     """
     import pyarrow.parquet
 
-    columns = [*text_columns, *([label_column] if label_column else [])]
     schema = parquet_schema(path)
-    if text_columns[0] not in schema.names and "image" in schema.names:
-        raise UserError(f"{path} holds images; this version trains on text.")
+    if found := image_column(schema, text_columns):
+        text_columns = (found,)
+    columns = [*text_columns, *(column for column in (label_column, weak_column) if column)]
     require_columns(schema.names, columns, str(path))
-    for column in text_columns:
-        _refuse_images(schema.field(column).type, column, str(path))
     with _readable(path):
         table = pyarrow.parquet.read_table(path, columns=columns)
-    return table_rows(table, text_columns, label_column, place)
+    return table_rows(table, text_columns, label_column, place, weak_column)
 
 
 def parquet_schema(path: Path) -> Any:
@@ -86,6 +90,19 @@ def parquet_schema(path: Path) -> Any:
         return pyarrow.parquet.read_schema(path)
 
 
+def image_column(schema: Any, text_columns: Sequence[str]) -> str | None:
+    """The column of an Arrow schema that holds images, None where the documents are texts: one that is asked for and holds bytes, or `image` or `img`."""
+    import pyarrow
+
+    def holds_bytes(name: str) -> bool:
+        kind = schema.field(name).type
+        return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind) or pyarrow.types.is_struct(kind))
+
+    if text_columns[0] in schema.names:
+        return text_columns[0] if holds_bytes(text_columns[0]) else None
+    return next((name for name in COLUMNS if name in schema.names and holds_bytes(name)), None)
+
+
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     import pyarrow
@@ -96,11 +113,11 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError(f"{path} is not a readable Parquet file ({str(error).splitlines()[0]}); write it again.") from None
 
 
-def table_rows(table: Any, text_columns: Sequence[str], label_column: str | None, place: str) -> list[Row]:
+def table_rows(table: Any, text_columns: Sequence[str], label_column: str | None, place: str, weak_column: str | None = None) -> list[Row]:
     """The rows of an Arrow table that has all the columns named."""
     texts = [join_texts(parts) for parts in zip(*(table.column(name).to_pylist() for name in text_columns), strict=True)]
-    labels = table.column(label_column).to_pylist() if label_column else [None] * len(texts)
-    return [Row(f"{place} {number}", text, label) for number, (text, label) in enumerate(zip(texts, labels, strict=True), start=1)]
+    labels, weak = (table.column(column).to_pylist() if column else [None] * len(texts) for column in (label_column, weak_column))
+    return [Row(f"{place} {number}", *cells) for number, cells in enumerate(zip(texts, labels, weak, strict=True), start=1)]
 
 
 def join_texts(parts: Sequence[object]) -> object:
@@ -119,13 +136,6 @@ def require_columns(found: Sequence[str], wanted: Sequence[str], where: str) -> 
             )
 
 
-def _refuse_images(kind: Any, column: str, where: str) -> None:
-    import pyarrow
-
-    if pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind) or pyarrow.types.is_struct(kind):
-        raise UserError(f"Column {column!r} of {where} holds images or other binary data; this version trains on text.")
-
-
 def _decode(path: Path) -> str:
     """The text of a UTF-8 file, with or without a byte order mark."""
     content = path.read_bytes()
@@ -140,7 +150,7 @@ def _decode(path: Path) -> str:
         ) from None
 
 
-def _read_delimited(path: Path, text_column: str, label_column: str | None) -> list[Row]:
+def _read_delimited(path: Path, text_column: str, label_column: str | None, weak_column: str | None) -> list[Row]:
     content = _decode(path)
     header_line = content.split("\n", 1)[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
@@ -150,17 +160,18 @@ def _read_delimited(path: Path, text_column: str, label_column: str | None) -> l
     # A cell may be as long as the file: an over-long text costs its row alone. The limit is the csv module's, for all its users, hence put back.
     limit = csv.field_size_limit(max(len(content), csv.field_size_limit()))
     try:
-        return list(_delimited_rows(csv.reader(io.StringIO(content, newline=""), delimiter=delimiter), path, text_column, label_column))
+        return list(_delimited_rows(csv.reader(io.StringIO(content, newline=""), delimiter=delimiter), path, text_column, label_column, weak_column))
     except csv.Error as error:
         raise UserError(f"{path} is not a readable {path.suffix[1:].upper()} file: {error}.") from None
     finally:
         csv.field_size_limit(limit)
 
 
-def _delimited_rows(reader: Any, path: Path, text_column: str, label_column: str | None) -> Iterator[Row]:
+def _delimited_rows(reader: Any, path: Path, text_column: str, label_column: str | None, weak_column: str | None) -> Iterator[Row]:
     header = [name.strip() for name in next(reader, [])]
-    require_columns(header, [text_column, *([label_column] if label_column else [])], str(path))
-    at_text, at_label = header.index(text_column), header.index(label_column) if label_column else -1
+    columns = (label_column, weak_column)
+    require_columns(header, [text_column, *(column for column in columns if column)], str(path))
+    at_text, at_labels = header.index(text_column), [header.index(column) if column else None for column in columns]
     line = reader.line_num + 1
     for cells in reader:
         if cells:  # a blank line is no row
@@ -169,11 +180,11 @@ def _delimited_rows(reader: Any, path: Path, text_column: str, label_column: str
                 yield Row(f"line {line}", Fault("too many cells"))
             else:
                 cells += [""] * (len(header) - len(cells))
-                yield Row(f"line {line}", cells[at_text], cells[at_label] if label_column else None)
+                yield Row(f"line {line}", cells[at_text], *(None if at is None else cells[at] for at in at_labels))
         line = reader.line_num + 1
 
 
-def _read_json(path: Path, text_column: str, label_column: str | None) -> list[Row]:
+def _read_json(path: Path, text_column: str, label_column: str | None, weak_column: str | None) -> list[Row]:
     content = _decode(path)
     records: list[tuple[str, Any]] = []
     number = 1
@@ -194,8 +205,10 @@ def _read_json(path: Path, text_column: str, label_column: str | None) -> list[R
         ) from None
     found = list(dict.fromkeys(name for _, record in records if isinstance(record, dict) for name in record))
     if records:
-        require_columns(found, [text_column, *([label_column] if label_column else [])], str(path))
+        require_columns(found, [text_column, *(column for column in (label_column, weak_column) if column)], str(path))
     return [
-        Row(place, record.get(text_column), record.get(label_column) if label_column else None) if isinstance(record, dict) else Row(place, record)
+        Row(place, record.get(text_column), *(record.get(column) if column else None for column in (label_column, weak_column)))
+        if isinstance(record, dict)
+        else Row(place, record)
         for place, record in records
     ]

@@ -1,4 +1,4 @@
-"""Where a source is found: a file, the folder named by SELFTRAIN_DATA, a Python package, or the Hugging Face hub, in this order.
+"""Where a source is found: a file or folder, the folder named by SELFTRAIN_DATA, a Python package, or the Hugging Face hub, in this order.
 
 Whatever it is, it comes back as a `Source`: rows to train on, rows to test on where the source has a test split, and its classes where it names them.
 """
@@ -18,10 +18,12 @@ from typing import Any
 from selftrain.config import DataConfig
 from selftrain.data.catalogue import CATALOGUE, NamedSet
 from selftrain.data.cleaning import Row
-from selftrain.data.reading import SUFFIXES, parquet_schema, read_file, read_parquet, require_columns, table_rows
+from selftrain.data.corpus import Kind
+from selftrain.data.reading import SUFFIXES, image_column, parquet_schema, read_file, read_parquet, require_columns, table_rows
 from selftrain.errors import UserError, nearest
 
 FOLDER_VARIABLE = "SELFTRAIN_DATA"
+_DESCRIPTION = "dataset.json"
 _VALIDATION_SPLITS = frozenset({"validation", "valid", "val", "dev"})
 _HUB_SECONDS = 5.0
 
@@ -35,6 +37,8 @@ class Source:
     test: Sequence[Row] | None = None  # None: the source has no test split
     class_names: tuple[str, ...] | None = None  # in the order of its integer labels; None: not stated
     named: NamedSet | None = None  # the catalogue's knowledge of it
+    kind: Kind = "text"
+    generated: bool = False  # a language model wrote it: the labels are what the texts were written for, and nothing is tested on them
 
 
 def find_source(config: DataConfig) -> Source:
@@ -47,7 +51,12 @@ def find_source(config: DataConfig) -> Source:
     path = Path(name).expanduser()
     if path.suffix.lower() in SUFFIXES or path.is_file():
         _refuse_splits(config, f"{path.name} is one file and has no splits")
-        return Source(path.stem, read_file(path, config.text_column, config.label_column))
+        rows = read_file(path, config.text_column, config.label_column, config.weak_label_column)
+        return Source(path.stem, rows, kind=_kind(path, config))
+    if path.is_dir() and (path / _DESCRIPTION).is_file():
+        return _from_folder(path.resolve().name, path, config)
+    if path.is_dir() and "/" in name:
+        raise UserError(f"The folder {name!r} holds no {_DESCRIPTION}; give one that selftrain generate wrote, or a {', '.join(SUFFIXES)} file.")
     folder = shared_folder(name)
     if folder is not None:
         return _from_folder(name, folder, config)
@@ -59,7 +68,8 @@ def find_source(config: DataConfig) -> Source:
         return _from_hub(name, named, config)
     known = sorted({*CATALOGUE, *(found.name for found in shared_folders())})
     raise UserError(
-        f"Unknown data source {name!r}; {nearest(name, known)} Or give a {', '.join(SUFFIXES)} file, or owner/name of a data set on the hub."
+        f"Unknown data source {name!r}; {nearest(name, known)} Or give a {', '.join(SUFFIXES)} file, a folder with a {_DESCRIPTION}, "
+        "or owner/name of a data set on the hub."
     )
 
 
@@ -74,7 +84,7 @@ def shared_folders() -> list[Path]:
         return []
     if not Path(root).is_dir():
         raise UserError(f"{FOLDER_VARIABLE} names {root!r}, which is not a folder; correct it or unset it.")
-    return sorted(file.parent for file in Path(root).glob("*/dataset.json"))
+    return sorted(file.parent for file in Path(root).glob(f"*/{_DESCRIPTION}"))
 
 
 def shared_folder(name: str) -> Path | None:
@@ -89,18 +99,18 @@ def package_folder(named: NamedSet) -> Path | None:
     return next((folder for place in places if (folder := Path(place) / named.package_folder).is_dir()), None)
 
 
-def holds_images(folder: Path) -> bool:
-    """Whether a set of SELFTRAIN_DATA holds images instead of texts."""
-    files = sorted(folder.glob("*.parquet"))
-    return bool(files) and "image" in parquet_schema(files[0]).names
+def _kind(file: Path, config: DataConfig) -> Kind:
+    """What a file holds; images come in Parquet alone."""
+    return "image" if file.suffix.lower() == ".parquet" and image_column(parquet_schema(file), (config.text_column,)) else "text"
 
 
 def _from_folder(name: str, folder: Path, config: DataConfig) -> Source:
-    description = folder / "dataset.json"
+    description = folder / _DESCRIPTION
     try:
         stated = json.loads(description.read_text(encoding="utf-8"))
         class_names = tuple(str(label) for label in stated["labels"]) if stated.get("labels") else None
         order = list(stated.get("splits", {}))
+        named = CATALOGUE.get(name) or CATALOGUE.get(stated.get("catalogue", ""))
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{description} cannot be read ({error}); it needs an object with labels and splits.") from None
     files = {
@@ -109,18 +119,22 @@ def _from_folder(name: str, folder: Path, config: DataConfig) -> Source:
     }
     if not files:
         raise UserError(f"{folder} holds no .parquet file; put one a split beside dataset.json.")
-    if holds_images(folder):
-        raise UserError(f"{name} in {FOLDER_VARIABLE} holds images; this version trains on text.")
-    train, test = _choose_splits(list(files), config)
+    if config.source == config.test_source and (test := _test_split(list(files), config)):
+        _check_splits(list(files), config)
+        train: list[str] = []  # it is tested on alone
+    else:
+        train, test = _choose_splits(list(files), config)
 
-    def rows(splits: Sequence[str]) -> list[Row]:
+    def rows(splits: Sequence[str], weak: str | None = None) -> list[Row]:
         return [
             row
             for split in splits
-            for row in read_parquet(files[split], (config.text_column,), _label_column(files[split], config), place=f"{split} row")
+            for row in read_parquet(files[split], (config.text_column,), _label_column(files[split], config), weak, place=f"{split} row")
         ]
 
-    return Source(name, rows(train), rows([test]) if test else None, class_names, CATALOGUE.get(name))
+    kind = _kind(files[train[0] if train else str(test)], config)
+    learned = rows(train, config.weak_label_column)
+    return Source(name, learned, rows([test]) if test else None, class_names, named, kind, "generated" in stated)
 
 
 def _choose_splits(splits: Sequence[str], config: DataConfig) -> tuple[list[str], str | None]:
@@ -133,14 +147,13 @@ def _choose_splits(splits: Sequence[str], config: DataConfig) -> tuple[list[str]
         UserError: a split is asked for that is not there, or one split for both.
     """
     _check_splits(splits, config)
-    testing = [split for split in splits if split.endswith("test") and split != config.train_split]
-    test = config.test_split or ("test" if "test" in testing else next(iter(testing), None))
+    test = _test_split(splits, config)
     if config.train_split is not None:
         return [config.train_split], test
     if "train" in splits and test != "train":
         return ["train"], test
     # Where a test split is named, no other test split is learned from either.
-    held = {test, *(testing if config.test_split is not None else ()), *_VALIDATION_SPLITS}
+    held = {test, *(_testing(splits, config) if config.test_split is not None else ()), *_VALIDATION_SPLITS}
     if train := [split for split in splits if split not in held]:
         return train, test
     if config.test_split is not None:
@@ -149,6 +162,15 @@ def _choose_splits(splits: Sequence[str], config: DataConfig) -> tuple[list[str]
         )
     # Only held-out splits exist: they are all there is to train on.
     return list(splits), None
+
+
+def _testing(splits: Sequence[str], config: DataConfig) -> list[str]:
+    return [split for split in splits if split.endswith("test") and split != config.train_split]
+
+
+def _test_split(splits: Sequence[str], config: DataConfig) -> str | None:
+    testing = _testing(splits, config)
+    return config.test_split or ("test" if "test" in testing else next(iter(testing), None))
 
 
 def _check_splits(splits: Sequence[str], config: DataConfig) -> None:
@@ -199,7 +221,7 @@ def _decode(content: bytes) -> str:
 
 
 def _from_hub(name: str, named: NamedSet | None, config: DataConfig) -> Source:
-    hub, _, subset = (named.hub or "", "", "") if named is not None else name.partition(":")
+    hub, _, subset = ((named.hub or "") if named is not None else name).partition(":")
     splits = _download(name, hub, subset or None, named.revision if named is not None else None)
     if named is not None:
         _check_splits(list(splits), config)
@@ -209,6 +231,8 @@ def _from_hub(name: str, named: NamedSet | None, config: DataConfig) -> Source:
         chosen, test = _choose_splits(list(splits), config)
         train = chosen[0]
     text_columns = named.text_columns if named is not None else (config.text_column,)
+    image = image_column(splits[train].features.arrow_schema, text_columns) if train in splits else None
+    text_columns = (image,) if image else text_columns
     label_column = named.label_column if named is not None else config.label_column
     if train == test:
         raise UserError(f"data.test_split {test!r} of {name} is what it trains on by default; name data.train_split, one of {', '.join(splits)}.")
@@ -224,7 +248,7 @@ def _from_hub(name: str, named: NamedSet | None, config: DataConfig) -> Source:
     if label_column is not None:
         names = getattr(splits[train].features.get(label_column), "names", None)
         class_names = tuple(names) if names else tuple(entry.name for entry in named.classes) if named is not None else None
-    return Source(name, rows(train), rows(test) if test in splits else None, class_names, named)
+    return Source(name, rows(train), rows(test) if test in splits else None, class_names, named, "image" if image else "text")
 
 
 def _download(name: str, hub: str, subset: str | None, revision: str | None) -> dict[str, Any]:

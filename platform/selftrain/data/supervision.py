@@ -24,35 +24,54 @@ def grant(corpus: Corpus, truth: Truth, config: DataConfig, seed: int) -> Corpus
     Args:
         corpus: without granted labels.
         truth: the true labels.
-        config: `supervision` (none, few, all), `labels_per_class`, `label_noise`.
-        seed: of the draw of documents (few) and of the noise.
+        config: `supervision`, `labels_per_class`, `label_noise`, `flip_probability`.
+        seed: of the draw of documents (few, oracle), of the noise and of the candidate sets.
 
     Raises:
-        UserError: labels are to be granted and the source has none, or a class has no labeled document.
+        UserError: labels are to be granted and the source has none (for an oracle: not for every document), or a class has no labeled document.
     """
     if config.supervision == "none":
         return corpus
-    known = {id_: truth.unlabeled[id_] for id_ in corpus.unlabeled.ids if id_ in truth.unlabeled}
+    labels = truth.weak if config.supervision == "weak" else truth.unlabeled
+    known = {id_: labels[id_] for id_ in corpus.unlabeled.ids if id_ in labels}
+    if not known and config.supervision == "weak":
+        raise UserError(
+            f"data.supervision is 'weak', but {corpus.name} has no weak labels; set data.weak_label_column to the column that holds them."
+        )
     if not known:
         raise UserError(
             f"data.supervision is {config.supervision!r}, but {corpus.name} has no labels; set data.label_column, or data.supervision: none."
         )
+    oracle = dict(known) if config.supervision == "oracle" else {}
+    if oracle and (missing := len(corpus.unlabeled) - len(oracle)):
+        raise UserError(
+            f"data.supervision is 'oracle', but {missing} documents of {corpus.name} have no label; use a source that labels all, or few."
+        )
     classes = len(corpus.labels)
-    if config.supervision == "few":
+    if config.supervision in ("few", "oracle"):
         ordered = hash_order(known, salt=f"selftrain labels 1, seed {seed}")
         groups = [[id_ for id_ in ordered if known[id_] == label][: config.labels_per_class] for label in range(classes)]
         if empty := [corpus.class_names[label] for label, group in enumerate(groups) if not group]:
             raise UserError(
-                f"data.supervision is 'few', but no document of {corpus.name} is labeled {empty[0]!r}; raise data.unlabeled_documents, or leave the class out."
+                f"data.supervision is {config.supervision!r}, but no document of {corpus.name} is labeled {empty[0]!r}; "
+                "raise data.unlabeled_documents, or leave the class out."
             )
         known = {id_: known[id_] for group in groups for id_ in group}
+    if config.supervision == "candidates":
+        return replace(corpus, candidates={id_: _candidates(id_, label, classes, config.flip_probability, seed) for id_, label in known.items()})
     granted = {id_: _noisy(id_, label, classes, config.label_noise, seed) for id_, label in known.items()}
-    return replace(corpus, granted=granted)
+    return replace(corpus, granted=granted, oracle=oracle)
 
 
 def describe(config: DataConfig) -> str:
-    """The supervision in a few words, for tables: none, 10 a class, all, all with 30 % noise."""
-    words = {"none": "none", "few": f"{config.labels_per_class} a class", "all": "all"}[config.supervision]
+    """The supervision in a few words, for tables: none, 10 a class, 10 a class and an oracle, all, all with 30 % noise, weak labels, candidates with q = 0.3."""
+    few = f"{config.labels_per_class} a class"
+    sets = f"candidates, q = {config.flip_probability:g}"
+    words = {"none": "none", "few": few, "all": "all", "weak": "weak labels", "candidates": sets, "oracle": f"{few} and an oracle"}[
+        config.supervision
+    ]
+    if config.supervision == "candidates":
+        return words
     return f"{words}, {config.label_noise:.0%} noise" if config.label_noise and config.supervision != "none" else words
 
 
@@ -62,3 +81,9 @@ def _noisy(id_: str, label: int, classes: int, rate: float, seed: int) -> int:
     if int.from_bytes(digest[:8], "big") / 2**64 >= rate:
         return label
     return (label + 1 + int.from_bytes(digest[8:16], "big") % (classes - 1)) % classes
+
+
+def _candidates(id_: str, label: int, classes: int, rate: float, seed: int) -> tuple[int, ...]:
+    """The label, and every other class with probability `rate`, independently (the uniform sampling of Lv et al. 2020, as in SEAL's section 4.4.2)."""
+    digests = {other: hashlib.sha256(f"selftrain candidates 1, seed {seed}, {other}: {id_}".encode()).digest() for other in range(classes)}
+    return tuple(other for other, digest in digests.items() if other == label or int.from_bytes(digest[:8], "big") / 2**64 < rate)

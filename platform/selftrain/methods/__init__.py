@@ -42,6 +42,12 @@ METHODS = {
     "cs_kd": "selftrain.methods.cs_kd:CSKD",
     "ps_kd": "selftrain.methods.ps_kd:PSKD",
     "dlb": "selftrain.methods.dlb:DLB",
+    "uskd": "selftrain.methods.uskd:USKD",
+    "seal_partial": "selftrain.methods.seal_partial:SEALPartial",
+    "proden": "selftrain.methods.proden:PRODEN",
+    "cc": "selftrain.methods.cc:CC",
+    "cavl": "selftrain.methods.cavl:CAVL",
+    "plcr": "selftrain.methods.plcr:PLCR",
     "supervised": "selftrain.methods.supervised:Supervised",
 }
 
@@ -77,6 +83,13 @@ def options_of(document: Mapping[str, Any]) -> Options:
         raise UserError(f"method.{key} of {cls.name}: {message[0].lower()}{message[1:]} (given: {first.get('input')!r}).") from None
 
 
+def check_kind(name: str, corpus: Corpus) -> None:
+    """Raise a `UserError` where the method does not learn from such documents."""
+    if corpus.kind not in method_class(name).kinds:
+        able = ", ".join(other for other in METHODS if corpus.kind in method_class(other).kinds)
+        raise UserError(f"The documents of {corpus.name} are {corpus.kind}s, which the method {name} does not learn from; choose one of {able}.")
+
+
 def trains(document: Mapping[str, Any]) -> bool:
     """Whether the `method` section trains anything; `rounds: 0` is the encoder as it is, the same for every seed."""
     return bool(getattr(options_of(document), "rounds", 1))
@@ -92,6 +105,7 @@ def build(experiment: Experiment, corpus: Corpus, encoder: Encoder, *, workers: 
 
     options = options_of(experiment.method)
     cls = method_class(str(experiment.method["name"]))
+    check_kind(cls.name, corpus)
     if cls.masked_lm:
         from selftrain.models.masked import open_masked
 

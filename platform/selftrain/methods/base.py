@@ -8,14 +8,15 @@ process: it imports neither ray nor mlflow nor vllm.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from selftrain.data.corpus import Corpus
+from selftrain.data.corpus import Corpus, Kind
 from selftrain.data.texts import TextChannel
+from selftrain.errors import UserError
 from selftrain.models.encoder import Encoder
 from selftrain.models.student import Student
 from selftrain.models.workers import Workers
@@ -41,6 +42,7 @@ class Method(ABC):
     paper: ClassVar[str]
     summary: ClassVar[str]
     supervision: ClassVar[str]  # what data.supervision must grant: none, or labels (of few documents or of all)
+    kinds: ClassVar[tuple[Kind, ...]] = ("text",)  # of documents that it learns from
     language_model: ClassVar[str] = "nothing"  # what it wants of the language model
     masked_lm: ClassVar[bool] = False  # whether model.masked_lm is what it trains, instead of the sentence encoder
     Options: ClassVar[type[Options]]
@@ -58,6 +60,10 @@ class Method(ABC):
         conditional_samples: int = 1,
     ) -> None:
         self.options = options
+        if workers.size > 1 and any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in encoder.modules()):
+            raise UserError(
+                "The encoder has batch normalization, and each of several workers would take its statistics from its own part of a batch; set training.workers: 1."
+            )
         self.corpus = corpus
         self.encoder = encoder
         self.workers = workers
@@ -113,9 +119,9 @@ class Method(ABC):
 
     def label_embeddings(self) -> torch.Tensor:
         """f(p_j) with gradient, `[classes, dimensions]`: prompts and documents share the encoder's weights."""
-        return self._mean_prompts(self.encoder)
+        return self._mean_prompts(self.embed)
 
-    def embed(self, texts: list[str]) -> torch.Tensor:
+    def embed(self, texts: Sequence[Any]) -> torch.Tensor:
         """f(x) of a global batch with gradient, `[texts, dimensions]`; this worker computes its own part of it."""
         mine = self.workers.share(texts)
         # More workers than texts: one that has none embeds the first text and keeps no row of it, so that all take part in the backward pass.

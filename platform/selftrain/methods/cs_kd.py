@@ -36,9 +36,8 @@ class CSKD(SemiSupervised):
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         options = self.options
-        documents = self.corpus.unlabeled.texts
         with torch.no_grad():
-            teacher = self.logits([documents[self.partner(batch, index)] for index in batch.labeled])
+            teacher = self.logits(self.weak_views([self.partner(batch, index) for index in batch.labeled], batch.rng))
         return {
             "ce": F.cross_entropy(logits, self.targets_of(batch)),
             "cs_kd": options.weight * distillation(logits, teacher, options.temperature),

@@ -30,15 +30,20 @@ class FixMatch(SemiSupervised):
     paper = "Sohn et al. 2020, FixMatch; baseline of SSC"
     summary = "a confident prediction on the weak view is the label of the strong view"
     strong_views = 2
+    one_pass = True
     Options: ClassVar[type[Options]] = FixMatchOptions
+
+    @property
+    def compared_views(self) -> int:
+        return 2 if self.options.simclr_weight else 1
 
     def unlabeled_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
         options = self.options
-        first = self.embed(batch.strong[0])
+        first = self.strong_rows(batch, 0)
         losses = {"fixmatch": options.weight * confident_cross_entropy(self.classifier(first), batch.weak_logits, options.threshold)}
         if options.simclr_weight:
             rest = torch.softmax(batch.weak_logits.detach(), dim=1).max(dim=1).values < options.threshold
-            views = F.normalize(torch.cat([first[rest], self.embed(batch.strong[1])[rest]]), dim=1)
+            views = F.normalize(torch.cat([first[rest], self.strong_rows(batch, 1)[rest]]), dim=1)
             own = torch.arange(int(rest.sum()), device=views.device).repeat(2)
             losses["simclr"] = options.simclr_weight * supervised_contrastive(views, own, options.temperature)
         return losses

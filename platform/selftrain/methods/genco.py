@@ -171,7 +171,7 @@ class GenCo(Method):
 
     def _label_embeddings(self, rng: np.random.Generator) -> torch.Tensor:
         if self.options.label_prompt == "released":
-            return self.encoder([group[int(rng.integers(len(group)))] for group in self.corpus.label_prompts()])
+            return self.embed([group[int(rng.integers(len(group)))] for group in self.corpus.label_prompts()])
         return self.label_embeddings()
 
     def _target_scores(self, embeddings: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:

@@ -153,6 +153,75 @@ def distillation(logits: torch.Tensor, teacher: torch.Tensor, temperature: float
     return temperature**2 * F.kl_div(F.log_softmax(logits / temperature, dim=1), target, reduction="batchmean", log_target=True)
 
 
+def customized_soft_labels(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The soft labels of USKD (Yang et al. 2023), from the prediction s itself, without gradient.
+
+    Args:
+        logits: `[N, L]`.
+        labels: `[N]`, class indices.
+
+    Returns:
+        Of the label, `[N]`: s_y^2 + 1 - the batch's mean of s_y^2, which is 1 on average. Of the other classes, `[N, L]`: in proportion to 1 / rank, the rank
+        in the whole prediction, with sum one and zero for the label (no other class: all zero).
+    """
+    logits = logits.detach()
+    squares = torch.softmax(logits, dim=1).gather(1, labels.unsqueeze(1)).squeeze(1) ** 2
+    ranks = logits.argsort(dim=1, descending=True, stable=True).argsort(dim=1) + 1
+    zipf = (1.0 / ranks.to(logits)) * (F.one_hot(labels, logits.shape[1]) == 0)
+    return squares + 1.0 - squares.mean(), zipf / zipf.sum(dim=1, keepdim=True).clamp(min=torch.finfo(zipf.dtype).tiny)
+
+
+def candidate_likelihood(logits: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    """CC's loss (Feng et al. 2020, equation 8 with uniform sets): -log of the probability that the label is one of the candidates, the mean over the batch.
+
+    Args:
+        logits: `[N, L]`, with gradient.
+        candidates: `[N, L]`, one for every class of a document's set and zero for the others; at least one a row.
+    """
+    log_probabilities = F.log_softmax(logits, dim=1).masked_fill(candidates == 0, float("-inf"))
+    return -torch.logsumexp(log_probabilities, dim=1).mean()
+
+
+def negative_candidates(logits: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    """PLCR's supervised part (Wu et al. 2022): -sum of log(1 - p_j) over the classes that are no candidates, the mean over the batch.
+
+    Args:
+        logits: `[N, L]`, with gradient.
+        candidates: `[N, L]`, as in `candidate_likelihood`.
+    """
+    # log(1 - p_j) is the log of the other classes' sum: no difference of nearly equal numbers.
+    others = logits.unsqueeze(1).expand(-1, logits.shape[1], -1).masked_fill(torch.eye(logits.shape[1], device=logits.device).bool(), float("-inf"))
+    rest = torch.logsumexp(others, dim=2) - torch.logsumexp(logits, dim=1, keepdim=True)
+    return -((candidates == 0) * rest).sum(dim=1).mean()
+
+
+def agreed_labels(logits: torch.Tensor, candidates: torch.Tensor | None = None) -> torch.Tensor:
+    """u of SEAL's equation 16: the geometric mean of the views' predictions, normalised; with `candidates` over these alone (Wu et al. 2022).
+
+    Args:
+        logits: `[K, N, L]`, a document's K views.
+        candidates: `[N, L]`, as in `candidate_likelihood`.
+
+    Returns:
+        `[N, L]`, rows that sum to one.
+    """
+    mean = F.log_softmax(logits, dim=2).mean(dim=0)
+    if candidates is not None:
+        mean = mean.masked_fill(candidates == 0, float("-inf"))
+    return torch.softmax(mean, dim=1)
+
+
+def consistency(logits: torch.Tensor, agreed: torch.Tensor) -> torch.Tensor:
+    """Equation 15 of SEAL, and PLCR's regulariser: the sum over K views of KL(u || f(x^k)), the mean over the batch.
+
+    Args:
+        logits: `[K, N, L]`.
+        agreed: u, `[N, L]`, rows that sum to one.
+    """
+    log_agreed = agreed.clamp(min=torch.finfo(agreed.dtype).tiny).log()
+    return (agreed * (log_agreed - F.log_softmax(logits, dim=2))).sum(dim=2).mean(dim=1).sum()
+
+
 def bidirectional_divergence(logits: torch.Tensor, others: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """l^pl of SEAL's equation 13, KL(s || f) + KL(f || s), the mean over the batch; gradients reach both sides.
 
@@ -183,10 +252,12 @@ def rank_probabilities(scores: torch.Tensor, steepness: float = 2.0) -> torch.Te
     for layer in range(count):
         left = torch.arange(layer % 2, count - 1, 2, device=scores.device)
         right = left + 1
-        swap = torch.atan(steepness * (values[:, right] - values[:, left])) / torch.pi + 0.5
+        ahead = steepness * (values[:, left] - values[:, right])
+        # arctan(-ahead) + pi / 2 and its rest, both written so that the smaller share keeps its digits: the sum would round to 0 or 1 far out.
+        swap, stay = (torch.atan2(torch.ones_like(ahead), side) / torch.pi for side in (ahead, -ahead))
         # [N, L, L], the identity but for the neighbours that this layer compares
         exchange = torch.diag_embed(torch.ones_like(scores).index_fill(1, left, 0.0).index_fill(1, right, 0.0))
-        for rows, columns, share in ((left, left, 1 - swap), (right, right, 1 - swap), (left, right, swap), (right, left, swap)):
+        for rows, columns, share in ((left, left, stay), (right, right, stay), (left, right, swap), (right, left, swap)):
             exchange = exchange.index_put((torch.arange(len(scores), device=scores.device).unsqueeze(1), rows, columns), share)
         values = (exchange @ values.unsqueeze(2)).squeeze(2)
         places = exchange @ places

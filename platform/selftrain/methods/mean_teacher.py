@@ -29,6 +29,7 @@ class MeanTeacher(SemiSupervised):
     paper = "Tarvainen & Valpola 2017, Mean teachers; baseline of NS3L"
     summary = "the student agrees with a moving average of itself"
     strong_views = 1
+    image_views = "weak"
     Options: ClassVar[type[Options]] = MeanTeacherOptions
 
     def __init__(self, **common: Any) -> None:
@@ -46,6 +47,8 @@ class MeanTeacher(SemiSupervised):
     def after_step(self) -> None:
         for own, new in zip([*self.teacher_encoder.parameters(), *self.teacher_classifier.parameters()], self.parameters(), strict=True):
             own.lerp_(new, 1.0 - self.options.decay)
+        for average, latest in zip(self.teacher_encoder.buffers(), self.encoder.buffers(), strict=True):
+            average.copy_(latest)  # running statistics are averages already
 
     def student(self) -> Student:
         classifier = self.teacher_classifier

@@ -1,7 +1,7 @@
 """MixMatch (Berthelot et al. 2019): guessed, sharpened labels and mixed-up documents. Baseline of NS3L.
 
-Text cannot be mixed, so the frozen embeddings that the head gets are (`model.train: head`), as Guo et al. 2019 do. With `ns3l_weight` the negative labels come from
-the mixed, sharpened guesses of the mixed unlabeled documents, as NS3L's section 4 says.
+Images are mixed as they are. Text cannot be mixed, so the frozen embeddings that the head gets are (`model.train: head`), as Guo et al. 2019 do. With
+`ns3l_weight` the negative labels come from the mixed, sharpened guesses of the mixed unlabeled documents, as NS3L's section 4 says.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class MixMatch(SemiSupervised):
     paper = "Berthelot et al. 2019, MixMatch; baseline of NS3L"
     summary = "guessed and sharpened labels on mixed-up embeddings"
     strong_views = 2
+    image_views = "weak"
     Options: ClassVar[type[Options]] = MixMatchOptions
 
     def __init__(self, **common: Any) -> None:
@@ -46,17 +47,18 @@ class MixMatch(SemiSupervised):
         self._mixed: tuple[torch.Tensor, torch.Tensor] | None = None  # logits and targets of the mixed unlabeled rows of the step
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
-        classes, documents = len(self.corpus.labels), self.corpus.unlabeled.texts
+        classes = len(self.corpus.labels)
         with torch.no_grad():
             guess = torch.stack([torch.softmax(self.classifier(self.encoder(view)), dim=1) for view in batch.strong]).mean(dim=0)
             sharp = guess ** (1.0 / self.options.temperature)
             sharp = sharp / sharp.sum(dim=1, keepdim=True)
-        rows = torch.cat([self.encoder.inputs([documents[i] for i in batch.labeled]), *[self.encoder.inputs(view) for view in batch.strong]])
+        rows = torch.cat([self.encoder.inputs(batch.labeled_views), *[self.encoder.inputs(view) for view in batch.strong]])
         targets = torch.cat([F.one_hot(self.targets_of(batch), classes).to(sharp), *[sharp] * len(batch.strong)])
         order = torch.from_numpy(batch.rng.permutation(len(rows)))
         weight = torch.from_numpy(batch.rng.beta(self.options.alpha, self.options.alpha, size=(len(rows), 1))).to(rows)
         weight = torch.maximum(weight, 1.0 - weight)
-        rows, targets = weight * rows + (1 - weight) * rows[order], weight * targets + (1 - weight) * targets[order]
+        share = weight.view(-1, *[1] * (rows.dim() - 1))
+        rows, targets = share * rows + (1 - share) * rows[order], weight * targets + (1 - weight) * targets[order]
         mixed = self.classifier(self.encoder.of_inputs(rows))
         count = len(batch.labeled)
         self._mixed = mixed[count:], targets[count:]

@@ -26,6 +26,7 @@ class PiModel(SemiSupervised):
     paper = "Laine & Aila 2017, Temporal Ensembling; baseline of NS3L"
     summary = "two views of a document get the same probabilities"
     strong_views = 1
+    image_views = "weak"
     Options: ClassVar[type[Options]] = PiModelOptions
 
     def unlabeled_losses(self, batch: Batch) -> dict[str, torch.Tensor]:

@@ -126,8 +126,8 @@ class SEAL(SemiSupervised):
         self._logits: torch.Tensor | None = None  # of the same, from f
 
     def fresh_generator(self) -> Parameters:
-        """Parameters for g: the residual layer at zero, as f's at the start, and a new classifier."""
-        parameters = {name: torch.zeros_like(value) for name, value in self.net.named_parameters()}
+        """Parameters for g: an encoder as f's is at the start (a head's residual layer at zero, new weights for images), and a new classifier."""
+        parameters = {f"encoder.{name}": value for name, value in self.encoder.fresh().items()}
         parameters |= {f"classifier.{name}": value.detach() for name, value in self.make_classifier().to(self.encoder.device).named_parameters()}
         return {name: value.requires_grad_() for name, value in parameters.items()}
 
@@ -136,14 +136,19 @@ class SEAL(SemiSupervised):
         found: torch.Tensor = functional_call(self.net, parameters, (rows,))
         return found
 
-    def task_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """l^t: equation 14 where the number of classes allows it, else cross-entropy."""
+    def label_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """l of equation 1 on what is granted: cross-entropy."""
+        return F.cross_entropy(logits, labels)
+
+    def task_loss(self, classifier: Parameters, rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """l^t of the net with these parameters: equation 14 where the number of classes allows it, else cross-entropy."""
+        logits = self.call(classifier, rows)
         return top_k_cross_entropy(logits, labels, self.options.top_k_prior) if self.uses_top_k else F.cross_entropy(logits, labels)
 
     def generator_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Equation 4: h of g's predictions; cross-entropy in SEAL-NM."""
         if not self.options.learned:
-            return F.cross_entropy(logits, labels)
+            return self.label_loss(logits, labels)
         found: torch.Tensor = self.objective(logits, F.one_hot(labels, logits.shape[1]).to(logits))
         return found
 
@@ -167,9 +172,9 @@ class SEAL(SemiSupervised):
         logits = self.call(classifier, rows)
         loss = bidirectional_divergence(logits, self.call(generator, rows), options.temperature)
         if options.form == "released":
-            loss = weight * loss + F.cross_entropy(logits, labels)
+            loss = weight * loss + self.label_loss(logits, labels)
         classifier = sgd_step(loss, classifier, options.virtual_rate, differentiable=True)
-        return self.task_loss(self.call(classifier, rows), labels), generator
+        return self.task_loss(classifier, rows, labels), generator
 
     def update_objective(self, loss: torch.Tensor) -> None:
         """Equation 10."""
@@ -182,16 +187,16 @@ class SEAL(SemiSupervised):
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         figures = super().refresh(round_, texts)
         if round_ == 0 and self.options.learned:
-            self._warm_objective()
+            with self.encoder.fixed_statistics():
+                self._warm_objective()
         return figures
 
     def _warm_objective(self) -> None:
         """The released code's first phase: h learns to train a generator that is new in every step, judged by cross-entropy on other documents."""
-        documents = self.corpus.unlabeled.texts
         rng = np.random.default_rng([self.seed, 2**32])  # a stream that no step has
         for _ in range(self.options.objective_steps):
             drawn = self.draw_labeled(2 * self.options.batch_size, rng)
-            rows = self.encoder.inputs([documents[index] for index in drawn])
+            rows = self.encoder.inputs(self.weak_views(drawn, rng))
             labels = torch.tensor([self.targets[index] for index in drawn], device=rows.device)
             half = len(drawn) // 2
             with torch.random.fork_rng(devices=[]):  # torch's own stream differs between workers
@@ -205,7 +210,7 @@ class SEAL(SemiSupervised):
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         """Lines 4 to 9 of algorithm 1, then the first term of equation 1."""
         options = self.options
-        rows = self.encoder.inputs([self.corpus.unlabeled.texts[index] for index in batch.labeled])
+        rows = self.encoder.inputs(batch.labeled_views)
         labels = self.targets_of(batch)
         stepped: Parameters | None = None
         if options.learned:
@@ -219,7 +224,7 @@ class SEAL(SemiSupervised):
         with torch.no_grad():
             self._soft_logits = self.call(self.generator, rows)
         self._logits = logits
-        return {"ce": F.cross_entropy(logits, labels)}
+        return {"ce": self.label_loss(logits, labels)}
 
     def unlabeled_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
         """The second term of equation 1."""
@@ -228,8 +233,12 @@ class SEAL(SemiSupervised):
         if options.form == "released":
             loss = bidirectional_divergence(self._logits, self._soft_logits, options.temperature)
         else:
-            loss = text_to_label(self._logits, torch.softmax(self._soft_logits, dim=1))
+            loss = text_to_label(self._logits, self.soft_labels(self._soft_logits, batch))
         return {"seal": options.weight * loss}
+
+    def soft_labels(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Equation 2 from g's logits `[N, L]`: the soft pseudo-labels of the step's labeled documents, `[N, L]`."""
+        return torch.softmax(logits, dim=1)
 
     def ramped(self, progress: float) -> float:
         """min(t / T', 1) of equation 12."""

@@ -61,18 +61,25 @@ def batch_of(selection: Selection, per_class: int, rng: np.random.Generator) -> 
 
 
 def choose_negatives(
-    how: str, documents: int, classes: int, count: int, rng: np.random.Generator, distances: np.ndarray | None = None
+    how: str,
+    documents: int,
+    classes: int,
+    count: int,
+    rng: np.random.Generator,
+    distances: np.ndarray | None = None,
+    truth: np.ndarray | None = None,
 ) -> torch.Tensor:
     """Negative labels that do not come from the model's own probabilities (NS3L, table 6).
 
     Args:
         how: `uniform` draws `count` classes; `exclude_nearest` draws them from all but the class of the nearest labeled document; `furthest` takes the
-            `count` classes whose nearest labeled document is furthest.
+            `count` classes whose nearest labeled document is furthest; `oracle` draws them from all but the true class.
         documents: N.
         classes: L; at most L - 1 are negative.
         count: P.
         rng: of the draws.
-        distances: to the nearest labeled document of each class, `[N, L]`; not needed for `uniform`.
+        distances: to the nearest labeled document of each class, `[N, L]`; for `exclude_nearest` and `furthest`.
+        truth: true classes, `[N]`; for `oracle`.
 
     Returns:
         mask `[N, L]`, True for negative labels.
@@ -84,6 +91,9 @@ def choose_negatives(
     elif how == "exclude_nearest":
         assert distances is not None
         keys[np.arange(documents), distances.argmin(axis=1)] = -1.0
+    elif how == "oracle":
+        assert truth is not None
+        keys[np.arange(documents), truth] = -1.0
     chosen = np.argsort(-keys, axis=1, kind="stable")[:, : min(count, classes - 1)]
     mask = np.zeros((documents, classes), dtype=bool)
     np.put_along_axis(mask, chosen, True, axis=1)

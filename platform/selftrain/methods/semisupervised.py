@@ -7,6 +7,7 @@ NS3L's loss (ns3l.py) is an option of the whole family, since the paper adds it 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -32,16 +33,19 @@ class SemiSupervisedOptions(Options):
     steps_per_round: int = Field(30, ge=1, description="optimiser steps between two reports")
     batch_size: int = Field(32, ge=1, description="labeled documents in a batch")
     unlabeled_ratio: int = Field(3, ge=1, description="unlabeled documents a labeled one in a batch (SSC and FixMatch: 7)")
-    learning_rate: float | None = Field(None, gt=0, description="AdamW, linear decay to 0; default: 1e-2 for a head, 5e-5 for a full encoder")
+    learning_rate: float | None = Field(
+        None, gt=0, description="AdamW, linear decay to 0; default: 1e-2 for a head, 5e-5 for a full encoder, 2e-3 for images"
+    )
     weight_decay: float = Field(0.01, ge=0)
     ramp: float = Field(0.25, ge=0, le=1, description="share of the steps in which the weight of the unlabeled losses rises: exp(-5 (1 - t)^2)")
     views: Literal["edits", "continuations"] = Field(
-        "edits", description="strong views: words dropped and swapped, or the document with a continuation by the language model"
+        "edits", description="strong views: words dropped and swapped, or the document with a continuation by the language model (texts)"
     )
     ns3l_weight: float = Field(0.0, ge=0, description="lambda_1 of NS3L's loss, added to the method's own (NS3L algorithm 1)")
     ns3l_threshold: float = Field(0.04, gt=0, lt=1, description="T: classes below this probability are negative labels (NS3L algorithm 1)")
-    ns3l_negatives: Literal["threshold", "uniform", "exclude_nearest", "furthest"] = Field(
-        "threshold", description="how negative labels are chosen (NS3L table 6)"
+    ns3l_negatives: Literal["threshold", "uniform", "exclude_nearest", "furthest", "oracle"] = Field(
+        "threshold",
+        description="how negative labels are chosen (NS3L table 6); oracle: never the true class, a bound that needs data.supervision: oracle",
     )
     ns3l_count: int = Field(1, ge=1, description="P: negative labels a document where they are not chosen by the threshold")
 
@@ -57,11 +61,13 @@ class Batch:
 
     labeled: list[int]  # document indices
     unlabeled: list[int]
-    texts: list[str]  # of the unlabeled ones, the weak view
-    strong: tuple[list[str], ...]  # [view][document]
+    labeled_views: Sequence[Any]  # weak views of the labeled ones
+    texts: Sequence[Any]  # of the unlabeled ones, the weak view
+    strong: tuple[Sequence[Any], ...]  # [view][document]
     weak_logits: torch.Tensor  # [unlabeled, classes], with gradient
     progress: float  # share of all steps that are done, 0 to 1
     rng: np.random.Generator
+    embedded: tuple[torch.Tensor, ...] = ()  # of labeled_views and of each strong view, where one pass took them all
 
 
 class SemiSupervised(Method):
@@ -69,32 +75,54 @@ class SemiSupervised(Method):
 
     supervision = "labels"
     language_model = "nothing (continuations with views: continuations)"
+    kinds = ("text", "image")
     strong_views: ClassVar[int] = 0  # how many of a document the method compares
+    image_views: ClassVar[Literal["weak", "strong"]] = "strong"  # what the compared views of an image are
+    one_pass: ClassVar[bool] = False  # whether, where embeddings depend on their pass, strong views share it with the weak ones
     Options: ClassVar[type[Options]] = SemiSupervisedOptions
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
-        documents, granted = self.corpus.unlabeled, self.corpus.granted
-        if not granted:
-            raise UserError(f"The method {self.name} needs labels; set data.supervision: few (data.labels_per_class each) or all.")
+        documents, granted = self.corpus.unlabeled, self.granted()
         self.labeled = [index for index, id_ in enumerate(documents.ids) if id_ in granted]
         # Where every document is labeled, the unlabeled losses see the same documents without their labels.
         self.unlabeled = [index for index, id_ in enumerate(documents.ids) if id_ not in granted] or list(self.labeled)
         self.targets = {index: granted[documents.ids[index]] for index in self.labeled}
         self._continuations: dict[int, list[str]] = {}
         self._embedded = False
+        if self.corpus.kind == "image" and self.options.views != "edits":
+            raise UserError("method.views is 'continuations', which a language model writes for texts; the documents are images: leave it out.")
         classes = len(self.corpus.labels)
         if self.options.ns3l_weight and self.options.ns3l_threshold >= 1 / classes:
             raise UserError(
                 f"method.ns3l_threshold {self.options.ns3l_threshold:g} is not below 1/{classes} (one over the number of classes): an undecided prediction "
                 "would have every class as a negative label and a loss without gradient; lower it."
             )
+        if self.options.ns3l_weight and self.options.ns3l_negatives == "oracle" and not self.corpus.oracle:
+            raise UserError(
+                "method.ns3l_negatives: oracle looks at the true labels of unlabeled documents, which is a bound and no method; set data.supervision: oracle."
+            )
         self.classifier = self.make_classifier().to(self.encoder.device)
         self.start_optimizer(self.rounds * self.options.steps_per_round)
 
+    def granted(self) -> Mapping[str, Any]:
+        """What the learner is told of documents, by their ids: a label each.
+
+        Raises:
+            UserError: the experiment grants none.
+        """
+        if self.corpus.candidates:
+            raise UserError(
+                f"The method {self.name} needs one label a document, and data.supervision is 'candidates'; set it to few or all, or choose a method for "
+                "candidate sets (selftrain methods)."
+            )
+        if not self.corpus.granted:
+            raise UserError(f"The method {self.name} needs labels; set data.supervision: few (data.labels_per_class each), all or weak.")
+        return self.corpus.granted
+
     def start_optimizer(self, steps: int) -> None:
         """A fresh optimiser for the coming `steps`."""
-        rate = self.options.learning_rate or (1e-2 if self.encoder.frozen else 5e-5)
+        rate = self.options.learning_rate or (1e-2 if self.encoder.frozen else self.encoder.default_rate)
         self.adamw(rate, self.options.weight_decay, steps)
 
     def make_classifier(self) -> torch.nn.Module:
@@ -135,15 +163,19 @@ class SemiSupervised(Method):
         rng = np.random.default_rng([self.seed, round_, step])
         labeled = self.draw_labeled(options.batch_size, rng)
         unlabeled = [self.unlabeled[i] for i in _draw(len(self.unlabeled), options.batch_size * options.unlabeled_ratio, rng)]
-        documents = self.corpus.unlabeled.texts
-        texts = [documents[index] for index in unlabeled]
-        logits = self.logits([documents[index] for index in labeled] + texts)
-        strong = tuple([self.strong_view(index, view) for index in unlabeled] for view in range(self.strong_views))
+        weak = self.weak_views([*labeled, *unlabeled], rng)
+        strong = tuple(self.strong_views_of(unlabeled, view, rng) for view in range(self.compared_views))
+        shared = strong if self.one_pass and self.encoder.couples else ()
+        rows = self.embed([*weak, *(document for view in shared for document in view)])
+        logits = self.scores(rows[: len(weak)])
         progress = (round_ * options.steps_per_round + step) / (self.rounds * options.steps_per_round)
-        batch = Batch(labeled, unlabeled, texts, strong, logits[len(labeled) :], progress, rng)
-        losses = self.labeled_losses(batch, logits[: len(labeled)])
+        embedded = (rows[: len(labeled)], *rows[len(weak) :].split(len(unlabeled))) if shared else ()
+        batch = Batch(labeled, unlabeled, weak[: len(labeled)], weak[len(labeled) :], strong, logits[len(labeled) :], progress, rng, embedded)
+        # Running statistics follow the first pass of a step alone, as in Oliver et al.'s experiments, which NS3L's are.
+        with self.encoder.fixed_statistics():
+            losses = self.labeled_losses(batch, logits[: len(labeled)])
+            added = self.unlabeled_losses(batch)
         weight = self.ramped(progress)
-        added = self.unlabeled_losses(batch)
         if options.ns3l_weight:
             added["ns3l"] = options.ns3l_weight * negative_sampling(*self.ns3l_rows(batch))
         loss = sum(losses.values(), torch.zeros((), device=logits.device)) + weight * sum(added.values(), torch.zeros((), device=logits.device))
@@ -172,13 +204,50 @@ class SemiSupervised(Method):
         share = min(1.0, progress / self.options.ramp) if self.options.ramp else 1.0
         return math.exp(-5.0 * (1.0 - share) ** 2)
 
-    def logits(self, texts: list[str]) -> torch.Tensor:
-        """`[texts, classes]`, with gradient."""
-        found: torch.Tensor = self.classifier(self.embed(texts))
+    def logits(self, documents: Sequence[Any]) -> torch.Tensor:
+        """`[documents, classes]`, with gradient."""
+        return self.scores(self.embed(documents))
+
+    def scores(self, rows: torch.Tensor) -> torch.Tensor:
+        """Logits `[N, classes]` of embeddings `[N, D]`."""
+        found: torch.Tensor = self.classifier(rows)
         return found
 
+    def labeled_rows(self, batch: Batch) -> torch.Tensor:
+        """Embeddings of the labeled documents, `[N, D]`."""
+        return batch.embedded[0] if batch.embedded else self.embed(batch.labeled_views)
+
+    def strong_rows(self, batch: Batch, view: int) -> torch.Tensor:
+        """Embeddings of a strong view of the unlabeled documents, `[N, D]`."""
+        return batch.embedded[1 + view] if batch.embedded else self.embed(batch.strong[view])
+
+    @property
+    def compared_views(self) -> int:
+        """How many strong views a step needs with these options."""
+        return self.strong_views
+
+    def weak_views(self, indices: Sequence[int], rng: np.random.Generator) -> list[Any]:
+        """What stands for documents in a batch: a text is its own weak view, an image is flipped and shifted anew."""
+        documents = [self.corpus.unlabeled.texts[index] for index in indices]
+        if self.corpus.kind == "text":
+            return documents
+        from selftrain.data.image_views import weak_views
+
+        return weak_views(documents, rng, mirrored=self.corpus.mirrored, device=self.encoder.device)
+
+    def strong_views_of(self, indices: Sequence[int], view: int, rng: np.random.Generator) -> list[Any]:
+        """Strong view number `view` of documents; of images a new one, weak where the method's paper compares weak ones."""
+        if self.corpus.kind == "text":
+            return [self.strong_view(index, view) for index in indices]
+        if self.image_views == "weak":
+            return self.weak_views(indices, rng)
+        from selftrain.data.image_views import strong_views
+
+        documents = [self.corpus.unlabeled.texts[index] for index in indices]
+        return strong_views(documents, rng, mirrored=self.corpus.mirrored, device=self.encoder.device)
+
     def strong_view(self, index: int, view: int) -> str:
-        """Strong view number `view` of a document."""
+        """Strong view number `view` of a text."""
         text = self.corpus.unlabeled.texts[index]
         if self.wants_texts:
             continuation = self._continuations.get(index, [""] * self.strong_views)[view]
@@ -190,8 +259,11 @@ class SemiSupervised(Method):
         options = self.options
         if options.ns3l_negatives == "threshold":
             return batch.weak_logits, torch.softmax(batch.weak_logits.detach(), dim=1) < options.ns3l_threshold
-        distances = self._class_distances[batch.unlabeled] if options.ns3l_negatives != "uniform" else None
-        mask = choose_negatives(options.ns3l_negatives, len(batch.unlabeled), len(self.corpus.labels), options.ns3l_count, batch.rng, distances)
+        how = options.ns3l_negatives
+        distances = self._class_distances[batch.unlabeled] if how in ("exclude_nearest", "furthest") else None
+        ids = self.corpus.unlabeled.ids
+        truth = np.array([self.corpus.oracle[ids[index]] for index in batch.unlabeled]) if how == "oracle" else None
+        mask = choose_negatives(how, len(batch.unlabeled), len(self.corpus.labels), options.ns3l_count, batch.rng, distances, truth)
         return batch.weak_logits, mask.to(batch.weak_logits.device)
 
     @cached_property

@@ -55,13 +55,14 @@ class SSC(SemiSupervised):
     paper = "Gauffre et al. 2024, A Unified Contrastive Loss for Self-Training"
     summary = "one contrastive loss over prototypes, labeled, confident and unconfident documents, and no cross-entropy"
     strong_views = 2
+    one_pass = True
     Options: ClassVar[type[Options]] = SSCOptions
 
     def make_classifier(self) -> torch.nn.Module:
         return Prototypes(len(self.corpus.labels), self.encoder.dimensions)
 
-    def logits(self, texts: list[str]) -> torch.Tensor:
-        return super().logits(texts) / self.options.confidence_temperature
+    def scores(self, rows: torch.Tensor) -> torch.Tensor:
+        return super().scores(rows) / self.options.confidence_temperature
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         return {}
@@ -79,9 +80,8 @@ class SSC(SemiSupervised):
         used = confident | torch.full_like(confident, options.unconfident)
         anchors = torch.where(confident, 1.0, options.unconfident_weight)[used]
 
-        documents = self.corpus.unlabeled.texts
-        labeled = self.embed([documents[index] for index in batch.labeled])
-        views = [self.embed(view)[used] for view in batch.strong]
+        labeled = self.labeled_rows(batch)
+        views = [self.strong_rows(batch, view)[used] for view in range(len(batch.strong))]
         everything = torch.cat([self.classifier.normalized(), F.normalize(torch.cat([labeled, *views]), dim=1)])
         ones = torch.ones(classes + len(labeled), device=everything.device)
         weights = torch.cat([ones, *[anchors.to(ones)] * len(views)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -25,6 +26,8 @@ class Encoder(torch.nn.Module):
     frozen: ClassVar[bool] = False  # whether the parameters are a head on embeddings that never change
     tensors: ClassVar[bool] = False
     continuous: ClassVar[bool] = False
+    couples: ClassVar[bool] = False  # whether, while training, an embedding depends on the other documents of its pass (batch normalisation)
+    default_rate: ClassVar[float] = 5e-5  # learning rate, where the experiment names none
 
     @property
     @abstractmethod
@@ -47,6 +50,14 @@ class Encoder(torch.nn.Module):
     def of_inputs(self, rows: torch.Tensor) -> torch.Tensor:
         """Embeddings `[documents, dimensions]` of `inputs`, with gradient."""
         raise NotImplementedError(f"{type(self).__name__} is not made of two halves")
+
+    def fixed_statistics(self) -> AbstractContextManager[None]:
+        """Passes in here leave what evaluation uses as it is: running means of batch normalisation, where there are any, stand still."""
+        return nullcontext()
+
+    def fresh(self) -> dict[str, torch.Tensor]:
+        """Parameters by name, as a second network of the same kind starts with them: zero, unless an encoder says otherwise."""
+        return {name: torch.zeros_like(value) for name, value in self.named_parameters()}
 
 
 class TextEncoder(Encoder):

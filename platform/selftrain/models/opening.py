@@ -8,10 +8,12 @@ from sentence_transformers import SentenceTransformer
 
 from selftrain.config import ModelConfig
 from selftrain.data.corpus import Corpus
+from selftrain.errors import UserError
 from selftrain.models.encoder import Encoder, TextEncoder
 from selftrain.models.frozen import HeadEncoder
+from selftrain.models.images import ImageEncoder
 from selftrain.models.precision import Precision, resolve
-from selftrain.models.sources import encoder_folder, fingerprint
+from selftrain.models.sources import IMAGE_ENCODERS, encoder_folder, fingerprint
 
 
 def open_encoder(config: ModelConfig, corpus: Corpus, *, device: str = "cpu", precision: Precision = "float32") -> Encoder:
@@ -24,8 +26,17 @@ def open_encoder(config: ModelConfig, corpus: Corpus, *, device: str = "cpu", pr
         precision: of matrix products while training. Frozen embeddings are made in float32, for every run alike.
 
     Raises:
-        UserError: the folder is no model, or the name is not found.
+        UserError: the folder is no model, the name is not found, or it is no encoder of such documents.
     """
+    check_encoder(config, corpus)
+    if config.encoder in IMAGE_ENCODERS:
+        return ImageEncoder(
+            config.encoder,
+            corpus.unlabeled.texts,
+            batch_size=config.batch_size,
+            device=device,
+            precision=resolve(precision, device),
+        )
     source = encoder_folder(config.encoder)
     backbone = SentenceTransformer(str(source), device=device)
     normalize = config.similarity == "cosine"
@@ -35,3 +46,18 @@ def open_encoder(config: ModelConfig, corpus: Corpus, *, device: str = "cpu", pr
     return TextEncoder(
         backbone, max_tokens=config.max_tokens, batch_size=config.batch_size, normalize=normalize, precision=resolve(precision, device)
     )
+
+
+def check_encoder(config: ModelConfig, corpus: Corpus) -> None:
+    """Raise a `UserError` where the documents are images and the encoder reads texts, or the other way round."""
+    images, reads_images = corpus.kind == "image", config.encoder in IMAGE_ENCODERS
+    if images and not reads_images:
+        raise UserError(
+            f"The documents of {corpus.name} are images, and model.encoder {config.encoder!r} does not read them; name one of {', '.join(IMAGE_ENCODERS)}."
+        )
+    if reads_images and not images:
+        raise UserError(f"model.encoder {config.encoder!r} reads images, and the documents of {corpus.name} are texts; name a sentence encoder.")
+    if images and config.train == "head":
+        raise UserError(
+            "model.train is 'head', which stands on a frozen encoder of texts; an encoder of images is trained whole: set model.train: full."
+        )

@@ -20,6 +20,7 @@ from selftrain.errors import UserError
 ENCODER = "all-MiniLM-L6-v2"
 LANGUAGE_MODEL = "gemma-3-270m"
 _EXAMPLES = {"model.encoder": ENCODER, "augment.model": LANGUAGE_MODEL, "model.masked_lm": "bert-base-uncased"}
+IMAGE_ENCODERS = ("small-cnn", "wrn-28-2", "wrn-28-8", "resnet-20", "resnet-32", "resnet-44", "resnet-18")  # the networks of models/images.py
 
 
 def cache_folder() -> Path:

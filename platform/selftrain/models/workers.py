@@ -69,8 +69,10 @@ class Workers:
     def encode(self, encode: Callable[[Sequence[Item]], torch.Tensor], items: Sequence[Item], dimensions: int) -> torch.Tensor:
         """`encode(items)` without gradient, the work divided among the workers."""
         mine = self.share(items)
-        part = encode(mine) if mine else torch.empty(0, dimensions)
-        return self.gather(part, len(items)).detach()
+        if not items:
+            return torch.empty(0, dimensions)
+        # One that has no item encodes the first and keeps no row of it: an empty tensor made here would not be on the encoder's device.
+        return self.gather(encode(mine or items[:1])[: len(mine)], len(items)).detach()
 
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """The mean of the workers' gradients: with `gather`, exactly the gradient of the whole batch."""

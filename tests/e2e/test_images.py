@@ -1,0 +1,38 @@
+"""A run on images through the command: real Ray Train, MLflow and report, and no bundle."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from tiny import encoded_image, toy_images
+
+SELFTRAIN = [sys.executable, "-c", "import sys; from selftrain.cli import main; sys.exit(main())"]
+SETTINGS = {
+    **{"name": "toys", "model.encoder": "small-cnn", "data.supervision": "few", "data.labels_per_class": 4, "data.test_documents": 20},
+    **{"method.name": "fixmatch", "method.rounds": 2, "method.steps_per_round": 6, "method.batch_size": 6, "evaluation.map": "pca"},
+}
+
+
+@pytest.mark.ray
+def test_a_run_on_images_leaves_scores_and_says_why_there_is_no_bundle(tmp_path):
+    pixels, labels = toy_images(80)
+    table = pyarrow.table({"image": [encoded_image(one) for one in pixels], "label": labels.tolist()})
+    pyarrow.parquet.write_table(table, tmp_path / "toys.parquet")
+    arguments = ["run", "--data", "toys.parquet", "--label-column", "label", "--classes", "red,blue"]
+    arguments += [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/tracking.db"}
+    result = subprocess.run([*SELFTRAIN, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert "bundle      none: a bundle, predict and serve read texts" in result.stdout
+    (folder,) = (tmp_path / "runs").iterdir()
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["bundle"] is None and metrics["registered"] is None and metrics["serve"] == []
+    assert metrics["rows"][0]["scores"]["accuracy"] > 0.8 and metrics["rows"][0]["documents"] == 20
+    assert [entry["figures"]["labeled"] for entry in metrics["rounds"]] == [8.0, 8.0]
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "There is no bundle: prediction and serving read texts" in page and "hardest documents" not in page
+    assert (folder / "pictures" / "embedding_map.png").exists() or (folder / "pictures" / "embedding_map.svg").exists()
