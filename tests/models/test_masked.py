@@ -5,8 +5,9 @@ import torch
 from conftest import WORDS
 from tiny import tiny_backbone, tiny_masked
 
-from selftrain.config import ModelConfig
+from selftrain.config import ModelConfig, parse
 from selftrain.errors import UserError
+from selftrain.experiment import prepare
 from selftrain.export.bundle import BundleCard, write_bundle
 from selftrain.export.classifier import Classifier
 from selftrain.models.masked import open_masked
@@ -78,3 +79,24 @@ def test_parts_of_a_batch_average_to_its_mean(size, total):
     found = sum(float(losses[rows].sum()) * factor for rows, factor in parts) / size
     assert found == pytest.approx(float(losses.mean()))
     assert all(rows for rows, _ in parts)
+
+
+def test_a_run_is_refused_before_it_starts_and_takes_ray_where_it_is_not(folder, tmp_path, monkeypatch):
+    (tmp_path / "documents.jsonl").write_text("\n".join(f'{{"text": "match goal {number}"}}' for number in range(40)), encoding="utf-8")
+    tiny_backbone(tmp_path / "parts").save_pretrained(str(tmp_path / "encoder"))
+    monkeypatch.chdir(folder.parent)
+    document = {
+        "data": {"source": str(tmp_path / "documents.jsonl"), "classes": ["sport", "money"], "test_documents": 10},
+        "model": {"encoder": str(tmp_path / "encoder")},
+        "method": {"name": "pesco"},
+        "variants": {"LOTClass": {"method": {"name": "lotclass"}}},
+    }
+    with pytest.raises(UserError, match=r"model\.masked_lm is not set"):
+        prepare(parse(document))
+    document["model"] |= {"train": "head", "masked_lm": folder.name}
+    with pytest.raises(UserError, match=r"set model\.train: full"):
+        prepare(parse(document))
+    document["variants"]["LOTClass"]["model"] = {"train": "full"}
+    prepared = prepare(parse(document))
+    assert prepared.needs_ray
+    assert prepared.variants["LOTClass"].experiment.model.masked_lm == str(folder)  # whole, since workers run in other folders
