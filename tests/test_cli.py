@@ -47,6 +47,12 @@ def fails(capsys, *arguments):
     ("arguments", "says"),
     [
         (["run", "nowhere.yaml"], "No experiment file 'nowhere.yaml'"),
+        (["sweep"], "takes either a file"),
+        (["sweep", "nowhere.yaml"], "No sweep file 'nowhere.yaml'"),
+        (["sweep", "--resume", "nowhere"], "is no sweep's folder"),
+        (["sweep", "--resume", "nowhere", "--small"], "leave --small away"),
+        (["sweep", "nowhere.yaml", "--at-once", "0"], "at least one trial"),
+        (["leaderboard"], "There is no MLflow database"),
         (["run", "--set", "method.tua=1"], "did you mean 'tau'"),
         (["run", "--set", "augmnt.model=x"], "did you mean 'augment'"),
         (["run", "--data", "missing.csv", *PLAIN], "missing.csv"),

@@ -48,7 +48,7 @@ def texts_for(requests):
     return {request: written(request) for request in requests}
 
 
-def train_on(folder, rows, supervision="none", channel=texts_for, labels_per_class=3, full=False, **method):
+def train_on(folder, rows, supervision="none", channel=texts_for, labels_per_class=3, flip_probability=0.3, full=False, **method):
     """The true labels, the granted ones, and all that a checkpoint holds after training on `rows`."""
     folder.mkdir(exist_ok=True)
     file = folder / "documents.csv"
@@ -63,6 +63,7 @@ def train_on(folder, rows, supervision="none", channel=texts_for, labels_per_cla
                 "test_documents": 20,
                 "supervision": supervision,
                 "labels_per_class": labels_per_class,
+                "flip_probability": flip_probability,
             },
             "method": method,
         }
@@ -73,7 +74,7 @@ def train_on(folder, rows, supervision="none", channel=texts_for, labels_per_cla
     torch.manual_seed(3)
     trainer = methods.build(experiment, corpus, (TextEncoder if full else HeadEncoder)(backbone, max_tokens=16), seed=3)
     train(trainer, texts=channel, report=lambda figures, state: None, seed=3)
-    return truth, corpus.granted, tensors(trainer.state())
+    return truth, corpus.granted or corpus.candidates, tensors(trainer.state())
 
 
 def tensors(state):
@@ -103,7 +104,8 @@ def shuffled(rows):
 
 
 ZERO_SHOT = [name for name in methods.METHODS if methods.method_class(name).supervision == "none"]
-WITH_LABELS = [name for name in methods.METHODS if name not in ZERO_SHOT]
+WITH_LABELS = [name for name in methods.METHODS if methods.method_class(name).supervision == "labels"]
+WITH_SETS = [name for name in methods.METHODS if methods.method_class(name).supervision == "candidates"]
 SHORT = {"rounds": 2, "epochs": 2, "steps_per_round": 3, "outer_iterations": 2, "batch_size": 8, "unlabeled_ratio": 1, "learning_rate": 1e-3}
 
 
@@ -176,3 +178,20 @@ def test_the_labels_of_an_oracle_change_weights_where_it_is_asked(tmp_path, rows
     _, other_granted, other_weights = train_on(tmp_path / "b", others_changed, supervision="oracle", **asked)
     assert granted == other_granted
     assert not equal(weights, other_weights)
+
+
+@pytest.mark.parametrize("name", WITH_SETS)
+def test_which_candidate_is_the_label_changes_no_weight(tmp_path, rows, shuffled, name):
+    """Where every set holds every class, nothing of the labels is granted; where it holds less, they change what is learned."""
+    nearly_one = 1.0 - 1e-12
+    truth, sets, weights = train_on(tmp_path / "a", rows, supervision="candidates", flip_probability=nearly_one, **short(name))
+    other_truth, other_sets, other_weights = train_on(tmp_path / "b", shuffled, supervision="candidates", flip_probability=nearly_one, **short(name))
+    assert truth.unlabeled != other_truth.unlabeled and sets == other_sets and set(sets.values()) == {(0, 1, 2)}
+    assert equal(weights, other_weights)
+    _, _, fewer = train_on(tmp_path / "c", rows, supervision="candidates", **short(name))
+    _, _, other_fewer = train_on(tmp_path / "d", shuffled, supervision="candidates", **short(name))
+    assert not equal(fewer, other_fewer)
+
+
+def test_every_method_is_tested_here():
+    assert sorted([*ZERO_SHOT, *WITH_LABELS, *WITH_SETS]) == sorted(methods.METHODS)

@@ -18,7 +18,7 @@ from selftrain.config import TrackingConfig
 from selftrain.errors import UserError
 from selftrain.export.bundle import BundleCard, write_bundle
 from selftrain.export.classifier import Classifier
-from selftrain.tracking import Tracker, champion_bundle, check_tracking, registered_bundle, tracking_uri, ui_command
+from selftrain.tracking import Tracker, champion_bundle, check_tracking, finished_metrics, registered_bundle, tracking_uri, ui_command
 
 
 @pytest.fixture(autouse=True)
@@ -144,6 +144,71 @@ def test_four_processes_may_open_a_fresh_database_at_once_and_say_nothing(tmp_pa
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     experiment = client(uri).get_experiment_by_name("together")
     assert {run.data.tags["selftrain.run"] for run in client(uri).search_runs([experiment.experiment_id])} == {"r-0", "r-1", "r-2", "r-3"}
+
+
+WRITE = """
+import sys
+from pathlib import Path
+from selftrain.config import TrackingConfig
+from selftrain.tracking import Tracker
+number = int(sys.argv[1])
+tracker = Tracker(TrackingConfig(experiment='together'), Path('runs/r'), 'r')
+tracker.start(f'r-{number % 2}', {'number': number % 2})
+for child in range(3):
+    run = tracker.child(f'{number}-{child}', {'seed': child}, {'selftrain.cell': f'{number}-{child}'})
+    for start in range(0, 500, 25):
+        run.log_rounds([{'round': step, 'figures': {'loss': number + step / 1000, 'share': 0.5}} for step in range(start, start + 25)])
+    run.log_metrics({'accuracy': number / 10})
+    run.finish()
+"""
+
+
+def test_eight_processes_write_thousands_of_points_at_once_and_none_is_lost(tmp_path: Path, blank: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes((blank / "mlflow.db").read_bytes())
+    for parent in (0, 1):  # a parent is the driver's to make; the writers find it
+        Tracker(TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db", experiment="together"), tmp_path, "r").start(f"r-{parent}", {"number": parent})
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITE, str(number)], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for number in range(8)
+    ]
+    try:
+        assert [process.communicate(timeout=600)[0] for process in writers] == [""] * 8
+    finally:
+        for process in writers:
+            process.kill()
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    experiment = client(uri).get_experiment_by_name("together")
+    parents = client(uri).search_runs([experiment.experiment_id], filter_string="tags.`selftrain.run` != ''")
+    assert len(parents) == 2
+    found = {run.data.tags["selftrain.cell"]: run for run in client(uri).search_runs([experiment.experiment_id]) if "selftrain.cell" in run.data.tags}
+    assert set(found) == {f"{number}-{child}" for number in range(8) for child in range(3)}
+    for cell, run in found.items():
+        number = int(cell[0])
+        assert run.info.status == "FINISHED" and run.data.metrics["accuracy"] == number / 10
+        losses = client(uri).get_metric_history(run.info.run_id, "loss")
+        assert {metric.step: metric.value for metric in losses} == {step: number + step / 1000 for step in range(500)}
+    again = Tracker(TrackingConfig(uri=uri, experiment="together"), tmp_path, "r")
+    again.start("r-0", {})
+    assert again.tags_of_children("selftrain.cell") == {cell for cell in found if int(cell[0]) % 2 == 0}
+
+
+def test_finished_runs_are_found_with_their_metrics(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text('{"run": {"id": "r-1"}}')
+    for name, tags, finished in (("r-1", {}, True), ("s-1", {"selftrain.kind": "sweep"}, True), ("r-2", {}, False)):
+        made = Tracker(TrackingConfig(uri=uri, experiment="mine"), tmp_path, name)
+        made.start(name, {}, tags)
+        made.child("seed 0").finish()
+        made.log_artifact(tmp_path / "metrics.json")
+        if finished:
+            made.finish()
+    assert finished_metrics(uri, "mine") == [{"run": {"id": "r-1"}}]
+    with pytest.raises(UserError, match=r"no MLflow experiment 'other' .*mine"):
+        finished_metrics(uri, "other")
+    with pytest.raises(UserError, match="There is no MLflow database"):
+        finished_metrics(f"sqlite:///{tmp_path}/absent.db")
 
 
 def test_the_champion_is_the_best_on_the_same_documents(uri: str, tmp_path: Path, bundle: Path) -> None:

@@ -23,7 +23,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 for what the user can mend, 130 after Ctrl-C."""
+    """Run one command; returns the exit code: 0, 1 for a sweep with cells that failed, 2 for what the user can mend, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar for every file that is opened hides the one that matters
     try:
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"selftrain: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("selftrain: stopped; `selftrain run --resume FOLDER` continues a run.", file=sys.stderr)
+        print("selftrain: stopped; `selftrain run --resume FOLDER` continues a run, and `selftrain sweep --resume FOLDER` a sweep.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output (head, less) has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -63,6 +63,19 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key, e.g. --set augment.temperature=1.0"
     )
+
+    sweep = _command(commands, "sweep", _sweep, "train one experiment over settings, data sets and seeds: a table like the papers'")
+    sweep.add_argument("space", nargs="?", metavar="SPACE.yaml", help="what to sweep, such as the files of tune_spaces/")
+    sweep.add_argument("--small", action="store_true", help="at the size of the file's `small` block, for two CPU cores")
+    sweep.add_argument("--dry-run", action="store_true", help="validate every cell, print what is to do, and start nothing")
+    sweep.add_argument("--resume", metavar="FOLDER", help="continue a killed sweep from its folder; finished trainings are not done again")
+    sweep.add_argument("--at-once", type=int, metavar="N", help="trials at the same time (default: one a core, one a GPU where trials use one)")
+    sweep.add_argument("--address", help="a Ray cluster (auto, or an address); default: a local Ray for the length of the sweep")
+
+    leaderboard = _command(commands, "leaderboard", _leaderboard, "all methods on all data sets, from the finished runs in MLflow")
+    leaderboard.add_argument("--tracking-uri", help="tracking server; default: MLFLOW_TRACKING_URI, else the local SQLite file")
+    leaderboard.add_argument("--experiment", default="selftrain", help="MLflow experiment (default: selftrain)")
+    leaderboard.add_argument("--html", metavar="FILE", help="also write a page with sortable columns")
 
     predict = _command(commands, "predict", _predict, "classify texts with the registered champion or a bundle")
     predict.add_argument("texts", nargs="*", metavar="TEXT")
@@ -187,6 +200,41 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _names(classes: str) -> list[str]:
     return [name.strip() for name in classes.split(",")]
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    if bool(options.space) == bool(options.resume):
+        raise UserError("selftrain sweep takes either a file (selftrain sweep tune_spaces/genco_tau.yaml) or --resume FOLDER.")
+    if options.resume and options.small:
+        raise UserError("--resume continues a sweep at the size that it was started with; leave --small away.")
+    if options.at_once is not None and options.at_once < 1:
+        raise UserError(f"--at-once is {options.at_once}; at least one trial has to run.")
+    from selftrain.sweeps.planning import plan, prepare, resumed
+    from selftrain.sweeps.space import load_space
+    from selftrain.sweeps.sweep import run_sweep
+
+    space = resumed(options.resume) if options.resume else load_space(options.space, small=options.small)
+    if options.dry_run:
+        print(plan(prepare(space)))
+        return 0
+    result = run_sweep(space, folder=options.resume, at_once=options.at_once, address=options.address, command=options.asked)
+    print(f"\n{space.title}\n\n{result.text}\n")
+    print(f"report      {result.folder / 'report.html'}")
+    print(f"table       {result.folder / 'table.md'}")
+    print(f"MLflow run  {result.mlflow_run_id}  (selftrain ui)")
+    return 0 if result.table is None or result.table.complete else 1
+
+
+def _leaderboard(options: argparse.Namespace) -> int:
+    from selftrain.evaluation.leaderboard import entries_of, text_table, to_html
+    from selftrain.tracking import finished_metrics
+
+    entries = entries_of(finished_metrics(options.tracking_uri, options.experiment))
+    print(text_table(entries))
+    if options.html:
+        Path(options.html).write_text(to_html(entries), encoding="utf-8")
+        print(f"\npage  {options.html}")
+    return 0
 
 
 def _classifier(options: argparse.Namespace) -> Any:

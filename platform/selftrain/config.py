@@ -72,7 +72,8 @@ class ModelConfig(Section):
     """The small model that is trained and served."""
 
     encoder: str = Field(
-        "all-MiniLM-L6-v2", description="a sentence-transformers folder or name; all-MiniLM-L6-v2 is also found in the package that carries it"
+        "all-MiniLM-L6-v2",
+        description="a sentence-transformers folder or name; all-MiniLM-L6-v2 is also found in the package that carries it; bilstm: without pre-training",
     )
     max_tokens: int = Field(64, ge=8, le=8192, description="tokens of a document that the encoder reads")
     batch_size: int = Field(64, ge=1, description="documents in one inference batch")
@@ -80,6 +81,11 @@ class ModelConfig(Section):
     scale: float = Field(1.0, gt=0, description="factor on a cosine in equations 3 and 10 (the paper: none); a dot product is left as it is")
     train: Literal["full", "head"] = Field(
         "full", description="full: all weights of the encoder; head: two dense layers on its frozen, cached embeddings (seconds on a CPU)"
+    )
+    hidden: int = Field(150, ge=1, description="units of each direction of encoder bilstm (SunGen's code: 150; its form takes similarity: dot)")
+    word_dimensions: int = Field(100, ge=1, description="length of the word embeddings of encoder bilstm (SunGen's code: 100)")
+    vocabulary: int = Field(
+        50_000, ge=1, description="most frequent words of the training documents that encoder bilstm knows (SunGen's code: 50,000)"
     )
     cache: str = Field(".selftrain/embeddings", description="folder of the cache of frozen embeddings, shared by all runs (model.train: head)")
 

@@ -25,7 +25,7 @@ import psutil
 from selftrain.cluster import ENGINE_GB, needs
 from selftrain.config import Experiment
 from selftrain.errors import UserError
-from selftrain.models.sources import ENCODER, IMAGE_ENCODERS, LANGUAGE_MODEL, cache_folder, encoder_folder, language_model_folder
+from selftrain.models.sources import BILSTM, ENCODER, IMAGE_ENCODERS, LANGUAGE_MODEL, cache_folder, encoder_folder, language_model_folder
 from selftrain.tracking import check_tracking, tracking_uri
 
 PYTHON = (3, 11)
@@ -192,6 +192,8 @@ def _engine(config: Experiment) -> Check:
 def _encoder(config: Experiment) -> Check:
     if config.model.encoder in IMAGE_ENCODERS:
         return Check("encoder model", True, f"{config.model.encoder}: of images, its first weights are drawn from the seed")
+    if config.model.encoder == BILSTM:
+        return Check("encoder model", True, "bilstm: made anew for every training")
     return _model("encoder model", config.model.encoder, ENCODER, "model.encoder")
 
 

@@ -40,7 +40,7 @@ from selftrain.export.bundle import BundleCard, BundleMetrics, write_bundle
 from selftrain.export.classifier import Classifier
 from selftrain.methods.base import Method
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.opening import check_encoder, open_encoder
+from selftrain.models.opening import check_encoder, is_light, open_encoder
 from selftrain.models.sources import IMAGE_ENCODERS, encoder_folder, fingerprint, language_model_folder
 from selftrain.models.student import Student
 from selftrain.stages import Events, Stages
@@ -104,8 +104,8 @@ class Prepared:
 
     @property
     def needs_ray(self) -> bool:
-        """Whether anything runs on Ray: the language model, or the training of a full encoder. A head trains in the driver, in less time than Ray takes to start."""
-        full = any(variant.experiment.model.train == "full" and methods.trains(variant.experiment.method) for variant in self.variants.values())
+        """Whether anything runs on Ray: the language model, or the training of an encoder that is not light."""
+        full = any(not is_light(variant.experiment.model) and methods.trains(variant.experiment.method) for variant in self.variants.values())
         return full or self.language_model is not None
 
 
@@ -163,8 +163,18 @@ def plan(prepared: Prepared) -> str:
             own_steps = len(experiment.seeds) * method.rounds * (getattr(method.options, "steps_per_round", 0) or method.steps(0))
             trained, steps = trained + len(experiment.seeds), steps + own_steps
             name = variant.experiment.model.encoder
-            step = 0.7 if name not in IMAGE_ENCODERS else 0.1 if name == "small-cnn" else 3.0
-            seconds += own_steps * 0.015 if method.encoder.frozen else len(experiment.seeds) * 45 + own_steps * step
+            step = (
+                0.015
+                if method.encoder.frozen
+                else 0.08
+                if method.encoder.light
+                else 0.7
+                if name not in IMAGE_ENCODERS
+                else 0.1
+                if name == "small-cnn"
+                else 3.0
+            )
+            seconds += own_steps * step if method.encoder.light else len(experiment.seeds) * 45 + own_steps * step
     if experiment.evaluation.inference_augmentation:
         texts += len(corpus.test) * experiment.augment.input_samples
     texts += min(experiment.evaluation.llm_documents, len(corpus.test))
@@ -362,7 +372,7 @@ class _Run:
         if not method.rounds:
             return _Training(method, [], 0.0)
         validation = variant.validation
-        if method.encoder.frozen:
+        if method.encoder.light:
             with self.stages("training and texts" if method.wants_texts else "training"):
                 history = train(method, texts=self.texts or no_texts, report=_unreported, seed=seed, validation=validation)
             return _Training(method, history.rounds, history.seconds, history.best)

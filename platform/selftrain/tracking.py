@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import logging
 import os
 import re
@@ -30,6 +31,7 @@ from selftrain.errors import UserError
 CHAMPION = "champion"
 BUNDLE = "bundle"
 RUN_TAG = "selftrain.run"
+KIND_TAG = "selftrain.kind"  # sweep; a run of `selftrain run` has none
 _LOCAL_DATABASE = "mlflow.db"
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _ANSWER_SECONDS = 4.0
@@ -195,6 +197,19 @@ class Tracker:
         below.log_params(params or {})
         return below
 
+    def tags_of_children(self, tag: str) -> set[str]:
+        """The values of `tag` on the runs below the parent."""
+        found: set[str] = set()
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment_id], filter_string=f"tags.`mlflow.parentRunId` = '{self.run.run_id}'", max_results=1000, page_token=token
+            )
+            found |= {run.data.tags[tag] for run in page if tag in run.data.tags}
+            token = page.token
+            if not token:
+                return found
+
     @property
     def run(self) -> Child:
         """The parent run; `start` comes first."""
@@ -344,6 +359,35 @@ def registered_bundle(model_uri: str, uri: str | None = None) -> RegisteredBundl
     if version is None:
         raise UserError(_missing(client, uri, name, alias, number))
     return RegisteredBundle(_local_copy(client, uri, version), str(version.version))
+
+
+def finished_metrics(uri: str | None = None, experiment: str = "selftrain") -> list[dict[str, Any]]:
+    """metrics.json of every finished run of an experiment; runs without one (sweeps, single seeds) are left out.
+
+    Raises:
+        UserError: no database yet, a server that does not answer, or no such experiment.
+    """
+    uri = tracking_uri(uri)
+    file = _sqlite_file(uri)
+    if file is not None and not file.exists():
+        raise UserError(f"There is no MLflow database {file}; run `selftrain run` here first, or name the tracking server (MLFLOW_TRACKING_URI).")
+    client, _ = _open(uri, None)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        known = ", ".join(sorted(one.name for one in client.search_experiments()))
+        raise UserError(f"There is no MLflow experiment {experiment!r} in {_without_password(uri)} (it has: {known}); name one with --experiment.")
+    query = f"attributes.status = 'FINISHED' and tags.`{RUN_TAG}` != ''"
+    runs: list[dict[str, Any]] = []
+    token = None
+    while True:
+        page = client.search_runs([found.experiment_id], filter_string=query, max_results=200, page_token=token)
+        for run in page:
+            if run.data.tags.get(KIND_TAG) != "sweep" and any(one.path == "metrics.json" for one in client.list_artifacts(run.info.run_id)):
+                with tempfile.TemporaryDirectory() as scratch:
+                    runs.append(json.loads(Path(client.download_artifacts(run.info.run_id, "metrics.json", scratch)).read_text(encoding="utf-8")))
+        token = page.token
+        if not token:
+            return runs
 
 
 def ui_command(uri: str | None, port: int = 5000) -> list[str]:

@@ -304,3 +304,22 @@ def test_a_test_source_without_labels(tmp_path):
     bare = write(tmp_path / "bare", [{"text": text, "label": None} for text in REAL], "bare.jsonl")
     with pytest.raises(UserError, match=r"data[.]test_source '.*bare[.]jsonl' of bare holds no labeled document"):
         load_corpus(config(tmp_path, pets(), test_source=bare))
+
+
+@pytest.mark.parametrize("name", ["pets.csv", "pets.jsonl", "pets.parquet"])
+def test_weak_labels_come_from_their_own_column(tmp_path, name):
+    rows = [{**row, "weak": "" if number % 3 else "cat"} for number, row in enumerate(pets())]
+    if name.endswith("csv"):
+        (tmp_path / name).write_text("text,label,weak\n" + "\n".join(",".join(row.values()) for row in rows))
+    elif name.endswith("parquet"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / name)
+    else:
+        write(tmp_path, rows)
+    options = {"source": str(tmp_path / name), "label_column": "label", "test_documents": 20, "min_documents": 10, "weak_label_column": "weak"}
+    corpus, truth = load_corpus(DataConfig(**options))
+    weak = {document_id(text) for number, text in enumerate(TEXTS) if number % 3 == 0}
+    assert set(truth.weak) == weak & set(corpus.unlabeled.ids) and set(truth.weak.values()) == {0}
+    assert set(truth.unlabeled.values()) == {0, 1}

@@ -1,6 +1,7 @@
 """Which labels are granted: as many as asked for, the same for everybody, and wrong at the stated rate."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -81,3 +82,27 @@ def test_in_words():
     assert describe(DataConfig()) == "none"
     assert describe(DataConfig(supervision="few", labels_per_class=4)) == "4 a class"
     assert describe(DataConfig(supervision="all", label_noise=0.3)) == "all, 30% noise"
+
+
+def test_candidate_sets_hold_the_label_and_follow_the_seed(corpus):
+    ids = [f"{number:016x}" for number in range(2000)]
+    many = replace(corpus, unlabeled=Documents(tuple(ids), tuple(ids)))
+    truth = Truth({id_: index % 3 for index, id_ in enumerate(ids)}, {})
+    config = DataConfig(supervision="candidates", flip_probability=0.3)
+    found = grant(many, truth, config, seed=0)
+    assert not found.granted and set(found.candidates) == set(ids)
+    assert all(truth.unlabeled[id_] in group and tuple(sorted(group)) == group for id_, group in found.candidates.items())
+    share = sum(len(group) - 1 for group in found.candidates.values()) / (2 * len(ids))
+    assert share == pytest.approx(0.3, abs=0.03)
+    assert grant(many, truth, config, seed=0).candidates == found.candidates != grant(many, truth, config, seed=1).candidates
+    assert describe(config) == "candidates, q = 0.3"
+
+
+def test_weak_labels_are_granted_and_the_truth_is_not(corpus):
+    ids = corpus.unlabeled.ids
+    truth = Truth(dict.fromkeys(ids, 0), {}, weak=dict.fromkeys(ids[:5], 1))
+    found = grant(corpus, truth, DataConfig(supervision="weak"), seed=0)
+    assert found.granted == dict.fromkeys(ids[:5], 1)
+    assert describe(DataConfig(supervision="weak")) == "weak labels"
+    with pytest.raises(UserError, match="weak_label_column"):
+        grant(corpus, Truth(dict.fromkeys(ids, 0), {}), DataConfig(supervision="weak"), seed=0)

@@ -12,6 +12,7 @@ from selftrain.methods import losses
 
 CLASSES = torch.tensor([0, 1, 2, 0, 1])
 NEGATIVES = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 1], [1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]], dtype=torch.bool)
+SETS = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 1], [0, 0, 1, 0], [1, 1, 1, 1], [1, 1, 0, 1]])
 
 # Each as a function of scores or embeddings [5, 4] alone; class 3 is in no batch.
 ALL = {
@@ -27,9 +28,12 @@ ALL = {
     "bidirectional_divergence": lambda x: losses.bidirectional_divergence(x, x.flip(1), 3.0),
     "top_k_cross_entropy": lambda x: losses.top_k_cross_entropy(x, CLASSES, (0.8, 0.2)),
     "reverse_cross_entropy": lambda x: losses.reverse_cross_entropy(x, CLASSES),
+    "candidate_likelihood": lambda x: losses.candidate_likelihood(x, SETS.to(x)),
+    "negative_candidates": lambda x: losses.negative_candidates(x, SETS.to(x)),
+    "consistency": lambda x: losses.consistency(torch.stack([x, x.flip(0)]), losses.agreed_labels(torch.stack([x, x.flip(0)]), SETS.to(x))),
     "mean_absolute_error": lambda x: losses.mean_absolute_error(x, CLASSES),
 }
-PARTS = {"similarity", "rank_probabilities", "customized_soft_labels"}  # not losses: they are inside of others
+PARTS = {"similarity", "agreed_labels", "rank_probabilities", "customized_soft_labels"}  # not losses: they are inside of others
 
 
 def scores(scale=1.0, dtype=torch.float64):

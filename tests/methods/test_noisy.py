@@ -15,6 +15,8 @@ from selftrain.config import parse
 from selftrain.data.texts import no_texts
 from selftrain.errors import UserError
 from selftrain.methods.losses import reverse_cross_entropy
+from selftrain.methods.noisy import epoch_order
+from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.frozen import HeadEncoder
 from selftrain.training.loop import train
@@ -40,6 +42,12 @@ def build(corpus, folder, name, seed=0, encoder=HeadEncoder, **method):
     torch.manual_seed(seed)
     experiment = parse({"method": {"name": name, "epochs": 3, "batch_size": 8, **method}})
     return methods.build(experiment, corpus, encoder(tiny_backbone(folder), max_tokens=16), seed=seed)
+
+
+def small_bilstm(corpus, name, seed=0, **method):
+    torch.manual_seed(seed)
+    encoder = BiLSTMEncoder(bilstm(vocabulary(corpus.unlabeled.texts, 100), word_dimensions=8, hidden=8))
+    return methods.build(parse({"method": {"name": name, "epochs": 3, "batch_size": 8, **method}}), corpus, encoder, seed=seed)
 
 
 def run(method, seed=0, **more):
@@ -168,3 +176,42 @@ def test_meta_weight_net_never_trains_on_its_validation_documents(labeled, tmp_p
     assert any(not torch.equal(value, before[key]) for key, value in method.weight_net.state_dict().items())
     held = torch.from_numpy(np.sort(method.validation))
     assert (method.weights[held] == 1).all() and (method.weights[torch.from_numpy(method.chosen)] < 1).all()
+
+
+# --- with a BiLSTM
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bilstm_learns_and_resumes(labeled, name):
+    everything = {"confidence": {"keep": 1.0}, "co_teaching": {"noise_rate": 0.0}}.get(name, {})
+    whole = small_bilstm(labeled, name, epochs=8, learning_rate=0.02, **everything)
+    _, states = run(whole)
+    right = whole.student().predict(labeled.unlabeled.texts).argmax(1) == (torch.arange(24) >= 12)
+    assert right.float().mean() > 0.85
+    again = small_bilstm(labeled, name, epochs=8, learning_rate=0.02, **everything)
+    run(again, resume=states[4])
+    assert all(torch.equal(value, again.student().encoder.state_dict()[key]) for key, value in whole.encoder.state_dict().items())
+
+
+def test_the_default_rate_is_that_of_the_encoder(labeled, tmp_path):
+    rates = {
+        kind: method.optimizer.defaults["lr"]
+        for kind, method in (("lstm", small_bilstm(labeled, "zerogen")), ("head", build(labeled, tmp_path / "a", "zerogen")))
+    }
+    assert rates == {"lstm": 1e-3, "head": 3e-3} and build(labeled, tmp_path / "b", "zerogen", encoder=TextEncoder).optimizer.defaults["lr"] == 5e-5
+
+
+def test_batches_of_like_length_hold_every_place_once():
+    lengths = np.random.default_rng(0).integers(1, 100, size=1000)
+    places = np.arange(0, 1000, 2)
+    order = epoch_order(places, 7, np.random.default_rng(1), lengths)
+    assert sorted(order) == places.tolist() and (order == epoch_order(places, 7, np.random.default_rng(1), lengths)).all()
+    spread = [np.ptp(lengths[batch]) for batch in np.split(order, range(7, 500, 7))]
+    plain = [np.ptp(lengths[batch]) for batch in np.split(epoch_order(places, 7, np.random.default_rng(1)), range(7, 500, 7))]
+    assert np.mean(spread) < 0.1 * np.mean(plain)
+    firsts = [lengths[batch[0]] for batch in np.split(order, range(7, 500, 7))]
+    assert firsts != sorted(firsts) and firsts != sorted(firsts, reverse=True)  # the batches themselves are mixed
+
+
+def test_a_corpus_smaller_than_a_batch_is_one_batch():
+    assert sorted(epoch_order(np.arange(3), 8, np.random.default_rng(0), np.array([5, 1, 3]))) == [0, 1, 2]

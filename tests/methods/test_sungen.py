@@ -12,11 +12,14 @@ from tiny import tiny_backbone
 
 from selftrain import methods
 from selftrain.config import parse
+from selftrain.data.corpus import Documents
 from selftrain.data.texts import no_texts
 from selftrain.errors import UserError
+from selftrain.methods import sungen
 from selftrain.methods.bilevel import HeadModel, directional, meta_gradient, weights_of
 from selftrain.methods.losses import mean_absolute_error, reverse_cross_entropy
 from selftrain.methods.sungen import OUTER_LOSSES, SunGenOptions, inclusion_probabilities, learn_weights, relative_weights
+from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.frozen import HeadEncoder
 from selftrain.training.loop import train
@@ -27,6 +30,7 @@ def one_thread():
     """Thousands of steps on tiny tensors: threads that wait for each other make seconds into minutes on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    sungen._LEARNED.clear()
     yield
     torch.set_num_threads(threads)
 
@@ -280,6 +284,7 @@ def test_a_clean_subset_is_trained_on_without_weights(corpus, tmp_path):
 def test_a_resumed_run_ends_where_the_whole_one_does(corpus, tmp_path, options):
     whole = build(labeled(corpus), tmp_path / "a", **options)
     _, states = run(whole)
+    sungen._LEARNED.clear()
     again = build(labeled(corpus), tmp_path / "b", **options)
     run(again, resume=states[0])
     assert torch.equal(whole.classifier.weight, again.classifier.weight) and (whole.chosen == again.chosen).all()
@@ -288,10 +293,42 @@ def test_a_resumed_run_ends_where_the_whole_one_does(corpus, tmp_path, options):
 def test_the_same_seed_gives_the_same_weights(corpus, tmp_path):
     found = []
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        sungen._LEARNED.clear()
         method = build(labeled(corpus), tmp_path / folder, seed=seed)
         run(method, seed=seed)
         found.append(method.classifier.weight)
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_weights_are_learned_once_for_what_they_follow_from(corpus, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(sungen, "learn_weights", lambda *a, **k: calls.append(a) or learn_weights(*a, **k))
+    first = build(labeled(corpus), tmp_path / "a").learned()
+    assert build(labeled(corpus), tmp_path / "b", budget=8, epochs=3).learned() is first and len(calls) == 1
+    flipped = replace(labeled(corpus), granted={id_: int(index < 12) for index, id_ in enumerate(corpus.unlabeled.ids)})
+    others = [{"outer": "ce"}, {"outer_iterations": 7}, {"balance": False}, {"virtual_step": False}, {"seed": 1}]
+    for count, options in enumerate(others, start=2):
+        assert build(labeled(corpus), tmp_path / f"o{count}", **options).learned() is not first and len(calls) == count
+    build(flipped, tmp_path / "f").learned()
+    assert len(calls) == 2 + len(others)
+
+
+def test_a_bilstm_finds_flipped_labels(corpus, texts_by_class):
+    # Texts share their words: what a text has for itself lets the inner training memorise its label, and then the weights say nothing.
+    rng = np.random.default_rng(0)
+    words = [sorted({word for text in group for word in text.split()[:3]}) for group in texts_by_class.values()]
+    texts = [" ".join(rng.choice(own, size=rng.integers(2, 5))) for own in words for _ in range(40)]
+    wrong = rng.choice(80, size=12, replace=False).tolist()
+    documents = Documents(tuple(f"{index:02}" for index in range(80)), tuple(texts))
+    granted = {f"{index:02}": int(index >= 40) ^ int(index in wrong) for index in range(80)}
+    torch.manual_seed(0)
+    encoder = BiLSTMEncoder(bilstm(vocabulary(texts, 100), word_dimensions=8, hidden=8))
+    options = {"name": "sungen", "epochs": 2, "batch_size": 8, "outer_iterations": 10, "inner_learning_rate": 0.02, "inner_epochs": 2}
+    method = methods.build(parse({"method": options}), replace(corpus, unlabeled=documents, granted=granted), encoder)
+    history, _ = run(method)
+    assert history.rounds[0]["outer_last"] < history.rounds[0]["outer_first"]
+    right = [index not in wrong for index in range(80)]
+    assert roc_auc_score(right, method.learned().weights) > 0.9
 
 
 def test_what_cannot_be_done_is_said(corpus, tmp_path):

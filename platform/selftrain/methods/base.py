@@ -132,7 +132,9 @@ class Method(ABC):
 
     def adamw(self, learning_rate: float, weight_decay: float, total_steps: int) -> None:
         """AdamW on `parameters`, its rate falling linearly to 0 over the run."""
-        self.optimizer = torch.optim.AdamW(self.parameters(), lr=learning_rate, weight_decay=weight_decay)
+        # Fused where word vectors are trained: one pass over millions of moments instead of ten.
+        fused = self.encoder.light and not self.encoder.frozen
+        self.optimizer = torch.optim.AdamW(self.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=fused)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: max(0.0, 1.0 - step / total_steps))
 
     def _mean_prompts(self, encode: Callable[[list[str]], torch.Tensor]) -> torch.Tensor:

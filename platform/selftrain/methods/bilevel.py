@@ -10,10 +10,12 @@ gradient of a single sample, nor any graph of gradients, is ever held.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
+from torch.autograd import forward_ad
 
 from selftrain.models.encoder import Encoder
 
@@ -21,14 +23,14 @@ Weights = dict[str, torch.Tensor]
 
 
 class HeadModel(torch.nn.Module):
-    """Frozen embeddings to logits: the residual layer and the classifier as one module that `torch.func.functional_call` takes."""
+    """`Encoder.inputs` to logits: the second half of the encoder and the classifier as one module that `torch.func.functional_call` takes."""
 
     def __init__(self, encoder: Encoder, classifier: torch.nn.Linear) -> None:
         super().__init__()
         self.encoder, self.classifier = encoder, classifier
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Logits `[N, L]` of `Encoder.inputs` rows `[N, D]`."""
+        """Logits `[N, L]` of `Encoder.inputs` rows, `[N, ...]`."""
         found: torch.Tensor = self.classifier(self.encoder.of_inputs(rows))
         return found
 
@@ -38,36 +40,65 @@ def weights_of(model: torch.nn.Module) -> Weights:
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
-def gradient(model: torch.nn.Module, at: Mapping[str, torch.Tensor], loss: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor) -> Weights:
-    """Gradient of `loss(logits of rows)` in the parameters, at `at`."""
+def logits_of(model: torch.nn.Module, at: Mapping[str, torch.Tensor], rows: torch.Tensor, chunk: int = 1024) -> torch.Tensor:
+    """Logits `[N, L]` at `at`, without gradient, `chunk` rows in one pass."""
+    with torch.no_grad():
+        return torch.cat([torch.func.functional_call(model, dict(at), (part,)) for part in rows.split(chunk)])
+
+
+def gradient(
+    model: torch.nn.Module,
+    at: Mapping[str, torch.Tensor],
+    loss: Callable[[torch.Tensor], torch.Tensor],
+    rows: torch.Tensor,
+    chunk: int = 1024,
+) -> Weights:
+    """Gradient of `loss(logits of rows)` in the parameters, at `at`.
+
+    The loss is differentiated in the logits of all rows first, and these then chunk by chunk: the states of a recurrent net for all rows would fill the memory.
+    """
     found = {name: value.detach().requires_grad_(True) for name, value in at.items()}
-    value = loss(torch.func.functional_call(model, found, (rows,)))
-    return dict(zip(found, torch.autograd.grad(value, list(found.values())), strict=True))
+    logits = logits_of(model, at, rows, chunk).requires_grad_(True)
+    (slopes,) = torch.autograd.grad(loss(logits), logits)
+    total = {name: torch.zeros_like(value) for name, value in at.items()}
+    for part, slope in zip(rows.split(chunk), slopes.split(chunk), strict=True):
+        with torch.enable_grad():
+            values = torch.autograd.grad(torch.func.functional_call(model, found, (part,)), list(found.values()), slope)
+        for name, value in zip(found, values, strict=True):
+            total[name] += value
+    return total
+
+
+@contextmanager
+def _composed_of_operations() -> Iterator[None]:
+    """The recurrent nets of cuDNN and oneDNN have no forward-mode derivative; without these torch composes them of operations that have one."""
+    with torch.backends.cudnn.flags(enabled=False), torch.backends.mkldnn.flags(enabled=False, allow_tf32=None, fp32_precision=None):
+        yield
 
 
 def directional(
-    model: torch.nn.Module, at: Weights, direction: Weights, rows: torch.Tensor, targets: torch.Tensor, chunk: int = 4096
+    model: torch.nn.Module, at: Weights, direction: Weights, rows: torch.Tensor, targets: torch.Tensor, chunk: int = 1024
 ) -> torch.Tensor:
     """<grad CE_i(at), direction> of every sample, `[N]`, by forward-mode differentiation.
 
+    By dual tensors and not by `torch.func.jvp`: packed sequences, which an LSTM gets, do not pass through the latter.
+
     Args:
-        model: rows `[N, D]` to logits `[N, L]`.
+        model: rows `[N, ...]` to logits `[N, L]`.
         at: where its parameters are.
         direction: one tensor a parameter.
-        rows: `[N, D]`.
+        rows: `[N, ...]`.
         targets: class indices, `[N]`.
         chunk: rows in one pass; the result does not depend on it.
     """
     parts = []
-    for part, labels in zip(rows.split(chunk), targets.split(chunk), strict=True):
-
-        def losses(found: Weights, part: torch.Tensor = part, labels: torch.Tensor = labels) -> torch.Tensor:
+    with torch.no_grad(), _composed_of_operations(), forward_ad.dual_level():
+        dual = {name: forward_ad.make_dual(value, direction[name]) for name, value in at.items()}
+        for part, labels in zip(rows.split(chunk), targets.split(chunk), strict=True):
             # Written out, since the fused cross-entropy has no forward-mode derivative on all devices.
-            log_probability = F.log_softmax(torch.func.functional_call(model, found, (part,)), dim=1)
-            return -log_probability.gather(1, labels.unsqueeze(1)).squeeze(1)
-
-        with torch.no_grad():
-            parts.append(torch.func.jvp(losses, (at,), (direction,))[1])
+            log_probability = F.log_softmax(torch.func.functional_call(model, dual, (part,)), dim=1)
+            losses = -log_probability.gather(1, labels.unsqueeze(1)).squeeze(1)
+            parts.append(forward_ad.unpack_dual(losses).tangent)
     return torch.cat(parts)
 
 
@@ -80,20 +111,25 @@ def meta_gradient(
     outer: Callable[[torch.Tensor], torch.Tensor],
     outer_rows: torch.Tensor,
     rate: float,
+    *,
+    virtual: bool = True,
 ) -> torch.Tensor:
     """d outer(theta') / d weights, `[N]`: see the module's docstring; total is the sum of the weights, held fixed as in the released code.
 
     Args:
-        model: rows `[N, D]` to logits `[N, L]`.
+        model: rows `[N, ...]` to logits `[N, L]`.
         at: theta.
-        rows, targets: the inner loss's samples, `[N, D]` and `[N]`.
+        rows, targets: the inner loss's samples, `[N, ...]` and `[N]`.
         weights: v, `[N]`.
         outer: logits of `outer_rows` to the outer loss.
-        outer_rows: `[M, D]`.
+        outer_rows: `[M, ...]`.
         rate: of the virtual step.
+        virtual: take grad outer at theta'; False: at theta, as SunGen's released code does, which saves two passes over the samples.
     """
     weights = weights.detach()
     total = weights.sum()
-    inner = gradient(model, at, lambda logits: (weights * F.cross_entropy(logits, targets, reduction="none")).sum() / total, rows)
-    stepped = {name: value - rate * inner[name] for name, value in at.items()}
+    stepped = at
+    if virtual:
+        inner = gradient(model, at, lambda logits: (weights * F.cross_entropy(logits, targets, reduction="none")).sum() / total, rows)
+        stepped = {name: value - rate * inner[name] for name, value in at.items()}
     return -rate / total * directional(model, at, gradient(model, stepped, outer, outer_rows), rows, targets)

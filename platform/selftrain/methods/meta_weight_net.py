@@ -43,7 +43,10 @@ class MetaWeightNet(NoisyLabels):
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
         if not self.encoder.tensors:
-            raise UserError("The method meta_weight_net takes a virtual step in every step, on frozen embeddings; set model.train: head.")
+            raise UserError(
+                "The method meta_weight_net takes a virtual step in every step, and a full encoder is too slow for that; "
+                "set model.train: head, or model.encoder: bilstm."
+            )
         count = len(self.texts)
         held = round(self.options.validation_share * count)
         if not 0 < held < count:

@@ -25,7 +25,9 @@ class NoisyLabelOptions(Options):
 
     epochs: int = Field(5, ge=1, description="passes over the chosen documents in the training that counts (SunGen appendix F.2: 5 for its LSTM)")
     batch_size: int = Field(32, ge=1)
-    learning_rate: float | None = Field(None, gt=0, description="AdamW, linear decay to 0; default: 3e-3 for a head, 5e-5 for a full encoder")
+    learning_rate: float | None = Field(
+        None, gt=0, description="AdamW, linear decay to 0; default: 3e-3 for a head, 1e-3 for bilstm, 5e-5 for a full encoder"
+    )
     weight_decay: float = Field(0.01, ge=0)
 
 
@@ -43,8 +45,10 @@ class NoisyLabels(Method):
         labeled = [index for index, id_ in enumerate(documents.ids) if id_ in granted]
         self.texts = [documents.texts[index] for index in labeled]
         self.targets = torch.tensor([granted[documents.ids[index]] for index in labeled], device=self.encoder.device)
+        lengths = self.encoder.lengths(self.texts)
+        self.lengths = None if lengths is None else np.array(lengths)
         self.classifier = self.make_classifier()
-        self.rate = float(self.options.learning_rate or (3e-3 if self.encoder.frozen else 5e-5))
+        self.rate = float(self.options.learning_rate or (3e-3 if self.encoder.frozen else self.encoder.default_rate))
         self.choose(np.arange(len(labeled)), torch.ones(len(labeled)))
 
     def make_classifier(self) -> torch.nn.Linear:
@@ -82,8 +86,8 @@ class NoisyLabels(Method):
 
     def batch(self, round_: int, step: int) -> torch.Tensor:
         """Places in `texts` of the batch (round, step): every chosen document comes once an epoch."""
-        order = np.random.default_rng([self.seed, round_]).permutation(self.chosen)
         size = int(self.options.batch_size)
+        order = epoch_order(self.chosen, size, np.random.default_rng([self.seed, round_]), self.lengths)
         return torch.from_numpy(order[step * size : (step + 1) * size]).to(self.encoder.device)
 
     def step(self, round_: int, step: int) -> dict[str, float]:
@@ -114,3 +118,24 @@ class NoisyLabels(Method):
         self.choose(state["chosen"].numpy(), state["weights"])
         super().load_state(state)
         self.classifier.load_state_dict(state["classifier"])
+
+
+def epoch_order(places: np.ndarray, size: int, rng: np.random.Generator, lengths: np.ndarray | None = None) -> np.ndarray:
+    """`places` in the order of an epoch: its batches are the stretches of `size`.
+
+    With `lengths` a batch holds texts of like length, as with the bucket iterator of SunGen's released code: a hundred random batches at a time are sorted by
+    length, and the batches are then mixed again. A short batch, where `size` leaves one, comes last.
+
+    Args:
+        places: where documents are in `lengths`, `[M]`.
+        size: of a batch.
+        rng: of both mixings.
+        lengths: of all documents, `[N]`.
+    """
+    order = rng.permutation(places)
+    if lengths is None:
+        return order
+    pools = [order[start : start + 100 * size] for start in range(0, len(order), 100 * size)]
+    order = np.concatenate([pool[np.argsort(-lengths[pool], kind="stable")] for pool in pools])
+    whole = len(order) // size * size
+    return np.concatenate([rng.permutation(order[:whole].reshape(-1, size)).reshape(-1), order[whole:]])

@@ -140,9 +140,8 @@ class SEAL(SemiSupervised):
         """l of equation 1 on what is granted: cross-entropy."""
         return F.cross_entropy(logits, labels)
 
-    def task_loss(self, classifier: Parameters, rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """l^t of the net with these parameters: equation 14 where the number of classes allows it, else cross-entropy."""
-        logits = self.call(classifier, rows)
+    def task_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """l^t: equation 14 where the number of classes allows it, else cross-entropy."""
         return top_k_cross_entropy(logits, labels, self.options.top_k_prior) if self.uses_top_k else F.cross_entropy(logits, labels)
 
     def generator_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -174,7 +173,11 @@ class SEAL(SemiSupervised):
         if options.form == "released":
             loss = weight * loss + self.label_loss(logits, labels)
         classifier = sgd_step(loss, classifier, options.virtual_rate, differentiable=True)
-        return self.task_loss(classifier, rows, labels), generator
+        return self.task_loss_of(classifier, rows, labels), generator
+
+    def task_loss_of(self, classifier: Parameters, rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Equation 6's l^t of the net with these parameters, on the batch with inputs `rows`."""
+        return self.task_loss(self.call(classifier, rows), labels)
 
     def update_objective(self, loss: torch.Tensor) -> None:
         """Equation 10."""

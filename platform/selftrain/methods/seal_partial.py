@@ -55,7 +55,7 @@ class SEALPartial(PartialLabels, SEAL):
         found: torch.Tensor = self.objective(logits, labels) if self.options.learned else self.label_loss(logits, labels)
         return found
 
-    def task_loss(self, classifier: Parameters, rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def task_loss_of(self, classifier: Parameters, rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Equation 15 of the net with these parameters."""
         views = torch.stack([self.call(classifier, view) for view in (rows, *self._views)])
         return consistency(views, agreed_labels(views, labels if self.options.agreement == "candidates" else None))

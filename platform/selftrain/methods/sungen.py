@@ -5,11 +5,12 @@
     then:           plain training on a subset that is drawn by w, or weighted training on all
 
 A bounded outer loss (the reverse cross-entropy) has its minimum where a clean one would have it, as long as most labels are right (section 4). The gradient
-in w goes through one virtual step (bilevel.py). The model of both levels is the head on frozen embeddings, so that the whole takes a minute on one core.
+in w goes through one virtual step (bilevel.py). The model of both levels is the one that is trained in the end: a head on frozen embeddings or a BiLSTM.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -22,9 +23,9 @@ from pydantic import Field
 from selftrain.data.texts import TextChannel
 from selftrain.errors import UserError
 from selftrain.methods.base import Options
-from selftrain.methods.bilevel import HeadModel, Weights, meta_gradient, weights_of
+from selftrain.methods.bilevel import HeadModel, Weights, logits_of, meta_gradient, weights_of
 from selftrain.methods.losses import mean_absolute_error, reverse_cross_entropy
-from selftrain.methods.noisy import NoisyLabelOptions, NoisyLabels
+from selftrain.methods.noisy import NoisyLabelOptions, NoisyLabels, epoch_order
 
 OUTER_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "rce": reverse_cross_entropy,
@@ -44,6 +45,7 @@ class SunGenOptions(NoisyLabelOptions):
     inner_epochs: int = Field(1, ge=1, description="passes of the inner training (paper: 1)")
     inner_batch_size: int = Field(32, ge=1)
     inner_learning_rate: float = Field(1e-3, gt=0, description="Adam of the inner training, and the rate of the virtual step (paper: 1e-3)")
+    virtual_step: bool = Field(True, description="the outer gradient is taken after the virtual step (equation 11); false: before it, as released")
     balance: bool = Field(True, description="weights are relative to the mean of their class, so that no class can lose its weight (paper: false)")
     budget: int | None = Field(
         None, ge=2, description="D: expected size of the clean subset that is drawn and trained on without weights; default: all texts, weighted"
@@ -58,6 +60,10 @@ class Learned:
     outer: list[float]  # the outer loss at theta(w) of every iteration
 
 
+_LEARNED: dict[bytes, Learned] = {}  # by a hash of what they follow from
+_AFTERWARDS = {*NoisyLabelOptions.model_fields, "budget"}  # options of what is done with the weights
+
+
 class SunGen(NoisyLabels):
     """See the module's docstring. The weights are learned before the first round, which is the first epoch of the final training."""
 
@@ -69,16 +75,17 @@ class SunGen(NoisyLabels):
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
         if not self.encoder.tensors:
-            raise UserError("The method sungen trains its inner model dozens of times, on frozen embeddings; set model.train: head.")
+            raise UserError(
+                "The method sungen trains its inner model dozens of times, and a full encoder is too slow for that; "
+                "set model.train: head, or model.encoder: bilstm."
+            )
         if self.options.budget is not None and self.options.budget > len(self.texts):
             raise UserError(f"method.budget is {self.options.budget}, but there are {len(self.texts)} labeled documents; lower it, or leave it out.")
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         figures: dict[str, float] = {}
         if round_ == 0:
-            learned = learn_weights(
-                HeadModel(self.encoder, self.classifier), self.encoder.inputs(self.texts), self.targets, self.options, seed=self.seed
-            )
+            learned = self.learned()
             figures = self._figures(learned)
             relative = relative_weights(learned.weights, self.targets, balance=self.options.balance)
             if self.options.budget is None:
@@ -89,6 +96,20 @@ class SunGen(NoisyLabels):
                 # A draw may leave nothing where the budget is tiny; the likeliest text is then the subset.
                 self.choose(drawn if len(drawn) else inclusion.argsort()[-1:], torch.ones(len(self.texts)))
         return super().refresh(round_, texts) | figures
+
+    def learned(self) -> Learned:
+        """The weights from the model as it is; those of an earlier call of this process are taken where everything that they depend on is the same.
+
+        So the rows of table 4, which differ in what the final training does with the weights, learn them once.
+        """
+        model, rows = HeadModel(self.encoder, self.classifier), self.encoder.inputs(self.texts)
+        digest = hashlib.sha256(self.options.model_dump_json(exclude=_AFTERWARDS).encode() + str(self.seed).encode())
+        for tensor in (rows, self.targets, *weights_of(model).values()):
+            digest.update(tensor.cpu().numpy().tobytes())
+        key = digest.digest()
+        if key not in _LEARNED:
+            _LEARNED[key] = learn_weights(model, rows, self.targets, self.options, seed=self.seed, lengths=self.lengths)
+        return _LEARNED[key]
 
     def _figures(self, learned: Learned) -> dict[str, float]:
         means = [float(learned.weights[self.targets == label].mean()) for label in self.targets.unique()]
@@ -105,15 +126,18 @@ class SunGen(NoisyLabels):
 _SUBSET, _OUTER, _INNER = 1_000_001, 1_000_002, 1_000_003  # streams of random numbers, apart from those of the epochs
 
 
-def learn_weights(model: torch.nn.Module, rows: torch.Tensor, targets: torch.Tensor, options: SunGenOptions, *, seed: int) -> Learned:
+def learn_weights(
+    model: torch.nn.Module, rows: torch.Tensor, targets: torch.Tensor, options: SunGenOptions, *, seed: int, lengths: np.ndarray | None = None
+) -> Learned:
     """Algorithm 1: the weights of all samples.
 
     Args:
         model: rows to logits; its parameters are where every inner training starts, and stay as they are.
-        rows: inputs of all samples, `[N, D]`.
+        rows: inputs of all samples, `[N, ...]`.
         targets: their labels, right or wrong, `[N]`.
         options: see `SunGenOptions`.
         seed: of the outer subset and of the order of the inner batches.
+        lengths: of all samples, where batches are to hold ones of like length, `[N]`.
     """
     first = weights_of(model)
     count = len(rows)
@@ -129,10 +153,10 @@ def learn_weights(model: torch.nn.Module, rows: torch.Tensor, targets: torch.Ten
     for iteration in range(options.outer_iterations):
         weights = relative_weights(torch.sigmoid(theta), targets, balance=options.balance)
         rng = np.random.default_rng([seed, _INNER, iteration])
-        at = _train_inner(model, first, rows, targets, weights.detach(), options, rng)
-        with torch.no_grad():
-            history.append(float(outer(torch.func.functional_call(model, at, (outer_rows,)))))
-        gradient = meta_gradient(model, at, rows, targets, weights, outer, outer_rows, options.inner_learning_rate)
+        at = _train_inner(model, first, rows, targets, weights.detach(), options, rng, lengths)
+        history.append(float(outer(logits_of(model, at, outer_rows))))
+        rate, virtual = options.inner_learning_rate, options.virtual_step
+        gradient = meta_gradient(model, at, rows, targets, weights, outer, outer_rows, rate, virtual=virtual)
         # Adam divides by the gradient's size, and that of one sample among N is near its epsilon: the length is set to that of N ones, the direction kept.
         gradient = gradient * (count**0.5 / gradient.norm().clamp(min=torch.finfo(gradient.dtype).tiny))
         optimizer.zero_grad(set_to_none=True)
@@ -189,13 +213,14 @@ def _train_inner(
     weights: torch.Tensor,
     options: SunGenOptions,
     rng: np.random.Generator,
+    lengths: np.ndarray | None,
 ) -> Weights:
     """theta(w): Adam on the weighted cross-entropy, from `first`."""
     found = {name: value.clone().requires_grad_(True) for name, value in first.items()}
-    optimizer = torch.optim.Adam(found.values(), lr=options.inner_learning_rate)
+    optimizer = torch.optim.Adam(found.values(), lr=options.inner_learning_rate, fused=True)
     for _ in range(options.inner_epochs):
-        order = torch.from_numpy(rng.permutation(len(rows))).to(rows.device)
-        for batch in order.split(options.inner_batch_size):
+        order = epoch_order(np.arange(len(rows)), options.inner_batch_size, rng, lengths)
+        for batch in torch.from_numpy(order).to(rows.device).split(options.inner_batch_size):
             losses = F.cross_entropy(torch.func.functional_call(model, found, (rows[batch],)), targets[batch], reduction="none")
             optimizer.zero_grad(set_to_none=True)
             (weights[batch] * losses).mean().backward()

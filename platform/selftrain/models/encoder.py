@@ -27,6 +27,7 @@ class Encoder(torch.nn.Module):
     tensors: ClassVar[bool] = False
     continuous: ClassVar[bool] = False
     couples: ClassVar[bool] = False  # whether, while training, an embedding depends on the other documents of its pass (batch normalisation)
+    light: ClassVar[bool] = False  # whether it trains in the driver in less time than Ray takes to start
     default_rate: ClassVar[float] = 5e-5  # learning rate, where the experiment names none
 
     @property
@@ -58,6 +59,10 @@ class Encoder(torch.nn.Module):
     def fresh(self) -> dict[str, torch.Tensor]:
         """Parameters by name, as a second network of the same kind starts with them: zero, unless an encoder says otherwise."""
         return {name: torch.zeros_like(value) for name, value in self.named_parameters()}
+
+    def lengths(self, documents: Sequence[Any]) -> list[int] | None:
+        """How long the encoder finds each document, where that decides what a batch costs; None where all are alike."""
+        return None
 
 
 class TextEncoder(Encoder):

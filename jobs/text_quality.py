@@ -1,0 +1,87 @@
+"""SunGen's table 5: how diverse generated texts are, and how many fit their label, of all texts and of those that SunGen prefers.
+
+    python jobs/text_quality.py jobs/experiments/sungen_imdb_generated-small.yaml --judge BUNDLE [--texts 1000] [--set section.key=value ...]
+
+The judge is a bundle of a classifier that was trained on real data with the same class names (here: `selftrain run --data sst2 --set data.supervision=all
+--set method.name=zerogen --set model.train=head`). Self-BLEU depends on the number of texts, so every row has the same: `--texts` of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from selftrain import methods
+from selftrain.config import load
+from selftrain.data.loading import load_corpus
+from selftrain.data.supervision import grant
+from selftrain.errors import UserError
+from selftrain.evaluation.diversity import correctness, self_bleu
+from selftrain.export.classifier import Classifier
+from selftrain.methods.sungen import SunGen, inclusion_probabilities, relative_weights
+from selftrain.models.opening import open_encoder
+
+
+def rows(method: SunGen, judge: Classifier, class_names: Sequence[str], count: int, seed: int) -> list[tuple[str, float, float]]:
+    """(which texts, Self-BLEU-4, correctness): `count` random ones, as many drawn by weight, and those of largest and of smallest weight.
+
+    Raises:
+        UserError: the judge has other classes, or there are fewer than `count` texts.
+    """
+    if list(judge.classes_) != list(class_names):
+        raise UserError(
+            f"--judge knows the classes {', '.join(judge.classes_)}, the texts were written for {', '.join(class_names)}; name another bundle."
+        )
+    if not 2 <= count <= len(method.texts):
+        raise UserError(f"--texts is {count}, but it has to be from 2 to {len(method.texts)}, the texts there are.")
+    labels = method.targets.cpu().numpy()
+    weights = relative_weights(method.learned().weights, method.targets, balance=method.options.balance)
+    order = weights.argsort(descending=True, stable=True).cpu().numpy()
+    inclusion = inclusion_probabilities(weights.double(), count).cpu().numpy()
+    rng = np.random.default_rng(seed)
+    chosen = {
+        "ZeroGen: random texts": rng.permutation(len(labels))[:count],
+        "SunGen: drawn by weight": rng.choice(len(labels), size=count, replace=False, p=inclusion / inclusion.sum()),
+        "SunGen: largest weights": order[:count],
+        "SunGen: smallest weights": order[-count:],
+    }
+    judged = judge.predict_proba(method.texts)
+    return [
+        (name, self_bleu([method.texts[place] for place in places]), correctness(judged[places], labels[places])) for name, places in chosen.items()
+    ]
+
+
+def main(given: Sequence[str]) -> int:
+    """Print the table; exit code 2 for what a user can mend."""
+    parser = argparse.ArgumentParser(description="Self-BLEU-4 and correctness of generated texts (SunGen table 5).")
+    parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="an experiment with the method sungen; its first seed is taken")
+    parser.add_argument("--judge", required=True, metavar="BUNDLE", help="a classifier that was trained on real data")
+    parser.add_argument("--texts", type=int, default=1000, help="texts of each row (default: 1000)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    options = parser.parse_args(given)
+    try:
+        experiment = load(options.experiment, options.overrides)
+        seed = experiment.seeds[0]
+        corpus, truth = load_corpus(experiment.data)
+        granted = grant(corpus, truth, experiment.data, seed)
+        torch.manual_seed(seed)  # as in a run: the same weights
+        method = methods.build(experiment, granted, open_encoder(experiment.model, granted), seed=seed)
+        if not isinstance(method, SunGen):
+            raise UserError(
+                f"{options.experiment} has the method {method.name}, and only sungen weighs texts; name one of jobs/experiments/sungen_*.yaml."
+            )
+        print(f"{'texts':28}{'Self-BLEU-4':>12}{'correctness':>13}")
+        for name, bleu, right in rows(method, Classifier.load(options.judge), corpus.class_names, options.texts, seed):
+            print(f"{name:28}{bleu:12.3f}{right:13.3f}", flush=True)
+    except UserError as error:
+        print(f"text_quality: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

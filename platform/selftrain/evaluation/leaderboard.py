@@ -1,0 +1,131 @@
+"""All methods on all data sets: one line for every variant that a finished run has measured, with the supervision that it had.
+
+Rows compete only with rows of the same data, test documents and supervision; a table that left that out would set zero labels against forty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from selftrain.evaluation.significance import MeanStd
+from selftrain.evaluation.summary import plus_minus
+
+TITLES = (
+    "data",
+    "supervision",
+    "method",
+    "encoder",
+    "language model",
+    "seeds",
+    "documents",
+    "accuracy",
+    "macro-F1",
+    "ECE",
+    "training (s)",
+    "texts",
+    "run",
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line."""
+
+    data: str
+    fingerprint: str  # of the documents and their splits
+    supervision: str
+    method: str
+    encoder: str
+    language_model: str | None
+    seeds: int
+    documents: int
+    accuracy: MeanStd | None
+    macro_f1: MeanStd | None
+    ece: MeanStd | None
+    train_seconds: MeanStd
+    texts: int  # of the language model that its whole run asked for
+    run: str
+    started: str
+    best: bool = False  # of the rows that it may be compared with
+
+    @property
+    def group(self) -> tuple[str, str, str]:
+        """Rows with the same may be compared."""
+        return self.data, self.fingerprint, self.supervision
+
+    def cells(self) -> list[str]:
+        """As text, in the order of `TITLES`."""
+        scores = [plus_minus(value) for value in (self.accuracy, self.macro_f1, self.ece)]
+        numbers = [str(self.seeds), f"{self.documents:,}", *scores, plus_minus(self.train_seconds, 1), f"{self.texts:,}"]
+        return [self.data, self.supervision, self.method, self.encoder, self.language_model or "none", *numbers, self.run]
+
+    def keys(self) -> list[str | float]:
+        """What the columns are sorted by."""
+        scores = [value["mean"] if value is not None else -1.0 for value in (self.accuracy, self.macro_f1, self.ece)]
+        numbers = [float(self.seeds), float(self.documents), *scores, self.train_seconds["mean"], float(self.texts)]
+        return [self.data, self.supervision, self.method, self.encoder, self.language_model or "none", *numbers, self.run]
+
+
+def entries_of(runs: Sequence[Mapping[str, Any]]) -> list[Entry]:
+    """Lines from the metrics.json of finished runs.
+
+    Of several runs with the same data, supervision, method and models the latest counts. Sorted by data and supervision, the best accuracy first.
+    """
+    found: dict[tuple[Any, ...], Entry] = {}
+    for metrics in sorted(runs, key=lambda one: str(one["run"]["started"])):
+        asked = metrics["asked"]
+        for row in metrics["summary"]:
+            method = row["variant"] + (" (augmented at inference)" if row["inference_augmentation"] else "")
+            entry = Entry(
+                data=metrics["data"]["name"],
+                fingerprint=metrics["data"]["fingerprint"],
+                supervision=row["supervision"],
+                method=method,
+                encoder=asked["encoder"],
+                language_model=asked["llm"],
+                seeds=row["seeds"],
+                documents=row["documents"],
+                accuracy=row["accuracy"],
+                macro_f1=row["macro_f1"],
+                ece=row["ece"],
+                train_seconds=row["train_seconds"],
+                texts=metrics["texts"]["requested"],
+                run=metrics["run"]["id"],
+                started=metrics["run"]["started"],
+            )
+            found[(*entry.group, method, entry.encoder, entry.language_model)] = entry
+    ordered = sorted(found.values(), key=lambda entry: (*entry.group, -(entry.accuracy["mean"] if entry.accuracy else -1.0)))
+    leading: set[tuple[str, str, str]] = set()
+    marked = []
+    for entry in ordered:
+        best = entry.accuracy is not None and entry.group not in leading
+        leading.add(entry.group)
+        marked.append(Entry(**{**entry.__dict__, "best": best}))
+    return marked
+
+
+def text_table(entries: Sequence[Entry]) -> str:
+    """For a terminal; `*` marks the best accuracy of every data set and supervision."""
+    if not entries:
+        return "No finished run has scores yet; `selftrain run` makes one."
+    body = [
+        [cell + (" *" if entry.best and title == "accuracy" else "") for title, cell in zip(TITLES, entry.cells(), strict=True)] for entry in entries
+    ]
+    lines = [list(TITLES), *body]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([*text, "* best of the rows with the same documents and the same supervision; other rows are not to be compared with it"])
+
+
+def to_html(entries: Sequence[Entry]) -> str:
+    """A page that holds all it shows; a click on a column's title sorts by it."""
+    environment = Environment(
+        loader=PackageLoader("selftrain", "evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    groups = list(dict.fromkeys(entry.group for entry in entries))
+    return environment.get_template("leaderboard.html").render(entries=entries, titles=TITLES, groups=groups)

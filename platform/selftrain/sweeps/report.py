@@ -1,0 +1,84 @@
+"""What a sweep leaves to read: table.md, table.csv, figure.png and report.html, which holds all of them and loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from selftrain.evaluation.sensitivity import Line, heatmaps, lines
+from selftrain.sweeps.space import Space
+from selftrain.sweeps.table import METRICS, Entry, Table, legend, number, plus_minus, shown, to_csv, to_markdown, to_text
+
+
+def write(folder: Path, space: Space, table: Table, facts: Mapping[str, Any]) -> str:
+    """Write a grid's table, figure and report into `folder`; returns the table for a terminal."""
+    picture = figure(table)
+    (folder / "table.md").write_text(f"# {space.title}\n\n{to_markdown(table)}", encoding="utf-8")
+    (folder / "table.csv").write_text(to_csv(table), encoding="utf-8")
+    (folder / "figure.png").write_bytes(picture)
+    head = [(name, 1 + table.has_paper(name)) for name in table.columns]
+    body = [(row, [(table.entries[row, name], table.has_paper(name)) for name in table.columns]) for row in table.rows]
+    (folder / "report.html").write_text(
+        _page(space, facts, table=table, head=head, body=body, legend=legend(table, bold="bold"), picture=base64.b64encode(picture).decode("ascii")),
+        encoding="utf-8",
+    )
+    return to_text(table)
+
+
+def write_search(folder: Path, space: Space, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
+    """Write a search's ranking and report into `folder`; returns the ranking for a terminal."""
+    head = ["setting", "validation accuracy (%)", "test accuracy (%)", "ended early"]
+    # Test documents are shown for the chosen setting alone: a second look at them would be a choice.
+    body = [
+        [
+            row["setting"],
+            plus_minus(row["validation"]),
+            plus_minus(row["test"]) if place == 0 else "",
+            f"round {row['stopped']}" if row["stopped"] else "",
+        ]
+        for place, row in enumerate(rows)
+    ]
+    lines_ = [head, ["---"] * len(head), *body]
+    note = f"{' · '.join(space.axes)}; ranked by accuracy on validation documents; on test documents the first one alone was looked at."
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines_)
+    (folder / "table.md").write_text(f"# {space.title}\n\n{text}\n\n{note}\n", encoding="utf-8")
+    (folder / "report.html").write_text(_page(space, facts, ranking=[head, *body], legend=[note]), encoding="utf-8")
+    return f"{text}\n{note}"
+
+
+def figure(table: Table) -> bytes:
+    """Lines over one axis, heatmaps over the last two; further axes and data sets become panels. PNG."""
+    metric = METRICS[table.metric]
+    if len(table.axes) == 1:
+        series = {name: _line([entry for _, entry in table.column(name)]) for name in table.columns}
+        return lines(table.axes[0], [row[0] for row in table.rows], series, metric)
+    rows, columns = (tuple(dict.fromkeys(row[place] for row in table.rows)) for place in (-2, -1))
+    leading = list(dict.fromkeys(row[:-2] for row in table.rows))
+    panels = {}
+    for above, name in itertools.product(leading, table.columns):
+        title = " · ".join([*above, *([name] if len(table.columns) > 1 or not above else [])])
+        panels[title] = [[_mean(table.entries.get(((*above, row, column), name))) for column in columns] for row in rows]
+    return heatmaps((table.axes[-2], table.axes[-1]), rows, columns, panels, metric)
+
+
+def _line(entries: Sequence[Entry]) -> Line:
+    deviations = [entry.summary["std"] if entry.summary else None for entry in entries]
+    return Line([_mean(entry) for entry in entries], deviations, [number(entry.paper) for entry in entries])
+
+
+def _mean(entry: Entry | None) -> float | None:
+    return entry.summary["mean"] if entry is not None and entry.summary is not None else None
+
+
+def _page(space: Space, facts: Mapping[str, Any], **content: Any) -> str:
+    environment = Environment(
+        loader=PackageLoader("selftrain", "evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["shown"] = shown
+    settings = {"table": None, "ranking": None, "picture": None, "head": [], "body": [], "legend": []} | content
+    return environment.get_template("sweep.html").render(space=space, facts=facts, yaml=space.to_yaml(), **settings)

@@ -1,0 +1,202 @@
+"""Ray Tune around the trials of a sweep; nothing else here knows Ray.
+
+A trial is a plain Tune function: a Train controller of its own would cost it fifteen seconds and more. The processes that run trials are kept from one trial to the
+next, with what they have opened. Tune's own files are thrown away: what is finished is told to the driver at once, which keeps it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from selftrain.cluster import Needs, session
+from selftrain.config import Experiment
+from selftrain.errors import UserError
+from selftrain.sweeps.space import Range, Space
+
+Heard = Callable[[float], None]  # the objective so far, of a trial that may be ended early
+# work(config of the trial, what all trials share, heard) -> a result that JSON can hold
+Work = Callable[[Mapping[str, Any], Any, Heard], dict[str, Any]]
+# done(config, result): the result of `work`, or {"error": why}, or {"stopped": reports, "objective": the last one}
+Done = Callable[[Mapping[str, Any], dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """A search that looks at results before it chooses the next settings (Optuna's)."""
+
+    space: Space
+    trials: int
+    seed: int
+    known: Sequence[tuple[Mapping[str, Any], float]] = ()  # (config, objective) of trials that an earlier start has finished
+
+
+@contextmanager
+def workers(experiment: Experiment, at_once: int, *, gpus: float = 0.0, engine: bool = False) -> Iterator[None]:
+    """Ray for a sweep that trains `at_once` trials at the same time, beside the text engine where there is one.
+
+    Raises:
+        UserError: too little memory, too few CPUs or GPUs.
+    """
+    cpus = float(at_once)
+    memory = 2.0 + 1.5 * at_once
+    if engine:
+        from selftrain.augment.engine import engine_cpus
+        from selftrain.cluster import ENGINE_GB
+
+        cpus += 1.0 + engine_cpus(experiment.augment)
+        memory += ENGINE_GB + experiment.augment.engine_memory_gb
+    # Tune would move every trial into a folder of its own, and say on the terminal what the driver says already.
+    os.environ.update(RAY_CHDIR_TO_TRIAL_DIR="0", TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", TUNE_DISABLE_SIGINT_HANDLER="1", RAY_AIR_NEW_OUTPUT="0")
+    os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "0")
+    with session(experiment, Needs(cpus, gpus * at_once, memory)):
+        yield
+
+
+def text_channel(experiment: Experiment, corpus: Any, model: Any, fingerprint: str, cache: str) -> Any:
+    """The text service that the trials of one data set and one text setting share; `close` ends it."""
+    from selftrain.augment.engine import RemoteTexts
+
+    return RemoteTexts.start(experiment.augment, corpus, str(model), fingerprint, cache)
+
+
+def run_trials(
+    work: Work,
+    shared: Any,
+    done: Done,
+    *,
+    configs: Sequence[Mapping[str, Any]] | Adaptive,
+    at_once: int,
+    gpus: float = 0.0,
+    minutes: float | None = None,
+    asha_rounds: int | None = None,
+) -> None:
+    """Run a trial for every config, `at_once` at the same time; one that fails is reported to `done` and the others go on.
+
+    Args:
+        work: what a trial does; it and `shared` are sent to the workers.
+        shared: given to every trial.
+        done: called here, in the driver, when a trial has ended.
+        configs: of the trials, in order; or a search that makes them.
+        at_once: trials at the same time, each on one CPU.
+        gpus: GPUs a trial.
+        minutes: trials that have not ended by then are dropped.
+        asha_rounds: ASHA ends weak trials early; the most rounds that a trial may report.
+    """
+    from ray import tune
+
+    adaptive = configs if isinstance(configs, Adaptive) else None
+    if not adaptive and not configs:
+        return
+    scheduler = None
+    if asha_rounds is not None:
+        # The last report of a trial carries its result and comes after that of its last round.
+        scheduler = tune.schedulers.ASHAScheduler(metric="objective", mode="max", max_t=asha_rounds + 1, grace_period=1, reduction_factor=3)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told to `done`
+    with tempfile.TemporaryDirectory(prefix="selftrain-tune-") as scratch:
+        function = tune.with_parameters(_trial, work=work, shared=shared, configs=None if adaptive else list(configs))  # type: ignore[arg-type]
+        tuner = tune.Tuner(
+            tune.with_resources(function, {"CPU": 1, "GPU": gpus} if gpus else {"CPU": 1}),
+            param_space={} if adaptive else {"task": tune.grid_search(list(range(len(configs))))},  # type: ignore[arg-type]
+            tune_config=tune.TuneConfig(
+                num_samples=adaptive.trials if adaptive else 1,
+                search_alg=_optuna(adaptive) if adaptive else None,
+                scheduler=scheduler,
+                max_concurrent_trials=at_once,
+                time_budget_s=60 * minutes if minutes else None,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=scratch,
+                verbose=0,
+                callbacks=[_listener(done, None if adaptive else configs)],  # type: ignore[arg-type]
+                failure_config=tune.FailureConfig(max_failures=0),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            ),
+        )
+        tuner.fit()
+
+
+def check_optuna() -> None:
+    """Optuna is an extra.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("optuna") is None:
+        raise UserError(
+            "search.sampler optuna needs the package optuna; install the extra (pip install 'selftrain[search]'), or set sampler: random."
+        )
+
+
+def _trial(config: Mapping[str, Any], work: Work, shared: Any, configs: Sequence[Mapping[str, Any]] | None) -> None:
+    from ray import tune
+
+    own = configs[config["task"]] if configs is not None else config
+    try:
+        result = work(own, shared, lambda objective: tune.report({"objective": objective}))
+    except Exception as error:
+        result = {"error": str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+    tune.report({"outcome": json.dumps(result), "objective": result.get("objective", float("-inf"))})
+
+
+def _listener(done: Done, configs: Sequence[Mapping[str, Any]] | None) -> Any:
+    from ray import tune
+
+    class Listener(tune.Callback):
+        """Hands what trials end with to `done`."""
+
+        def config(self, trial: Any) -> Mapping[str, Any]:
+            return configs[trial.config["task"]] if configs is not None else dict(trial.config)
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return tune.Callback, ()  # Tune writes its callbacks into a pickle that nobody reads here
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            last = trial.last_result or {}
+            if "outcome" in last:
+                done(self.config(trial), json.loads(last["outcome"]))
+            elif "objective" in last:
+                done(self.config(trial), {"stopped": last["training_iteration"], "objective": last["objective"]})
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            error = trial.get_error()
+            words = " ".join(str(error).split())[:300] if error is not None else "no reason is known"
+            done(self.config(trial), {"error": f"the trial's process ended: {words}"})
+
+    return Listener()
+
+
+def _optuna(adaptive: Adaptive) -> Any:
+    from ray import tune
+    from ray.tune.search.optuna import OptunaSearch
+
+    import optuna  # isort: skip
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    def domain(axis: Any) -> Any:
+        if not isinstance(axis, Range):
+            return tune.choice(list(range(len(axis))))  # the place in the list: not every value can be a category
+        if axis.integer:
+            return (tune.lograndint if axis.log else tune.randint)(int(axis.low), int(axis.high) + 1)
+        return (tune.loguniform if axis.log else tune.uniform)(axis.low, axis.high)
+
+    known = {"points_to_evaluate": [dict(config) for config, _ in adaptive.known], "evaluated_rewards": [value for _, value in adaptive.known]}
+    return OptunaSearch(
+        {key: domain(axis) for key, axis in adaptive.space.axes.items()},
+        metric="objective",
+        mode="max",
+        sampler=optuna.samplers.TPESampler(seed=adaptive.seed + len(adaptive.known)),
+        **(known if adaptive.known else {}),
+    )

@@ -1,0 +1,322 @@
+"""What a sweep is asked to do: one short document of tune_spaces/, and the cells that it spans.
+
+    axes        method.tau: [1.0, 0.1]                                    a key of the experiment and its values, or
+                method: {VAT: {method: {name: vat}}, ...}                 named settings, each with what it changes, or
+                method.learning_rate: {low: 1.0e-4, high: 0.1, log: true} a range (for a search)
+    datasets    AG News: {source: ag_news}                                the columns of the table, each with what it changes in `data`
+    small       a size for two CPU cores: `base` is laid over the base, every other key takes the place of the full one
+
+A cell is one setting on one data set with one seed: a complete experiment. All of them are validated before anything starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from selftrain import methods
+from selftrain.config import Experiment, Section, merge, parse
+from selftrain.errors import UserError, nearest
+
+Metric = Literal["accuracy", "error", "macro_f1", "ece"]
+
+
+class Range(Section):
+    """Values from `low` to `high`, for a search."""
+
+    low: float
+    high: float
+    log: bool = Field(False, description="draw the logarithm uniformly")
+    integer: bool = False
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Range:
+        if self.high <= self.low or (self.log and self.low <= 0):
+            raise ValueError("a range needs low < high, and 0 < low where it is logarithmic")
+        return self
+
+
+Axis = Range | list[Any] | dict[str, dict[str, Any]]
+
+
+class Search(Section):
+    """How settings are found where a grid is too large. They are chosen on validation documents; test documents are looked at for the table alone."""
+
+    sampler: Literal["random", "optuna"] = "random"
+    trials: int = Field(32, ge=1, description="settings that are tried")
+    asha: bool = Field(False, description="ASHA ends weak trials early; a sensitivity table would lose its bad cells, so a grid cannot have it")
+    seed: int = Field(0, description="of the sampler")
+
+
+class Paper(Section):
+    """The paper's own figures, as it prints them: setting -> column -> figure. Where it gives none, the cell is left out."""
+
+    source: str = Field(description="where they stand")
+    figures: dict[str, dict[str, str]] = Field(default_factory=dict)
+
+    @field_validator("figures", mode="before")
+    @classmethod
+    def _names(cls, figures: Any) -> Any:
+        # YAML reads the setting 0.1 as a number.
+        if not isinstance(figures, Mapping):
+            return figures
+        return {
+            shown(row): {str(column): str(figure) for column, figure in cells.items()} if isinstance(cells, Mapping) else cells
+            for row, cells in figures.items()
+        }
+
+
+class Space(Section):
+    """One sweep; see the module's docstring."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    title: str
+    claim: str = Field("", description="what the paper says, in a sentence: what the table is to be held against")
+    base: dict[str, Any] | str = Field(description="the experiment that every cell starts from, or its file, seen from the space's folder")
+    axes: dict[str, Axis] = Field(min_length=1)
+    datasets: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="column of the table -> what it changes in data; default: the base's"
+    )
+    seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1)
+    metric: Metric = Field("accuracy", description="shown in percent; error is 100 - accuracy")
+    paper: Paper | None = None
+    search: Search | None = Field(None, description="default: the whole grid")
+    minutes: float | None = Field(None, gt=0, description="budget: trials that have not ended by then are left for --resume")
+    small: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Space:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds holds the same seed twice; list each once")
+        for key, axis in self.axes.items():
+            if not isinstance(axis, Range) and not axis:
+                raise ValueError(f"the axis {key!r} is empty; give at least one value")
+            if isinstance(axis, Range) and self.search is None:
+                raise ValueError(f"the axis {key!r} is a range and a grid needs values; list them, or set search.sampler")
+        if "name" in self.small or "small" in self.small:
+            raise ValueError("small keeps the name, and holds no small of its own")
+        return self
+
+    def fingerprint(self) -> str:
+        """A short hash of everything that is asked."""
+        return _hash(self.model_dump(mode="json"))[:8]
+
+    def to_yaml(self) -> str:
+        """The resolved document."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The data sets, in order."""
+        return tuple(self.datasets) or (str(_base(self)["data"].get("source", Experiment().data.source)),)
+
+    def settings(self) -> list[Setting]:
+        """Every combination of the axes' values, the last axis running fastest.
+
+        Raises:
+            UserError: an axis is a range, which has no combinations.
+        """
+        if ranged := [key for key, axis in self.axes.items() if isinstance(axis, Range)]:
+            raise UserError(f"{self.name}: the axis {ranged[0]!r} is a range; a grid needs values.")
+        return [self.setting(dict(zip(self.axes, values, strict=True))) for values in itertools.product(*map(list, self.axes.values()))]
+
+    def setting(self, values: Mapping[str, Any]) -> Setting:
+        """One combination: a value, or the name of a named setting, of every axis."""
+        changes: dict[str, Any] = {}
+        for key, value in values.items():
+            axis = self.axes[key]
+            changes = merge(changes, axis[value] if isinstance(axis, Mapping) else _nested(key, value))
+        return Setting(tuple(shown(value) for value in values.values()), changes)
+
+    def experiment(self, setting: Setting, column: str) -> Experiment:
+        """The experiment of a cell, without its seed.
+
+        Raises:
+            UserError: an unknown key, a value out of its range.
+        """
+        base = _base(self)
+        changes = setting.changes
+        if (own := changes.get("method", {}).get("name")) not in (None, base.get("method", {}).get("name", "genco")):
+            # Another method starts from its own defaults, not from the base's options, which belong to the base's method.
+            base = {**base, "method": {"name": own}}
+        where = f"{self.name} at {setting.name} on {column}"
+        experiment = parse(merge(merge(base, {"data": self.datasets.get(column, {})}), changes), where=where)
+        methods.options_of(experiment.method)
+        return experiment
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table."""
+
+    values: tuple[str, ...]  # of every axis, as they are shown
+    changes: Mapping[str, Any]  # nested, to be laid over the base
+
+    @property
+    def name(self) -> str:
+        """The row's label."""
+        return " · ".join(self.values)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: a setting on a data set with a seed."""
+
+    setting: str
+    column: str
+    seed: int
+    experiment: Experiment
+    data: str = ""  # fingerprint of the documents
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all that the result depends on: two cells with the same one are trained once."""
+        experiment = self.experiment
+        options = methods.options_of(experiment.method)
+        asked = {
+            "seed": self.seed,
+            "documents": self.data,
+            "data": experiment.data.model_dump(mode="json"),
+            "model": experiment.model.model_dump(mode="json", exclude={"cache", "batch_size"}),
+            "method": options.model_dump(mode="json"),
+            "precision": experiment.training.precision,
+            "augmented": experiment.evaluation.inference_augmentation,
+        }
+        if wants_texts(experiment):
+            asked["augment"] = text_settings(experiment) | {"samples": [experiment.augment.input_samples, experiment.augment.conditional_samples]}
+        return _hash(asked)[:16]
+
+
+def wants_texts(experiment: Experiment) -> bool:
+    """Whether a cell asks the language model for anything."""
+    options = methods.options_of(experiment.method)
+    return experiment.evaluation.inference_augmentation or (methods.trains(experiment.method) and options.wants_texts)
+
+
+def text_settings(experiment: Experiment) -> dict[str, Any]:
+    """What a generated text depends on besides its request: cells that share it share one text service."""
+    machine = {"input_samples", "conditional_samples", "concurrent_requests", "engine_memory_gb", "gpus", "stall_seconds", "cache"}
+    return experiment.augment.model_dump(mode="json", exclude=machine)
+
+
+def load_space(path: Path | str, *, small: bool = False) -> Space:
+    """Read a space.
+
+    Args:
+        path: a YAML file, such as those of tune_spaces/.
+        small: with its `small` block.
+
+    Raises:
+        UserError: no such file, no YAML, an unknown key, an empty grid, a paper's figure for a row or column that the space does not have.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"No sweep file {str(path)!r}; give the path of a YAML file, such as one of tune_spaces/.")
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise UserError(f"{path} holds no keys and values; start from one of tune_spaces/.")
+    if isinstance(base := document.get("base"), str):
+        found = file.parent / base
+        if not found.is_file():
+            raise UserError(f"base in {path}: there is no experiment file {str(found)!r}; give its path as seen from the sweep file's folder.")
+        document["base"] = yaml.safe_load(found.read_text(encoding="utf-8")) or {}
+    full = _parse(document, str(path))
+    _check_paper(full)
+    if not small:
+        return full
+    if not full.small:
+        raise UserError(f"{path} has no small block; run it at full size, or write one.")
+    changes = dict(full.small)
+    document = {**document, **changes, "base": merge(document["base"], changes.get("base", {})), "small": {}}
+    return _parse(document, f"small of {path}")
+
+
+def parse_space(document: Mapping[str, Any]) -> Space:
+    """Validate a plain mapping whose base is inline."""
+    return _parse(document, "the sweep")
+
+
+def shown(value: Any) -> str:
+    """A value as the table prints it: 0.1, 1e-05, true, none."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _parse(document: Mapping[str, Any], where: str) -> Space:
+    try:
+        space = Space.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("list[", "dict[", "Range"))) or "the document"
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"Unknown key {path!r} in {where}; {nearest(path, Space.model_fields)}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path} in {where}: {message[0].lower()}{message[1:]}.") from None
+    _check_axes(space)
+    return space
+
+
+def _check_axes(space: Space) -> None:
+    """Axis names before values: every key that an axis sets must be one of the experiment's, or an option of the methods that it is used with."""
+    named = {
+        name for axis in space.axes.values() if isinstance(axis, Mapping) for one in axis.values() if (name := one.get("method", {}).get("name"))
+    }
+    used = named or {str(_base(space).get("method", {}).get("name", "genco"))}
+    for key, axis in space.axes.items():
+        if isinstance(axis, Mapping):
+            continue
+        head, _, tail = key.partition(".")
+        if head == "method":
+            known = sorted({option for name in used for option in methods.method_class(name).Options.model_fields})
+            if tail not in known:
+                raise UserError(f"Unknown axis {key!r} in {space.name}: no option of {', '.join(sorted(used))}; {nearest(tail, known)}")
+            continue
+        section = Experiment.model_fields.get(head)
+        fields: Sequence[str] = list(getattr(section.annotation, "model_fields", {})) if section is not None else []
+        if not fields:
+            raise UserError(f"Unknown axis {key!r} in {space.name}; {nearest(head, ['method', *_SECTIONS])}")
+        if tail not in fields:
+            raise UserError(f"Unknown axis {key!r} in {space.name}; {nearest(tail, fields)}")
+
+
+_SECTIONS = ("data", "model", "augment", "training", "evaluation")
+
+
+def _check_paper(space: Space) -> None:
+    if space.paper is None or space.search is not None:
+        return
+    rows = [setting.name for setting in space.settings()]
+    for row, cells in space.paper.figures.items():
+        if row not in rows:
+            raise UserError(f"paper.figures of {space.name} has a row {row!r} that the grid does not have; {nearest(row, rows)}")
+        for column in cells:
+            if column not in space.columns:
+                raise UserError(f"paper.figures of {space.name} has a column {column!r}; {nearest(column, space.columns)}")
+
+
+def _base(space: Space) -> dict[str, Any]:
+    assert isinstance(space.base, Mapping)  # load_space has read it
+    return {"data": {}, **space.base}
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _hash(document: Any) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,147 @@
+"""Methods for candidate sets: their losses by hand, their limits, and what each learns and keeps."""
+
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import tiny_backbone
+
+from selftrain import methods
+from selftrain.config import parse
+from selftrain.data.texts import no_texts
+from selftrain.errors import UserError
+from selftrain.methods.losses import agreed_labels, candidate_likelihood, consistency, negative_candidates
+from selftrain.models.encoder import TextEncoder
+from selftrain.models.frozen import HeadEncoder
+from selftrain.training.loop import train
+
+NAMES = ["proden", "cc", "cavl", "plcr", "seal_partial"]
+LOGITS = torch.tensor([[0.2, -1.0, 0.7], [1.5, 0.0, -0.3]], dtype=torch.float64)
+SETS = torch.tensor([[1.0, 0.0, 1.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_the_likelihood_of_a_set_by_hand():
+    p = torch.softmax(LOGITS, dim=1)
+    expected = -(math.log(p[0, 0] + p[0, 2]) + math.log(p[1, 0])) / 2
+    assert candidate_likelihood(LOGITS, SETS).item() == pytest.approx(expected)
+    one = torch.nn.functional.one_hot(torch.tensor([2, 0]), 3).double()
+    assert torch.isclose(candidate_likelihood(LOGITS, one), torch.nn.functional.cross_entropy(LOGITS, torch.tensor([2, 0])))
+    assert candidate_likelihood(LOGITS, torch.ones_like(SETS)).item() == pytest.approx(0.0, abs=1e-12)  # every class: nothing is said
+
+
+def test_negative_candidates_by_hand():
+    p = torch.softmax(LOGITS, dim=1)
+    expected = -(math.log(1 - p[0, 1]) + math.log(1 - p[1, 1]) + math.log(1 - p[1, 2])) / 2
+    assert negative_candidates(LOGITS, SETS).item() == pytest.approx(expected)
+    assert negative_candidates(LOGITS, torch.ones_like(SETS)).item() == 0.0
+
+
+def test_views_agree_on_the_geometric_mean():
+    other = LOGITS.flip(1)
+    p, q = torch.softmax(LOGITS, dim=1), torch.softmax(other, dim=1)
+    mean = (p * q).sqrt()
+    views = torch.stack([LOGITS, other])
+    assert torch.allclose(agreed_labels(views), mean / mean.sum(dim=1, keepdim=True))
+    kept = mean * SETS
+    assert torch.allclose(agreed_labels(views, SETS), kept / kept.sum(dim=1, keepdim=True))
+    same = torch.stack([LOGITS, LOGITS])
+    assert consistency(same, agreed_labels(same)).item() == pytest.approx(0.0, abs=1e-12)
+    u = agreed_labels(views, SETS)
+    by_hand = sum(u[i, j] * (u[i, j].log() - r[i, j].log()) for r in (p, q) for i in range(2) for j in range(3) if SETS[i, j])
+    assert consistency(views, u).item() == pytest.approx(float(by_hand) / 2)
+
+
+@pytest.mark.parametrize("loss", [candidate_likelihood, negative_candidates])
+def test_gradients_by_differences(loss):
+    assert torch.autograd.gradcheck(lambda logits: loss(logits, SETS), (LOGITS.clone().requires_grad_(),))
+
+
+def test_the_gradient_of_consistency_by_differences():
+    views = torch.stack([LOGITS, LOGITS.flip(1)]).requires_grad_()
+    assert torch.autograd.gradcheck(lambda logits: consistency(logits, agreed_labels(logits, SETS)), (views,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("loss", [candidate_likelihood, negative_candidates])
+def test_certain_predictions_stay_finite(loss, dtype):
+    logits = torch.tensor([[60.0, -60.0, 0.0], [-60.0, 60.0, 0.0]], dtype=dtype, requires_grad=True)
+    found = loss(logits, SETS.to(dtype))
+    found.backward()
+    assert torch.isfinite(found) and torch.isfinite(logits.grad).all()
+
+
+@pytest.fixture
+def with_sets(corpus):
+    """Every third document has both classes in its set, the others their label alone."""
+    ids = corpus.unlabeled.ids
+    return replace(corpus, candidates={id_: (0, 1) if index % 3 == 0 else (int(index >= 12),) for index, id_ in enumerate(ids)})
+
+
+def build(corpus, folder, name, kind=HeadEncoder, **options):
+    torch.manual_seed(0)
+    experiment = parse({"method": {"name": name, "rounds": 3, "steps_per_round": 4, "batch_size": 8, **options}})
+    return methods.build(experiment, corpus, kind(tiny_backbone(folder), max_tokens=16), seed=0)
+
+
+def run(method, **more):
+    states = []
+    history = train(method, texts=no_texts, report=lambda figures, state: states.append(copy.deepcopy(state)), seed=0, **more)
+    return history, states
+
+
+def tensors(state):
+    return [
+        value for key in sorted(state) for value in (tensors(state[key]) if isinstance(state[key], dict) else [state[key]]) if torch.is_tensor(value)
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_finds_the_labels_in_the_sets(with_sets, tmp_path, name):
+    method = build(with_sets, tmp_path / "e", name, rounds=10, steps_per_round=15, learning_rate=0.02)
+    run(method)
+    right = method.student().predict(with_sets.unlabeled.texts).argmax(1) == (torch.arange(24) >= 12)
+    assert right.float().mean() > 0.8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_resumed_training_ends_as_the_one_that_was_never_stopped(with_sets, tmp_path, name):
+    whole = build(with_sets, tmp_path / "a", name)
+    _, states = run(whole)
+    rest = build(with_sets, tmp_path / "b", name)
+    run(rest, resume=states[0])
+    assert all(torch.equal(a, b) for a, b in zip(tensors(whole.state()), tensors(rest.state()), strict=True))
+
+
+@pytest.mark.parametrize("name", ["proden", "plcr"])
+def test_weights_stay_in_the_sets(with_sets, tmp_path, name):
+    method = build(with_sets, tmp_path / "e", name)
+    run(method)
+    assert torch.allclose(method.weights.sum(dim=1), torch.ones(24), atol=1e-5)
+    assert all(method.weights[index, 1 - int(index >= 12)] == 0 for index in range(24) if index % 3)
+
+
+@pytest.mark.parametrize("name", ["proden", "cc", "cavl", "plcr"])
+def test_a_full_encoder_is_trained_too(with_sets, tmp_path, name):
+    method = build(with_sets, tmp_path / "e", name, kind=TextEncoder, rounds=1, steps_per_round=2)
+    before = copy.deepcopy(method.encoder.state_dict())
+    run(method)
+    assert any(not torch.equal(before[key], value) for key, value in method.encoder.state_dict().items())
+
+
+def test_sets_and_labels_are_not_taken_for_each_other(with_sets, corpus, tmp_path):
+    with pytest.raises(UserError, match="learns from candidate sets"):
+        build(corpus, tmp_path / "a", "cc")
+    with pytest.raises(UserError, match="needs one label a document"):
+        build(with_sets, tmp_path / "b", "cross_entropy")
+    with pytest.raises(UserError, match="exclude_nearest needs documents with one label"):
+        build(with_sets, tmp_path / "c", "cc", ns3l_weight=1.0, ns3l_negatives="exclude_nearest", ns3l_threshold=0.1)

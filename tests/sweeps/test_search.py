@@ -1,0 +1,83 @@
+"""Searches choose on validation documents, repeat, and say what they lack."""
+
+from __future__ import annotations
+
+import pytest
+
+from selftrain.errors import UserError
+from selftrain.sweeps.planning import prepare
+from selftrain.sweeps.search import draw, ranking
+from selftrain.sweeps.space import parse_space
+from selftrain.sweeps.trial import axis_values
+
+
+@pytest.fixture
+def searched(document):
+    document["base"]["data"]["validation_documents"] = 20
+    document["axes"] = {
+        "method.learning_rate": {"low": 0.001, "high": 1.0, "log": True},
+        "method.batch_size": {"low": 2, "high": 9, "integer": True},
+        "method.ramp": [0.0, 0.5],
+    }
+    document["search"] = {"trials": 20}
+    document["seeds"] = [0]
+    return document
+
+
+def test_random_settings_follow_the_seed_and_stay_in_their_ranges(searched):
+    found = draw(parse_space(searched))
+    assert found == draw(parse_space(searched)) and len(found) == 20
+    assert all(0.001 <= one["method.learning_rate"] <= 1 and 2 <= one["method.batch_size"] <= 9 for one in found)
+    assert {one["method.ramp"] for one in found} == {0.0, 0.5} and isinstance(found[0]["method.batch_size"], int)
+    assert sum(one["method.learning_rate"] < 0.0316 for one in found) in range(4, 17)  # half of the range on a logarithmic scale
+    searched["search"]["trials"] = 30
+    assert draw(parse_space(searched))[:20] == found  # a longer search goes on from a shorter one
+    searched["search"]["seed"] = 1
+    assert draw(parse_space(searched))[:20] != found
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"datasets": {"a": {}, "b": {}}}, "a search has one data set"),
+        ({"axes": {"data.labels_per_class": [1, 2]}}, "cannot be an axis"),
+        ({"search": {"asha": True}, "seeds": [0, 1]}, "give one seed"),
+        ({"search": {"sampler": "grid"}}, "search.sampler in the sweep"),
+        ({"search": {"trials": 0}}, "search.trials in the sweep"),
+    ],
+)
+def test_what_a_search_may_not(searched, changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        prepare(parse_space({**searched, **changes}))
+
+
+def test_a_search_never_chooses_on_test_documents(searched):
+    del searched["base"]["data"]["validation_documents"]
+    with pytest.raises(UserError, match="never on test documents"):
+        prepare(parse_space(searched))
+
+
+def test_optuna_is_an_extra(searched, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    searched["search"]["sampler"] = "optuna"
+    with pytest.raises(UserError, match=r"needs the package optuna; install the extra"):
+        prepare(parse_space(searched))
+
+
+def test_places_of_listed_values(searched):
+    config = {"method.learning_rate": 0.12345678, "method.batch_size": 3, "method.ramp": 1}
+    assert axis_values(parse_space(searched), config) == {"method.learning_rate": 0.123457, "method.batch_size": 3, "method.ramp": 0.5}
+
+
+def test_the_ranking_puts_what_was_ended_early_last(document):
+    document["axes"] = {"method.learning_rate": [0.1, 0.2, 0.3, 0.4]}
+    settings = parse_space(document).settings()
+    results = {
+        "0.1": [{"validation": 0.5, "scores": {"accuracy": 0.9}}],
+        "0.2": [{"validation": 0.7, "scores": {"accuracy": 0.6}}, {"validation": 0.9, "scores": {"accuracy": 0.8}}],
+        "0.3": [{"stopped": 1, "objective": 0.95}],
+        "0.4": [{"error": "broke"}],
+    }
+    rows = ranking(settings, results)
+    assert [row["setting"] for row in rows] == ["0.2", "0.1", "0.3"]
+    assert rows[0]["validation"]["mean"] == pytest.approx(80) and rows[0]["test"]["mean"] == pytest.approx(70) and rows[2]["test"] is None

@@ -1,0 +1,120 @@
+"""A whole sweep with the real Ray Tune: table, report and MLflow; the same again; and one that is killed on its way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from selftrain.sweeps.space import parse_space
+from selftrain.sweeps.sweep import run_sweep
+
+pytestmark = pytest.mark.ray
+SELFTRAIN = [sys.executable, "-c", "import sys; from selftrain.cli import main; sys.exit(main())"]
+
+
+def children(uri: str, run_id: str) -> list:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    run = client.get_run(run_id)
+    return client.search_runs([run.info.experiment_id], filter_string=f"tags.`mlflow.parentRunId` = '{run_id}'")
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def test_a_sweep_ends_with_a_table_and_a_second_one_has_nothing_to_do(document, tmp_path, capfd):
+    document["paper"] = {"source": "a paper", "figures": {0.1: {document["base"]["data"]["source"]: "88.0 ± 0.1"}}}
+    space = parse_space(document)
+    result = run_sweep(space, command="selftrain sweep toy.yaml", at_once=2)
+    assert result.trained == 4 and result.table is not None and result.table.complete
+    assert {line["seed"] for line in lines(result.folder)} == {0, 1} and len(lines(result.folder)) == 4
+    assert sorted(path.name for path in result.folder.iterdir()) == [
+        "events.jsonl",
+        "figure.png",
+        "report.html",
+        "results.jsonl",
+        "space.yaml",
+        "table.csv",
+        "table.md",
+    ]
+    page = (result.folder / "report.html").read_text()
+    assert "88.0 ± 0.1" in page and "selftrain sweep toy.yaml" in page and "data:image/png;base64," in page and "http" not in page.split("<main>")[0]
+    found = children(document["base"]["tracking"]["uri"], result.mlflow_run_id)
+    assert len(found) == 4 and {run.info.status for run in found} == {"FINISHED"}
+    assert {run.data.params["method.learning_rate"] for run in found} == {"0.0001", "0.1"}
+    assert all({"accuracy", "macro_f1", "ece", "ce"} <= set(run.data.metrics) for run in found)
+
+    start = time.monotonic()
+    capfd.readouterr()
+    again = run_sweep(space, at_once=2)
+    assert again.folder == result.folder and again.trained == 0 and again.text == result.text
+    assert "all 4 results are there" in capfd.readouterr().err
+    assert time.monotonic() - start < 20 and len(lines(result.folder)) == 4
+    assert again.mlflow_run_id == result.mlflow_run_id and len(children(document["base"]["tracking"]["uri"], result.mlflow_run_id)) == 4
+
+
+def test_a_killed_sweep_goes_on_where_it_was(document, tmp_path):
+    document["base"]["method"] |= {"rounds": 10, "steps_per_round": 30}
+    document["axes"] = {"method.learning_rate": [0.0001, 0.001, 0.01, 0.1]}
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(document))
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([*SELFTRAIN, "sweep", "toy.yaml", "--at-once", "2"], cwd=tmp_path, env=dict(os.environ), stdout=log, stderr=log)
+    family: dict[int, psutil.Process] = {}
+    deadline = time.monotonic() + 300
+    results: list[Path] = []
+    while not results or not lines(results[0].parent):
+        assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+        family.update({child.pid: child for child in psutil.Process(process.pid).children(recursive=True)})
+        results = list((tmp_path / "runs" / "sweeps").glob("*/results.jsonl"))
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    for child in family.values():  # each by its id: what Ray left of this driver
+        if child.is_running():
+            child.kill()
+    folder = results[0].parent
+    before = lines(folder)
+    assert 0 < len(before) < 8
+    with (folder / "results.jsonl").open("a") as file:
+        file.write('{"cell": "cut sho')  # a line that a kill has cut
+
+    done = subprocess.run(
+        [*SELFTRAIN, "sweep", "--resume", str(folder)], cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"trainings={8 - len(before)} there={len(before)}" in done.stderr
+    after = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines() if line != '{"cell": "cut sho']
+    assert after[: len(before)] == before and len({line["cell"] for line in after}) == len(after) == 8
+    again = subprocess.run([*SELFTRAIN, "sweep", "toy.yaml"], cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0 and "all 8 results are there" in again.stderr and "A toy sweep" in again.stdout
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert sum(event["event"] == "trial done" for event in events) in (8, 7)  # the event of the last result may have been cut off by the kill
+
+
+def test_a_cell_that_cannot_be_trained_is_in_the_table_with_its_reason(document, tmp_path, monkeypatch):
+    # The driver, whose embedding is left out, finds nothing wrong; a trial finds its cache folder taken by a file.
+    document["seeds"] = [0]
+    (tmp_path / "taken").write_text("a file, where a folder should be")
+    monkeypatch.setattr("selftrain.sweeps.sweep._Sweep._embed", lambda self, cells: None)
+    document["axes"] = {
+        "where": {
+            "good": {"model": {"cache": str(tmp_path / "embeddings")}},
+            "bad": {"model": {"cache": str(tmp_path / "taken"), "max_tokens": 15}},
+        }
+    }
+    result = run_sweep(parse_space(document), at_once=2)
+    assert result.table is not None and not result.table.complete and "Failed: bad on" in result.text
+    good, bad = (result.table.entries[(row,), result.table.columns[0]] for row in ("good", "bad"))
+    assert len(good.values) == 1 and list(bad.failed) == [0] and ("FileExistsError" in bad.failed[0] or "NotADirectory" in bad.failed[0])
+    again = run_sweep(parse_space(document), at_once=2)
+    assert again.trained == 1  # the failed one is tried again, the other is there
