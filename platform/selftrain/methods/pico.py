@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from selftrain.methods.base import Options
-from selftrain.methods.losses import text_to_label
+from selftrain.methods.losses import pool_contrastive, text_to_label
 from selftrain.methods.partial import PartialLabelOptions, WeightedCandidates
 from selftrain.methods.semisupervised import Batch
 
@@ -95,7 +95,7 @@ class PiCO(WeightedCandidates):
 
     @torch.no_grad()
     def _move_prototypes(self, queries: torch.Tensor, classes: torch.Tensor) -> None:
-        """One document after the other, as printed (equation 5 of PiCO); of length one afterwards, but for a class that nothing was predicted to be."""
+        """One document after the other, as released; of length one afterwards, but for a class that nothing was predicted to be."""
         gamma = self.options.prototype_momentum
         for query, label in zip(queries, classes.tolist(), strict=True):
             self.class_prototypes[label] = gamma * self.class_prototypes[label] + (1.0 - gamma) * query
@@ -128,24 +128,3 @@ class PiCO(WeightedCandidates):
             getattr(self, name).load_state_dict(state[name])
         for name in ("class_prototypes", "keys", "key_classes"):
             setattr(self, name, state[name].clone().to(self.encoder.device))
-
-
-def pool_contrastive(queries: torch.Tensor, pool: torch.Tensor, positives: torch.Tensor, temperature: float) -> torch.Tensor:
-    """PiCO's contrastive loss (equation 3): minus the mean log-share of a query's positives in the pool without itself, the mean over the queries.
-
-    Args:
-        queries: of length one, `[N, D]`, with gradient.
-        pool: of length one, `[M, D]`; its first N rows are the queries themselves.
-        positives: mask `[N, M]`; a query's own place in it does not count.
-        temperature: tau.
-
-    Returns:
-        A number; a query without a positive adds nothing to the mean over the others.
-    """
-    itself = torch.eye(len(queries), len(pool), dtype=torch.bool, device=queries.device)
-    scores = (queries @ pool.T / temperature).masked_fill(itself, float("-inf"))
-    log_shares = scores - torch.logsumexp(scores, dim=1, keepdim=True)
-    positives = positives & ~itself
-    counts = positives.sum(dim=1)
-    found = -torch.where(positives, log_shares, 0.0).sum(dim=1) / counts.clamp(min=1)
-    return found.sum() / (counts > 0).sum().clamp(min=1)
