@@ -1,9 +1,10 @@
-"""A real sentence encoder, small enough for a test: one BERT layer of 32 dimensions made in a second without a hub."""
+"""A real sentence encoder and a real masked language model, small enough for a test: one BERT layer of 32 dimensions made in a second without a hub."""
 
 from __future__ import annotations
 
 import io
 import string
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertForMaskedLM, BertModel, BertTokenizerFast
 
 WORDS = (
     "the a of and in to it is about on for with sport sports match goal team player coach league tech technology computer phone software chip "
@@ -51,6 +52,51 @@ def tiny_backbone(folder: Path, *, seed: int = 0, max_tokens: int = 64) -> Sente
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return SentenceTransformer(modules=[Transformer(str(folder), max_seq_length=max_tokens), Pooling(32, "mean"), Normalize()], device="cpu")
+
+
+def tiny_masked(folder: Path, groups: Mapping[str, Sequence[str]], *, seed: int = 0) -> Path:
+    """A masked language model that knows which words belong together; returns `folder`.
+
+    Its weights are set, not trained: a group's name and every second word of it share a direction, the words between them have little of it, attention is
+    the mean of the text, and the feed-forward layer adds nothing at first. So where one of the former stands, its group's words are the likeliest; at other
+    places the group only weighs in. All weights can still be trained.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.ascii_lowercase, *(f"##{one}" for one in string.ascii_lowercase)]
+    pieces += [*string.digits, *(f"##{one}" for one in string.digits), *":-()[]", "news", "category", "the"]
+    known = [[name, *words] for name, words in groups.items()]
+    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys([*pieces, *(word for words in known for word in words)]))}
+    tokenizer = BertTokenizerFast(vocab=vocabulary, do_lower_case=True, model_max_length=64)
+    size = 32
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BertForMaskedLM(
+            BertConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=size,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=64,
+                max_position_embeddings=64,
+            )
+        )
+        layer, transform = model.bert.encoder.layer[0], model.cls.predictions.transform
+        with torch.no_grad():
+            rows = model.bert.embeddings.word_embeddings.weight
+            rows.copy_(0.3 * torch.randn(rows.shape))
+            for number, words in enumerate(known):
+                for place, word in enumerate(words):
+                    strong = place == 0 or place % 2 == 1
+                    rows[vocabulary[word]] = (0.1 if strong else 0.3) * torch.randn(size)
+                    rows[vocabulary[word], number] = 1.0 if strong else 0.6
+            for linear in (layer.attention.self.query, layer.attention.self.key, layer.output.dense):
+                torch.nn.init.zeros_(linear.weight)
+            for linear in (layer.attention.self.value, layer.attention.output.dense, transform.dense):
+                torch.nn.init.eye_(linear.weight)
+            layer.attention.output.dense.weight *= 2.0  # the text says more about a place than the word that stands there
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def toy_images(count: int, *, seed: int = 0, side: int = 8) -> tuple[np.ndarray, np.ndarray]:

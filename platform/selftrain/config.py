@@ -75,6 +75,9 @@ class ModelConfig(Section):
         "all-MiniLM-L6-v2",
         description="a sentence-transformers folder or name; all-MiniLM-L6-v2 is also found in the package that carries it; bilstm: without pre-training",
     )
+    masked_lm: str | None = Field(
+        None, description="a masked language model's folder or name (bert-base-uncased): what ipet and lotclass train instead of the encoder"
+    )
     max_tokens: int = Field(64, ge=8, le=8192, description="tokens of a document that the encoder reads")
     batch_size: int = Field(64, ge=1, description="documents in one inference batch")
     similarity: Literal["cosine", "dot"] = Field("cosine", description="sim of equation 1")

@@ -86,7 +86,7 @@ class SelfTrainer:
             name="selftrain",
             labels=corpus.class_names,
             label_prompts=tuple(tuple(group) for group in corpus.label_prompts()),
-            similarity=self.experiment.model.similarity,
+            similarity="cosine" if student.encoder.normalize else "dot",
             scale=student.scale,
             max_tokens=self.experiment.model.max_tokens,
             method=method.name,
@@ -94,7 +94,7 @@ class SelfTrainer:
             data="texts",
             data_fingerprint=corpus.fingerprint,
             llm=self.experiment.augment.model,
-            encoder=self.experiment.model.encoder,
+            encoder=str(self.experiment.model.masked_lm) if method.masked_lm else self.experiment.model.encoder,
         )
         # Bundles are the one way in which a trained model leaves the loop, so that predictions here are those of the file.
         self._folder = tempfile.TemporaryDirectory(prefix="selftrain-")

@@ -40,8 +40,9 @@ from selftrain.export.bundle import BundleCard, BundleMetrics, write_bundle
 from selftrain.export.classifier import Classifier
 from selftrain.methods.base import Method
 from selftrain.models.encoder import TextEncoder
+from selftrain.models.masked import check_masked
 from selftrain.models.opening import check_encoder, is_light, open_encoder
-from selftrain.models.sources import IMAGE_ENCODERS, encoder_folder, fingerprint, language_model_folder
+from selftrain.models.sources import IMAGE_ENCODERS, encoder_folder, fingerprint, language_model_folder, masked_lm_folder
 from selftrain.models.student import Student
 from selftrain.stages import Events, Stages
 from selftrain.tracking import Round, Tracker
@@ -105,7 +106,8 @@ class Prepared:
     @property
     def needs_ray(self) -> bool:
         """Whether anything runs on Ray: the language model, or the training of an encoder that is not light."""
-        full = any(not is_light(variant.experiment.model) and methods.trains(variant.experiment.method) for variant in self.variants.values())
+        described = [variant.experiment for variant in self.variants.values() if methods.trains(variant.experiment.method)]
+        full = any(methods.method_class(str(one.method["name"])).masked_lm or not is_light(one.model) for one in described)
         return full or self.language_model is not None
 
 
@@ -115,19 +117,20 @@ def prepare(experiment: Experiment) -> Prepared:
     Raises:
         UserError: whatever a user can mend.
     """
-    found = None if experiment.model.encoder in IMAGE_ENCODERS else encoder_folder(experiment.model.encoder)
-    if isinstance(found, Path) and Path(experiment.model.encoder).expanduser().is_dir():
-        # Ray workers run in folders of their own: a relative path means nothing there.
-        experiment = experiment.model_copy(update={"model": experiment.model.model_copy(update={"encoder": str(found.absolute())})})
+    if experiment.model.encoder not in IMAGE_ENCODERS:
+        encoder_folder(experiment.model.encoder)
+    experiment = _at_home(experiment)
     corpus, truth = load_corpus(experiment.data)
     main = str(experiment.method["name"])
     if main in experiment.variants:
         raise UserError(f"variants.{main} has the name of the experiment's own row; give the variant another name.")
-    described = {main: experiment.model_copy(update={"variants": {}})} | {name: experiment.variant(name) for name in experiment.variants}
+    described = {main: experiment.model_copy(update={"variants": {}})} | {name: _at_home(experiment.variant(name)) for name in experiment.variants}
     variants: dict[str, Variant] = {}
     llm_needed = bool(experiment.evaluation.llm_documents) or experiment.evaluation.inference_augmentation
     for name, variant in described.items():
         options = methods.options_of(variant.method)
+        if methods.method_class(str(variant.method["name"])).masked_lm:
+            check_masked(variant.model)
         own, own_truth = (corpus, truth) if variant.data == experiment.data else load_corpus(variant.data)
         if own.test.ids != corpus.test.ids:
             raise UserError(
@@ -148,6 +151,14 @@ def prepare(experiment: Experiment) -> Prepared:
             "(method.input_augmentation: false, method.conditional_augmentation: false)."
         )
     return Prepared(experiment, corpus, truth, variants, language_model_folder(str(experiment.augment.model)) if llm_needed else None)
+
+
+def _at_home(experiment: Experiment) -> Experiment:
+    """`experiment` with whole paths for its model folders: Ray workers run in folders of their own, where a relative one means nothing."""
+    model = experiment.model
+    folders = {"encoder": model.encoder, "masked_lm": model.masked_lm}
+    found = {key: str(Path(name).expanduser().absolute()) for key, name in folders.items() if name is not None and Path(name).expanduser().is_dir()}
+    return experiment.model_copy(update={"model": model.model_copy(update=found)})
 
 
 def plan(prepared: Prepared) -> str:
@@ -434,14 +445,17 @@ class _Run:
 
     def _bundle(self, method: str, student: Student) -> Path:
         scores = next(row["scores"] for row in self.rows if row["variant"] == self.prepared.main)
-        source = encoder_folder(self.experiment.model.encoder)
+        model = self.experiment.model
+        masked = methods.method_class(method).masked_lm
+        source = masked_lm_folder(str(model.masked_lm)) if masked else encoder_folder(model.encoder)
+        assert isinstance(student.encoder, TextEncoder)
         card = BundleCard(
             name=self.model_name,
             labels=self.corpus.class_names,
             label_prompts=tuple(tuple(group) for group in self.corpus.label_prompts()),
-            similarity=self.experiment.model.similarity,
+            similarity="cosine" if student.encoder.normalize else "dot",
             scale=student.scale,
-            max_tokens=self.experiment.model.max_tokens,
+            max_tokens=model.max_tokens,
             method=method,
             supervision=describe_supervision(self.experiment.data),
             experiment=self.experiment.model_dump(mode="json"),
@@ -449,11 +463,10 @@ class _Run:
             data_fingerprint=self.corpus.fingerprint,
             llm=self.experiment.augment.model if self.prepared.language_model else None,
             llm_fingerprint=self.llm_fingerprint,
-            encoder=self.experiment.model.encoder,
+            encoder=str(model.masked_lm) if masked else model.encoder,
             encoder_fingerprint=fingerprint(source),
             metrics=BundleMetrics(**{key: scores[key] for key in ("accuracy", "macro_f1", "ece", "documents")}) if scores else BundleMetrics(),
         )
-        assert isinstance(student.encoder, TextEncoder)
         return write_bundle(self.folder / "bundle", backbone=student.encoder.export(), prototypes=student.weights, bias=student.bias, card=card)
 
     @property

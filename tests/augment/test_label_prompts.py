@@ -44,6 +44,7 @@ def test_named_sets_and_their_templates_exist():
     [
         ('A film to remember." The end', False, "A film to remember.", ""),
         ("A film to\tremember.\nMore of it", False, "A film to remember.", ""),  # a new line ends it too
+        ("<start_of_image> A film <br />to remember, 1 < 2 > 0.", False, "A film to remember, 1 < 2 > 0.", ""),
         ("A film to remember, I say", False, "A film to remember, I say", ""),  # the engine stopped at the mark and left it out
         ("It is long. And it never comes to", True, "It is long.", ""),
         ("It never comes to an end", True, "It never comes to an end", "truncated"),

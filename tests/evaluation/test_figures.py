@@ -73,6 +73,10 @@ def test_map_with_texts_and_prototypes():
     )
     drawn(svg)
     drawn(figures.embedding_map(points, np.zeros(60, dtype=int), [f"class {index}" for index in range(40)]))
+    # A linear classifier has no prototypes: no stars, and none in the legend.
+    assert figures.embedding_map(points, np.zeros(60, dtype=int), NAMES, prototypes=points[:0]) == figures.embedding_map(
+        points, np.zeros(60, dtype=int), NAMES
+    )
 
 
 def test_principal_components_keep_what_varies():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from selftrain.methods.losses import similarity, soft_targets, text_to_generated, text_to_label
+from selftrain.methods.losses import sharpened_targets, similarity, soft_targets, text_to_generated, text_to_label
 
 
 def softmax(rows):
@@ -92,3 +92,17 @@ def test_equation_10_without_any_positive_is_zero_and_keeps_the_graph():
     loss.backward()
     assert loss.item() == 0.0
     assert texts.grad.tolist() == [[0.0, 0.0]]
+
+
+def test_sharpened_targets_by_hand():
+    # f = (1.4, 0.6); the first row's weights are 0.64/1.4 and 0.04/0.6, the second's 0.36/1.4 and 0.16/0.6
+    found = sharpened_targets(torch.tensor([[0.8, 0.2], [0.6, 0.4]], dtype=torch.float64, requires_grad=True))
+    first, second = (0.64 / 1.4) / (0.64 / 1.4 + 0.04 / 0.6), (0.36 / 1.4) / (0.36 / 1.4 + 0.16 / 0.6)
+    assert found[:, 0].tolist() == pytest.approx([first, second])
+    assert second < 0.5 < 0.6  # the class that is predicted less gets the undecided document
+    assert found.sum(dim=1).tolist() == pytest.approx([1.0, 1.0])
+    assert not found.requires_grad
+
+
+def test_sharpened_targets_of_a_class_without_documents():
+    assert sharpened_targets(torch.tensor([[1.0, 0.0], [1.0, 0.0]])).tolist() == [[1.0, 0.0], [1.0, 0.0]]

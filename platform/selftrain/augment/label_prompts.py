@@ -8,6 +8,7 @@ Films are ZeroGen's prompts, restaurants, products and news SunGen's (its table 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -104,6 +105,7 @@ def label_prompts(template: str, labels: Sequence[Label], *, style: Style) -> La
 # Where an answer of a base model ends; ZeroGen cuts there after the fact. The engine watches from `min_tokens` on, an earlier mark is cut here.
 STOP: dict[Style, tuple[str, ...]] = {"continue": ('"', "\n"), "instruct": ()}
 _SUBJECT_WORDS = 10
+_MARKUP = re.compile(r"</?[A-Za-z_]{1,30} ?/?>")  # <br />, and tokens of the model that are no text, such as <start_of_image>
 
 
 def clean_subject(raw: str, *, style: Style, cut_off: bool) -> Cleaned:
@@ -136,8 +138,8 @@ def clean_text(raw: str, prompt: str, *, style: Style, cut_off: bool) -> Cleaned
 
 
 def _quoted(raw: str, *, style: Style, cut_off: bool) -> tuple[str, bool]:
-    """(the answer up to the end of the quotation, whether it ended by itself)."""
-    text = raw.replace("”", '"').replace("“", '"').strip()
+    """(the answer without markup up to the end of the quotation, whether it ended by itself)."""
+    text = _MARKUP.sub(" ", raw).replace("”", '"').replace("“", '"').strip()
     if style == "instruct":
         return text.strip('"'), not cut_off
     ends = [place for mark in STOP[style] if (place := text.find(mark)) >= 0]

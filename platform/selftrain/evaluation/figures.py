@@ -241,12 +241,13 @@ def embedding_map(
         class_names: names in index order.
         texts: `[T, 2]`, or None.
         text_labels: class that each text was asked for.
-        prototypes: `[L, 2]`, or None.
+        prototypes: `[L, 2]`, or None, or none of them (a linear classifier has no points in this space).
     """
     # The legend takes columns of 15 names right of the map.
     columns = -(-len(class_names) // 15)
     figure, axes = _canvas(5.0 + 1.7 * columns, 4.8)
     labels, text_labels = np.asarray(labels, dtype=int), np.asarray(text_labels, dtype=int)
+    starred = prototypes is not None and len(prototypes) > 0
     for index, name in enumerate(class_names):
         color, marker = _COLORS[index % len(_COLORS)], _MARKERS[(index // len(_COLORS)) % len(_MARKERS)]
         mine = documents[labels == index]
@@ -254,12 +255,12 @@ def embedding_map(
         if texts is not None and (text_labels == index).any():
             own = texts[text_labels == index]
             axes.scatter(own[:, 0], own[:, 1], s=16, color=color, marker="x", linewidths=0.9, rasterized=True)
-        if prototypes is not None:
+        if prototypes is not None and starred:
             star = prototypes[index]
             axes.scatter(star[0], star[1], s=190, color=color, marker="*", edgecolors="black", linewidths=0.9, zorder=4)
     if texts is not None and len(texts):
         axes.scatter([], [], s=16, color=_INK, marker="x", linewidths=0.9, label="generated text")
-    if prototypes is not None:
+    if starred:
         axes.scatter([], [], s=110, color="white", marker="*", edgecolors="black", linewidths=0.9, label="class prototype")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)

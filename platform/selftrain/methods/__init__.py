@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 METHODS = {
     "genco": "selftrain.methods.genco:GenCo",
+    "pesco": "selftrain.methods.pesco:PESCO",
+    "ipet": "selftrain.methods.ipet:IPET",
+    "lotclass": "selftrain.methods.lotclass:LOTClass",
     "ns3l": "selftrain.methods.ns3l:NS3L",
     "ssc": "selftrain.methods.ssc:SSC",
     "seal": "selftrain.methods.seal:SEAL",
@@ -94,12 +97,21 @@ def trains(document: Mapping[str, Any]) -> bool:
 
 
 def build(experiment: Experiment, corpus: Corpus, encoder: Encoder, *, workers: Workers | None = None, seed: int = 0) -> Method:
-    """The method that `experiment` describes, around `encoder`."""
+    """The method that `experiment` describes, around `encoder`; one that trains a masked language model opens that instead, on the same device.
+
+    Raises:
+        UserError: what a method lacks: labels, or a masked language model.
+    """
     from selftrain.models.workers import Workers as OneWorker
 
     options = options_of(experiment.method)
-    check_kind(str(experiment.method["name"]), corpus)
-    return method_class(str(experiment.method["name"]))(
+    cls = method_class(str(experiment.method["name"]))
+    check_kind(cls.name, corpus)
+    if cls.masked_lm:
+        from selftrain.models.masked import open_masked
+
+        encoder = open_masked(experiment.model, device=str(encoder.device), precision=getattr(encoder, "precision", "float32"))
+    return cls(
         options=options,
         corpus=corpus,
         encoder=encoder,

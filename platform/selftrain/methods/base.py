@@ -44,6 +44,7 @@ class Method(ABC):
     supervision: ClassVar[str]  # what data.supervision must grant: none, or labels (of few documents or of all)
     kinds: ClassVar[tuple[Kind, ...]] = ("text",)  # of documents that it learns from
     language_model: ClassVar[str] = "nothing"  # what it wants of the language model
+    masked_lm: ClassVar[bool] = False  # whether model.masked_lm is what it trains, instead of the sentence encoder
     Options: ClassVar[type[Options]]
 
     def __init__(
@@ -147,10 +148,12 @@ class Method(ABC):
         loss.backward()
         return float(loss.detach())
 
-    def update(self) -> None:
-        """One optimiser step on what `backward` added up, averaged over the workers."""
+    def update(self, *, clip: float | None = None) -> None:
+        """One optimiser step on what `backward` added up, averaged over the workers; `clip` is the longest that the gradient may be."""
         assert self.optimizer is not None
         self.workers.average_gradients(self.parameters())
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.scheduler is not None:

@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from selftrain.data.texts import TextChannel, TextRequest
 from selftrain.methods.base import Method, Options
 from selftrain.methods.losses import similarity, soft_targets, text_to_generated, text_to_label
-from selftrain.methods.selection import Selection, batch_of, most_confident_per_class
+from selftrain.methods.selection import Selection, batch_of, growing_size, most_confident_per_class
 from selftrain.models.encoder import TextEncoder
 
 
@@ -101,8 +101,7 @@ class GenCo(Method):
     def selection_size(self, round_: int) -> int:
         """S_t: documents a class in round t (0-based), at least one."""
         first, last = self.options.first_share, self.options.last_share
-        share = last if self.rounds == 1 else first + (last - first) * round_ / (self.rounds - 1)
-        return max(1, round(share * len(self.corpus.unlabeled) / len(self.corpus.labels)))
+        return growing_size(round_, self.rounds, first, last, len(self.corpus.unlabeled), len(self.corpus.labels))
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         documents = self.corpus.unlabeled

@@ -24,6 +24,20 @@ def soft_targets(scores: torch.Tensor, tau: float) -> torch.Tensor:
     return F.softmax(scores.detach() / tau, dim=-1)
 
 
+def sharpened_targets(probabilities: torch.Tensor) -> torch.Tensor:
+    """Q of LOTClass's self-training (Meng et al. 2020; Xie et al. 2016), `[N, L]`, without gradient: (p_ij^2 / f_j) normalised over j, f_j = sum_i p_ij.
+
+    Squaring sharpens, and dividing by how often a class is predicted keeps large classes from growing larger. A class that no document gets anything of
+    stays at zero.
+
+    Args:
+        probabilities: P, `[N, L]`, rows that sum to one.
+    """
+    p = probabilities.detach()
+    weights = p**2 / p.sum(dim=0).clamp(min=torch.finfo(p.dtype).tiny)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
 def text_to_label(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """L_t2l of GenCo's equation 5, and L_g2l of equation 11 when the texts are conditional ones: the cross-entropy of Q and P.
 

@@ -44,6 +44,12 @@ def most_confident_per_class(confidence: torch.Tensor, targets: torch.Tensor, si
     return Selection(tuple(groups), {index: targets[index] for index in label_of}, label_of)
 
 
+def growing_size(round_: int, rounds: int, first: float, last: float, documents: int, classes: int) -> int:
+    """S_t of GenCo's section 3.4: documents a class in round t (0-based), at least one; `first` and `last` are shares of `documents / classes`."""
+    share = last if rounds == 1 else first + (last - first) * round_ / (rounds - 1)
+    return max(1, round(share * documents / classes))
+
+
 def batch_of(selection: Selection, per_class: int, rng: np.random.Generator) -> list[int]:
     """Document indices of one batch: `per_class` of every class that has pseudo-labels, without replacement where the class holds that many."""
     batch: list[int] = []

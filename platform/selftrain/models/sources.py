@@ -20,6 +20,7 @@ from selftrain.errors import UserError
 ENCODER = "all-MiniLM-L6-v2"
 BILSTM = "bilstm"  # has no folder: it is made anew, with the vocabulary of the training documents
 LANGUAGE_MODEL = "gemma-3-270m"
+_EXAMPLES = {"model.encoder": ENCODER, "augment.model": LANGUAGE_MODEL, "model.masked_lm": "bert-base-uncased"}
 IMAGE_ENCODERS = ("small-cnn", "wrn-28-2", "wrn-28-8", "resnet-20", "resnet-32", "resnet-44", "resnet-18")  # the networks of models/images.py
 
 
@@ -45,6 +46,15 @@ def encoder_folder(name: str) -> Path | str:
             return Path(get_model_path())
         return f"sentence-transformers/{ENCODER}"
     return _from_hub(name, "model.encoder")
+
+
+def masked_lm_folder(name: str) -> Path | str:
+    """The folder (or hub name) of a masked language model.
+
+    Raises:
+        UserError: as `encoder_folder`.
+    """
+    return _folder(name, "model.masked_lm") or _from_hub(name, "model.masked_lm")
 
 
 def language_model_folder(name: str) -> Path | str:
@@ -79,7 +89,7 @@ def _folder(name: str, key: str) -> Path | None:
     if not looks_local:
         return None
     if not path.is_dir():
-        raise UserError(f"{key}: no folder {name!r}; give a model folder, or a name such as {ENCODER if key == 'model.encoder' else LANGUAGE_MODEL}.")
+        raise UserError(f"{key}: no folder {name!r}; give a model folder, or a name such as {_EXAMPLES[key]}.")
     if not any((path / file).is_file() for file in ("modules.json", "config.json")):
         raise UserError(
             f"{key}: the folder {name!r} is not a model, it holds neither modules.json nor config.json; save one there with save_pretrained."
@@ -92,7 +102,8 @@ def _from_hub(name: str, key: str) -> Path | str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    mend = f"give a model folder, or check the name and the connection (known without a hub: {ENCODER}, {LANGUAGE_MODEL})"
+    packaged = f" (known without a hub: {_EXAMPLES[key]})" if key != "model.masked_lm" else ""
+    mend = f"give a model folder, or check the name and the connection{packaged}"
     try:
         return Path(snapshot_download(name, ignore_patterns=["*.onnx", "*.h5", "*.msgpack", "*.gguf", "*.ot", "openvino/*"], etag_timeout=5))
     except HFValidationError:

@@ -43,6 +43,12 @@ class Workers:
         """My part of a global batch: every `size`-th item."""
         return items[self.rank :: self.size]
 
+    def part(self, total: int) -> tuple[list[int], float]:
+        """My rows of a batch whose mean loss is wanted, and the factor on the sum of my rows' losses: averaged gradients are then those of the mean."""
+        rows = list(self.share(range(total)))
+        # More workers than rows: one that has none goes through the first one for nothing, so that all take part in the average.
+        return (rows, self.size / total) if rows else ([0], 0.0)
+
     def gather(self, part: torch.Tensor, total: int) -> torch.Tensor:
         """Put `share`d rows together again, with gradient.
 
