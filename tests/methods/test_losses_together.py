@@ -22,6 +22,7 @@ ALL = {
     "text_to_generated over generated": lambda x: losses.text_to_generated(x, x.flip(0), CLASSES, CLASSES.flip(0), 1.0, denominator="generated"),
     "negative_sampling": lambda x: losses.negative_sampling(x, NEGATIVES),
     "supervised_contrastive": lambda x: losses.supervised_contrastive(F.normalize(x, dim=1), CLASSES, 0.1),
+    "pool_contrastive": lambda x: losses.pool_contrastive(F.normalize(x[:3], dim=1), F.normalize(x, dim=1), CLASSES[:3, None] == CLASSES, 0.1),
     "entropy": losses.entropy,
     "confident_cross_entropy": lambda x: losses.confident_cross_entropy(x, x.flip(1), 0.3),
     "distillation": lambda x: losses.distillation(x, x.flip(1), 3.0),

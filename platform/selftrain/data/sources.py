@@ -63,6 +63,10 @@ def find_source(config: DataConfig) -> Source:
     named = CATALOGUE.get(name)
     if named is not None and named.package is not None:
         _refuse_splits(config, f"{name} in the package {named.package} has no splits")
+        if config.weak_label_column is not None:
+            raise UserError(
+                f"data.weak_label_column is {config.weak_label_column!r}, but {name} in the package {named.package} has no columns; leave it out."
+            )
         return _from_package(named)
     if named is not None or "/" in name.strip("/."):
         return _from_hub(name, named, config)
@@ -239,16 +243,18 @@ def _from_hub(name: str, named: NamedSet | None, config: DataConfig) -> Source:
     if train not in splits:
         raise UserError(f"{name} on the hub has no split {train!r}; it has {', '.join(splits)}.")
 
-    def rows(split: str) -> list[Row]:
-        columns = [*text_columns, *([label_column] if label_column else [])]
+    def rows(split: str, weak: str | None = None) -> list[Row]:
+        columns = [*text_columns, *(column for column in (label_column, weak) if column)]
         require_columns(list(splits[split].column_names), columns, f"{name} on the hub")
-        return table_rows(splits[split].select_columns(columns).with_format("arrow")[:], text_columns, label_column, f"{split} row")
+        return table_rows(splits[split].select_columns(columns).with_format("arrow")[:], text_columns, label_column, f"{split} row", weak)
 
     class_names = None
     if label_column is not None:
         names = getattr(splits[train].features.get(label_column), "names", None)
         class_names = tuple(names) if names else tuple(entry.name for entry in named.classes) if named is not None else None
-    return Source(name, rows(train), rows(test) if test in splits else None, class_names, named, "image" if image else "text")
+    return Source(
+        name, rows(train, config.weak_label_column), rows(test) if test in splits else None, class_names, named, "image" if image else "text"
+    )
 
 
 def _download(name: str, hub: str, subset: str | None, revision: str | None) -> dict[str, Any]:

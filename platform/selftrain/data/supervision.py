@@ -32,6 +32,11 @@ def grant(corpus: Corpus, truth: Truth, config: DataConfig, seed: int) -> Corpus
     """
     if config.supervision == "none":
         return corpus
+    if config.supervision == "candidates" and config.label_noise:
+        raise UserError(
+            f"data.label_noise {config.label_noise:g} replaces single labels, and data.supervision is 'candidates'; leave it out (data.flip_probability says how "
+            "large the sets are)."
+        )
     labels = truth.weak if config.supervision == "weak" else truth.unlabeled
     known = {id_: labels[id_] for id_ in corpus.unlabeled.ids if id_ in labels}
     if not known and config.supervision == "weak":

@@ -48,6 +48,7 @@ METHODS = {
     "cc": "selftrain.methods.cc:CC",
     "cavl": "selftrain.methods.cavl:CAVL",
     "plcr": "selftrain.methods.plcr:PLCR",
+    "pico": "selftrain.methods.pico:PiCO",
     "supervised": "selftrain.methods.supervised:Supervised",
 }
 

@@ -121,6 +121,27 @@ def supervised_contrastive(embeddings: torch.Tensor, labels: torch.Tensor, tempe
     return (per_anchor * shares).sum() / shares.sum().clamp(min=torch.finfo(per_anchor.dtype).tiny)
 
 
+def pool_contrastive(queries: torch.Tensor, pool: torch.Tensor, positives: torch.Tensor, temperature: float) -> torch.Tensor:
+    """PiCO's contrastive loss (Wang et al. 2022): minus the mean log-share of a query's positives in the pool without itself, the mean over the queries.
+
+    Args:
+        queries: of length one, `[N, D]`, with gradient.
+        pool: of length one, `[M, D]`; its first N rows are the queries themselves.
+        positives: mask `[N, M]`; a query's own place in it does not count.
+        temperature: tau.
+
+    Returns:
+        A number; a query without a positive adds nothing to the mean over the others.
+    """
+    itself = torch.eye(len(queries), len(pool), dtype=torch.bool, device=queries.device)
+    scores = (similarity(queries, pool) / temperature).masked_fill(itself, float("-inf"))
+    log_shares = scores - torch.logsumexp(scores, dim=1, keepdim=True)
+    positives = positives & ~itself
+    counts = positives.sum(dim=1)
+    found = -torch.where(positives, log_shares, 0.0).sum(dim=1) / counts.clamp(min=1)
+    return found.sum() / (counts > 0).sum().clamp(min=1)
+
+
 def entropy(logits: torch.Tensor) -> torch.Tensor:
     """The mean conditional entropy of the predictions (Grandvalet & Bengio 2004)."""
     log_probability = F.log_softmax(logits, dim=1)
