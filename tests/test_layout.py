@@ -20,7 +20,7 @@ def answer(code: str, *, cwd: Path = ROOT) -> str:
     """What a fresh interpreter prints, started in `cwd` as `python -c` is: with the working directory first on its path."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONSAFEPATH", "PYTHONPATH")}
     environment["PYTHONPATH"] = str(ROOT / "platform")
-    result = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True, timeout=180, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
 
@@ -65,7 +65,7 @@ def test_help_answers_within_a_second():
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
-        helped = subprocess.run([Path(sys.executable).parent / "selftrain", "--help"], capture_output=True, text=True, timeout=60, check=False)
+        helped = subprocess.run([Path(sys.executable).parent / "selftrain", "--help"], capture_output=True, text=True, timeout=180, check=False)
         seconds.append(time.perf_counter() - start)
         assert helped.returncode == 0, helped.stderr
         assert "doctor" in helped.stdout

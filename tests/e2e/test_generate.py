@@ -14,9 +14,10 @@ SELFTRAIN = [sys.executable, "-c", "import sys; from selftrain.cli import main; 
 
 
 @pytest.mark.engine
+@pytest.mark.timeout(1800)  # the first engine test of a fresh machine assembles the model, too
 def test_a_handful_of_reviews_becomes_a_source(tmp_path):
     command = [*SELFTRAIN, "generate", "--data", "sst2", "--per-class", "4", "--model", "gemma-3-270m", "--out", "generated/reviews"]
-    made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1500)
     assert made.returncode == 0, made.stderr[-4000:]
     folder = tmp_path / "generated" / "reviews"
     facts = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
@@ -28,5 +29,5 @@ def test_a_handful_of_reviews_becomes_a_source(tmp_path):
     assert facts["generated"]["engine"]["generated"] == len(cached)
     assert len(load_corpus(DataConfig(source=str(folder), min_documents=2))[0].unlabeled) == 8
 
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0 and "all is there: 4 negative, 4 positive" in again.stdout

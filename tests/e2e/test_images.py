@@ -25,7 +25,7 @@ def test_a_run_on_images_leaves_scores_and_says_why_there_is_no_bundle(tmp_path)
     arguments = ["run", "--data", "toys.parquet", "--label-column", "label", "--classes", "red,blue"]
     arguments += [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/tracking.db"}
-    result = subprocess.run([*SELFTRAIN, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    result = subprocess.run([*SELFTRAIN, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800)
     assert result.returncode == 0, result.stderr[-4000:]
     assert "bundle      none: a bundle, predict and serve read texts" in result.stdout
     (folder,) = (tmp_path / "runs").iterdir()

@@ -24,7 +24,7 @@ def run(home, *extra):
     folder, environment = home
     arguments = ["run", "--data", "documents.jsonl", "--text-column", "body", "--classes", "sport,business", *PLAIN, *extra]
     arguments += ["--set", "model.encoder=./encoder", "--set", "name=mail", "--set", "method.rounds=2", "--set", "method.steps_per_round=2"]
-    result = subprocess.run([*SELFTRAIN, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    result = subprocess.run([*SELFTRAIN, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=800)
     assert result.returncode == 0, result.stderr[-4000:]
     newest = max((folder / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
     return newest, json.loads((newest / "metrics.json").read_text(encoding="utf-8"))

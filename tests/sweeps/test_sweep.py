@@ -89,13 +89,13 @@ def test_a_killed_sweep_goes_on_where_it_was(document, tmp_path):
         file.write('{"cell": "cut sho')  # a line that a kill has cut
 
     done = subprocess.run(
-        [*SELFTRAIN, "sweep", "--resume", str(folder)], cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=300
+        [*SELFTRAIN, "sweep", "--resume", str(folder)], cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=800
     )
     assert done.returncode == 0, done.stderr
     assert f"trainings={8 - len(before)} there={len(before)}" in done.stderr
     after = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines() if line != '{"cell": "cut sho']
     assert after[: len(before)] == before and len({line["cell"] for line in after}) == len(after) == 8
-    again = subprocess.run([*SELFTRAIN, "sweep", "toy.yaml"], cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=120)
+    again = subprocess.run([*SELFTRAIN, "sweep", "toy.yaml"], cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=400)
     assert again.returncode == 0 and "all 8 results are there" in again.stderr and "A toy sweep" in again.stdout
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     assert sum(event["event"] == "trial done" for event in events) in (8, 7)  # the event of the last result may have been cut off by the kill

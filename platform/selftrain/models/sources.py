@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -157,7 +156,7 @@ def build_gemma(folder: str) -> None:
         model.save_pretrained(made)
         tokenizer.save_pretrained(made)
         try:
-            shutil.move(made, target)
+            made.rename(target)  # within one folder of one disk; fails where the target is there already
         except OSError:
             if not target.is_dir():  # another process may have been first; its folder is as good
                 raise
