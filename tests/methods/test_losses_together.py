@@ -34,7 +34,7 @@ ALL = {
     "consistency": lambda x: losses.consistency(torch.stack([x, x.flip(0)]), losses.agreed_labels(torch.stack([x, x.flip(0)]), SETS.to(x))),
     "mean_absolute_error": lambda x: losses.mean_absolute_error(x, CLASSES),
 }
-PARTS = {"similarity", "agreed_labels", "rank_probabilities", "customized_soft_labels"}  # not losses: they are inside of others
+PARTS = {"similarity", "sharpened_targets", "agreed_labels", "rank_probabilities", "customized_soft_labels"}  # not losses: they are inside of others
 
 
 def scores(scale=1.0, dtype=torch.float64):
