@@ -17,7 +17,9 @@ from selftrain.models.encoder import TextEncoder
 from selftrain.models.frozen import HeadEncoder
 from selftrain.training.loop import train
 
-FAMILY = [name for name in methods.METHODS if issubclass(methods.method_class(name), SemiSupervised)]
+FAMILY = [
+    name for name in methods.METHODS if issubclass(methods.method_class(name), SemiSupervised) and methods.method_class(name).supervision == "labels"
+]
 SHORT = {"rounds": 2, "steps_per_round": 3, "batch_size": 4, "unlabeled_ratio": 2}
 
 
