@@ -232,20 +232,34 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = (), base: Ma
     """
     document: dict[str, Any] = {}
     if path is not None:
-        file = Path(path)
-        if not file.is_file():
-            raise UserError(f"No experiment file {str(path)!r}; give the path of a YAML file, such as one of jobs/experiments/.")
-        try:
-            read = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-        if read is not None and not isinstance(read, dict):
-            raise UserError(f"{path} holds a {type(read).__name__}, not keys and values; start from one of jobs/experiments/.")
-        document = read or {}
+        document = read_yaml(path, "experiment", "jobs/experiments/")
     document = merge(document, base or {})
     for override in overrides:
         document = merge(document, _override(override))
     return parse(document, where=str(path) if path is not None else "the options")
+
+
+def read_yaml(path: str | Path, kind: str, examples: str) -> dict[str, Any]:
+    """The keys and values of a YAML file; none where it is empty.
+
+    Args:
+        path: the file.
+        kind: what it should be, for the error.
+        examples: a folder of files that are.
+
+    Raises:
+        UserError: no such file, no YAML, or no keys and values.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"No {kind} file {str(path)!r}; give the path of a YAML file, such as one of {examples}.")
+    try:
+        read = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if read is not None and not isinstance(read, dict):
+        raise UserError(f"{path} holds a {type(read).__name__}, not keys and values; start from one of {examples}.")
+    return read or {}
 
 
 def parse(document: Mapping[str, Any], where: str = "the experiment") -> Experiment:

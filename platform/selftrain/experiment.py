@@ -30,7 +30,7 @@ from selftrain.data.corpus import Corpus, Documents, Truth
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import describe as describe_supervision
 from selftrain.data.supervision import grant
-from selftrain.data.texts import TextRequest, no_texts
+from selftrain.data.texts import TextRequest, continuations, no_texts
 from selftrain.errors import UserError
 from selftrain.evaluation import figures
 from selftrain.evaluation.metrics import evaluate
@@ -38,10 +38,12 @@ from selftrain.evaluation.report import Findings, hardest_documents, render
 from selftrain.evaluation.summary import summarise, text_table
 from selftrain.export.bundle import BundleCard, BundleMetrics, write_bundle
 from selftrain.export.classifier import Classifier
+from selftrain.journal import Journal
+from selftrain.memory import trim
 from selftrain.methods.base import Method
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.masked import check_masked
-from selftrain.models.opening import check_encoder, is_light, open_encoder
+from selftrain.models.opening import check_encoder, is_light, located, open_encoder
 from selftrain.models.sources import IMAGE_ENCODERS, encoder_folder, fingerprint, language_model_folder, masked_lm_folder
 from selftrain.models.student import Student
 from selftrain.stages import Events, Stages
@@ -154,11 +156,7 @@ def prepare(experiment: Experiment) -> Prepared:
 
 
 def _at_home(experiment: Experiment) -> Experiment:
-    """`experiment` with whole paths for its model folders: Ray workers run in folders of their own, where a relative one means nothing."""
-    model = experiment.model
-    folders = {"encoder": model.encoder, "masked_lm": model.masked_lm}
-    found = {key: str(Path(name).expanduser().absolute()) for key, name in folders.items() if name is not None and Path(name).expanduser().is_dir()}
-    return experiment.model_copy(update={"model": model.model_copy(update=found)})
+    return experiment.model_copy(update={"model": located(experiment.model)})
 
 
 def plan(prepared: Prepared) -> str:
@@ -279,7 +277,8 @@ class _Run:
         self.labels = self._test_labels()
         self.rows: list[dict[str, Any]] = []
         self.rounds: list[dict[str, Any]] = []
-        self.main_method: Method | None = None  # what is bundled: the main variant with the first seed
+        # What is bundled: the main variant with the first seed, and its probabilities on the test documents.
+        self.main: tuple[Method, np.ndarray] | None = None
         self.finished = _Finished(folder / "checkpoints" / "rows.jsonl")
 
     def go(self, started: float) -> RunResult:
@@ -294,10 +293,11 @@ class _Run:
         main = self.prepared.variants[self.prepared.main]
         readable = self.corpus.kind == "text"  # what is bundled and served reads texts
         with self.stages("bundle" if readable else "final predictions"):
-            # A resumed run that had finished this training takes the weights from its last checkpoint.
-            method = self.main_method or self._trained(self.prepared.main, main, self.experiment.seeds[0]).method
+            if self.main is None:  # a resumed run that had finished this training takes the weights from its last checkpoint
+                method = self._trained(self.prepared.main, main, self.experiment.seeds[0]).method
+                self.main = method, self._predict(method.student(), self.corpus.test)
+            method, probabilities = self.main
             student = method.student()
-            probabilities = self._predict(student, self.corpus.test)
             bundle = self._bundle(method.name, student) if readable else None
         with self.stages("report"):
             pictures = self._pictures(student, conditional)
@@ -338,13 +338,15 @@ class _Run:
                 self.rows += found["rows"]
                 self.rounds += found["rounds"]
                 continue
+            trim()  # what reading the data, or the last variant, left
             training = self._trained(name, variant, seed)
             method, seconds = training.method, training.seconds
-            if name == self.prepared.main and seed == self.experiment.seeds[0]:
-                self.main_method = method
             with self.stages("evaluation"):
                 student = method.student()
-                rows = [self._row(name, seed, variant.experiment, seconds, self._predict(student, self.corpus.test))]
+                probabilities = self._predict(student, self.corpus.test)
+                rows = [self._row(name, seed, variant.experiment, seconds, probabilities)]
+                if name == self.prepared.main and seed == self.experiment.seeds[0]:
+                    self.main = method, probabilities
                 if training.best is not None:
                     rows[0]["validation"] = self._best_on_validation(training)
                 if self.experiment.evaluation.inference_augmentation and len(self.corpus.test):
@@ -401,10 +403,8 @@ class _Run:
         """Probabilities, with equation 9 of GenCo in front when `augmented`; `[documents, classes]`."""
         if augmented:
             assert self.texts is not None and isinstance(student.encoder, TextEncoder)
-            samples = range(self.experiment.augment.input_samples)
-            answers = self.texts([TextRequest(id_, "input", sample=sample) for id_ in documents.ids for sample in samples])
-            continuations = [[answers[r] for s in samples if (r := TextRequest(id_, "input", sample=s)) in answers] for id_ in documents.ids]
-            found = student.probabilities(student.encoder.encode_augmented(documents.texts, continuations))
+            written = continuations(self.texts, documents.ids, self.experiment.augment.input_samples)
+            found = student.probabilities(student.encoder.encode_augmented(documents.texts, written))
         else:
             found = student.predict(documents.texts)
         probabilities: np.ndarray = found.cpu().numpy()
@@ -607,23 +607,14 @@ class _Finished:
     """Rows that a run has finished, one JSON line a (variant, seed): what `--resume` does not do again."""
 
     def __init__(self, file: Path) -> None:
-        self._file = file
-        self._found: dict[tuple[str, int], dict[str, Any]] = {}
-        if file.is_file():
-            for line in file.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                except json.JSONDecodeError:  # the line that was being written when the run was killed
-                    continue
-                self._found[entry["variant"], entry["seed"]] = entry
+        self._journal = Journal(file)
+        self._found = {(entry["variant"], entry["seed"]): entry for entry in self._journal.read()}
 
     def get(self, variant: str, seed: int) -> dict[str, Any] | None:
         return self._found.get((variant, seed))
 
     def add(self, variant: str, seed: int, rows: Sequence[Any], rounds: Sequence[Any]) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"variant": variant, "seed": seed, "rows": rows, "rounds": rounds}) + "\n")
+        self._journal.add({"variant": variant, "seed": seed, "rows": rows, "rounds": rounds})
 
 
 def _unreported(figures: dict[str, float], state: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
@@ -14,18 +13,18 @@ from typing import Any
 
 import psutil
 
+from selftrain.journal import Journal
+
 
 class Events:
     """events.jsonl: one JSON object a line, flushed at once, so that a killed run shows how far it came."""
 
     def __init__(self, file: Path) -> None:
-        self._file = file
+        self._journal = Journal(file)
 
     def __call__(self, event: str, **facts: Any) -> None:
         """Append an event, and tell the person at the terminal."""
-        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **facts}
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._journal.add({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **facts})
         shown = " ".join(f"{key}={value}" for key, value in facts.items() if isinstance(value, str | int | float))
         print(f"[{datetime.now().strftime('%H:%M:%S')}] {event} {shown}".rstrip(), file=sys.stderr, flush=True)
 

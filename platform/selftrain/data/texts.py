@@ -32,3 +32,10 @@ def no_texts(requests: Sequence[TextRequest]) -> Mapping[TextRequest, str]:
     if requests:
         raise RuntimeError(f"{len(requests)} texts were asked for, but this run has no language model")
     return {}
+
+
+def continuations(texts: TextChannel, document_ids: Sequence[str], samples: int) -> list[list[str]]:
+    """Up to `samples` continuations of every document (GenCo section 3.2), asked for at once; what was filtered out is missing from a document's list."""
+    wanted = [[TextRequest(id_, "input", sample=sample) for sample in range(samples)] for id_ in document_ids]
+    answers = texts([request for requests in wanted for request in requests])
+    return [[answers[request] for request in requests if request in answers] for requests in wanted]

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from selftrain.data.texts import TextChannel, TextRequest
+from selftrain.data.texts import TextChannel, TextRequest, continuations
 from selftrain.methods.base import Method, Options
 from selftrain.methods.losses import similarity, soft_targets, text_to_generated, text_to_label
 from selftrain.methods.selection import Selection, batch_of, growing_size, most_confident_per_class
@@ -180,11 +180,7 @@ class GenCo(Method):
     def _input_texts(self, texts: TextChannel) -> list[list[str]]:
         """K continuations of every unlabeled document (section 3.2): asked for once, before the first pseudo-labels."""
         if self._continuations is None:
-            ids = self.corpus.unlabeled.ids
-            wanted = [TextRequest(id_, "input", sample=sample) for id_ in ids for sample in range(self.input_samples)]
-            answers = texts(wanted)
-            samples = [[TextRequest(id_, "input", sample=sample) for sample in range(self.input_samples)] for id_ in ids]
-            self._continuations = [[answers[request] for request in requests if request in answers] for requests in samples]
+            self._continuations = continuations(texts, self.corpus.unlabeled.ids, self.input_samples)
         return self._continuations
 
     def _conditional_texts(self, texts: TextChannel, prototypes: torch.Tensor, dimensions: int) -> dict[str, float]:

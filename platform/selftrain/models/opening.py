@@ -53,6 +53,13 @@ def open_encoder(config: ModelConfig, corpus: Corpus, *, device: str = "cpu", pr
     )
 
 
+def located(config: ModelConfig) -> ModelConfig:
+    """`config` with whole paths for its model folders: Ray workers run in folders of their own, where a relative one means nothing."""
+    folders = {"encoder": config.encoder, "masked_lm": config.masked_lm}
+    found = {key: str(Path(name).expanduser().absolute()) for key, name in folders.items() if name is not None and Path(name).expanduser().is_dir()}
+    return config.model_copy(update=found)
+
+
 def check_encoder(config: ModelConfig, corpus: Corpus) -> None:
     """Raise a `UserError` where the documents are images and the encoder reads texts, or the other way round, or there is nothing to freeze."""
     images, reads_images = corpus.kind == "image", config.encoder in IMAGE_ENCODERS

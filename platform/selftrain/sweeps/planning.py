@@ -14,8 +14,8 @@ from selftrain.data.corpus import Corpus, Truth
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import grant
 from selftrain.errors import UserError
-from selftrain.models.opening import open_encoder
-from selftrain.models.sources import encoder_folder, language_model_folder
+from selftrain.models.opening import located, open_encoder
+from selftrain.models.sources import language_model_folder
 from selftrain.sweeps.search import check_search, corners, draw
 from selftrain.sweeps.space import Cell, Setting, Space, parse_space, wants_texts
 from selftrain.sweeps.store import Store
@@ -81,7 +81,7 @@ def prepare(space: Space) -> Prepared:
                 key = experiment.model.model_dump_json(), corpus.fingerprint
                 if key not in encoders:
                     frozen = experiment.model.train == "head"
-                    encoders[key] = open_shared(located(experiment), corpus) if frozen else open_encoder(experiment.model, corpus)
+                    encoders[key] = open_shared(at_home(experiment), corpus) if frozen else open_encoder(experiment.model, corpus)
                 method = methods.build(experiment, granted, encoders[key])
             except UserError as error:
                 raise UserError(f"{where}: {error}") from None
@@ -129,9 +129,7 @@ def plan(prepared: Prepared) -> str:
     )
 
 
-def located(experiment: Experiment) -> Experiment:
+def at_home(experiment: Experiment) -> Experiment:
     """`experiment` with paths that mean the same in a worker's folder."""
-    model = experiment.model
-    found = encoder_folder(model.encoder)
-    encoder = str(found.absolute()) if isinstance(found, Path) and Path(model.encoder).expanduser().is_dir() else model.encoder
-    return experiment.model_copy(update={"model": model.model_copy(update={"encoder": encoder, "cache": str(Path(model.cache).absolute())})})
+    model = located(experiment.model)
+    return experiment.model_copy(update={"model": model.model_copy(update={"cache": str(Path(model.cache).absolute())})})

@@ -24,7 +24,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from selftrain import methods
-from selftrain.config import Experiment, Section, merge, parse
+from selftrain.config import Experiment, Section, merge, parse, read_yaml
 from selftrain.errors import UserError, nearest
 
 Metric = Literal["accuracy", "error", "macro_f1", "ece"]
@@ -218,20 +218,12 @@ def load_space(path: Path | str, *, small: bool = False) -> Space:
     Raises:
         UserError: no such file, no YAML, an unknown key, an empty grid, a paper's figure for a row or column that the space does not have.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise UserError(f"No sweep file {str(path)!r}; give the path of a YAML file, such as one of tune_spaces/.")
-    try:
-        document = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(document, dict):
-        raise UserError(f"{path} holds no keys and values; start from one of tune_spaces/.")
+    document = read_yaml(path, "sweep", "tune_spaces/")
     if isinstance(base := document.get("base"), str):
-        found = file.parent / base
+        found = Path(path).parent / base
         if not found.is_file():
             raise UserError(f"base in {path}: there is no experiment file {str(found)!r}; give its path as seen from the sweep file's folder.")
-        document["base"] = yaml.safe_load(found.read_text(encoding="utf-8")) or {}
+        document["base"] = read_yaml(found, "experiment", "jobs/experiments/")
     full = _parse(document, str(path))
     _check_paper(full)
     if not small:

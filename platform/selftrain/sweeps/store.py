@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from selftrain.journal import Journal
 from selftrain.sweeps.space import Cell
 
 
@@ -15,16 +15,9 @@ class Store:
     """Results of cells, in memory and in a file that is appended to; a failed cell is kept with its reason and counts as not done."""
 
     def __init__(self, file: Path, code: str) -> None:
-        self._file = file
+        self._journal = Journal(file)
         self._code = code
-        self._found: dict[str, dict[str, Any]] = {}
-        if file.is_file():
-            for line in file.read_text(encoding="utf-8").splitlines():
-                try:
-                    entry = json.loads(line)
-                except json.JSONDecodeError:  # the line that was being written when the sweep was killed
-                    continue
-                self._found[entry["cell"]] = entry
+        self._found: dict[str, dict[str, Any]] = {entry["cell"]: entry for entry in self._journal.read()}
 
     def result(self, cell: Cell) -> dict[str, Any] | None:
         """The result of `cell`, or {"error": why}; None where it was not run."""
@@ -52,9 +45,4 @@ class Store:
             "result": dict(result),
         }
         self._found[cell.fingerprint] = entry
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a+b") as file:
-            # A line that a kill cut short must not swallow the next one.
-            if file.tell() and (file.seek(-1, 2), file.read(1))[1] != b"\n":
-                file.write(b"\n")
-            file.write(json.dumps(entry).encode() + b"\n")
+        self._journal.add(entry)

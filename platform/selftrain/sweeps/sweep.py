@@ -24,7 +24,7 @@ from selftrain.experiment import code_version
 from selftrain.models.sources import fingerprint
 from selftrain.stages import Events
 from selftrain.sweeps import report
-from selftrain.sweeps.planning import Prepared, folder_of, located, prepare
+from selftrain.sweeps.planning import Prepared, at_home, folder_of, prepare
 from selftrain.sweeps.recording import Recorder
 from selftrain.sweeps.runner import Adaptive, run_trials, text_channel, workers
 from selftrain.sweeps.search import ranking
@@ -209,7 +209,7 @@ class _Sweep:
         """Embeddings of all documents, once and with all cores: trials read them from the cache."""
         done = set()
         for cell in cells:
-            experiment = located(cell.experiment)
+            experiment = at_home(cell.experiment)
             key = experiment.model.model_dump_json(), cell.data
             if experiment.model.train != "head" or key in done:
                 continue
@@ -276,7 +276,7 @@ class _Sweep:
 
 
 def _sent(cell: Cell) -> Cell:
-    return replace(cell, experiment=located(cell.experiment))
+    return replace(cell, experiment=at_home(cell.experiment))
 
 
 def _once(cells: Sequence[Cell]) -> list[Cell]:

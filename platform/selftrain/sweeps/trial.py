@@ -17,7 +17,7 @@ from selftrain import methods
 from selftrain.config import Experiment
 from selftrain.data.corpus import Corpus, Truth
 from selftrain.data.supervision import describe as describe_supervision
-from selftrain.data.texts import TextChannel, TextRequest
+from selftrain.data.texts import TextChannel, continuations
 from selftrain.evaluation.metrics import evaluate
 from selftrain.experiment import Variant
 from selftrain.methods.base import Method
@@ -158,8 +158,5 @@ def _probabilities(student: Student, corpus: Corpus, texts: TextChannel, experim
     if not experiment.evaluation.inference_augmentation:
         return student.predict(documents.texts).cpu().numpy()
     assert isinstance(student.encoder, TextEncoder)
-    samples = range(experiment.augment.input_samples)
-    wanted = {id_: [TextRequest(id_, "input", sample=sample) for sample in samples] for id_ in documents.ids}
-    answers = texts([request for requests in wanted.values() for request in requests])
-    continuations = [[answers[request] for request in wanted[id_] if request in answers] for id_ in documents.ids]
-    return student.probabilities(student.encoder.encode_augmented(documents.texts, continuations)).cpu().numpy()
+    written = continuations(texts, documents.ids, experiment.augment.input_samples)
+    return student.probabilities(student.encoder.encode_augmented(documents.texts, written)).cpu().numpy()
