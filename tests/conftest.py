@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import tiny_backbone
@@ -22,11 +24,27 @@ def texts_by_class() -> dict[str, list[str]]:
 
 
 @pytest.fixture
+def one_thread():
+    """For many steps on tiny tensors: threads that wait for each other make seconds into minutes on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def corpus(texts_by_class) -> Corpus:
     texts = [text for group in texts_by_class.values() for text in group]
     labels = tuple(Label(name, name, f"{name} and the like") for name in texts_by_class)
     documents = Documents(tuple(document_id(text) for text in texts), tuple(texts))
     return Corpus(name="toy", labels=labels, prompts=("Category: {label}.", "It is about {label}."), unlabeled=documents, test=Documents())
+
+
+@pytest.fixture
+def with_sets(corpus) -> Corpus:
+    """Every third document has both classes in its candidate set, the others their label alone."""
+    ids = corpus.unlabeled.ids
+    return replace(corpus, candidates={id_: (0, 1) if index % 3 == 0 else (int(index >= 12),) for index, id_ in enumerate(ids)})
 
 
 @pytest.fixture

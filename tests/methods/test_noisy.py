@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny import tiny_backbone
+from trained import run
 
 from selftrain import methods
 from selftrain.config import parse
@@ -19,18 +20,10 @@ from selftrain.methods.noisy import epoch_order
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.frozen import HeadEncoder
-from selftrain.training.loop import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAMES = ["zerogen", "confidence", "co_teaching", "meta_weight_net", "temporal_ensembling"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Many steps on tiny tensors: threads that wait for each other make seconds into minutes on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -48,12 +41,6 @@ def small_bilstm(corpus, name, seed=0, **method):
     torch.manual_seed(seed)
     encoder = BiLSTMEncoder(bilstm(vocabulary(corpus.unlabeled.texts, 100), word_dimensions=8, hidden=8))
     return methods.build(parse({"method": {"name": name, "epochs": 3, "batch_size": 8, **method}}), corpus, encoder, seed=seed)
-
-
-def run(method, seed=0, **more):
-    states = []
-    history = train(method, texts=no_texts, report=lambda figures, state: states.append(copy.deepcopy(state)), seed=seed, **more)
-    return history, states
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,32 +2,24 @@
 
 import copy
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 from tiny import tiny_backbone
+from trained import run, tensors
 
 from selftrain import methods
 from selftrain.config import parse
-from selftrain.data.texts import no_texts
 from selftrain.errors import UserError
 from selftrain.methods.losses import agreed_labels, candidate_likelihood, consistency, negative_candidates
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.frozen import HeadEncoder
-from selftrain.training.loop import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAMES = ["proden", "cc", "cavl", "plcr", "seal_partial"]
 LOGITS = torch.tensor([[0.2, -1.0, 0.7], [1.5, 0.0, -0.3]], dtype=torch.float64)
 SETS = torch.tensor([[1.0, 0.0, 1.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_the_likelihood_of_a_set_by_hand():
@@ -80,29 +72,10 @@ def test_certain_predictions_stay_finite(loss, dtype):
     assert torch.isfinite(found) and torch.isfinite(logits.grad).all()
 
 
-@pytest.fixture
-def with_sets(corpus):
-    """Every third document has both classes in its set, the others their label alone."""
-    ids = corpus.unlabeled.ids
-    return replace(corpus, candidates={id_: (0, 1) if index % 3 == 0 else (int(index >= 12),) for index, id_ in enumerate(ids)})
-
-
 def build(corpus, folder, name, kind=HeadEncoder, **options):
     torch.manual_seed(0)
     experiment = parse({"method": {"name": name, "rounds": 3, "steps_per_round": 4, "batch_size": 8, **options}})
     return methods.build(experiment, corpus, kind(tiny_backbone(folder), max_tokens=16), seed=0)
-
-
-def run(method, **more):
-    states = []
-    history = train(method, texts=no_texts, report=lambda figures, state: states.append(copy.deepcopy(state)), seed=0, **more)
-    return history, states
-
-
-def tensors(state):
-    return [
-        value for key in sorted(state) for value in (tensors(state[key]) if isinstance(state[key], dict) else [state[key]]) if torch.is_tensor(value)
-    ]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,28 +7,21 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny import tiny_backbone, toy_images
+from trained import run, tensors
 
 from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.corpus import Documents
 from selftrain.data.images import image_id
-from selftrain.data.texts import no_texts
 from selftrain.methods.losses import pool_contrastive
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.frozen import HeadEncoder
 from selftrain.models.images import ImageEncoder
-from selftrain.training.loop import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 QUERIES = torch.nn.functional.normalize(torch.tensor([[1.0, 0.2, 0.0], [0.0, 1.0, -0.5]], dtype=torch.float64), dim=1)
 KEYS = torch.nn.functional.normalize(torch.tensor([[0.8, 0.6, 0.1], [0.3, 0.2, 1.0], [-1.0, 0.4, 0.3]], dtype=torch.float64), dim=1)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_the_contrastive_loss_by_hand():
@@ -56,29 +49,10 @@ def test_without_any_positive_there_is_no_loss_and_no_gradient():
     assert loss.item() == 0.0 and queries.grad.abs().max() == 0.0
 
 
-@pytest.fixture
-def with_sets(corpus):
-    """Every third document has both classes in its set, the others their label alone."""
-    ids = corpus.unlabeled.ids
-    return replace(corpus, candidates={id_: (0, 1) if index % 3 == 0 else (int(index >= 12),) for index, id_ in enumerate(ids)})
-
-
 def build(corpus, folder, kind=HeadEncoder, **options):
     torch.manual_seed(0)
     experiment = parse({"method": {"name": "pico", "rounds": 3, "steps_per_round": 4, "batch_size": 8, "queue": 20, "key_momentum": 0.9, **options}})
     return methods.build(experiment, corpus, kind(tiny_backbone(folder), max_tokens=16), seed=0)
-
-
-def run(method, **more):
-    states = []
-    history = train(method, texts=no_texts, report=lambda figures, state: states.append(copy.deepcopy(state)), seed=0, **more)
-    return history, states
-
-
-def tensors(state):
-    return [
-        value for key in sorted(state) for value in (tensors(state[key]) if isinstance(state[key], dict) else [state[key]]) if torch.is_tensor(value)
-    ]
 
 
 def test_prototypes_move_to_the_queries_of_their_class(with_sets, tmp_path):

@@ -1,6 +1,5 @@
 """Tf-KD, CS-KD, PS-KD, DLB and USKD: what the teacher is in each, and that training with it is reproducible and can be resumed."""
 
-import copy
 import math
 from dataclasses import replace
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import tiny_backbone
+from trained import run
 
 from selftrain import methods
 from selftrain.config import parse
@@ -16,7 +16,6 @@ from selftrain.errors import UserError
 from selftrain.methods.losses import customized_soft_labels, distillation
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.frozen import HeadEncoder
-from selftrain.training.loop import train
 
 ALL = [{"name": "tf_kd"}, {"name": "tf_kd", "variant": "reg"}, {"name": "cs_kd"}, {"name": "ps_kd"}, {"name": "dlb"}, {"name": "uskd"}]
 
@@ -30,12 +29,6 @@ def built(corpus, folder, kind=HeadEncoder, seed=0, **options):
     torch.manual_seed(0)
     experiment = parse({"method": {"rounds": 2, "steps_per_round": 4, "batch_size": 8, **options}})
     return methods.build(experiment, corpus, kind(tiny_backbone(folder), max_tokens=16), seed=seed)
-
-
-def run(method, resume=None):
-    states = []
-    history = train(method, texts=no_texts, report=lambda figures, state: states.append(copy.deepcopy(state)), seed=0, resume=resume)
-    return history, states
 
 
 def weights(method):

@@ -1,6 +1,5 @@
 """SunGen: its losses, its gradient through the virtual step, what the weights find, and what is drawn by them."""
 
-import copy
 from dataclasses import replace
 
 import numpy as np
@@ -9,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from tiny import tiny_backbone
+from trained import run
 
 from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.corpus import Documents
-from selftrain.data.texts import no_texts
 from selftrain.errors import UserError
 from selftrain.methods import sungen
 from selftrain.methods.bilevel import HeadModel, directional, meta_gradient, weights_of
@@ -22,21 +21,17 @@ from selftrain.methods.sungen import OUTER_LOSSES, SunGenOptions, inclusion_prob
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.frozen import HeadEncoder
-from selftrain.training.loop import train
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Thousands of steps on tiny tensors: threads that wait for each other make seconds into minutes on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    sungen._LEARNED.clear()
-    yield
-    torch.set_num_threads(threads)
-
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 0.5]], dtype=torch.float64)
 LABELS = torch.tensor([0, 2])
+
+
+@pytest.fixture(autouse=True)
+def nothing_learned():
+    """Weights that one test learned are not another's."""
+    sungen._LEARNED.clear()
 
 
 # --- losses
@@ -252,12 +247,6 @@ def build(corpus, folder, seed=0, **method):
     torch.manual_seed(seed)
     options = {"name": "sungen", "epochs": 2, "batch_size": 8, "outer_iterations": 6, "inner_learning_rate": 0.05, **method}
     return methods.build(parse({"method": options}), corpus, HeadEncoder(tiny_backbone(folder), max_tokens=16), seed=seed)
-
-
-def run(method, seed=0, **more):
-    states = []
-    history = train(method, texts=no_texts, report=lambda figures, state: states.append(copy.deepcopy(state)), seed=seed, **more)
-    return history, states
 
 
 def test_the_method_trains_by_weight_and_reports_the_classes(corpus, tmp_path):

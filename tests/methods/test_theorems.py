@@ -17,14 +17,7 @@ from selftrain.methods.losses import mean_absolute_error, reverse_cross_entropy,
 from selftrain.methods.sungen import SunGenOptions, learn_weights
 from selftrain.models.encoder import TextEncoder
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Thousands of steps on tiny tensors: threads that wait for each other make seconds into minutes on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- GenCo, theorem 2: a gradient step on equation 5 widens the margin d = <x, e_1 - e_2>

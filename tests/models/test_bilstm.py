@@ -16,16 +16,10 @@ from selftrain.methods.losses import reverse_cross_entropy
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 from selftrain.models.opening import is_light, open_encoder
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TEXTS = ["Goal goal team.", "the bank", "the team and the bank and the goal", "unheard"]
 WORDS = vocabulary(TEXTS[:3], 50)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def encoder(seed=0, **options):
