@@ -67,6 +67,8 @@ def session(experiment: Experiment, wanted: Needs) -> Iterator[None]:
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     # Ray keeps an idle Python process a logical CPU, a tenth of a gigabyte each; a run starts few tasks and can wait a second for a new one.
     os.environ.setdefault("RAY_num_workers_soft_limit", "1")
+    if experiment.ray.address is None:  # nobody takes this machine away, and the process that would watch for it is another tenth
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     import logging
 
     import ray

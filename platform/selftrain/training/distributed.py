@@ -20,6 +20,7 @@ from selftrain.config import Experiment
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel, TextRequest
 from selftrain.errors import UserError
+from selftrain.memory import trim
 from selftrain.models.opening import open_encoder
 from selftrain.models.workers import Workers
 from selftrain.training.loop import Validation, train
@@ -104,8 +105,10 @@ def _worker(config: dict[str, Any]) -> None:
     torch.manual_seed(config["seed"])  # of weights that a method makes anew: the same in all workers
     encoder = open_encoder(experiment.model, config["corpus"], device=str(get_device()), precision=experiment.training.precision)
     method = methods.build(experiment, config["corpus"], encoder, workers=workers, seed=config["seed"])
+    trim()
 
     def report(figures: dict[str, float], state: dict[str, Any]) -> None:
+        trim()
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if workers.rank == 0:
