@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import hypothesis
 import pytest
 import torch
 from tiny import tiny_backbone
 
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.models.encoder import TextEncoder
+
+# A busy machine is no reason to fail.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 WORDS = {
     "sport": ["match", "goal", "team", "player", "coach", "league", "score", "win"],

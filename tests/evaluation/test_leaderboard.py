@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from selftrain.evaluation.leaderboard import entries_of, text_table, to_html
+from selftrain.evaluation.leaderboard import TITLES, entries_of, text_table, to_html
 
 
 def run(name, rows, *, data="news", fingerprint="f", started="2026-01-01", llm=None):
@@ -25,6 +25,7 @@ def run(name, rows, *, data="news", fingerprint="f", started="2026-01-01", llm=N
             "validated": None,
             "mean_confidence": mean(0.5),
             "train_seconds": mean(2.0),
+            "inference_ms": mean(0.75),
         }
         for variant, supervision, accuracy in rows
     ]
@@ -68,8 +69,16 @@ def test_rows_without_scores_stand_last_and_are_not_the_best():
     assert "No finished run" in text_table([])
 
 
+def test_what_classifying_costs_is_a_column_that_an_older_run_leaves_empty():
+    new, old = run("new", [("a", "none", 0.8)]), run("old", [("b", "none", 0.7)])
+    del old["summary"][0]["inference_ms"]
+    first, second = entries_of([new, old])
+    place = TITLES.index("inference (ms)")
+    assert (first.cells()[place], second.cells()[place]) == ("0.75 ± 0.01", "–") and second.keys()[place] < first.keys()[place]
+
+
 def test_the_page_sorts_by_numbers_and_escapes_names():
     page = to_html(entries_of([run("<b>", [("genco <i>", "none", 0.8)])]))
     assert "<i>" not in page and "genco &lt;i&gt;" in page
-    assert len(re.findall(r"<th ", page)) == len(re.findall(r"<td ", page)) == 13 and 'data-key="0.8"' in page
+    assert len(re.findall(r"<th ", page)) == len(re.findall(r"<td ", page)) == 14 and 'data-key="0.8"' in page
     assert "src=" not in page and "href=" not in page

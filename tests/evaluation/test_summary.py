@@ -14,6 +14,7 @@ def row(variant, seed, accuracy, *, augmented=False, supervision="none", documen
         "predicted": {},
         "mean_confidence": 0.5 + 0.1 * seed,
         "train_seconds": 10.0,
+        "inference_ms": 1.5,
         "documents": documents,
         **more,
     }

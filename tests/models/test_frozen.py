@@ -82,3 +82,16 @@ def test_a_student_adds_its_bias(trunk):
     found = Student(encoder, weights, scale=2.0, bias=bias).predict(TEXTS)
     expected = torch.softmax(2.0 * encoder.encode(TEXTS) @ weights.T + bias, dim=1)
     torch.testing.assert_close(found, expected.double(), atol=1e-6, rtol=1e-5)
+
+
+def test_without_its_cache_it_embeds_anew_and_alike(trunk, tmp_path, monkeypatch):
+    encoder = HeadEncoder(trunk, cache=tmp_path / "cache")
+    encoder.encode(TEXTS)
+    calls = []
+    whole = TextEncoder.encode
+    monkeypatch.setattr(TextEncoder, "encode", lambda self, texts, *more: calls.append(len(texts)) or whole(self, texts, *more))
+    encoder.encode(TEXTS)
+    assert calls == []
+    fresh = encoder.uncached()
+    assert torch.allclose(fresh.encode(TEXTS), encoder.encode(TEXTS), atol=1e-6)
+    assert calls == [len(TEXTS)]

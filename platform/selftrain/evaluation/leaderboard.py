@@ -26,6 +26,7 @@ TITLES = (
     "macro-F1",
     "ECE",
     "training (s)",
+    "inference (ms)",
     "texts",
     "run",
 )
@@ -47,6 +48,7 @@ class Entry:
     macro_f1: MeanStd | None
     ece: MeanStd | None
     train_seconds: MeanStd
+    inference_ms: MeanStd | None  # to classify one document, in batches, without a language model's help
     texts: int  # of the language model that its whole run asked for
     run: str
     started: str
@@ -60,13 +62,21 @@ class Entry:
     def cells(self) -> list[str]:
         """As text, in the order of `TITLES`."""
         scores = [plus_minus(value) for value in (self.accuracy, self.macro_f1, self.ece)]
-        numbers = [str(self.seeds), f"{self.documents:,}", *scores, plus_minus(self.train_seconds, 1), f"{self.texts:,}"]
+        numbers = [
+            str(self.seeds),
+            f"{self.documents:,}",
+            *scores,
+            plus_minus(self.train_seconds, 1),
+            plus_minus(self.inference_ms, 2),
+            f"{self.texts:,}",
+        ]
         return [self.data, self.supervision, self.method, self.encoder, self.language_model or "none", *numbers, self.run]
 
     def keys(self) -> list[str | float]:
         """What the columns are sorted by."""
         scores = [value["mean"] if value is not None else -1.0 for value in (self.accuracy, self.macro_f1, self.ece)]
-        numbers = [float(self.seeds), float(self.documents), *scores, self.train_seconds["mean"], float(self.texts)]
+        inference = self.inference_ms["mean"] if self.inference_ms is not None else -1.0
+        numbers = [float(self.seeds), float(self.documents), *scores, self.train_seconds["mean"], inference, float(self.texts)]
         return [self.data, self.supervision, self.method, self.encoder, self.language_model or "none", *numbers, self.run]
 
 
@@ -93,6 +103,7 @@ def entries_of(runs: Sequence[Mapping[str, Any]]) -> list[Entry]:
                 macro_f1=row["macro_f1"],
                 ece=row["ece"],
                 train_seconds=row["train_seconds"],
+                inference_ms=row.get("inference_ms"),
                 texts=metrics["texts"]["requested"],
                 run=metrics["run"]["id"],
                 started=metrics["run"]["started"],

@@ -81,6 +81,7 @@ class Row(TypedDict):
     mean_confidence: float
     train_seconds: float
     documents: int
+    inference_ms: float | None  # milliseconds to classify one document, in batches; None where that was not measured
     bound: NotRequired[bool]
     validation: NotRequired[BestOnValidation]
 
@@ -100,6 +101,7 @@ class Summary(TypedDict):
     validated: MeanStd | None  # accuracy of the round that is best on the validation documents
     mean_confidence: MeanStd
     train_seconds: MeanStd
+    inference_ms: MeanStd | None
 
 
 class Round(TypedDict):

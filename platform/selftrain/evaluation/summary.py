@@ -83,6 +83,7 @@ def _summary(group: list[Row], supervision: str) -> Summary:
     scored = [row["scores"] for row in group if row["scores"] is not None]
     scores = {name: mean_std([scores[name] for scores in scored]) if scored else None for name, _ in _SCORES}
     first = group[0]
+    timed = [row["inference_ms"] for row in group if row["inference_ms"] is not None]
     validated = [row["validation"]["scores"]["accuracy"] for row in group if "validation" in row and row["validation"]["scores"] is not None]
     return Summary(
         variant=first["variant"],
@@ -97,6 +98,7 @@ def _summary(group: list[Row], supervision: str) -> Summary:
         validated=mean_std(validated) if validated else None,
         mean_confidence=mean_std([row["mean_confidence"] for row in group]),
         train_seconds=mean_std([row["train_seconds"] for row in group]),
+        inference_ms=mean_std(timed) if timed else None,
     )
 
 

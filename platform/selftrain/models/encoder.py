@@ -44,6 +44,10 @@ class Encoder(torch.nn.Module):
     def encode(self, documents: Sequence[Any]) -> torch.Tensor:
         """Embeddings `[documents, dimensions]` without gradient or dropout; the mode of the module is left as it was."""
 
+    def uncached(self) -> Encoder:
+        """An encoder with the same weights that keeps no embeddings: what classifying documents costs is measured with it."""
+        return self
+
     def inputs(self, documents: Sequence[Any]) -> torch.Tensor:
         """`[documents, ...]`, without gradient."""
         raise NotImplementedError(f"{type(self).__name__} is not made of two halves")

@@ -8,6 +8,7 @@ sentence-transformers. A step takes milliseconds instead of a second, which is w
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import hashlib
 import os
@@ -113,6 +114,12 @@ class HeadEncoder(TextEncoder):
         twin.layer.load_state_dict(self.layer.state_dict())
         twin._caches = self._caches
         return twin.train(self.training)
+
+    def uncached(self) -> HeadEncoder:
+        """See `Encoder.uncached`; what it embeds it keeps for itself alone."""
+        twin = copy.deepcopy(self)
+        twin._cache_folder, twin._caches = None, {}
+        return twin
 
     @property
     def trunk(self) -> SentenceTransformer:
