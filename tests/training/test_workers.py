@@ -6,6 +6,7 @@ One pair of processes does the two-worker side of all methods; the one-worker si
 from __future__ import annotations
 
 import copy
+import json
 import socket
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from tiny import tiny_backbone
+from tiny import tiny_backbone, tiny_masked
 
 from selftrain import methods
 from selftrain.config import parse
@@ -40,6 +41,29 @@ OPTIONS = {
     "temporal_ensembling": NOISY,
     "tf_kd": FEW | {"rounds": 1},
     "seal": FEW | {"objective_steps": 2},
+    "ipet": {
+        "patterns": ["{mask}: {text}", "{text} ({mask})"],
+        "repeats": 1,
+        "generations": 1,
+        "first_examples": 4,
+        "first_candidates": 5,
+        "model_steps": 2,
+        "batch_size": 5,
+        "unlabeled_batch": 3,
+        "classifier_steps": 2,
+        "classifier_batch": 5,
+    },
+    "lotclass": {
+        "top_words": 4,
+        "vocabulary": 4,
+        "match_threshold": 2,
+        "fewest_documents": 2,
+        "batch_size": 7,
+        "mcp_epochs": 1,
+        "mcp_learning_rate": 1e-3,
+        "self_training_epochs": 1,
+        "update_interval": 2,
+    },
 }
 MORE = [  # forms of a method that take another way through its code
     ("genco", GENCO | {"input_augmentation": False, "conditional_augmentation": False}),
@@ -52,9 +76,9 @@ MORE = [  # forms of a method that take another way through its code
     ("vat", FEW | {"ns3l_weight": 0.3, "entropy_weight": 0.1, "pseudo_weight": 0.1, "pseudo_threshold": 0.5}),
     ("ns3l", FEW | {"ns3l_negatives": "exclude_nearest"}),
 ]
-# iPET and LOTClass bring a masked language model of their own, which this file has none of yet.
-CASES = [(name, OPTIONS.get(name, FEW)) for name in methods.METHODS if not methods.method_class(name).masked_lm] + MORE
+CASES = [(name, OPTIONS.get(name, FEW)) for name in methods.METHODS] + MORE
 ENCODERS = {"head": HeadEncoder, "full": TextEncoder}
+GROUPS = {"sport": ["team", "goal", "match"], "money": ["bank", "market", "profit"]}  # what the masked language model knows
 
 
 def written(requests):
@@ -81,12 +105,18 @@ class Watching(Workers):
         self.__dict__.setdefault("gradients", []).append(seen)
 
 
-def trained(backbone, corpus, name, options, kind, workers):
+def kinds_of(name):
+    """Encoders that a method is tried with; the masked language model of some replaces either."""
+    return ["full"] if methods.method_class(name).masked_lm else list(ENCODERS)
+
+
+def trained(models, corpus, name, options, kind, workers):
     """Gradients of all steps, the final state and the figures of a short training; or why it is refused."""
+    backbone, masked_lm = models
     torch.manual_seed(0)
     encoder = ENCODERS[kind](copy.deepcopy(backbone), max_tokens=16)
     try:
-        document = {"method": {"name": name, "learning_rate": 1e-4, **options}}
+        document = {"model": {"masked_lm": str(masked_lm), "max_tokens": 16}, "method": {"name": name, "learning_rate": 1e-4, **options}}
         method = methods.build(parse(document), seen_by(name, corpus), encoder, workers=workers, seed=0)
     except UserError as error:
         return {"refused": str(error)}
@@ -109,14 +139,22 @@ def without_dropout(backbone):
     return backbone
 
 
+def quiet_models(folder):
+    """A sentence encoder, and the folder of a masked language model, both without dropout."""
+    masked_lm = tiny_masked(folder / "masked", GROUPS)
+    config = json.loads((masked_lm / "config.json").read_text())
+    (masked_lm / "config.json").write_text(json.dumps(config | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}))
+    return without_dropout(tiny_backbone(folder / "sentences")), masked_lm
+
+
 def pair(rank, port, corpus, folder, results):
     torch.set_num_threads(1)
     # Before there is a group: inside one, transformers saves on rank 0 alone.
-    noisy, quiet = tiny_backbone(folder / f"a{rank}"), without_dropout(tiny_backbone(folder / f"b{rank}"))
+    noisy, quiet = (tiny_backbone(folder / f"a{rank}"), tiny_masked(folder / f"m{rank}", GROUPS)), quiet_models(folder / f"b{rank}")
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     found = {}
     for number, (name, options) in enumerate(CASES):
-        for kind in ENCODERS:
+        for kind in kinds_of(name):
             found[number, kind, "quiet"] = trained(quiet, corpus, name, options, kind, Watching(rank, 2))
         found[number, "full", "noisy"] = trained(noisy, corpus, name, options, "full", Watching(rank, 2))
     results.put((rank, found))
@@ -126,7 +164,8 @@ def pair(rank, port, corpus, folder, results):
 
 @pytest.fixture(scope="module")
 def toy():
-    texts = [f"{a} {b} {number}" for a, b in (("team", "goal"), ("bank", "market")) for number in range(12)]
+    pairs = (("sport team", "goal"), ("money bank", "market"))  # a document says its class's name, as LOTClass needs
+    texts = [f"{a} {b} {number}" for a, b in pairs for number in range(12)]
     documents = Documents(tuple(document_id(text) for text in texts), tuple(texts))
     return Corpus("toy", tuple(Label(n, n, n) for n in ("sport", "money")), ("It is about {label}.",), documents, Documents())
 
@@ -152,15 +191,12 @@ def two(tmp_path_factory, toy):
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory):
-    return without_dropout(tiny_backbone(tmp_path_factory.mktemp("one")))
+    return quiet_models(tmp_path_factory.mktemp("one"))
 
 
-IDS = [f"{name}-{number}" for number, (name, _) in enumerate(CASES)]
-by_case = pytest.mark.parametrize("number", range(len(CASES)), ids=IDS)
-
-
-@by_case
-@pytest.mark.parametrize("kind", ENCODERS)
+@pytest.mark.parametrize(
+    ("number", "kind"), [pytest.param(n, kind, id=f"{name}-{n}-{kind}") for n, (name, _) in enumerate(CASES) for kind in kinds_of(name)]
+)
 def test_two_workers_take_the_steps_of_one(two, toy, quiet, number, kind):
     name, options = CASES[number]
     one = trained(quiet, toy, name, options, kind, Watching())
@@ -179,8 +215,14 @@ def test_two_workers_take_the_steps_of_one(two, toy, quiet, number, kind):
                 assert abs(alone - together).max() <= 1e-3 * largest, f"step {step}"
 
 
-@by_case
-@pytest.mark.parametrize(("kind", "dropout"), [("head", "quiet"), ("full", "quiet"), ("full", "noisy")])
+@pytest.mark.parametrize(
+    ("number", "kind", "dropout"),
+    [
+        pytest.param(n, kind, dropout, id=f"{name}-{n}-{kind}-{dropout}")
+        for n, (name, _) in enumerate(CASES)
+        for kind, dropout in [*((kind, "quiet") for kind in kinds_of(name)), ("full", "noisy")]
+    ],
+)
 def test_both_workers_end_with_the_same_state_and_saw_the_same_losses(two, number, kind, dropout):
     first, second = (two[rank][number, kind, dropout] for rank in range(2))
     assert first.keys() == second.keys()
@@ -191,7 +233,7 @@ def test_both_workers_end_with_the_same_state_and_saw_the_same_losses(two, numbe
 
 def test_batch_normalization_is_refused_with_more_than_one_worker(toy, quiet):
     """Its statistics would be those of a part of the batch: not the step of one worker, and nobody would notice."""
-    encoder = TextEncoder(copy.deepcopy(quiet), max_tokens=16)
+    encoder = TextEncoder(copy.deepcopy(quiet[0]), max_tokens=16)
     encoder.extra = torch.nn.BatchNorm1d(32)
     experiment = parse({"method": {"name": "cross_entropy", **FEW}})
     methods.build(experiment, seen_by("cross_entropy", toy), encoder, workers=Workers(0, 1))

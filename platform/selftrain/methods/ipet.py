@@ -230,7 +230,7 @@ class IPET(Method):
         rows = self._cloze([self.corpus.unlabeled.texts[drawn[place][0]] for place in mine], self.models[model])
         targets = torch.tensor([drawn[place][1] for place in mine], device=self.encoder.device)
         ce = F.cross_entropy(self._at_mask(language_model, rows), targets, reduction="sum") * factor
-        losses, loss = {"ce": float(ce.detach())}, (1.0 - options.mlm_weight) * ce
+        losses, loss = {"ce": self.workers.mean(float(ce.detach()))}, (1.0 - options.mlm_weight) * ce
         if masked:
             mine, factor = self.workers.part(len(masked))
             logits = self.encoder.words(language_model, [masked[place][0] for place in mine])
@@ -241,7 +241,7 @@ class IPET(Method):
             # A mean over masked tokens, as in pre-training; a worker's own tokens count with the share that they are of all.
             total = max(1, sum(len(hidden) for _, hidden in masked))
             mlm = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="sum") * factor * len(masked) / total
-            losses["mlm"] = float(mlm.detach())
+            losses["mlm"] = self.workers.mean(float(mlm.detach()))
             loss = loss + options.mlm_weight * mlm
         loss.backward()
         self.workers.average_gradients(language_model.parameters())
@@ -286,4 +286,4 @@ class IPET(Method):
         loss = distillation(logits, teacher, self.options.temperature)
         value = self.backward(loss)
         self.update(clip=CLIP)
-        return {"loss": value}
+        return {"loss": self.workers.mean(value)}

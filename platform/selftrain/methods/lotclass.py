@@ -108,7 +108,7 @@ class LOTClass(Method):
         loss = self._mcp_loss(round_, step) if self._phase == "mcp" else self._self_training_loss(round_, step)
         value = self.backward(loss)
         self.update(clip=CLIP)
-        return {self._phase: value}
+        return {self._phase: self.workers.mean(value)}
 
     def category_vocabulary(self, rows: list[list[int]]) -> list[list[int]]:
         """Tokens of every class's vocabulary, most frequent first (step 1).

@@ -49,6 +49,14 @@ class Workers:
         # More workers than rows: one that has none goes through the first one for nothing, so that all take part in the average.
         return (rows, self.size / total) if rows else ([0], 0.0)
 
+    def mean(self, value: float) -> float:
+        """The mean of the workers' `value`s: of losses that each has of its own part, the loss of the batch."""
+        if self.size == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(total)
+        return float(total) / self.size
+
     def gather(self, part: torch.Tensor, total: int) -> torch.Tensor:
         """Put `share`d rows together again, with gradient.
 
