@@ -49,6 +49,13 @@ def test_a_sweep_ends_with_a_table_and_a_second_one_has_nothing_to_do(document, 
     ]
     page = (result.folder / "report.html").read_text()
     assert "88.0 ± 0.1" in page and "selftrain sweep toy.yaml" in page and "data:image/png;base64," in page and "http" not in page.split("<main>")[0]
+    text = (result.folder / "table.md").read_text()
+    assert (
+        "    selftrain sweep toy.yaml\n" in text
+        and "seeds 0, 1" in text
+        and "4 trainings in" in text
+        and "![the same as a picture](figure.png)" in text
+    )
     found = children(document["base"]["tracking"]["uri"], result.mlflow_run_id)
     assert len(found) == 4 and {run.info.status for run in found} == {"FINISHED"}
     assert {run.data.params["method.learning_rate"] for run in found} == {"0.0001", "0.1"}

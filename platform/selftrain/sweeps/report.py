@@ -18,7 +18,7 @@ from selftrain.sweeps.table import METRICS, Entry, Table, legend, number, plus_m
 def write(folder: Path, space: Space, table: Table, facts: Mapping[str, Any]) -> str:
     """Write a grid's table, figure and report into `folder`; returns the table for a terminal."""
     picture = figure(table)
-    (folder / "table.md").write_text(f"# {space.title}\n\n{to_markdown(table)}", encoding="utf-8")
+    (folder / "table.md").write_text(f"{_opening(space, facts)}\n{to_markdown(table)}\n![the same as a picture](figure.png)\n", encoding="utf-8")
     (folder / "table.csv").write_text(to_csv(table), encoding="utf-8")
     (folder / "figure.png").write_bytes(picture)
     head = [(name, 1 + table.has_paper(name)) for name in table.columns]
@@ -46,9 +46,21 @@ def write_search(folder: Path, space: Space, rows: Sequence[Mapping[str, Any]], 
     lines_ = [head, ["---"] * len(head), *body]
     note = f"{' · '.join(space.axes)}; ranked by accuracy on validation documents; on test documents the first one alone was looked at."
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines_)
-    (folder / "table.md").write_text(f"# {space.title}\n\n{text}\n\n{note}\n", encoding="utf-8")
+    (folder / "table.md").write_text(f"{_opening(space, facts)}\n{text}\n\n{note}\n", encoding="utf-8")
     (folder / "report.html").write_text(_page(space, facts, ranking=[head, *body], legend=[note]), encoding="utf-8")
     return f"{text}\n{note}"
+
+
+def _opening(space: Space, facts: Mapping[str, Any]) -> str:
+    """What a table needs to be believed: the command, the date, the seeds and the machine."""
+    seeds = ", ".join(map(str, space.seeds))
+    done = (
+        f"{facts['trained']} trainings in {facts['seconds']:.0f} s, {facts['at_once']} at once" if facts["trained"] else "nothing was left to train"
+    )
+    machine = f"{facts['cpus']} CPU cores, {facts['memory_gb']:.0f} GiB"
+    made = f"{facts['date']}, seeds {seeds}, {machine}; {done}; all cells together {facts['train_seconds']:.0f} s of training"
+    claim = f"\n{space.claim}\n" if space.claim else ""
+    return f"# {space.title}\n\n    {facts['command']}\n\n{made}; selftrain {facts['code_version']}.\n{claim}"
 
 
 def figure(table: Table) -> bytes:

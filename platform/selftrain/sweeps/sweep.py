@@ -15,6 +15,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from selftrain import methods
@@ -227,6 +228,7 @@ class _Sweep:
             "mlflow_run_id": run_id,
             "date": date.today().isoformat(),
             "cpus": len(os.sched_getaffinity(0)),
+            "memory_gb": psutil.virtual_memory().total / 2**30,
             "at_once": self.at_once,
             "seconds": round(seconds, 1),
             "trained": self.trained,
