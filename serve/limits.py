@@ -86,6 +86,7 @@ class Gate:
         self._held_bodies = held_bodies
         self._body_seconds = body_seconds
         self._held = 0
+        self._routes = {route.path for route in getattr(app, "routes", ())}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with its whole body, or refuse it."""
@@ -127,7 +128,7 @@ class Gate:
         finally:
             self.in_flight -= 1
             self._held -= len(held)
-            route = getattr(scope.get("route"), "path", "other")  # a path as it was asked for could be anything
+            route = scope["path"] if scope["path"] in self._routes else "other"  # which could be anything, and as many as anybody likes
             self._metrics.requests.labels(route, str(status or "left")).inc()
             self._metrics.request_seconds.labels(route).observe(time.perf_counter() - start)
 

@@ -165,8 +165,9 @@ class Models(Collector):
 
     @property
     def healthy(self) -> bool:
-        """Whether every model answers."""
-        return not self._stop.is_set() and all(place.live.batcher.healthy for place in self._places)
+        """Whether every model answers, and the registry is watched."""
+        watched = self._watcher is None or self._watcher.is_alive()
+        return watched and not self._stop.is_set() and all(place.live.batcher.healthy for place in self._places)
 
     @property
     def waiting(self) -> int:

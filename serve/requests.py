@@ -32,7 +32,7 @@ _ITEM = {
 }
 # Any, because one bad item must not fail the others; the documentation says what a good one is.
 Text = Annotated[Any, WithJsonSchema(_ITEM)]
-ModelName = Annotated[str, Field(min_length=1, max_length=256, description="NAME or NAME@VERSION of GET /v1/models; default: the first one there")]
+ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class ClassifyRequest(BaseModel):
@@ -40,11 +40,11 @@ class ClassifyRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"oneOf": [{"required": ["text"]}, {"required": ["texts"]}]})
 
-    text: Text = None
-    texts: Annotated[list[Text] | None, Field(min_length=1, max_length=MAX_TEXTS)] = None
+    text: Text = Field(default=None, description='a string, or {"id": ..., "text": ...}; the id is echoed')
+    texts: list[Text] | None = Field(default=None, min_length=1, max_length=MAX_TEXTS, description=f"up to {MAX_TEXTS} of them")
     top_k: int | None = Field(default=None, ge=1, description="give the probabilities of this many classes only, the most probable ones")
     threshold: float | None = Field(default=None, ge=0, le=1, description="abstain (label null) where the highest probability is below this")
-    model: ModelName | None = None
+    model: ModelName | None = Field(default=None, description="NAME or NAME@VERSION of GET /v1/models; default: the first one there")
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -62,7 +62,9 @@ class PredictRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    inputs: str | Annotated[list[str | Annotated[list[str], Field(min_length=1, max_length=1)]], Field(min_length=1, max_length=MAX_TEXTS)]
+    inputs: str | Annotated[list[str | Annotated[list[str], Field(min_length=1, max_length=1)]], Field(min_length=1, max_length=MAX_TEXTS)] = Field(
+        description=f"a text, or up to {MAX_TEXTS} texts or lists of one text"
+    )
 
     def items(self) -> list[str]:
         """The texts, in order."""

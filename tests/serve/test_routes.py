@@ -244,6 +244,19 @@ def test_health_is_answered_while_the_model_works(bundle) -> None:
         assert asyncio.run(ask()) < 5
 
 
+def test_replicas_share_a_port_and_one_that_stops_leaves_the_others(bundle) -> None:
+    with endpoint(Source(bundle=str(bundle))) as first:
+        with endpoint(Source(bundle=str(bundle)), port=first.port) as second:
+            for _ in range(64):
+                assert httpx.post(f"{first.url}/v1/classify", json={"text": "a phone"}, timeout=60).status_code == 200
+            counts = [
+                one.metrics.registry.get_sample_value("selftrain_texts_total", {"model": "news", "outcome": "label"}) for one in (first, second)
+            ]
+            assert sum(counts) == 64 and min(counts) > 8
+        for _ in range(8):
+            assert httpx.post(f"{first.url}/v1/classify", json={"text": "a phone"}, timeout=60).status_code == 200
+
+
 def test_a_token_is_wanted_everywhere_but_on_the_open_routes(bundle, caplog) -> None:
     caplog.set_level(logging.DEBUG)
     with endpoint(Source(bundle=str(bundle)), token=TOKEN.encode()) as local, httpx.Client(base_url=local.url, timeout=60, headers=JSON) as client:
