@@ -75,6 +75,7 @@ async def bad(client: httpx.AsyncClient, figures: Figures, chance: random.Random
     """What is no request."""
     answer = await client.post("/v1/classify", content=chance.choice(BAD), headers={"content-type": "application/json"})
     figures.statuses[str(answer.status_code)] += 1
+    await asyncio.sleep(0.05)  # else most of what the server does is to refuse
 
 
 async def slow(host: str, port: int, figures: Figures, chance: random.Random) -> None:
@@ -182,7 +183,14 @@ def main() -> int:
         "seconds": {name: round(float(np.quantile(figures.seconds, q)), 3) for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))},
         "died": died,
         "wrong_answers": len(figures.wrong),
-        "memory_mib": {"after_first_minute": round(first), "at_the_end": round(last), "growth_percent": round(100 * (last / first - 1), 1)},
+        "memory_mib": {
+            "each_minute": [
+                round(float(np.median([used for at, used in memory if int(at // 60) == minute]))) for minute in range(int(elapsed // 60))
+            ],
+            "after_first_minute": round(first),
+            "at_the_end": round(last),
+            "growth_percent": round(100 * (last / first - 1), 1),
+        },
     }
     print(json.dumps(facts, indent=2))
     return int(died > 0 or bool(figures.wrong) or figures.statuses["500"] > 0 or last > 1.05 * first)

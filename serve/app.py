@@ -134,6 +134,7 @@ class Classify:
             threads=given.threads,
             poll_seconds=given.poll_seconds,
             max_waiting=given.max_waiting_texts,
+            max_seconds=given.timeout_seconds,
             metrics=metrics,
         )
         app = make_app(self._models, metrics, timeout_seconds=given.timeout_seconds, ready=self._ready)

@@ -122,6 +122,7 @@ class Batcher:
         lengths: tokens of each text, uncut; called by the thread alone.
         max_tokens: tokens of a text that the model reads; longer ones are said to be truncated.
         max_waiting: texts that may wait; one request is taken whole or not at all.
+        max_seconds: what waits longer is of no use; requests that probably would are refused at once.
         observe: is told of every batch: its texts, its share of padding, its seconds.
     """
 
@@ -132,12 +133,14 @@ class Batcher:
         *,
         max_tokens: int,
         max_waiting: int,
+        max_seconds: float,
         observe: Callable[[int, float, float], None] = lambda texts, padding, seconds: None,
     ) -> None:
         self._predict = predict
         self._lengths = lengths
         self._max_tokens = max_tokens
         self._max_waiting = max_waiting
+        self._max_seconds = max_seconds
         self._observe = observe
         self._condition = threading.Condition()
         self._arrived: list[tuple[Ticket, int, str]] = []
@@ -175,8 +178,9 @@ class Batcher:
         with self._condition:
             if self._closing:
                 raise Closed
-            if self._waiting + len(texts) > self._max_waiting:
-                raise Busy(self._waiting, max(1, math.ceil(self._waiting * self._seconds_a_text)))
+            seconds = self._waiting * self._seconds_a_text
+            if self._waiting + len(texts) > self._max_waiting or seconds > self._max_seconds:
+                raise Busy(self._waiting, max(1, math.ceil(seconds)))
             self._waiting += len(texts)
             self._arrived.extend((ticket, place, text) for place, text in enumerate(texts))
             self._condition.notify()
@@ -199,10 +203,12 @@ class Batcher:
                     return
             self._busy_since = time.monotonic()
             self._sort_in(arrived)
-            batch = take(self._queue)
+            wanted = [one for one in self._queue if not one.ticket.cancelled]
+            batch = take(wanted) if wanted else []
             with self._condition:
-                self._waiting -= len(batch)
-            self._answer([one for one in batch if not one.ticket.cancelled])
+                self._waiting -= len(self._queue) - len(wanted)
+            self._queue = wanted
+            self._answer(batch)
             self._busy_since = None
 
     def _sort_in(self, arrived: list[tuple[Ticket, int, str]]) -> None:

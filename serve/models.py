@@ -87,7 +87,7 @@ def token_counter(folder: Path) -> Callable[[list[str]], list[int]]:
     return lambda texts: [len(one.ids) for one in tokenizer.encode_batch_fast(texts)]
 
 
-def load(source: Source, tracking_uri: str | None, *, max_waiting: int, metrics: Metrics) -> Loaded:
+def load(source: Source, tracking_uri: str | None, *, max_waiting: int, max_seconds: float, metrics: Metrics) -> Loaded:
     """Open a model and warm it.
 
     Raises:
@@ -112,7 +112,9 @@ def load(source: Source, tracking_uri: str | None, *, max_waiting: int, metrics:
         metrics.batch_padding.labels(name).observe(padding)
         metrics.batch_seconds.labels(name).observe(seconds)
 
-    batcher = Batcher(classifier.predict_proba, token_counter(folder), max_tokens=card.max_tokens, max_waiting=max_waiting, observe=observe)
+    batcher = Batcher(
+        classifier.predict_proba, token_counter(folder), max_tokens=card.max_tokens, max_waiting=max_waiting, max_seconds=max_seconds, observe=observe
+    )
     return Loaded(name, version, card, batcher, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
@@ -137,18 +139,28 @@ class Models(Collector):
         threads: torch threads.
         poll_seconds: how often the registry is asked for the champion.
         max_waiting: texts that may wait for one model.
+        max_seconds: how long they may.
 
     Raises:
         UserError: one of them cannot be loaded, or two have the same name and version.
     """
 
     def __init__(
-        self, sources: Sequence[Source], *, tracking_uri: str | None, threads: int, poll_seconds: float, max_waiting: int, metrics: Metrics
+        self,
+        sources: Sequence[Source],
+        *,
+        tracking_uri: str | None,
+        threads: int,
+        poll_seconds: float,
+        max_waiting: int,
+        max_seconds: float,
+        metrics: Metrics,
     ) -> None:
         torch.set_num_threads(threads)
         self._tracking_uri = tracking_uri
         self._poll_seconds = poll_seconds
         self._max_waiting = max_waiting
+        self._max_seconds = max_seconds
         self._metrics = metrics
         self._stop = threading.Event()
         self._places: list[Place] = []
@@ -235,7 +247,7 @@ class Models(Collector):
             place.live.batcher.close()
 
     def _load(self, source: Source) -> Loaded:
-        return load(source, self._tracking_uri, max_waiting=self._max_waiting, metrics=self._metrics)
+        return load(source, self._tracking_uri, max_waiting=self._max_waiting, max_seconds=self._max_seconds, metrics=self._metrics)
 
     def _watch(self) -> None:
         from selftrain.tracking import Champions

@@ -46,7 +46,7 @@ def endpoint(
     """`url`, `metrics` and `models` of an endpoint that answers."""
     port = port or free_port()
     metrics = Metrics()
-    models = Models(sources, tracking_uri=None, threads=1, poll_seconds=1, max_waiting=max_waiting, metrics=metrics)
+    models = Models(sources, tracking_uri=None, threads=1, poll_seconds=1, max_waiting=max_waiting, max_seconds=timeout_seconds, metrics=metrics)
     app = make_app(models, metrics, timeout_seconds=timeout_seconds, ready=lambda: models.healthy)
     listener = Listener(Gate(app, metrics=metrics, token=token, **gate), "127.0.0.1", port)
     try:

@@ -16,6 +16,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/tracking.db")
     monkeypatch.delenv("SELFTRAIN_DATA", raising=False)
+    monkeypatch.delenv("SELFTRAIN_SERVE_TOKEN", raising=False)
     return tmp_path
 
 

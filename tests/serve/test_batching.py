@@ -69,7 +69,7 @@ def words(texts: list[str]) -> list[int]:
 
 def test_many_requests_share_batches_and_each_gets_its_own_answers_in_order() -> None:
     model = Fragile()
-    batcher = Batcher(model, words, max_tokens=3, max_waiting=10_000)
+    batcher = Batcher(model, words, max_tokens=3, max_waiting=10_000, max_seconds=60)
     requests = [["x" * (1 + (7 * one + two) % 23) + " y" * (two % 5) for two in range(1 + one % 9)] for one in range(100)]
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda texts: batcher.submit(texts).done.result(30), requests))
@@ -91,7 +91,7 @@ def test_a_full_queue_refuses_whole_requests_and_forgets_those_that_nobody_waits
         seen.extend(texts)
         return np.zeros((len(texts), 2))
 
-    batcher = Batcher(held, words, max_tokens=10, max_waiting=4)
+    batcher = Batcher(held, words, max_tokens=10, max_waiting=4, max_seconds=60)
     first = batcher.submit(["first"])
     while batcher.waiting:  # until it is in the model
         pass
@@ -104,3 +104,22 @@ def test_a_full_queue_refuses_whole_requests_and_forgets_those_that_nobody_waits
     assert len(first.done.result(30)) == 1 and len(kept.done.result(30)) == 1
     batcher.close()
     assert seen == ["first", "kept"] and not left.done.done()
+
+
+def test_a_request_that_would_wait_too_long_is_refused_at_once() -> None:
+    go = threading.Event()
+
+    def held(texts: list[str]) -> np.ndarray:
+        go.wait(30)
+        return np.zeros((len(texts), 2))
+
+    batcher = Batcher(held, words, max_tokens=10, max_waiting=10_000, max_seconds=0.5)
+    first = batcher.submit(["first"])
+    while batcher.waiting:
+        pass
+    batcher.submit(["a"] * 1000)  # of which each is taken to need some milliseconds
+    with pytest.raises(Busy, match="1000 texts are waiting"):
+        batcher.submit(["b"])
+    go.set()
+    assert len(first.done.result(30)) == 1
+    batcher.close()
