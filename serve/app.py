@@ -1,137 +1,187 @@
-"""The classifier behind HTTP: `serve deploy serve/config.yaml` on a cluster, `selftrain serve` on this machine.
+"""The classifier behind HTTP: `serve deploy serve/cluster.yaml` on a cluster, `selftrain serve` or serve/config.yaml on one machine; routes.py has the routes.
 
-    POST /v1/classify   {"texts": ["...", ...]} or {"text": "..."}, optionally "top_k"
-    GET  /v1/models     what is served, and its limits
-    GET  /healthz       the process lives
-    GET  /readyz        the model is loaded
-
-Texts of all requests that wait at the same moment are classified in one batch, in a thread, so that health checks are answered meanwhile.
+On one machine each replica listens itself: Serve starts, watches and scales it, and its proxy, which costs more than a small model, is not in the way. Replicas
+of a machine share the port (SO_REUSEPORT), and the kernel spreads connections over them. On a cluster Serve's proxies listen, and replicas lie behind them.
 """
 
 from __future__ import annotations
 
-import asyncio
+import ipaddress
 import logging
+import math
 import os
 import signal
 import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
-import torch
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+import uvicorn
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ray import serve
 from ray.serve import Application
-from selftrain_serve.requests import MAX_BODY_BYTES, MAX_CHARACTERS, MAX_TEXTS, BodyLimit, ClassifyRequest, answer_each, check, result
+from ray.serve.config import AutoscalingContext
+from selftrain_serve.limits import TOKEN_VARIABLE, Gate, read_token
+from selftrain_serve.metrics import Metrics
+from selftrain_serve.models import Models, Source
+from selftrain_serve.routes import make_app
+from starlette.types import ASGIApp
 
 from selftrain.errors import UserError, nearest
 from selftrain.export.bundle import read_card, read_prototypes
-from selftrain.export.classifier import Classifier
-from selftrain.tracking import champion_bundle
+from selftrain.tracking import CHAMPION, registered_bundle
+from selftrain.tracking import tracking_uri as absolute_uri
 
-BATCH_TEXTS = 64
-BATCH_WAIT_SECONDS = 0.005
 READY_SECONDS = 120.0
-
-api = FastAPI(title="selftrain", description="Text classification")
-api.add_middleware(BodyLimit)
-
-
-@api.exception_handler(RequestValidationError)
-async def _refused(request: Request, error: RequestValidationError) -> JSONResponse:
-    """One sentence; FastAPI's own answer would send the whole body back."""
-    if "json" not in request.headers.get("content-type", ""):
-        return JSONResponse({"error": "the body has to be JSON; send the header content-type: application/json"}, status_code=422)
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
-    return JSONResponse({"error": f"{where}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")}, status_code=422)
+STOP_SECONDS = 10
+BUSY = "busy"  # the figure by which replicas are added and removed
 
 
 class Arguments(BaseModel):
-    """What `build` takes: a bundle's folder, or the name of a registered model whose champion is served."""
+    """What `build` takes: the `args` of a Serve config file."""
 
     model_config = ConfigDict(extra="forbid")
 
-    bundle: str | None = Field(default=None, description="folder of a bundle that every node reaches")
-    model: str | None = Field(default=None, description="name in the MLflow registry; its champion is served")
+    models: tuple[Source, ...] = Field(min_length=1, description="what is served; the first answers requests that name none")
     tracking_uri: str | None = Field(default=None, description="the registry; default: MLFLOW_TRACKING_URI of the cluster")
-    name: str | None = Field(default=None, description="what the answers call the model; default: the registered or the bundle's own name")
-    version: str | None = Field(
-        default=None, description="what the answers call its version; default: the registered one, or when the bundle was made"
-    )
+    poll_seconds: float = Field(default=5.0, gt=0, description="how often the registry is asked for the champion")
     threads: int = Field(default=1, ge=1, description="torch threads of a replica")
+    host: str | None = Field(default=None, description="address that each replica listens on itself; default: none, Serve's proxies do")
+    port: int = Field(default=8000, ge=1, le=65535, description="port of `host`")
+    token_file: str | None = Field(
+        default=None, description=f"file with the bearer token; default: the environment variable {TOKEN_VARIABLE}, if set"
+    )
+    no_token: bool = Field(default=False, description="answer anybody, although others than this machine can reach the port")
+    timeout_seconds: float = Field(default=30.0, gt=0, description="after which a request gets 504")
+    max_waiting_texts: int = Field(default=2048, ge=1, description="of a model; requests beyond it get 503")
 
 
-@serve.ingress(api)
+def _token(given: Arguments) -> bytes | None:
+    """The token that requests have to carry.
+
+    Raises:
+        UserError: it is missing where others can reach the port, or cannot be read.
+    """
+    token = read_token(given.token_file)
+    if token is None and not given.no_token and not (given.host is not None and _is_local(given.host)):
+        raise UserError(
+            f"Others than this machine can reach {given.host or 'the proxies of the cluster'}, and there is no token: set {TOKEN_VARIABLE} or name a file "
+            "(--token-file, args.token_file), or say --no-token (args.no_token) if anybody may ask."
+        )
+    return token
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Listener:
+    """A server for an ASGI application, in a thread of its own; several processes may share the port."""
+
+    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        self._socket = socket.socket(family, kind, protocol)
+        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            self._socket.setsockopt(socket.SOL_SOCKET, option, 1)
+        self._socket.bind(address)
+        self._socket.listen(2048)  # connections wait from now on, not only when the thread has come to it
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_keep_alive=60,
+            timeout_graceful_shutdown=STOP_SECONDS,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, name="http", daemon=True)
+        self._thread.start()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it still listens."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Take no more connections, and return when the requests under way are answered."""
+        self._server.should_exit = True
+        self._thread.join(STOP_SECONDS + 5)
+        self._socket.close()
+
+
+@serve.ingress()
 class Classify:
-    """One replica: a classifier and the routes in front of it."""
+    """One replica: models, and the routes in front of them."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         given = Arguments.model_validate(arguments)
-        torch.set_num_threads(given.threads)
-        version = given.version
-        if given.bundle is not None:
-            folder = Path(given.bundle)
-        else:
-            assert given.model is not None  # build has seen to it
-            folder, registered = champion_bundle(given.model, given.tracking_uri)
-            version = version or registered
-        self._classifier = Classifier.load(folder, batch_size=BATCH_TEXTS)
-        card = self._classifier.card
-        self._labels = list(card.labels)
-        self._model = {"name": given.name or given.model or card.name, "version": version or card.created}
-        self._classifier.predict_proba(["the first text is the slowest"])
+        metrics = Metrics()
+        token = _token(given)
+        self._stopping = False
+        self._models = Models(
+            given.models,
+            tracking_uri=given.tracking_uri,
+            threads=given.threads,
+            poll_seconds=given.poll_seconds,
+            max_waiting=given.max_waiting_texts,
+            max_seconds=given.timeout_seconds,
+            metrics=metrics,
+        )
+        app = make_app(self._models, metrics, timeout_seconds=given.timeout_seconds, ready=self._ready)
+        self._gate = Gate(app, metrics=metrics, token=token)
+        # Only now: as long as the models are loaded, other replicas of this machine get the connections.
+        self._listener = Listener(self._gate, given.host, given.port) if given.host is not None else None
 
-    @api.post("/v1/classify")
-    async def classify(self, body: ClassifyRequest) -> JSONResponse:
-        """Classify one text or several; a text that cannot be classified gets an error of its own."""
-        items = [check(value) for value in body.items()]
-        usable = [index for index, item in enumerate(items) if item.problem is None]
-        answers: dict[int, np.ndarray | str] = {index: f"the text is {item.problem}" for index, item in enumerate(items) if item.problem is not None}
-        answers.update(zip(usable, await asyncio.gather(*(self._answer(items[index].text) for index in usable)), strict=True))
-        results = [result(item, answers[index], self._labels, body.top_k) for index, item in enumerate(items)]
-        return JSONResponse({"model": self._model, "results": results})
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """What Serve's proxies call, where they listen."""
+        return self._gate
 
-    @api.get("/v1/models")
-    async def models(self) -> JSONResponse:
-        """What is served: classes, how it was trained and measured, and the limits of a request."""
-        card = self._classifier.card
-        facts = card.model_dump(mode="json", include={"labels", "method", "supervision", "data", "max_tokens", "metrics", "created"})
-        limits = {"texts": MAX_TEXTS, "characters": MAX_CHARACTERS, "body_bytes": MAX_BODY_BYTES}
-        return JSONResponse({"models": [{**self._model, **facts, "limits": limits}]})
+    def _ready(self) -> bool:
+        return not self._stopping and self._models.healthy
 
-    @api.get("/healthz")
-    async def healthz(self) -> JSONResponse:
-        """The process lives."""
-        return JSONResponse({"status": "ok"})
+    def check_health(self) -> None:
+        """Serve replaces a replica where this raises."""
+        if not self._models.healthy:
+            raise RuntimeError("a model does not answer")
+        if self._listener is not None and not self._listener.healthy:
+            raise RuntimeError("the server does not listen any more")
 
-    @api.get("/readyz")
-    async def readyz(self) -> JSONResponse:
-        """The model is loaded: a replica takes no request before."""
-        return JSONResponse({"status": "ready", "model": self._model})
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Requests under way, which Serve cannot count where it is not in between."""
+        return {BUSY: float(self._gate.in_flight)}
 
-    @serve.batch(max_batch_size=BATCH_TEXTS, batch_wait_timeout_s=BATCH_WAIT_SECONDS)
-    async def _answer(self, texts: list[str]) -> list[np.ndarray | str]:
-        return await asyncio.to_thread(answer_each, self._classifier, texts)
+    def __del__(self) -> None:
+        self._stopping = True
+        if (listener := getattr(self, "_listener", None)) is not None:
+            listener.stop()
+        if (models := getattr(self, "_models", None)) is not None:
+            models.close()
+
+
+def by_requests(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
+    """Serve's autoscaling policy for replicas that listen themselves: as many as `target_ongoing_requests` each makes of the requests under way."""
+    busy = sum((context.aggregated_metrics or {}).get(BUSY, {}).values())
+    assert context.config is not None  # Serve calls no policy without it
+    return math.ceil(busy / context.config.target_ongoing_requests), {}
 
 
 _deployment = serve.deployment(
     name="classify",
-    max_ongoing_requests=64,
-    max_queued_requests=256,
+    max_ongoing_requests=1024,  # more than max_waiting_texts lets through; requests over it would get Serve's own 503, which is not JSON
     max_constructor_retry_count=2,
+    health_check_period_s=2,
     ray_actor_options={"num_cpus": 1},
-    graceful_shutdown_timeout_s=5,
+    graceful_shutdown_timeout_s=STOP_SECONDS + 10,
 )(Classify)
 
 
@@ -139,18 +189,20 @@ def build(args: dict[str, Any]) -> Application:
     """The application, from the `args` of a Serve config file; see `Arguments`.
 
     Raises:
-        UserError: an unknown argument, or neither or both of `bundle` and `model`.
+        UserError: an argument that is unknown or wrong.
     """
+    return _deployment.bind(_checked(args).model_dump())
+
+
+def _checked(args: dict[str, Any]) -> Arguments:
     try:
-        arguments = Arguments.model_validate(args)
+        return Arguments.model_validate(args)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        hint = nearest(key, Arguments.model_fields) if first["type"] == "extra_forbidden" else first["msg"]
+        known = Source.model_fields if len(first["loc"]) > 1 else Arguments.model_fields
+        hint = nearest(str(first["loc"][-1]), known) if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
         raise UserError(f"The application does not take args.{key} as it is given; {hint}") from None
-    if (arguments.bundle is None) == (arguments.model is None):
-        raise UserError("The application serves either args.bundle (a folder) or args.model (a registered model); give one of them.")
-    return _deployment.bind(arguments.model_dump())
 
 
 def require_free_port(host: str, port: int) -> None:
@@ -172,37 +224,61 @@ def require_free_port(host: str, port: int) -> None:
 
 
 def run(
+    sources: Sequence[Source],
     *,
-    bundle: str | Path | None = None,
-    model: str | None = None,
     tracking_uri: str | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
+    replicas: int = 1,
     threads: int | None = None,
+    token_file: str | Path | None = None,
+    no_token: bool = False,
+    timeout_seconds: float = 30.0,
+    max_waiting_texts: int = 2048,
+    poll_seconds: float = 5.0,
 ) -> None:
     """Serve on this machine until Ctrl-C or SIGTERM; what `selftrain serve` does.
 
     Args:
-        bundle: a bundle's folder.
-        model: instead of it, a registered model, whose champion is served.
+        sources: the models; the first answers requests that name none.
         tracking_uri: the registry; default: MLFLOW_TRACKING_URI, else the local SQLite file.
-        host: address to listen on; beyond 127.0.0.1 anybody who reaches it may ask, Serve knows no passwords.
+        host: address to listen on; beyond this machine a token is asked for.
         port: port to listen on.
-        threads: torch threads; default: all cores but the one that speaks HTTP.
+        replicas: processes that share the port and hold the models each.
+        threads: torch threads of a replica; default: all cores but the one that speaks HTTP, divided among the replicas.
+        token_file: file with the bearer token; default: the environment variable SELFTRAIN_SERVE_TOKEN, if set.
+        no_token: listen beyond this machine without one.
+        timeout_seconds: after which a request gets 504.
+        max_waiting_texts: texts that may wait for one model of a replica; requests beyond it get 503.
+        poll_seconds: how often the registry is asked for the champion.
 
     Raises:
-        UserError: no such bundle, no champion, or the port is taken; said before Ray is started.
+        UserError: no such bundle, no champion, no token, or the port is taken; said before Ray is started.
     """
-    arguments: dict[str, Any] = {"threads": threads or max(1, (os.cpu_count() or 2) - 1)}
-    if bundle is None and model is not None:
-        folder, version = champion_bundle(model, tracking_uri)
-        arguments |= {"bundle": str(folder), "name": model, "version": version}
-    elif bundle is not None and model is None:
-        folder = Path(bundle).resolve()
-        arguments["bundle"] = str(folder)
-    else:
-        raise UserError("Give either a bundle's folder or the name of a registered model to serve.")
-    read_prototypes(folder, read_card(folder))
+    if replicas < 1:
+        raise UserError(f"--replicas is {replicas}; at least one has to serve.")
+    cores = os.cpu_count() or 2
+    given: dict[str, Any] = {
+        "models": [source.model_dump() | ({"bundle": str(Path(source.bundle).resolve())} if source.bundle else {}) for source in sources],
+        "threads": threads or max(1, (cores - 1) // replicas),
+        "host": host,
+        "port": port,
+        "token_file": str(Path(token_file).resolve()) if token_file is not None else None,
+        "no_token": no_token,
+        "timeout_seconds": timeout_seconds,
+        "max_waiting_texts": max_waiting_texts,
+        "poll_seconds": poll_seconds,
+    }
+    if any(source.model is not None for source in sources):
+        given["tracking_uri"] = absolute_uri(tracking_uri)
+    arguments = _checked(given)
+    token = _token(arguments)
+    names = []
+    for source in arguments.models:
+        folder = Path(source.bundle) if source.bundle is not None else _registered(source, arguments.tracking_uri)
+        card = read_card(folder)
+        read_prototypes(folder, card)
+        names.append(source.name or source.model or card.name)
     require_free_port(host, port)
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -210,21 +286,28 @@ def run(
     url = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
     with _until_told_to_stop():
         try:
-            ray.init(
-                address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING, num_cpus=max(2, os.cpu_count() or 2)
-            )
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING, num_cpus=max(1 + replicas, cores))
             _stop_on_signals()  # Ray has put its own in place
+            logging.getLogger("ray.serve").setLevel(logging.WARNING)
             quiet = {"log_level": "WARNING", "enable_access_log": False}
-            serve.start(http_options={"host": host, "port": port, "request_timeout_s": 60}, logging_config=quiet)
-            serve.run(build(arguments), name="selftrain", route_prefix="/", logging_config=quiet)
+            serve.start(proxy_location="Disabled", logging_config=quiet)
+            application = _deployment.options(num_replicas=replicas).bind(arguments.model_dump())
+            serve.run(application, name="selftrain", route_prefix="/", logging_config=quiet)
             _wait_ready(url)
-            print(f"Serving {folder} at {url} (Ctrl-C stops it). Try:", flush=True)
-            print(f"""  curl -s {url}/v1/classify -H 'content-type: application/json' -d '{{"texts": ["a text to classify"]}}'""", flush=True)
+            print(f"Serving {', '.join(names)} at {url} (Ctrl-C stops it); open it in a browser, or try:", flush=True)
+            header = f' -H "authorization: Bearer ${TOKEN_VARIABLE}"' if token is not None else ""
+            body = """-H 'content-type: application/json' -d '{"texts": ["a text to classify"]}'"""
+            print(f"  curl -s {url}/v1/classify{header} {body}", flush=True)
             threading.Event().wait()
         finally:
             if ray.is_initialized():
                 serve.shutdown()
             ray.shutdown()
+
+
+def _registered(source: Source, tracking_uri: str | None) -> Path:
+    which = f"@{CHAMPION}" if source.version is None else f"/{source.version}"
+    return registered_bundle(f"models:/{source.model}{which}", tracking_uri).folder
 
 
 def _wait_ready(url: str) -> None:

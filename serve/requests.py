@@ -1,37 +1,50 @@
-"""What a request to the classifier may look like, and what it gets back: limits and checks that need no Ray.
+"""What a request to the classifier may look like, and what it gets back: bodies, limits and checks that need neither Ray nor HTTP.
 
 A request as a whole is refused only where it cannot be understood (422) or is too large (413); a text that cannot be classified fails alone.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
-from selftrain.export.classifier import Classifier, problem_with
+from selftrain.export.classifier import problem_with
 
 MAX_TEXTS = 256  # texts in one request
 MAX_CHARACTERS = 20_000  # of one text; what is longer is cut, and the result says so
 MAX_BODY_BYTES = 8 * 2**20
+MAX_ID_CHARACTERS = 256
 FAILED = "the model failed on this text"
-_log = logging.getLogger("ray.serve")
+
+_ITEM = {
+    "oneOf": [
+        {"type": "string"},
+        {
+            "type": "object",
+            "properties": {"id": {"type": ["string", "integer"], "description": "echoed in the result"}, "text": {"type": "string"}},
+            "required": ["text"],
+            "additionalProperties": False,
+        },
+    ]
+}
+# Any, because one bad item must not fail the others; the documentation says what a good one is.
+Text = Annotated[Any, WithJsonSchema(_ITEM)]
+ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class ClassifyRequest(BaseModel):
     """The body of POST /v1/classify: one `text` or a list of `texts`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"oneOf": [{"required": ["text"]}, {"required": ["texts"]}]})
 
-    # Any, because one bad item must not fail the others.
-    text: Any = None
-    texts: list[Any] | None = Field(default=None, min_length=1, max_length=MAX_TEXTS)
+    text: Text = Field(default=None, description='a string, or {"id": ..., "text": ...}; the id is echoed')
+    texts: list[Text] | None = Field(default=None, min_length=1, max_length=MAX_TEXTS, description=f"up to {MAX_TEXTS} of them")
     top_k: int | None = Field(default=None, ge=1, description="give the probabilities of this many classes only, the most probable ones")
+    threshold: float | None = Field(default=None, ge=0, le=1, description="abstain (label null) where the highest probability is below this")
+    model: ModelName | None = Field(default=None, description="NAME or NAME@VERSION of GET /v1/models; default: the first one there")
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -44,94 +57,124 @@ class ClassifyRequest(BaseModel):
         return [self.text] if self.texts is None else self.texts
 
 
+class PredictRequest(BaseModel):
+    """The body of POST /predict, as clients of text-embeddings-inference send it; its switches for raw scores and truncation are not taken."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    inputs: str | Annotated[list[str | Annotated[list[str], Field(min_length=1, max_length=1)]], Field(min_length=1, max_length=MAX_TEXTS)] = Field(
+        description=f"a text, or up to {MAX_TEXTS} texts or lists of one text"
+    )
+
+    def items(self) -> list[str]:
+        """The texts, in order."""
+        if isinstance(self.inputs, str):
+            return [self.inputs]
+        return [one if isinstance(one, str) else one[0] for one in self.inputs]
+
+
+class ModelId(BaseModel):
+    """Which model answered."""
+
+    name: str
+    version: str
+
+
+class Result(BaseModel):
+    """What became of one text: a label with probabilities, an abstention, or an error of its own."""
+
+    id: str | int | None = None
+    label: str | None = Field(default=None, description="the most probable class; null where the answer abstains")
+    probability: float | None = Field(default=None, description="of the most probable class")
+    probabilities: dict[str, float] | None = Field(default=None, description="by class, the most probable first")
+    abstain: bool | None = Field(default=None, description="whether the highest probability is below the threshold")
+    truncated: bool | None = Field(default=None, description="whether the model did not read the text to its end")
+    error: str | None = Field(default=None, description="why there is no label; nothing but the id stands beside it")
+
+
+class ClassifyResponse(BaseModel):
+    """The answer of POST /v1/classify; `results` has one entry a text, in order."""
+
+    model: ModelId
+    results: list[Result]
+
+
+class Score(BaseModel):
+    """One class of an answer of POST /predict."""
+
+    label: str
+    score: float
+
+
+class Problem(BaseModel):
+    """Every refusal."""
+
+    error: str
+
+
+class Status(BaseModel):
+    """The answer of the health checks."""
+
+    status: Literal["ok", "ready", "not ready"]
+
+
 class Item(NamedTuple):
     """One text, checked."""
 
     text: str
     problem: str | None  # why it cannot be classified
-    truncated: bool
+    truncated: bool = False
+    id: str | int | None = None
 
 
 def check(value: object) -> Item:
-    """Cut `value` to `MAX_CHARACTERS` and say what is wrong with it, if anything."""
+    """Cut `value`, a text or an object of `text` and `id`, to `MAX_CHARACTERS` and say what is wrong with it, if anything."""
+    name: str | int | None = None
+    if isinstance(value, dict):
+        given = value.get("id")
+        if given is not None and (isinstance(given, bool) or not isinstance(given, str | int)):
+            return Item("", "the id is neither a string nor a whole number")
+        if isinstance(given, str) and len(given) > MAX_ID_CHARACTERS:
+            return Item("", f"the id is longer than {MAX_ID_CHARACTERS} characters")
+        name = given
+        if "text" not in value or not value.keys() <= {"id", "text"}:
+            return Item("", 'an object has the keys "text" and "id" and no others', id=name)
+        value = value["text"]
     truncated = isinstance(value, str) and len(value) > MAX_CHARACTERS
     text = value[:MAX_CHARACTERS] if isinstance(value, str) else ""
     problem = problem_with(text if isinstance(value, str) else value)
-    return Item(text, problem, truncated)
+    return Item(text, f"the text is {problem}" if problem is not None else None, truncated, name)
 
 
-def answer_each(classifier: Classifier, texts: list[str]) -> list[np.ndarray | str]:
-    """Probabilities `[classes]` of each text, or why there are none.
+class Answer(NamedTuple):
+    """What the model says of one text."""
 
-    An exception would answer 500 to every request whose text shares the batch, so a batch that fails is tried text by text.
-    """
-    try:
-        probabilities = classifier.predict_proba(texts)
-    except Exception:
-        if len(texts) > 1:
-            return [answer for text in texts for answer in answer_each(classifier, [text])]
-        _log.exception("a text of %d characters could not be classified", len(texts[0]))
-        return [FAILED]
-    return [row if np.isfinite(row).all() else FAILED for row in probabilities]
+    probabilities: np.ndarray | None  # [classes]; None where it failed
+    truncated: bool = False
 
 
-def result(item: Item, answer: np.ndarray | str, labels: Sequence[str], top_k: int | None) -> dict[str, Any]:
+def result(item: Item, answer: Answer | None, labels: Sequence[str], *, top_k: int | None = None, threshold: float | None = None) -> dict[str, Any]:
     """One entry of `results`.
 
     Args:
         item: the text as it was checked.
-        answer: its probabilities `[classes]`, or why there are none.
+        answer: what the model said; None where the text never came to it.
         labels: class names in the order of the probabilities.
         top_k: as in the request.
+        threshold: as in the request.
     """
-    if isinstance(answer, str):
-        return {"error": answer}
-    order = np.argsort(-answer, kind="stable")
+    named: dict[str, Any] = {} if item.id is None else {"id": item.id}
+    if answer is None or answer.probabilities is None:
+        return {**named, "error": item.problem or FAILED}
+    probabilities = answer.probabilities
+    order = np.argsort(-probabilities, kind="stable")
+    best = float(probabilities[order[0]])
+    abstain = threshold is not None and best < threshold
     return {
-        "label": labels[order[0]],
-        "probability": float(answer[order[0]]),
-        "probabilities": {labels[index]: float(answer[index]) for index in order[:top_k]},
-        "truncated": item.truncated,
+        **named,
+        "label": None if abstain else labels[order[0]],
+        "probability": best,
+        "probabilities": {labels[index]: float(probabilities[index]) for index in order[:top_k]},
+        "abstain": abstain,
+        "truncated": item.truncated or answer.truncated,
     }
-
-
-class BodyLimit:
-    """ASGI middleware that refuses a body over `limit` bytes with 413, by what it says of its length and by what really comes; Serve has no limit."""
-
-    def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES) -> None:
-        self.app = app
-        self.limit = limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with its whole body, or answer 413."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        stated = dict(scope["headers"]).get(b"content-length", b"0")
-        if stated.isdigit() and int(stated) > self.limit:
-            await self._refuse(send)
-            return
-        body = bytearray()
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > self.limit:
-                await self._refuse(send)
-                return
-        whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
-
-        async def replay() -> Message:
-            return whole.pop() if whole else await receive()
-
-        await self.app(scope, replay, send)
-
-    async def _refuse(self, send: Send) -> None:
-        text = f"the body is larger than {self.limit} bytes; send fewer or shorter texts"
-        content = json.dumps({"error": text}).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode()), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": 413, "headers": headers})
-        await send({"type": "http.response.body", "body": content})

@@ -16,6 +16,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/tracking.db")
     monkeypatch.delenv("SELFTRAIN_DATA", raising=False)
+    monkeypatch.delenv("SELFTRAIN_SERVE_TOKEN", raising=False)
     return tmp_path
 
 
@@ -70,6 +71,11 @@ def fails(capsys, *arguments):
         (["predict", "--file", "documents.csv"], "go together"),
         (["predict", "--bundle", ".", "a text"], "is not a selftrain bundle"),
         (["serve", "--bundle", "nowhere"], "nowhere"),
+        (["serve", "--bundle", "nowhere", "--threads", "0"], "--threads is 0"),
+        (["serve", "--bundle", "nowhere", "--host", "0.0.0.0"], "--no-token"),
+        (["serve", "--bundle", "nowhere", "--timeout", "0"], "timeout_seconds"),
+        (["serve", "--bundle", "nowhere", "--token-file", "none"], "token file"),
+        (["serve", "--model", "mail@3"], "no MLflow database"),
         (["methods", "gencoo"], "did you mean 'genco'"),
         (["runn"], "runn"),
         ([], "COMMAND"),

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from selftrain.client import Client
     from selftrain.config import Experiment, load
     from selftrain.errors import UserError
     from selftrain.estimator import SelfTrainer
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Classifier": "selftrain.export.classifier",
+    "Client": "selftrain.client",
     "Experiment": "selftrain.config",
     "SelfTrainer": "selftrain.estimator",
     "UserError": "selftrain.errors",
@@ -28,7 +30,7 @@ _WHERE = {
     "run": "selftrain.experiment",
 }
 
-__all__ = ["Classifier", "Experiment", "SelfTrainer", "UserError", "load", "run"]
+__all__ = ["Classifier", "Client", "Experiment", "SelfTrainer", "UserError", "load", "run"]
 
 
 def __getattr__(name: str) -> Any:

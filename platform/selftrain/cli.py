@@ -84,10 +84,26 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--text-column", default="text", help="column of the text in --file (default: text)")
     _model(predict)
 
-    serve = _command(commands, "serve", _serve, "serve the registered champion: POST /v1/classify")
-    _model(serve)
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    serve = _command(commands, "serve", _serve, "serve registered models and bundles: a page, and POST /v1/classify")
+    serve.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="NAME[@VERSION]",
+        help="name in the registry: its champion is served and followed, or one version",
+    )
+    serve.add_argument("--bundle", action="append", default=[], metavar="FOLDER", help="a bundle folder, without a registry")
+    serve.add_argument("--tracking-uri", help="tracking server; default: MLFLOW_TRACKING_URI, else the local SQLite file")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1); beyond this machine a token is needed")
     serve.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
+    serve.add_argument("--replicas", type=int, default=1, metavar="N", help="processes that share the port (default: 1)")
+    serve.add_argument("--threads", type=int, metavar="N", help="torch threads of a replica (default: all cores but one, divided among the replicas)")
+    serve.add_argument("--token-file", metavar="FILE", help="bearer token that requests carry; default: the variable SELFTRAIN_SERVE_TOKEN, if set")
+    serve.add_argument("--no-token", action="store_true", help="listen beyond this machine without a token")
+    serve.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="after which a request gets 504 (default: 30)")
+    serve.add_argument(
+        "--max-waiting", type=int, default=2048, metavar="TEXTS", help="texts that may wait for a model; beyond it requests get 503 (default: 2048)"
+    )
 
     ui = _command(commands, "ui", _ui, "open MLflow on the runs")
     ui.add_argument("--port", type=int, default=5000, help="port of the page (default: 5000)")
@@ -266,14 +282,24 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    if options.threads is not None and options.threads < 1:
+        raise UserError(f"--threads is {options.threads}; at least one has to compute.")
     from selftrain_serve.app import run
+    from selftrain_serve.models import Source
 
+    sources = [Source(model=name, version=version or None) for name, _, version in (given.partition("@") for given in options.model)]
+    sources += [Source(bundle=folder) for folder in options.bundle]
     run(
-        bundle=options.bundle,
-        model=None if options.bundle else options.model or "bbc_news",
+        sources or [Source(model="bbc_news")],
+        tracking_uri=options.tracking_uri,
         host=options.host,
         port=options.port,
-        tracking_uri=options.tracking_uri,
+        replicas=options.replicas,
+        threads=options.threads,
+        token_file=options.token_file,
+        no_token=options.no_token,
+        timeout_seconds=options.timeout,
+        max_waiting_texts=options.max_waiting,
     )
     return 0
 

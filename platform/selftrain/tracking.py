@@ -361,6 +361,33 @@ def registered_bundle(model_uri: str, uri: str | None = None) -> RegisteredBundl
     return RegisteredBundle(_local_copy(client, uri, version), str(version.version))
 
 
+class Champions:
+    """Who holds the alias `champion`, asked again and again by one client: a few milliseconds each time.
+
+    Args:
+        uri: the registry; default as in `tracking_uri`.
+    """
+
+    def __init__(self, uri: str | None = None) -> None:
+        self._uri = tracking_uri(uri)
+        self._client: Any = None
+
+    def version(self, model_name: str) -> str:
+        """The number of the version that is champion now.
+
+        Raises:
+            UserError: the server does not answer, or the model has no champion; the message says how to make one.
+        """
+        if self._client is None:
+            self._client, _ = _open(self._uri, None)
+        else:
+            check_tracking(self._uri)  # MLflow itself would try for minutes
+        found = _alias(self._client, model_name, CHAMPION)
+        if found is None:
+            raise UserError(_missing(self._client, self._uri, model_name, CHAMPION, None))
+        return str(found.version)
+
+
 def finished_metrics(uri: str | None = None, experiment: str = "selftrain") -> list[dict[str, Any]]:
     """metrics.json of every finished run of an experiment; runs without one (sweeps, single seeds) are left out.
 

@@ -1,0 +1,221 @@
+"""A client of the endpoint: `Client("http://127.0.0.1:8000").classify(texts)`; the standard library alone, so that it runs where no model could.
+
+Texts go in requests of the server's size; a busy server, a broken connection or a timeout is tried again, with longer and longer pauses.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import random
+import ssl
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from selftrain.errors import UserError
+
+TOKEN_VARIABLE = "SELFTRAIN_SERVE_TOKEN"
+_AGAIN = (502, 503, 504)  # busy, starting, stopping or too slow; classifying a text twice does no harm
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+
+
+class ServingError(UserError):
+    """The server did not classify the texts.
+
+    Attributes:
+        status: what it answered; None where there was no answer.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the server says of one text."""
+
+    label: str | None  # None where it abstains or failed
+    probability: float | None  # of the most probable class
+    probabilities: dict[str, float]  # by class, the most probable first; empty where it failed
+    abstain: bool  # the highest probability is below the threshold
+    truncated: bool  # the model did not read the text to its end
+    error: str | None  # why this text could not be classified
+    model: str  # NAME@VERSION that answered
+
+
+class Client:
+    """The endpoint, over one connection that is kept open; not for several threads at once.
+
+    Args:
+        url: where it is, e.g. http://127.0.0.1:8000.
+        token: its bearer token; default: the environment variable SELFTRAIN_SERVE_TOKEN, if set.
+        model: NAME or NAME@VERSION; default: the server's first.
+        timeout_seconds: for one answer.
+        patience_seconds: how long a request that fails is tried again.
+        batch_size: texts in one request; at most the server's limit are sent.
+
+    Raises:
+        UserError: the address is none.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        token: str | None = None,
+        model: str | None = None,
+        timeout_seconds: float = 60.0,
+        patience_seconds: float = 60.0,
+        batch_size: int = 64,
+    ) -> None:
+        parts = urlsplit(url)
+        try:
+            port = parts.port
+        except ValueError:
+            port = 0
+        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or parts.query or parts.fragment:
+            raise UserError(f"{url!r} is no address of a server; write e.g. http://127.0.0.1:8000.")
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; at least one text has to go in a request.")
+        self._url = url.rstrip("/")
+        self._path = parts.path.rstrip("/")
+        if parts.scheme == "https":
+            context = ssl.create_default_context()
+            self._connection: http.client.HTTPConnection = http.client.HTTPSConnection(parts.hostname, port, timeout=timeout_seconds, context=context)
+        else:
+            self._connection = http.client.HTTPConnection(parts.hostname, port, timeout=timeout_seconds)
+        self._token = token if token is not None else os.environ.get(TOKEN_VARIABLE)
+        self._model = model
+        self._patience = patience_seconds
+        self._batch_size = batch_size
+        self._limits: dict[str, int] | None = None
+
+    def classify(self, texts: Iterable[str], *, top_k: int | None = None, threshold: float | None = None) -> list[Prediction]:
+        """Classify texts; `[texts]`, in order. A text that cannot be classified has an `error` and fails no other.
+
+        Args:
+            texts: any number of them.
+            top_k: give the probabilities of this many classes only.
+            threshold: abstain where the highest probability is below this.
+
+        Raises:
+            UserError: `texts` is one string, or holds something that is no string.
+            ServingError: the server refuses, or did not answer within `patience_seconds`; what it answered before is lost.
+        """
+        if isinstance(texts, str | bytes):
+            raise UserError(f"classify got one {type(texts).__name__}, not a list of texts; for one text write classify([text]).")
+        given = list(texts)
+        if (wrong := next((index for index, text in enumerate(given) if not isinstance(text, str)), None)) is not None:
+            raise UserError(f"Text {wrong} of {len(given)} is no string but {type(given[wrong]).__name__}; leave it out or mend it.")
+        if not given:
+            return []
+        options = {"top_k": top_k, "threshold": threshold, "model": self._model}
+        asked = {name: value for name, value in options.items() if value is not None}
+        found: list[Prediction] = []
+        for part in self._parts(given):
+            answer = self._ask("POST", "/v1/classify", {"texts": part, **asked})
+            model = f"{answer['model']['name']}@{answer['model']['version']}"
+            found.extend(_prediction(one, model) for one in answer["results"])
+        return found
+
+    def models(self) -> list[dict[str, Any]]:
+        """What the server serves: name, version, labels, metrics and more of each model.
+
+        Raises:
+            ServingError: as `classify`.
+        """
+        return list(self._ask("GET", "/v1/models")["models"])
+
+    def close(self) -> None:
+        """Close the connection; the next request opens it again."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _parts(self, texts: Sequence[str]) -> Iterator[list[str]]:
+        """The texts in requests that the server takes."""
+        if self._limits is None:
+            self._limits = self._ask("GET", "/v1/models")["limits"]
+        most, longest = min(self._batch_size, self._limits["texts"]), self._limits["characters"]
+        room = self._limits["body_bytes"] - 4096  # for the rest of the body
+        part: list[str] = []
+        size = 0
+        for text in texts:
+            text = text[: longest + 1]  # the server cuts at `longest`, and has to see that there was more
+            bytes_ = len(json.dumps(text)) + 2
+            if part and (len(part) == most or size + bytes_ > room):
+                yield part
+                part, size = [], 0
+            part.append(text)
+            size += bytes_
+        yield part
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        end = time.monotonic() + self._patience
+        pause = _FIRST_PAUSE
+        while True:
+            wait = 0.0
+            status = None
+            try:
+                status, headers, content = self._exchange(method, path, body)
+                if status < 300:
+                    return dict(json.loads(content))
+                reason = _error_of(content) or f"status {status}"
+                if status not in _AGAIN:
+                    raise ServingError(f"{self._url} refuses the request ({status}): {reason}", status)
+                wait = _seconds(headers.get("retry-after"))
+            except (OSError, http.client.HTTPException) as error:
+                self._connection.close()
+                reason = str(error) or type(error).__name__
+            except ValueError:
+                raise ServingError(f"{self._url} does not answer as a selftrain server does; is the address right?", status) from None
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            wait = max(wait, pause * random.uniform(0.5, 1.0))  # many clients must not come back at the same moment
+            if time.monotonic() + wait > end:
+                raise ServingError(f"{self._url} did not answer within {self._patience:g} s ({reason}); is it running?", status)
+            time.sleep(wait)
+
+    def _exchange(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, http.client.HTTPMessage, bytes]:
+        headers = {"accept": "application/json"}
+        if self._token:
+            headers["authorization"] = f"Bearer {self._token}"
+        content = None
+        if body is not None:
+            headers["content-type"] = "application/json"
+            content = json.dumps(body).encode()
+        self._connection.request(method, self._path + path, content, headers)
+        response = self._connection.getresponse()
+        return response.status, response.headers, response.read()
+
+
+def _prediction(one: dict[str, Any], model: str) -> Prediction:
+    return Prediction(
+        label=one.get("label"),
+        probability=one.get("probability"),
+        probabilities=one.get("probabilities", {}),
+        abstain=one.get("abstain", False),
+        truncated=one.get("truncated", False),
+        error=one.get("error"),
+        model=model,
+    )
+
+
+def _error_of(content: bytes) -> str | None:
+    try:
+        return str(json.loads(content)["error"])[:300]
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _seconds(retry_after: str | None) -> float:
+    return min(float(retry_after), 60.0) if retry_after is not None and retry_after.isdigit() else 0.0

@@ -1,0 +1,242 @@
+"""Dynamic batching: a thread that classifies what waits, texts of like length together.
+
+The unit is a text, not a request: a request of 256 texts is spread over batches and shares them with others. A batch is built around the text that has
+waited longest, so that none waits for ever, and takes its neighbours in length as long as padding them all to the longest costs little.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from bisect import insort
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import NamedTuple
+
+import numpy as np
+from selftrain_serve.requests import Answer
+
+MAX_BATCH_TEXTS = 64
+MAX_BATCH_TOKENS = 8192  # with padding; bounds the memory of one pass
+FREE_PADDING_TOKENS = 32  # a pass of its own costs about as much as these
+PADDING_SHARE = 1 / 8  # of a batch's real tokens
+STUCK_SECONDS = 120.0
+_log = logging.getLogger("ray.serve")
+
+
+class Closed(Exception):
+    """The model was replaced: ask the one that took over."""
+
+
+class Busy(Exception):
+    """Too many texts wait.
+
+    Attributes:
+        retry_after: seconds until these have probably been answered.
+    """
+
+    def __init__(self, waiting: int, retry_after: int) -> None:
+        super().__init__(f"{waiting} texts are waiting already; try again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+class Ticket:
+    """The texts of one request.
+
+    Attributes:
+        done: gets the answers, in order, when all are there.
+        cancelled: set it where nobody waits for the answers any more.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.done: Future[list[Answer]] = Future()
+        self.done.set_running_or_notify_cancel()  # a waiter that gives up must not cancel it under the thread's hands
+        self.cancelled = False
+        self._answers: list[Answer | None] = [None] * len(texts)
+        self._left = len(texts)
+
+    def fill(self, place: int, answer: Answer) -> None:
+        """Give the answer of one text; by the batcher's thread alone."""
+        self._answers[place] = answer
+        self._left -= 1
+        if self._left == 0:
+            self.done.set_result([one for one in self._answers if one is not None])
+
+
+class Waiting(NamedTuple):
+    """One text in the queue."""
+
+    length: int  # tokens
+    order: int  # of arrival
+    text: str
+    ticket: Ticket
+    place: int  # among the texts of its request
+    truncated: bool
+
+
+def take(queue: list[Waiting], *, max_texts: int = MAX_BATCH_TEXTS, max_tokens: int = MAX_BATCH_TOKENS) -> list[Waiting]:
+    """Remove from `queue`, which is sorted by length, the text that came first and as many neighbours as fit one batch with little padding."""
+    first = min(range(len(queue)), key=lambda index: queue[index].order)
+    low, high, real = first, first + 1, queue[first].length
+    while high - low < max_texts:
+        below = queue[first].length - queue[low - 1].length if low > 0 else None
+        above = queue[high].length - queue[first].length if high < len(queue) else None
+        if below is None and above is None:
+            break
+        down = above is None or (below is not None and below <= above)
+        added = queue[low - 1] if down else queue[high]
+        padded = (high - low + 1) * max(queue[high - 1].length, added.length)
+        if padded > max_tokens or padded - real - added.length > max(FREE_PADDING_TOKENS, PADDING_SHARE * (real + added.length)):
+            break
+        low, high, real = (low - 1, high, real + added.length) if down else (low, high + 1, real + added.length)
+    batch = queue[low:high]
+    del queue[low:high]
+    return batch
+
+
+def answer_each(predict: Callable[[list[str]], np.ndarray], texts: list[str]) -> list[np.ndarray | None]:
+    """Probabilities `[classes]` of each text, or None where the model fails on it.
+
+    A batch that fails is tried text by text, so that a text which breaks the model fails alone.
+    """
+    try:
+        rows = predict(texts)
+    except Exception as error:
+        if len(texts) > 1:
+            return [answer for text in texts for answer in answer_each(predict, [text])]
+        # Neither the message nor the traceback: both may quote the text.
+        _log.error("a text of %d characters could not be classified: %s", len(texts[0]), type(error).__name__)
+        return [None]
+    if len(rows) != len(texts):
+        raise RuntimeError(f"the model gave {len(rows)} answers to {len(texts)} texts")
+    return [row if np.isfinite(row).all() else None for row in rows]
+
+
+class Batcher:
+    """A queue of texts and the thread that answers them.
+
+    Args:
+        predict: probabilities `[texts, classes]` of texts; called by the thread alone.
+        lengths: tokens of each text, uncut; called by the thread alone.
+        max_tokens: tokens of a text that the model reads; longer ones are said to be truncated.
+        max_waiting: texts that may wait; one request is taken whole or not at all.
+        max_seconds: what waits longer is of no use; requests that probably would are refused at once.
+        observe: is told of every batch: its texts, its share of padding, its seconds.
+    """
+
+    def __init__(
+        self,
+        predict: Callable[[list[str]], np.ndarray],
+        lengths: Callable[[list[str]], list[int]],
+        *,
+        max_tokens: int,
+        max_waiting: int,
+        max_seconds: float,
+        observe: Callable[[int, float, float], None] = lambda texts, padding, seconds: None,
+    ) -> None:
+        self._predict = predict
+        self._lengths = lengths
+        self._max_tokens = max_tokens
+        self._max_waiting = max_waiting
+        self._max_seconds = max_seconds
+        self._observe = observe
+        self._condition = threading.Condition()
+        self._arrived: list[tuple[Ticket, int, str]] = []
+        self._queue: list[Waiting] = []  # the thread's own
+        self._waiting = 0
+        self._order = 0
+        self._closing = False
+        self._seconds_a_text = 0.01
+        self._busy_since: float | None = None
+        self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Texts in the queue, without those in the model."""
+        return self._waiting
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the thread lives and does not hang in one batch."""
+        since = self._busy_since
+        return self._thread.is_alive() and (since is None or time.monotonic() - since < STUCK_SECONDS)
+
+    def submit(self, texts: Sequence[str]) -> Ticket:
+        """Queue the texts of one request.
+
+        Raises:
+            Busy: too many wait already.
+            Closed: `close` was called.
+        """
+        ticket = Ticket(texts)
+        if not texts:
+            ticket.done.set_result([])
+            return ticket
+        with self._condition:
+            if self._closing:
+                raise Closed
+            seconds = self._waiting * self._seconds_a_text
+            if self._waiting + len(texts) > self._max_waiting or seconds > self._max_seconds:
+                raise Busy(self._waiting, max(1, math.ceil(seconds)))
+            self._waiting += len(texts)
+            self._arrived.extend((ticket, place, text) for place, text in enumerate(texts))
+            self._condition.notify()
+        return ticket
+
+    def close(self) -> None:
+        """Take no more texts; those that wait are answered first. Returns when they are."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._condition:
+                while not self._arrived and not self._queue and not self._closing:
+                    self._condition.wait()
+                arrived, self._arrived = self._arrived, []
+                if not arrived and not self._queue:
+                    return
+            self._busy_since = time.monotonic()
+            self._sort_in(arrived)
+            wanted = [one for one in self._queue if not one.ticket.cancelled]
+            batch = take(wanted) if wanted else []
+            with self._condition:
+                self._waiting -= len(self._queue) - len(wanted)
+            self._queue = wanted
+            self._answer(batch)
+            self._busy_since = None
+
+    def _sort_in(self, arrived: list[tuple[Ticket, int, str]]) -> None:
+        if not arrived:
+            return
+        texts = [text for _, _, text in arrived]
+        try:
+            lengths = self._lengths(texts)
+        except Exception:  # one text that the tokenizer cannot take; the model will fail on it alone
+            lengths = [len(text.split()) for text in texts]
+        for (ticket, place, text), length in zip(arrived, lengths, strict=True):
+            self._order += 1
+            entry = Waiting(min(length, self._max_tokens), self._order, text, ticket, place, length > self._max_tokens)
+            insort(self._queue, entry, key=lambda one: one.length)
+
+    def _answer(self, batch: list[Waiting]) -> None:
+        if not batch:
+            return
+        start = time.monotonic()
+        try:
+            rows = answer_each(self._predict, [one.text for one in batch])
+        except Exception:  # the thread has to outlive a model that answers nonsense
+            _log.exception("a batch of %d texts was not answered", len(batch))
+            rows = [None] * len(batch)
+        seconds = time.monotonic() - start
+        self._seconds_a_text += 0.1 * (seconds / len(batch) - self._seconds_a_text)
+        real = sum(one.length for one in batch)
+        padded = len(batch) * max(one.length for one in batch)
+        self._observe(len(batch), 1 - real / padded if padded else 0.0, seconds)
+        for one, row in zip(batch, rows, strict=True):
+            one.ticket.fill(one.place, Answer(row, one.truncated))

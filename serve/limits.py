@@ -1,0 +1,190 @@
+"""What stands before every route: the bearer token, the limits of a body, and the count of what was answered. Serve itself has none of them."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import os
+import time
+from pathlib import Path
+
+from selftrain_serve.metrics import Metrics
+from selftrain_serve.requests import MAX_BODY_BYTES
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from selftrain.errors import UserError
+
+TOKEN_VARIABLE = "SELFTRAIN_SERVE_TOKEN"
+OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/healthz", "/readyz"})  # nothing of the models and of their answers
+BODY_SECONDS = 30.0  # for a client to send its body
+HELD_BODY_BYTES = 8 * MAX_BODY_BYTES  # of all requests together
+_log = logging.getLogger("ray.serve")
+
+
+def read_token(file: str | Path | None) -> bytes | None:
+    """The token that requests have to carry: from `file`, else from the environment variable SELFTRAIN_SERVE_TOKEN; None for none.
+
+    Raises:
+        UserError: the file cannot be read, or what it or the variable holds is no token.
+    """
+    if file is not None:
+        where = f"The token file {file}"
+        try:
+            token = Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{where} cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'}); name another with --token-file."
+            ) from None
+    elif (given := os.environ.get(TOKEN_VARIABLE)) is not None:
+        where = f"The variable {TOKEN_VARIABLE}"
+        token = given.strip()
+    else:
+        return None
+    if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
+        raise UserError(f"{where} holds no token: it takes at least 16 printable ASCII characters without spaces, e.g. of `openssl rand -hex 32`.")
+    return token.encode()
+
+
+class Refused(Exception):
+    """A request that goes no further."""
+
+    def __init__(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.headers = headers or {}
+
+
+class Gate:
+    """ASGI middleware: token, body and figures.
+
+    Args:
+        app: what stands behind it; it gets every body whole.
+        metrics: where requests are counted.
+        token: what `authorization: Bearer ...` has to carry, except on `OPEN_PATHS`; None for nothing.
+        max_body: bytes of one body.
+        held_bodies: bytes of all bodies that are held at the same time; beyond them, 503.
+        body_seconds: time for a body to arrive; a slower one gets 408.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        token: bytes | None = None,
+        max_body: int = MAX_BODY_BYTES,
+        held_bodies: int = HELD_BODY_BYTES,
+        body_seconds: float = BODY_SECONDS,
+    ) -> None:
+        self.app = app
+        self.in_flight = 0  # requests that are being read or answered
+        self._metrics = metrics
+        self._token = token
+        self._max_body = max_body
+        self._held_bodies = held_bodies
+        self._body_seconds = body_seconds
+        self._held = 0
+        self._routes = {route.path for route in getattr(app, "routes", ())}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with its whole body, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        status = 0
+        held = bytearray()
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        self.in_flight += 1
+        try:
+            self._check_token(scope)
+            async with asyncio.timeout(self._body_seconds):
+                complete = await self._read(scope, receive, held)
+            if not complete:  # the client has left
+                return
+            _check_utf8(held)
+            whole: list[Message] = [{"type": "http.request", "body": bytes(held), "more_body": False}]
+
+            async def replay() -> Message:
+                return whole.pop() if whole else await receive()
+
+            await self.app(scope, replay, counted)
+        except Refused as refusal:
+            await _answer(counted, refusal)
+        except TimeoutError:
+            await _answer(counted, Refused(408, f"the body did not arrive within {self._body_seconds:g} s"))
+        except Exception:
+            _log.exception("a request failed")
+            if status == 0:
+                await _answer(counted, Refused(500, "the server failed on this request"))
+        finally:
+            self.in_flight -= 1
+            self._held -= len(held)
+            route = scope["path"] if scope["path"] in self._routes else "other"  # which could be anything, and as many as anybody likes
+            self._metrics.requests.labels(route, str(status or "left")).inc()
+            self._metrics.request_seconds.labels(route).observe(time.perf_counter() - start)
+
+    def _check_token(self, scope: Scope) -> None:
+        if self._token is None or scope["path"] in OPEN_PATHS:
+            return
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        scheme, _, token = given.partition(b" ")
+        if not (scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)):
+            raise Refused(401, "this server wants a token: send the header authorization: Bearer TOKEN", {"www-authenticate": "Bearer"})
+
+    async def _read(self, scope: Scope, receive: Receive, held: bytearray) -> bool:
+        headers = dict(scope["headers"])
+        stated = headers.get(b"content-length", b"0")
+        large = stated.isdigit() and int(stated) > self._max_body
+        if large and headers.get(b"expect", b"").lower() == b"100-continue":  # the client asks before it sends
+            raise self._too_large()
+        arrived, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return False
+            part = message.get("body", b"")
+            more = message.get("more_body", False)
+            arrived += len(part)
+            # What is too large is read on for a while and thrown away: a client that is cut off while it sends does not see the answer.
+            if large or arrived > self._max_body:
+                self._held -= len(held)
+                held.clear()
+                large = True
+                if arrived > 4 * self._max_body:
+                    raise self._too_large()
+                continue
+            if self._held + len(part) > self._held_bodies:
+                raise Refused(503, "the server holds too many large requests already; try again in 1 s", {"retry-after": "1"})
+            held += part
+            self._held += len(part)
+        if large:
+            raise self._too_large()
+        return True
+
+    def _too_large(self) -> Refused:
+        return Refused(413, f"the body is larger than {self._max_body} bytes; send fewer or shorter texts")
+
+
+def _check_utf8(body: bytearray) -> None:
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Refused(400, f"the body is not UTF-8: byte {error.start} of {len(body)}") from None
+
+
+async def _answer(send: Send, refusal: Refused) -> None:
+    content = json.dumps({"error": str(refusal)}).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(content)), "connection": "close", **refusal.headers}
+    await send(
+        {"type": "http.response.start", "status": refusal.status, "headers": [(name.encode(), value.encode()) for name, value in headers.items()]}
+    )
+    await send({"type": "http.response.body", "body": content})

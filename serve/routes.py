@@ -1,0 +1,238 @@
+"""The routes: what HTTP asks, and what it gets. Everything that is refused gets one JSON object, `{"error": "..."}`.
+
+POST /v1/classify   {"texts": ["...", {"id": 7, "text": "..."}]} or {"text": "..."}, optionally "top_k", "threshold", "model"
+POST /predict       {"inputs": "..."} or {"inputs": ["...", ...]}, as clients of text-embeddings-inference send it
+GET  /v1/models     what is served, and the limits
+GET  /metrics       Prometheus
+GET  /healthz       the process lives
+GET  /readyz        the models are loaded and warm
+GET  /              a page to try them; /docs and /openapi.json describe all this
+"""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from selftrain_serve.batching import Busy, Closed
+from selftrain_serve.limits import Refused
+from selftrain_serve.metrics import CONTENT_TYPE, Metrics
+from selftrain_serve.models import Loaded, Models, UnknownModel
+from selftrain_serve.requests import (
+    FAILED,
+    MAX_BODY_BYTES,
+    MAX_CHARACTERS,
+    MAX_TEXTS,
+    Answer,
+    ClassifyRequest,
+    ClassifyResponse,
+    Item,
+    PredictRequest,
+    Problem,
+    Score,
+    Status,
+    check,
+    result,
+)
+from starlette.exceptions import HTTPException
+
+PAGE = Path(__file__).with_name("page.html")
+# The page may speak to its own server and to nobody else, and nothing may frame it.
+_PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": text}
+    for status, text in {
+        400: "the body is not UTF-8 or no JSON that can be read",
+        401: "the token is missing or wrong",
+        404: "no such model",
+        408: "the body came too slowly",
+        413: "the body is too large",
+        422: "the body is not what this route takes; the message names the field",
+        503: "too much waits already; the header retry-after says when to try again",
+        504: "the answer took too long",
+    }.items()
+}
+
+
+class Json(JSONResponse):
+    """JSON in ASCII, which can say everything that a string may hold, lone surrogates included."""
+
+    def render(self, content: Any) -> bytes:
+        """The bytes of `content`."""
+        return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def make_app(models: Models, metrics: Metrics, *, timeout_seconds: float, ready: Callable[[], bool]) -> FastAPI:
+    """The routes over `models`.
+
+    Args:
+        models: what classifies.
+        metrics: what GET /metrics shows.
+        timeout_seconds: after which a request that is not answered gets 504.
+        ready: whether the replica takes requests.
+    """
+    app = FastAPI(title="selftrain", description="Text classification", docs_url=None, redoc_url=None, default_response_class=Json)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Refused, _refused)
+
+    async def ask(wanted: str | None, items: list[Item]) -> tuple[Loaded, list[Answer | None]]:
+        """The model that answered, and its answers in the order of `items`; None for those that it never saw."""
+        usable = [index for index, item in enumerate(items) if item.problem is None]
+        try:
+            loaded, ticket = models.submit(wanted, [items[index].text for index in usable])
+        except UnknownModel as error:
+            raise Refused(404, str(error)) from None
+        except Busy as error:
+            raise Refused(503, str(error), {"retry-after": str(error.retry_after)}) from None
+        except Closed:
+            raise Refused(503, "this replica stops; try again", {"retry-after": "1"}) from None
+        try:
+            found = await asyncio.wait_for(asyncio.wrap_future(ticket.done), timeout_seconds)
+        except TimeoutError:
+            raise Refused(504, f"there was no answer within {timeout_seconds:g} s; send fewer texts, or fewer requests at a time") from None
+        finally:
+            ticket.cancelled = True  # without effect where all are answered
+        answers: list[Answer | None] = [None] * len(items)
+        for index, answer in zip(usable, found, strict=True):
+            answers[index] = answer
+        return loaded, answers
+
+    @app.post("/v1/classify", response_model=ClassifyResponse, responses=_REFUSALS)
+    async def classify(body: ClassifyRequest) -> Response:
+        """Classify one text or several; a text that cannot be classified gets an error of its own."""
+        items = [check(value) for value in body.items()]
+        loaded, answers = await ask(body.model, items)
+        results = [
+            result(item, answer, loaded.card.labels, top_k=body.top_k, threshold=body.threshold) for item, answer in zip(items, answers, strict=True)
+        ]
+        counts = {"label": 0, "abstain": 0, "error": 0}
+        for one in results:
+            counts["error" if "error" in one else "abstain" if one["abstain"] else "label"] += 1
+        _count(metrics, loaded, counts)
+        return Json({"model": loaded.id, "results": results})
+
+    @app.post("/predict", response_model=list[Score] | list[list[Score]], responses=_REFUSALS | {424: {"model": Problem, "description": FAILED}})
+    async def predict(body: PredictRequest) -> Response:
+        """Classify as text-embeddings-inference does: a list of label and score for one text, a list of such lists for several.
+
+        Its form has no place for the error of one text, so a text that cannot be classified fails the request.
+        """
+        items = [check(value) for value in body.items()]
+        if (bad := next((index for index, item in enumerate(items) if item.problem is not None), None)) is not None:
+            raise Refused(422, f"inputs.{bad}: {items[bad].problem}")
+        loaded, answers = await ask(None, items)
+        results = [result(item, answer, loaded.card.labels) for item, answer in zip(items, answers, strict=True)]
+        failed = [index for index, one in enumerate(results) if "error" in one]
+        _count(metrics, loaded, {"label": len(results) - len(failed), "error": len(failed)})
+        if failed:
+            raise Refused(424, f"inputs.{failed[0]}: {FAILED}")
+        scores = [[{"label": label, "score": value} for label, value in one["probabilities"].items()] for one in results]
+        return Json(scores[0] if isinstance(body.inputs, str) else scores)
+
+    @app.get("/v1/models", responses={401: _REFUSALS[401]})
+    async def list_models() -> Response:
+        """What is served: names and versions, classes, how each was trained and measured, and the limits of a request."""
+        limits = {"texts": MAX_TEXTS, "characters": MAX_CHARACTERS, "body_bytes": MAX_BODY_BYTES, "seconds": timeout_seconds}
+        return Json({"models": models.facts(), "limits": limits})
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, 401: _REFUSALS[401]})
+    async def read_metrics() -> Response:
+        """The figures of the replica that answers, for Prometheus."""
+        return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    @app.get("/healthz", response_model=Status)
+    async def healthz() -> Response:
+        """The process lives."""
+        return Json({"status": "ok"})
+
+    @app.get("/readyz", response_model=Status, responses={503: {"model": Status, "description": "not ready"}})
+    async def readyz() -> Response:
+        """All models are loaded and warm, and answer."""
+        return Json({"status": "ready"}) if ready() else Json({"status": "not ready"}, status_code=503, headers={"retry-after": "1"})
+
+    page = PAGE.read_text(encoding="utf-8")
+
+    @app.get("/", include_in_schema=False)
+    async def show_page() -> Response:
+        return HTMLResponse(page, headers=_PAGE_HEADERS)
+
+    described = _describe(app.openapi())
+
+    @app.get("/docs", include_in_schema=False)
+    async def show_docs() -> Response:
+        return HTMLResponse(described, headers=_PAGE_HEADERS)
+
+    return app
+
+
+def _count(metrics: Metrics, loaded: Loaded, counts: Mapping[str, int]) -> None:
+    for outcome, number in counts.items():
+        if number:
+            metrics.texts.labels(loaded.name, outcome).inc(number)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    """One sentence; FastAPI's own answer would send the whole body back."""
+    assert isinstance(error, RequestValidationError)
+    if "json" not in request.headers.get("content-type", ""):
+        return Json({"error": "the body has to be JSON; send the header content-type: application/json"}, status_code=422)
+    first = error.errors()[0]
+    where = ".".join(str(part)[:100] for part in first["loc"] if part != "body")
+    return Json({"error": f"{where}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")}, status_code=422)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    texts = {
+        400: "the body cannot be read as JSON",
+        404: "there is no such route; GET /docs lists them",
+        405: f"this route does not take {request.method[:20]}; GET /docs lists what it takes",
+    }
+    return Json({"error": texts.get(error.status_code, str(error.detail))}, status_code=error.status_code, headers=error.headers)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return Json({"error": str(error)}, status_code=error.status, headers=error.headers)
+
+
+def _describe(schema: Mapping[str, Any]) -> str:
+    """A page that lists the routes of an OpenAPI document; FastAPI's own page would load scripts from elsewhere."""
+    parts = []
+    for path, operations in schema["paths"].items():
+        for method, operation in operations.items():
+            answers = "".join(
+                f"<tr><td>{html.escape(status)}</td><td>{html.escape(answer['description'])}</td></tr>"
+                for status, answer in operation["responses"].items()
+            )
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {}).get("$ref", "")
+            fields = "".join(
+                f"<tr><td><code>{html.escape(name)}</code></td><td>{html.escape(field.get('description', ''))}</td></tr>"
+                for name, field in schema["components"]["schemas"].get(body.rpartition("/")[2], {}).get("properties", {}).items()
+            )
+            takes = f"<h3>Body (JSON)</h3><table>{fields}</table>" if fields else ""
+            title = f"{method.upper()} {html.escape(path)}"
+            text = html.escape(operation.get("description", ""))
+            parts.append(f"<section><h2>{title}</h2><p>{text}</p>{takes}<h3>Answers</h3><table>{answers}</table></section>")
+    style = (
+        ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem}"
+        "td{padding:.1rem 1rem .1rem 0;vertical-align:top}h3{margin-bottom:.2rem;font-size:1rem}"
+    )
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>selftrain: routes</title><style>{style}</style></head><body><h1>selftrain</h1>"
+        f'<p><a href="/">The page to try it</a> · <a href="/openapi.json">OpenAPI document</a></p>{"".join(parts)}</body></html>'
+    )

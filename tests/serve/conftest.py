@@ -1,0 +1,18 @@
+"""Bundles that are made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from endpoint import make_bundle
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "news")
+
+
+@pytest.fixture(scope="session")
+def other_bundle(tmp_path_factory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "other", seed=1, name="other", labels=("bank", "music"))

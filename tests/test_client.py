@@ -1,0 +1,113 @@
+"""The client, against the real endpoint."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from endpoint import VERSION, endpoint, free_port, make_bundle
+from selftrain_serve.models import Source
+from selftrain_serve.requests import MAX_CHARACTERS
+
+from selftrain import Client, UserError
+from selftrain.client import ServingError
+from selftrain.export.classifier import Classifier
+
+TOKEN = "0123456789abcdef-token"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "news")
+
+
+@pytest.fixture(scope="module")
+def served(bundle):
+    with endpoint(Source(bundle=str(bundle)), Source(bundle=str(bundle), version="old"), token=TOKEN.encode()) as local:
+        yield local
+
+
+def test_texts_beyond_one_request_are_answered_in_order(served, bundle) -> None:
+    texts = [f"text {index} of a {word}" for index in range(100) for word in ("match", "phone", "bank")]
+    with Client(served.url, token=TOKEN, batch_size=1000) as client:  # above the server's limit
+        found = client.classify(texts)
+        assert [one.label for one in found] == Classifier.load(bundle, device="cpu").predict(texts).tolist()
+        assert {one.model for one in found} == {f"news@{VERSION}"}
+        assert client.classify([]) == []
+        assert [one["version"] for one in client.models()] == [VERSION, "old"]
+    assert 'selftrain_requests_total{route="/v1/classify",status="200"} 2.0' in served.metrics.text().decode()
+
+
+def test_a_bad_text_has_an_error_and_large_ones_are_split_and_cut(served) -> None:
+    with Client(served.url, token=TOKEN, model="news@old") as client:
+        good, empty, long = client.classify(["a phone", "", "é" * 2 * MAX_CHARACTERS], top_k=1)
+        assert good.label and len(good.probabilities) == 1 and good.error is None and good.model == "news@old"
+        assert empty.label is None and empty.error == "the text is empty" and empty.probabilities == {}
+        assert long.label and long.truncated
+        (unsure,) = client.classify(["a phone"], threshold=1.0)
+        assert unsure.label is None and unsure.abstain and unsure.probability == pytest.approx(good.probability, abs=1e-5)
+        # 100 of these are more bytes than one request may have.
+        assert len(client.classify(["é" * MAX_CHARACTERS] * 100)) == 100
+
+
+def test_a_refusal_is_said_at_once(served, monkeypatch) -> None:
+    monkeypatch.setenv("SELFTRAIN_SERVE_TOKEN", TOKEN)
+    start = time.monotonic()
+    for client, status, words in (
+        (Client(served.url, token="wrong"), 401, "wants a token"),
+        (Client(served.url, model="none"), 404, "no model 'none'"),
+        (Client(f"{served.url}/nowhere"), 404, "no such route"),
+    ):
+        with client, pytest.raises(ServingError, match=words) as refused:
+            client.classify(["a"])
+        assert refused.value.status == status
+    assert time.monotonic() - start < 10
+    with Client(served.url) as client:
+        for texts in ("one text", ["a", 3]):
+            with pytest.raises(UserError, match=r"[Tt]ext"):
+                client.classify(texts)
+    for url in ("127.0.0.1:8000", "ftp://a", "http://", "http://a:b"):
+        with pytest.raises(UserError, match="no address"):
+            Client(url)
+    with pytest.raises(UserError, match="batch_size"):
+        Client(served.url, batch_size=0)
+
+
+def test_a_server_that_is_not_there_yet_is_waited_for(bundle) -> None:
+    port = free_port()
+    with Client(f"http://127.0.0.1:{port}", patience_seconds=0.3) as client, pytest.raises(ServingError, match="is it running") as missing:
+        client.classify(["a"])
+    assert missing.value.status is None
+    found = []
+    with Client(f"http://127.0.0.1:{port}", patience_seconds=60) as client:
+        waiting = threading.Thread(target=lambda: found.extend(client.classify(["a phone"])))
+        waiting.start()
+        time.sleep(0.5)
+        with endpoint(Source(bundle=str(bundle)), port=port):
+            waiting.join(60)
+            assert found[0].label
+        # Gone and back: the connection that was kept open is of no use any more.
+        with endpoint(Source(bundle=str(bundle)), port=port):
+            assert client.classify(["a phone"]) == found
+
+
+def test_a_busy_server_is_asked_again_until_all_is_answered(bundle) -> None:
+    with endpoint(Source(bundle=str(bundle)), max_waiting=16) as local:
+
+        def ask(number: int) -> int:
+            with Client(local.url, batch_size=16, patience_seconds=120) as client:
+                return sum(one.label is not None for one in client.classify([f"a match of {number} " * 20] * 32))
+
+        with ThreadPoolExecutor(6) as pool:
+            assert list(pool.map(ask, range(6))) == [32] * 6
+        assert 'status="503"' in local.metrics.text().decode()
+
+
+def test_the_client_needs_neither_torch_nor_ray() -> None:
+    code = "import sys; from selftrain import Client; print([name for name in ('torch', 'ray', 'numpy', 'fastapi', 'mlflow') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
