@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -87,7 +86,7 @@ def token_counter(folder: Path) -> Callable[[list[str]], list[int]]:
     return lambda texts: [len(one.ids) for one in tokenizer.encode_batch_fast(texts)]
 
 
-def load(source: Source, tracking_uri: str | None, *, max_waiting: int, max_seconds: float, metrics: Metrics) -> Loaded:
+def load(source: Source, tracking_uri: str | None, *, threads: int, max_waiting: int, max_seconds: float, metrics: Metrics) -> Loaded:
     """Open a model and warm it.
 
     Raises:
@@ -102,7 +101,7 @@ def load(source: Source, tracking_uri: str | None, *, max_waiting: int, max_seco
         folder, version = registered_bundle(f"models:/{source.model}{which}", tracking_uri)
     card = read_card(folder)
     name, version = source.name or source.model or card.name, version or card.created
-    classifier = Classifier.load(folder)
+    classifier = Classifier.load(folder, threads=threads)
     for words in WARM_WORDS:
         if not np.isfinite(classifier.predict_proba(["word " * words])).all():
             raise UserError(f"The bundle {folder} answers numbers that are not finite; train it again.")
@@ -136,7 +135,7 @@ class Models(Collector):
     Args:
         sources: what to load, the first being what a request gets that names none.
         tracking_uri: the registry; default: MLFLOW_TRACKING_URI, else the local SQLite file.
-        threads: torch threads.
+        threads: cores that a model may compute with.
         poll_seconds: how often the registry is asked for the champion.
         max_waiting: texts that may wait for one model.
         max_seconds: how long they may.
@@ -156,7 +155,7 @@ class Models(Collector):
         max_seconds: float,
         metrics: Metrics,
     ) -> None:
-        torch.set_num_threads(threads)
+        self._threads = threads
         self._tracking_uri = tracking_uri
         self._poll_seconds = poll_seconds
         self._max_waiting = max_waiting
@@ -247,7 +246,14 @@ class Models(Collector):
             place.live.batcher.close()
 
     def _load(self, source: Source) -> Loaded:
-        return load(source, self._tracking_uri, max_waiting=self._max_waiting, max_seconds=self._max_seconds, metrics=self._metrics)
+        return load(
+            source,
+            self._tracking_uri,
+            threads=self._threads,
+            max_waiting=self._max_waiting,
+            max_seconds=self._max_seconds,
+            metrics=self._metrics,
+        )
 
     def _watch(self) -> None:
         from selftrain.tracking import Champions

@@ -84,6 +84,31 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--text-column", default="text", help="column of the text in --file (default: text)")
     _model(predict)
 
+    export = _command(commands, "export", _export, "put ONNX graphs into a bundle, in 8 bits too, and find the fastest backend of this machine")
+    export.add_argument("bundle", metavar="BUNDLE_OR_MODEL", help="a bundle folder, or the name of a registered model, whose champion is taken")
+    export.add_argument("--out", metavar="FOLDER", help="a new folder for a copy of the bundle with the graphs (default: into the bundle itself)")
+    _documents(export, "checked and measured on")
+    export.add_argument(
+        "--max-accuracy-loss",
+        type=float,
+        default=0.005,
+        metavar="SHARE",
+        help="of int8, in accuracy where the documents have labels, else in agreement with float32 (default: 0.005)",
+    )
+    export.add_argument("--backends", default=None, metavar="A,B,...", help="of onnx, onnx-int8, openvino; PyTorch is always measured (default: all)")
+    export.add_argument("--threads", type=int, metavar="N", help="cores for the measurement (default: all that this process may use)")
+    export.add_argument("--tracking-uri", help="tracking server; default: MLFLOW_TRACKING_URI, else the local SQLite file")
+
+    distill = _command(commands, "distill", _distill, "train smaller students on a bundle's probabilities, and compare all tiers")
+    distill.add_argument("bundle", metavar="BUNDLE", help="a bundle folder")
+    _documents(distill, "learned from; labeled ones are held out to measure on", data=True)
+    distill.add_argument("--student", choices=("static", "shallow"), help="default: both, one bundle each")
+    distill.add_argument(
+        "--out", metavar="FOLDER", help="a new folder for the students' bundles, tiers.json and tiers.svg (default: distilled beside BUNDLE)"
+    )
+    distill.add_argument("--layers", type=int, default=3, metavar="K", help="layers of the shallow student (default: 3)")
+    distill.add_argument("--max-documents", type=int, default=20_000, metavar="N", help="documents to learn from at most (default: 20,000)")
+
     serve = _command(commands, "serve", _serve, "serve registered models and bundles: a page, and POST /v1/classify")
     serve.add_argument(
         "--model",
@@ -141,6 +166,17 @@ def _model(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--model", default=None, help="name in the registry; its champion is used (default: bbc_news, the demo's)")
     which.add_argument("--bundle", metavar="FOLDER", help="a bundle folder, without a registry")
     parser.add_argument("--tracking-uri", help="tracking server; default: MLFLOW_TRACKING_URI, else the local SQLite file")
+
+
+def _documents(parser: argparse.ArgumentParser, use: str, *, data: bool = False) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--documents", metavar="FILE", help=f"CSV, TSV, JSONL or Parquet with documents, {use} (default: the data of the bundle's experiment)"
+    )
+    if data:
+        which.add_argument("--data", metavar="NAME", help="instead a named set of the catalogue (selftrain data)")
+    parser.add_argument("--text-column", default="text", help="column of the text in --documents (default: text)")
+    parser.add_argument("--label-column", help="column of the true label in --documents, for measuring alone")
 
 
 def _load(options: argparse.Namespace) -> Any:
@@ -279,6 +315,72 @@ def _predict(options: argparse.Namespace) -> int:
         best = int(row.argmax())
         print(f"{classifier.classes_[best]}\t{row[best]:.3f}\t{text}")
     return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    _require_columns_of_file(options, options.documents)
+    folder, out = Path(options.bundle), Path(options.out) if options.out else None
+    if not folder.is_dir() and folder.name == options.bundle:
+        from selftrain.tracking import champion_bundle
+
+        if out is None:
+            raise UserError(
+                f"{options.bundle!r} is a registered model, and the files of a version never change; name a folder for its copy with --out."
+            )
+        folder = champion_bundle(options.bundle, options.tracking_uri).folder
+    if options.threads is not None and options.threads < 1:
+        raise UserError(f"--threads is {options.threads}; at least one is needed.")
+    from selftrain.export.backends import BACKENDS
+    from selftrain.export.bundle import read_card
+    from selftrain.export.compiling import describe, documents_to_check, export_bundle, require_empty
+
+    card = read_card(folder)
+    if out is not None:
+        require_empty(out)
+    documents = documents_to_check(card, options.documents, text_column=options.text_column, label_column=options.label_column)
+    record = export_bundle(
+        folder,
+        documents,
+        out=out,
+        max_accuracy_loss=options.max_accuracy_loss,
+        backends=BACKENDS if options.backends is None else _names(options.backends),
+        threads=options.threads,
+    )
+    print(describe(record))
+    print(f"bundle: {out or folder}")
+    return 0
+
+
+def _distill(options: argparse.Namespace) -> int:
+    _require_columns_of_file(options, options.documents)
+    if options.max_documents < 1:
+        raise UserError(f"--max-documents is {options.max_documents}; give a number of documents.")
+    from selftrain.export.bundle import read_card
+    from selftrain.export.compiling import require_empty
+    from selftrain.export.distilling import STUDENTS, describe, distill
+    from selftrain.export.documents import load_documents
+
+    card = read_card(options.bundle)
+    if options.out:
+        require_empty(Path(options.out))
+    corpus, truth = load_documents(card, options.documents or options.data, text_column=options.text_column, label_column=options.label_column)
+    result = distill(
+        Path(options.bundle),
+        corpus,
+        truth,
+        students=STUDENTS if options.student is None else (options.student,),
+        out=Path(options.out) if options.out else None,
+        layers=options.layers,
+        max_documents=options.max_documents,
+    )
+    print(describe(result))
+    print(f"students: {result.folder}  picture: {result.folder / 'tiers.svg'}")
+    return 0
+
+
+def _require_columns_of_file(options: argparse.Namespace, file: str | None) -> None:
+    if file is None and (options.label_column is not None or options.text_column != "text"):
+        raise UserError("--text-column and --label-column name columns of a file; give it with --documents FILE.")
 
 
 def _serve(options: argparse.Namespace) -> int:

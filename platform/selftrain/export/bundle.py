@@ -4,6 +4,7 @@
     prototypes.safetensors                 tensor "prototypes" [classes, dimensions]: what an embedded text is compared with; "bias" [classes] where there is one
     selftrain.json                         `BundleCard`: labels, how it was trained, on what, and how well it does
     README.md                              the same facts as a model card
+    backend.json, onnx/                    added by selftrain export: the fastest backend of one kind of machine, and its graphs (export/backends.py)
     MLmodel                                added by selftrain.tracking where the bundle goes to a registry
 
 It holds no pickle, so that opening one from a stranger runs none of the stranger's code.
@@ -24,6 +25,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from selftrain.errors import UserError
 
@@ -108,9 +110,11 @@ def write_bundle(
     partial, old = (folder.parent / f".{folder.name}.{word}-{os.getpid()}" for word in ("partial", "old"))
     shutil.rmtree(partial, ignore_errors=True)
     longest = backbone.max_seq_length
+    cuts = not isinstance(backbone[0], StaticEmbedding)  # whose tokenizer holds the cut
     try:
         # What opens the folder without selftrain has to read as much of a text as the classifier does.
-        backbone.max_seq_length = min(card.max_tokens, longest or card.max_tokens)
+        if cuts:
+            backbone.max_seq_length = min(card.max_tokens, longest or card.max_tokens)
         backbone.save_pretrained(str(partial), create_model_card=False, safe_serialization=True)
         tensors = {"prototypes": prototypes} | ({"bias": bias} if bias is not None else {})
         save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}, str(partial / PROTOTYPES))
@@ -120,7 +124,8 @@ def write_bundle(
             folder.rename(old)
         partial.rename(folder)
     finally:
-        backbone.max_seq_length = longest
+        if cuts:
+            backbone.max_seq_length = longest
         shutil.rmtree(partial, ignore_errors=True)
         if old.exists() and folder.exists():
             shutil.rmtree(old)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from selftrain.errors import UserError
+from selftrain.export.backends import FOLDER, TOKENIZER, Backend, TorchBackend, check_name, choose, cores, open_graph, read_record
 from selftrain.export.bundle import BundleCard, read_card, read_prototypes
-from selftrain.models.encoder import TextEncoder
-from selftrain.models.student import Student
+from selftrain.export.tokens import FastReader, Reader, batches, padded, reader_of
 
 
 def problem_with(text: object) -> str | None:
@@ -39,48 +41,79 @@ class Classifier:
         prototypes: p, `[classes, dimensions]`; an embedding is multiplied by them as they are.
         card: class names, similarity, scale and tokens to read.
         bias: `[classes]`, added to the scaled similarities; None for none.
-        batch_size: texts that the encoder gets at once.
+        batch_size: texts that the encoder gets at once at most.
 
     Attributes:
         classes_: class names, `[classes]`, in the order of `predict_proba`'s columns.
         card: what the bundle states about itself.
+        backend: what computes: torch, onnx, onnx-int8 or openvino.
     """
 
     def __init__(
         self, backbone: SentenceTransformer, prototypes: torch.Tensor, card: BundleCard, *, bias: torch.Tensor | None = None, batch_size: int = 64
     ) -> None:
+        computes = TorchBackend(backbone, prototypes, bias, card.scale, cosine=card.similarity == "cosine")
+        self._assemble(card, reader_of(backbone, card.max_tokens), computes, batch_size)
+
+    def _assemble(self, card: BundleCard, reader: Reader, computes: Backend, batch_size: int) -> None:
         self.card = card
         self.classes_ = np.array(card.labels)
-        encoder = TextEncoder(backbone, max_tokens=card.max_tokens, batch_size=batch_size, normalize=card.similarity == "cosine").eval()
-        self._student = Student(encoder, prototypes.to(backbone.device), card.scale, bias)
+        self.backend = computes.name
+        self._read, self._compute, self._batch_size = reader, computes, batch_size
 
     @classmethod
-    def load(cls, source: str | Path, *, device: str | None = None, batch_size: int = 64, tracking_uri: str | None = None) -> Classifier:
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        device: str | None = None,
+        batch_size: int = 64,
+        backend: str | None = None,
+        threads: int | None = None,
+        tracking_uri: str | None = None,
+    ) -> Classifier:
         """Open a bundle.
 
         Args:
             source: its folder, or `models:/NAME@ALIAS` or `models:/NAME/VERSION` of an MLflow registry.
-            device: default: a GPU where there is one, else the CPU.
-            batch_size: texts that the encoder gets at once.
+            device: of PyTorch; default: a GPU where there is one, else the CPU. ONNX Runtime and OpenVINO compute on the CPU.
+            batch_size: texts that the encoder gets at once at most.
+            backend: torch, onnx, onnx-int8 or openvino. Default: on the CPU what `selftrain export` found fastest, where its package is installed and the
+                machine is of the same kind, else PyTorch, with the reason on the standard error stream.
+            threads: cores to compute with; default: all that this process may use. PyTorch has one such number for the whole process.
             tracking_uri: the registry; default: MLFLOW_TRACKING_URI, else the local SQLite file.
 
         Raises:
-            UserError: no bundle there, a damaged one, or no such registered model.
+            UserError: no bundle there, a damaged one, no such registered model, or no such backend in it.
         """
+        if threads is not None and threads < 1:
+            raise UserError(f"threads is {threads}; at least one is needed.")
+        if backend is not None:
+            check_name(backend)
+            if backend != "torch" and device not in (None, "cpu"):
+                raise UserError(f"The backend {backend} computes on the CPU, not on {device!r}; leave out the device, or use backend torch.")
         if isinstance(source, str) and source.startswith("models:/"):
             from selftrain.tracking import registered_bundle  # MLflow takes seconds to import, and a folder needs none
 
             source = registered_bundle(source, tracking_uri).folder
         folder = Path(source)
         card = read_card(folder)
+        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        record = read_record(folder) if backend != "torch" and (where == "cpu" or backend is not None) else None
+        if backend is None:
+            choice = choose(record)
+            if choice.why is not None and record is not None:
+                _say_once(f"selftrain: {folder} is opened with PyTorch and not with {record.chosen}: {choice.why}.")
+            backend = choice.name
+        if backend != "torch":
+            computes = open_graph(folder, backend, record, threads or cores())
+            opened = cls.__new__(cls)
+            opened._assemble(card, FastReader.load(folder / FOLDER / TOKENIZER), computes, batch_size)
+            return opened
+        if threads is not None:
+            torch.set_num_threads(threads)
         prototypes, bias = read_prototypes(folder, card)
-        try:
-            backbone = SentenceTransformer(str(folder), device=device or ("cuda" if torch.cuda.is_available() else "cpu"), local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                f"The encoder of the bundle {folder} cannot be opened ({' '.join(str(error).split())[:200]}); write the bundle again."
-            ) from None
-        return cls(backbone, prototypes, card, bias=bias, batch_size=batch_size)
+        return cls(open_backbone(folder, where), prototypes, card, bias=bias, batch_size=batch_size)
 
     def predict(self, texts: Iterable[str]) -> np.ndarray:
         """The name of each text's most probable class, `[texts]`.
@@ -99,7 +132,38 @@ class Classifier:
         checked = _checked(texts)
         if not checked:
             return np.zeros((0, len(self.classes_)))
-        return self._student.predict(checked).cpu().numpy()
+        rows = self._read(checked)
+        probabilities = np.empty((len(rows), len(self.classes_)))
+        for batch in batches([len(row) for row in rows], self._batch_size):
+            probabilities[batch] = self._compute(*padded([rows[index] for index in batch], self._read.padding))
+        return probabilities
+
+    def lengths(self, texts: Iterable[str]) -> list[int]:
+        """Tokens of each text that are read, special ones included.
+
+        Raises:
+            UserError: as `predict`.
+        """
+        return [len(row) for row in self._read(_checked(texts))]
+
+
+@cache
+def _say_once(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+
+
+def open_backbone(folder: Path, device: str) -> SentenceTransformer:
+    """The encoder of a bundle.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        return SentenceTransformer(str(folder), device=device, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"The encoder of the bundle {folder} cannot be opened ({' '.join(str(error).split())[:200]}); write the bundle again."
+        ) from None
 
 
 def _checked(texts: Any) -> list[str]:

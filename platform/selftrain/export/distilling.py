@@ -1,0 +1,428 @@
+"""`selftrain distill`: smaller students that learn the trained classifier's probabilities on unlabeled texts.
+
+    shallow   the first layers' worth of the teacher's transformer (some of its layers, evenly spaced), trained further
+    static    one vector a token and their mean: no transformer at all
+
+Both minimise KL(teacher || student) and are written as bundles, so that predict, serve and export take them as they are. The static one starts as model2vec's do:
+every token of the vocabulary goes through the teacher's encoder alone, the principal components are kept, and frequent tokens are weighted down
+(SIF: a / (a + p), Arora et al. 2017); here p is counted on the texts. model2vec itself is not used: its distillation wants transformers below 5.4.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tqdm import tqdm
+
+from selftrain.augment.cache import TextCache
+from selftrain.data.corpus import Corpus, Truth
+from selftrain.errors import UserError
+from selftrain.evaluation.figures import Tier, tiers
+from selftrain.evaluation.metrics import evaluate
+from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
+from selftrain.export.backends import FOLDER, GRAPHS
+from selftrain.export.bundle import BundleCard, BundleMetrics, read_card, read_prototypes, write_bundle
+from selftrain.export.classifier import Classifier, open_backbone
+from selftrain.export.compiling import require_empty
+from selftrain.export.documents import labels_of
+from selftrain.export.tokens import FastReader, features_of, padded, reader_of
+
+STUDENTS = ("static", "shallow")
+SIF = 1e-4  # a of the weights of the tokens
+DIMENSIONS = 256  # of a static student, where the teacher has more
+FEWEST_DOCUMENTS = 50
+_HELD_OUT = 1000  # documents for the agreement, at most and at most a tenth, where there are no labels
+_STATIC_EPOCHS, _STATIC_BATCH, _STATIC_RATE = 20, 64, 3e-3
+_SHALLOW_EPOCHS, _SHALLOW_BATCH, _SHALLOW_RATE = 3, 32, 1e-4
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What a distillation left: its folder, with one bundle a student, `tiers.json` and `tiers.svg`, and the rows of the table."""
+
+    folder: Path
+    tiers: list[Tier]
+    note: str
+
+
+@dataclass(frozen=True)
+class Student:
+    """A trained student: its encoder, weights `[classes, dimensions]` and bias `[classes]`, and how its card differs from the teacher's."""
+
+    backbone: SentenceTransformer
+    weights: torch.Tensor
+    bias: torch.Tensor | None
+    changes: Mapping[str, Any]
+
+
+def distill(
+    folder: Path,
+    corpus: Corpus,
+    truth: Truth,
+    *,
+    students: Sequence[str] = STUDENTS,
+    out: Path | None = None,
+    layers: int = 3,
+    max_documents: int = 20_000,
+    seed: int = 0,
+) -> Distilled:
+    """Train students on the bundle's own probabilities, and compare all tiers in a table and a picture.
+
+    Args:
+        folder: the teacher's bundle.
+        corpus: its unlabeled documents are learned from, together with the texts that a language model wrote for them, where the bundle's experiment names
+            their cache and it exists; its test documents are measured on, if they have labels, else some of the others are held out.
+        truth: true labels of the test documents; they are for measuring alone.
+        students: of `STUDENTS`.
+        out: a new or empty folder for the bundles, the table and the picture; default: `distilled` beside the bundle.
+        layers: of the shallow student.
+        max_documents: more unlabeled documents than this are left out.
+        seed: of what is random in training.
+
+    Raises:
+        UserError: no bundle, too few documents, `out` is not empty, or a student that cannot be made of this teacher.
+    """
+    folder = Path(folder)
+    card = read_card(folder)
+    if unknown := [name for name in students if name not in STUDENTS]:
+        raise UserError(f"There is no student {unknown[0]!r}; known: {', '.join(STUDENTS)}.")
+    out = Path(out) if out is not None else folder.absolute().parent / "distilled"
+    require_empty(out)
+    labels = labels_of(corpus.test, dict(truth.test))
+    texts = list(corpus.unlabeled.texts[:max_documents])
+    if labels is not None:
+        measured_on = list(corpus.test.texts)
+    else:
+        count = min(_HELD_OUT, len(texts) // 10)
+        measured_on, texts = texts[:count], texts[count:]
+    if len(texts) < FEWEST_DOCUMENTS or not measured_on:
+        raise UserError(f"{corpus.name} has {len(texts)} documents to learn from, fewer than {FEWEST_DOCUMENTS}; give more with --documents.")
+    texts += generated_texts(card, corpus)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    backbone = open_backbone(folder, device)
+    weights, bias = read_prototypes(folder, card)
+    reader = reader_of(backbone, card.max_tokens)
+    if not isinstance(reader, FastReader) or isinstance(backbone[0], StaticEmbedding):
+        raise UserError(
+            f"The encoder of {folder} is no transformer, so there is nothing smaller to distill it into; distill a bundle of a sentence encoder."
+        )
+    makers: dict[str, Callable[..., Student]] = {"static": static_student, "shallow": shallow_student}
+    if "shallow" in students:
+        _, stack = layers_of(backbone)
+        if not 1 <= layers < len(stack):
+            raise UserError(f"--layers is {layers} and the teacher has {len(stack)} layers; give a number from 1 to {len(stack) - 1}.")
+
+    teacher = Classifier.load(folder)
+    soft = torch.from_numpy(_labeled_by(teacher, texts)).float()
+    rows = reader(texts)
+    home = out.absolute()
+    home.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{home.name}.partial-", dir=home.parent))
+    try:
+        answers = _labeled_by(teacher, measured_on)
+        found = [_tier("teacher", folder, teacher.backend, measured_on, answers, labels)]
+        if teacher.backend != "torch":
+            found.insert(0, _tier("teacher", folder, "torch", measured_on, answers, labels))
+        for name in students:
+            torch.manual_seed(seed)
+            student = makers[name](backbone, reader, card, weights, bias, rows, soft, layers=layers)
+            changes = {
+                "name": f"{card.name}_{name}",
+                "method": f"distilled from {card.method} ({name})",
+                "metrics": BundleMetrics(),
+                **student.changes,
+            }
+            facts = BundleCard.model_validate({**card.model_dump(exclude={"versions", "created"}), **changes})
+            place = write_bundle(scratch / name, backbone=student.backbone, prototypes=student.weights, bias=student.bias, card=facts)
+            if labels is not None:
+                scores = evaluate(Classifier.load(place, device="cpu").predict_proba(measured_on), labels, card.labels)
+                metrics = BundleMetrics(accuracy=scores.accuracy, macro_f1=scores.macro_f1, ece=scores.ece, documents=scores.documents)
+                facts = facts.model_copy(update={"metrics": metrics})
+                write_bundle(place, backbone=student.backbone, prototypes=student.weights, bias=student.bias, card=facts)
+            found.append(_tier(name, place, "torch", measured_on, answers, labels))
+        llm, note = _language_model(folder, corpus, labels)
+        found += llm
+        figure = "accuracy" if labels is not None else "agreement"
+        document = {
+            "teacher": str(folder),
+            "figure": figure,
+            "documents": len(measured_on),
+            "learned_from": len(texts),
+            "tiers": [asdict(tier) for tier in found],
+        }
+        (scratch / "tiers.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (scratch / "tiers.svg").write_bytes(tiers(found, figure))
+        if home.exists():
+            home.rmdir()
+        scratch.rename(home)
+        home.chmod(0o755)  # a scratch folder is its owner's alone
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    kind = "labels" if labels is not None else "the teacher's answers"
+    learned = f"learned from {len(texts):,} texts of {corpus.name}, measured on {len(measured_on):,} documents against {kind}"
+    return Distilled(home, found, f"{learned}{note}")
+
+
+def generated_texts(card: BundleCard, corpus: Corpus) -> list[str]:
+    """Texts that a language model wrote for documents of `corpus`, from the cache that the bundle's experiment names; none where it is not there."""
+    augment = card.experiment.get("augment") or {}
+    folder = Path(str(augment.get("cache") or ""))
+    if card.llm is None or not augment.get("cache") or not folder.is_dir():
+        return []
+    wanted = set(corpus.unlabeled.ids)
+    texts = (answer.text.strip() for answer in TextCache(folder).answers() if answer.document_id in wanted and answer.kind != "classify")
+    return sorted({text for text in texts if text})
+
+
+def static_student(
+    backbone: SentenceTransformer,
+    reader: FastReader,
+    card: BundleCard,
+    weights: torch.Tensor,
+    bias: torch.Tensor | None,
+    rows: Sequence[Sequence[int]],
+    soft: torch.Tensor,
+    **_: Any,
+) -> Student:
+    """A student of one vector a token; see the file's head. `rows` are token ids of the texts and `soft` their probabilities, `[texts, classes]`."""
+    tokenizer = reader.without_special_tokens()
+    special = set(reader([""])[0])
+    bare = [[token for token in row if token not in special] for row in rows]
+    vectors = _token_vectors(backbone, reader, tokenizer.get_vocab_size())
+    counts = np.bincount(np.fromiter((token for row in bare for token in row), np.int64), minlength=len(vectors)).astype(np.float64) + 1.0
+    vectors = _principal(vectors) * (SIF / (SIF + counts / counts.sum()))[:, None]
+    vectors /= np.linalg.norm(vectors, axis=1).mean()
+
+    module = StaticEmbedding(tokenizer, embedding_weights=torch.from_numpy(vectors).float())
+    module.embedding.sparse = True
+    head = torch.nn.Linear(vectors.shape[1], soft.shape[1])
+    sparse, dense = torch.optim.SparseAdam(list(module.embedding.parameters()), lr=_STATIC_RATE), torch.optim.Adam(head.parameters(), lr=_STATIC_RATE)
+
+    def logits(indices: Sequence[int]) -> torch.Tensor:
+        lengths = torch.tensor([len(bare[index]) for index in indices])
+        ids = torch.tensor([token for index in indices for token in bare[index]], dtype=torch.long)
+        found: torch.Tensor = head(module.embedding(ids, lengths.cumsum(0) - lengths))
+        return found
+
+    def fade(share: float) -> None:
+        for optimizer in (sparse, dense):
+            optimizer.param_groups[0]["lr"] = _STATIC_RATE * (1 - share)
+
+    _learn("static", logits, soft, (sparse, dense), fade, epochs=_STATIC_EPOCHS, batch=_STATIC_BATCH)
+    module.embedding.sparse = False
+    changes = {"similarity": "dot", "scale": 1.0, "encoder": f"static embeddings of {card.encoder or 'the teacher'}", "encoder_fingerprint": ""}
+    return Student(SentenceTransformer(modules=[module], device="cpu"), head.weight.detach(), head.bias.detach(), changes)
+
+
+def shallow_student(
+    backbone: SentenceTransformer,
+    reader: FastReader,
+    card: BundleCard,
+    weights: torch.Tensor,
+    bias: torch.Tensor | None,
+    rows: Sequence[Sequence[int]],
+    soft: torch.Tensor,
+    *,
+    layers: int,
+) -> Student:
+    """A student of `layers` of the teacher's layers, the first and the last among them; `rows` and `soft` as in `static_student`."""
+    student = copy.deepcopy(backbone)
+    owner, stack = layers_of(student)
+    kept = sorted({round(float(place)) for place in np.linspace(0, len(stack) - 1, layers)}) if layers > 1 else [0]
+    name = next(name for name, child in owner.named_children() if child is stack)
+    setattr(owner, name, torch.nn.ModuleList([stack[index] for index in kept]))
+    student[0].auto_model.config.num_hidden_layers = len(kept)
+    device = student.device
+    head = torch.nn.ParameterDict({"weights": torch.nn.Parameter(weights.clone().float()), "bias": torch.nn.Parameter(torch.zeros(len(weights)))})
+    if bias is not None:
+        head["bias"].data.copy_(bias)
+    head.to(device)
+    optimizer = torch.optim.AdamW([*student.parameters(), *head.parameters()], lr=_SHALLOW_RATE, weight_decay=0.01)
+
+    def logits(indices: Sequence[int]) -> torch.Tensor:
+        ids, mask = (torch.from_numpy(array).to(device) for array in padded([rows[index] for index in indices], reader.padding))
+        embeddings = student(features_of(student, ids, mask))["sentence_embedding"]
+        if card.similarity == "cosine":
+            embeddings = F.normalize(embeddings, dim=-1)
+        return card.scale * embeddings @ head["weights"].T + head["bias"]
+
+    def fade(share: float) -> None:
+        optimizer.param_groups[0]["lr"] = _SHALLOW_RATE * min(1.0, share / 0.1 + 0.01) * (1 - share)
+
+    student.train()
+    _learn("shallow", logits, soft.to(device), (optimizer,), fade, epochs=_SHALLOW_EPOCHS, batch=_SHALLOW_BATCH, lengths=[len(row) for row in rows])
+    student.eval()
+    changes = {"encoder": f"{len(kept)} layers of {card.encoder or 'the teacher'}", "encoder_fingerprint": ""}
+    return Student(student, head["weights"].detach().cpu(), head["bias"].detach().cpu(), changes)
+
+
+def layers_of(backbone: SentenceTransformer) -> tuple[torch.nn.Module, torch.nn.ModuleList]:
+    """(module, its list of layers): the transformer's stack.
+
+    Raises:
+        UserError: there is none of as many layers as the model's configuration says.
+    """
+    model = backbone[0].auto_model
+    count = getattr(model.config, "num_hidden_layers", 0)
+    for module in model.modules():
+        for child in module.children():
+            if isinstance(child, torch.nn.ModuleList) and len(child) == count:
+                return module, child
+    raise UserError(f"The encoder's layers were not found ({type(model).__name__}); distill into --student static instead.")
+
+
+def _learn(
+    name: str,
+    logits: Callable[[Sequence[int]], torch.Tensor],
+    soft: torch.Tensor,
+    optimizers: Sequence[torch.optim.Optimizer],
+    fade: Callable[[float], None],
+    *,
+    epochs: int,
+    batch: int,
+    lengths: Sequence[int] | None = None,
+) -> None:
+    """Minimise KL(soft || student); `fade` sets the learning rate for the share of the steps that is over; texts of like `lengths` go together."""
+    steps = epochs * -(-len(soft) // batch)
+    generator = torch.Generator().manual_seed(torch.initial_seed() % 2**31)
+    done = 0
+    with tqdm(total=steps, desc=f"student {name}", unit=" steps", file=sys.stderr, disable=None) as bar:
+        for _ in range(epochs):
+            order = torch.randperm(len(soft), generator=generator).tolist()
+            if lengths is not None:  # sorted inside of wide windows: little padding, and still another order in every epoch
+                window = 32 * batch
+                order = [index for at in range(0, len(order), window) for index in sorted(order[at : at + window], key=lengths.__getitem__)]
+            groups = [order[at : at + batch] for at in range(0, len(order), batch)]
+            for turn in torch.randperm(len(groups), generator=generator).tolist():
+                group = groups[turn]
+                fade(done / steps)
+                loss = F.kl_div(F.log_softmax(logits(group), dim=-1), soft[group], reduction="batchmean")
+                for optimizer in optimizers:
+                    optimizer.zero_grad()
+                loss.backward()
+                for optimizer in optimizers:
+                    optimizer.step()
+                done += 1
+                bar.update()
+
+
+def _token_vectors(backbone: SentenceTransformer, reader: FastReader, count: int) -> np.ndarray:
+    """The encoder's embedding of every token alone, between the special tokens, `[count, dimensions]`."""
+    before, after = reader.special_tokens()
+    parts = []
+    backbone.eval()
+    with torch.inference_mode():
+        for start in tqdm(range(0, count, 512), desc="tokens through the encoder", file=sys.stderr, disable=None):
+            rows = [[*before, token, *after] for token in range(start, min(count, start + 512))]
+            ids = torch.tensor(rows, device=backbone.device)
+            parts.append(backbone(features_of(backbone, ids, torch.ones_like(ids)))["sentence_embedding"].float().cpu().numpy())
+    return np.concatenate(parts).astype(np.float64)
+
+
+def _principal(vectors: np.ndarray) -> np.ndarray:
+    """The coordinates on the principal components, at most `DIMENSIONS` of them."""
+    centred = vectors - vectors.mean(axis=0)
+    _, directions = np.linalg.eigh(centred.T @ centred)  # by rising variance
+    return centred @ directions[:, ::-1][:, :DIMENSIONS]
+
+
+def _labeled_by(teacher: Classifier, texts: Sequence[str]) -> np.ndarray:
+    parts = []
+    with tqdm(total=len(texts), desc="teacher", unit=" texts", file=sys.stderr, disable=None) as bar:
+        for start in range(0, len(texts), 1024):
+            parts.append(teacher.predict_proba(texts[start : start + 1024]))
+            bar.update(len(parts[-1]))
+    return np.concatenate(parts)
+
+
+def _tier(name: str, folder: Path, backend: str, texts: Sequence[str], teacher: np.ndarray, labels: np.ndarray | None) -> Tier:
+    """One row: what a bundle's backend gets right, and how fast one core computes it."""
+    classifier = Classifier.load(folder, device="cpu" if backend == "torch" else None, backend=backend)
+    predicted = classifier.predict_proba(texts).argmax(axis=1)
+    right = float((predicted == (labels if labels is not None else teacher.argmax(axis=1))).mean())
+    if backend == "torch":
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) + sum(file.stat().st_size for file in folder.glob("*/*.safetensors"))
+    else:
+        size = (folder / FOLDER / GRAPHS[backend]).stat().st_size
+    with _one_thread():
+        one = Classifier.load(folder, device="cpu" if backend == "torch" else None, backend=backend, threads=1)
+        return Tier(name=f"{name} ({backend})", right=right, texts_per_second=speed(one, texts), size_mb=round(size / 1e6, 2))
+
+
+def speed(classifier: Classifier, texts: Sequence[str]) -> float:
+    """Texts a second: the median of five calls, each with as many of `texts` (some of them twice, if need be) as take about half a second, 32 to 4,096."""
+    start = time.perf_counter()
+    classifier.predict_proba(texts[:32])
+    count = int(np.clip(0.5 * len(texts[:32]) / (time.perf_counter() - start), 32, 4096))
+    some = [texts[index % len(texts)] for index in range(count)]
+    rates = []
+    for _ in range(5):
+        start = time.perf_counter()
+        classifier.predict_proba(some)
+        rates.append(count / (time.perf_counter() - start))
+    return round(statistics.median(rates), 1)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """PyTorch and the tokenizer compute with one thread."""
+    threads, parallel = torch.get_num_threads(), os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        os.environ.pop("TOKENIZERS_PARALLELISM")
+        if parallel is not None:
+            os.environ["TOKENIZERS_PARALLELISM"] = parallel
+
+
+def _language_model(folder: Path, corpus: Corpus, labels: np.ndarray | None) -> tuple[list[Tier], str]:
+    """(the language model's own zero-shot row, from metrics.json of the run that the bundle lies in, and a note on it); nothing where there is none.
+
+    Raises:
+        UserError: metrics.json is damaged.
+    """
+    file = folder.absolute().parent / "metrics.json"
+    if labels is None or not file.is_file():
+        return [], ""
+    try:
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+        row = next((row for row in metrics["rows"] if row["variant"] == LANGUAGE_MODEL_ROW and row["scores"] is not None), None)
+        if row is None:
+            return [], ""
+        if metrics["data"]["fingerprint"] != corpus.fingerprint:
+            return [], f"; {file} has a row of the language model, but on other documents"
+        rate = round(1000 / row["inference_ms"], 2) if row["inference_ms"] else None  # none where answers came from the cache
+        tier = Tier(name=f"{metrics['asked']['llm']} (zero-shot)", right=float(row["scores"]["accuracy"]), texts_per_second=rate, size_mb=None)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is damaged ({type(error).__name__}: {' '.join(str(error).split())[:100]}); move the bundle away from it.") from None
+    return [tier], f"; the language model: {row['documents']:,} of the documents, on all cores, in the run {folder.absolute().parent.name}"
+
+
+def describe(result: Distilled) -> str:
+    """The table of all tiers."""
+    figure = json.loads((result.folder / "tiers.json").read_text(encoding="utf-8"))["figure"]
+    width = max(len(tier.name) for tier in result.tiers)
+    lines = [f"{'tier':<{width}}  {figure:>9}  {'texts/s, one core':>17}  {'MB':>8}"]
+    for tier in result.tiers:
+        rate, size = ("-" if value is None else f"{value:,.{places}f}" for value, places in ((tier.texts_per_second, 1), (tier.size_mb, 1)))
+        lines.append(f"{tier.name:<{width}}  {tier.right:>9.4f}  {rate:>17}  {size:>8}")
+    return "\n".join([*lines, "", result.note])

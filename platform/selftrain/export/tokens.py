@@ -1,0 +1,219 @@
+"""Texts to token ids, as the encoder of a bundle reads them, and batches of them that waste little padding.
+
+A tokenizer of the library `tokenizers` is asked once a call and computes no offsets. Tokenizers of BERT's kind (WordPiece behind BERT's rules for words) are quicker
+still: an ASCII text falls into the same words by one regular expression, and the pieces of a word are looked up. That is most of the time of a static student.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding, WordEmbeddings
+from tokenizers import Tokenizer
+
+from selftrain.errors import UserError
+
+BATCH_START_TOKENS = 64  # what starting one more batch costs, in padded tokens that could be computed meanwhile
+_KNOWN_WORDS = 200_000  # words whose pieces are kept
+_WORD = re.compile(r"[A-Za-z0-9]+|[!-/:-@\[-`{-~]")  # BERT's words of an ASCII text: runs of letters and digits, and every punctuation mark alone
+_PLAIN = re.compile(r"[\t\n\r\x20-\x7e]*")  # ASCII without the control characters that BERT drops
+
+
+class Reader(Protocol):
+    """Turns texts into the token ids that the encoder reads, cut at the bundle's length."""
+
+    padding: int  # id that fills the end of a shorter row
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, with the special tokens where the encoder has any."""
+        ...
+
+
+class FastReader:
+    """By a tokenizer of the library `tokenizers`, which holds the cut and the padding's id.
+
+    Args:
+        tokenizer: with truncation and padding set, and a post-processor where special tokens are wanted.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._file = tokenizer.to_str()
+        self.padding = int((tokenizer.padding or {}).get("pad_id", 0))
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self._words = _WordPieces.of(tokenizer)
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        """See `Reader`."""
+        rows: list[list[int] | None] = [self._words(text) if self._words is not None else None for text in texts]
+        if rest := [index for index, row in enumerate(rows) if row is None]:
+            for index, encoding in zip(rest, self._tokenizer.encode_batch_fast([texts[index] for index in rest]), strict=True):
+                rows[index] = encoding.ids
+        return [row if row is not None else [] for row in rows]
+
+    def special_tokens(self) -> tuple[list[int], list[int]]:
+        """Ids that stand (before, behind) every text."""
+        return around(self._tokenizer)
+
+    def without_special_tokens(self) -> Tokenizer:
+        """A copy of the tokenizer that cuts as this one does, and adds no special tokens."""
+        copy = Tokenizer.from_str(json.dumps({**json.loads(self._file), "post_processor": None}))
+        copy.no_padding()
+        return copy
+
+    def save(self, file: Path) -> None:
+        """Write the tokenizer with its cut and padding."""
+        file.write_text(self._file, encoding="utf-8")
+
+    @classmethod
+    def load(cls, file: Path) -> FastReader:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        try:
+            return cls(Tokenizer.from_str(file.read_text(encoding="utf-8")))
+        except Exception as error:  # the library raises plain Exception for whatever it cannot read
+            raise UserError(f"{file} cannot be read ({' '.join(str(error).split())[:150]}); run selftrain export again.") from None
+
+
+class _WordPieces:
+    """The ids of ASCII texts by looking up the pieces of each word; equal to what the tokenizer gives, for BERT's kind of tokenizer alone."""
+
+    def __init__(self, tokenizer: Tokenizer, *, lower: bool, special: Sequence[str], longest: int) -> None:
+        self._tokenizer, self._lower, self._special = tokenizer, lower, special
+        self._before, self._after = around(tokenizer)
+        self._room = longest - len(self._before) - len(self._after)
+        self._known: dict[str, list[int]] = {}
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> _WordPieces | None:
+        """None where the tokenizer is of another kind."""
+        facts = json.loads(tokenizer.to_str())
+        normalizer, cut = facts["normalizer"] or {}, facts["truncation"] or {}
+        rules = (normalizer.get("type"), (facts["pre_tokenizer"] or {}).get("type"), facts["model"].get("type"))
+        if rules != ("BertNormalizer", "BertPreTokenizer", "WordPiece") or not normalizer["clean_text"] or cut.get("direction") != "Right":
+            return None
+        special = [token["content"] for token in facts["added_tokens"]]
+        pieces = cls(tokenizer, lower=normalizer["lowercase"], special=special, longest=cut["max_length"])
+        return pieces if pieces._room > 0 else None
+
+    def __call__(self, text: str) -> list[int] | None:
+        """Ids of `text`; None where the tokenizer itself has to be asked."""
+        # A text may spell out a special token ("[SEP]"), which the tokenizer takes for one.
+        if not _PLAIN.fullmatch(text) or any(token in text for token in self._special):
+            return None
+        if self._lower:
+            text = text.lower()
+            if any(token in text for token in self._special):
+                return None
+        ids, room, known = list(self._before), len(self._before) + self._room, self._known
+        # All words of a short text at once; of a long one no more than are read.
+        words = _WORD.findall(text) if len(text) <= 32 * self._room else (match.group() for match in _WORD.finditer(text))
+        for word in words:
+            pieces = known.get(word)
+            if pieces is None:
+                pieces = self._tokenizer.encode(word, add_special_tokens=False).ids
+                if len(known) >= _KNOWN_WORDS:
+                    known.clear()
+                known[word] = pieces
+            ids += pieces
+            if len(ids) >= room:
+                del ids[room:]
+                break
+        ids += self._after
+        return ids
+
+
+def around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """The special tokens' ids that the tokenizer puts (before, behind) a text."""
+    word, full = tokenizer.encode("a", add_special_tokens=False).ids, tokenizer.encode("a").ids
+    start = full.index(word[0])
+    return full[:start], full[start + len(word) :]
+
+
+class PreprocessReader:
+    """By the encoder's own preprocessing, for encoders without a tokenizer of the library `tokenizers`, such as a BiLSTM's words."""
+
+    padding = 0
+
+    def __init__(self, backbone: SentenceTransformer) -> None:
+        self._backbone = backbone
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        """See `Reader`."""
+        features = self._backbone.preprocess(list(texts))
+        return [ids[mask.bool()].tolist() for ids, mask in zip(features["input_ids"].cpu(), features["attention_mask"].cpu(), strict=True)]
+
+
+def reader_of(backbone: SentenceTransformer, max_tokens: int) -> Reader:
+    """The reader of an encoder, cut at `max_tokens` or at what the encoder reads at most.
+
+    Raises:
+        UserError: the encoder wants more than token ids and their mask.
+    """
+    found = backbone.tokenizer
+    tokenizer = found if isinstance(found, Tokenizer) else getattr(found, "backend_tokenizer", None)
+    longest = int(min(max_tokens, backbone.max_seq_length or math.inf))
+    if tokenizer is None:
+        backbone.max_seq_length = longest
+        return PreprocessReader(backbone)
+    facts = json.loads(tokenizer.to_str())
+    if isinstance(backbone[0], StaticEmbedding):
+        facts["post_processor"] = None  # it averages the words alone
+    copy = Tokenizer.from_str(json.dumps(facts))
+    copy.enable_truncation(longest)
+    copy.enable_padding(pad_id=int(getattr(found, "pad_token_id", None) or 0))
+    if any(copy.encode("a text").type_ids):
+        raise UserError(
+            "The encoder's tokenizer numbers the segments of a single text (as XLNet's does); a classifier reads token ids alone, train another encoder."
+        )
+    return FastReader(copy)
+
+
+def batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Indices in groups of like length, shortest first: the next text joins unless the group then wastes more padding than a batch of its own costs.
+
+    Args:
+        lengths: tokens of each text.
+        most: texts in a batch at most.
+    """
+    batch: list[int] = []
+    tokens = 0
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        padding = len(batch) * lengths[index] - tokens
+        if batch and (len(batch) >= most or padding > BATCH_START_TOKENS):
+            yield batch
+            batch, tokens = [], 0
+        batch.append(index)
+        tokens += lengths[index]
+    if batch:
+        yield batch
+
+
+def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, mask), both `[texts, longest]` in int64; the mask is 1 where a token stands. A batch without any token is one column wide."""
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    there = np.arange(max(1, int(lengths.max(initial=0)))) < lengths[:, None]
+    ids = np.full(there.shape, padding, np.int64)
+    ids[there] = np.fromiter(chain.from_iterable(rows), np.int64, int(lengths.sum()))
+    return ids, there.astype(np.int64)
+
+
+def features_of(backbone: SentenceTransformer, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What the encoder's first module takes, from padded ids and mask."""
+    if isinstance(backbone[0], StaticEmbedding):
+        lengths = mask.sum(dim=1)
+        return {"input_ids": ids[mask.bool()], "offsets": lengths.cumsum(0) - lengths}
+    features = {"input_ids": ids, "attention_mask": mask}
+    return features | ({"sentence_lengths": mask.sum(dim=1)} if isinstance(backbone[0], WordEmbeddings) else {})
