@@ -274,6 +274,9 @@ def test_what_cannot_be_asked_for_is_said(plain, tmp_path) -> None:
     with pytest.raises(UserError, match="is not an empty folder"):
         export_bundle(plain, DOCUMENTS, out=tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"Nothing can be written in .*; name another folder with --out"):
+        export_bundle(plain, DOCUMENTS, out=tmp_path / "file" / "bundle")
     with pytest.raises(UserError, match="5 documents, too few to judge int8"):
         export_bundle(plain, CheckedOn(texts(5), "five"))
     with pytest.raises(UserError, match="holds no document"):

@@ -365,6 +365,19 @@ def require_empty(out: Path) -> None:
         raise UserError(f"{out} exists and is not an empty folder; name a new one with --out, so that nothing of yours is overwritten.")
 
 
+def scratch_beside(home: Path) -> Path:
+    """A new folder beside `home`, on the same disk, to work in and rename from.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    try:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{home.name}.partial-", dir=home.parent))
+    except OSError as error:
+        raise UserError(f"Nothing can be written in {home.parent} ({error.strerror}); name another folder with --out.") from None
+
+
 def _probabilities(computes: Backend, rows: Sequence[Sequence[int]], padding: int) -> np.ndarray:
     parts: dict[int, np.ndarray] = {}
     for batch in batches([len(row) for row in rows], 32):
@@ -376,8 +389,7 @@ def _probabilities(computes: Backend, rows: Sequence[Sequence[int]], padding: in
 def _whole_or_not_at_all(folder: Path, out: Path | None) -> Iterator[Path]:
     """A scratch folder for the graphs and the record; they move to their places when everything has succeeded, the record last."""
     home = (out or folder).absolute()
-    home.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{home.name}.partial-", dir=home.parent))
+    scratch = scratch_beside(home)
     try:
         place = scratch / FOLDER
         place.mkdir()

@@ -16,7 +16,6 @@ import os
 import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,7 +39,7 @@ from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
 from selftrain.export.backends import FOLDER, GRAPHS
 from selftrain.export.bundle import BundleCard, BundleMetrics, read_card, read_prototypes, write_bundle
 from selftrain.export.classifier import Classifier, open_backbone
-from selftrain.export.compiling import require_empty
+from selftrain.export.compiling import require_empty, scratch_beside
 from selftrain.export.documents import labels_of
 from selftrain.export.tokens import FastReader, features_of, padded, reader_of
 
@@ -133,8 +132,7 @@ def distill(
     soft = torch.from_numpy(_labeled_by(teacher, texts)).float()
     rows = reader(texts)
     home = out.absolute()
-    home.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{home.name}.partial-", dir=home.parent))
+    scratch = scratch_beside(home)
     try:
         answers = _labeled_by(teacher, measured_on)
         found = [_tier("teacher", folder, teacher.backend, measured_on, answers, labels)]
