@@ -7,6 +7,7 @@ lets it take over. One that cannot be loaded leaves the old one serving, and is 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -156,6 +157,8 @@ class Models(Collector):
         metrics: Metrics,
     ) -> None:
         self._threads = threads
+        # oneDNN keeps 1,024 compiled products, one a shape: batches of all sizes and lengths would fill memory for hours. Read at the first product.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
         self._tracking_uri = tracking_uri
         self._poll_seconds = poll_seconds
         self._max_waiting = max_waiting
