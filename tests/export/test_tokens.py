@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -38,9 +38,16 @@ WORDS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(max_size=60), ASCII, WORDS.map(" ".join), WORDS.map("".join)))
 def test_ids_are_the_tokenizers_own(backbone, reader, text: str) -> None:
     assert reader([text]) == [asked(backbone, text, 16)]
+
+
+@settings(deadline=None)
+@given(st.one_of(st.text(st.sampled_from("ab \n[]é\u0301中\u2003"), max_size=400), WORDS.map(lambda words: " ".join(words * 9))))
+def test_the_head_of_a_long_text_is_enough_only_where_it_fills_the_length(backbone, reader, text: str) -> None:
+    assert reader([text, "x" * 300, " " * 300 + text]) == [asked(backbone, one, 16) for one in (text, "x" * 300, " " * 300 + text)]
 
 
 def test_words_are_looked_up_and_not_asked_for_again(backbone) -> None:
@@ -84,6 +91,7 @@ def test_words_of_a_bilstm_are_cut_too() -> None:
     assert reader(["team match team match", "nothing known", "match"]) == [[2, 1, 2], [], [1]]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 64), max_size=200), st.integers(1, 40))
 def test_every_text_is_in_one_batch_and_padding_is_bounded(lengths: list[int], most: int) -> None:
     found = list(batches(lengths, most))

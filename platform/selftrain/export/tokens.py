@@ -24,6 +24,7 @@ from selftrain.errors import UserError
 
 BATCH_START_TOKENS = 64  # what starting one more batch costs, in padded tokens that could be computed meanwhile
 _KNOWN_WORDS = 200_000  # words whose pieces are kept
+_HEAD_CHARACTERS = 12  # of a text for each token that is read; English has four or five
 _WORD = re.compile(r"[A-Za-z0-9]+|[!-/:-@\[-`{-~]")  # BERT's words of an ASCII text: runs of letters and digits, and every punctuation mark alone
 _PLAIN = re.compile(r"[\t\n\r\x20-\x7e]*")  # ASCII without the control characters that BERT drops
 
@@ -54,8 +55,15 @@ class FastReader:
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Reader`."""
-        rows: list[list[int] | None] = [self._words(text) if self._words is not None else None for text in texts]
+        if self._words is None:
+            return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        heads = [self._words.head(text) for text in texts]
+        rows: list[list[int] | None] = [self._words(head) for head in heads]
         if rest := [index for index, row in enumerate(rows) if row is None]:
+            for index, encoding in zip(rest, self._tokenizer.encode_batch_fast([heads[index] for index in rest]), strict=True):
+                rows[index] = encoding.ids
+        # A head that does not fill the length is not enough of its text.
+        if rest := [index for index, row in enumerate(rows) if len(heads[index]) < len(texts[index]) and len(row or ()) < self._words.longest]:
             for index, encoding in zip(rest, self._tokenizer.encode_batch_fast([texts[index] for index in rest]), strict=True):
                 rows[index] = encoding.ids
         return [row if row is not None else [] for row in rows]
@@ -93,6 +101,7 @@ class _WordPieces:
     def __init__(self, tokenizer: Tokenizer, *, lower: bool, special: Sequence[str], longest: int) -> None:
         self._tokenizer, self._lower, self._special = tokenizer, lower, special
         self._before, self._after = around(tokenizer)
+        self.longest = longest
         self._room = longest - len(self._before) - len(self._after)
         self._known: dict[str, list[int]] = {}
 
@@ -108,6 +117,11 @@ class _WordPieces:
         pieces = cls(tokenizer, lower=normalizer["lowercase"], special=special, longest=cut["max_length"])
         return pieces if pieces._room > 0 else None
 
+    def head(self, text: str) -> str:
+        """The beginning of a long text, up to a blank, where words end: if its tokens fill the length, they are those of the whole text."""
+        most = _HEAD_CHARACTERS * self._room
+        return text if len(text) <= most else text[: max(text.rfind(" ", 0, most), 0)] or text
+
     def __call__(self, text: str) -> list[int] | None:
         """Ids of `text`; None where the tokenizer itself has to be asked."""
         # A text may spell out a special token ("[SEP]"), which the tokenizer takes for one.
@@ -118,9 +132,7 @@ class _WordPieces:
             if any(token in text for token in self._special):
                 return None
         ids, room, known = list(self._before), len(self._before) + self._room, self._known
-        # All words of a short text at once; of a long one no more than are read.
-        words = _WORD.findall(text) if len(text) <= 32 * self._room else (match.group() for match in _WORD.finditer(text))
-        for word in words:
+        for word in _WORD.findall(text):
             pieces = known.get(word)
             if pieces is None:
                 pieces = self._tokenizer.encode(word, add_special_tokens=False).ids
