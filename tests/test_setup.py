@@ -34,7 +34,10 @@ def locked(extra: str) -> dict[str, Version]:
 
 def asked_for(extra: str) -> list[Requirement]:
     optional = PYPROJECT["optional-dependencies"]
-    return [Requirement(line) for line in PYPROJECT["dependencies"] + optional[extra] + optional["demo"] + optional["dev"] + optional["search"] + optional["export"]]
+    return [
+        Requirement(line)
+        for line in PYPROJECT["dependencies"] + optional[extra] + optional["demo"] + optional["dev"] + optional["search"] + optional["export"]
+    ]
 
 
 @pytest.mark.parametrize("extra", ["cpu", "gpu"])
