@@ -442,7 +442,7 @@ class _Run:
     def _inference_ms(self, student: Student) -> float | None:
         """Milliseconds that a test document takes, the best of three batches: other work on the machine only ever adds."""
         some = self.corpus.test.texts[: self.experiment.model.batch_size]
-        if not some:
+        if not len(some):
             return None
         seconds = []
         for _ in range(3):
