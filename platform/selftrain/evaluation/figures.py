@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Literal, ParamSpec
 
@@ -18,7 +17,6 @@ import matplotlib as mpl
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
@@ -267,48 +265,6 @@ def embedding_map(
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     figure.legend(loc="outside right upper", ncols=columns, markerscale=1.4, handletextpad=0.3)
-    return figure
-
-
-@dataclass(frozen=True)
-class Tier:
-    """One way to classify: the share of documents that it gets right (0 to 1), texts a second and megabytes of weights, both None where unknown."""
-
-    name: str
-    right: float
-    texts_per_second: float | None
-    size_mb: float | None
-
-
-@_picture
-def tiers(rows: Sequence[Tier], figure_name: str) -> Figure:
-    """Accuracy (or agreement) against speed, with the area of a dot for the size; a tier of unknown speed is a line."""
-    figure, axes = _canvas(6.6, 4.2)
-    largest = max((row.size_mb or 0.0 for row in rows), default=0.0) or 1.0
-    for index, row in enumerate(rows):
-        color = _COLORS[index % len(_COLORS)]
-        size = "" if row.size_mb is None else f", {row.size_mb:,.1f} MB"
-        if row.texts_per_second is None:
-            axes.axhline(row.right, color=color, linestyle="--", linewidth=1.2, label=f"{_short(row.name, 40)}, speed unknown")
-            continue
-        axes.scatter(
-            row.texts_per_second,
-            row.right,
-            s=30 + 400 * (row.size_mb or 0.0) / largest,
-            color=color,
-            marker=_MARKERS[index % len(_MARKERS)],
-            alpha=0.8,
-            linewidths=0,
-            label=f"{_short(row.name, 40)}: {row.texts_per_second:,.0f} texts/s{size}",
-        )
-    axes.set_xscale("log")
-    axes.margins(x=0.15, y=0.2)
-    axes.set(xlabel="texts a second on one core", ylabel=figure_name)
-    axes.grid(True)
-    legend = figure.legend(loc="outside upper left", ncols=1)
-    for handle in legend.legend_handles:
-        if isinstance(handle, PathCollection):
-            handle.set_sizes([30])
     return figure
 
 

@@ -33,9 +33,9 @@ from tqdm import tqdm
 from selftrain.augment.cache import TextCache
 from selftrain.data.corpus import Corpus, Truth
 from selftrain.errors import UserError
-from selftrain.evaluation.figures import Tier, tiers
 from selftrain.evaluation.metrics import evaluate
 from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
+from selftrain.evaluation.tiers import Tier, tiers
 from selftrain.export.backends import FOLDER, GRAPHS
 from selftrain.export.bundle import BundleCard, BundleMetrics, read_card, read_prototypes, write_bundle
 from selftrain.export.classifier import Classifier, open_backbone

@@ -1,0 +1,53 @@
+"""The picture of a distillation: every tier's accuracy against its speed and size; SVG, in the style of figures.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+
+from selftrain.evaluation.figures import _COLORS, _MARKERS, _canvas, _picture, _short
+
+
+@dataclass(frozen=True)
+class Tier:
+    """One way to classify: the share of documents that it gets right (0 to 1), texts a second and megabytes of weights, both None where unknown."""
+
+    name: str
+    right: float
+    texts_per_second: float | None
+    size_mb: float | None
+
+
+@_picture
+def tiers(rows: Sequence[Tier], figure_name: str) -> Figure:
+    """Accuracy (or agreement) against speed, with the area of a dot for the size; a tier of unknown speed is a line."""
+    figure, axes = _canvas(6.6, 4.2)
+    largest = max((row.size_mb or 0.0 for row in rows), default=0.0) or 1.0
+    for index, row in enumerate(rows):
+        color = _COLORS[index % len(_COLORS)]
+        size = "" if row.size_mb is None else f", {row.size_mb:,.1f} MB"
+        if row.texts_per_second is None:
+            axes.axhline(row.right, color=color, linestyle="--", linewidth=1.2, label=f"{_short(row.name, 40)}, speed unknown")
+            continue
+        axes.scatter(
+            row.texts_per_second,
+            row.right,
+            s=30 + 400 * (row.size_mb or 0.0) / largest,
+            color=color,
+            marker=_MARKERS[index % len(_MARKERS)],
+            alpha=0.8,
+            linewidths=0,
+            label=f"{_short(row.name, 40)}: {row.texts_per_second:,.0f} texts/s{size}",
+        )
+    axes.set_xscale("log")
+    axes.margins(x=0.15, y=0.2)
+    axes.set(xlabel="texts a second on one core", ylabel=figure_name)
+    axes.grid(True)
+    legend = figure.legend(loc="outside upper left", ncols=1)
+    for handle in legend.legend_handles:
+        if isinstance(handle, PathCollection):
+            handle.set_sizes([30])
+    return figure
