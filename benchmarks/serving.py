@@ -102,9 +102,11 @@ class Found:
         self.statuses[status] += 1
 
     def figures(self, seconds: float) -> dict[str, Any]:
-        """Requests a second, quantiles in milliseconds, and how many answers of each status."""
+        """Requests a second and quantiles in milliseconds; an answer that is none ends the benchmark."""
+        if set(self.statuses) != {"200"}:
+            raise SystemExit(f"not every request was answered: {dict(self.statuses)}")
         quantiles = {f"p{100 * q:g}_ms": round(1000 * float(np.quantile(self.seconds, q)), 1) for q in (0.5, 0.95, 0.99)}
-        return {"requests_a_second": round(len(self.seconds) / seconds, 1), **quantiles, "answers": dict(self.statuses)}
+        return {"requests_a_second": round(len(self.seconds) / seconds, 1), **quantiles}
 
 
 def limit(bundle: str, texts: Sequence[str], seconds: float, threads: int) -> dict[str, Any]:
@@ -159,7 +161,6 @@ def plain(bundle: str, port: int, threads: int) -> None:
     import torch
     import uvicorn
     from fastapi import FastAPI
-    from pydantic import BaseModel
     from safetensors.torch import load_file
     from sentence_transformers import SentenceTransformer
 
@@ -168,16 +169,13 @@ def plain(bundle: str, port: int, threads: int) -> None:
     model, prototypes = SentenceTransformer(bundle, device="cpu"), load_file(str(Path(bundle) / "prototypes.safetensors"))["prototypes"]
     app = FastAPI()
 
-    class Body(BaseModel):
-        text: str
-
     @app.get("/readyz")
     def ready() -> str:
         return "ok"
 
     @app.post("/v1/classify")
-    def classify(body: Body) -> dict[str, float]:
-        scores = model.encode([body.text], convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False) @ prototypes.T
+    def classify(body: dict[str, str]) -> dict[str, float]:
+        scores = model.encode([body["text"]], convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False) @ prototypes.T
         return dict(zip(card["labels"], torch.softmax(card["scale"] * scores[0], 0).tolist(), strict=True))
 
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
