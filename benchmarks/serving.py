@@ -15,98 +15,17 @@ import asyncio
 import itertools
 import json
 import os
-import signal
-import socket
-import subprocess
 import sys
-import tempfile
 import time
-import urllib.request
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
+from endpoint_load import SELFTRAIN, closed_loop, free_port, open_loop, request, server
 
 CLIENTS, LISTS, LIST_TEXTS, RATE = 32, 4, 64, 50.0
-SELFTRAIN = [sys.executable, "-c", "import sys; from selftrain.cli import main; sys.exit(main())"]
-
-
-def request(texts: Sequence[str]) -> bytes:
-    """A whole HTTP request, made before the clock runs: the client shares the server's cores."""
-    body = json.dumps({"text": texts[0]} if len(texts) == 1 else {"texts": list(texts)}).encode()
-    return b"POST /v1/classify HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
-
-
-class Connection:
-    """One HTTP connection that is kept open."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-
-    async def ask(self, sent: bytes) -> str:
-        """Send a request; the status of its answer."""
-        self.writer.write(sent)
-        head = (await self.reader.readuntil(b"\r\n\r\n")).lower()
-        await self.reader.readexactly(int(head.partition(b"content-length:")[2].split()[0]))
-        return head.split()[1].decode()
-
-
-async def closed_loop(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> dict[str, Any]:
-    """Each client asks as soon as it is answered: throughput at saturation."""
-    supply, found, end = itertools.cycle(requests), Found(), time.monotonic() + seconds
-
-    async def client() -> None:
-        connection = Connection(*await asyncio.open_connection("127.0.0.1", port))
-        while time.monotonic() < end:
-            start = time.perf_counter()
-            found.add(start, await connection.ask(next(supply)))
-        connection.writer.close()
-
-    await asyncio.gather(*(client() for _ in range(clients)))
-    return found.figures(seconds)
-
-
-async def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> dict[str, Any]:
-    """Requests at random moments, `rate` a second, whether or not the last ones are answered; seconds count from the moment that each was due."""
-    supply, found, free = itertools.cycle(requests), Found(), asyncio.LifoQueue[Connection]()
-    chance = np.random.default_rng(0)
-
-    async def one(due: float) -> None:
-        connection = free.get_nowait() if not free.empty() else Connection(*await asyncio.open_connection("127.0.0.1", port))
-        found.add(due, await connection.ask(next(supply)))
-        free.put_nowait(connection)
-
-    begun, due = [], time.perf_counter()
-    end = due + seconds
-    while (due := due + float(chance.exponential(1 / rate))) < end:
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        begun.append(asyncio.create_task(one(due)))
-    await asyncio.gather(*begun)
-    return found.figures(seconds)
-
-
-class Found:
-    """Latencies and statuses."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.statuses: Counter[str] = Counter()
-
-    def add(self, start: float, status: str) -> None:
-        """An answer has come."""
-        self.seconds.append(time.perf_counter() - start)
-        self.statuses[status] += 1
-
-    def figures(self, seconds: float) -> dict[str, Any]:
-        """Requests a second and quantiles in milliseconds; an answer that is none ends the benchmark."""
-        if set(self.statuses) != {"200"}:
-            raise SystemExit(f"not every request was answered: {dict(self.statuses)}")
-        quantiles = {f"p{100 * q:g}_ms": round(1000 * float(np.quantile(self.seconds, q)), 1) for q in (0.5, 0.95, 0.99)}
-        return {"requests_a_second": round(len(self.seconds) / seconds, 1), **quantiles}
 
 
 def limit(bundle: str, texts: Sequence[str], seconds: float, threads: int) -> dict[str, Any]:
@@ -126,28 +45,6 @@ def limit(bundle: str, texts: Sequence[str], seconds: float, threads: int) -> di
         found[size] = done / (time.perf_counter() - start)
     best = max(found, key=found.__getitem__)
     return {"backend": backend, "batch_size": best, "texts_a_second": round(found[best], 1)}
-
-
-@contextmanager
-def server(command: Sequence[str], port: int) -> Iterator[psutil.Process]:
-    """A server in a process of its own, from its first answer on."""
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            end = time.monotonic() + 180
-            while True:
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).close()
-                    break
-                except OSError:
-                    if process.poll() is not None or time.monotonic() > end:
-                        log.seek(0)
-                        raise SystemExit(f"the server did not start:\n{log.read().decode(errors='replace')[-2000:]}") from None
-                    time.sleep(0.2)
-            yield psutil.Process(process.pid)
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(60)
 
 
 def memory_mb(process: psutil.Process) -> int:
@@ -179,13 +76,6 @@ def plain(bundle: str, port: int, threads: int) -> None:
         return dict(zip(card["labels"], torch.softmax(card["scale"] * scores[0], 0).tolist(), strict=True))
 
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def main() -> None:

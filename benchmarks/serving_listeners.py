@@ -1,7 +1,7 @@
 """Who should listen: `python benchmarks/serving_listeners.py replica|proxy|haproxy [--bundle FOLDER]`.
 
 Serves a bundle (default: the one-layer model of the tests, with which the model is not the limit) by the replica itself, behind Serve's Python proxy, or behind its
-HAProxy, asks for one text at a time over 1, 16 and 32 connections that are kept open, and prints requests a second, latencies, statuses and who listens where.
+HAProxy, asks for one text at a time over 1, 16 and 32 connections that are kept open, and prints requests a second, latencies and who listens where.
 """
 
 from __future__ import annotations
@@ -13,47 +13,10 @@ import logging
 import os
 import sys
 import tempfile
-import time
-import urllib.request
-from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import psutil
-
-BODY = json.dumps({"text": "the team won the match of the league"}).encode()
-REQUEST = b"POST /v1/classify HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(BODY), BODY)
-
-
-async def ask(port: int, end: float, found: list[tuple[float, str]]) -> None:
-    """Ask again and again over one connection; `found` gets seconds and status of each answer."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    while time.monotonic() < end:
-        start = time.perf_counter()
-        writer.write(REQUEST)
-        head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        if b"content-length:" in head:
-            await reader.readexactly(int(head.partition(b"content-length:")[2].split()[0]))
-        else:
-            while size := int(await reader.readline(), 16):
-                await reader.readexactly(size + 2)
-            await reader.readline()
-        found.append((time.perf_counter() - start, head.split()[1].decode()))
-    writer.close()
-
-
-async def load(port: int, clients: int, seconds: float) -> dict[str, object]:
-    """The figures of `clients` connections."""
-    found: list[tuple[float, str]] = []
-    await asyncio.gather(*(ask(port, time.monotonic() + seconds, found) for _ in range(clients)))
-    times = 1000 * np.array([one for one, _ in found])
-    return {
-        "clients": clients,
-        "requests_a_second": round(len(found) / seconds),
-        "p50_ms": round(float(np.quantile(times, 0.5)), 1),
-        "p99_ms": round(float(np.quantile(times, 0.99)), 1),
-        "answers": Counter(status for _, status in found),
-    }
+from endpoint_load import closed_loop, request, wait_until_ready
 
 
 def main() -> None:
@@ -88,18 +51,11 @@ def main() -> None:
             serve.start(http_options=address, logging_config=quiet)
         try:
             serve.run(build(args), name="selftrain", route_prefix="/", logging_config=quiet)
-            end = time.monotonic() + 60
-            while True:
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{options.port}/readyz", timeout=5).close()
-                    break
-                except OSError:
-                    if time.monotonic() > end:
-                        raise
-                    time.sleep(0.2)
-            asyncio.run(load(options.port, 4, 2))  # the first ones are the slowest
+            wait_until_ready(options.port, seconds=60)
+            asked = [request(["the team won the match of the league"])]
+            asyncio.run(closed_loop(options.port, asked, 4, 2))  # the first ones are the slowest
             for clients in (1, 16, 32):
-                print(json.dumps(asyncio.run(load(options.port, clients, options.seconds))), flush=True)
+                print(json.dumps({"clients": clients} | asyncio.run(closed_loop(options.port, asked, clients, options.seconds))), flush=True)
             ours = {one.pid for one in psutil.Process().children(recursive=True)}
             for one in psutil.net_connections("tcp"):
                 if one.status == psutil.CONN_LISTEN and one.pid in ours and one.laddr.port in (options.port, 8404, 9101):

@@ -14,7 +14,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from collections import Counter
 import httpx
 import numpy as np
 import psutil
+from endpoint_load import SELFTRAIN, free_port
 
 VOCABULARY = "the a of and match goal team market bank profit shares minister election vote phone software network film music actor album"
 WORDS = VOCABULARY.split()
@@ -133,20 +133,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--clients", type=int, default=32)
     options = parser.parse_args()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="st-") as scratch:
-        command = [
-            sys.executable,
-            "-c",
-            "import sys; from selftrain.cli import main; sys.exit(main())",
-            "serve",
-            "--bundle",
-            options.bundle,
-            "--port",
-            str(port),
-        ]
+        command = [*SELFTRAIN, "serve", "--bundle", options.bundle, "--port", str(port)]
         process = subprocess.Popen(command, env={**os.environ, "RAY_TMPDIR": scratch}, stdout=subprocess.PIPE, text=True)
         try:
             assert process.stdout is not None

@@ -11,19 +11,21 @@ import math
 import threading
 import time
 from bisect import insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from concurrent.futures import Future
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from selftrain_serve.requests import Answer
 
+from selftrain.export.tokens import BATCH_START_TOKENS, Tokens
+
 MAX_BATCH_TEXTS = 64
 MAX_BATCH_TOKENS = 8192  # with padding; bounds the memory of one pass
-FREE_PADDING_TOKENS = 32  # a pass of its own costs about as much as these
-PADDING_SHARE = 1 / 8  # of a batch's real tokens
 STUCK_SECONDS = 120.0
 _log = logging.getLogger("ray.serve")
+One = TypeVar("One", bound=Sized)
+Made = TypeVar("Made")
 
 
 class Closed(Exception):
@@ -68,12 +70,15 @@ class Ticket:
 class Waiting(NamedTuple):
     """One text in the queue."""
 
-    length: int  # tokens
     order: int  # of arrival
-    text: str
+    tokens: Tokens
     ticket: Ticket
     place: int  # among the texts of its request
-    truncated: bool
+
+    @property
+    def length(self) -> int:
+        """Tokens that the model reads."""
+        return len(self.tokens.ids)
 
 
 def take(queue: list[Waiting], *, max_texts: int = MAX_BATCH_TEXTS, max_tokens: int = MAX_BATCH_TOKENS) -> list[Waiting]:
@@ -88,7 +93,7 @@ def take(queue: list[Waiting], *, max_texts: int = MAX_BATCH_TEXTS, max_tokens: 
         down = above is None or (below is not None and below <= above)
         added = queue[low - 1] if down else queue[high]
         padded = (high - low + 1) * max(queue[high - 1].length, added.length)
-        if padded > max_tokens or padded - real - added.length > max(FREE_PADDING_TOKENS, PADDING_SHARE * (real + added.length)):
+        if padded > max_tokens or padded - real - added.length > BATCH_START_TOKENS:
             break
         low, high, real = (low - 1, high, real + added.length) if down else (low, high + 1, real + added.length)
     batch = queue[low:high]
@@ -96,31 +101,27 @@ def take(queue: list[Waiting], *, max_texts: int = MAX_BATCH_TEXTS, max_tokens: 
     return batch
 
 
-def answer_each(predict: Callable[[list[str]], np.ndarray], texts: list[str]) -> list[np.ndarray | None]:
-    """Probabilities `[classes]` of each text, or None where the model fails on it.
-
-    A batch that fails is tried text by text, so that a text which breaks the model fails alone.
-    """
+def each(do: Callable[[list[One]], Iterable[Made]], items: list[One]) -> list[Made | None]:
+    """What `do` makes of each item, or None where it fails on it: a list that fails is tried item by item, so that one which breaks it fails alone."""
     try:
-        rows = predict(texts)
+        made: list[Made | None] = list(do(items))
+        if len(made) != len(items):
+            raise ValueError(f"{len(made)} answers to {len(items)} texts")
     except Exception as error:
-        if len(texts) > 1:
-            return [answer for text in texts for answer in answer_each(predict, [text])]
+        if len(items) > 1:
+            return [one for item in items for one in each(do, [item])]
         # Neither the message nor the traceback: both may quote the text.
-        _log.error("a text of %d characters could not be classified: %s", len(texts[0]), type(error).__name__)
+        _log.error("a text of length %d could not be classified: %s", len(items[0]), type(error).__name__)
         return [None]
-    if len(rows) != len(texts):
-        raise RuntimeError(f"the model gave {len(rows)} answers to {len(texts)} texts")
-    return [row if np.isfinite(row).all() else None for row in rows]
+    return made
 
 
 class Batcher:
     """A queue of texts and the thread that answers them.
 
     Args:
-        predict: probabilities `[texts, classes]` of texts; called by the thread alone.
-        lengths: tokens of each text, uncut; called by the thread alone.
-        max_tokens: tokens of a text that the model reads; longer ones are said to be truncated.
+        tokenize: the tokens of texts; called by the thread alone.
+        classify: probabilities `[texts, classes]` of the token ids of texts; called by the thread alone.
         max_waiting: texts that may wait; one request is taken whole or not at all.
         max_seconds: what waits longer is of no use; requests that probably would are refused at once.
         observe: is told of every batch: its texts, its share of padding, its seconds.
@@ -128,17 +129,15 @@ class Batcher:
 
     def __init__(
         self,
-        predict: Callable[[list[str]], np.ndarray],
-        lengths: Callable[[list[str]], list[int]],
+        tokenize: Callable[[list[str]], list[Tokens]],
+        classify: Callable[[list[list[int]]], np.ndarray],
         *,
-        max_tokens: int,
         max_waiting: int,
         max_seconds: float,
         observe: Callable[[int, float, float], None] = lambda texts, padding, seconds: None,
     ) -> None:
-        self._predict = predict
-        self._lengths = lengths
-        self._max_tokens = max_tokens
+        self._tokenize = tokenize
+        self._classify = classify
         self._max_waiting = max_waiting
         self._max_seconds = max_seconds
         self._observe = observe
@@ -214,29 +213,24 @@ class Batcher:
     def _sort_in(self, arrived: list[tuple[Ticket, int, str]]) -> None:
         if not arrived:
             return
-        texts = [text for _, _, text in arrived]
-        try:
-            lengths = self._lengths(texts)
-        except Exception:  # one text that the tokenizer cannot take; the model will fail on it alone
-            lengths = [len(text.split()) for text in texts]
-        for (ticket, place, text), length in zip(arrived, lengths, strict=True):
+        for (ticket, place, _), tokens in zip(arrived, each(self._tokenize, [text for _, _, text in arrived]), strict=True):
             self._order += 1
-            entry = Waiting(min(length, self._max_tokens), self._order, text, ticket, place, length > self._max_tokens)
-            insort(self._queue, entry, key=lambda one: one.length)
+            if tokens is None:
+                with self._condition:
+                    self._waiting -= 1
+                ticket.fill(place, Answer(None))
+            else:
+                insort(self._queue, Waiting(self._order, tokens, ticket, place), key=lambda one: one.length)
 
     def _answer(self, batch: list[Waiting]) -> None:
         if not batch:
             return
         start = time.monotonic()
-        try:
-            rows = answer_each(self._predict, [one.text for one in batch])
-        except Exception:  # the thread has to outlive a model that answers nonsense
-            _log.exception("a batch of %d texts was not answered", len(batch))
-            rows = [None] * len(batch)
+        rows = each(self._classify, [one.tokens.ids for one in batch])
         seconds = time.monotonic() - start
         self._seconds_a_text += 0.1 * (seconds / len(batch) - self._seconds_a_text)
         real = sum(one.length for one in batch)
         padded = len(batch) * max(one.length for one in batch)
         self._observe(len(batch), 1 - real / padded if padded else 0.0, seconds)
         for one, row in zip(batch, rows, strict=True):
-            one.ticket.fill(one.place, Answer(row, one.truncated))
+            one.ticket.fill(one.place, Answer(row if row is not None and np.isfinite(row).all() else None, one.tokens.truncated))

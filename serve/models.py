@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,19 +74,6 @@ class Loaded(NamedTuple):
         return {"name": self.name, "version": self.version}
 
 
-def token_counter(folder: Path) -> Callable[[list[str]], list[int]]:
-    """Tokens of each text, uncut; words, where the bundle has no `tokenizer.json` because its encoder reads words."""
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        return lambda texts: [len(text.split()) for text in texts]
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(file))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return lambda texts: [len(one.ids) for one in tokenizer.encode_batch_fast(texts)]
-
-
 def load(source: Source, tracking_uri: str | None, *, threads: int, max_waiting: int, max_seconds: float, metrics: Metrics) -> Loaded:
     """Open a model and warm it.
 
@@ -112,9 +99,7 @@ def load(source: Source, tracking_uri: str | None, *, threads: int, max_waiting:
         metrics.batch_padding.labels(name).observe(padding)
         metrics.batch_seconds.labels(name).observe(seconds)
 
-    batcher = Batcher(
-        classifier.predict_proba, token_counter(folder), max_tokens=card.max_tokens, max_waiting=max_waiting, max_seconds=max_seconds, observe=observe
-    )
+    batcher = Batcher(classifier.tokenize, classifier.classify, max_waiting=max_waiting, max_seconds=max_seconds, observe=observe)
     return Loaded(name, version, card, batcher, datetime.now(UTC).isoformat(timespec="seconds"))
 
 

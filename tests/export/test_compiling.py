@@ -82,7 +82,7 @@ def test_every_backend_gives_the_same_probabilities(plain, exported) -> None:
         np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-12)
         np.testing.assert_allclose(found, expected, atol=tolerance)
         assert opened.classes_.tolist() == list(LABELS)
-        assert opened.lengths(["the team", "match " * 40]) == [4, 16]
+        assert [(len(ids), truncated) for ids, truncated in opened.tokenize(["the team", "match " * 40])] == [(4, False), (16, True)]
         assert opened.predict_proba([]).shape == (0, 3)
         with pytest.raises(UserError, match=r"Text 1 of 2.*empty"):
             opened.predict(["fine", " "])

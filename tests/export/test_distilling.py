@@ -20,11 +20,13 @@ from transformers import BertConfig, BertModel
 from selftrain.augment.cache import Answer, TextCache
 from selftrain.cli import main
 from selftrain.errors import UserError
-from selftrain.export import distilling
+from selftrain.export import distilling, students
 from selftrain.export.bundle import BundleCard, read_card, write_bundle
 from selftrain.export.classifier import Classifier
-from selftrain.export.distilling import generated_texts, layers_of
+from selftrain.export.distilling import generated_texts
 from selftrain.export.documents import load_documents
+from selftrain.export.students import layers_of
+from selftrain.export.tokens import reader_of
 from selftrain.models.bilstm import bilstm
 
 LABELS = ("sport", "business")
@@ -79,7 +81,7 @@ def distilled(teacher, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("distilled")
     file = file_of(folder, 700, labeled=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distilling, "DIMENSIONS", 16)
+        patch.setattr(students, "DIMENSIONS", 16)
         corpus, truth = load_documents(read_card(teacher), file, label_column="label", test_documents=200)
         result = distilling.distill(teacher, corpus, truth, out=folder / "out", layers=2)
     assert result.folder == folder / "out"
@@ -112,11 +114,12 @@ def test_students_are_smaller_and_their_cards_say_what_they_are(teacher, distill
 
 
 def test_the_shallow_student_starts_from_the_first_and_the_last_layer(teacher, monkeypatch) -> None:
-    monkeypatch.setattr(distilling, "_learn", lambda *_, **__: None)
+    monkeypatch.setattr(students, "_learn", lambda *_, **__: None)
     backbone = SentenceTransformer(str(teacher), device="cpu")
     before = [layer.attention.self.query.weight.clone() for layer in layers_of(backbone)[1]]
-    reader = distilling.reader_of(backbone, 32)
-    student = distilling.shallow_student(backbone, reader, read_card(teacher), torch.zeros(2, 32), None, [[1]], torch.zeros(1, 2), layers=2)
+    reader = reader_of(backbone, 32)
+    lesson = students.Lesson(backbone, reader, read_card(teacher), torch.zeros(2, 32), None, [[1]], torch.zeros(1, 2))
+    student = students.shallow_student(lesson, layers=2)
     after = [layer.attention.self.query.weight for layer in layers_of(student.backbone)[1]]
     assert torch.equal(after[0], before[0]) and torch.equal(after[1], before[2])
     assert len(layers_of(backbone)[1]) == 3
@@ -182,7 +185,7 @@ def test_generated_texts_of_these_documents_are_learned_from(teacher, tmp_path) 
 
 
 def test_the_command_measures_agreement_without_labels(teacher, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(distilling, "_STATIC_EPOCHS", 2)
+    monkeypatch.setattr(students, "_STATIC_EPOCHS", 2)
     out = tmp_path / "out"
     asked = ["distill", str(teacher), "--documents", str(file_of(tmp_path, 200, labeled=False)), "--student", "static", "--out", str(out)]
     assert main([*asked, "--max-documents", "100"]) == 0
@@ -230,14 +233,14 @@ def test_training_that_fails_leaves_nothing(teacher, tmp_path, monkeypatch) -> N
     def no_memory(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(distilling, "_learn", no_memory)
+    monkeypatch.setattr(students, "_learn", no_memory)
     with pytest.raises(MemoryError):
         distilling.distill(teacher, corpus, truth, students=("static",), out=tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["texts.csv"]
 
 
 def test_the_same_seed_gives_the_same_student(teacher, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(distilling, "_STATIC_EPOCHS", 2)
+    monkeypatch.setattr(students, "_STATIC_EPOCHS", 2)
     corpus, truth = load_documents(read_card(teacher), file_of(tmp_path, 100, labeled=False))
     found = []
     for name in ("first", "second"):

@@ -50,6 +50,12 @@ def test_the_head_of_a_long_text_is_enough_only_where_it_fills_the_length(backbo
     assert reader([text, "x" * 300, " " * 300 + text]) == [asked(backbone, one, 16) for one in (text, "x" * 300, " " * 300 + text)]
 
 
+@settings(deadline=None)
+@given(st.one_of(st.text(max_size=60), ASCII, WORDS.map(" ".join), st.integers(10, 20).map(lambda count: "team " * count)))
+def test_a_text_is_truncated_where_the_tokenizer_has_more(backbone, reader, text: str) -> None:
+    assert reader.truncated(text, reader([text])[0]) == (len(backbone.tokenizer(text)["input_ids"]) > 16)
+
+
 def test_words_are_looked_up_and_not_asked_for_again(backbone) -> None:
     looked_up = reader_of(backbone, 16)._words
     assert isinstance(looked_up, _WordPieces)
@@ -89,6 +95,7 @@ def test_a_damaged_tokenizer_is_one_sentence(tmp_path) -> None:
 def test_words_of_a_bilstm_are_cut_too() -> None:
     reader = reader_of(bilstm(["match", "team"]), 3)
     assert reader(["team match team match", "nothing known", "match"]) == [[2, 1, 2], [], [1]]
+    assert reader.truncated("team match team match", [2, 1, 2]) and not reader.truncated("team match team", [2, 1, 2])
 
 
 @settings(deadline=None)

@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from selftrain_serve.batching import FREE_PADDING_TOKENS, PADDING_SHARE, Batcher, Busy, Closed, Ticket, Waiting, answer_each, take
+from selftrain_serve.batching import Batcher, Busy, Closed, Ticket, Waiting, each, take
+
+from selftrain.export.tokens import BATCH_START_TOKENS, Tokens
 
 NOBODY = Ticket([])
 
 
 def queue_of(lengths: list[int]) -> list[Waiting]:
     """Texts that came in the order of `lengths`, as the batcher sorts them."""
-    return sorted(Waiting(length, order, f"{order}", NOBODY, 0, False) for order, length in enumerate(lengths))
+    waiting = (Waiting(order, Tokens([7] * length, False), NOBODY, 0) for order, length in enumerate(lengths))
+    return sorted(waiting, key=lambda one: one.length)
 
 
 def test_a_batch_holds_the_first_text_and_its_neighbours_in_length() -> None:
@@ -33,49 +36,69 @@ def test_every_text_is_taken_once_and_padding_is_bounded(lengths: list[int]) -> 
         oldest = min(one.order for one in queue)
         batch = take(queue, max_texts=16, max_tokens=2048)
         sizes = [one.length for one in batch]
-        assert oldest in [one.order for one in batch] and len(batch) <= 16 and queue == sorted(queue)
+        assert oldest in [one.order for one in batch] and len(batch) <= 16 and [one.length for one in queue] == sorted(one.length for one in queue)
         padded = len(sizes) * max(sizes)
         assert len(sizes) == 1 or padded <= 2048
-        assert padded - sum(sizes) <= max(FREE_PADDING_TOKENS, PADDING_SHARE * sum(sizes))
+        assert padded - sum(sizes) <= BATCH_START_TOKENS
         taken += [one.order for one in batch]
     assert sorted(taken) == list(range(len(lengths)))
 
 
+POISON, NOT_A_NUMBER = 13, 14
+
+
+def letters(texts: list[str]) -> list[Tokens]:
+    """A token a letter; five are read; "?" cannot be."""
+    if any("?" in text for text in texts):
+        raise ValueError("what is ?")
+    return [Tokens([ord(letter) for letter in text[:5]], len(text) > 5) for text in texts]
+
+
+def number(row: list[int]) -> float:
+    """Another one for every row of up to five letters."""
+    return float(int.from_bytes(bytes(row), "big"))
+
+
 class Fragile:
-    """Breaks on "poison", and answers NaN to "not a number"; else a text's number of letters."""
+    """Breaks on one token, and answers NaN to another; else the number of a row."""
 
     def __init__(self) -> None:
-        self.batches: list[list[str]] = []
+        self.batches: list[list[list[int]]] = []
 
-    def __call__(self, texts: list[str]) -> np.ndarray:
-        self.batches.append(list(texts))
-        if "poison" in texts:
+    def __call__(self, rows: list[list[int]]) -> np.ndarray:
+        self.batches.append(list(rows))
+        if any(POISON in row for row in rows):
             raise RuntimeError("the model broke on poison")
-        return np.array([[np.nan, np.nan] if text == "not a number" else [len(text), 0.0] for text in texts])
+        return np.array([[np.nan, np.nan] if NOT_A_NUMBER in row else [number(row), 0.0] for row in rows])
 
 
-def test_a_text_that_breaks_the_model_fails_alone_and_is_not_logged(caplog) -> None:
+def test_an_item_that_breaks_a_list_fails_alone_and_is_not_logged(caplog) -> None:
     model = Fragile()
-    found = answer_each(model, ["a", "poison", "not a number", "bb"])
-    assert [one if one is None else one.tolist() for one in found] == [[1, 0], None, None, [2, 0]]
-    assert "6 characters" in caplog.text and "poison" not in caplog.text
+    found = each(model, [[1], [POISON, POISON], [1, 1]])
+    assert [one if one is None else one.tolist() for one in found] == [[1, 0], None, [257, 0]]
+    assert "length 2" in caplog.text and "poison" not in caplog.text
     model.batches.clear()
-    assert len(answer_each(model, ["a", "b"])) == 2 and model.batches == [["a", "b"]]
+    assert len(each(model, [[1], [2]])) == 2 and model.batches == [[[1], [2]]]
+    assert each(lambda rows: [1] * (len(rows) - 1), [[1], [2]]) == [None, None]
 
 
-def words(texts: list[str]) -> list[int]:
-    return [len(text.split()) for text in texts]
+def test_a_text_that_cannot_be_read_or_classified_does_not_take_its_neighbours_with_it() -> None:
+    batcher = Batcher(letters, Fragile(), max_waiting=100, max_seconds=60)
+    found = batcher.submit(["a", "b?", chr(POISON), chr(NOT_A_NUMBER), "c"]).done.result(30)
+    assert [None if one.probabilities is None else one.probabilities[0] for one in found] == [ord("a"), None, None, None, ord("c")]
+    assert batcher.waiting == 0 and batcher.healthy
+    batcher.close()
 
 
 def test_many_requests_share_batches_and_each_gets_its_own_answers_in_order() -> None:
     model = Fragile()
-    batcher = Batcher(model, words, max_tokens=3, max_waiting=10_000, max_seconds=60)
-    requests = [["x" * (1 + (7 * one + two) % 23) + " y" * (two % 5) for two in range(1 + one % 9)] for one in range(100)]
+    batcher = Batcher(letters, model, max_waiting=10_000, max_seconds=60)
+    requests = [[f"{two}{chr(97 + one % 26)}{one}"[: 1 + (7 * one + two) % 5] + "y" * (two % 5) for two in range(1 + one % 9)] for one in range(100)]
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda texts: batcher.submit(texts).done.result(30), requests))
     for texts, answers in zip(requests, found, strict=True):
-        assert [one.probabilities[0] for one in answers] == [len(text) for text in texts]
-        assert [one.truncated for one in answers] == [len(text.split()) > 3 for text in texts]
+        assert [one.probabilities[0] for one in answers] == [number([ord(letter) for letter in text[:5]]) for text in texts]
+        assert [one.truncated for one in answers] == [len(text) > 5 for text in texts]
     assert len(model.batches) < sum(map(len, requests)) and batcher.waiting == 0
     batcher.close()
     with pytest.raises(Closed):
@@ -86,12 +109,12 @@ def test_many_requests_share_batches_and_each_gets_its_own_answers_in_order() ->
 def test_a_full_queue_refuses_whole_requests_and_forgets_those_that_nobody_waits_for() -> None:
     go, seen = threading.Event(), []
 
-    def held(texts: list[str]) -> np.ndarray:
+    def held(rows: list[list[int]]) -> np.ndarray:
         go.wait(30)
-        seen.extend(texts)
-        return np.zeros((len(texts), 2))
+        seen.extend("".join(map(chr, row)) for row in rows)
+        return np.zeros((len(rows), 2))
 
-    batcher = Batcher(held, words, max_tokens=10, max_waiting=4, max_seconds=60)
+    batcher = Batcher(letters, held, max_waiting=4, max_seconds=60)
     first = batcher.submit(["first"])
     while batcher.waiting:  # until it is in the model
         pass
@@ -109,11 +132,11 @@ def test_a_full_queue_refuses_whole_requests_and_forgets_those_that_nobody_waits
 def test_a_request_that_would_wait_too_long_is_refused_at_once() -> None:
     go = threading.Event()
 
-    def held(texts: list[str]) -> np.ndarray:
+    def held(rows: list[list[int]]) -> np.ndarray:
         go.wait(30)
-        return np.zeros((len(texts), 2))
+        return np.zeros((len(rows), 2))
 
-    batcher = Batcher(held, words, max_tokens=10, max_waiting=10_000, max_seconds=0.5)
+    batcher = Batcher(letters, held, max_waiting=10_000, max_seconds=0.5)
     first = batcher.submit(["first"])
     while batcher.waiting:
         pass

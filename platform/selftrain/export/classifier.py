@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from selftrain.errors import UserError
 from selftrain.export.backends import FOLDER, TOKENIZER, Backend, TorchBackend, check_name, choose, cores, open_graph, read_record
 from selftrain.export.bundle import BundleCard, read_card, read_prototypes
-from selftrain.export.tokens import FastReader, Reader, batches, padded, reader_of
+from selftrain.export.tokens import FastReader, Reader, Tokens, batches, padded, reader_of
 
 
 def problem_with(text: object) -> str | None:
@@ -135,16 +135,21 @@ class Classifier:
         rows = self._read(checked)
         probabilities = np.empty((len(rows), len(self.classes_)))
         for batch in batches([len(row) for row in rows], self._batch_size):
-            probabilities[batch] = self._compute(*padded([rows[index] for index in batch], self._read.padding))
+            probabilities[batch] = self.classify([rows[index] for index in batch])
         return probabilities
 
-    def lengths(self, texts: Iterable[str]) -> list[int]:
-        """Tokens of each text that are read, special ones included.
+    def tokenize(self, texts: Iterable[str]) -> list[Tokens]:
+        """The first half of `predict_proba`, for whoever makes batches: token ids of each text, special ones included, and whether it was cut.
 
         Raises:
             UserError: as `predict`.
         """
-        return [len(row) for row in self._read(_checked(texts))]
+        checked = _checked(texts)
+        return [Tokens(ids, self._read.truncated(text, ids)) for text, ids in zip(checked, self._read(checked), strict=True)]
+
+    def classify(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
+        """The second half: probabilities `[rows, classes]` of token ids, as one batch that is filled up to its longest row."""
+        return self._compute(*padded(rows, self._read.padding))
 
 
 @cache

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -29,6 +29,13 @@ _WORD = re.compile(r"[A-Za-z0-9]+|[!-/:-@\[-`{-~]")  # BERT's words of an ASCII 
 _PLAIN = re.compile(r"[\t\n\r\x20-\x7e]*")  # ASCII without the control characters that BERT drops
 
 
+class Tokens(NamedTuple):
+    """What the encoder reads of one text."""
+
+    ids: list[int]
+    truncated: bool  # whether the text goes on
+
+
 class Reader(Protocol):
     """Turns texts into the token ids that the encoder reads, cut at the bundle's length."""
 
@@ -36,6 +43,10 @@ class Reader(Protocol):
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, with the special tokens where the encoder has any."""
+        ...
+
+    def truncated(self, text: str, ids: Sequence[int]) -> bool:
+        """Whether `text` goes on behind `ids`, which were read from it."""
         ...
 
 
@@ -51,6 +62,7 @@ class FastReader:
         self.padding = int((tokenizer.padding or {}).get("pad_id", 0))
         tokenizer.no_padding()
         self._tokenizer = tokenizer
+        self._longest = (tokenizer.truncation or {}).get("max_length", math.inf)
         self._words = _WordPieces.of(tokenizer)
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
@@ -67,6 +79,10 @@ class FastReader:
             for index, encoding in zip(rest, self._tokenizer.encode_batch_fast([texts[index] for index in rest]), strict=True):
                 rows[index] = encoding.ids
         return [row if row is not None else [] for row in rows]
+
+    def truncated(self, text: str, ids: Sequence[int]) -> bool:
+        """See `Reader`."""
+        return len(ids) >= self._longest and bool(self._tokenizer.encode(text).overflowing)
 
     def special_tokens(self) -> tuple[list[int], list[int]]:
         """Ids that stand (before, behind) every text."""
@@ -166,6 +182,10 @@ class PreprocessReader:
         """See `Reader`."""
         features = self._backbone.preprocess(list(texts))
         return [ids[mask.bool()].tolist() for ids, mask in zip(features["input_ids"].cpu(), features["attention_mask"].cpu(), strict=True)]
+
+    def truncated(self, text: str, ids: Sequence[int]) -> bool:
+        """See `Reader`; words that the encoder does not know are counted, though it skips them."""
+        return len(ids) >= (self._backbone.max_seq_length or math.inf) and len(text.split()) > len(ids)
 
 
 def reader_of(backbone: SentenceTransformer, max_tokens: int) -> Reader:
