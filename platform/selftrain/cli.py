@@ -109,6 +109,13 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument("--layers", type=int, default=3, metavar="K", help="layers of the shallow student (default: 3)")
     distill.add_argument("--max-documents", type=int, default=20_000, metavar="N", help="documents to learn from at most (default: 20,000)")
 
+    register = _command(commands, "register", _register, "make a bundle a version of a registered model, and champion where it is more accurate")
+    register.add_argument("bundle", metavar="BUNDLE", help="a bundle folder, such as those of export --out and distill")
+    register.add_argument("--model", metavar="NAME", help="name in the registry (default: the bundle's own)")
+    _documents(register, "labeled, on which it is compared with the champion")
+    register.add_argument("--promote", action="store_true", help="make it champion and compare nothing")
+    register.add_argument("--tracking-uri", help="tracking server; default: MLFLOW_TRACKING_URI, else the local SQLite file")
+
     serve = _command(commands, "serve", _serve, "serve registered models and bundles: a page, and POST /v1/classify")
     serve.add_argument(
         "--model",
@@ -375,6 +382,27 @@ def _distill(options: argparse.Namespace) -> int:
     )
     print(describe(result))
     print(f"students: {result.folder}  picture: {result.folder / 'tiers.svg'}")
+    return 0
+
+
+def _register(options: argparse.Namespace) -> int:
+    _require_columns_of_file(options, options.documents)
+    if options.documents is not None and options.promote:
+        raise UserError("--promote compares nothing, so it wants no --documents; leave one of them out.")
+    if options.documents is not None and options.label_column is None:
+        raise UserError("--documents are compared by their labels; name their column with --label-column.")
+    from selftrain.registering import register
+
+    found = register(
+        Path(options.bundle),
+        options.model,
+        documents=options.documents,
+        text_column=options.text_column,
+        label_column=options.label_column,
+        promote=options.promote,
+        uri=options.tracking_uri,
+    )
+    print(f"{found.model} version {found.version}, {'champion' if found.champion else 'not champion'}: {found.reason}")
     return 0
 
 

@@ -38,7 +38,7 @@ from selftrain.evaluation.report import Findings, hardest_documents, render
 from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
 from selftrain.evaluation.summary import summarise, text_table
 from selftrain.export.bundle import BundleCard, BundleMetrics, write_bundle
-from selftrain.export.classifier import Classifier
+from selftrain.export.documents import accuracy_of
 from selftrain.journal import Journal
 from selftrain.memory import trim
 from selftrain.methods.base import Method
@@ -504,12 +504,9 @@ class _Run:
     def _register(self, bundle: Path) -> dict[str, Any] | None:
         scores = next(row["scores"] for row in self.rows if row["variant"] == self.prepared.main) or {}
 
-        def accuracy_of(other: Path) -> float:
-            classifier = Classifier.load(other)
+        def accuracy_of_champion(other: Path) -> float:
             assert self.labels is not None
-            if tuple(classifier.classes_) != self.corpus.class_names:
-                raise UserError("its classes are other ones")
-            return float((classifier.predict_proba(list(self.corpus.test.texts)).argmax(axis=1) == self.labels).mean())
+            return accuracy_of(other, list(self.corpus.test.texts), self.labels, self.corpus.class_names)
 
         with self.stages("registration"):
             found = self.tracker.log_bundle_and_register(
@@ -518,7 +515,7 @@ class _Run:
                 {key: scores.get(key) for key in ("accuracy", "macro_f1", "ece", "documents")},
                 labeled=self.labels is not None,
                 promote=self.experiment.tracking.promote,
-                evaluate=accuracy_of,
+                evaluate=accuracy_of_champion,
                 tags={"data_fingerprint": self.corpus.fingerprint, "run": self.folder.name},
             )
         self.events("model registered", model=found.model, version=found.version, champion=str(found.champion).lower(), reason=found.reason)

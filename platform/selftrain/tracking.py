@@ -85,12 +85,14 @@ def tracking_uri(uri: str | None = None) -> str:
 
 
 def check_tracking(uri: str) -> None:
-    """Ask a tracking server whether it is there; databases are not asked.
+    """Ask a tracking server or a database server whether it is there; a file is not asked.
 
     Raises:
-        UserError: no answer within four seconds, or an answer that says that it cannot work.
+        UserError: no answer within some seconds, an answer that says that it cannot work, or no driver for this kind of database.
     """
     if not uri.startswith(("http://", "https://")):
+        if _sqlite_file(uri) is None:
+            _check_database(uri)
         return
     try:
         # Without name and password, which urllib takes for a port: whoever asks for them is there.
@@ -105,6 +107,34 @@ def check_tracking(uri: str) -> None:
     raise UserError(
         f"The tracking server {_without_password(uri)} does not answer ({reason}); start it, correct tracking.uri, or unset MLFLOW_TRACKING_URI for a local file."
     )
+
+
+def _check_database(uri: str) -> None:
+    """MLflow itself would try for minutes."""
+    import sqlalchemy
+
+    where = _without_password(uri)
+    try:
+        engine = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": int(_ANSWER_SECONDS)} if uri.startswith("postgresql") else {})
+    except ImportError as error:
+        raise UserError(
+            f"{where} needs the package {error.name}, which is not installed; for PostgreSQL: pip install 'selftrain[postgresql]'."
+        ) from None
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise UserError(f"The tracking address {where} cannot be used ({_reason(error)}); correct tracking.uri or MLFLOW_TRACKING_URI.") from None
+    try:
+        with engine.connect():
+            return
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise UserError(
+            f"The tracking database {where} does not answer ({_reason(error)}); start it, correct tracking.uri, or unset MLFLOW_TRACKING_URI for a local file."
+        ) from None
+    finally:
+        engine.dispose()
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(getattr(error, "orig", None) or error).split())[:200]
 
 
 class Child:
@@ -430,8 +460,12 @@ def ui_command(uri: str | None, port: int = 5000) -> list[str]:
     if file is not None and not file.exists():
         raise UserError(f"There is no MLflow database {file}; run `selftrain run` here first, or name another with --set tracking.uri.")
     _quiet()  # by environment variables, which the command inherits
-    root = ["--default-artifact-root", _artifact_root(file).as_uri()] if file is not None else []
-    return [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, *root, "--host", "127.0.0.1", "--port", str(port)]
+    root = _artifact_root(uri)
+    assert root is not None
+    return [
+        *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--default-artifact-root", root.as_uri()),
+        *("--host", "127.0.0.1", "--port", str(port)),
+    ]
 
 
 def _quiet() -> None:
@@ -463,25 +497,24 @@ def _open(uri: str, experiment: str | None) -> tuple[Any, str]:
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             # The first question is what makes the tables of a fresh file.
             client.search_experiments(max_results=1)
-            return client, _experiment(client, experiment, file) if experiment is not None else ""
+            return client, _experiment(client, experiment, _artifact_root(uri)) if experiment is not None else ""
         except UserError:
             raise
         except Exception as error:  # SQLAlchemy, SQLite and MLflow each have classes of their own for a database that cannot be used
-            if file is None and not isinstance(error, MlflowException):
+            if uri.startswith(("http://", "https://")) and not isinstance(error, MlflowException):
                 raise
-            reason = " ".join(str(error).split())[:300]
             raise UserError(
-                f"The tracking store {_without_password(uri)} cannot be used ({reason}); mend it or name another with tracking.uri."
+                f"The tracking store {_without_password(uri)} cannot be used ({_reason(error)}); mend it or name another with tracking.uri."
             ) from error
 
 
-def _experiment(client: Any, name: str, file: Path | None) -> str:
+def _experiment(client: Any, name: str, artifacts: Path | None) -> str:
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name, _artifact_root(file).as_uri() if file is not None else None))
+            return str(client.create_experiment(name, artifacts.as_uri() if artifacts is not None else None))
         except MlflowException:
             # Another driver made it in between (a server has no lock of ours).
             found = client.get_experiment_by_name(name)
@@ -514,8 +547,12 @@ def _sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///").partition("?")[0]).resolve()
 
 
-def _artifact_root(file: Path) -> Path:
-    return file.parent / "mlartifacts"
+def _artifact_root(uri: str) -> Path | None:
+    """Where files go that a database does not hold; a tracking server has a place of its own."""
+    if uri.startswith(("http://", "https://")):
+        return None
+    file = _sqlite_file(uri)
+    return (file.parent if file is not None else Path.cwd()) / "mlartifacts"
 
 
 def _without_password(uri: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from selftrain.data.corpus import Corpus, Documents, Truth
 from selftrain.data.loading import load_corpus
 from selftrain.errors import UserError
 from selftrain.export.bundle import BundleCard
+from selftrain.export.classifier import Classifier
 
 
 def load_documents(
@@ -48,6 +50,18 @@ def load_documents(
             f"{corpus.name} has the classes {', '.join(corpus.class_names)}, the bundle {', '.join(card.labels)}; name documents of these."
         )
     return corpus, truth
+
+
+def accuracy_of(bundle: Path, texts: Sequence[str], labels: np.ndarray, classes: Sequence[str]) -> float:
+    """Share of `texts` to which a bundle gives the class of `labels`, indices into `classes`.
+
+    Raises:
+        UserError: no bundle, or one of other classes.
+    """
+    classifier = Classifier.load(bundle)
+    if tuple(classifier.classes_) != tuple(classes):
+        raise UserError("its classes are other ones")
+    return float((classifier.predict_proba(texts).argmax(axis=1) == labels).mean())
 
 
 def labels_of(documents: Documents, truth: dict[str, int]) -> np.ndarray | None:
