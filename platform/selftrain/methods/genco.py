@@ -40,7 +40,9 @@ class GenCoOptions(Options):
     tau: float = Field(0.1, gt=0, le=1, description="temperature of Q, equation 4 (table 5)")
     input_augmentation: bool = Field(True, description="IA: equation 9 for pseudo-labels, equation 10 as a loss")
     conditional_augmentation: bool = Field(True, description="CA: train on texts written for the pseudo-label, equation 11")
-    learning_rate: float = Field(5e-5, gt=0, description="AdamW, linear decay to 0 (the paper: 1e-5 over 1,000 to 2,000 steps)")
+    learning_rate: float | None = Field(
+        None, gt=0, description="AdamW, linear decay to 0; default: 5e-5, and 1e-3 for a head (the paper: 1e-5 over 1,000 to 2,000 steps)"
+    )
     weight_decay: float = Field(0.01, ge=0)
     t2g_denominator: Literal["texts", "generated"] = Field(
         "texts", description="equation 10 as printed, or over the continuations as in the released code"
@@ -82,7 +84,8 @@ class GenCo(Method):
         self._continuations: list[list[str]] | None = None
         self._conditional: dict[int, list[tuple[str, torch.Tensor]]] = {}  # document index -> (text, its Q) of the present round
         if self.rounds:
-            self.adamw(self.options.learning_rate, self.options.weight_decay, self.rounds * self.options.steps_per_round)
+            rate = self.options.learning_rate or (1e-3 if self.encoder.frozen else self.encoder.default_rate)
+            self.adamw(rate, self.options.weight_decay, self.rounds * self.options.steps_per_round)
 
     @property
     def rounds(self) -> int:
