@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingContext
+from selftrain_serve.language_model import Augmentation, LanguageModel, read_key, with_its_name
 from selftrain_serve.limits import TOKEN_VARIABLE, Gate, read_token
 from selftrain_serve.metrics import Metrics
 from selftrain_serve.models import Models, Source
@@ -59,6 +60,9 @@ class Arguments(BaseModel):
     no_token: bool = Field(default=False, description="answer anybody, although others than this machine can reach the port")
     timeout_seconds: float = Field(default=30.0, gt=0, description="after which a request gets 504")
     max_waiting_texts: int = Field(default=2048, ge=1, description="of a model; requests beyond it get 503")
+    augmentation: Augmentation | None = Field(
+        default=None, description="the language model for requests with augment; default: none, they are refused"
+    )
 
 
 def _token(given: Arguments) -> bytes | None:
@@ -127,6 +131,8 @@ class Classify:
         given = Arguments.model_validate(arguments)
         metrics = Metrics()
         token = _token(given)
+        augmentation = given.augmentation
+        language_model = None if augmentation is None else LanguageModel(augmentation, metrics, read_key(augmentation.key_file))
         self._stopping = False
         self._models = Models(
             given.models,
@@ -137,7 +143,7 @@ class Classify:
             max_seconds=given.timeout_seconds,
             metrics=metrics,
         )
-        app = make_app(self._models, metrics, timeout_seconds=given.timeout_seconds, ready=self._ready)
+        app = make_app(self._models, metrics, timeout_seconds=given.timeout_seconds, ready=self._ready, language_model=language_model)
         self._gate = Gate(app, metrics=metrics, token=token)
         # Only now: as long as the models are loaded, other replicas of this machine get the connections.
         self._listener = Listener(self._gate, given.host, given.port) if given.host is not None else None
@@ -200,7 +206,8 @@ def _checked(args: dict[str, Any]) -> Arguments:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        known = Source.model_fields if len(first["loc"]) > 1 else Arguments.model_fields
+        parts: dict[str | int, type[BaseModel]] = {"models": Source, "augmentation": Augmentation}
+        known = parts[first["loc"][0]].model_fields if len(first["loc"]) > 1 else Arguments.model_fields
         hint = nearest(str(first["loc"][-1]), known) if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
         raise UserError(f"The application does not take args.{key} as it is given; {hint}") from None
 
@@ -236,6 +243,9 @@ def run(
     timeout_seconds: float = 30.0,
     max_waiting_texts: int = 2048,
     poll_seconds: float = 5.0,
+    language_model: str | None = None,
+    language_model_name: str | None = None,
+    language_model_key_file: str | Path | None = None,
 ) -> None:
     """Serve on this machine until Ctrl-C or SIGTERM; what `selftrain serve` does.
 
@@ -251,9 +261,12 @@ def run(
         timeout_seconds: after which a request gets 504.
         max_waiting_texts: texts that may wait for one model of a replica; requests beyond it get 503.
         poll_seconds: how often the registry is asked for the champion.
+        language_model: address of an OpenAI-compatible server, e.g. http://127.0.0.1:8001/v1, for requests with `augment`; None refuses them.
+        language_model_name: the model's name there; default: the only one that the server lists.
+        language_model_key_file: file with the server's API key; default: the environment variable SELFTRAIN_LANGUAGE_MODEL_KEY, if set.
 
     Raises:
-        UserError: no such bundle, no champion, no token, or the port is taken; said before Ray is started.
+        UserError: no such bundle, no champion, no token, no such language model, or the port is taken; said before Ray is started.
     """
     if replicas < 1:
         raise UserError(f"--replicas is {replicas}; at least one has to serve.")
@@ -269,6 +282,11 @@ def run(
         "max_waiting_texts": max_waiting_texts,
         "poll_seconds": poll_seconds,
     }
+    if language_model is not None:
+        key_file = str(Path(language_model_key_file).resolve()) if language_model_key_file is not None else None
+        given["augmentation"] = {"url": language_model, "model": language_model_name, "key_file": key_file}
+    elif language_model_name is not None or language_model_key_file is not None:
+        raise UserError("--language-model-name and --language-model-key-file say more of a --language-model URL; give that too.")
     if any(source.model is not None for source in sources):
         given["tracking_uri"] = absolute_uri(tracking_uri)
     arguments = _checked(given)
@@ -280,6 +298,8 @@ def run(
         read_prototypes(folder, card)
         names.append(source.name or source.model or card.name)
     require_free_port(host, port)
+    if arguments.augmentation is not None:
+        arguments = arguments.model_copy(update={"augmentation": with_its_name(arguments.augmentation)})
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host

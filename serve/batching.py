@@ -1,7 +1,8 @@
 """Dynamic batching: a thread that classifies what waits, texts of like length together.
 
-The unit is a text, not a request: a request of 256 texts is spread over batches and shares them with others. A batch is built around the text that has
-waited longest, so that none waits for ever, and takes its neighbours in length as long as padding them all to the longest costs little.
+The unit is a text, not a request: a request of 256 texts is spread over batches and shares them with others. A text with a continuation behind it is a unit
+like any other. A batch is built around the text that has waited longest, so that none waits for ever, and takes its neighbours in length as long as padding them
+all to the longest costs little.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from selftrain_serve.requests import Answer
 
-from selftrain.export.tokens import BATCH_START_TOKENS, Tokens
+from selftrain.export.tokens import BATCH_START_TOKENS, Continued, Tokens
 
 MAX_BATCH_TEXTS = 64
 MAX_BATCH_TOKENS = 8192  # with padding; bounds the memory of one pass
@@ -52,7 +53,7 @@ class Ticket:
         cancelled: set it where nobody waits for the answers any more.
     """
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(self, texts: Sequence[str | Continued]) -> None:
         self.done: Future[list[Answer]] = Future()
         self.done.set_running_or_notify_cancel()  # a waiter that gives up must not cancel it under the thread's hands
         self.cancelled = False
@@ -120,7 +121,7 @@ class Batcher:
     """A queue of texts and the thread that answers them.
 
     Args:
-        tokenize: the tokens of texts; called by the thread alone.
+        tokenize: the tokens of texts, of which some may come with a continuation; called by the thread alone.
         classify: probabilities `[texts, classes]` of the token ids of texts; called by the thread alone.
         max_waiting: texts that may wait; one request is taken whole or not at all.
         max_seconds: what waits longer is of no use; requests that probably would are refused at once.
@@ -129,7 +130,7 @@ class Batcher:
 
     def __init__(
         self,
-        tokenize: Callable[[list[str]], list[Tokens]],
+        tokenize: Callable[[list[str | Continued]], list[Tokens]],
         classify: Callable[[list[list[int]]], np.ndarray],
         *,
         max_waiting: int,
@@ -142,7 +143,7 @@ class Batcher:
         self._max_seconds = max_seconds
         self._observe = observe
         self._condition = threading.Condition()
-        self._arrived: list[tuple[Ticket, int, str]] = []
+        self._arrived: list[tuple[Ticket, int, str | Continued]] = []
         self._queue: list[Waiting] = []  # the thread's own
         self._waiting = 0
         self._order = 0
@@ -163,7 +164,7 @@ class Batcher:
         since = self._busy_since
         return self._thread.is_alive() and (since is None or time.monotonic() - since < STUCK_SECONDS)
 
-    def submit(self, texts: Sequence[str]) -> Ticket:
+    def submit(self, texts: Sequence[str | Continued]) -> Ticket:
         """Queue the texts of one request.
 
         Raises:
@@ -210,7 +211,7 @@ class Batcher:
             self._answer(batch)
             self._busy_since = None
 
-    def _sort_in(self, arrived: list[tuple[Ticket, int, str]]) -> None:
+    def _sort_in(self, arrived: list[tuple[Ticket, int, str | Continued]]) -> None:
         if not arrived:
             return
         for (ticket, place, _), tokens in zip(arrived, each(self._tokenize, [text for _, _, text in arrived]), strict=True):

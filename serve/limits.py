@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from selftrain_serve.metrics import Metrics
 from selftrain_serve.requests import MAX_BODY_BYTES
@@ -29,22 +30,42 @@ def read_token(file: str | Path | None) -> bytes | None:
     Raises:
         UserError: the file cannot be read, or what it or the variable holds is no token.
     """
-    if file is not None:
-        where = f"The token file {file}"
-        try:
-            token = Path(file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"{where} cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'}); name another with --token-file."
-            ) from None
-    elif (given := os.environ.get(TOKEN_VARIABLE)) is not None:
-        where = f"The variable {TOKEN_VARIABLE}"
-        token = given.strip()
-    else:
+    found = read_secret(file, TOKEN_VARIABLE, "--token-file")
+    if found is None:
         return None
-    if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
-        raise UserError(f"{where} holds no token: it takes at least 16 printable ASCII characters without spaces, e.g. of `openssl rand -hex 32`.")
-    return token.encode()
+    if len(found.text) < 16 or not found.printable:
+        raise UserError(
+            f"{found.where} holds no token: it takes at least 16 printable ASCII characters without spaces, e.g. of `openssl rand -hex 32`."
+        )
+    return found.text.encode()
+
+
+class Secret(NamedTuple):
+    """What a file or a variable of the environment holds, without blanks around it."""
+
+    where: str  # it is from, as the first words of a sentence
+    text: str
+
+    @property
+    def printable(self) -> bool:
+        """Whether it is something that a header can carry: printable ASCII without spaces."""
+        return bool(self.text) and self.text.isascii() and self.text.isprintable() and " " not in self.text
+
+
+def read_secret(file: str | Path | None, variable: str, option: str) -> Secret | None:
+    """What `file` holds, else the environment's `variable`; None where neither is given. It stands on no command line and in no configuration.
+
+    Raises:
+        UserError: the file, which `option` names, cannot be read.
+    """
+    if file is None:
+        given = os.environ.get(variable)
+        return None if given is None else Secret(f"The variable {variable}", given.strip())
+    where = f"The {option.strip('-').replace('-', ' ')} {file}"
+    try:
+        return Secret(where, Path(file).read_text(encoding="utf-8").strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{where} cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'}); name another with {option}.") from None
 
 
 class Refused(Exception):

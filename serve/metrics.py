@@ -36,6 +36,21 @@ class Metrics:
         self.batch_seconds = Histogram(
             "selftrain_batch_seconds", "Time of one batch in the model", ["model"], buckets=_SECONDS, registry=self.registry
         )
+        self.continuations = Counter(
+            "selftrain_continuations",
+            "Continuations that the language model wrote, by what became of them: used, or why the filter dropped them",
+            ["model", "outcome"],
+            registry=self.registry,
+        )
+        self.language_model_seconds = Histogram(
+            "selftrain_language_model_seconds", "Time of the language model for one text", buckets=_SECONDS, registry=self.registry
+        )
+        self.language_model_errors = Counter(
+            "selftrain_language_model_errors",
+            "Texts or requests that the language model did not continue: unreachable, timeout, status, nonsense, refused (one text) or busy",
+            ["reason"],
+            registry=self.registry,
+        )
         self.reloads = Counter("selftrain_model_reloads", "New champions: swapped or failed", ["model", "outcome"], registry=self.registry)
         ProcessCollector(registry=self.registry)
 

@@ -25,6 +25,7 @@ from selftrain_serve.metrics import Metrics, gauge
 from selftrain.errors import UserError, nearest
 from selftrain.export.bundle import BundleCard, read_card
 from selftrain.export.classifier import Classifier
+from selftrain.export.tokens import Continued, Tokens
 
 WARM_WORDS = (1, 4, 16, 64, 256)
 RETRY_SECONDS = (10.0, 300.0)  # after a champion that could not be loaded: doubled from the first to the second
@@ -99,7 +100,12 @@ def load(source: Source, tracking_uri: str | None, *, threads: int, max_waiting:
         metrics.batch_padding.labels(name).observe(padding)
         metrics.batch_seconds.labels(name).observe(seconds)
 
-    batcher = Batcher(classifier.tokenize, classifier.classify, max_waiting=max_waiting, max_seconds=max_seconds, observe=observe)
+    def tokenize(texts: list[str | Continued]) -> list[Tokens]:
+        alone = iter(classifier.tokenize([one for one in texts if isinstance(one, str)]))
+        continued = iter(classifier.tokenize_continued([one for one in texts if isinstance(one, Continued)]))
+        return [next(alone if isinstance(one, str) else continued) for one in texts]
+
+    batcher = Batcher(tokenize, classifier.classify, max_waiting=max_waiting, max_seconds=max_seconds, observe=observe)
     return Loaded(name, version, card, batcher, datetime.now(UTC).isoformat(timespec="seconds"))
 
 

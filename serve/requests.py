@@ -45,6 +45,9 @@ class ClassifyRequest(BaseModel):
     top_k: int | None = Field(default=None, ge=1, description="give the probabilities of this many classes only, the most probable ones")
     threshold: float | None = Field(default=None, ge=0, le=1, description="abstain (label null) where the highest probability is below this")
     model: ModelName | None = Field(default=None, description="NAME or NAME@VERSION of GET /v1/models; default: the first one there")
+    augment: bool = Field(
+        default=False, description="read each text with a language model's continuations behind it, where GET /v1/models says that there is one"
+    )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -89,6 +92,9 @@ class Result(BaseModel):
     probabilities: dict[str, float] | None = Field(default=None, description="by class, the most probable first")
     abstain: bool | None = Field(default=None, description="whether the highest probability is below the threshold")
     truncated: bool | None = Field(default=None, description="whether the model did not read the text to its end")
+    continuations: int | None = Field(
+        default=None, description="with augment alone: how many continuations the text was read with; 0: none was usable, it was read by itself"
+    )
     error: str | None = Field(default=None, description="why there is no label; nothing but the id stands beside it")
 
 
@@ -151,6 +157,8 @@ class Answer(NamedTuple):
 
     probabilities: np.ndarray | None  # [classes]; None where it failed
     truncated: bool = False
+    continuations: int | None = None  # that it was read with; None where none were asked for
+    problem: str | None = None  # why it failed, where that may be said
 
 
 def result(item: Item, answer: Answer | None, labels: Sequence[str], *, top_k: int | None = None, threshold: float | None = None) -> dict[str, Any]:
@@ -165,7 +173,7 @@ def result(item: Item, answer: Answer | None, labels: Sequence[str], *, top_k: i
     """
     named: dict[str, Any] = {} if item.id is None else {"id": item.id}
     if answer is None or answer.probabilities is None:
-        return {**named, "error": item.problem or FAILED}
+        return {**named, "error": item.problem or (answer and answer.problem) or FAILED}
     probabilities = answer.probabilities
     order = np.argsort(-probabilities, kind="stable")
     best = float(probabilities[order[0]])
@@ -177,4 +185,5 @@ def result(item: Item, answer: Answer | None, labels: Sequence[str], *, top_k: i
         "probabilities": {labels[index]: float(probabilities[index]) for index in order[:top_k]},
         "abstain": abstain,
         "truncated": item.truncated or answer.truncated,
+        **({} if answer.continuations is None else {"continuations": answer.continuations}),
     }

@@ -1,6 +1,7 @@
 """The routes: what HTTP asks, and what it gets. Everything that is refused gets one JSON object, `{"error": "..."}`.
 
-POST /v1/classify   {"texts": ["...", {"id": 7, "text": "..."}]} or {"text": "..."}, optionally "top_k", "threshold", "model"
+POST /v1/classify   {"texts": ["...", {"id": 7, "text": "..."}]} or {"text": "..."}, optionally "top_k", "threshold", "model",
+                    "augment": true where a language model is configured (language_model.py)
 POST /predict       {"inputs": "..."} or {"inputs": ["...", ...]}, as clients of text-embeddings-inference send it
 GET  /v1/models     what is served, and the limits
 GET  /metrics       Prometheus
@@ -21,7 +22,8 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from selftrain_serve.batching import Busy, Closed
+from selftrain_serve.batching import Busy, Closed, Ticket
+from selftrain_serve.language_model import LanguageModel, combined
 from selftrain_serve.limits import Refused
 from selftrain_serve.metrics import CONTENT_TYPE, Metrics
 from selftrain_serve.models import Loaded, Models, UnknownModel
@@ -42,6 +44,8 @@ from selftrain_serve.requests import (
     result,
 )
 from starlette.exceptions import HTTPException
+
+from selftrain.export.tokens import Continued
 
 PAGE = Path(__file__).with_name("page.html")
 # The page may speak to its own server and to nobody else, and nothing may frame it.
@@ -64,6 +68,9 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         504: "the answer took too long",
     }.items()
 }
+_LANGUAGE_MODEL: dict[int | str, dict[str, Any]] = {
+    502: {"model": Problem, "description": "the language model, which augment asks for, cannot be reached or fails"}
+}
 
 
 class Json(JSONResponse):
@@ -74,7 +81,9 @@ class Json(JSONResponse):
         return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
-def make_app(models: Models, metrics: Metrics, *, timeout_seconds: float, ready: Callable[[], bool]) -> FastAPI:
+def make_app(
+    models: Models, metrics: Metrics, *, timeout_seconds: float, ready: Callable[[], bool], language_model: LanguageModel | None = None
+) -> FastAPI:
     """The routes over `models`.
 
     Args:
@@ -82,39 +91,72 @@ def make_app(models: Models, metrics: Metrics, *, timeout_seconds: float, ready:
         metrics: what GET /metrics shows.
         timeout_seconds: after which a request that is not answered gets 504.
         ready: whether the replica takes requests.
+        language_model: what writes continuations for requests with `augment`; None refuses them.
     """
     app = FastAPI(title="selftrain", description="Text classification", docs_url=None, redoc_url=None, default_response_class=Json)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Refused, _refused)
 
-    async def ask(wanted: str | None, items: list[Item]) -> tuple[Loaded, list[Answer | None]]:
+    async def answered(ticket: Ticket) -> list[Answer]:
+        try:
+            return await asyncio.wrap_future(ticket.done)
+        finally:
+            ticket.cancelled = True  # without effect where all are answered
+
+    async def read(wanted: str | None, texts: list[str]) -> tuple[Loaded, list[Answer]]:
+        loaded, ticket = models.submit(wanted, texts)
+        return loaded, await answered(ticket)
+
+    async def read_continued(writer: LanguageModel, wanted: str | None, texts: list[str]) -> tuple[Loaded, list[Answer]]:
+        while True:
+            loaded = models.get(wanted)
+            written = await writer.write(texts, loaded.card, loaded.name)
+            rows: list[list[str | Continued]] = []
+            for text, one in zip(texts, written, strict=True):
+                continued: list[str | Continued] = [Continued(text, continuation) for continuation in one.continuations]
+                rows.append([] if one.problem is not None else continued or [text])
+            try:
+                ticket = loaded.batcher.submit([row for of_text in rows for row in of_text])
+            except Closed:
+                if models.get(wanted) is loaded:
+                    raise
+                continue  # it was replaced meanwhile, and its successor may have been trained with other continuations
+            found = iter(await answered(ticket))
+            answers = []
+            for of_text, one in zip(rows, written, strict=True):
+                own = [next(found) for _ in of_text]
+                answers.append(combined(own, len(one.continuations)) if own else Answer(None, problem=one.problem))
+            return loaded, answers
+
+    async def ask(wanted: str | None, items: list[Item], *, augment: bool = False) -> tuple[Loaded, list[Answer | None]]:
         """The model that answered, and its answers in the order of `items`; None for those that it never saw."""
         usable = [index for index, item in enumerate(items) if item.problem is None]
+        texts = [items[index].text for index in usable]
+        writer = language_model if augment else None
+        if augment and writer is None:
+            raise Refused(422, 'augment: this server has no language model (it is started with --language-model URL); leave out "augment"')
         try:
-            loaded, ticket = models.submit(wanted, [items[index].text for index in usable])
+            async with asyncio.timeout(timeout_seconds):
+                loaded, found = await (read(wanted, texts) if writer is None else read_continued(writer, wanted, texts))
         except UnknownModel as error:
             raise Refused(404, str(error)) from None
         except Busy as error:
             raise Refused(503, str(error), {"retry-after": str(error.retry_after)}) from None
         except Closed:
             raise Refused(503, "this replica stops; try again", {"retry-after": "1"}) from None
-        try:
-            found = await asyncio.wait_for(asyncio.wrap_future(ticket.done), timeout_seconds)
         except TimeoutError:
             raise Refused(504, f"there was no answer within {timeout_seconds:g} s; send fewer texts, or fewer requests at a time") from None
-        finally:
-            ticket.cancelled = True  # without effect where all are answered
         answers: list[Answer | None] = [None] * len(items)
         for index, answer in zip(usable, found, strict=True):
             answers[index] = answer
         return loaded, answers
 
-    @app.post("/v1/classify", response_model=ClassifyResponse, responses=_REFUSALS)
+    @app.post("/v1/classify", response_model=ClassifyResponse, responses=_REFUSALS | _LANGUAGE_MODEL)
     async def classify(body: ClassifyRequest) -> Response:
         """Classify one text or several; a text that cannot be classified gets an error of its own."""
         items = [check(value) for value in body.items()]
-        loaded, answers = await ask(body.model, items)
+        loaded, answers = await ask(body.model, items, augment=body.augment)
         results = [
             result(item, answer, loaded.card.labels, top_k=body.top_k, threshold=body.threshold) for item, answer in zip(items, answers, strict=True)
         ]
@@ -144,9 +186,9 @@ def make_app(models: Models, metrics: Metrics, *, timeout_seconds: float, ready:
 
     @app.get("/v1/models", responses={401: _REFUSALS[401]})
     async def list_models() -> Response:
-        """What is served: names and versions, classes, how each was trained and measured, and the limits of a request."""
+        """What is served: names and versions, classes, how each was trained and measured, the limits of a request, and whether it may say augment."""
         limits = {"texts": MAX_TEXTS, "characters": MAX_CHARACTERS, "body_bytes": MAX_BODY_BYTES, "seconds": timeout_seconds}
-        return Json({"models": models.facts(), "limits": limits})
+        return Json({"models": models.facts(), "limits": limits, "augment": language_model is not None})
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, 401: _REFUSALS[401]})
     async def read_metrics() -> Response:

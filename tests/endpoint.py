@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from selftrain_serve.app import Listener
+from selftrain_serve.language_model import Augmentation, LanguageModel
 from selftrain_serve.limits import Gate
 from selftrain_serve.metrics import Metrics
 from selftrain_serve.models import Models, Source
@@ -22,15 +24,26 @@ LABELS = ("sport", "tech", "politics")
 VERSION = "2024-05-06T07:08:09+00:00"
 
 
-def make_bundle(folder: Path, *, seed: int = 0, name: str = "news", labels: tuple[str, ...] = LABELS, poison: str | None = None) -> Path:
-    """A bundle that reads 64 tokens; a text with the word `poison` gets numbers that are none."""
+def make_bundle(
+    folder: Path,
+    *,
+    seed: int = 0,
+    name: str = "news",
+    labels: tuple[str, ...] = LABELS,
+    poison: str | None = None,
+    augment: dict[str, Any] | None = None,
+    **card: Any,
+) -> Path:
+    """A bundle that reads 64 tokens; a text with the word `poison` gets numbers that are none. `augment` is what its experiment says of the language model."""
     backbone = tiny_backbone(folder.parent / f"{folder.name}-backbone", seed=seed)
     prototypes = backbone.encode([f"about {label}" for label in labels], convert_to_tensor=True)
     if poison is not None:
         row = backbone.tokenizer.convert_tokens_to_ids(poison)
         with torch.no_grad():
             backbone[0].auto_model.embeddings.word_embeddings.weight[row] = torch.nan
-    return write_bundle(folder, backbone=backbone, prototypes=prototypes, card=BundleCard(name=name, labels=labels, method="genco", created=VERSION))
+    experiment = {} if augment is None else {"augment": augment}
+    facts = BundleCard(name=name, labels=labels, method="genco", created=VERSION, experiment=experiment, **card)
+    return write_bundle(folder, backbone=backbone, prototypes=prototypes, card=facts)
 
 
 def free_port() -> int:
@@ -41,13 +54,21 @@ def free_port() -> int:
 
 @contextmanager
 def endpoint(
-    *sources: Source, token: bytes | None = None, timeout_seconds: float = 30.0, max_waiting: int = 2048, port: int | None = None, **gate
+    *sources: Source,
+    token: bytes | None = None,
+    timeout_seconds: float = 30.0,
+    max_waiting: int = 2048,
+    port: int | None = None,
+    augmentation: Augmentation | None = None,
+    key: str | None = None,
+    **gate,
 ) -> Iterator[SimpleNamespace]:
     """`url`, `metrics` and `models` of an endpoint that answers."""
     port = port or free_port()
     metrics = Metrics()
     models = Models(sources, tracking_uri=None, threads=1, poll_seconds=1, max_waiting=max_waiting, max_seconds=timeout_seconds, metrics=metrics)
-    app = make_app(models, metrics, timeout_seconds=timeout_seconds, ready=lambda: models.healthy)
+    language_model = None if augmentation is None else LanguageModel(augmentation, metrics, key)
+    app = make_app(models, metrics, timeout_seconds=timeout_seconds, ready=lambda: models.healthy, language_model=language_model)
     listener = Listener(Gate(app, metrics=metrics, token=token, **gate), "127.0.0.1", port)
     try:
         yield SimpleNamespace(url=f"http://127.0.0.1:{port}", port=port, metrics=metrics, models=models, listener=listener)

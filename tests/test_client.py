@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from completions import completions
 from endpoint import VERSION, endpoint, free_port, make_bundle
+from selftrain_serve.language_model import Augmentation
 from selftrain_serve.models import Source
 from selftrain_serve.requests import MAX_CHARACTERS
 
@@ -53,6 +55,20 @@ def test_a_bad_text_has_an_error_and_large_ones_are_split_and_cut(served) -> Non
         assert unsure.label is None and unsure.abstain and unsure.probability == pytest.approx(good.probability, abs=1e-5)
         # 100 of these are more bytes than one request may have.
         assert len(client.classify(["é" * MAX_CHARACTERS] * 100)) == 100
+
+
+def test_texts_are_read_with_continuations_where_the_server_has_a_language_model(served, bundle) -> None:
+    with (
+        completions() as writer,
+        endpoint(Source(bundle=str(bundle)), augmentation=Augmentation(url=writer.url)) as local,
+        Client(local.url) as client,
+    ):
+        alone, augmented = client.classify(["a phone"]), client.classify(["a phone"], augment=True)
+        assert alone[0].continuations is None and augmented[0].continuations == 1 and augmented[0].label
+        assert alone[0].probability != pytest.approx(augmented[0].probability, abs=1e-6)
+    with Client(served.url, token=TOKEN) as client, pytest.raises(ServingError, match="has no language model") as refused:
+        client.classify(["a phone"], augment=True)
+    assert refused.value.status == 422
 
 
 def test_a_refusal_is_said_at_once(served, monkeypatch) -> None:

@@ -1,4 +1,4 @@
-"""A real sentence encoder and a real masked language model, small enough for a test: one BERT layer of 32 dimensions made in a second without a hub."""
+"""A real sentence encoder and real language models, masked and not, small enough for a test: one layer of 32 to 64 dimensions made in a second without a hub."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from transformers import BertConfig, BertForMaskedLM, BertModel, BertTokenizerFast
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertForMaskedLM, BertModel, BertTokenizerFast, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 WORDS = (
     "the a of and in to it is about on for with sport sports match goal team player coach league tech technology computer phone software chip "
@@ -96,6 +97,42 @@ def tiny_masked(folder: Path, groups: Mapping[str, Sequence[str]], *, seed: int 
             layer.attention.output.dense.weight *= 2.0  # the text says more about a place than the word that stands there
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tiny_language_model(folder: Path, *, seed: int = 0) -> Path:
+    """A language model that vLLM serves: whatever it is shown, it goes on with words of `WORDS` in a random order, which is another one at every asking.
+
+    It knows these words and no others, and has a chat template that shows the messages as they are. Returns `folder`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    words = ["<unk>", "<s>", "</s>", *dict.fromkeys(WORDS.split())]
+    numbers = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", numbers["<s>"])])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>", model_max_length=256
+    )
+    fast.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    fast.save_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(words),
+                hidden_size=64,
+                intermediate_size=128,
+                num_hidden_layers=1,
+                num_attention_heads=2,  # of 32 dimensions, the fewest that vLLM's attention takes on a CPU
+                num_key_value_heads=2,
+                max_position_embeddings=256,
+                bos_token_id=numbers["<s>"],
+                eos_token_id=numbers["</s>"],
+                pad_token_id=numbers["</s>"],
+            )
+        )
+    model.save_pretrained(folder)
     return folder
 
 

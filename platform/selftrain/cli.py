@@ -137,6 +137,16 @@ def _parser() -> argparse.ArgumentParser:
         "--max-waiting", type=int, default=2048, metavar="TEXTS", help="texts that may wait for a model; beyond it requests get 503 (default: 2048)"
     )
 
+    serve.add_argument(
+        "--language-model",
+        metavar="URL",
+        help="of an OpenAI-compatible server (vllm serve), e.g. http://127.0.0.1:8001/v1: requests may say augment, and texts are read with its continuations",
+    )
+    serve.add_argument("--language-model-name", metavar="NAME", help="of the model there (default: the only one that the server lists)")
+    serve.add_argument(
+        "--language-model-key-file", metavar="FILE", help="API key of that server; default: the variable SELFTRAIN_LANGUAGE_MODEL_KEY, if set"
+    )
+
     ui = _command(commands, "ui", _ui, "open MLflow on the runs")
     ui.add_argument("--port", type=int, default=5000, help="port of the page (default: 5000)")
     ui.add_argument("--tracking-uri", help="tracking server; default: MLFLOW_TRACKING_URI, else the local SQLite file")
@@ -430,6 +440,9 @@ def _serve(options: argparse.Namespace) -> int:
         no_token=options.no_token,
         timeout_seconds=options.timeout,
         max_waiting_texts=options.max_waiting,
+        language_model=options.language_model,
+        language_model_name=options.language_model_name,
+        language_model_key_file=options.language_model_key_file,
     )
     return 0
 

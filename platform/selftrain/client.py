@@ -47,6 +47,7 @@ class Prediction:
     truncated: bool  # the model did not read the text to its end
     error: str | None  # why this text could not be classified
     model: str  # NAME@VERSION that answered
+    continuations: int | None = None  # with augment: how many of the language model's continuations the text was read with
 
 
 class Client:
@@ -96,13 +97,14 @@ class Client:
         self._batch_size = batch_size
         self._limits: dict[str, int] | None = None
 
-    def classify(self, texts: Iterable[str], *, top_k: int | None = None, threshold: float | None = None) -> list[Prediction]:
+    def classify(self, texts: Iterable[str], *, top_k: int | None = None, threshold: float | None = None, augment: bool = False) -> list[Prediction]:
         """Classify texts; `[texts]`, in order. A text that cannot be classified has an `error` and fails no other.
 
         Args:
             texts: any number of them.
             top_k: give the probabilities of this many classes only.
             threshold: abstain where the highest probability is below this.
+            augment: read each text with continuations of the server's language model; a small `batch_size` keeps such requests within the server's time.
 
         Raises:
             UserError: `texts` is one string, or holds something that is no string.
@@ -115,7 +117,7 @@ class Client:
             raise UserError(f"Text {wrong} of {len(given)} is no string but {type(given[wrong]).__name__}; leave it out or mend it.")
         if not given:
             return []
-        options = {"top_k": top_k, "threshold": threshold, "model": self._model}
+        options = {"top_k": top_k, "threshold": threshold, "model": self._model, "augment": augment or None}
         asked = {name: value for name, value in options.items() if value is not None}
         found: list[Prediction] = []
         for part in self._parts(given):
@@ -207,6 +209,7 @@ def _prediction(one: dict[str, Any], model: str) -> Prediction:
         truncated=one.get("truncated", False),
         error=one.get("error"),
         model=model,
+        continuations=one.get("continuations"),
     )
 
 

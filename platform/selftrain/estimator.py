@@ -89,6 +89,7 @@ class SelfTrainer:
             similarity="cosine" if student.encoder.normalize else "dot",
             scale=student.scale,
             max_tokens=self.experiment.model.max_tokens,
+            longest=student.encoder.longest,
             method=method.name,
             experiment=self.experiment.model_dump(mode="json"),
             data="texts",

@@ -483,6 +483,7 @@ class _Run:
             similarity="cosine" if student.encoder.normalize else "dot",
             scale=student.scale,
             max_tokens=model.max_tokens,
+            longest=student.encoder.longest,
             method=method,
             supervision=describe_supervision(self.experiment.data),
             experiment=self.experiment.model_dump(mode="json"),

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from selftrain.errors import UserError
 from selftrain.export.tokens import BATCH_START_TOKENS, FastReader, _WordPieces, batches, padded, reader_of
-from selftrain.models.bilstm import bilstm
+from selftrain.models.bilstm import BiLSTMEncoder, bilstm
+from selftrain.models.encoder import TextEncoder
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,23 @@ def test_the_head_of_a_long_text_is_enough_only_where_it_fills_the_length(backbo
 @given(st.one_of(st.text(max_size=60), ASCII, WORDS.map(" ".join), st.integers(10, 20).map(lambda count: "team " * count)))
 def test_a_text_is_truncated_where_the_tokenizer_has_more(backbone, reader, text: str) -> None:
     assert reader.truncated(text, reader([text])[0]) == (len(backbone.tokenizer(text)["input_ids"]) > 16)
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(st.text(max_size=60), ASCII, WORDS.map(" ".join)), max_size=3))
+def test_a_text_is_cut_where_training_cuts_it(backbone, reader, texts: list[str]) -> None:
+    found = reader.cut(texts)
+    assert [one.text for one in found] == (TextEncoder(backbone, max_tokens=16).cut(texts) if texts else [])
+    assert [one.truncated for one in found] == [len(backbone.tokenizer(text)["input_ids"]) > 16 for text in texts]
+
+
+def test_another_length_is_read_by_the_same_rules(backbone, reader, tmp_path) -> None:
+    text = "the team's coach, Zoë, won [SEP] " * 8
+    reader.save(tmp_path / "tokenizer.json")
+    for one in (reader, FastReader.load(tmp_path / "tokenizer.json")):
+        longer = one.up_to(40)
+        assert longer([text]) == [asked(backbone, text, 40)] and longer.padding == one.padding
+        assert one([text]) == [asked(backbone, text, 16)]
 
 
 def test_words_are_looked_up_and_not_asked_for_again(backbone) -> None:
@@ -96,6 +114,10 @@ def test_words_of_a_bilstm_are_cut_too() -> None:
     reader = reader_of(bilstm(["match", "team"]), 3)
     assert reader(["team match team match", "nothing known", "match"]) == [[2, 1, 2], [], [1]]
     assert reader.truncated("team match team match", [2, 1, 2]) and not reader.truncated("team match team", [2, 1, 2])
+    texts = ["team match what team", "match"]
+    assert [one.text for one in reader.cut(texts)] == BiLSTMEncoder(bilstm(["match", "team"]), max_tokens=3).cut(texts)
+    assert [one.truncated for one in reader.cut(texts)] == [True, False]
+    assert reader.up_to(4)(["team match team match team"]) == [[2, 1, 2, 1]] and reader(["team match team match"]) == [[2, 1, 2]] and reader([]) == []
 
 
 @settings(deadline=None)

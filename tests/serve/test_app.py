@@ -19,6 +19,7 @@ import httpx
 import psutil
 import pytest
 import yaml
+from completions import completions
 from endpoint import LABELS, VERSION, free_port, make_bundle
 from ray.serve.schema import ServeDeploySchema
 from selftrain_serve.app import Arguments, build, by_requests, require_free_port, run
@@ -66,6 +67,8 @@ def test_arguments() -> None:
         ({"models": [{"modle": "a"}]}, "'model'"),
         ({"models": [{"bundle": "a"}], "modles": 1}, "'models'"),
         ({"models": [{"bundle": "a"}], "threads": 0}, "threads"),
+        ({"models": [{"bundle": "a"}], "augmentation": {"url": "a"}}, r"args\.augmentation\.url .* a key goes into a file"),
+        ({"models": [{"bundle": "a"}], "augmentation": {"url": "http://a/v1", "modle": "b"}}, "'model'"),
     ):
         with pytest.raises(UserError, match=words):
             build(args)
@@ -85,6 +88,10 @@ def test_what_cannot_be_served_is_said_before_ray_starts(bundle: Path, tmp_path:
         run([source], token_file=tmp_path / "none")
     with pytest.raises(UserError, match="--replicas is 0"):
         run([source], replicas=0)
+    with pytest.raises(UserError, match=r"cannot be reached .* or leave out --language-model"):
+        run([source], port=free_port(), language_model=f"http://127.0.0.1:{free_port()}/v1")
+    with pytest.raises(UserError, match="say more of a --language-model URL"):
+        run([source], language_model_name="writer")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -135,7 +142,14 @@ def test_the_champion_is_asked_for_by_one_client(registry: Registry) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(bundle: Path, registry: Registry):
+def writer():
+    """A server of a language model."""
+    with completions() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def server(bundle: Path, registry: Registry, writer):
     """A server in a process of its own, whose Ray keeps its files in a folder of its own; it serves `mail` of a registry, and a bundle."""
     port = free_port()
     # Sockets lie below this folder, and their paths may have 107 characters: pytest's own folders are too deep.
@@ -145,12 +159,14 @@ def server(bundle: Path, registry: Registry):
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "RAY_TMPDIR": str(ray_folder),
         "HOME": str(ray_folder),
+        "SELFTRAIN_LANGUAGE_MODEL_KEY": "a-key-of-the-environment",
     }
     for name in ("RAY_ADDRESS", "SELFTRAIN_SERVE_TOKEN"):
         environment.pop(name, None)
     code = (
         "from selftrain_serve.app import run; from selftrain_serve.models import Source; "
-        f"run([Source(model='mail'), Source(bundle={str(bundle)!r})], tracking_uri={registry.uri!r}, port={port}, threads=1, poll_seconds=0.5)"
+        f"run([Source(model='mail'), Source(bundle={str(bundle)!r})], tracking_uri={registry.uri!r}, port={port}, threads=1, poll_seconds=0.5, "
+        f"language_model={writer.url!r})"
     )
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     children: list[psutil.Process] = []
@@ -206,6 +222,14 @@ def test_served(server) -> None:
         assert "selftrain_model_info" in client.get("/metrics").text
     listening = [one.laddr.ip for one in replica(server).net_connections("tcp") if one.status == psutil.CONN_LISTEN and one.laddr.port == server.port]
     assert listening == ["127.0.0.1"]
+
+
+@pytest.mark.ray
+def test_a_replica_asks_the_language_model_with_the_key(server, writer) -> None:
+    answer = httpx.post(f"{server.url}/v1/classify", json={"text": "the team won", "augment": True}, timeout=60).json()
+    assert answer["results"][0]["continuations"] == 1 and answer["results"][0]["label"] in LABELS
+    assert [path for path, _, _ in writer.asked] == ["/v1/models", "/v1/completions"]  # before the start, and by the replica
+    assert {headers["authorization"] for _, headers, _ in writer.asked} == {"Bearer a-key-of-the-environment"}
 
 
 @pytest.mark.ray

@@ -9,11 +9,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from completions import completions
 from endpoint import VERSION, endpoint
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
+from selftrain_serve.language_model import Augmentation
 from selftrain_serve.models import Source
 
 from selftrain.export.classifier import Classifier
@@ -112,6 +114,23 @@ def test_two_models_are_compared_on_the_same_text(page) -> None:
         left.find_element(By.TAG_NAME, "h3").text == f"news, version {VERSION}" and right.find_element(By.TAG_NAME, "h3").text == "other, version 2"
     )
     assert {label for label, _, _ in bars(left)} == {"sport", "tech", "politics"} and {label for label, _, _ in bars(right)} == {"bank", "music"}
+
+
+def test_continuations_are_offered_where_there_is_a_language_model(page, bundle) -> None:
+    assert not element(page, "augment").is_displayed()
+    with completions() as writer, endpoint(Source(bundle=str(bundle)), augmentation=Augmentation(url=writer.url)) as local:
+        page.get(local.url)
+        until(page, lambda: element(page, "augment").is_displayed())
+        element(page, "texts").send_keys(*(f"a phone{Keys.ENTER}" for _ in range(10)))
+        element(page, "augment").send_keys(Keys.SPACE)
+        element(page, "classify").click()
+        until(page, lambda: element(page, "said").text.startswith("10 texts by news"))
+        assert [one.text for one in page.find_elements(By.CSS_SELECTOR, "article .soft")] == ["Read with 1 continuation."] * 10
+        assert sum(body is not None for _, _, body in writer.asked) == 10
+        element(page, "augment").click()
+        element(page, "classify").click()
+        until(page, lambda: not page.find_elements(By.CSS_SELECTOR, "article .soft"))
+        page.get("about:blank")  # before the server goes
 
 
 def test_a_text_stays_text(page) -> None:

@@ -68,6 +68,7 @@ class BundleCard(BaseModel):
     similarity: Literal["cosine", "dot"] = "cosine"
     scale: float = Field(default=1.0, gt=0, description="factor on the similarity")
     max_tokens: int = Field(default=64, ge=1, description="tokens of a document that the encoder reads")
+    longest: int | None = Field(default=None, description="tokens of a text that the encoder can read at most; None: nobody wrote it down")
     method: str = Field(description="how it was trained, e.g. genco")
     supervision: str = Field(default="none", description="labels that the learner saw: none, all, or in words, e.g. 10 a class")
     experiment: dict[str, Any] = Field(default_factory=dict, description="the resolved experiment document")

