@@ -35,11 +35,13 @@ from starlette.types import ASGIApp
 
 from selftrain.errors import UserError, nearest
 from selftrain.export.bundle import read_card, read_prototypes
+from selftrain.memory import keep_trimming
 from selftrain.tracking import CHAMPION, registered_bundle
 from selftrain.tracking import tracking_uri as absolute_uri
 
 READY_SECONDS = 120.0
 STOP_SECONDS = 10
+TRIM_SECONDS = 30.0  # large bodies, and batches of every shape, leave holes in the heap that would add up for hours
 BUSY = "busy"  # the figure by which replicas are added and removed
 
 
@@ -129,6 +131,7 @@ class Classify:
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         given = Arguments.model_validate(arguments)
+        keep_trimming(TRIM_SECONDS)
         metrics = Metrics()
         token = _token(given)
         augmentation = given.augmentation
