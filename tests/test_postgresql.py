@@ -7,10 +7,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
+from debian import install
 from endpoint import free_port, make_bundle
 from mlflow import MlflowClient
 
@@ -30,15 +32,15 @@ def programs() -> Path | None:
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    root = os.geteuid() == 0
-    if programs() is None and root and shutil.which("apt-get"):
-        install = "apt-get update && apt-get install -y --no-install-recommends postgresql"
-        subprocess.run(install, shell=True, capture_output=True, timeout=600, check=False, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+def uri():
     found = programs()
     if found is None:
+        install("postgresql")
+        found = programs()
+    if found is None:
         pytest.skip("no PostgreSQL: install it with `apt-get install postgresql`")
-    folder = Path(subprocess.run(["mktemp", "-d", "/tmp/st-pg-XXXXXX"], capture_output=True, text=True, check=True).stdout.strip())
+    root = os.geteuid() == 0
+    folder = Path(tempfile.mkdtemp(prefix="st-pg-"))  # pytest's own folders are closed to the server's user, and too deep for its socket
     if root:
         shutil.chown(folder, USER)
     who = ["runuser", "-u", USER, "--"] if root else []

@@ -90,7 +90,7 @@ def check_tracking(uri: str) -> None:
     Raises:
         UserError: no answer within some seconds, an answer that says that it cannot work, or no driver for this kind of database.
     """
-    if not uri.startswith(("http://", "https://")):
+    if not _is_server(uri):
         if _sqlite_file(uri) is None:
             _check_database(uri)
         return
@@ -454,7 +454,7 @@ def ui_command(uri: str | None, port: int = 5000) -> list[str]:
         UserError: there are no runs yet, or a tracking server shows them already.
     """
     uri = tracking_uri(uri)
-    if uri.startswith(("http://", "https://")):
+    if _is_server(uri):
         raise UserError(f"The runs are on the tracking server; open {_without_password(uri)} in a browser.")
     file = _sqlite_file(uri)
     if file is not None and not file.exists():
@@ -501,7 +501,7 @@ def _open(uri: str, experiment: str | None) -> tuple[Any, str]:
         except UserError:
             raise
         except Exception as error:  # SQLAlchemy, SQLite and MLflow each have classes of their own for a database that cannot be used
-            if uri.startswith(("http://", "https://")) and not isinstance(error, MlflowException):
+            if _is_server(uri) and not isinstance(error, MlflowException):
                 raise
             raise UserError(
                 f"The tracking store {_without_password(uri)} cannot be used ({_reason(error)}); mend it or name another with tracking.uri."
@@ -540,6 +540,11 @@ def _locked(file: Path | None) -> Iterator[None]:
         yield
 
 
+def _is_server(uri: str) -> bool:
+    """Whether it is MLflow's own server, and no database."""
+    return uri.startswith(("http://", "https://"))
+
+
 def _sqlite_file(uri: str) -> Path | None:
     """The file behind `sqlite:///file`, absolute; None for any other address."""
     if not uri.startswith("sqlite:///"):
@@ -549,7 +554,7 @@ def _sqlite_file(uri: str) -> Path | None:
 
 def _artifact_root(uri: str) -> Path | None:
     """Where files go that a database does not hold; a tracking server has a place of its own."""
-    if uri.startswith(("http://", "https://")):
+    if _is_server(uri):
         return None
     file = _sqlite_file(uri)
     return (file.parent if file is not None else Path.cwd()) / "mlartifacts"

@@ -52,7 +52,15 @@ def test_the_head_of_a_long_text_is_enough_only_where_it_fills_the_length(backbo
 
 
 @settings(deadline=None)
-@given(st.one_of(st.text(max_size=60), ASCII, WORDS.map(" ".join), st.integers(10, 20).map(lambda count: "team " * count)))
+@given(
+    st.one_of(
+        st.text(max_size=60),
+        ASCII,
+        WORDS.map(" ".join),
+        st.integers(10, 80).map(lambda count: "team " * count),
+        st.just("team " * 14 + " " * 300 + "\x07"),
+    )
+)
 def test_a_text_is_truncated_where_the_tokenizer_has_more(backbone, reader, text: str) -> None:
     assert reader.truncated(text, reader([text])[0]) == (len(backbone.tokenizer(text)["input_ids"]) > 16)
 

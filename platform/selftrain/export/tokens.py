@@ -109,7 +109,12 @@ class FastReader:
 
     def truncated(self, text: str, ids: Sequence[int]) -> bool:
         """See `Reader`."""
-        return len(ids) >= self._longest and bool(self._tokenizer.encode(text).overflowing)
+        if len(ids) < self._longest:
+            return False
+        # The head alone filled the length; a word behind it settles the matter without another look at a long text.
+        if self._words is not None and _WORD.search(text, len(self._words.head(text))):
+            return True
+        return bool(self._tokenizer.encode(text).overflowing)
 
     def cut(self, texts: Sequence[str]) -> list[Beginning]:
         """See `Reader`."""
