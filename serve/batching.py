@@ -234,4 +234,6 @@ class Batcher:
         padded = len(batch) * max(one.length for one in batch)
         self._observe(len(batch), 1 - real / padded if padded else 0.0, seconds)
         for one, row in zip(batch, rows, strict=True):
-            one.ticket.fill(one.place, Answer(row if row is not None and np.isfinite(row).all() else None, one.tokens.truncated))
+            probabilities = None if row is None else row.tolist()
+            sound = probabilities is not None and all(map(math.isfinite, probabilities))
+            one.ticket.fill(one.place, Answer(probabilities if sound else None, one.tokens.truncated))

@@ -301,7 +301,7 @@ def combined(answers: Sequence[Answer], continuations: int) -> Answer:
         return Answer(rows[0], truncated, continuations)
     logarithms = np.log(np.maximum(rows, np.finfo(np.float64).tiny)).mean(axis=0)
     powers = np.exp(logarithms - logarithms.max())
-    return Answer(powers / powers.sum(), truncated, continuations)
+    return Answer((powers / powers.sum()).tolist(), truncated, continuations)
 
 
 def with_its_name(given: Augmentation) -> Augmentation:

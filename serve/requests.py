@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from selftrain.export.classifier import problem_with
@@ -155,7 +154,7 @@ def check(value: object) -> Item:
 class Answer(NamedTuple):
     """What the model says of one text."""
 
-    probabilities: np.ndarray | None  # [classes]; None where it failed
+    probabilities: list[float] | None  # [classes]; None where it failed
     truncated: bool = False
     continuations: int | None = None  # that it was read with; None where none were asked for
     problem: str | None = None  # why it failed, where that may be said
@@ -175,14 +174,15 @@ def result(item: Item, answer: Answer | None, labels: Sequence[str], *, top_k: i
     if answer is None or answer.probabilities is None:
         return {**named, "error": item.problem or (answer and answer.problem) or FAILED}
     probabilities = answer.probabilities
-    order = np.argsort(-probabilities, kind="stable")
-    best = float(probabilities[order[0]])
+    # In Python: for a handful of classes numpy is slower, and it lets go of the interpreter, which a thread that waits for it then keeps.
+    order = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)
+    best = probabilities[order[0]]
     abstain = threshold is not None and best < threshold
     return {
         **named,
         "label": None if abstain else labels[order[0]],
         "probability": best,
-        "probabilities": {labels[index]: float(probabilities[index]) for index in order[:top_k]},
+        "probabilities": {labels[index]: probabilities[index] for index in order[:top_k]},
         "abstain": abstain,
         "truncated": item.truncated or answer.truncated,
         **({} if answer.continuations is None else {"continuations": answer.continuations}),

@@ -57,7 +57,7 @@ def of_serving(folder: Path) -> list[Answer]:
     found = []
     for text, written in zip(TEXTS, CONTINUATIONS, strict=True):
         rows = classifier.tokenize_continued([Continued(text, one) for one in written]) or classifier.tokenize([text])
-        answers = [Answer(row, tokens.truncated) for row, tokens in zip(classifier.classify([one.ids for one in rows]), rows, strict=True)]
+        answers = [Answer(row.tolist(), tokens.truncated) for row, tokens in zip(classifier.classify([one.ids for one in rows]), rows, strict=True)]
         found.append(combined(answers, len(written)))
     return found
 
@@ -79,10 +79,10 @@ def test_for_cosines_the_label_is_the_same_and_several_continuations_are_a_littl
 
 
 def test_a_probability_of_zero_is_no_error_and_a_row_that_failed_is_one() -> None:
-    sure = Answer(np.array([1.0, 0.0]))
-    found = combined([sure, Answer(np.array([0.5, 0.5]), True)], 2)
+    sure = Answer([1.0, 0.0])
+    found = combined([sure, Answer([0.5, 0.5], True)], 2)
     assert found.probabilities[0] == pytest.approx(1.0) and found.truncated and found.continuations == 2
-    assert combined([sure, Answer(np.array([0.0, 1.0]))], 2).probabilities == pytest.approx([0.5, 0.5])
+    assert combined([sure, Answer([0.0, 1.0])], 2).probabilities == pytest.approx([0.5, 0.5])
     assert combined([sure, Answer(None)], 2).probabilities is None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from pydantic import ValidationError
 from selftrain_serve.requests import FAILED, MAX_CHARACTERS, MAX_TEXTS, Answer, ClassifyRequest, Item, PredictRequest, check, result
@@ -58,7 +57,7 @@ def test_an_object_brings_an_id_with_its_text() -> None:
 
 
 def test_a_result_lists_the_most_probable_classes_first() -> None:
-    item, answer = Item("a", None, True, 5), Answer(np.array([0.25, 0.125, 0.625]))
+    item, answer = Item("a", None, True, 5), Answer([0.25, 0.125, 0.625])
     found = result(item, answer, ["a", "b", "c"], top_k=2)
     assert found == {"id": 5, "label": "c", "probability": 0.625, "probabilities": {"c": 0.625, "a": 0.25}, "abstain": False, "truncated": True}
     assert list(found["probabilities"]) == ["c", "a"]
@@ -66,7 +65,7 @@ def test_a_result_lists_the_most_probable_classes_first() -> None:
 
 
 def test_a_result_abstains_below_the_threshold() -> None:
-    item, answer = Item("a", None), Answer(np.array([0.25, 0.75]), True)
+    item, answer = Item("a", None), Answer([0.25, 0.75], True)
     assert result(item, answer, ["a", "b"], threshold=0.75)["label"] == "b"
     unsure = result(item, answer, ["a", "b"], threshold=0.8)
     assert unsure["label"] is None and unsure["abstain"] and unsure["probability"] == 0.75 and unsure["truncated"]

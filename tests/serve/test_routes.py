@@ -107,9 +107,10 @@ def test_predict_answers_as_text_embeddings_inference_does(client) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        (b"nonsense", 422, "JSON"),
-        (b"", 422, ""),
-        (b"[]", 422, ""),
+        (b"nonsense", 422, "no JSON: Expecting value at character 0"),
+        (b"", 422, "no JSON"),
+        (b"[]", 422, "valid dictionary"),
+        (b'{"text": "a"', 422, "no JSON: Expecting ',' delimiter at character 12"),
         (b"{}", 422, 'either "text"'),
         (b'{"texts": []}', 422, "texts: List should have at least 1 item"),
         (json.dumps({"texts": ["a"] * (MAX_TEXTS + 1)}).encode(), 422, "texts: List should have at most 256 items"),
@@ -137,6 +138,9 @@ def test_a_body_without_a_stated_length_is_limited_too(client) -> None:
 def test_what_is_no_json_route_or_method_is_refused_as_json(client) -> None:
     form = client.post("/v1/classify", content=b'{"text": "a"}', headers={"content-type": "application/x-www-form-urlencoded"})
     assert form.status_code == 422 and "content-type: application/json" in form.json()["error"]
+    assert client.post("/v1/classify", content=b'{"text": "a"}', headers={"content-type": ""}).status_code == 422
+    for kind in ("application/json; charset=utf-8", "Application/JSON", "application/ld+json"):
+        assert client.post("/v1/classify", content=b'{"text": "a"}', headers={"content-type": kind}).status_code == 200
     missing, wrong = client.get("/v2/classify"), client.delete("/v1/classify")
     assert missing.status_code == 404 and "no such route" in missing.json()["error"]
     assert wrong.status_code == 405 and "DELETE" in wrong.json()["error"] and wrong.headers["allow"] == "POST"

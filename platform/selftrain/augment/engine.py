@@ -379,9 +379,12 @@ class RemoteTexts:
                 raise UserError(str(error.cause)) from None
             raise
 
-    def progress(self) -> Progress:
-        """Where the present request stands."""
-        result: Progress = ray.get(self._actor.progress.remote())
+    def progress(self) -> Progress | None:
+        """Where the present request stands; None if the service is gone."""
+        try:
+            result: Progress = ray.get(self._actor.progress.remote())
+        except ray.exceptions.RayError:
+            return None
         return result
 
     def summary(self) -> tuple[Counts, list[dict[str, Any]], list[tuple[int, str]]]:

@@ -13,9 +13,14 @@ from selftrain.augment.service import Progress
 
 
 class ProgressBar:
-    """Polls a text service while its `with` block lasts and draws one bar on stderr for every batch of texts that is generated."""
+    """Polls a text service while its `with` block lasts and draws one bar on stderr for every batch of texts that is generated.
 
-    def __init__(self, poll: Callable[[], Progress], interval: float = 0.5) -> None:
+    Args:
+        poll: where the service stands; None once it is gone, as after Ctrl-C, which ends the bar. Why it is gone is for those to say who ask it for texts.
+        interval: seconds between two polls.
+    """
+
+    def __init__(self, poll: Callable[[], Progress | None], interval: float = 0.5) -> None:
         self._poll = poll
         self._interval = interval
         self._stop = threading.Event()
@@ -33,6 +38,8 @@ class ProgressBar:
         bar: tqdm | None = None
         while not self._stop.wait(self._interval):
             now = self._poll()
+            if now is None:
+                break
             if not now.wanted:
                 if bar is not None:
                     bar.update(bar.total - bar.n)
