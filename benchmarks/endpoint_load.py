@@ -24,9 +24,14 @@ SELFTRAIN = [sys.executable, "-c", "import sys; from selftrain.cli import main; 
 
 
 def request(texts: Sequence[str]) -> bytes:
-    """A whole HTTP request, made before the clock runs: the client shares the server's cores."""
-    body = json.dumps({"text": texts[0]} if len(texts) == 1 else {"texts": list(texts)}).encode()
-    return b"POST /v1/classify HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    """A whole HTTP request to classify `texts`."""
+    return http("/v1/classify", {"text": texts[0]} if len(texts) == 1 else {"texts": list(texts)})
+
+
+def http(path: str, content: Any) -> bytes:
+    """A whole HTTP request with `content` as JSON, made before the clock runs: the client shares the server's cores."""
+    body = json.dumps(content).encode()
+    return b"POST %s HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (path.encode(), len(body), body)
 
 
 class Connection:
@@ -109,8 +114,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until_ready(port: int, alive: Callable[[], bool] = lambda: True, seconds: float = 180.0) -> None:
-    """Return as soon as a server answers that it is ready.
+def wait_until_ready(port: int, alive: Callable[[], bool] = lambda: True, seconds: float = 180.0, path: str = "/readyz") -> None:
+    """Return as soon as a server answers at `path` that it is ready.
 
     Raises:
         TimeoutError: it did not come up, or is not `alive` any more.
@@ -118,7 +123,7 @@ def wait_until_ready(port: int, alive: Callable[[], bool] = lambda: True, second
     end = time.monotonic() + seconds
     while True:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).close()
+            urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5).close()
             return
         except OSError:
             if not alive() or time.monotonic() > end:
@@ -127,13 +132,13 @@ def wait_until_ready(port: int, alive: Callable[[], bool] = lambda: True, second
 
 
 @contextmanager
-def server(command: Sequence[str], port: int) -> Iterator[psutil.Process]:
-    """A server in a process of its own, from its first answer on."""
+def server(command: Sequence[str], port: int, ready: str = "/readyz") -> Iterator[psutil.Process]:
+    """A server in a process of its own, from its first answer at `ready` on."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             try:
-                wait_until_ready(port, lambda: process.poll() is None)
+                wait_until_ready(port, lambda: process.poll() is None, path=ready)
             except TimeoutError:
                 log.seek(0)
                 raise SystemExit(f"the server did not start:\n{log.read().decode(errors='replace')[-2000:]}") from None

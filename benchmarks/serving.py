@@ -4,6 +4,7 @@ In one run, on the texts of a Parquet, CSV or JSONL file:
   limit     `Classifier.predict_proba` in a loop, at the best batch size: what the backend gives where nothing is in between
   endpoint  `selftrain serve`: lists of 64 texts over 4 connections; one text a request over 32; single texts at 50 requests/s and at half of its capacity
   plain     FastAPI and sentence-transformers, as one writes it in ten lines: one text a request over 32 connections
+  vllm      vLLM's own server with the encoder, if the bundle holds a transformer, same load: a maintained server of embeddings, which does not classify
 Prints JSON. Goals: lists at 0.8 of the limit; single texts 3 times the plain server; p99 below 50 ms at 50 requests/s and below 100 ms at half load.
 The load is made on the same cores. `serving_listeners.py` compares the ways to listen.
 """
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from endpoint_load import SELFTRAIN, closed_loop, free_port, open_loop, request, server
+from endpoint_load import SELFTRAIN, closed_loop, free_port, http, open_loop, request, server
 
 CLIENTS, LISTS, LIST_TEXTS, RATE = 32, 4, 64, 50.0
 
@@ -78,6 +79,14 @@ def plain(bundle: str, port: int, threads: int) -> None:
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
 
 
+def embedding_server(bundle: str, port: int) -> list[str]:
+    """The command that serves the bundle's encoder by vLLM, in the precision of the others and with its defaults in all that is not about a small CPU."""
+    return [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", bundle, "--served-model-name", "encoder", "--runner", "pooling"),
+        *("--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--kv-cache-memory-bytes", str(2**28)),
+    ]
+
+
 def main() -> None:
     """Measure all of them, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -121,9 +130,29 @@ def main() -> None:
         asyncio.run(closed_loop(port, single, 4, 2))
         found["plain"] = asyncio.run(closed_loop(port, single, CLIENTS, seconds)) | {"memory_mb": memory_mb(process)}
 
+    config = Path(options.bundle) / "config.json"
+    if config.exists() and json.loads(config.read_text()).get("architectures"):
+        os.environ |= {
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": threads,
+        }
+        longest = json.loads((Path(options.bundle) / "selftrain.json").read_text())["max_tokens"]
+        embed = [http("/v1/embeddings", {"model": "encoder", "input": one, "truncate_prompt_tokens": longest}) for one in texts]
+        port = free_port()
+        with server(embedding_server(options.bundle, port), port, ready="/health") as process:
+            asyncio.run(closed_loop(port, embed, 4, 2))
+            found["vllm"] = asyncio.run(closed_loop(port, embed, CLIENTS, seconds)) | {"memory_mb": memory_mb(process)}
+
     found["ratios"] = {
         "lists_to_limit": round(ours["lists"]["texts_a_second"] / found["limit"]["texts_a_second"], 2),
-        "single_to_plain": round(ours["single"]["requests_a_second"] / found["plain"]["requests_a_second"], 2),
+        **{
+            f"single_to_{other}": round(ours["single"]["requests_a_second"] / found[other]["requests_a_second"], 2)
+            for other in ("plain", "vllm")
+            if other in found
+        },
     }
     print(json.dumps(found, indent=1))
 
