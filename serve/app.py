@@ -10,13 +10,12 @@ import ipaddress
 import logging
 import math
 import os
-import signal
 import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from starlette.types import ASGIApp
 from selftrain.errors import UserError, nearest
 from selftrain.export.bundle import read_card, read_prototypes
 from selftrain.memory import keep_trimming
+from selftrain.signals import interruptible, own_handlers_kept
 from selftrain.tracking import CHAMPION, registered_bundle
 from selftrain.tracking import tracking_uri as absolute_uri
 
@@ -307,10 +307,12 @@ def run(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     url = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
-    with _until_told_to_stop():
+    with suppress(KeyboardInterrupt), interruptible():
         try:
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING, num_cpus=max(1 + replicas, cores))
-            _stop_on_signals()  # Ray has put its own in place
+            with own_handlers_kept():
+                ray.init(
+                    address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING, num_cpus=max(1 + replicas, cores)
+                )
             logging.getLogger("ray.serve").setLevel(logging.WARNING)
             quiet = {"log_level": "WARNING", "enable_access_log": False}
             serve.start(proxy_location="Disabled", logging_config=quiet)
@@ -326,6 +328,7 @@ def run(
             if ray.is_initialized():
                 serve.shutdown()
             ray.shutdown()
+    print("Stopped.", flush=True)
 
 
 def _registered(source: Source, tracking_uri: str | None) -> Path:
@@ -343,22 +346,3 @@ def _wait_ready(url: str) -> None:
             if time.monotonic() > end:
                 raise RuntimeError(f"{url}/readyz did not answer within {READY_SECONDS:.0f} s of the start") from None
             time.sleep(0.2)
-
-
-def _stop_on_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-
-
-@contextmanager
-def _until_told_to_stop() -> Iterator[None]:
-    """SIGTERM ends what is inside as Ctrl-C does, and neither is an error; afterwards both do again what they did before."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    _stop_on_signals()
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("Stopped.", flush=True)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from selftrain.errors import UserError
+from selftrain.signals import interruptible
 
 DESCRIPTION = "Unlabeled documents and class names in; a small, fast, served classifier out."
 
@@ -23,14 +24,15 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 for a sweep with cells that failed, 2 for what the user can mend, 130 after Ctrl-C."""
+    """Run one command; returns the exit code: 0, 1 for a sweep with cells that failed, 2 for what the user can mend, 130 after Ctrl-C or SIGTERM."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar for every file that is opened hides the one that matters
     try:
         options = _parser().parse_args(arguments)
         command: Callable[[argparse.Namespace], int] = options.command
         options.asked = shlex.join(["selftrain", *arguments])
-        return command(options)
+        with interruptible():
+            return command(options)
     except UserError as error:
         print(f"selftrain: {error}", file=sys.stderr)
         return 2

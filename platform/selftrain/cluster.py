@@ -18,6 +18,7 @@ import psutil
 
 from selftrain.config import Experiment
 from selftrain.errors import UserError
+from selftrain.signals import own_handlers_kept
 
 _TRAINING_GB = 1.5  # a worker with a small encoder, its optimiser and its batches
 _RAY_GB = 2.0  # raylet, control store, and the processes that wait for work
@@ -86,17 +87,19 @@ def session(experiment: Experiment, wanted: Needs) -> Iterator[None]:
                 "or lower augment.engine_memory_gb."
             )
         cores = len(os.sched_getaffinity(0))
-        ray.init(
-            num_cpus=max(cores, int(-(-wanted.cpus // 1))),
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-            log_to_driver=False,
-            object_store_memory=512 * 2**20,
-        )
+        with own_handlers_kept():
+            ray.init(
+                num_cpus=max(cores, int(-(-wanted.cpus // 1))),
+                include_dashboard=False,
+                logging_level=logging.WARNING,
+                log_to_driver=False,
+                object_store_memory=512 * 2**20,
+            )
     else:
         _answers(address)
         try:
-            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+            with own_handlers_kept():
+                ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
             raise UserError(
                 f"No Ray cluster answers at --address {address!r} ({error}); start one (ray start --head), or leave --address away for a local one."

@@ -231,7 +231,7 @@ def run(experiment: Experiment, *, command: str = "", resume: Path | str | None 
             work = _Run(prepared, folder, events, stages, tracker, mlflow_id, command)
             result = work.go(started)
         except BaseException as error:
-            events("run stopped", reason=f"{type(error).__name__}: {error}")
+            events.stopped("run stopped", error)
             tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
         tracker.finish("FINISHED")

@@ -28,6 +28,10 @@ class Events:
         shown = " ".join(f"{key}={value}" for key, value in facts.items() if isinstance(value, str | int | float))
         print(f"[{datetime.now().strftime('%H:%M:%S')}] {event} {shown}".rstrip(), file=sys.stderr, flush=True)
 
+    def stopped(self, event: str, error: BaseException) -> None:
+        """Append an event that says why the work ended before its end."""
+        self(event, reason="told to" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
+
 
 class Stages:
     """Measures named stages; the same name may come back, its seconds add up."""

@@ -1,11 +1,14 @@
-"""A run on documents without labels, and one whose training worker is killed: no language model, a tiny real encoder, real Ray Train and MLflow."""
+"""A run on documents without labels, one whose training worker is killed, one that is told to stop: no language model, a tiny real encoder, Ray Train, MLflow."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
+from mlflow import MlflowClient
 from tiny import tiny_backbone
 
 SELFTRAIN = [sys.executable, "-c", "import sys; from selftrain.cli import main; sys.exit(main())"]
@@ -20,11 +23,16 @@ def home(tmp_path):
     return tmp_path, {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/tracking.db"}
 
 
+def command(*extra):
+    """That of a run; the last of two `--set` for one key counts."""
+    arguments = ["run", "--data", "documents.jsonl", "--text-column", "body", "--classes", "sport,business", *PLAIN]
+    arguments += ["--set", "model.encoder=./encoder", "--set", "name=mail", "--set", "method.rounds=2", "--set", "method.steps_per_round=2"]
+    return [*SELFTRAIN, *arguments, *extra]
+
+
 def run(home, *extra):
     folder, environment = home
-    arguments = ["run", "--data", "documents.jsonl", "--text-column", "body", "--classes", "sport,business", *PLAIN, *extra]
-    arguments += ["--set", "model.encoder=./encoder", "--set", "name=mail", "--set", "method.rounds=2", "--set", "method.steps_per_round=2"]
-    result = subprocess.run([*SELFTRAIN, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=800)
+    result = subprocess.run(command(*extra), cwd=folder, env=environment, capture_output=True, text=True, timeout=800)
     assert result.returncode == 0, result.stderr[-4000:]
     newest = max((folder / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
     return newest, json.loads((newest / "metrics.json").read_text(encoding="utf-8"))
@@ -42,3 +50,30 @@ def test_without_labels_there_are_no_scores_and_only_promote_makes_a_champion(ho
     assert "--model mail" in metrics["serve"][0]
     assert "accuracy of" not in (folder / "report.html").read_text(encoding="utf-8")
     assert len(metrics["rounds"]) == 2
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("train", ["full", "head"])
+def test_a_run_that_is_told_to_stop_says_how_to_go_on(home, train):
+    folder, environment = home
+    endless = command("--set", f"model.train={train}", "--set", "method.steps_per_round=1000000")
+    process = subprocess.Popen(endless, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 300
+        while not list(folder.glob("runs/*/events.jsonl")):  # for full, the first line comes when Ray is there
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(5)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors[-4000:]
+    assert "selftrain: stopped; `selftrain run --resume FOLDER` continues a run" in errors
+    assert "Traceback" not in errors and "SIGTERM" not in errors
+    (events,) = folder.glob("runs/*/events.jsonl")
+    last = json.loads(events.read_text(encoding="utf-8").splitlines()[-1])
+    assert (last["event"], last["reason"]) == ("run stopped", "told to")
+    client = MlflowClient(environment["MLFLOW_TRACKING_URI"])
+    found = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    assert found and all(one.info.status == "KILLED" for one in found)

@@ -80,7 +80,7 @@ def run_sweep(
         work.go()
         result = work.finish(place, started, run_id, command)
     except BaseException as error:
-        events("sweep stopped", reason=f"{type(error).__name__}: {error}")
+        events.stopped("sweep stopped", error)
         work.recorder.close()
         tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
