@@ -16,7 +16,9 @@ import asyncio
 import itertools
 import json
 import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,10 +81,14 @@ def plain(bundle: str, port: int, threads: int) -> None:
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
 
 
-def embedding_server(bundle: str, port: int) -> list[str]:
-    """The command that serves the bundle's encoder by vLLM, in the precision of the others and with its defaults in all that is not about a small CPU."""
+def embedding_server(bundle: str, folder: str, port: int) -> list[str]:
+    """The command that serves the bundle's encoder by vLLM, in the precision of the others and with its defaults in all that is not about a small CPU.
+
+    vLLM takes every safetensors file for weights of the encoder, so it gets a copy in `folder` without the prototypes.
+    """
+    shutil.copytree(bundle, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("prototypes.safetensors", "onnx"))
     return [
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", bundle, "--served-model-name", "encoder", "--runner", "pooling"),
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", folder, "--served-model-name", "encoder", "--runner", "pooling"),
         *("--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--kv-cache-memory-bytes", str(2**28)),
     ]
 
@@ -142,7 +148,10 @@ def main() -> None:
         longest = json.loads((Path(options.bundle) / "selftrain.json").read_text())["max_tokens"]
         embed = [http("/v1/embeddings", {"model": "encoder", "input": one, "truncate_prompt_tokens": longest}) for one in texts]
         port = free_port()
-        with server(embedding_server(options.bundle, port), port, ready="/health") as process:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            server(embedding_server(options.bundle, folder, port), port, ready="/health") as process,
+        ):
             asyncio.run(closed_loop(port, embed, 4, 2))
             found["vllm"] = asyncio.run(closed_loop(port, embed, CLIENTS, seconds)) | {"memory_mb": memory_mb(process)}
 

@@ -82,7 +82,9 @@ class Waiting(NamedTuple):
         return len(self.tokens.ids)
 
 
-def take(queue: list[Waiting], *, max_texts: int = MAX_BATCH_TEXTS, max_tokens: int = MAX_BATCH_TOKENS) -> list[Waiting]:
+def take(
+    queue: list[Waiting], *, max_texts: int = MAX_BATCH_TEXTS, max_tokens: int = MAX_BATCH_TOKENS, most_padding: float = BATCH_START_TOKENS
+) -> list[Waiting]:
     """Remove from `queue`, which is sorted by length, the text that came first and as many neighbours as fit one batch with little padding."""
     first = min(range(len(queue)), key=lambda index: queue[index].order)
     low, high, real = first, first + 1, queue[first].length
@@ -94,7 +96,7 @@ def take(queue: list[Waiting], *, max_texts: int = MAX_BATCH_TEXTS, max_tokens: 
         down = above is None or (below is not None and below <= above)
         added = queue[low - 1] if down else queue[high]
         padded = (high - low + 1) * max(queue[high - 1].length, added.length)
-        if padded > max_tokens or padded - real - added.length > BATCH_START_TOKENS:
+        if padded > max_tokens or padded - real - added.length > most_padding:
             break
         low, high, real = (low - 1, high, real + added.length) if down else (low, high + 1, real + added.length)
     batch = queue[low:high]
@@ -125,6 +127,7 @@ class Batcher:
         classify: probabilities `[texts, classes]` of the token ids of texts; called by the thread alone.
         max_waiting: texts that may wait; one request is taken whole or not at all.
         max_seconds: what waits longer is of no use; requests that probably would are refused at once.
+        most_padding: tokens that a batch may waste; see `Classifier`.
         observe: is told of every batch: its texts, its share of padding, its seconds.
     """
 
@@ -135,12 +138,14 @@ class Batcher:
         *,
         max_waiting: int,
         max_seconds: float,
+        most_padding: float = BATCH_START_TOKENS,
         observe: Callable[[int, float, float], None] = lambda texts, padding, seconds: None,
     ) -> None:
         self._tokenize = tokenize
         self._classify = classify
         self._max_waiting = max_waiting
         self._max_seconds = max_seconds
+        self._most_padding = most_padding
         self._observe = observe
         self._condition = threading.Condition()
         self._arrived: list[tuple[Ticket, int, str | Continued]] = []
@@ -204,7 +209,7 @@ class Batcher:
             self._busy_since = time.monotonic()
             self._sort_in(arrived)
             wanted = [one for one in self._queue if not one.ticket.cancelled]
-            batch = take(wanted) if wanted else []
+            batch = take(wanted, most_padding=self._most_padding) if wanted else []
             with self._condition:
                 self._waiting -= len(self._queue) - len(wanted)
             self._queue = wanted

@@ -105,7 +105,9 @@ def load(source: Source, tracking_uri: str | None, *, threads: int, max_waiting:
         continued = iter(classifier.tokenize_continued([one for one in texts if isinstance(one, Continued)]))
         return [next(alone if isinstance(one, str) else continued) for one in texts]
 
-    batcher = Batcher(tokenize, classifier.classify, max_waiting=max_waiting, max_seconds=max_seconds, observe=observe)
+    batcher = Batcher(
+        tokenize, classifier.classify, max_waiting=max_waiting, max_seconds=max_seconds, most_padding=classifier.most_padding, observe=observe
+    )
     return Loaded(name, version, card, batcher, datetime.now(UTC).isoformat(timespec="seconds"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -52,6 +52,9 @@ def test_the_head_of_a_long_text_is_enough_only_where_it_fills_the_length(backbo
 
 
 @settings(deadline=None)
+@example("match " * 5 + "x" * 400)
+@example("team " * 13 + "x" * 400)
+@example("team " * 14 + "x" * 400)
 @given(
     st.one_of(
         st.text(max_size=60),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -27,6 +28,12 @@ def test_a_batch_holds_the_first_text_and_its_neighbours_in_length() -> None:
     assert [one.length for one in take(queue)] == [200, 205]
     assert [one.length for one in take(queue)] == [10, 11, 12]
     assert [one.length for one in take(queue)] == [400] and queue == []
+
+
+def test_where_padding_costs_nothing_a_batch_is_full() -> None:
+    queue = queue_of([200, 10, 12, 400, 11, 205])
+    assert [one.length for one in take(queue, max_texts=5, most_padding=math.inf)] == [10, 11, 12, 200, 205]
+    assert [one.length for one in take(queue, max_texts=5, most_padding=math.inf)] == [400] and queue == []
 
 
 @given(st.lists(st.integers(1, 512), min_size=1, max_size=300))

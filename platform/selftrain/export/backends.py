@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from selftrain.errors import UserError, nearest
 from selftrain.export.tokens import features_of
@@ -51,6 +52,7 @@ class Backend(Protocol):
     """Computes a classifier's probabilities."""
 
     name: str
+    pads: bool  # whether it computes the padding of a batch too
 
     def __call__(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Probabilities `[texts, classes]` in float64, each row of sum 1, from ids and mask, both `[texts, tokens]` in int64."""
@@ -74,6 +76,7 @@ class TorchBackend:
         self.backbone = backbone.eval()
         self.weights, self.bias = (None if tensor is None else tensor.detach().to(backbone.device).double() for tensor in (weights, bias))
         self.scale, self.cosine = scale, cosine
+        self.pads = not isinstance(backbone[0], StaticEmbedding)
 
     def __call__(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """See `Backend`."""
@@ -100,6 +103,8 @@ class OnnxBackend:
         threads: cores that it may use.
     """
 
+    pads = True
+
     def __init__(self, file: Path, name: str, threads: int) -> None:
         import onnxruntime
 
@@ -123,6 +128,7 @@ class OpenVinoBackend:
     """
 
     name = "openvino"
+    pads = True
 
     def __init__(self, file: Path, threads: int) -> None:
         import openvino

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
@@ -15,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 from selftrain.errors import UserError
 from selftrain.export.backends import FOLDER, TOKENIZER, Backend, TorchBackend, check_name, choose, cores, open_graph, read_record
 from selftrain.export.bundle import BundleCard, read_card, read_prototypes
-from selftrain.export.tokens import Continued, FastReader, Reader, Tokens, batches, padded, reader_of
+from selftrain.export.tokens import BATCH_START_TOKENS, Continued, FastReader, Reader, Tokens, batches, padded, reader_of
 
 
 def problem_with(text: object) -> str | None:
@@ -47,6 +48,7 @@ class Classifier:
         classes_: class names, `[classes]`, in the order of `predict_proba`'s columns.
         card: what the bundle states about itself.
         backend: what computes: torch, onnx, onnx-int8 or openvino.
+        most_padding: tokens of padding from which on two batches are faster than one; a static model computes none.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Classifier:
         self.card = card
         self.classes_ = np.array(card.labels)
         self.backend = computes.name
+        self.most_padding = BATCH_START_TOKENS if computes.pads else math.inf
         self._read, self._compute, self._batch_size = reader, computes, batch_size
 
     @classmethod
@@ -134,7 +137,7 @@ class Classifier:
             return np.zeros((0, len(self.classes_)))
         rows = self._read(checked)
         probabilities = np.empty((len(rows), len(self.classes_)))
-        for batch in batches([len(row) for row in rows], self._batch_size):
+        for batch in batches([len(row) for row in rows], self._batch_size, self.most_padding):
             probabilities[batch] = self.classify([rows[index] for index in batch])
         return probabilities
 

@@ -111,8 +111,8 @@ class FastReader:
         """See `Reader`."""
         if len(ids) < self._longest:
             return False
-        # The head alone filled the length; a word behind it settles the matter without another look at a long text.
-        if self._words is not None and _WORD.search(text, len(self._words.head(text))):
+        # Where the head alone fills the length, a word behind it settles the matter without another look at a long text.
+        if self._words is not None and _WORD.search(text, len(head := self._words.head(text))) and len(self._words(head) or ()) >= self._longest:
             return True
         return bool(self._tokenizer.encode(text).overflowing)
 
@@ -275,18 +275,19 @@ def reader_of(backbone: SentenceTransformer, max_tokens: int) -> Reader:
     return FastReader(copy)
 
 
-def batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], most: int, most_padding: float = BATCH_START_TOKENS) -> Iterator[list[int]]:
     """Indices in groups of like length, shortest first: the next text joins unless the group then wastes more padding than a batch of its own costs.
 
     Args:
         lengths: tokens of each text.
         most: texts in a batch at most.
+        most_padding: tokens that a batch may waste.
     """
     batch: list[int] = []
     tokens = 0
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         padding = len(batch) * lengths[index] - tokens
-        if batch and (len(batch) >= most or padding > BATCH_START_TOKENS):
+        if batch and (len(batch) >= most or padding > most_padding):
             yield batch
             batch, tokens = [], 0
         batch.append(index)
