@@ -11,9 +11,9 @@ import logging
 import math
 import threading
 import time
-from bisect import insort
 from collections.abc import Callable, Iterable, Sequence, Sized
 from concurrent.futures import Future
+from operator import attrgetter
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -72,21 +72,20 @@ class Waiting(NamedTuple):
     """One text in the queue."""
 
     order: int  # of arrival
+    length: int  # tokens that the model reads
     tokens: Tokens
     ticket: Ticket
     place: int  # among the texts of its request
 
-    @property
-    def length(self) -> int:
-        """Tokens that the model reads."""
-        return len(self.tokens.ids)
+
+_order, _length = attrgetter("order"), attrgetter("length")
 
 
 def take(
     queue: list[Waiting], *, max_texts: int = MAX_BATCH_TEXTS, max_tokens: int = MAX_BATCH_TOKENS, most_padding: float = BATCH_START_TOKENS
 ) -> list[Waiting]:
     """Remove from `queue`, which is sorted by length, the text that came first and as many neighbours as fit one batch with little padding."""
-    first = min(range(len(queue)), key=lambda index: queue[index].order)
+    first = queue.index(min(queue, key=_order))
     low, high, real = first, first + 1, queue[first].length
     while high - low < max_texts:
         below = queue[first].length - queue[low - 1].length if low > 0 else None
@@ -226,19 +225,18 @@ class Batcher:
                     self._waiting -= 1
                 ticket.fill(place, Answer(None))
             else:
-                insort(self._queue, Waiting(self._order, tokens, ticket, place), key=lambda one: one.length)
+                self._queue.append(Waiting(self._order, len(tokens.ids), tokens, ticket, place))
+        self._queue.sort(key=_length)
 
     def _answer(self, batch: list[Waiting]) -> None:
         if not batch:
             return
         start = time.monotonic()
-        rows = each(self._classify, [one.tokens.ids for one in batch])
+        rows = each(lambda ids: self._classify(ids).tolist(), [one.tokens.ids for one in batch])
         seconds = time.monotonic() - start
         self._seconds_a_text += 0.1 * (seconds / len(batch) - self._seconds_a_text)
-        real = sum(one.length for one in batch)
-        padded = len(batch) * max(one.length for one in batch)
-        self._observe(len(batch), 1 - real / padded if padded else 0.0, seconds)
+        padded = len(batch) * batch[-1].length
+        self._observe(len(batch), 1 - sum(map(_length, batch)) / padded if padded else 0.0, seconds)
         for one, row in zip(batch, rows, strict=True):
-            probabilities = None if row is None else row.tolist()
-            sound = probabilities is not None and all(map(math.isfinite, probabilities))
-            one.ticket.fill(one.place, Answer(probabilities if sound else None, one.tokens.truncated))
+            # A sum is finite where all its parts are.
+            one.ticket.fill(one.place, Answer(row if row is not None and math.isfinite(sum(row)) else None, one.tokens.truncated))

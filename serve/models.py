@@ -26,6 +26,7 @@ from selftrain.errors import UserError, nearest
 from selftrain.export.bundle import BundleCard, read_card
 from selftrain.export.classifier import Classifier
 from selftrain.export.tokens import Continued, Tokens
+from selftrain.memory import settle
 
 WARM_WORDS = (1, 4, 16, 64, 256)
 RETRY_SECONDS = (10.0, 300.0)  # after a champion that could not be loaded: doubled from the first to the second
@@ -164,6 +165,7 @@ class Models(Collector):
             if any((one.live.name, one.live.version) == (live.name, live.version) for one in self._places if one.source.followed == source.followed):
                 raise UserError(f"The model {live.name!r} version {live.version} is named twice; give one of them another name.")
             self._places.append(Place(source, live))
+        settle()
         metrics.watch(self)
         self._watcher: threading.Thread | None = None
         if any(place.source.followed for place in self._places):
@@ -287,6 +289,8 @@ class Models(Collector):
         self._metrics.reloads.labels(new.name, "swapped").inc()
         _log.warning("model %s: version %s took over from version %s", new.name, new.version, old.version)
         old.batcher.close()  # answers what waits for it
+        del old
+        settle()
 
     def _note(self, place: Place, problem: str) -> None:
         if place.problem != problem:

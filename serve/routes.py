@@ -23,6 +23,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_json
 from selftrain_serve.batching import Busy, Closed, Ticket
 from selftrain_serve.language_model import LanguageModel, combined
 from selftrain_serve.limits import Refused
@@ -75,11 +76,14 @@ _LANGUAGE_MODEL: dict[int | str, dict[str, Any]] = {
 
 
 class Json(JSONResponse):
-    """JSON in ASCII, which can say everything that a string may hold, lone surrogates included."""
+    """JSON by pydantic's writer, which takes a tenth of the time of the standard library's."""
 
     def render(self, content: Any) -> bytes:
         """The bytes of `content`."""
-        return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
+        try:
+            return to_json(content)
+        except PydanticSerializationError:  # an id may hold half of a surrogate pair, which UTF-8 cannot say, but JSON in ASCII can
+            return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 class BodyRoute(APIRoute):

@@ -32,3 +32,28 @@ def test_free_pages_go_back_to_the_system_when_asked():
 
 def test_a_process_can_go_on_giving_back():
     assert given_back("import time; keep_trimming(0.05); time.sleep(1)") > 150
+
+
+SETTLED = """
+import gc, weakref
+from selftrain.memory import settle
+
+class Ring:
+    def __init__(self):
+        self.itself = self
+
+ring = Ring()
+seen = weakref.ref(ring)
+settle()
+print(gc.get_freeze_count() > 1000, any(one is ring for one in gc.get_objects()))
+del ring
+gc.collect()
+print(seen() is None)
+settle()
+print(seen() is None)
+"""
+
+
+def test_the_collector_passes_over_what_has_settled_until_it_settles_again():
+    run = subprocess.run([sys.executable, "-c", SETTLED], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["True", "False", "False", "True"]

@@ -13,7 +13,7 @@ from tiny import tiny_backbone
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from selftrain.errors import UserError
-from selftrain.export.tokens import BATCH_START_TOKENS, FastReader, _WordPieces, batches, padded, reader_of
+from selftrain.export.tokens import BATCH_START_TOKENS, FastReader, Tokens, _WordPieces, batches, padded, reader_of
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm
 from selftrain.models.encoder import TextEncoder
 
@@ -28,27 +28,15 @@ def reader(backbone):
     return reader_of(backbone, 16)
 
 
-def asked(backbone: SentenceTransformer, text: str, longest: int) -> list[int]:
-    """By an independent way: transformers' call of the tokenizer."""
-    return backbone.tokenizer(text, truncation=True, max_length=longest)["input_ids"]
+def asked(backbone: SentenceTransformer, text: str, longest: int) -> Tokens:
+    """By an independent way: transformers' call of the tokenizer, with the cut and without."""
+    return Tokens(backbone.tokenizer(text, truncation=True, max_length=longest)["input_ids"], len(backbone.tokenizer(text)["input_ids"]) > longest)
 
 
 ASCII = st.text(st.characters(codec="ascii"), max_size=60)
 WORDS = st.lists(
     st.sampled_from(["match", "don't", "Sport!", "[SEP]", "[sep]", "a-b", "x" * 120, "\t", "\x07", "naïve", "中文", "U.S.", "_", "team"]), max_size=30
 )
-
-
-@settings(deadline=None)
-@given(st.one_of(st.text(max_size=60), ASCII, WORDS.map(" ".join), WORDS.map("".join)))
-def test_ids_are_the_tokenizers_own(backbone, reader, text: str) -> None:
-    assert reader([text]) == [asked(backbone, text, 16)]
-
-
-@settings(deadline=None)
-@given(st.one_of(st.text(st.sampled_from("ab \n[]é\u0301中\u2003"), max_size=400), WORDS.map(lambda words: " ".join(words * 9))))
-def test_the_head_of_a_long_text_is_enough_only_where_it_fills_the_length(backbone, reader, text: str) -> None:
-    assert reader([text, "x" * 300, " " * 300 + text]) == [asked(backbone, one, 16) for one in (text, "x" * 300, " " * 300 + text)]
 
 
 @settings(deadline=None)
@@ -60,12 +48,19 @@ def test_the_head_of_a_long_text_is_enough_only_where_it_fills_the_length(backbo
         st.text(max_size=60),
         ASCII,
         WORDS.map(" ".join),
+        WORDS.map("".join),
         st.integers(10, 80).map(lambda count: "team " * count),
         st.just("team " * 14 + " " * 300 + "\x07"),
     )
 )
-def test_a_text_is_truncated_where_the_tokenizer_has_more(backbone, reader, text: str) -> None:
-    assert reader.truncated(text, reader([text])[0]) == (len(backbone.tokenizer(text)["input_ids"]) > 16)
+def test_ids_and_whether_the_text_goes_on_are_the_tokenizers_own(backbone, reader, text: str) -> None:
+    assert reader([text]) == [asked(backbone, text, 16)]
+
+
+@settings(deadline=None)
+@given(st.one_of(st.text(st.sampled_from("ab \n[]é\u0301中\u2003"), max_size=400), WORDS.map(lambda words: " ".join(words * 9))))
+def test_the_head_of_a_long_text_is_enough_only_where_it_fills_the_length(backbone, reader, text: str) -> None:
+    assert reader([text, "x" * 300, " " * 300 + text]) == [asked(backbone, one, 16) for one in (text, "x" * 300, " " * 300 + text)]
 
 
 @settings(deadline=None)
@@ -99,9 +94,9 @@ def test_a_tokenizer_of_another_kind_is_asked_itself(tmp_path) -> None:
     encoder = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=torch.eye(3))], device="cpu")
     reader = reader_of(encoder, 3)
     assert reader._words is None
-    assert reader(["team match what team", "match"]) == [[2, 1, 0], [1]]
+    assert reader(["team match what team", "match"]) == [([2, 1, 0], True), ([1], False)]
     reader.save(tmp_path / "tokenizer.json")
-    assert FastReader.load(tmp_path / "tokenizer.json")(["team match what team"]) == [[2, 1, 0]]
+    assert FastReader.load(tmp_path / "tokenizer.json")(["team match what team"]) == [([2, 1, 0], True)]
 
 
 def test_the_padding_is_the_tokenizers_own(backbone, tmp_path) -> None:
@@ -123,12 +118,17 @@ def test_a_damaged_tokenizer_is_one_sentence(tmp_path) -> None:
 
 def test_words_of_a_bilstm_are_cut_too() -> None:
     reader = reader_of(bilstm(["match", "team"]), 3)
-    assert reader(["team match team match", "nothing known", "match"]) == [[2, 1, 2], [], [1]]
-    assert reader.truncated("team match team match", [2, 1, 2]) and not reader.truncated("team match team", [2, 1, 2])
+    assert reader(["team match team match", "team match team", "nothing known", "match"]) == [
+        ([2, 1, 2], True),
+        ([2, 1, 2], False),
+        ([], False),
+        ([1], False),
+    ]
     texts = ["team match what team", "match"]
     assert [one.text for one in reader.cut(texts)] == BiLSTMEncoder(bilstm(["match", "team"]), max_tokens=3).cut(texts)
     assert [one.truncated for one in reader.cut(texts)] == [True, False]
-    assert reader.up_to(4)(["team match team match team"]) == [[2, 1, 2, 1]] and reader(["team match team match"]) == [[2, 1, 2]] and reader([]) == []
+    assert reader.up_to(4)(["team match team match team"]) == [([2, 1, 2, 1], True)] and reader(["team match team match"]) == [([2, 1, 2], True)]
+    assert reader([]) == []
 
 
 @settings(deadline=None)

@@ -19,7 +19,7 @@ NOBODY = Ticket([])
 
 def queue_of(lengths: list[int]) -> list[Waiting]:
     """Texts that came in the order of `lengths`, as the batcher sorts them."""
-    waiting = (Waiting(order, Tokens([7] * length, False), NOBODY, 0) for order, length in enumerate(lengths))
+    waiting = (Waiting(order, length, Tokens([7] * length, False), NOBODY, 0) for order, length in enumerate(lengths))
     return sorted(waiting, key=lambda one: one.length)
 
 

@@ -135,7 +135,7 @@ class Classifier:
         checked = _checked(texts)
         if not checked:
             return np.zeros((0, len(self.classes_)))
-        rows = self._read(checked)
+        rows = [tokens.ids for tokens in self._read(checked)]
         probabilities = np.empty((len(rows), len(self.classes_)))
         for batch in batches([len(row) for row in rows], self._batch_size, self.most_padding):
             probabilities[batch] = self.classify([rows[index] for index in batch])
@@ -147,8 +147,7 @@ class Classifier:
         Raises:
             UserError: as `predict`.
         """
-        checked = _checked(texts)
-        return [Tokens(ids, self._read.truncated(text, ids)) for text, ids in zip(checked, self._read(checked), strict=True)]
+        return self._read(_checked(texts))
 
     def tokenize_continued(self, texts: Sequence[Continued]) -> list[Tokens]:
         """The same for texts with a continuation, read as `TextEncoder.encode_augmented` reads them: the text is cut where `tokenize` cuts it (and says so), the
@@ -160,7 +159,7 @@ class Classifier:
         different = _checked(list(dict.fromkeys(one.text for one in texts)))  # a text comes once for each of its continuations
         beginnings = dict(zip(different, self._read.cut(different), strict=True))
         joined = self._read_continued([f"{beginnings[one.text].text} {one.continuation}".rstrip() for one in texts])
-        return [Tokens(ids, beginnings[one.text].truncated) for one, ids in zip(texts, joined, strict=True)]
+        return [Tokens(tokens.ids, beginnings[one.text].truncated) for one, tokens in zip(texts, joined, strict=True)]
 
     @cached_property
     def _read_continued(self) -> Reader:

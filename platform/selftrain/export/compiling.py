@@ -175,7 +175,7 @@ def export_bundle(
         raise UserError(
             f"The encoder of {folder} has no tokenizer of the library tokenizers (it is of words, as a BiLSTM is), and no ONNX graph is made of it."
         )
-    rows = reader(texts)
+    rows = [tokens.ids for tokens in reader(texts)]
     threads = threads or cores()
     opened: dict[str, Backend] = {"torch": TorchBackend(backbone, weights, bias, card.scale, cosine=card.similarity == "cosine")}
 

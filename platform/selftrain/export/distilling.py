@@ -108,7 +108,9 @@ def distill(
             raise UserError(f"--layers is {layers} and the teacher has {len(stack)} layers; give a number from 1 to {len(stack) - 1}.")
 
     teacher = Classifier.load(folder)
-    lesson = Lesson(backbone, reader, card, weights, bias, reader(texts), torch.from_numpy(_labeled_by(teacher, texts)).float())
+    lesson = Lesson(
+        backbone, reader, card, weights, bias, [tokens.ids for tokens in reader(texts)], torch.from_numpy(_labeled_by(teacher, texts)).float()
+    )
     home = out.absolute()
     scratch = scratch_beside(home)
     try:

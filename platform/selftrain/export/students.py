@@ -59,7 +59,7 @@ def static_student(lesson: Lesson) -> Student:
     """A student of one vector a token; see the file's head."""
     backbone, reader, card, _, _, rows, soft = lesson
     tokenizer = reader.without_special_tokens()
-    special = set(reader([""])[0])
+    special = set(reader([""])[0].ids)
     bare = [[token for token in row if token not in special] for row in rows]
     vectors = _token_vectors(backbone, reader, tokenizer.get_vocab_size())
     counts = np.bincount(np.fromiter((token for row in bare for token in row), np.int64), minlength=len(vectors)).astype(np.float64) + 1.0

@@ -1,7 +1,8 @@
 """Texts to token ids, as the encoder of a bundle reads them, and batches of them that waste little padding.
 
 A tokenizer of the library `tokenizers` is asked once a call and computes no offsets. Tokenizers of BERT's kind (WordPiece behind BERT's rules for words) are quicker
-still: an ASCII text falls into the same words by one regular expression, and the pieces of a word are looked up. That is most of the time of a static student.
+still: an ASCII text falls into the same words by a regular expression, and the pieces of what was seen before are looked up. That is most of the time of a static
+student.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from tokenizers import Tokenizer
 from selftrain.errors import UserError
 
 BATCH_START_TOKENS = 64  # what starting one more batch costs, in padded tokens that could be computed meanwhile
-_KNOWN_WORDS = 200_000  # words whose pieces are kept
+_KNOWN_WORDS = 100_000  # words whose pieces are kept, with and without the punctuation around them
+_KNOWN_CHARACTERS = 32  # of such a word; what is longer hardly comes twice, and whoever sends texts must not fill the memory
 _HEAD_CHARACTERS = 12  # of a text for each token that is read; English has four or five
 _WORD = re.compile(r"[A-Za-z0-9]+|[!-/:-@\[-`{-~]")  # BERT's words of an ASCII text: runs of letters and digits, and every punctuation mark alone
 _PLAIN = re.compile(r"[\t\n\r\x20-\x7e]*")  # ASCII without the control characters that BERT drops
@@ -60,12 +62,8 @@ class Reader(Protocol):
 
     padding: int  # id that fills the end of a shorter row
 
-    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, with the special tokens where the encoder has any."""
-        ...
-
-    def truncated(self, text: str, ids: Sequence[int]) -> bool:
-        """Whether `text` goes on behind `ids`, which were read from it."""
+    def __call__(self, texts: Sequence[str]) -> list[Tokens]:
+        """What is read of each text, with the special tokens where the encoder has any."""
         ...
 
     def cut(self, texts: Sequence[str]) -> list[Beginning]:
@@ -89,32 +87,32 @@ class FastReader:
         self.padding = int((tokenizer.padding or {}).get("pad_id", 0))
         tokenizer.no_padding()
         self._tokenizer = tokenizer
-        self._longest = (tokenizer.truncation or {}).get("max_length", math.inf)
         self._words = _WordPieces.of(tokenizer)
 
-    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+    def __call__(self, texts: Sequence[str]) -> list[Tokens]:
         """See `Reader`."""
         if self._words is None:
-            return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+            return self._ask(texts)
         heads = [self._words.head(text) for text in texts]
-        rows: list[list[int] | None] = [self._words(head) for head in heads]
-        if rest := [index for index, row in enumerate(rows) if row is None]:
-            for index, encoding in zip(rest, self._tokenizer.encode_batch_fast([heads[index] for index in rest]), strict=True):
-                rows[index] = encoding.ids
-        # A head that does not fill the length is not enough of its text.
-        if rest := [index for index, row in enumerate(rows) if len(heads[index]) < len(texts[index]) and len(row or ()) < self._words.longest]:
-            for index, encoding in zip(rest, self._tokenizer.encode_batch_fast([texts[index] for index in rest]), strict=True):
-                rows[index] = encoding.ids
-        return [row if row is not None else [] for row in rows]
+        found = [self._words(head) for head in heads]
+        unknown = [index for index, tokens in enumerate(found) if tokens is None]
+        for index, tokens in zip(unknown, self._ask([heads[index] for index in unknown]), strict=True):
+            found[index] = tokens
+        rows = [tokens for tokens in found if tokens is not None]
+        unfilled = []
+        for index, (text, head, tokens) in enumerate(zip(texts, heads, rows, strict=True)):
+            if len(head) == len(text) or tokens.truncated:
+                continue
+            if len(tokens.ids) >= self._words.longest and _WORD.search(text, len(head)):
+                rows[index] = tokens._replace(truncated=True)
+            else:  # the head does not fill the length, or nothing that is surely a word stands behind it
+                unfilled.append(index)
+        for index, tokens in zip(unfilled, self._ask([texts[index] for index in unfilled]), strict=True):
+            rows[index] = tokens
+        return rows
 
-    def truncated(self, text: str, ids: Sequence[int]) -> bool:
-        """See `Reader`."""
-        if len(ids) < self._longest:
-            return False
-        # Where the head alone fills the length, a word behind it settles the matter without another look at a long text.
-        if self._words is not None and _WORD.search(text, len(head := self._words.head(text))) and len(self._words(head) or ()) >= self._longest:
-            return True
-        return bool(self._tokenizer.encode(text).overflowing)
+    def _ask(self, texts: Sequence[str]) -> list[Tokens]:
+        return [Tokens(encoding.ids, bool(encoding.overflowing)) for encoding in self._tokenizer.encode_batch_fast(list(texts))] if texts else []
 
     def cut(self, texts: Sequence[str]) -> list[Beginning]:
         """See `Reader`."""
@@ -160,11 +158,12 @@ class _WordPieces:
     """The ids of ASCII texts by looking up the pieces of each word; equal to what the tokenizer gives, for BERT's kind of tokenizer alone."""
 
     def __init__(self, tokenizer: Tokenizer, *, lower: bool, special: Sequence[str], longest: int) -> None:
-        self._tokenizer, self._lower, self._special = tokenizer, lower, special
+        self._lower, self._special = lower, special
+        self._special_in_lower_case = [token for token in special if token == token.lower()]
         self._before, self._after = around(tokenizer)
         self.longest = longest
         self._room = longest - len(self._before) - len(self._after)
-        self._known: dict[str, list[int]] = {}
+        self._known = _Pieces(tokenizer)
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> _WordPieces | None:
@@ -183,29 +182,44 @@ class _WordPieces:
         most = _HEAD_CHARACTERS * self._room
         return text if len(text) <= most else text[: max(text.rfind(" ", 0, most), 0)] or text
 
-    def __call__(self, text: str) -> list[int] | None:
-        """Ids of `text`; None where the tokenizer itself has to be asked."""
-        # A text may spell out a special token ("[SEP]"), which the tokenizer takes for one.
-        if not _PLAIN.fullmatch(text) or any(token in text for token in self._special):
+    def __call__(self, text: str) -> Tokens | None:
+        """What is read of `text`; None where the tokenizer itself has to be asked."""
+        if not _PLAIN.fullmatch(text):
             return None
+        # A text may spell out a special token ("[SEP]"), which the tokenizer takes for one.
+        for token in self._special:
+            if token in text:
+                return None
         if self._lower:
             text = text.lower()
-            if any(token in text for token in self._special):
-                return None
-        ids, room, known = list(self._before), len(self._before) + self._room, self._known
-        for word in _WORD.findall(text):
-            pieces = known.get(word)
-            if pieces is None:
-                pieces = self._tokenizer.encode(word, add_special_tokens=False).ids
-                if len(known) >= _KNOWN_WORDS:
-                    known.clear()
-                known[word] = pieces
-            ids += pieces
-            if len(ids) >= room:
-                del ids[room:]
-                break
-        ids += self._after
-        return ids
+            for token in self._special_in_lower_case:
+                if token in text:
+                    return None
+        ids = [*chain.from_iterable(map(self._known.__getitem__, text.split()))]
+        if len(self._known) > _KNOWN_WORDS:
+            self._known.clear()
+        return Tokens([*self._before, *ids[: self._room], *self._after], len(ids) > self._room)
+
+
+class _Pieces(dict[str, tuple[int, ...]]):
+    """The ids of what stands between blanks, "(team's" as a whole, each asked for once: splitting at blanks is much quicker than finding words.
+
+    In tuples, since Python's collector of garbage goes through all lists again and again.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self._tokenizer = tokenizer
+
+    def __missing__(self, written: str) -> tuple[int, ...]:
+        words = _WORD.findall(written)
+        if len(words) == 1:
+            pieces = tuple(self._tokenizer.encode(written, add_special_tokens=False).ids)
+        else:
+            pieces = tuple(chain.from_iterable(map(self.__getitem__, words)))
+        if len(written) <= _KNOWN_CHARACTERS:
+            self[written] = pieces
+        return pieces
 
 
 def around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
@@ -229,17 +243,14 @@ class PreprocessReader:
         self._backbone = backbone
         self._longest = longest
 
-    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """See `Reader`."""
+    def __call__(self, texts: Sequence[str]) -> list[Tokens]:
+        """See `Reader`; where the length is filled, words that the encoder does not know count as more of the text, though it skips them."""
         if not texts:
             return []
         self._backbone.max_seq_length = self._longest
         features = self._backbone.preprocess(list(texts))
-        return [ids[mask.bool()].tolist() for ids, mask in zip(features["input_ids"].cpu(), features["attention_mask"].cpu(), strict=True)]
-
-    def truncated(self, text: str, ids: Sequence[int]) -> bool:
-        """See `Reader`; words that the encoder does not know are counted, though it skips them."""
-        return len(ids) >= self._longest and len(text.split()) > len(ids)
+        rows = [ids[mask.bool()].tolist() for ids, mask in zip(features["input_ids"].cpu(), features["attention_mask"].cpu(), strict=True)]
+        return [Tokens(ids, len(ids) >= self._longest and len(text.split()) > len(ids)) for text, ids in zip(texts, rows, strict=True)]
 
     def cut(self, texts: Sequence[str]) -> list[Beginning]:
         """See `Reader`; in words, known or not."""
