@@ -180,14 +180,6 @@ def test_a_bilstm_learns_and_resumes(labeled, name):
     assert all(torch.equal(value, again.student().encoder.state_dict()[key]) for key, value in whole.encoder.state_dict().items())
 
 
-def test_the_default_rate_is_that_of_the_encoder(labeled, tmp_path):
-    rates = {
-        kind: method.optimizer.defaults["lr"]
-        for kind, method in (("lstm", small_bilstm(labeled, "zerogen")), ("head", build(labeled, tmp_path / "a", "zerogen")))
-    }
-    assert rates == {"lstm": 1e-3, "head": 3e-3} and build(labeled, tmp_path / "b", "zerogen", encoder=TextEncoder).optimizer.defaults["lr"] == 5e-5
-
-
 def test_batches_of_like_length_hold_every_place_once():
     lengths = np.random.default_rng(0).integers(1, 100, size=1000)
     places = np.arange(0, 1000, 2)

@@ -131,6 +131,10 @@ class Method(ABC):
         """What is trained."""
         return list(self.encoder.parameters())
 
+    def rate(self, of_head: float) -> float:
+        """The option `learning_rate`, else what suits what is trained: the encoder's own rate, or `of_head`, since a head hardly moves at that."""
+        return float(self.options.learning_rate or (of_head if self.encoder.frozen else self.encoder.default_rate))
+
     def adamw(self, learning_rate: float, weight_decay: float, total_steps: int) -> None:
         """AdamW on `parameters`, its rate falling linearly to 0 over the run."""
         # Fused where word vectors are trained: one pass over millions of moments instead of ten.

@@ -84,8 +84,7 @@ class GenCo(Method):
         self._continuations: list[list[str]] | None = None
         self._conditional: dict[int, list[tuple[str, torch.Tensor]]] = {}  # document index -> (text, its Q) of the present round
         if self.rounds:
-            rate = self.options.learning_rate or (1e-3 if self.encoder.frozen else self.encoder.default_rate)
-            self.adamw(rate, self.options.weight_decay, self.rounds * self.options.steps_per_round)
+            self.adamw(self.rate(of_head=1e-3), self.options.weight_decay, self.rounds * self.options.steps_per_round)
 
     @property
     def rounds(self) -> int:

@@ -48,7 +48,6 @@ class NoisyLabels(Method):
         lengths = self.encoder.lengths(self.texts)
         self.lengths = None if lengths is None else np.array(lengths)
         self.classifier = self.make_classifier()
-        self.rate = float(self.options.learning_rate or (3e-3 if self.encoder.frozen else self.encoder.default_rate))
         self.choose(np.arange(len(labeled)), torch.ones(len(labeled)))
 
     def make_classifier(self) -> torch.nn.Linear:
@@ -58,7 +57,7 @@ class NoisyLabels(Method):
     def choose(self, chosen: np.ndarray, weights: torch.Tensor) -> None:
         """From here on train on the documents `chosen` (places in `texts`) with the `weights` of all of them, `[N]`, by a new optimiser."""
         self.chosen, self.weights = chosen, weights.to(self.encoder.device)
-        self.adamw(self.rate, self.options.weight_decay, self.options.epochs * self.steps(0))
+        self.adamw(self.rate(of_head=3e-3), self.options.weight_decay, self.options.epochs * self.steps(0))
 
     def losses(self, batch: torch.Tensor, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         """The losses of a step by name; their sum is minimised.

@@ -41,7 +41,7 @@ class PESCOOptions(Options):
     prompt_in_positive: bool = Field(True, description="PLCT: the label prompt of the pseudo-label in front of the sentence")
     t2t_weight: float = Field(1.0, ge=0, description="weight of L_t2t; 0: L_t2p alone")
     tau: float = Field(0.1, gt=0, le=1, description="temperature of the reported probabilities, as in genco; pseudo-labels are hard")
-    learning_rate: float = Field(5e-5, gt=0, description="AdamW, linear decay to 0")
+    learning_rate: float | None = Field(None, gt=0, description="AdamW, linear decay to 0; default: 5e-5, and 1e-3 for a head, as in genco")
     weight_decay: float = Field(0.01, ge=0)
 
     @model_validator(mode="after")
@@ -64,7 +64,7 @@ class PESCO(Method):
         super().__init__(**common)
         self.selection = Selection.empty(len(self.corpus.labels))
         self._sentences: dict[int, str] = {}  # document index -> the sentence of the present round
-        self.adamw(self.options.learning_rate, self.options.weight_decay, self.rounds * self.options.steps_per_round)
+        self.adamw(self.rate(of_head=1e-3), self.options.weight_decay, self.rounds * self.options.steps_per_round)
 
     @property
     def rounds(self) -> int:

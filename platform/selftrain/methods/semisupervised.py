@@ -122,8 +122,7 @@ class SemiSupervised(Method):
 
     def start_optimizer(self, steps: int) -> None:
         """A fresh optimiser for the coming `steps`."""
-        rate = self.options.learning_rate or (1e-2 if self.encoder.frozen else self.encoder.default_rate)
-        self.adamw(rate, self.options.weight_decay, steps)
+        self.adamw(self.rate(of_head=1e-2), self.options.weight_decay, steps)
 
     def make_classifier(self) -> torch.nn.Module:
         """What turns embeddings `[N, D]` into logits `[N, L]`."""

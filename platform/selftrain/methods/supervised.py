@@ -25,7 +25,7 @@ class SupervisedOptions(Options):
     epochs: int = Field(3, ge=1, description="passes over the labeled documents")
     batch_size: int = Field(16, ge=1)
     tau: float = Field(0.1, gt=0, le=1, description="temperature of the reported probabilities, as in genco")
-    learning_rate: float = Field(5e-5, gt=0, description="AdamW, linear decay to 0")
+    learning_rate: float | None = Field(None, gt=0, description="AdamW, linear decay to 0; default: 5e-5, and 3e-3 for a head")
     weight_decay: float = Field(0.01, ge=0)
 
 
@@ -51,7 +51,7 @@ class Supervised(Method):
         ]
         self.texts = [text for text, _ in pairs]
         self.targets = F.one_hot(torch.tensor([label for _, label in pairs]), len(self.corpus.labels)).float()
-        self.adamw(self.options.learning_rate, self.options.weight_decay, self.rounds * self.steps(0))
+        self.adamw(self.rate(of_head=3e-3), self.options.weight_decay, self.rounds * self.steps(0))
 
     @property
     def rounds(self) -> int:
