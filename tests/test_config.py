@@ -26,6 +26,13 @@ def test_overrides_win_over_flags_over_the_file(tmp_path):
     assert found.seeds == (1, 2)
 
 
+def test_an_empty_mapping_leaves_out_what_the_file_has_and_any_other_is_laid_over_it(tmp_path):
+    file = write(tmp_path, "variants: {a: {method: {tau: 0.5}}, b: {}}\ndata: {descriptions: {x: y}}")
+    assert load(file, ["variants={}"]).variants == {} and load(file, ["variants={}"]).data.descriptions == {"x": "y"}
+    assert load(file, ["variants={c: {}}"]).variants.keys() == {"a", "b", "c"}
+    assert load(file, ["data.descriptions={}"]).data.descriptions == {}
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -219,12 +219,19 @@ def merge(document: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     return result
 
 
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """`value` under a key with dots: `{"method": {"tau": 0.05}}` for `method.tau`."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
 def load(path: str | Path | None = None, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None) -> Experiment:
     """Read an experiment.
 
     Args:
         path: YAML file; None for the defaults alone.
-        overrides: `section.key=value` strings, the value in YAML (`method.tau=0.05`, `seeds=[0,1]`).
+        overrides: `section.key=value` strings, the value in YAML (`method.tau=0.05`, `seeds=[0,1]`); `variants={}` leaves out all that the file has.
         base: values laid over the file and under the overrides (what command-line flags say).
 
     Raises:
@@ -235,7 +242,10 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = (), base: Ma
         document = read_yaml(path, "experiment", "jobs/experiments/")
     document = merge(document, base or {})
     for override in overrides:
-        document = merge(document, _override(override))
+        key, value = _override(override)
+        if value == {}:  # none of what the file has there; any other mapping is laid over it
+            document = merge(document, nested(key, None))
+        document = merge(document, nested(key, value))
     return parse(document, where=str(path) if path is not None else "the options")
 
 
@@ -270,7 +280,7 @@ def parse(document: Mapping[str, Any], where: str = "the experiment") -> Experim
         raise UserError(_sentence(error, where)) from None
 
 
-def _override(text: str) -> dict[str, Any]:
+def _override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UserError(f"--set {text!r} is not of the form section.key=value, e.g. --set method.tau=0.05.")
@@ -282,9 +292,7 @@ def _override(text: str) -> dict[str, Any]:
         # YAML 1.1 reads 1e-5 as text; a user who writes it on a command line means the number.
         with contextlib.suppress(ValueError):
             result = float(result)
-    for part in reversed(key.strip().split(".")):
-        result = {part: result}
-    return typing.cast("dict[str, Any]", result)
+    return key.strip(), result
 
 
 def _sentence(error: ValidationError, where: str) -> str:

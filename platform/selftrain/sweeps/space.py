@@ -24,7 +24,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from selftrain import methods
-from selftrain.config import Experiment, Section, merge, parse, read_yaml
+from selftrain.config import Experiment, Section, merge, nested, parse, read_yaml
 from selftrain.errors import UserError, nearest
 
 Metric = Literal["accuracy", "error", "macro_f1", "ece"]
@@ -134,7 +134,7 @@ class Space(Section):
         changes: dict[str, Any] = {}
         for key, value in values.items():
             axis = self.axes[key]
-            changes = merge(changes, axis[value] if isinstance(axis, Mapping) else _nested(key, value))
+            changes = merge(changes, axis[value] if isinstance(axis, Mapping) else nested(key, value))
         return Setting(tuple(shown(value) for value in values.values()), changes)
 
     def experiment(self, setting: Setting, column: str) -> Experiment:
@@ -302,12 +302,6 @@ def _check_paper(space: Space) -> None:
 def _base(space: Space) -> dict[str, Any]:
     assert isinstance(space.base, Mapping)  # load_space has read it
     return {"data": {}, **space.base}
-
-
-def _nested(key: str, value: Any) -> dict[str, Any]:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return dict(value)
 
 
 def _hash(document: Any) -> str:
