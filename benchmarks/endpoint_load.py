@@ -105,7 +105,7 @@ class Found:
         if set(self.statuses) != {"200"}:
             raise SystemExit(f"not every request was answered: {dict(self.statuses)}")
         quantiles = {f"p{100 * q:g}_ms": round(1000 * float(np.quantile(self.seconds, q)), 1) for q in (0.5, 0.95, 0.99)}
-        return {"requests_a_second": round(len(self.seconds) / seconds, 1), **quantiles}
+        return {"requests_a_second": round(len(self.seconds) / seconds, 2), **quantiles}
 
 
 def free_port() -> int:
