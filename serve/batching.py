@@ -22,7 +22,6 @@ from selftrain_serve.requests import Answer
 from selftrain.export.tokens import BATCH_START_TOKENS, Continued, Tokens
 
 MAX_BATCH_TEXTS = 64
-MAX_BATCH_TOKENS = 8192  # with padding; bounds the memory of one pass
 STUCK_SECONDS = 120.0
 _log = logging.getLogger("ray.serve")
 One = TypeVar("One", bound=Sized)
@@ -82,7 +81,7 @@ _order, _length = attrgetter("order"), attrgetter("length")
 
 
 def take(
-    queue: list[Waiting], *, max_texts: int = MAX_BATCH_TEXTS, max_tokens: int = MAX_BATCH_TOKENS, most_padding: float = BATCH_START_TOKENS
+    queue: list[Waiting], *, max_texts: int = MAX_BATCH_TEXTS, most_tokens: float = math.inf, most_padding: float = BATCH_START_TOKENS
 ) -> list[Waiting]:
     """Remove from `queue`, which is sorted by length, the text that came first and as many neighbours as fit one batch with little padding."""
     first = queue.index(min(queue, key=_order))
@@ -95,7 +94,7 @@ def take(
         down = above is None or (below is not None and below <= above)
         added = queue[low - 1] if down else queue[high]
         padded = (high - low + 1) * max(queue[high - 1].length, added.length)
-        if padded > max_tokens or padded - real - added.length > most_padding:
+        if padded > most_tokens or padded - real - added.length > most_padding:
             break
         low, high, real = (low - 1, high, real + added.length) if down else (low, high + 1, real + added.length)
     batch = queue[low:high]
@@ -127,6 +126,7 @@ class Batcher:
         max_waiting: texts that may wait; one request is taken whole or not at all.
         max_seconds: what waits longer is of no use; requests that probably would are refused at once.
         most_padding: tokens that a batch may waste; see `Classifier`.
+        most_tokens: tokens that a batch may have, with those; see `Classifier`. A longer text is a batch of its own.
         observe: is told of every batch: its texts, its share of padding, its seconds.
     """
 
@@ -138,6 +138,7 @@ class Batcher:
         max_waiting: int,
         max_seconds: float,
         most_padding: float = BATCH_START_TOKENS,
+        most_tokens: float = math.inf,
         observe: Callable[[int, float, float], None] = lambda texts, padding, seconds: None,
     ) -> None:
         self._tokenize = tokenize
@@ -145,6 +146,7 @@ class Batcher:
         self._max_waiting = max_waiting
         self._max_seconds = max_seconds
         self._most_padding = most_padding
+        self._most_tokens = most_tokens
         self._observe = observe
         self._condition = threading.Condition()
         self._arrived: list[tuple[Ticket, int, str | Continued]] = []
@@ -208,7 +210,7 @@ class Batcher:
             self._busy_since = time.monotonic()
             self._sort_in(arrived)
             wanted = [one for one in self._queue if not one.ticket.cancelled]
-            batch = take(wanted, most_padding=self._most_padding) if wanted else []
+            batch = take(wanted, most_padding=self._most_padding, most_tokens=self._most_tokens) if wanted else []
             with self._condition:
                 self._waiting -= len(self._queue) - len(wanted)
             self._queue = wanted

@@ -107,7 +107,13 @@ def load(source: Source, tracking_uri: str | None, *, threads: int, max_waiting:
         return [next(alone if isinstance(one, str) else continued) for one in texts]
 
     batcher = Batcher(
-        tokenize, classifier.classify, max_waiting=max_waiting, max_seconds=max_seconds, most_padding=classifier.most_padding, observe=observe
+        tokenize,
+        classifier.classify,
+        max_waiting=max_waiting,
+        max_seconds=max_seconds,
+        most_padding=classifier.most_padding,
+        most_tokens=classifier.most_tokens,
+        observe=observe,
     )
     return Loaded(name, version, card, batcher, datetime.now(UTC).isoformat(timespec="seconds"))
 

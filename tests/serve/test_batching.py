@@ -41,7 +41,7 @@ def test_every_text_is_taken_once_and_padding_is_bounded(lengths: list[int]) -> 
     queue, taken = queue_of(lengths), []
     while queue:
         oldest = min(one.order for one in queue)
-        batch = take(queue, max_texts=16, max_tokens=2048)
+        batch = take(queue, max_texts=16, most_tokens=2048)
         sizes = [one.length for one in batch]
         assert oldest in [one.order for one in batch] and len(batch) <= 16 and [one.length for one in queue] == sorted(one.length for one in queue)
         padded = len(sizes) * max(sizes)
@@ -94,6 +94,16 @@ def test_a_text_that_cannot_be_read_or_classified_does_not_take_its_neighbours_w
     found = batcher.submit(["a", "b?", chr(POISON), chr(NOT_A_NUMBER), "c"]).done.result(30)
     assert [None if one.probabilities is None else one.probabilities[0] for one in found] == [ord("a"), None, None, None, ord("c")]
     assert batcher.waiting == 0 and batcher.healthy
+    batcher.close()
+
+
+def test_batches_hold_no_more_tokens_than_the_model_wants_at_a_time():
+    model = Fragile()
+    batcher = Batcher(letters, model, max_waiting=100, max_seconds=60, most_tokens=6)
+    found = batcher.submit(["a", "bb", "ccc", "ddd", "e"] * 8).done.result(30)
+    assert all(one.probabilities is not None for one in found)
+    assert max(len(batch) * max(map(len, batch)) for batch in model.batches) <= 6
+    assert max(map(len, model.batches)) > 1
     batcher.close()
 
 

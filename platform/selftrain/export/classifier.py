@@ -16,7 +16,18 @@ from sentence_transformers import SentenceTransformer
 from selftrain.errors import UserError
 from selftrain.export.backends import FOLDER, TOKENIZER, Backend, TorchBackend, check_name, choose, cores, open_graph, read_record
 from selftrain.export.bundle import BundleCard, read_card, read_prototypes
-from selftrain.export.tokens import BATCH_START_TOKENS, Continued, FastReader, Reader, Tokens, batches, padded, reader_of
+from selftrain.export.tokens import (
+    BATCH_START_TOKENS,
+    BATCH_TOKENS_CPU,
+    BATCH_TOKENS_GPU,
+    Continued,
+    FastReader,
+    Reader,
+    Tokens,
+    batches,
+    padded,
+    reader_of,
+)
 
 
 def problem_with(text: object) -> str | None:
@@ -49,6 +60,7 @@ class Classifier:
         card: what the bundle states about itself.
         backend: what computes: torch, onnx, onnx-int8 or openvino.
         most_padding: tokens of padding from which on two batches are faster than one; a static model computes none.
+        most_tokens: of a batch, with padding: more would take more memory and no less time; a static model has no such number.
     """
 
     def __init__(
@@ -62,6 +74,8 @@ class Classifier:
         self.classes_ = np.array(card.labels)
         self.backend = computes.name
         self.most_padding = BATCH_START_TOKENS if computes.pads else math.inf
+        on_cpu = not isinstance(computes, TorchBackend) or computes.backbone.device.type == "cpu"
+        self.most_tokens = (BATCH_TOKENS_CPU if on_cpu else BATCH_TOKENS_GPU) if computes.pads else math.inf
         self._read, self._compute, self._batch_size = reader, computes, batch_size
 
     @classmethod

@@ -25,6 +25,8 @@ from tokenizers import Tokenizer
 from selftrain.errors import UserError
 
 BATCH_START_TOKENS = 64  # what starting one more batch costs, in padded tokens that could be computed meanwhile
+BATCH_TOKENS_CPU = 1024  # of a batch from which on a core computes no more tokens a second
+BATCH_TOKENS_GPU = 8192
 _KNOWN_WORDS = 100_000  # words whose pieces are kept, with and without the punctuation around them
 _KNOWN_CHARACTERS = 32  # of such a word; what is longer hardly comes twice, and whoever sends texts must not fill the memory
 _HEAD_CHARACTERS = 12  # of a text for each token that is read; English has four or five
