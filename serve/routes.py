@@ -76,7 +76,7 @@ _LANGUAGE_MODEL: dict[int | str, dict[str, Any]] = {
 
 
 class Json(JSONResponse):
-    """JSON by pydantic's writer, which takes a tenth of the time of the standard library's."""
+    """JSON by pydantic's writer, which is several times as fast as the standard library's."""
 
     def render(self, content: Any) -> bytes:
         """The bytes of `content`."""

@@ -24,7 +24,7 @@ def trim() -> None:
 def settle() -> None:
     """Collect garbage, and let the collector pass over all that is left from now on; takes tenths of a second, in which nothing else runs.
 
-    A process with torch and transformers in it holds a million objects, and Python goes through all of them each time that a quarter as many new ones have
+    A process with torch and transformers in it holds half a million objects, and Python goes through all of them each time that a quarter as many new ones have
     lived for a while: where each text makes some, that is most of a small model's time. Call it again when much of what was left has been dropped.
     """
     gc.unfreeze()
