@@ -64,6 +64,11 @@ def fails(capsys, *arguments):
         (["run", "--data", "documents.csv", "--classes", "sport,business"], "augment.model"),
         (["run", "--data", "documents.csv", "--classes", "sport,business", *PLAIN, "--set", "model.encoder=./nothing"], "no folder './nothing'"),
         (["run", "--data", "documents.csv", "--classes", "sport,business", *PLAIN, "--set", "tracking.uri=http://127.0.0.1:9"], "127.0.0.1:9"),
+        # of a later row, and still before the first one is trained
+        (
+            ["run", "--data", "documents.csv", "--classes", "sport,business", *PLAIN, "--set", "variants={late: {method: {name: ns3l}}}"],
+            "ns3l needs labels",
+        ),
         (["run", "--resume", "runs/none"], "not a run folder"),
         (["run", "--resume", "x", "--data", "y"], "--resume"),
         (["predict", "a text"], "no MLflow database"),

@@ -143,7 +143,8 @@ def prepare(experiment: Experiment) -> Prepared:
         methods.check_kind(str(variant.method["name"]), own)
         variants[name] = Variant(variant, own, own_truth)
         for seed in experiment.seeds:
-            variants[name].granted(seed)  # a class without labels is an error now, not after an hour
+            # A class without labels, or an option that the documents do not bear, is an error now and not after an hour.
+            methods.method_class(str(variant.method["name"])).check(options, variants[name].granted(seed))
         llm_needed = llm_needed or (methods.trains(variant.method) and options.wants_texts)
     if llm_needed and corpus.kind == "image":
         raise UserError("evaluation.llm_documents and evaluation.inference_augmentation want texts, and the documents are images; leave both out.")

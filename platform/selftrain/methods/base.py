@@ -59,6 +59,7 @@ class Method(ABC):
         input_samples: int = 1,
         conditional_samples: int = 1,
     ) -> None:
+        self.check(options, corpus)
         self.options = options
         if workers.size > 1 and any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in encoder.modules()):
             raise UserError(
@@ -73,6 +74,16 @@ class Method(ABC):
         self.conditional_samples = conditional_samples  # M of algorithm 1
         self.optimizer: torch.optim.Optimizer | None = None
         self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
+
+    @classmethod  # noqa: B027  (most methods take any options with any documents)
+    def check(cls, options: Any, corpus: Corpus) -> None:
+        """What of `options` cannot be done with the documents and the labels granted of them, in so far as no model is needed to know.
+
+        An experiment asks it for all of its rows before the first is trained.
+
+        Raises:
+            UserError: what does not fit, and how to mend it.
+        """
 
     @property
     @abstractmethod

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, field_validator
 
+from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
 from selftrain.errors import UserError, nearest
 from selftrain.methods.base import Method, Options
@@ -94,6 +95,12 @@ class IPET(Method):
         self._examples: list[tuple[int, int]] = []  # (document index, label) of the model that is being trained
         self.classifier = torch.nn.Linear(self.encoder.dimensions, len(self.corpus.labels)).to(self.encoder.device)
         self.adamw(self.options.learning_rate, self.options.weight_decay, self.options.classifier_steps)
+
+    @classmethod
+    def check(cls, options: IPETOptions, corpus: Corpus) -> None:
+        for name in options.verbalizers:
+            if name not in corpus.class_names:
+                raise UserError(f"method.verbalizers names {name!r}, which is no class; {nearest(name, corpus.class_names)}")
 
     @property
     def rounds(self) -> int:
@@ -180,9 +187,6 @@ class IPET(Method):
     def _verbalizer(self) -> list[int]:
         """The token of each class's word v(l)."""
         given = self.options.verbalizers
-        for name in given:
-            if name not in self.corpus.class_names:
-                raise UserError(f"method.verbalizers names {name!r}, which is no class; {nearest(name, self.corpus.class_names)}")
         tokens = []
         for label in self.corpus.labels:
             word = given.get(label.name, label.words)

@@ -12,6 +12,7 @@ The rounds are the epochs of step 2 (step 1 is the first one's refresh) and then
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
+from selftrain.data.corpus import Corpus, Label
 from selftrain.data.texts import TextChannel
 from selftrain.errors import UserError
 from selftrain.methods.base import Method, Options
@@ -65,12 +67,21 @@ class LOTClass(Method):
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
-        self.names = self._label_names()
+        self.names = label_names(self.corpus.labels)
         self.vocabulary: list[list[int]] = []  # [class] -> tokens
         self._indicative: list[tuple[int, int, list[int]]] = []  # (document index, class, places of its category-indicative words)
         self._targets: dict[int, torch.Tensor] = {}  # document index -> Q, of the present stretch
         self._phase = ""
         self.classifier = torch.nn.Linear(self.encoder.dimensions, len(self.corpus.labels)).to(self.encoder.device)
+
+    @classmethod
+    def check(cls, options: LOTClassOptions, corpus: Corpus) -> None:
+        names = label_names(corpus.labels)
+        twice = next((word for word, count in Counter(word for group in names for word in set(group)).items() if count > 1), None)
+        if twice is not None:
+            raise UserError(
+                f"The word {twice!r} is in the names of two classes, and LOTClass learns a class from its name's words; rename one (data.classes)."
+            )
 
     @property
     def self_training_steps(self) -> int:
@@ -174,16 +185,6 @@ class LOTClass(Method):
             self.optimizer, lambda step: (step + 1) / (warm + 1) if step < warm else max(0.0, (total - step) / (total - warm))
         )
 
-    def _label_names(self) -> list[list[str]]:
-        """The words of each class's name, in lower case: each of them stands for the class (as in the released code), connecting words do not."""
-        names = [[word for word in label.words.lower().split() if word not in STOP_WORDS] or [label.words.lower()] for label in self.corpus.labels]
-        twice = next((word for word, count in Counter(word for group in names for word in set(group)).items() if count > 1), None)
-        if twice is not None:
-            raise UserError(
-                f"The word {twice!r} is in the names of two classes, and LOTClass learns a class from its name's words; rename one (data.classes)."
-            )
-        return names
-
     def _with_names(self, text: str, row: list[int]) -> tuple[list[int], list[tuple[int, int]]]:
         """(tokens, [(place, class)] of the label names in them); a name of several tokens becomes one [MASK], since a place has one word."""
         tokenizer = self.encoder.tokenizer
@@ -281,3 +282,8 @@ class LOTClass(Method):
     def _says_something(self, token: int) -> bool:
         word = self._word(token)
         return word.isalpha() and len(word) > 1 and word not in STOP_WORDS
+
+
+def label_names(labels: Sequence[Label]) -> list[list[str]]:
+    """The words of each class's name, in lower case: each of them stands for the class (as in the released code), connecting words do not."""
+    return [[word for word in label.words.lower().split() if word not in STOP_WORDS] or [label.words.lower()] for label in labels]

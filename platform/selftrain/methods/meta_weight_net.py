@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
+from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
 from selftrain.errors import UserError
 from selftrain.methods.base import Options
@@ -40,6 +41,13 @@ class MetaWeightNet(NoisyLabels):
     summary = "a small network turns losses into weights, taught by a held-out part of the labels"
     Options: ClassVar[type[Options]] = MetaWeightNetOptions
 
+    @classmethod
+    def check(cls, options: MetaWeightNetOptions, corpus: Corpus) -> None:
+        super().check(options, corpus)
+        count = len(corpus.granted)
+        if not 0 < round(options.validation_share * count) < count:
+            raise UserError(f"method.validation_share {options.validation_share:g} of {count} labeled documents leaves one side empty; change it.")
+
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
         if not self.encoder.tensors:
@@ -49,10 +57,6 @@ class MetaWeightNet(NoisyLabels):
             )
         count = len(self.texts)
         held = round(self.options.validation_share * count)
-        if not 0 < held < count:
-            raise UserError(
-                f"method.validation_share {self.options.validation_share:g} of {count} labeled documents leaves one side empty; change it."
-            )
         order = np.random.default_rng([self.seed, _VALIDATION]).permutation(count)
         self.validation, training = order[:held], np.sort(order[held:])
         self.model = HeadModel(self.encoder, self.classifier)

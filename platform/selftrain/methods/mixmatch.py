@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
+from selftrain.data.corpus import Corpus
 from selftrain.errors import UserError
 from selftrain.methods.base import Options
 from selftrain.methods.losses import text_to_label
@@ -42,9 +43,13 @@ class MixMatch(SemiSupervised):
         super().__init__(**common)
         if not self.encoder.continuous:
             raise UserError("The method mixmatch mixes the embeddings that a head gets; set model.train: head.")
-        if self.options.ns3l_weight and self.options.ns3l_negatives != "threshold":
-            raise UserError("With mixmatch, NS3L's negative labels come from the guessed labels; set method.ns3l_negatives: threshold.")
         self._mixed: tuple[torch.Tensor, torch.Tensor] | None = None  # logits and targets of the mixed unlabeled rows of the step
+
+    @classmethod
+    def check(cls, options: MixMatchOptions, corpus: Corpus) -> None:
+        super().check(options, corpus)
+        if options.ns3l_weight and options.ns3l_negatives != "threshold":
+            raise UserError("With mixmatch, NS3L's negative labels come from the guessed labels; set method.ns3l_negatives: threshold.")
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         classes = len(self.corpus.labels)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
+from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
 from selftrain.errors import UserError
 from selftrain.methods.base import Method, Options
@@ -40,8 +41,6 @@ class NoisyLabels(Method):
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
         documents, granted = self.corpus.unlabeled, self.corpus.granted
-        if not granted:
-            raise UserError(f"The method {self.name} needs labels, right or wrong; set data.supervision: all (or few).")
         labeled = [index for index, id_ in enumerate(documents.ids) if id_ in granted]
         self.texts = [documents.texts[index] for index in labeled]
         self.targets = torch.tensor([granted[documents.ids[index]] for index in labeled], device=self.encoder.device)
@@ -49,6 +48,11 @@ class NoisyLabels(Method):
         self.lengths = None if lengths is None else np.array(lengths)
         self.classifier = self.make_classifier()
         self.choose(np.arange(len(labeled)), torch.ones(len(labeled)))
+
+    @classmethod
+    def check(cls, options: Any, corpus: Corpus) -> None:
+        if not corpus.granted:
+            raise UserError(f"The method {cls.name} needs labels, right or wrong; set data.supervision: all (or few).")
 
     def make_classifier(self) -> torch.nn.Linear:
         """What turns embeddings `[N, D]` into logits `[N, L]`."""

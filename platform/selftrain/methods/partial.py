@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
+from selftrain.data.corpus import Corpus
 from selftrain.errors import UserError
 from selftrain.methods.base import Options
 from selftrain.methods.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
@@ -30,13 +31,14 @@ class PartialLabels(SemiSupervised):
     supervision = "candidates"
     Options: ClassVar[type[Options]] = PartialLabelOptions
 
+    @classmethod
+    def check_supervision(cls, options: Any, corpus: Corpus) -> None:
+        if not corpus.candidates:
+            raise UserError(f"The method {cls.name} learns from candidate sets; set data.supervision: candidates (and data.flip_probability).")
+        if options.ns3l_negatives in ("exclude_nearest", "furthest"):
+            raise UserError(f"method.ns3l_negatives: {options.ns3l_negatives} needs documents with one label, and here they have sets; leave it out.")
+
     def granted(self) -> Mapping[str, Any]:
-        if not self.corpus.candidates:
-            raise UserError(f"The method {self.name} learns from candidate sets; set data.supervision: candidates (and data.flip_probability).")
-        if self.options.ns3l_negatives in ("exclude_nearest", "furthest"):
-            raise UserError(
-                f"method.ns3l_negatives: {self.options.ns3l_negatives} needs documents with one label, and here they have sets; leave it out."
-            )
         return self.corpus.candidates
 
     def candidates_of(self, batch: Batch) -> torch.Tensor:

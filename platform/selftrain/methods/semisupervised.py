@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
+from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel, TextRequest
 from selftrain.data.views import edited
 from selftrain.errors import UserError
@@ -90,34 +91,38 @@ class SemiSupervised(Method):
         self.targets = {index: granted[documents.ids[index]] for index in self.labeled}
         self._continuations: dict[int, list[str]] = {}
         self._embedded = False
-        if self.corpus.kind == "image" and self.options.views != "edits":
-            raise UserError("method.views is 'continuations', which a language model writes for texts; the documents are images: leave it out.")
-        classes = len(self.corpus.labels)
-        if self.options.ns3l_weight and self.options.ns3l_threshold >= 1 / classes:
-            raise UserError(
-                f"method.ns3l_threshold {self.options.ns3l_threshold:g} is not below 1/{classes} (one over the number of classes): an undecided prediction "
-                "would have every class as a negative label and a loss without gradient; lower it."
-            )
-        if self.options.ns3l_weight and self.options.ns3l_negatives == "oracle" and not self.corpus.oracle:
-            raise UserError(
-                "method.ns3l_negatives: oracle looks at the true labels of unlabeled documents, which is a bound and no method; set data.supervision: oracle."
-            )
         self.classifier = self.make_classifier().to(self.encoder.device)
         self.start_optimizer(self.rounds * self.options.steps_per_round)
 
-    def granted(self) -> Mapping[str, Any]:
-        """What the learner is told of documents, by their ids: a label each.
-
-        Raises:
-            UserError: the experiment grants none.
-        """
-        if self.corpus.candidates:
+    @classmethod
+    def check(cls, options: Any, corpus: Corpus) -> None:
+        cls.check_supervision(options, corpus)
+        if corpus.kind == "image" and options.views != "edits":
+            raise UserError("method.views is 'continuations', which a language model writes for texts; the documents are images: leave it out.")
+        classes = len(corpus.labels)
+        if options.ns3l_weight and options.ns3l_threshold >= 1 / classes:
             raise UserError(
-                f"The method {self.name} needs one label a document, and data.supervision is 'candidates'; set it to few or all, or choose a method for "
+                f"method.ns3l_threshold {options.ns3l_threshold:g} is not below 1/{classes} (one over the number of classes): an undecided prediction "
+                "would have every class as a negative label and a loss without gradient; lower it."
+            )
+        if options.ns3l_weight and options.ns3l_negatives == "oracle" and not corpus.oracle:
+            raise UserError(
+                "method.ns3l_negatives: oracle looks at the true labels of unlabeled documents, which is a bound and no method; set data.supervision: oracle."
+            )
+
+    @classmethod
+    def check_supervision(cls, options: Any, corpus: Corpus) -> None:
+        """Raise a `UserError` unless the experiment grants what the method learns from."""
+        if corpus.candidates:
+            raise UserError(
+                f"The method {cls.name} needs one label a document, and data.supervision is 'candidates'; set it to few or all, or choose a method for "
                 "candidate sets (selftrain methods)."
             )
-        if not self.corpus.granted:
-            raise UserError(f"The method {self.name} needs labels; set data.supervision: few (data.labels_per_class each), all or weak.")
+        if not corpus.granted:
+            raise UserError(f"The method {cls.name} needs labels; set data.supervision: few (data.labels_per_class each), all or weak.")
+
+    def granted(self) -> Mapping[str, Any]:
+        """What the learner is told of documents, by their ids: a label each."""
         return self.corpus.granted
 
     def start_optimizer(self, steps: int) -> None:

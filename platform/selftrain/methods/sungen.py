@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
+from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
 from selftrain.errors import UserError
 from selftrain.methods.base import Options
@@ -44,7 +45,11 @@ class SunGenOptions(NoisyLabelOptions):
     outer_learning_rate: float = Field(0.25, gt=0, description="Adam on the logits of the weights (paper: 0.25, 0.1 or 0.01 by the outer loss)")
     inner_epochs: int = Field(1, ge=1, description="passes of the inner training (paper: 1)")
     inner_batch_size: int = Field(32, ge=1)
-    inner_learning_rate: float = Field(1e-3, gt=0, description="Adam of the inner training, and the rate of the virtual step (paper: 1e-3)")
+    inner_learning_rate: float = Field(
+        1e-3,
+        gt=0,
+        description="Adam of the inner training, and the rate of the virtual step (paper: 1e-3 for 6,250 steps an epoch; too low for a few hundred)",
+    )
     virtual_step: bool = Field(True, description="the outer gradient is taken after the virtual step (equation 11); false: before it, as released")
     balance: bool = Field(True, description="weights are relative to the mean of their class, so that no class can lose its weight (paper: false)")
     budget: int | None = Field(
@@ -79,8 +84,12 @@ class SunGen(NoisyLabels):
                 "The method sungen trains its inner model dozens of times, and a full encoder is too slow for that; "
                 "set model.train: head, or model.encoder: bilstm."
             )
-        if self.options.budget is not None and self.options.budget > len(self.texts):
-            raise UserError(f"method.budget is {self.options.budget}, but there are {len(self.texts)} labeled documents; lower it, or leave it out.")
+
+    @classmethod
+    def check(cls, options: SunGenOptions, corpus: Corpus) -> None:
+        super().check(options, corpus)
+        if options.budget is not None and options.budget > len(corpus.granted):
+            raise UserError(f"method.budget is {options.budget}, but there are {len(corpus.granted)} labeled documents; lower it, or leave it out.")
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         figures: dict[str, float] = {}

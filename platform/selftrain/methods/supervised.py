@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
+from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
 from selftrain.errors import UserError
 from selftrain.methods.base import Method, Options
@@ -38,12 +39,15 @@ class Supervised(Method):
     supervision = "labels"
     Options: ClassVar[type[Options]] = SupervisedOptions
 
-    def __init__(self, **common: Any) -> None:
-        super().__init__(**common)
-        if not self.corpus.granted:
+    @classmethod
+    def check(cls, options: SupervisedOptions, corpus: Corpus) -> None:
+        if not corpus.granted:
             raise UserError(
                 "The method supervised needs labels; set data.supervision: all (or few), and name the column with data.label_column if the source is a file."
             )
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
         pairs = [
             (text, self.corpus.granted[id_])
             for id_, text in zip(self.corpus.unlabeled.ids, self.corpus.unlabeled.texts, strict=True)
