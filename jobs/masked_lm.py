@@ -30,6 +30,7 @@ from transformers.utils import logging
 from selftrain.config import load
 from selftrain.data.loading import load_corpus
 from selftrain.errors import UserError
+from selftrain.models.masked import logits_at
 from selftrain.models.sources import BILSTM, IMAGE_ENCODERS, encoder_folder, fingerprint
 
 BATCH = 32
@@ -39,15 +40,14 @@ IGNORED = -100  # the collator's label of a word that was not chosen
 
 
 class MaskedPlaces(Trainer):
-    """A trainer that asks the output layer about the masked places alone: a probability of every word at every place costs as much as all the layers below."""
+    """A trainer that asks the output layer about the chosen words alone."""
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """Mean cross-entropy of the words chosen in the batch, in nats."""
         labels = inputs.pop("labels")
         chosen = labels != IGNORED
-        states = model.base_model(**inputs).last_hidden_state[chosen]
-        (head,) = [part for name, part in model.named_children() if name != model.base_model_prefix]
-        loss = F.cross_entropy(head(states), labels[chosen], reduction="sum") / chosen.sum().clamp(min=1)  # a batch of short texts may have none
+        logits = logits_at(model, inputs, chosen)
+        loss = F.cross_entropy(logits, labels[chosen], reduction="sum") / chosen.sum().clamp(min=1)  # a batch of short texts may have none
         return (loss, {}) if return_outputs else loss
 
 
@@ -85,10 +85,6 @@ def pretrain(source: Path | str, texts: Sequence[str], to: Path, *, epochs: floa
     logging.set_verbosity_error()  # the weights of the output layer are missing on purpose
     model = AutoModelForMaskedLM.from_pretrained(source)
     logging.set_verbosity(verbosity)
-    if len(list(model.children())) != 2:
-        raise UserError(
-            f"model.encoder: {type(model).__name__} has an output layer of several parts, which this job does not know; name an encoder of BERT's kind."
-        )
     rows = [{"input_ids": row} for row in tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]]
     order = np.random.default_rng(seed).permutation(len(rows))
     aside = min(KEPT_ASIDE, len(rows) // 10)

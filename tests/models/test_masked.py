@@ -100,3 +100,15 @@ def test_a_run_is_refused_before_it_starts_and_takes_ray_where_it_is_not(folder,
     prepared = prepare(parse(document))
     assert prepared.needs_ray
     assert prepared.variants["LOTClass"].experiment.model.masked_lm == str(folder)  # whole, since workers run in other folders
+
+
+def test_words_at_some_places_are_those_of_all_places(masked):
+    """The output layer is asked about fewer tokens, and nothing changes, neither there nor for the model."""
+    model = masked.language_model
+    rows = masked.tokens_of(["the team and the bank", "a goal"])
+    places = torch.zeros(2, max(map(len, rows)), dtype=torch.bool)
+    places[0, [1, 3]] = places[1, 2] = True
+    before = masked.words(model, rows)
+    torch.testing.assert_close(masked.words_at(model, rows, places), before[places])
+    torch.testing.assert_close(masked.words(model, rows), before)
+    assert masked.words_at(model, rows, torch.zeros_like(places)).shape == (0, before.shape[-1])

@@ -212,9 +212,9 @@ class IPET(Method):
     def _at_mask(self, model: Any, rows: list[list[int]]) -> torch.Tensor:
         """Logits of the classes' words at the mask, `[texts, classes]`."""
         mask = self.encoder.tokenizer.mask_token_id
-        places = torch.tensor([row.index(mask) for row in rows], device=self.encoder.device)
-        logits = self.encoder.words(model, rows)
-        return logits[torch.arange(len(rows), device=logits.device), places][:, self.words]
+        places = torch.zeros(len(rows), max(len(row) for row in rows), dtype=torch.bool)
+        places[torch.arange(len(rows)), [row.index(mask) for row in rows]] = True
+        return self.encoder.words_at(model, rows, places)[:, self.words]
 
     def _begin(self, round_: int, model: int) -> None:
         """A fresh copy of the language model, and its examples."""
@@ -237,14 +237,15 @@ class IPET(Method):
         losses, loss = {"ce": self.workers.mean(float(ce.detach()))}, (1.0 - options.mlm_weight) * ce
         if masked:
             mine, factor = self.workers.part(len(masked))
-            logits = self.encoder.words(language_model, [masked[place][0] for place in mine])
-            wanted = torch.full(logits.shape[:2], -100, device=logits.device)
-            for row, place in enumerate(mine):
-                for position, token in masked[place][1]:
-                    wanted[row, position] = token
+            own = [masked[place] for place in mine]
+            places = torch.zeros(len(own), max(len(row) for row, _ in own), dtype=torch.bool)
+            for number, (_, hidden) in enumerate(own):
+                places[number, [position for position, _ in hidden]] = True
+            logits = self.encoder.words_at(language_model, [row for row, _ in own], places)
+            wanted = torch.tensor([token for _, hidden in own for _, token in hidden], dtype=torch.long, device=logits.device)
             # A mean over masked tokens, as in pre-training; a worker's own tokens count with the share that they are of all.
             total = max(1, sum(len(hidden) for _, hidden in masked))
-            mlm = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="sum") * factor * len(masked) / total
+            mlm = F.cross_entropy(logits, wanted, reduction="sum") * factor * len(masked) / total
             losses["mlm"] = self.workers.mean(float(mlm.detach()))
             loss = loss + options.mlm_weight * mlm
         loss.backward()

@@ -5,7 +5,7 @@ Two methods start from one instead of a sentence encoder (iPET, LOTClass). `mode
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -108,6 +108,17 @@ class MaskedEncoder(TextEncoder):
             logits: torch.Tensor = model(**self.batch(rows)).logits
         return logits.float()
 
+    def words_at(self, model: Any, rows: Sequence[Sequence[int]], places: torch.Tensor) -> torch.Tensor:
+        """As `words`, at the tokens where `places` is true, in their order, `[places, vocabulary]`.
+
+        Args:
+            model: this one's language model, or a copy in training.
+            rows: token ids of each text.
+            places: truth values, `[texts, tokens of the longest]`.
+        """
+        with self.autocast():
+            return logits_at(model, self.batch(rows), places.to(self.device)).float()
+
     def classify_tokens(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """tanh(W h_t + b) of every token t, `[texts, tokens, dimensions]`, with gradient; the first token's is the text's embedding."""
         body, _, dense = self.backbone
@@ -119,6 +130,27 @@ class MaskedEncoder(TextEncoder):
     def autocast(self) -> torch.autocast:
         """Matrix products in the precision of the training."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+def logits_at(model: Any, inputs: Mapping[str, torch.Tensor], places: torch.Tensor) -> torch.Tensor:
+    """Logits of every word at some tokens alone, `[places, vocabulary]`: the output layer costs as much as all the layers below it.
+
+    Args:
+        model: a masked language model (transformers).
+        inputs: what it takes, `[texts, tokens]`.
+        places: truth values, `[texts, tokens]`.
+    """
+
+    def keep(_module: Any, _inputs: Any, output: Any) -> Any:
+        output["last_hidden_state"] = output["last_hidden_state"][places].unsqueeze(0)
+        return output
+
+    handle = model.base_model.register_forward_hook(keep)
+    try:
+        logits: torch.Tensor = model(**inputs).logits[0]
+    finally:
+        handle.remove()
+    return logits
 
 
 def open_masked(config: ModelConfig, *, device: str = "cpu", precision: Precision = "float32") -> MaskedEncoder:
