@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -69,12 +70,14 @@ def pretrain(source: Path | str, texts: Sequence[str], to: Path, *, epochs: floa
         The mean cross-entropy of the masked words in the documents kept aside, in nats.
 
     Raises:
-        UserError: `to` exists, there are too few documents, or the model's vocabulary has no mask.
+        UserError: `to` exists, there are too few documents, the model's vocabulary has no mask, or a package is missing.
     """
     if to.exists():
         raise UserError(f"--to: {str(to)!r} exists; name another folder, or move it away.")
     if len(texts) < 20:
         raise UserError(f"The experiment has {len(texts)} unlabeled documents, too few to learn a language from; it takes 20 or, better, thousands.")
+    if importlib.util.find_spec("accelerate") is None:
+        raise UserError("The trainer of transformers needs the package accelerate; install the demo extra (pip install 'selftrain[demo]').")
     tokenizer = AutoTokenizer.from_pretrained(source)
     if tokenizer.mask_token is None:
         raise UserError(f"model.encoder: {str(source)!r} has no mask in its vocabulary; name an encoder of BERT's kind.")
