@@ -70,7 +70,7 @@ def pretrain(source: Path | str, texts: Sequence[str], to: Path, *, epochs: floa
         The mean cross-entropy of the masked words in the documents kept aside, in nats.
 
     Raises:
-        UserError: `to` exists, there are too few documents, the model's vocabulary has no mask, or a package is missing.
+        UserError: `to` exists, there are too few documents, the model is of another kind, or a package is missing.
     """
     if to.exists():
         raise UserError(f"--to: {str(to)!r} exists; name another folder, or move it away.")
@@ -86,8 +86,12 @@ def pretrain(source: Path | str, texts: Sequence[str], to: Path, *, epochs: floa
     set_seed(seed)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the weights of the output layer are missing on purpose
-    model = AutoModelForMaskedLM.from_pretrained(source)
-    logging.set_verbosity(verbosity)
+    try:
+        model = AutoModelForMaskedLM.from_pretrained(source)
+    except ValueError as error:
+        raise UserError(f"model.encoder: {str(source)!r} opens as no masked language model ({str(error).splitlines()[0][:120]}).") from None
+    finally:
+        logging.set_verbosity(verbosity)
     rows = [{"input_ids": row} for row in tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]]
     order = np.random.default_rng(seed).permutation(len(rows))
     aside = min(KEPT_ASIDE, len(rows) // 10)

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, BertForMaskedLM, BertModel, Trainer
 
 from selftrain.errors import UserError
 from selftrain.models.masked import MaskedEncoder
-from tests.tiny import tiny_backbone
+from tests.tiny import tiny_backbone, tiny_language_model
 
 FILE = Path(__file__).parents[2] / "jobs" / "masked_lm.py"
 specification = importlib.util.spec_from_file_location("masked_lm", FILE)
@@ -88,6 +88,10 @@ def test_what_cannot_be_done_is_said(source, tmp_path, capsys):
         job.pretrain(source, TEXTS, source, **HOW)
     with pytest.raises(UserError, match=r"19 unlabeled documents, too few"):
         job.pretrain(source, TEXTS[:19], tmp_path / "made", **HOW)
+    tiny_language_model(tmp_path / "writer")
+    AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path / "writer")  # one with a mask: the kind of model is what is wrong
+    with pytest.raises(UserError, match=r"opens as no masked language model"):
+        job.pretrain(tmp_path / "writer", TEXTS, tmp_path / "made", **HOW)
     assert job.main(["nowhere.yaml", "--to", str(tmp_path / "made")]) == 2
     experiment = tmp_path / "x.yaml"
     experiment.write_text("model: {encoder: bilstm, similarity: dot}\n")

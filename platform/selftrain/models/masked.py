@@ -133,7 +133,7 @@ class MaskedEncoder(TextEncoder):
 
 
 def logits_at(model: Any, inputs: Mapping[str, torch.Tensor], places: torch.Tensor) -> torch.Tensor:
-    """Logits of every word at some tokens alone, `[places, vocabulary]`: the output layer costs as much as all the layers below it.
+    """Logits of every word at some tokens alone, `[places, vocabulary]`: the output layer of a small model costs as much as all the layers below it.
 
     Args:
         model: a masked language model (transformers).
