@@ -1,0 +1,119 @@
+"""What a training step is worked out by hand with: an encoder that fits on a line, softmax, and AdamW as its paper prints it. Nothing here is of ours but the
+interface that the encoder fills.
+
+f(x) = W c(x) / |W c(x)|, where c(x) counts the words of the text. All of it is float64, so that a step and its derivation agree to ten digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from selftrain.models.encoder import TextEncoder
+
+
+class LinearEncoder(TextEncoder):
+    """f(x) as above; `max_tokens` are words.
+
+    Args:
+        words: the vocabulary, in one string; other words count nothing.
+        dimensions: rows of W.
+        seed: of W.
+        max_tokens: words of a text that are read.
+        normalize: false leaves W c(x) as it is.
+    """
+
+    def __init__(self, words: str, *, dimensions: int = 3, seed: int = 0, max_tokens: int = 12, normalize: bool = True) -> None:
+        torch.nn.Module.__init__(self)
+        self.words = {word: place for place, word in enumerate(dict.fromkeys(words.split()))}
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = torch.nn.Parameter(torch.randn(dimensions, len(self.words), dtype=torch.float64, generator=generator))
+        self.max_tokens, self.batch_size, self.normalize = max_tokens, 4, normalize
+
+    @property
+    def dimensions(self) -> int:
+        return len(self.weight)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def cut(self, texts: Sequence[str]) -> list[str]:
+        return [" ".join(text.split()[: self.max_tokens]) for text in texts]
+
+    def forward(self, texts: Sequence[str], max_tokens: int | None = None) -> torch.Tensor:
+        rows = torch.stack([counts(text, self.words, max_tokens or self.max_tokens) for text in texts]) @ self.weight.T
+        return rows / rows.square().sum(dim=1, keepdim=True).sqrt() if self.normalize else rows
+
+
+def counts(text: str, words: Mapping[str, int], longest: int) -> torch.Tensor:
+    """c(x), `[words]`."""
+    found = [0.0] * len(words)
+    for word in text.split()[:longest]:
+        if (place := words.get(word.strip(".:").lower())) is not None:
+            found[place] += 1.0
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def embedded(weight: torch.Tensor, words: Mapping[str, int], text: str, longest: int = 12, *, unit: bool = True) -> torch.Tensor:
+    """f(x), `[dimensions]`, with the gradient of `weight`."""
+    row = weight @ counts(text, words, longest)
+    return row / row.square().sum().sqrt() if unit else row
+
+
+def softmax(scores: torch.Tensor) -> torch.Tensor:
+    """e^s_j / sum_c e^s_c of one row of scores."""
+    return torch.exp(scores) / torch.exp(scores).sum()
+
+
+class AdamW:
+    """Algorithm 2 of Loshchilov & Hutter 2019 (beta 0.9 and 0.999, epsilon 1e-8): `step` returns the weights after a step on their gradient.
+
+    Args:
+        rate: the learning rate of step t, from 0.
+        decay: of the weights, times the rate.
+        clip: longest that the gradient of all weights together may be.
+    """
+
+    def __init__(self, rate: Callable[[int], float], decay: float, clip: float | None = None) -> None:
+        self.rate, self.decay, self.clip, self.steps = rate, decay, clip, 0
+        self.first: dict[str, torch.Tensor] = {}
+        self.second: dict[str, torch.Tensor] = {}
+
+    def step(self, weights: Mapping[str, torch.Tensor], gradients: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The weights after the step; those without a gradient stay as they are."""
+        rate, after = self.rate(self.steps), dict(weights)
+        self.steps += 1
+        length = sum(float(gradient.square().sum()) for gradient in gradients.values()) ** 0.5
+        shorter = 1.0 if self.clip is None or length <= self.clip else self.clip / length
+        for name, gradient in gradients.items():
+            g = gradient * shorter
+            self.first[name] = 0.9 * self.first.get(name, torch.zeros_like(g)) + 0.1 * g
+            self.second[name] = 0.999 * self.second.get(name, torch.zeros_like(g)) + 0.001 * g**2
+            m, v = self.first[name] / (1 - 0.9**self.steps), self.second[name] / (1 - 0.999**self.steps)
+            after[name] = weights[name] - rate * (m / (v.sqrt() + 1e-8) + self.decay * weights[name])
+        return after
+
+
+def falling(rate: float, total: int) -> Callable[[int], float]:
+    """The rate falls in a line from `rate` at step 0 to nothing after the last of `total` steps."""
+    return lambda step: rate * (total - step) / total
+
+
+def gradient_of(loss: Callable[[torch.Tensor], torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
+    """dloss/dweight; `loss` is one that the test wrote out."""
+    variable = weight.detach().clone().requires_grad_()
+    (found,) = torch.autograd.grad(loss(variable), variable)
+    return found
+
+
+def differences_of(loss: Callable[[torch.Tensor], torch.Tensor], weight: torch.Tensor, step: float = 1e-6) -> torch.Tensor:
+    """dloss/dweight by central differences: no derivative at all is taken on trust."""
+    found = torch.zeros_like(weight)
+    for place in range(weight.numel()):
+        up, down = weight.detach().clone(), weight.detach().clone()
+        up.view(-1)[place] += step
+        down.view(-1)[place] -= step
+        found.view(-1)[place] = (float(loss(up)) - float(loss(down))) / (2 * step)
+    return found
