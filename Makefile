@@ -24,10 +24,10 @@ EXPERIMENT ?= jobs/experiments/bbc_news.yaml
 # Tests reach for no hub and report to nobody.
 TEST_ENVIRONMENT := HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 DO_NOT_TRACK=1
 
-.PHONY: help setup demo test lint lock clean
+.PHONY: help setup demo test mutants mutants-report mutants-show mutants-explain lint lock clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 	@echo "  EXTRA=$(EXTRA) on this machine (cpu or gpu); ARGS='-k name' goes to pytest; EXPERIMENT=path.yaml to the demo"
 
 setup: $(READY) ## the virtual environment .venv with everything pinned
@@ -71,6 +71,22 @@ lint: setup ## ruff, formatting, types, import rules
 test: lint ## lint, then every test, the real engine included
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest $(ARGS)
 
+# One thread a process: mutants are tested side by side. MINUTES is how long; the next call goes on from there. ONLY="methods/genco.py journal.py" restricts it
+# to files or names, TESTS="tests/methods/test_genco.py" asks these tests alone, ANEW=1 forgets what is known.
+MUTANTS := $(TEST_ENVIRONMENT) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python tests/mutation/mutants.py
+MINUTES ?= 30
+mutants: setup ## mutation testing for MINUTES=30, from where it stopped; ONLY=journal.py (docs/mutants.md)
+	@$(MUTANTS) run --minutes $(MINUTES) $(if $(CHILDREN),--children $(CHILDREN)) $(if $(ANEW),--anew) $(if $(ONLY),--only $(ONLY)) $(if $(TESTS),--tests $(TESTS))
+
+mutants-report: setup ## docs/mutants.md's table and docs/results/mutants*.csv from what is known
+	@$(MUTANTS) report
+
+mutants-show: setup ## what a mutant changes: NAME='selftrain.journal.x...'
+	@$(MUTANTS) show '$(NAME)'
+
+mutants-explain: setup ## why a surviving mutant changes nothing: NAME='selftrain.journal.x...' REASON='one sentence'
+	@$(MUTANTS) explain '$(NAME)' '$(REASON)'
+
 # uv does not read pip's configuration: the folders that pip looks in are handed on, and where there are none PyTorch's own CPU wheels are used.
 # Versions in the lock are kept unless pyproject.toml forbids them; UPGRADE=1 raises them all.
 LOCK = $(BIN)/uv pip compile pyproject.toml requirements/tools.in --quiet --extra $(1) --extra demo --extra dev --extra search --extra export --extra postgresql --python-version 3.11 \
@@ -83,5 +99,5 @@ lock: setup ## requirements/cpu.txt and gpu.txt anew from pyproject.toml (UPGRAD
 	@$(call LOCK,gpu,)
 
 clean: ## remove the virtual environment and the caches of tools; runs and generated texts stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build platform/*.egg-info *.egg-info
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .mutants build platform/*.egg-info *.egg-info
 	find platform serve jobs tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
