@@ -83,11 +83,26 @@ def test_a_resumed_training_ends_as_the_one_that_was_never_stopped(few, tmp_path
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_labels_that_are_not_granted_cannot_matter(few, tmp_path, name):
-    """A method gets the corpus alone; were a further label granted, it would learn something else (so this test can fail)."""
-    base = predictions(_done(built(few, tmp_path / "a", name=name)), few)
+    """Whatever an oracle says of the documents without a granted label, training is the same; a further granted label makes it another."""
+    known = {id_: true_label(few, index) for index, id_ in enumerate(few.unlabeled.ids)}
+    lied = {id_: label if id_ in few.granted else 1 - label for id_, label in known.items()}
     more = replace(few, granted={**few.granted, few.unlabeled.ids[20]: 0})
-    assert torch.equal(base, predictions(_done(built(few, tmp_path / "b", name=name)), few))
-    assert not torch.equal(base, predictions(_done(built(more, tmp_path / "c", name=name)), few))
+    added = {"ns3l_weight": 0.3, "ns3l_threshold": 0.4, "ramp": 0.0}
+    base, told, misled, granted = (
+        predictions(_done(built(seen, tmp_path / "a", name=name, **added)), few)
+        for seen in (few, replace(few, oracle=known), replace(few, oracle=lied), more)
+    )
+    assert torch.equal(base, told) and torch.equal(base, misled)
+    assert not torch.equal(base, granted)
+
+
+def test_an_oracle_matters_where_it_is_asked_for(few, tmp_path):
+    """So the test above can fail."""
+    options = {"name": "ns3l", "ns3l_negatives": "oracle", "ns3l_threshold": 0.4, "ramp": 0.0}
+    known = {id_: true_label(few, index) for index, id_ in enumerate(few.unlabeled.ids)}
+    lied = {id_: label if id_ in few.granted else 1 - label for id_, label in known.items()}
+    told, misled = (predictions(_done(built(replace(few, oracle=oracle), tmp_path / "a", **options)), few) for oracle in (known, lied))
+    assert not torch.equal(told, misled)
 
 
 def _done(method):
@@ -125,15 +140,20 @@ def test_two_classes_are_told_that_ns3l_is_pseudo_labeling(few, tmp_path):
         built(few, tmp_path / "a", name="ns3l")
 
 
-def test_ns3l_is_added_to_any_member(few, tmp_path):
-    method = built(few, tmp_path / "a", name="vat", ns3l_weight=0.3, ns3l_threshold=0.4)
-    assert "ns3l" in run(method).rounds[-1]
-
-
-@pytest.mark.parametrize("how", ["uniform", "exclude_nearest", "furthest"])
-def test_other_choices_of_negatives(few, tmp_path, how):
-    method = built(few, tmp_path / "a", name="ns3l", ns3l_negatives=how)
-    assert run(method).rounds[-1]["ns3l"] > 0
+@pytest.mark.parametrize("name", FAMILY)
+def test_ns3l_is_added_to_any_member_with_its_weight_and_ramp(few, tmp_path, name):
+    """The same first step with lambda_1 = 0, 0.3 and 0.6: NS3L's figure is proportional to it, and the loss grows by the ramped figure."""
+    figures = []
+    for weight in (0.0, 0.3, 0.6):
+        method = built(few, tmp_path / "a", name=name, ns3l_weight=weight, ns3l_threshold=0.45, ramp=1.0)
+        method.refresh(0, no_texts)
+        method.encoder.train()
+        figures.append(method.step(0, 0))
+    ramp = {"ssc": 1.0, "seal": 0.0}.get(name, np.exp(-5))  # no ramp, and a linear one
+    assert "ns3l" not in figures[0] and figures[1]["ns3l"] > 0
+    assert figures[2]["ns3l"] == pytest.approx(2 * figures[1]["ns3l"], rel=1e-5)
+    for found in figures[1:]:
+        assert found["loss"] - figures[0]["loss"] == pytest.approx(ramp * found["ns3l"], rel=1e-2, abs=1e-6)
 
 
 def test_choice_of_negatives_by_hand():
@@ -172,10 +192,11 @@ def test_continuations_are_the_strong_views_where_asked_for(few, tmp_path):
         asked.extend(requests)
         return {request: f"continuation {request.sample}" for request in requests if request.sample == 0}
 
-    method = built(few, tmp_path / "a", name="fixmatch", views="continuations")
-    assert method.wants_texts and method.texts_wanted() == 2 * len(few.unlabeled)
+    method = built(few, tmp_path / "a", name="fixmatch", views="continuations", simclr_weight=0.2)
+    others = [id_ for id_ in few.unlabeled.ids if id_ not in few.granted]  # no step takes a strong view of a labeled document
+    assert method.wants_texts and method.texts_wanted() == 2 * len(others)
     run(method, channel)
-    assert set(asked) == {TextRequest(id_, "input", sample=view) for id_ in few.unlabeled.ids for view in (0, 1)}
+    assert set(asked) == {TextRequest(id_, "input", sample=view) for id_ in others for view in (0, 1)}
     assert method.strong_view(3, 0).startswith("continuation 0 ")
     assert not method.strong_view(3, 1).startswith("continuation")  # none was written: word edits instead
 

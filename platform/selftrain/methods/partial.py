@@ -41,6 +41,10 @@ class PartialLabels(SemiSupervised):
     def granted(self) -> Mapping[str, Any]:
         return self.corpus.candidates
 
+    @property
+    def viewed(self) -> list[int]:
+        return self.labeled
+
     def candidates_of(self, batch: Batch) -> torch.Tensor:
         """The sets of the step's documents, `[N, L]`: one for a candidate, zero for any other class."""
         mask = torch.zeros(len(batch.labeled), len(self.corpus.labels))

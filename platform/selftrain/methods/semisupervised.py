@@ -142,7 +142,7 @@ class SemiSupervised(Method):
         return int(self.options.rounds)
 
     def texts_wanted(self) -> int:
-        return len(self.corpus.unlabeled) * self.strong_views if self.wants_texts else 0
+        return len(self.viewed) * self.compared_views if self.wants_texts else 0
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return [*self.encoder.parameters(), *self.classifier.parameters()]
@@ -153,9 +153,10 @@ class SemiSupervised(Method):
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         if self.wants_texts and not self._continuations:
             ids = self.corpus.unlabeled.ids
-            answers = texts([TextRequest(id_, "input", sample=view) for id_ in ids for view in range(self.strong_views)])
-            for index, id_ in enumerate(ids):
-                self._continuations[index] = [answers.get(TextRequest(id_, "input", sample=view), "") for view in range(self.strong_views)]
+            wanted = {index: [TextRequest(ids[index], "input", sample=view) for view in range(self.compared_views)] for index in self.viewed}
+            answers = texts([request for requests in wanted.values() for request in requests])
+            for index, requests in wanted.items():
+                self._continuations[index] = [answers.get(request, "") for request in requests]
         if self.encoder.frozen and not self._embedded:  # all views at once: in large batches, and in the same ones where a killed training is resumed
             self._embedded = True
             views = [self.strong_view(index, view) for index in self.unlabeled for view in range(self.strong_views)]
@@ -226,6 +227,11 @@ class SemiSupervised(Method):
         return batch.embedded[1 + view] if batch.embedded else self.embed(batch.strong[view])
 
     @property
+    def viewed(self) -> list[int]:
+        """Documents of which a step takes strong views: the language model is asked about no others."""
+        return self.unlabeled
+
+    @property
     def compared_views(self) -> int:
         """How many strong views a step needs with these options."""
         return self.strong_views
@@ -254,7 +260,8 @@ class SemiSupervised(Method):
         """Strong view number `view` of a text."""
         text = self.corpus.unlabeled.texts[index]
         if self.wants_texts:
-            continuation = self._continuations.get(index, [""] * self.strong_views)[view]
+            found = self._continuations.get(index, [])
+            continuation = found[view] if view < len(found) else ""
             return f"{continuation} {text}".strip() if continuation else edited(text, view)
         return edited(text, view)
 
