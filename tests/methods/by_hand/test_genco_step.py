@@ -19,8 +19,6 @@ from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.data.texts import TextRequest, no_texts
 from selftrain.methods.genco import GenCoOptions
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CLASSES = ("sport", "money", "film")
 WORDS = "sport money film about news match goal team bank share profit actor scene music more then day"
 TEXTS = (
@@ -51,13 +49,6 @@ BASE = {
     "weight_decay": 0.1,
 }
 SCALE, SEED = 2.5, 3
-
-
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def corpus():

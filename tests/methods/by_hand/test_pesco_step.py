@@ -15,8 +15,6 @@ from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.data.texts import no_texts
 from selftrain.methods.pesco import PESCOOptions
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CLASSES = ("sport", "money", "film")
 WORDS = "sport money film about news match goal team bank share profit actor scene music more then day"
 SENTENCES = (  # of every document
@@ -34,13 +32,6 @@ SENTENCES = (  # of every document
 TEXTS = tuple(" ".join(parts) for parts in SENTENCES)
 BASE = {"rounds": 2, "steps_per_round": 2, "per_class": 2, "first_share": 0.5, "last_share": 0.9, "learning_rate": 0.02, "weight_decay": 0.1}
 SCALE, SEED = 2.5, 3
-
-
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def prompts(name):

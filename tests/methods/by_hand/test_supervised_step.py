@@ -14,8 +14,6 @@ from selftrain.data.texts import no_texts
 from selftrain.errors import UserError
 from selftrain.methods.supervised import SupervisedOptions
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CLASSES = ("sport", "money", "film")
 WORDS = "sport money film about news match goal team bank share profit actor scene music more then day"
 TEXTS = ("match goal day", "goal team more", "bank share day", "profit more bank", "actor scene", "music film then", "scene day", "then more news")
@@ -25,13 +23,6 @@ GRANTED = {
 }  # the fourth and the last are not granted; one label is wrong
 BASE = {"epochs": 2, "batch_size": 4, "learning_rate": 0.02, "weight_decay": 0.1}
 SCALE, SEED = 2.5, 3
-
-
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def corpus(granted):
