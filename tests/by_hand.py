@@ -86,7 +86,7 @@ class AdamW:
         rate, after = self.rate(self.steps), dict(weights)
         self.steps += 1
         length = sum(float(gradient.square().sum()) for gradient in gradients.values()) ** 0.5
-        shorter = 1.0 if self.clip is None or length <= self.clip else self.clip / length
+        shorter = 1.0 if self.clip is None else min(1.0, self.clip / (length + 1e-6))  # torch adds the millionth
         for name, gradient in gradients.items():
             g = gradient * shorter
             self.first[name] = 0.9 * self.first.get(name, torch.zeros_like(g)) + 0.1 * g

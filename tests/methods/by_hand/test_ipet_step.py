@@ -215,7 +215,7 @@ CASES = {
 
 
 def near(module, weights):
-    return all(torch.allclose(dict(module.named_parameters())[name], value, rtol=0, atol=2e-6) for name, value in weights.items() if name in "EUD")
+    return all(torch.allclose(dict(module.named_parameters())[name], value, rtol=0, atol=1e-9) for name, value in weights.items() if name in "EUD")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -227,7 +227,7 @@ def test_every_step_is_that_of_the_formulas(case):
     for generation in range(hand.own.generations):
         labels = hand.s.argmax(dim=2)
         figures = method.refresh(generation, no_texts)
-        assert torch.allclose(method._scores, hand.s, rtol=0, atol=1e-4 if generation else 1e-12)
+        assert torch.allclose(method._scores, hand.s, rtol=0, atol=1e-8)
         votes = [max(range(3), key=lambda label: int((labels[:, place] == label).sum())) for place in range(len(TEXTS))]
         agree = sum(int(labels[model, place]) == votes[place] for model in range(len(hand.models)) for place in range(len(TEXTS)))
         assert figures["examples"] == 3 * math.ceil(hand.own.first_examples / 3 * hand.own.growth**generation)
@@ -237,7 +237,7 @@ def test_every_step_is_that_of_the_formulas(case):
         for step, weights in enumerate(trained):
             copied = []
             end, method._end = method._end, lambda model: (copied.append(method._training[0]), end(model))  # noqa: B023  (called within this turn)
-            assert method.step(generation, step) == pytest.approx(losses[step], rel=1e-4)
+            assert method.step(generation, step) == pytest.approx(losses[step], rel=1e-9)
             method._end = end
             assert near(copied[0] if copied else method._training[0], weights)
     assert all(torch.equal(untrained[name], value) for name, value in method.encoder.language_model.named_parameters())
@@ -245,10 +245,10 @@ def test_every_step_is_that_of_the_formulas(case):
     assert method.steps(hand.own.generations) == hand.own.classifier_steps
     trained, losses = hand.distilled()
     for step, weights in enumerate(trained):
-        assert method.step(hand.own.generations, step) == pytest.approx(losses[step], rel=1e-4)
+        assert method.step(hand.own.generations, step) == pytest.approx(losses[step], rel=1e-9)
         assert near(method.encoder, weights)
-        assert torch.allclose(method.classifier.weight, weights["C"], rtol=0, atol=2e-6)
-        assert torch.allclose(method.classifier.bias, weights["c"], rtol=0, atol=2e-6)
+        assert torch.allclose(method.classifier.weight, weights["C"], rtol=0, atol=1e-9)
+        assert torch.allclose(method.classifier.bias, weights["c"], rtol=0, atol=1e-9)
     assert any(hand.clipped)  # some of the gradients are cut
     if case != "iPET":
         other = as_printed()
