@@ -76,9 +76,9 @@ def test_finite_where_probabilities_are_zero_and_one(name, scale):
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 0.03), (torch.float16, 0.004)])  # measured: at most 0.021 and 0.0023
 @pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_half_precision_is_finite_and_near_single(name, dtype, scale):
+def test_half_precision_is_finite_and_near_single(name, dtype, near, scale):
     x = scores(scale, dtype)
     if name.startswith("text_to_generated") and scale > 1:
         x = scores(5.0, dtype)
@@ -87,8 +87,9 @@ def test_half_precision_is_finite_and_near_single(name, dtype, scale):
     assert loss.dtype == dtype
     assert torch.isfinite(loss)
     assert torch.isfinite(gradient).all()
-    assert float(loss) == pytest.approx(float(exact), rel=0.05, abs=0.05)
-    assert (gradient.double() - exact_gradient).abs().max() < 0.1 * max(1.0, float(exact_gradient.abs().max()))
+    assert float(loss) == pytest.approx(float(exact), rel=near / 2, abs=0)
+    assert exact_gradient.norm() > 0.01
+    assert (gradient.double() - exact_gradient).norm() < near * exact_gradient.norm()
 
 
 @pytest.mark.parametrize("name", ALL)

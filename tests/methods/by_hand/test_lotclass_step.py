@@ -284,7 +284,7 @@ def test_the_student_is_the_classifier_on_the_first_token():
 
 def test_a_checkpoint_holds_the_phase_the_vocabulary_and_the_moments():
     whole, hand = built({}), ByHand({}, built({}).classifier)
-    rounds = [done for done in hand.category_prediction()] + [done for _, _, _, done in hand.self_training()]
+    rounds = list(hand.category_prediction()) + [done for _, _, _, done in hand.self_training()]
     for round_ in range(whole.rounds):
         whole.refresh(round_, no_texts)
         for step in range(whole.steps(round_)):
