@@ -93,11 +93,15 @@ def test_a_resumed_training_ends_as_the_one_that_was_never_stopped(with_sets, tm
 
 def test_a_full_encoder_is_trained_too_and_its_copy_follows_slowly(with_sets, tmp_path):
     method = build(with_sets, tmp_path / "e", kind=TextEncoder, rounds=1, steps_per_round=2, key_momentum=0.5)
-    before = copy.deepcopy(method.encoder.state_dict())
+    before, states = copy.deepcopy(method.encoder.state_dict()), []
+    update = method.update
+    method.update = lambda: (update(), states.append(copy.deepcopy(method.encoder.state_dict())))
     run(method)
     name = next(name for name, value in method.encoder.state_dict().items() if not torch.equal(before[name], value))
     start, new, follower = before[name], method.encoder.state_dict()[name], method.key_encoder.state_dict()[name]
-    assert 0 < (follower - start).norm() < (new - start).norm()
+    # Two steps, each followed before it is taken: half of the first one, and of the second one nothing yet.
+    middle = states[0][name]
+    assert torch.allclose(follower, start + (middle - start) / 2, atol=1e-7) and not torch.allclose(new, middle, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in methods.METHODS if methods.method_class(name).supervision == "candidates"])
