@@ -170,3 +170,65 @@ def test_the_views_of_plcr_are_three():
     """The consistency of a net with itself is not all that there is: an edited view differs from its document."""
     views = views_of(range(6))
     assert all(not torch.equal(views[0], view) for view in views[1:]) and not torch.equal(views[1], views[2])
+
+
+# --- views by a language model
+
+
+def continuations(changed=None):
+    """A channel that answers every request by its document and view, the `changed` one otherwise; and what it was asked for."""
+    asked = []
+
+    def answer(requests):
+        asked.extend(requests)
+        return {request: "film" if request == changed else "goal vote" if request.sample else "chip bank bank" for request in requests}
+
+    return answer, asked
+
+
+def test_plcr_on_continuations_by_hand(monkeypatch):
+    """The strong views are the document with a continuation before it; what was not answered is an edited document."""
+    monkeypatch.setattr(f"{__name__}.views_of", lambda places: continued(places, {1: ["", "goal vote"]}))
+    options = SMALL | {"views": "continuations"}
+    method = build(corpus(), "plcr", **options)
+    hand = PLCR(method, options)
+    answer, _ = continuations()
+    method.refresh(0, lambda requests: {key: text for key, text in answer(requests).items() if (key.document_id, key.sample) != ("1", 0)})
+    for done in range(hand.steps):
+        method.step(*divmod(done, 3))
+    hand.train()
+    assert_equal({"net": net_of(method.encoder, method.classifier)}, {"net": hand.net})
+
+
+def continued(places, other):
+    answers = [other.get(place, ["chip bank bank", "goal vote"]) for place in places]
+    texts = [TEXTS[place] for place in places]
+    strong = [[f"{one[view]} {text}" if one[view] else edited(text, view) for one, text in zip(answers, texts, strict=True)] for view in range(2)]
+    return [bags(texts), *map(bags, strong)]
+
+
+@pytest.mark.parametrize("name", ["plcr", "pico", "seal_partial"])
+def test_every_text_that_is_asked_for_has_an_effect_on_the_weights(name):
+    options = SMALL | {"views": "continuations", "batch_size": 6, "rounds": 1, "steps_per_round": 3}
+    options |= (
+        {"ramp": 0.0, "generator_rate": 1.0, "virtual_rate": 1.0, "objective_rate": 0.1}
+        if name == "seal_partial"
+        else {"ramp": 0.0}
+        if name == "plcr"
+        else {"start": 0.0}
+    )
+    whole = corpus_of(texts=TEXTS[:6], candidates=dict(enumerate(SETS)))
+
+    def trained(changed):
+        answer, asked = continuations(changed)
+        method = build(whole, name, **options)
+        assert method.wants_texts
+        method.refresh(0, answer)
+        for step in range(3):
+            method.step(0, step)
+        method.refresh(1, answer)  # asked once
+        assert len(asked) == method.texts_wanted() == 6 * method.strong_views
+        return net_of(method.encoder, method.classifier), asked
+
+    base, asked = trained(None)
+    assert all(differ(base, trained(request)[0], least=1e-10) for request in asked)
