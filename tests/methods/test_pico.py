@@ -68,7 +68,7 @@ def test_it_finds_the_labels_in_the_sets(with_sets, tmp_path):
     before = method.weights.clone()
     run(method)
     right = method.student().predict(with_sets.unlabeled.texts).argmax(1) == (torch.arange(24) >= 12)
-    assert right.float().mean() > 0.8
+    assert right.float().mean() > 0.9  # of 24 the sets of 16 leave no choice: guessing the others gives .83
     assert torch.allclose(method.weights.sum(dim=1), torch.ones(24), atol=1e-5)
     assert all(method.weights[index, 1 - int(index >= 12)] == 0 for index in range(24) if index % 3)  # never outside of its set
     assert not torch.equal(before, method.weights)
@@ -116,4 +116,5 @@ def test_methods_for_sets_learn_the_classes_of_images(corpus, name):
     torch.manual_seed(0)
     method = methods.build(experiment, images, ImageEncoder("small-cnn", pixels), seed=0)
     run(method)
-    assert (method.student().predict(pixels).argmax(1).numpy() == labels).mean() > 0.8
+    right = method.student().predict(pixels).argmax(1).numpy() == labels
+    assert right[::3].mean() > 0.9 and right.mean() > 0.9  # every third set leaves a choice
