@@ -14,6 +14,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -104,6 +105,7 @@ def run(options: argparse.Namespace) -> None:
     chosen, verdicts = _chosen(mutants, options.only), Verdicts()
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutation"]
     tests = options.tests or settings["tests"]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a slice as Ctrl-C does
     piece = Slice(mutants, chosen, verdicts, options)
     arguments = ["--rootdir=.", "-qq", "--tb=native", "-p", "no:cacheprovider", "--capture=sys", "--hypothesis-seed=0", "-m", settings["markers"]]
     arguments += [f"--deselect={name}" for name in settings["left_out"]]

@@ -14,7 +14,7 @@ from report import ROOT, Mutant
 
 HOME = ROOT / ".mutants"
 CODE = HOME / "mutants"  # mutmut's copy of the code, all mutants in it
-SECONDS_OF_TESTS = 60.0  # at most, for one mutant
+SECONDS_OF_TESTS = 20.0  # at most, for one mutant
 
 
 class Verdicts:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 
+import hypothesis
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from selftrain.evaluation.sensitivity import Line, heatmaps, lines
 from selftrain.sweeps.report import figure
-from selftrain.sweeps.table import build, number, to_csv, to_markdown, to_text
+from selftrain.sweeps.table import build, legend, number, to_csv, to_markdown, to_text
 
 VALUES = {"a": [0.80, 0.82, 0.84], "b": [0.90, 0.91, 0.92], "c": [0.895, 0.91, 0.918]}
 
@@ -38,18 +41,183 @@ def test_the_best_error_is_the_lowest():
     assert made.entries[("b",), "news"].best and made.entries[("b",), "news"].summary["mean"] == pytest.approx(9.0)
 
 
-def test_what_failed_or_is_missing_is_said_and_cannot_be_the_best():
+def test_what_failed_or_is_missing_is_said():
     found = results()
     found[("b",), "news", 1] = {"error": "it broke"}
     del found[("b",), "news", 2]
     made = table(found)
     b = made.entries[("b",), "news"]
-    assert (b.values, b.failed, b.missing) == ({0: 90.0}, {1: "it broke"}, (2,))
-    assert made.entries[("c",), "news"].best and not made.complete
+    assert (b.values, b.failed, b.missing, b.seeds) == ({0: 90.0}, {1: "it broke"}, (2,), 3)
+    assert not made.complete
     text = to_text(made)
     assert "90.00 (1 of 3 seeds)" in text and "Failed: b on news, seed 1: it broke" in text
     empty = table({})
     assert "–" in to_text(empty) and not any(entry.best for entry in empty.entries.values())
+
+
+@pytest.mark.parametrize("why", ["failed", "missing"])
+def test_a_row_without_all_seeds_does_not_compete_however_high_its_mean(why):
+    found = results({**VALUES, "b": [0.99, 0.99, 0.99]})
+    if why == "failed":
+        found[("b",), "news", 2] = {"error": "it broke"}
+    else:
+        del found[("b",), "news", 2]
+    made = table(found)
+    a, b, c = (made.entries[(row,), "news"] for row in "abc")
+    assert b.summary["mean"] == pytest.approx(99.0) and not b.best
+    assert c.best and c.p is None and a.p is not None
+
+
+def test_where_no_row_has_all_seeds_all_that_have_some_compete():
+    found = {key: result for key, result in results().items() if key[2] < 2 and key[0] != ("c",)}
+    made = table(found)
+    a, b, c = (made.entries[(row,), "news"] for row in "abc")
+    assert b.best and a.p is not None and c.summary is None and not c.best and c.p is None
+
+
+def test_one_row_alone_is_not_the_best_of_anything():
+    found = {key: result for key, result in results().items() if key[0] == ("a",)}
+    assert not any(entry.best or entry.p is not None for entry in table(found).entries.values())
+
+
+@pytest.mark.parametrize(("metric", "best"), [("accuracy", "b"), ("macro_f1", "b"), ("error", "a"), ("ece", "a")])
+def test_lower_is_better_of_errors_and_calibration_alone(metric, best):
+    figures = {"a": [0.10, 0.12], "b": [0.20, 0.22], "c": [0.15, 0.16]}
+    read = {"error": lambda value: {"accuracy": 1 - value}}.get(metric, lambda value: {metric: value})
+    found = {((row,), "news", seed): {"scores": read(value)} for row, group in figures.items() for seed, value in enumerate(group)}
+    made = build(axes=["tau"], rows=[("a",), ("b",), ("c",)], columns=["news"], seeds=[0, 1], metric=metric, results=found)
+    assert [row for (row,), entry in made.column("news") if entry.best] == [best]
+    assert made.entries[("a",), "news"].values == {0: pytest.approx(10.0), 1: pytest.approx(12.0)}
+    assert (", lower is better" in to_text(made)) == (best == "a")
+
+
+def test_the_paired_test_pairs_what_has_the_same_seed():
+    found = results()
+    del found[("a",), "news", 0]  # a: seeds 1 and 2; a test that paired by place would set 0.82 against 0.90
+    made = table(found)
+    assert made.entries[("a",), "news"].p == pytest.approx(stats.ttest_rel([0.82, 0.84], [0.91, 0.92]).pvalue)
+    del found[("a",), "news", 1]
+    assert table(found).entries[("a",), "news"].p is None  # one pair is no sample
+
+
+def test_columns_are_compared_for_themselves():
+    other = results({"a": [0.9, 0.9, 0.9], "b": [0.1, 0.2, 0.3], "c": [0.2, 0.2, 0.2]}, column="mail")
+    made = build(axes=["tau"], rows=[("a",), ("b",), ("c",)], columns=["news", "mail"], seeds=[0, 1, 2], metric="accuracy", results=results() | other)
+    assert [[row for (row,), entry in made.column(name) if entry.best] for name in ("news", "mail")] == [["b"], ["a"]]
+
+
+figures = st.lists(st.lists(st.integers(0, 100), min_size=3, max_size=3), min_size=3, max_size=3)
+
+
+@given(figures, st.permutations([0, 1, 2]), st.permutations([0, 1, 2]))
+def test_neither_the_order_of_rows_nor_of_seeds_changes_what_is_said_of_a_row(group, rows, seeds):
+    values = {row: [value / 100 for value in line] for row, line in zip("abc", group, strict=True)}
+    means = [sum(line) for line in group]
+    hypothesis.assume(len(set(means)) == 3)  # of equal means the first row is the best
+
+    def made(rows, seeds):
+        turned = {row: [values[row][seed] for seed in seeds] for row in values}
+        named = [("abc"[row],) for row in rows]
+        return build(axes=["tau"], rows=named, columns=["news"], seeds=[0, 1, 2], metric="accuracy", results=results(turned))
+
+    one, other = made([0, 1, 2], [0, 1, 2]), made(rows, seeds)
+    assert sum(entry.best for entry in one.entries.values()) == 1
+    for key, entry in one.entries.items():
+        again = other.entries[key]
+        assert entry.best == again.best == (means["abc".index(key[0][0])] == max(means))
+        assert entry.summary["mean"] == pytest.approx(again.summary["mean"])
+        assert (entry.p is None) == (again.p is None) and (entry.p is None or entry.p == pytest.approx(again.p, abs=1e-9))
+
+
+def test_of_equal_means_the_first_row_is_the_best():
+    made = table(results({"a": [0.5, 0.7, 0.6], "b": [0.6, 0.6, 0.6], "c": [0.7, 0.6, 0.5]}))
+    assert [entry.best for _, entry in made.column("news")] == [True, False, False]
+    assert not any(entry.worse for _, entry in made.column("news"))
+
+
+def whole_table():
+    """Two axes, two columns, a failure of two seeds, a missing one, one seed alone, and a paper."""
+    rows = [("1", "x"), ("1", "y"), ("2", "x")]
+    found = {
+        (row, column, seed): {"scores": {"accuracy": value}}
+        for column, group in {"news": [[0.80, 0.82, 0.84], [0.90, 0.91, 0.92]], "mail": [[0.5, 0.6, 0.7], [0.55, 0.65, 0.78]]}.items()
+        for row, values in zip(rows, group, strict=False)
+        for seed, value in enumerate(values)
+    }
+    found |= {
+        (rows[2], "news", 0): {"scores": {"accuracy": 0.99}},
+        (rows[2], "news", 1): {"error": "it broke"},
+        (rows[2], "news", 2): {"error": "it broke"},
+    }
+    found |= {(rows[2], "mail", 0): {"error": "no space"}, (rows[2], "mail", 1): {"error": "it broke"}}
+    return build(
+        axes=["T", "weight"],
+        rows=rows,
+        columns=["news", "mail"],
+        seeds=[0, 1, 2],
+        metric="accuracy",
+        results=found,
+        paper={"1 · x": {"news": "83.18 ± 0.05"}, "2 · x": {"news": "84"}},
+        paper_source="Table 5",
+    )
+
+
+LEGEND = [
+    "Accuracy (%): mean ± sample standard deviation over 3 seeds. {}: best of its column. "
+    "•: significantly below the best (paired t-test over seeds, p < 0.05, not corrected for the number of rows).",
+    "Paper: Table 5, as printed there; other encoders, data sizes or language models than here.",
+    "Failed: 2 · x on news, seed 1 and 2 more: it broke",
+    "Failed: 2 · x on mail, seed 0: no space",
+]
+
+
+def test_the_whole_text():
+    assert to_text(whole_table()).splitlines() == [
+        "T  weight  news                  paper         mail",
+        "-  ------  --------------------  ------------  ----------------",
+        "1  x       82.00 ± 2.00 •        83.18 ± 0.05  60.00 ± 10.00 •",
+        "1  y       91.00 ± 1.00 *        –             66.00 ± 11.53 *",
+        "2  x       99.00 (1 of 3 seeds)  84            – (0 of 3 seeds)",
+        LEGEND[0].format("*"),
+        *LEGEND[1:],
+    ]
+
+
+def test_the_whole_markdown():
+    assert to_markdown(whole_table()) == "\n".join(
+        [
+            "| T | weight | news | paper | mail |",
+            "| --- | --- | --- | --- | --- |",
+            "| 1 | x | 82.00 ± 2.00 • | 83.18 ± 0.05 | 60.00 ± 10.00 • |",
+            "| 1 | y | **91.00 ± 1.00** | – | **66.00 ± 11.53** |",
+            "| 2 | x | 99.00 (1 of 3 seeds) | 84 | – (0 of 3 seeds) |",
+            "",
+            LEGEND[0].format("Bold"),
+            *LEGEND[1:],
+            "",
+        ]
+    )
+
+
+def test_the_whole_csv():
+    # Of three differences d, p = 1 - t / sqrt(t² + 2): .10, .09, .08 give t = 15.59; .05, .05, .08 give t = 6.
+    assert to_csv(whole_table()).splitlines() == [
+        "T,weight,data set,metric,mean,std,seeds,best,p,paper,seed 0,seed 1,seed 2",
+        "1,x,news,accuracy,82.0000,2.0000,3,,0.00409,83.18 ± 0.05,80.0000,82.0000,84.0000",
+        "1,y,news,accuracy,91.0000,1.0000,3,yes,,,90.0000,91.0000,92.0000",
+        "2,x,news,accuracy,99.0000,,1,,,84,99.0000,,",
+        "1,x,mail,accuracy,60.0000,10.0000,3,,0.0267,,50.0000,60.0000,70.0000",
+        "1,y,mail,accuracy,66.0000,11.5326,3,yes,,,55.0000,65.0000,78.0000",
+        "2,x,mail,accuracy,,,0,,,,,,",
+    ]
+
+
+def test_the_legend_says_nothing_of_what_is_not_there():
+    one = build(axes=["tau"], rows=[("a",)], columns=["news"], seeds=[0], metric="ece", results={(("a",), "news", 0): {"scores": {"ece": 0.1}}})
+    assert legend(one) == ["Expected calibration error (%), lower is better: mean ± sample standard deviation over 1 seed."]
+    assert legend(build(axes=[], rows=[], columns=[], seeds=[], metric="accuracy", results={}))[0].endswith("over 0 seeds.")
+    papers = table(results(), paper={"a": {"news": "83"}})  # figures without a source
+    assert len(legend(papers)) == 1 and "•" in legend(papers)[0]
 
 
 def test_markdown_has_the_papers_figures_where_there_are_any():
@@ -67,7 +235,7 @@ def test_csv_holds_every_seed():
 
 
 def test_the_figure_of_a_printed_number():
-    assert [number(text) for text in ("83.18 ± 0.05", "16.47", ".5", None, "–")] == [83.18, 16.47, 0.5, None, None]
+    assert [number(text) for text in (" 83.18 ± 0.05", "16.47", ".5", "-3.25", "12", None, "–")] == [83.18, 16.47, 0.5, -3.25, 12.0, None, None]
 
 
 def test_figures_are_pictures_and_repeat():
