@@ -291,3 +291,28 @@ def test_an_encoder_with_lengths_gets_batches_of_like_length():
     order = [place for batch in found for place in batch]
     assert order == epoch_order(np.arange(7), 2, np.random.default_rng([0, 1]), lengths).tolist() != batches(1, 7)[0]
     assert all(lengths[batch].tolist() == sorted(lengths[batch], reverse=True) for batch in found)
+
+
+# --- what the family's methods choose
+
+
+def test_chosen_texts_and_their_weights_by_hand():
+    """`choose`: a part of the texts, the loss the mean of w_i CE_i, AdamW and its rate anew for the epochs of that part."""
+    method, *_ = started("zerogen", epochs=2)
+    method.step(0, 0)
+    net, weights, chosen = net_of(method.encoder, method.classifier), torch.tensor([0.3, 9.0, 2.0, 0.7, 9.0, 1.5, 0.1]), [0, 2, 3, 5, 6]
+    method = build(corpus(), "confidence", **SMALL | {"epochs": 2})
+    for value, parameter in zip(net, method.parameters(), strict=True):
+        parameter.data = value.clone()
+    method.choose(np.array(chosen), weights)
+    adamw = Adam(0.04, 0.01, 2 * 2)
+    for epoch in range(2):
+        assert method.steps(epoch) == 2
+        for step, batch in enumerate(batches(epoch, 3, chosen)):
+            method.step(epoch, step)
+
+            def loss(there, batch=batch):
+                return (weights[batch] * cross_entropies(logits(there, ROWS[batch]), labels_of(batch))).sum() / len(batch)
+
+            net = adamw.step(net, gradient(loss, net))
+    assert_equal(after(method), {"net": net})
