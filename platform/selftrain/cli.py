@@ -50,7 +50,11 @@ def _parser() -> argparse.ArgumentParser:
 
     run = _command(commands, "run", _run, "run an experiment: generate texts, train, evaluate, register", experiment=True)
     run.add_argument("--dry-run", action="store_true", help="print the resolved config and what it will cost, and start nothing")
-    run.add_argument("--resume", metavar="FOLDER", help="continue a killed run from its folder; what it finished is not done again")
+    run.add_argument(
+        "--resume",
+        metavar="FOLDER",
+        help="continue a killed run, or add seeds or variants to a finished one (--set); what is finished is not done again",
+    )
     run.add_argument("--address", help="a Ray cluster (auto, or an address); default: a local Ray for the length of the run")
     run.add_argument("--promote", action="store_true", help="make the new model champion although no labels can compare it")
 
@@ -219,12 +223,16 @@ def _load(options: argparse.Namespace) -> Any:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.resume and (options.experiment or options.overrides or options.data or options.classes):
-        raise UserError("--resume continues a run as it was asked for; give no experiment, --data, --classes or --set beside it.")
+    if options.resume and (options.experiment or options.data or options.classes or options.text_column or options.label_column or options.promote):
+        raise UserError(
+            "--resume continues a run as it was asked for; pass no experiment, --data, --classes, columns or --promote beside it. "
+            "More seeds and variants can be added with --set."
+        )
     from selftrain import experiment as story
+    from selftrain.resuming import resumed
 
-    address = [f"ray.address={options.address}"] if options.address else ()
-    experiment = story.resumed(options.resume, address) if options.resume else _load(options)
+    overrides = [*options.overrides, *([f"ray.address={options.address}"] if options.address else [])]
+    experiment = resumed(options.resume, overrides) if options.resume else _load(options)
     if options.dry_run:
         print(story.plan(story.prepare(experiment)))
         return 0
@@ -232,16 +240,24 @@ def _run(options: argparse.Namespace) -> int:
     facts = result.metrics
     print(result.table)
     print(f"\nreport      {result.folder / 'report.html'}")
+    if facts.get("labeled"):
+        print(f"labeled     {facts['labeled']}")
     print(f"MLflow run  {facts['run']['mlflow_run_id']}  (selftrain ui)")
     if registered := facts["registered"]:
         champion = "champion" if registered["champion"] else "not champion"
         print(f"model       {registered['model']} version {registered['version']}, {champion}: {registered['reason']}")
     if result.bundle is None:
         print("bundle      none: a bundle, predict and serve read texts, and the documents are images")
-        return 0
-    print(f"bundle      {result.bundle}")
-    print(f"\nserve it:   {facts['serve'][0]}")
-    return 0
+    else:
+        print(f"bundle      {result.bundle}")
+        print(f"\nserve it:   {facts['serve'][0]}")
+    return _tracked(result.unsent)
+
+
+def _tracked(unsent: str | None) -> int:
+    if unsent is not None:
+        print(f"selftrain: {unsent}", file=sys.stderr)
+    return 0 if unsent is None else 2
 
 
 def _generate(options: argparse.Namespace) -> int:

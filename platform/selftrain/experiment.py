@@ -13,9 +13,9 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,21 +25,22 @@ import torch
 
 from selftrain import methods
 from selftrain.cluster import needs, session
-from selftrain.config import Experiment, load
+from selftrain.config import Experiment
 from selftrain.data.corpus import Corpus, Documents, Truth
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import describe as describe_supervision
 from selftrain.data.supervision import grant
 from selftrain.data.texts import TextRequest, continuations, no_texts
+from selftrain.durable import check_writable, disk_problem, explained, write_whole
 from selftrain.errors import UserError
 from selftrain.evaluation import figures
 from selftrain.evaluation.metrics import evaluate
 from selftrain.evaluation.report import Findings, hardest_documents, render
 from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
 from selftrain.evaluation.summary import summarise, text_table
-from selftrain.export.bundle import BundleCard, BundleMetrics, write_bundle
+from selftrain.export.bundle import CARD, BundleCard, BundleMetrics, write_bundle
 from selftrain.export.documents import accuracy_of
-from selftrain.journal import Journal
+from selftrain.labeled import write_labeled
 from selftrain.memory import trim
 from selftrain.methods.base import Method
 from selftrain.models.encoder import TextEncoder
@@ -47,8 +48,11 @@ from selftrain.models.masked import check_masked
 from selftrain.models.opening import check_encoder, is_light, located, open_encoder
 from selftrain.models.sources import IMAGE_ENCODERS, encoder_folder, fingerprint, language_model_folder, masked_lm_folder
 from selftrain.models.student import Student
+from selftrain.resuming import Finished, Parts, finished_metrics
+from selftrain.spool import SPOOL, Spool
 from selftrain.stages import Events, Stages
-from selftrain.tracking import Round, Tracker
+from selftrain.tracking import Round, Tracker, check_tracking, is_away, without_password
+from selftrain.training.checkpoints import RoundCheckpoint
 from selftrain.training.loop import Validation, train
 
 if TYPE_CHECKING:
@@ -64,6 +68,7 @@ class RunResult:
     folder: Path
     metrics: dict[str, Any]
     bundle: Path | None  # None where the documents are images: a bundle reads texts
+    unsent: str | None = None  # a sentence where tracking did not get everything
 
     @property
     def table(self) -> str:
@@ -218,40 +223,51 @@ def run(experiment: Experiment, *, command: str = "", resume: Path | str | None 
     experiment = prepared.experiment
     torch.set_num_threads(experiment.training.threads or len(os.sched_getaffinity(0)))
     folder = Path(resume) if resume else new_folder(experiment)
+    check_writable(folder.parent if not resume else folder, "the folder of the runs (output)")
+    if prepared.language_model is not None:
+        check_writable(Path(experiment.augment.cache), "the cache of texts (augment.cache)")
     tracker = Tracker(experiment.tracking, folder, experiment.name)
     with ExitStack() as stack:
         if prepared.needs_ray:
             with stages("start of Ray"):
                 stack.enter_context(session(experiment, needs(experiment, prepared.language_model)))
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(experiment.to_yaml(), encoding="utf-8")
+        parts = Parts(folder / "checkpoints" / "parts.json", command, started, stages)
+        with explained(folder):
+            write_whole(folder / "config.yaml", experiment.to_yaml())
+            parts.start()
+        stack.callback(parts.stop)
         events = Events(folder / "events.jsonl")
         events("run resumed" if resume else "run started", folder=str(folder), config=experiment.fingerprint())
         mlflow_id = tracker.start(folder.name, experiment.model_dump(mode="json"), _tags(prepared))
+        spool = Spool(tracker, folder / SPOOL, events)
         try:
-            work = _Run(prepared, folder, events, stages, tracker, mlflow_id, command)
-            result = work.go(started)
+            work = _Run(prepared, folder, events, stages, tracker, spool, mlflow_id, parts)
+            result = work.go()
+            spool.finish("FINISHED")
         except BaseException as error:
-            events.stopped("run stopped", error)
-            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            with suppress(UserError):  # no space left to say so
+                events.stopped("run stopped", error)
+                spool.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            spool.close(5.0)
+            if isinstance(error, Exception) and not isinstance(error, UserError) and (problem := disk_problem(error)):
+                raise UserError(_no_disk(folder, problem)) from error
             raise
-        tracker.finish("FINISHED")
-        events("run finished", report=str(folder / "report.html"))
-    return result
+        reason = spool.close()
+        reason = reason or work.unregistered
+        unsent = _unsent(folder, tracker, reason) if reason is not None else None
+        events("run finished", report=str(folder / "report.html"), **({"tracking": "not all of it was sent"} if unsent else {}))
+    return replace(result, unsent=unsent)
 
 
-def resumed(folder: Path | str, overrides: Sequence[str] = ()) -> Experiment:
-    """The experiment of a killed run.
+def _no_disk(folder: Path, problem: str) -> str:
+    return f"The run in {folder} cannot go on: {problem}; free some space and continue it with --resume {folder}, what it finished is kept."
 
-    Raises:
-        UserError: the folder is not a run's, or the run is complete.
-    """
-    folder = Path(folder)
-    if not (folder / "config.yaml").is_file():
-        raise UserError(f"--resume: {str(folder)!r} is not a run folder, it has no config.yaml; give one of those under runs/.")
-    if (folder / "metrics.json").is_file():
-        raise UserError(f"--resume: the run {str(folder)!r} is complete; its report is {folder / 'report.html'}.")
-    return load(folder / "config.yaml", overrides)
+
+def _unsent(folder: Path, tracker: Tracker, reason: str) -> str:
+    return (
+        f"The results are complete in {folder}, but the tracking store {without_password(tracker.uri)} did not take all of them ({reason}); "
+        f"when it answers again, send the rest with `selftrain run --resume {folder}`: nothing is trained again."
+    )
 
 
 def new_folder(experiment: Experiment) -> Path:
@@ -263,7 +279,9 @@ def new_folder(experiment: Experiment) -> Path:
 class _Run:
     """One run in progress: `go` is the story, the other methods are its paragraphs."""
 
-    def __init__(self, prepared: Prepared, folder: Path, events: Events, stages: Stages, tracker: Tracker, mlflow_id: str, command: str) -> None:
+    def __init__(
+        self, prepared: Prepared, folder: Path, events: Events, stages: Stages, tracker: Tracker, spool: Spool, mlflow_id: str, parts: Parts
+    ) -> None:
         self.prepared = prepared
         self.experiment = prepared.experiment
         self.corpus = prepared.corpus
@@ -271,18 +289,24 @@ class _Run:
         self.events = events
         self.stages = stages
         self.tracker = tracker
+        self.spool = spool
         self.mlflow_id = mlflow_id
-        self.command = command
+        self.parts = parts
+        self.previous = finished_metrics(folder)  # of the same run with fewer seeds or variants
+        # What the report is about; without test documents these are the ones that were learned from.
+        self.documents = self.corpus.test if len(self.corpus.test) else self.corpus.unlabeled
+        self.unregistered: str | None = None  # why the registry has no version of the bundle
         self.texts: RemoteTexts | None = None
+        self.broken: set[Path] = set()  # blocks of the text cache that were set aside
         self.llm_fingerprint: str | None = None
         self.labels = self._test_labels()
         self.rows: list[dict[str, Any]] = []
         self.rounds: list[dict[str, Any]] = []
-        # What is bundled: the main variant with the first seed, and its probabilities on the test documents.
+        # What is bundled: the main variant with the first seed, and its probabilities on the documents.
         self.main: tuple[Method, np.ndarray] | None = None
-        self.finished = _Finished(folder / "checkpoints" / "rows.jsonl")
+        self.finished = Finished(folder / "checkpoints" / "rows.jsonl")
 
-    def go(self, started: float) -> RunResult:
+    def go(self) -> RunResult:
         with ExitStack() as stack:
             if self.prepared.language_model is not None:
                 self._start_texts(stack)
@@ -296,42 +320,65 @@ class _Run:
         with self.stages("bundle" if readable else "final predictions"):
             if self.main is None:  # a resumed run that had finished this training takes the weights from its last checkpoint
                 method = self._trained(self.prepared.main, main, self.experiment.seeds[0]).method
-                self.main = method, self._predict(method.student(), self.corpus.test)
+                self.main = method, self._predict(method.student(), self.documents)
             method, probabilities = self.main
             student = method.student()
             bundle = self._bundle(method.name, student) if readable else None
+            labeled = self._write_labeled(probabilities) if readable and not len(self.corpus.test) else None
         with self.stages("report"):
             pictures = self._pictures(student, conditional)
         registered = self._register(bundle) if bundle is not None else None
-        metrics = self._metrics(started, counts.to_json() if counts is not None else _NO_TEXTS, bundle, registered)
+        texts = counts.to_json() if counts is not None else dict(_NO_TEXTS)
+        if self.broken:
+            texts["broken_blocks"] = sorted(map(str, self.broken))
+        metrics = self._metrics(texts, bundle, registered, labeled)
         pictures = figures.from_metrics(metrics) | pictures  # type: ignore[arg-type]
-        texts = self.corpus.test
-        hardest = hardest_documents(probabilities, self.labels, texts.ids, texts.texts, self.corpus.class_names) if len(texts) and readable else []
-        report = render(metrics, Findings(examples=examples, hardest=hardest), pictures)  # type: ignore[arg-type]
-        (self.folder / "report.html").write_text(report, encoding="utf-8")
-        for name, picture in pictures.items():
-            suffix = "png" if picture[:4] == b"\x89PNG" else "svg"
-            path = self.folder / "pictures" / f"{name}.{suffix}"
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(picture)
-        # metrics.json is written last: a folder that holds it is complete.
-        _write_whole(self.folder / "metrics.json", json.dumps(metrics, indent=1, ensure_ascii=False))
-        self.tracker.log_metrics(_final_figures(metrics, self.prepared.main))
-        for file in ("config.yaml", "metrics.json", "report.html", "events.jsonl"):
-            self.tracker.log_artifact(self.folder / file)
-        self.tracker.log_artifact(self.folder / "pictures", "pictures")
+        shown = self.documents
+        hardest = hardest_documents(probabilities, self.labels, shown.ids, shown.texts, self.corpus.class_names) if len(shown) and readable else []
+        self._write_report(metrics, Findings(examples=examples, hardest=hardest), pictures)  # type: ignore[arg-type]
         return RunResult(self.folder, metrics, bundle)
 
+    def _write_report(self, metrics: dict[str, Any], findings: Findings, pictures: Mapping[str, bytes]) -> None:
+        with explained(self.folder, f"free some space and write it with --resume {self.folder}, nothing is trained again"):
+            for name, picture in pictures.items():
+                suffix = "png" if picture[:4] == b"\x89PNG" else "svg"
+                write_whole(self.folder / "pictures" / f"{name}.{suffix}", picture)
+            write_whole(self.folder / "report.html", render(metrics, findings, pictures))  # type: ignore[arg-type]
+            # metrics.json is written last: a folder that holds it is complete.
+            write_whole(self.folder / "metrics.json", json.dumps(metrics, indent=1, ensure_ascii=False))
+        self.spool.metrics(_final_figures(metrics, self.prepared.main))
+        for file in ("config.yaml", "metrics.json", "report.html", "events.jsonl"):
+            self.spool.artifact(self.folder / file)
+        if pictures:
+            self.spool.artifact(self.folder / "pictures", "pictures")
+
+    def _write_labeled(self, probabilities: np.ndarray) -> Path:
+        file = self.folder / "labeled.csv"
+        with explained(file, f"free some space and write it with --resume {self.folder}, nothing is trained again"):
+            write_labeled(file, self.documents, probabilities, self.corpus.class_names)
+        return file
+
     def _start_texts(self, stack: ExitStack) -> None:
+        from selftrain.augment.cache import broken_blocks
         from selftrain.augment.engine import RemoteTexts
         from selftrain.augment.progress import ProgressBar
 
         assert self.prepared.language_model is not None
         self.llm_fingerprint = fingerprint(self.prepared.language_model)
         cache = Path(self.experiment.augment.cache).absolute()
+        before = broken_blocks(cache)
+        stack.callback(self._note_broken_blocks, cache, before)
         self.texts = RemoteTexts.start(self.experiment.augment, self.corpus, str(self.prepared.language_model), self.llm_fingerprint, str(cache))
         stack.callback(self.texts.close)
         stack.enter_context(ProgressBar(self.texts.progress))
+        self._note_broken_blocks(cache, before)
+
+    def _note_broken_blocks(self, cache: Path, before: set[Path]) -> None:
+        from selftrain.augment.cache import broken_blocks
+
+        for file in sorted(broken_blocks(cache) - before - self.broken):
+            self.broken.add(file)
+            self.events("broken block of the text cache set aside", file=str(file), effect="its texts are generated anew")
 
     def _variant(self, name: str, variant: Variant) -> None:
         for seed in self.experiment.seeds if methods.trains(variant.experiment.method) else self.experiment.seeds[:1]:
@@ -344,7 +391,7 @@ class _Run:
             method, seconds = training.method, training.seconds
             with self.stages("evaluation"):
                 student = method.student()
-                probabilities = self._predict(student, self.corpus.test)
+                probabilities = self._predict(student, self.documents)
                 rows = [self._row(name, seed, variant.experiment, seconds, probabilities, inference_ms=self._inference_ms(student))]
                 if name == self.prepared.main and seed == self.experiment.seeds[0]:
                     self.main = method, probabilities
@@ -356,11 +403,12 @@ class _Run:
                     )
             figures_of = [Round(round=int(entry["round"]), figures=_without(entry, "round")) for entry in training.rounds]
             own = [{"variant": name, "seed": seed, **entry} for entry in figures_of]
-            child = self.tracker.child(f"{name} seed {seed}", {"method": variant.experiment.method, "seed": seed}, {"selftrain.variant": name})
-            child.log_rounds(figures_of)
-            child.log_metrics(_scores_of(rows))
-            child.finish()
+            if training.checkpoint is not None and name == self.prepared.main and seed == self.experiment.seeds[0]:
+                training.checkpoint.finish(training.state())  # a resumed run bundles these weights
             self.finished.add(name, seed, rows, own)
+            if training.checkpoint is not None and not (name == self.prepared.main and seed == self.experiment.seeds[0]):
+                training.checkpoint.remove()
+            self._track(name, seed, variant, rows, figures_of)
             self.rows += rows
             self.rounds += own
             accuracy = rows[0]["scores"]["accuracy"] if rows[0]["scores"] else None
@@ -368,13 +416,18 @@ class _Run:
                 "variant done", variant=name, seed=seed, train_seconds=round(seconds, 1), **({"accuracy": accuracy} if accuracy is not None else {})
             )
 
+    def _track(self, name: str, seed: int, variant: Variant, rows: Sequence[Mapping[str, Any]], rounds: Sequence[Round]) -> None:
+        params = {"method": variant.experiment.method, "seed": seed}
+        title = f"{name} seed {seed}"
+        self.spool.child(title, key=title, params=params, tags={"selftrain.variant": name}, rounds=rounds, metrics=_scores_of(rows))
+
     def _best_on_validation(self, training: _Training) -> dict[str, Any]:
         """What the round would have given that is best on the validation documents; the method keeps its last weights."""
         method, best = training.method, training.best
         assert best is not None
         last = copy.deepcopy(method.state())
         method.load_state(best["method"])
-        probabilities = self._predict(method.student(), self.corpus.test)
+        probabilities = self._predict(method.student(), self.documents)
         method.load_state(last)
         scores = evaluate(probabilities, self.labels, self.corpus.class_names).to_json() if self.labels is not None else None
         return {"documents": len(self.corpus.validation), "round": best["round"] + 1, "accuracy": best["accuracy"], "scores": scores}
@@ -387,9 +440,13 @@ class _Run:
             return _Training(method, [], 0.0)
         validation = variant.validation
         if method.encoder.light:
+            checkpoint = RoundCheckpoint(self.folder / "checkpoints" / f"{_file_name(name)}-seed{seed}.pt", _identity(variant, seed))
             with self.stages("training and texts" if method.wants_texts else "training"):
-                history = train(method, texts=self.texts or no_texts, report=_unreported, seed=seed, validation=validation)
-            return _Training(method, history.rounds, history.seconds, history.best)
+                resume = checkpoint.read()
+                if resume is None and checkpoint.file.exists():
+                    self.events("checkpoint cannot be used", file=str(checkpoint.file), effect="the training starts at its first round")
+                history = train(method, texts=self.texts or no_texts, report=checkpoint, seed=seed, validation=validation, resume=resume)
+            return _Training(method, history.rounds, history.seconds, history.best, checkpoint)
         from selftrain.training.distributed import train_variant
 
         with self.stages("training and texts" if method.wants_texts else "training"):
@@ -423,7 +480,8 @@ class _Run:
         inference_ms: float | None = None,
     ) -> dict[str, Any]:
         documents = len(probabilities)
-        predicted = probabilities.argmax(axis=1) if documents else np.empty(0, dtype=int)
+        answered = probabilities[probabilities.sum(axis=1) > 0]  # a language model may give no class
+        predicted = answered.argmax(axis=1)
         scored = self.labels is not None and documents > 0
         return {
             "variant": name,
@@ -442,7 +500,7 @@ class _Run:
 
     def _inference_ms(self, student: Student) -> float | None:
         """Milliseconds that a test document takes, the best of three batches: other work on the machine only ever adds."""
-        some = self.corpus.test.texts[: self.experiment.model.batch_size]
+        some = self.documents.texts[: self.experiment.model.batch_size]
         if not len(some):
             return None
         seconds = []
@@ -454,10 +512,17 @@ class _Run:
         return round(1000 * min(seconds) / len(some), 4)
 
     def _language_model_row(self) -> None:
-        """The language model as a zero-shot classifier (GenCo table 2, row 3): the class name that it must choose, no probabilities."""
+        """The language model as a zero-shot classifier (GenCo table 2, row 3): the class name that it must choose, no probabilities.
+
+        A document that it gives no class for counts as wrong, and into no class's share.
+        """
         assert self.texts is not None
-        count = min(self.experiment.evaluation.llm_documents, len(self.corpus.test))
-        ids = self.corpus.test.ids[:count]
+        seed = self.experiment.seeds[0]
+        if found := self.finished.get(LANGUAGE_MODEL_ROW, seed):
+            self.rows += found["rows"]
+            return
+        count = min(self.experiment.evaluation.llm_documents, len(self.documents))
+        ids = self.documents.ids[:count]
         requests = [TextRequest(id_, "classify") for id_ in ids]
         with self.stages("language model as classifier"):
             answers = dict(self.texts(requests[:1]))  # by itself: the start of the engine is no part of what a document costs
@@ -468,13 +533,15 @@ class _Run:
         # Answers that the cache held took no time, and say nothing about cost.
         generated = self.texts.summary()[0].generated - before
         inference_ms = round(1000 * seconds / generated, 4) if generated and generated == count - 1 else None
-        index = {name: place for place, name in enumerate(self.corpus.class_names)}
-        chosen = [index.get(answers.get(TextRequest(id_, "classify"), ""), 0) for id_ in ids]
-        probabilities = np.eye(len(index))[chosen]
-        row = self._row(LANGUAGE_MODEL_ROW, self.experiment.seeds[0], self.experiment, 0.0, probabilities, inference_ms=inference_ms)
-        self.rows.append(row | {"bound": True, "supervision": "none"})
+        chosen = chosen_classes([answers.get(request) for request in requests], self.corpus.class_names)
+        row = self._row(LANGUAGE_MODEL_ROW, seed, self.experiment, 0.0, chosen, inference_ms=inference_ms)
+        row |= {"bound": True, "supervision": "none", "failed": int((chosen.sum(axis=1) == 0).sum())}
+        self.finished.add(LANGUAGE_MODEL_ROW, seed, [row], [])
+        self.rows.append(row)
 
     def _bundle(self, method: str, student: Student) -> Path:
+        if self.previous is not None and (self.folder / "bundle" / CARD).is_file():  # more seeds or variants: the bundle is the same
+            return self.folder / "bundle"
         scores = next(row["scores"] for row in self.rows if row["variant"] == self.prepared.main)
         model = self.experiment.model
         masked = methods.method_class(method).masked_lm
@@ -507,22 +574,34 @@ class _Run:
         return self.experiment.tracking.registered_model or self.experiment.name
 
     def _register(self, bundle: Path) -> dict[str, Any] | None:
+        if self.previous is not None and self.previous["registered"] is not None:  # more seeds: the bundle is the same
+            return dict(self.previous["registered"])
         scores = next(row["scores"] for row in self.rows if row["variant"] == self.prepared.main) or {}
 
         def accuracy_of_champion(other: Path) -> float:
             assert self.labels is not None
             return accuracy_of(other, list(self.corpus.test.texts), self.labels, self.corpus.class_names)
 
-        with self.stages("registration"):
-            found = self.tracker.log_bundle_and_register(
-                bundle,
-                self.model_name,
-                {key: scores.get(key) for key in ("accuracy", "macro_f1", "ece", "documents")},
-                labeled=self.labels is not None,
-                promote=self.experiment.tracking.promote,
-                evaluate=accuracy_of_champion,
-                tags={"data_fingerprint": self.corpus.fingerprint, "run": self.folder.name},
-            )
+        try:
+            with self.stages("registration"):
+                check_tracking(self.tracker.uri)  # MLflow itself would try for a minute
+                found = self.tracker.log_bundle_and_register(
+                    bundle,
+                    self.model_name,
+                    {key: scores.get(key) for key in ("accuracy", "macro_f1", "ece", "documents")},
+                    labeled=self.labels is not None,
+                    promote=self.experiment.tracking.promote,
+                    evaluate=accuracy_of_champion,
+                    tags={"data_fingerprint": self.corpus.fingerprint, "run": self.folder.name},
+                )
+        except Exception as error:
+            if not is_away(error):
+                raise
+            self.unregistered = " ".join(str(error).split())[:300]
+            self.spool.owe("registration")
+            self.events("model not registered", reason=self.unregistered)
+            return None
+        self.spool.settle("registration")
         self.events("model registered", model=found.model, version=found.version, champion=str(found.champion).lower(), reason=found.reason)
         return {"model": found.model, "version": found.version, "champion": found.champion, "reason": found.reason}
 
@@ -537,7 +616,7 @@ class _Run:
             matrix = np.array([[found[[a == row for a in asked], column].sum() for column in range(classes)] for row in range(classes)])
             pictures["label_alignment"] = figures.label_alignment(matrix.tolist(), self.corpus.class_names)
         kind = self.experiment.evaluation.map
-        documents = self.corpus.test if len(self.corpus.test) else self.corpus.unlabeled
+        documents = self.documents
         shown = documents.texts[: self.experiment.evaluation.map_documents]
         if kind != "none" and len(shown) >= 5:
             some = texts[:150]
@@ -546,11 +625,7 @@ class _Run:
             parts = [student.encoder.encode(shown), student.encoder.encode(some), prototypes]
             points = figures.project(torch.cat([part for part in parts if len(part)]).cpu().numpy(), kind, self.experiment.seeds[0])
             first, second = len(shown), len(shown) + len(some)
-            labels = (
-                self.labels
-                if self.labels is not None and documents is self.corpus.test
-                else self._predict(student, documents).argmax(axis=1)[: len(shown)]
-            )
+            labels = self.labels if self.labels is not None else self._predict(student, documents).argmax(axis=1)[: len(shown)]
             pictures["embedding_map"] = figures.embedding_map(
                 points[:first],
                 labels[:first],
@@ -561,7 +636,7 @@ class _Run:
             )
         return pictures
 
-    def _metrics(self, started: float, texts: Mapping[str, Any], bundle: Path | None, registered: dict[str, Any] | None) -> dict[str, Any]:
+    def _metrics(self, texts: Mapping[str, Any], bundle: Path | None, registered: dict[str, Any] | None, labeled: Path | None) -> dict[str, Any]:
         experiment, corpus = self.experiment, self.corpus
         skipped: dict[str, int] = {}
         for row in corpus.skipped:
@@ -576,9 +651,9 @@ class _Run:
                 "id": self.folder.name,
                 "name": experiment.name,
                 "folder": str(self.folder),
-                "command": self.command,
-                "started": datetime.fromtimestamp(time.time() - (time.monotonic() - started), UTC).isoformat(timespec="seconds"),
-                "seconds": round(time.monotonic() - started, 1),
+                "command": "\n".join(self.parts.commands),
+                "started": self.parts.started,
+                "seconds": round(self.parts.seconds, 1),
                 "code_version": code_version(),
                 "config_fingerprint": experiment.fingerprint(),
                 "mlflow_run_id": self.mlflow_id,
@@ -609,8 +684,9 @@ class _Run:
             "summary": summarise(self.rows),  # type: ignore[arg-type]
             "rounds": self.rounds,
             "texts": dict(texts),
-            "stages": self.stages.to_json(),
+            "stages": self.parts.stages,
             "bundle": str(bundle) if bundle is not None else None,
+            "labeled": str(labeled) if labeled is not None else None,
             "registered": registered,
             "serve": serve,
         }
@@ -622,6 +698,16 @@ class _Run:
         return np.array([truth[id_] for id_ in self.corpus.test.ids])
 
 
+def chosen_classes(answers: Sequence[str | None], class_names: Sequence[str]) -> np.ndarray:
+    """`[answers, classes]`: 1 at the class that an answer names, and a row of zeros for one that names none (it failed, or was cut off)."""
+    places = {name: place for place, name in enumerate(class_names)}
+    chosen = np.zeros((len(answers), len(places)))
+    for row, answer in enumerate(answers):
+        if answer in places:
+            chosen[row, places[answer]] = 1.0
+    return chosen
+
+
 @dataclass(frozen=True)
 class _Training:
     """One training that is over."""
@@ -630,24 +716,23 @@ class _Training:
     rounds: list[dict[str, float]]  # figures a round
     seconds: float
     best: dict[str, Any] | None = None  # see `training.loop.Trained`
+    checkpoint: RoundCheckpoint | None = None  # of a training in this process
+
+    def state(self) -> dict[str, Any]:
+        """What `training.loop.train` takes as `resume`: a training that is over."""
+        return {
+            "round": self.method.rounds - 1,
+            "method": self.method.state(),
+            "rounds": self.rounds,
+            "seconds": self.seconds,
+            "best": self.best,
+        }
 
 
-class _Finished:
-    """Rows that a run has finished, one JSON line a (variant, seed): what `--resume` does not do again."""
-
-    def __init__(self, file: Path) -> None:
-        self._journal = Journal(file)
-        self._found = {(entry["variant"], entry["seed"]): entry for entry in self._journal.read()}
-
-    def get(self, variant: str, seed: int) -> dict[str, Any] | None:
-        return self._found.get((variant, seed))
-
-    def add(self, variant: str, seed: int, rows: Sequence[Any], rounds: Sequence[Any]) -> None:
-        self._journal.add({"variant": variant, "seed": seed, "rows": rows, "rounds": rounds})
-
-
-def _unreported(figures: dict[str, float], state: dict[str, Any]) -> None:
-    """A head trains in seconds: a killed run trains it again, and only finished ones are kept."""
+def _identity(variant: Variant, seed: int) -> str:
+    """All that the weights depend on."""
+    asked = variant.experiment.model_dump(mode="json", include={"data", "model", "method", "augment", "training"})
+    return json.dumps([asked, variant.corpus.fingerprint, seed], sort_keys=True)
 
 
 _NO_TEXTS = {
@@ -721,9 +806,3 @@ def _without(mapping: Mapping[str, float], key: str) -> dict[str, float]:
 
 def _file_name(name: str) -> str:
     return "".join(character if character.isalnum() or character in "-_." else "_" for character in name)
-
-
-def _write_whole(file: Path, text: str) -> None:
-    scratch = file.with_suffix(".tmp")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, file)

@@ -41,6 +41,10 @@ _PARAM_LENGTH, _TAG_LENGTH, _KEY_LENGTH, _PARAMS_A_BATCH, _METRICS_A_BATCH = 600
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
+class TrackingAway(UserError):
+    """A tracking server or database that does not answer."""
+
+
 class Round(TypedDict):
     """The figures of one self-training round."""
 
@@ -78,7 +82,7 @@ def tracking_uri(uri: str | None = None) -> str:
     scheme = uri.partition(":")[0].partition("+")[0] if "://" in uri else ""
     if scheme not in (*_DATABASES, "http", "https"):
         raise UserError(
-            f"Tracking address {_without_password(uri)!r} is neither a server (http://...) nor a database; write e.g. sqlite:///mlflow.db."
+            f"Tracking address {without_password(uri)!r} is neither a server (http://...) nor a database; write e.g. sqlite:///mlflow.db."
         )
     file = _sqlite_file(uri)
     return f"sqlite:///{file}" if file is not None else uri
@@ -104,8 +108,8 @@ def check_tracking(uri: str) -> None:
         reason = f"status {error.code}"
     except (OSError, ValueError) as error:
         reason = str(getattr(error, "reason", error))
-    raise UserError(
-        f"The tracking server {_without_password(uri)} does not answer ({reason}); start it, correct tracking.uri, or unset MLFLOW_TRACKING_URI for a local file."
+    raise TrackingAway(
+        f"The tracking server {without_password(uri)} does not answer ({reason}); start it, correct tracking.uri, or unset MLFLOW_TRACKING_URI for a local file."
     )
 
 
@@ -113,7 +117,7 @@ def _check_database(uri: str) -> None:
     """MLflow itself would try for minutes."""
     import sqlalchemy
 
-    where = _without_password(uri)
+    where = without_password(uri)
     try:
         engine = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": int(_ANSWER_SECONDS)} if uri.startswith("postgresql") else {})
     except ImportError as error:
@@ -126,11 +130,31 @@ def _check_database(uri: str) -> None:
         with engine.connect():
             return
     except sqlalchemy.exc.SQLAlchemyError as error:
-        raise UserError(
+        raise TrackingAway(
             f"The tracking database {where} does not answer ({_reason(error)}); start it, correct tracking.uri, or unset MLFLOW_TRACKING_URI for a local file."
         ) from None
     finally:
         engine.dispose()
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether `error` says that tracking does not answer, or cannot work, and not that we asked for something wrong."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, TrackingAway):
+        return True
+    return isinstance(error, MlflowException | OSError) and not refused(error)
+
+
+def refused(error: BaseException) -> bool:
+    """Whether MLflow is there and does not take what it was given; asking again would not help."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+    return isinstance(error, MlflowException) and error.error_code in (
+        ErrorCode.Name(INVALID_PARAMETER_VALUE),
+        ErrorCode.Name(RESOURCE_DOES_NOT_EXIST),
+    )
 
 
 def _reason(error: BaseException) -> str:
@@ -152,13 +176,13 @@ class Child:
         for start in range(0, len(flat), _PARAMS_A_BATCH):
             self._client.log_batch(self.run_id, params=flat[start : start + _PARAMS_A_BATCH])
 
-    def log_rounds(self, rounds: Sequence[Round]) -> None:
-        """Write the figures of self-training rounds, in batches; `round` becomes MLflow's step."""
-        self._log([(name, value, one["round"]) for one in rounds for name, value in one["figures"].items()])
+    def log_rounds(self, rounds: Sequence[Round], *, when: int | None = None) -> None:
+        """Write the figures of self-training rounds, in batches; `round` becomes MLflow's step. `when`: milliseconds since 1970, default: now."""
+        self._log([(name, value, one["round"]) for one in rounds for name, value in one["figures"].items()], when)
 
-    def log_metrics(self, metrics: Mapping[str, float | None]) -> None:
-        """Write final figures; those that are None are left out."""
-        self._log([(name, value, 0) for name, value in metrics.items() if value is not None])
+    def log_metrics(self, metrics: Mapping[str, float | None], *, when: int | None = None) -> None:
+        """Write final figures; those that are None are left out. `when`: as in `log_rounds`."""
+        self._log([(name, value, 0) for name, value in metrics.items() if value is not None], when)
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Upload a file, or what a folder holds, into `folder` of the run's artifacts."""
@@ -169,10 +193,10 @@ class Child:
         """Close the run."""
         self._client.set_terminated(self.run_id, status)
 
-    def _log(self, figures: Sequence[tuple[str, float, int]]) -> None:
+    def _log(self, figures: Sequence[tuple[str, float, int]], when: int | None) -> None:
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
+        now = when if when is not None else int(time.time() * 1000)
         metrics = [Metric(_key(name), float(value), now, step) for name, value, step in figures]
         for start in range(0, len(metrics), _METRICS_A_BATCH):
             self._client.log_batch(self.run_id, metrics=metrics[start : start + _METRICS_A_BATCH])
@@ -221,9 +245,17 @@ class Tracker:
             self._run.log_params(params)
         return self._run.run_id
 
-    def child(self, name: str, params: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None) -> Child:
-        """Start a run below the parent, for one variant and seed."""
-        below = self._create(name, {**(tags or {}), "mlflow.parentRunId": self.run.run_id})
+    def child(
+        self, name: str, params: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None, *, key: tuple[str, str] | None = None
+    ) -> Child:
+        """Start a run below the parent, for one variant and seed; where `key`, a tag with its value, is given, one that has it is gone on with."""
+        below: Child | None = None
+        if key is not None:
+            mine = f"tags.`mlflow.parentRunId` = '{self.run.run_id}' and tags.`{key[0]}` = '{key[1]}'"
+            if found := self._client.search_runs([self._experiment_id], filter_string=mine, max_results=1):
+                below = Child(self._client, found[0].info.run_id)
+        if below is None:
+            below = self._create(name, {**(tags or {}), "mlflow.parentRunId": self.run.run_id})
         below.log_params(params or {})
         return below
 
@@ -432,7 +464,7 @@ def finished_metrics(uri: str | None = None, experiment: str = "selftrain") -> l
     found = client.get_experiment_by_name(experiment)
     if found is None:
         known = ", ".join(sorted(one.name for one in client.search_experiments()))
-        raise UserError(f"There is no MLflow experiment {experiment!r} in {_without_password(uri)} (it has: {known}); name one with --experiment.")
+        raise UserError(f"There is no MLflow experiment {experiment!r} in {without_password(uri)} (it has: {known}); name one with --experiment.")
     query = f"attributes.status = 'FINISHED' and tags.`{RUN_TAG}` != ''"
     runs: list[dict[str, Any]] = []
     token = None
@@ -455,7 +487,7 @@ def ui_command(uri: str | None, port: int = 5000) -> list[str]:
     """
     uri = tracking_uri(uri)
     if _is_server(uri):
-        raise UserError(f"The runs are on the tracking server; open {_without_password(uri)} in a browser.")
+        raise UserError(f"The runs are on the tracking server; open {without_password(uri)} in a browser.")
     file = _sqlite_file(uri)
     if file is not None and not file.exists():
         raise UserError(f"There is no MLflow database {file}; run `selftrain run` here first, or name another with --set tracking.uri.")
@@ -504,7 +536,7 @@ def _open(uri: str, experiment: str | None) -> tuple[Any, str]:
             if _is_server(uri) and not isinstance(error, MlflowException):
                 raise
             raise UserError(
-                f"The tracking store {_without_password(uri)} cannot be used ({_reason(error)}); mend it or name another with tracking.uri."
+                f"The tracking store {without_password(uri)} cannot be used ({_reason(error)}); mend it or name another with tracking.uri."
             ) from error
 
 
@@ -560,7 +592,8 @@ def _artifact_root(uri: str) -> Path | None:
     return (file.parent if file is not None else Path.cwd()) / "mlartifacts"
 
 
-def _without_password(uri: str) -> str:
+def without_password(uri: str) -> str:
+    """An address as it may be shown."""
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", uri)
 
 
@@ -579,7 +612,7 @@ def _alias(client: Any, name: str, alias: str) -> Any:
 
 
 def _missing(client: Any, uri: str, name: str, alias: str | None, number: str | None) -> str:
-    where = _without_password(uri)
+    where = without_password(uri)
     versions = [str(one.version) for one in client.search_model_versions(f"name = '{name.replace(chr(39), '')}'")]
     if not versions:
         known = ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"

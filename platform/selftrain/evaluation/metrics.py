@@ -67,7 +67,7 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequenc
     among labels or predictions; a class with documents but no right prediction counts as 0, and a class that occurs in neither is left out.
 
     Args:
-        probabilities: `[N, L]`, one row a document, each summing to 1.
+        probabilities: `[N, L]`, one row a document, each summing to 1; a row of zeros is a document without an answer: wrong, and put into no class.
         labels: `[N]`, true class indices in 0 .. L-1.
         class_names: the L names, in index order.
 
@@ -78,9 +78,10 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequenc
     documents, classes = probabilities.shape
     predicted = probabilities.argmax(axis=1)
     confidence = np.minimum(probabilities.max(axis=1), 1.0)
-    correct = predicted == labels
-    confusion = np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
-    per_class = _per_class(confusion, class_names)
+    answered = probabilities.any(axis=1)
+    correct = (predicted == labels) & answered
+    confusion = np.bincount((labels * classes + predicted)[answered], minlength=classes * classes).reshape(classes, classes)
+    per_class = _per_class(confusion, np.bincount(labels, minlength=classes), class_names)
     bins = reliability_bins(confidence, correct)
     return Scores(
         documents=documents,
@@ -125,8 +126,8 @@ def _cuts(documents: int) -> list[int]:
     return sorted(cuts)
 
 
-def _per_class(confusion: np.ndarray, class_names: Sequence[str]) -> tuple[ClassScores, ...]:
-    right, support, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+def _per_class(confusion: np.ndarray, support: np.ndarray, class_names: Sequence[str]) -> tuple[ClassScores, ...]:
+    right, predicted = np.diag(confusion), confusion.sum(axis=0)
     return tuple(
         ClassScores(
             name=name,
@@ -149,7 +150,8 @@ def _checked(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> tup
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"labels must be integers in 0 .. {classes - 1}")
     # Softmax in half precision is off by about 1e-3.
-    if not np.isfinite(probabilities).all() or probabilities.min() < 0 or np.abs(probabilities.sum(axis=1) - 1).max() > 1e-2:
-        raise ValueError("probabilities must be finite, not negative, and sum to 1 in every row")
+    off = np.abs(probabilities.sum(axis=1) - 1)[probabilities.any(axis=1)]
+    if not np.isfinite(probabilities).all() or probabilities.min() < 0 or off.max(initial=0.0) > 1e-2:
+        raise ValueError("probabilities must be finite, not negative, and sum to 1 in every row (or be all 0: no answer)")
     # As they are: dividing by the sums would tear ties apart in the last digit.
     return probabilities, labels.astype(np.int64)

@@ -127,6 +127,7 @@ def render(metrics: Metrics, findings: Findings, pictures: Mapping[str, bytes]) 
         examples=findings.examples,
         mistakes=[entry for entry in findings.hardest if entry["why"] == "wrong"],
         undecided=[entry for entry in findings.hardest if entry["why"] == "undecided"],
+        failed=[(row["variant"], row["failed"], row["documents"]) for row in metrics["rows"] if row.get("failed")],
         skipped_rows=metrics["data"]["skipped_rows"][:SKIPPED_SHOWN],
     )
 
@@ -136,7 +137,8 @@ def _result(metrics: Metrics) -> str:
     main = main_summary(metrics)
     if main is None:
         return "The run ended before anything was measured."
-    documents, classes = f"{main['documents']:,} documents", f"{len(metrics['asked']['classes'])} classes"
+    unlabeled = " unlabeled" if not metrics["data"]["test"] else ""
+    documents, classes = f"{main['documents']:,}{unlabeled} documents", f"{len(metrics['asked']['classes'])} classes"
     if main["accuracy"] is None:
         confidence = plus_minus(main["mean_confidence"], 2)
         return (

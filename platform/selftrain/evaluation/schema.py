@@ -20,9 +20,9 @@ class RunFacts(TypedDict):
     id: str
     name: str
     folder: str
-    command: str
-    started: str  # ISO 8601
-    seconds: float
+    command: str  # one a line where the run was resumed
+    started: str  # of the first part, ISO 8601
+    seconds: float  # of all parts
     code_version: str
     config_fingerprint: str
     mlflow_run_id: str | None
@@ -85,6 +85,7 @@ class Row(TypedDict):
     documents: int
     inference_ms: float | None  # milliseconds to classify one document, in batches; None where that was not measured
     bound: NotRequired[bool]
+    failed: NotRequired[int]  # documents that the language model gave no class for: wrong, and in no class's share
     validation: NotRequired[BestOnValidation]
 
 
@@ -126,6 +127,7 @@ class TextFacts(TypedDict):
     generated_tokens: int
     seconds: float
     tokens_per_second: float | None
+    broken_blocks: NotRequired[list[str]]  # of the text cache, which were set aside and their texts generated anew
 
 
 class Stage(TypedDict):
@@ -158,5 +160,6 @@ class Metrics(TypedDict):
     texts: TextFacts
     stages: list[Stage]
     bundle: str | None
+    labeled: NotRequired[str | None]  # the documents as they were labeled, where there are none for testing
     registered: Registration | None
     serve: list[str]
