@@ -89,12 +89,13 @@ class Spool:
         with self._changed:
             return {entry["key"] for entry in self._entries if entry["op"] == "child"}
 
-    def close(self, seconds: float = _PATIENCE) -> str | None:
+    def close(self, seconds: float | None = None) -> str | None:
         """Send what is left, for at most so many seconds as long as nothing gets through; returns why something could not be sent, or None."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
             left = len(self._entries)
+        seconds = _PATIENCE if seconds is None else seconds
         deadline = time.monotonic() + seconds
         while self._thread.is_alive() and time.monotonic() < deadline:
             self._thread.join(0.05)
