@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
 import sysconfig
-import time
 from importlib import metadata
 from pathlib import Path
 
@@ -61,12 +61,20 @@ def test_importing_is_light(module):
     assert answer(code) == "[]"
 
 
-def test_help_answers_within_a_second():
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        helped = subprocess.run([Path(sys.executable).parent / "selftrain", "--help"], capture_output=True, text=True, timeout=180, check=False)
-        seconds.append(time.perf_counter() - start)
-        assert helped.returncode == 0, helped.stderr
-        assert "doctor" in helped.stdout
-    assert min(seconds) < 1.0
+def test_help_imports_nothing_but_the_standard_library_and_the_command_line():
+    """What makes it answer at once on any machine: a clock would test the machine."""
+    code = (
+        "import contextlib, io, sys; before = set(sys.modules); from selftrain.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit): main(['--help'])\n"
+        "assert 'doctor' in said.getvalue()\n"
+        "print(sorted(name for name in set(sys.modules) - before if name.partition('.')[0] not in sys.stdlib_module_names))"
+    )
+    found = set(ast.literal_eval(answer(code)))
+    assert {"selftrain", "selftrain.cli"} <= found
+    assert {name.partition(".")[0] for name in found} == {"selftrain"} and len(found) <= 12, sorted(found)
+
+
+def test_the_installed_command_helps():
+    helped = subprocess.run([Path(sys.executable).parent / "selftrain", "--help"], capture_output=True, text=True, timeout=180, check=False)
+    assert helped.returncode == 0, helped.stderr
+    assert "doctor" in helped.stdout

@@ -9,6 +9,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
 import pandas as pd
 import pytest
 import torch
@@ -74,7 +76,7 @@ def copied(exported, tmp_path) -> Path:
 
 def test_every_backend_gives_the_same_probabilities(plain, exported) -> None:
     expected = Classifier.load(plain, device="cpu").predict_proba(texts(50, seed=1))
-    for name, tolerance in (("torch", 0), ("onnx", 1e-5), ("openvino", 1e-5), ("onnx-int8", 0.2)):
+    for name, tolerance in (("torch", 0), ("onnx", 1e-5), ("openvino", 1e-5)):
         opened = Classifier.load(exported, backend=name, threads=1)
         assert opened.backend == name
         found = opened.predict_proba(texts(50, seed=1))
@@ -86,6 +88,24 @@ def test_every_backend_gives_the_same_probabilities(plain, exported) -> None:
         assert opened.predict_proba([]).shape == (0, 3)
         with pytest.raises(UserError, match=r"Text 1 of 2.*empty"):
             opened.predict(["fine", " "])
+
+
+def test_int8_holds_every_weight_to_half_a_step_and_the_probabilities_nearly(plain, exported) -> None:
+    float32, int8 = (onnx.load(exported / "onnx" / name) for name in ("model.onnx", "model_int8.onnx"))
+    exact = {one.name: onnx.numpy_helper.to_array(one) for one in float32.graph.initializer}
+    stored = {one.name: onnx.numpy_helper.to_array(one) for one in int8.graph.initializer}
+    quantized = [name.removesuffix("_quantized") for name in stored if name.endswith("_quantized")]
+    assert len(quantized) == 9  # three embeddings, and six matrices of the layer
+    for name in quantized:
+        scale, zero = stored[f"{name}_scale"], stored[f"{name}_zero_point"].astype(np.float64)
+        found = (stored[f"{name}_quantized"].astype(np.float64) - zero) * scale
+        assert np.all(np.abs(found - exact[name]) <= 0.5001 * scale), name
+        assert np.any(found != exact[name]), name
+    rows = texts(50, seed=1)
+    expected = Classifier.load(plain, device="cpu").predict_proba(rows)
+    difference = np.abs(Classifier.load(exported, backend="onnx-int8", threads=1).predict_proba(rows) - expected)
+    # Measured: .016 at most and .004 in the mean; two classes changed for one another are .3 apart.
+    assert 0 < difference.max() < 0.05 and difference.mean() < 0.01
 
 
 def test_the_record_says_what_was_chosen_and_measured(exported) -> None:
