@@ -84,9 +84,11 @@ def toy(labeled=LABELED, classes=3, **more: Any) -> Corpus:
     )
 
 
-def built(name: str, corpus: Corpus | None = None, *, seed: int = 0, normalize: bool = True, workers: Workers | None = None, **options: Any):
-    """The method with the linear encoder."""
-    torch.manual_seed(3)
+def built(
+    name: str, corpus: Corpus | None = None, *, seed: int = 0, start: int = 3, normalize: bool = True, workers: Workers | None = None, **options: Any
+):
+    """The method with the linear encoder; the first weights of what it adds follow from `start`."""
+    torch.manual_seed(start)
     encoder = HalvedEncoder(WORDS, dimensions=3, seed=1, normalize=normalize)
     experiment = parse({"method": {**SHORT, "name": name, **options}})
     return methods.build(experiment, corpus or toy(), encoder, workers=workers or Watching(), seed=seed)

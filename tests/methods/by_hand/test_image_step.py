@@ -266,7 +266,24 @@ class MixMatch(ImagesByHand):
         return {"ce": hard, "mixmatch": self.options.weight * (p[3:] - targets[3:]).square().mean()}
 
 
+class CSKD(ImagesByHand):
+    def losses(self, w, weak, views, rng):
+        labeled, _ = self.plain(w, weak)
+        partners = []
+        for i in self.labeled:
+            (partner,) = (j for j in range(LABELED) if self.labels[j] == self.labels[i] and j != i)  # two images of each class
+            assert rng.integers(1) == 0
+            partners.append(partner)
+        views = flat(weak_views([self.pixels[i] for i in partners], rng, mirrored=self.mirrored))
+        teacher, terms, warmth = self.logits(w, centred(w["W"], views)).detach(), [], self.options.temperature
+        for one, other in zip(teacher, labeled, strict=True):
+            target = softmax(one / warmth)
+            terms.append(warmth * warmth * (target * (target / softmax(other / warmth)).log()).sum())
+        return {"ce": self.cross_entropy(labeled), "cs_kd": self.options.weight * mean(terms)}
+
+
 ALL = {
+    "cs_kd": (CSKD, {}, [6, 3] * 2),
     "cross_entropy": (CrossEntropy, {}, [6, 6]),
     "fixmatch": (FixMatch, {"threshold": 0.5}, [9, 9]),
     "fixmatch with simclr": (FixMatchWithSimCLR, {"threshold": 0.6, "simclr_weight": 0.3}, [12, 12]),
