@@ -95,7 +95,7 @@ def group(request):
     processes = [context.Process(target=member, args=(rank, size, port, results)) for rank in range(size)]
     for process in processes:
         process.start()
-    found = dict(results.get(timeout=600) for _ in range(size))
+    found = dict(results.get(timeout=120) for _ in range(size))
     for process in processes:
         process.join(timeout=60)
     assert not any(isinstance(one, str) for one in found.values()), found

@@ -1,0 +1,153 @@
+"""What a worker of Ray Train does around the loop: seeds, threads, checkpoints and resuming, texts that are asked for once, the user's errors. Ray itself is
+in tests/e2e; here a stand-in for its context says which worker this is and keeps what is reported."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import ray.train
+import ray.train.torch
+import torch
+from by_hand import LinearEncoder
+from few_labels import SHORT, WORDS, toy
+
+from selftrain import methods
+from selftrain.config import parse
+from selftrain.data.texts import TextRequest, no_texts
+from selftrain.errors import UserError
+from selftrain.models.workers import Workers
+from selftrain.training import distributed
+from selftrain.training.loop import Validation, train
+
+EXPERIMENT = parse({"method": {**SHORT, "name": "cross_entropy", "rounds": 3}, "training": {"threads": 1}})
+
+
+class Session:
+    """Ray Train's side of a worker."""
+
+    def __init__(self, rank=0, size=1, checkpoint=None):
+        self.rank, self.size, self.checkpoint = rank, size, checkpoint
+        self.reports = []
+
+    def context(self):
+        return SimpleNamespace(get_world_rank=lambda: self.rank, get_world_size=lambda: self.size)
+
+    def report(self, figures, checkpoint):
+        state = None
+        if checkpoint is not None:
+            with checkpoint.as_directory() as folder:
+                state = torch.load(f"{folder}/state.pt", weights_only=True)
+        self.reports.append((dict(figures), state))
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def worker(monkeypatch, one_thread):
+    """worker(session, **config) runs a worker; returns the method's encoder as it is then."""
+    encoders = []
+
+    def opened(model, corpus, *, device, precision):
+        assert (device, precision) == ("cpu", "auto")
+        torch.rand(1)  # weights made here follow from the seed
+        encoders.append(LinearEncoder(WORDS))
+        return encoders[-1]
+
+    monkeypatch.setattr(distributed, "open_encoder", opened)
+    monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+
+    def run(session, *, seed=0, texts=no_texts, validation=None, experiment=EXPERIMENT):
+        monkeypatch.setattr(ray.train, "get_context", session.context)
+        monkeypatch.setattr(ray.train, "report", session.report)
+        monkeypatch.setattr(ray.train, "get_checkpoint", lambda: session.checkpoint)
+        distributed._worker({"experiment": experiment, "corpus": toy(), "texts": texts, "seed": seed, "validation": validation})
+        return encoders[-1]
+
+    return run
+
+
+def test_a_worker_trains_as_the_plain_loop_and_reports_every_round_with_its_state(worker):
+    session = Session()
+    encoder = worker(session)
+    assert [figures["round"] for figures, _ in session.reports] == [1.0, 2.0, 3.0]
+    assert [state["round"] for _, state in session.reports] == [0, 1, 2]
+    torch.manual_seed(0)
+    torch.rand(1)
+    plain = methods.build(EXPERIMENT, toy(), LinearEncoder(WORDS), seed=0)
+    history = train(plain, texts=no_texts, report=lambda figures, state: None, seed=0)
+    assert [figures for figures, _ in session.reports] == history.rounds
+    assert torch.equal(plain.encoder.weight, encoder.weight)
+    assert torch.equal(session.reports[-1][1]["method"]["encoder"]["weight"], encoder.weight)
+
+
+def test_other_seeds_are_other_trainings(worker):
+    assert not torch.equal(worker(Session(), seed=0).weight, worker(Session(), seed=1).weight)
+
+
+def test_a_worker_goes_on_after_its_last_checkpoint(worker, tmp_path):
+    whole = Session()
+    expected = worker(whole)
+    torch.save(whole.reports[0][1], tmp_path / "state.pt")
+    rest = Session(checkpoint=ray.train.Checkpoint.from_directory(str(tmp_path)))
+    found = worker(rest)
+    assert [figures["round"] for figures, _ in rest.reports] == [2.0, 3.0]
+    assert torch.equal(found.weight, expected.weight)
+
+
+def test_validation_reaches_the_loop(worker):
+    session = Session()
+    worker(session, validation=Validation(toy().unlabeled.texts[:4], [0, 0, 0, 0]))
+    assert all("validation_accuracy" in figures for figures, _ in session.reports)
+    assert session.reports[-1][1]["best"]["round"] in (0, 1, 2)
+
+
+def test_threads_are_those_of_the_experiment_or_a_share_of_the_processors(worker, monkeypatch):
+    monkeypatch.setattr(distributed.os, "sched_getaffinity", lambda pid: set(range(8)))
+    for threads, expected in ((3, 3), (None, 8)):
+        worker(Session(), experiment=parse({"method": {**SHORT, "name": "cross_entropy"}, "training": {"threads": threads} if threads else {}}))
+        assert torch.get_num_threads() == expected
+
+
+def test_texts_are_asked_for_by_the_first_worker_and_told_to_all(monkeypatch):
+    request = TextRequest("a", "input")
+    asked, sent = [], []
+
+    def channel(requests):
+        asked.append(list(requests))
+        return {request: "text"}
+
+    assert distributed._shared(channel, Workers()) is channel
+
+    def broadcast(answers, src):
+        assert src == 0
+        sent.append(answers[0])
+        answers[0] = {request: "text"}
+
+    monkeypatch.setattr(distributed.dist, "broadcast_object_list", broadcast)
+    for rank, own in ((0, {request: "text"}), (1, None)):
+        assert distributed._shared(channel, Workers(rank, 2))([request]) == {request: "text"}
+        assert sent[-1] == own
+    assert asked == [[request]]
+
+
+def test_the_users_error_is_found_wherever_ray_has_put_it():
+    error = UserError("what to do")
+
+    def caused(outer, inner):
+        outer.__cause__ = inner
+        return outer
+
+    class Wrapped(Exception):
+        cause = error
+
+    assert distributed._user_error(error) is error
+    assert distributed._user_error(Wrapped()) is error
+    assert distributed._user_error(caused(RuntimeError(), caused(ValueError(), error))) is error
+    assert distributed._user_error(caused(RuntimeError(), Wrapped())) is error
+    assert distributed._user_error(caused(RuntimeError(), ValueError())) is None and distributed._user_error(None) is None
