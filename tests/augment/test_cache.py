@@ -197,6 +197,22 @@ def test_blocks_are_plain_parquet(tmp_path):
     assert pq.read_table(next(tmp_path.glob("*.parquet"))).column("text").to_pylist() == ["a text"]
 
 
+def test_a_block_says_its_types_whatever_it_holds_and_one_with_more_columns_opens(tmp_path):
+    cache = TextCache(tmp_path)
+    cache.add([answer("a")])
+    (file,) = tmp_path.glob("*.parquet")
+    schema = pq.read_schema(file)
+    assert [str(schema.field(name).type) for name in ("key", "sample", "cut_off", "prompt_tokens", "generated_tokens")] == [
+        "string",
+        "int32",
+        "bool",
+        "int32",
+        "int32",
+    ]
+    pq.write_table(pq.read_table(file).append_column("added_later", [[1]]), file)
+    assert TextCache(tmp_path).get("a") == answer("a")
+
+
 parts = st.fixed_dictionaries(
     {
         "document": st.sampled_from(["a", "b"]),

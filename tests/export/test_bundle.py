@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from sentence_transformers import SentenceTransformer
 from tiny import tiny_backbone
 
 from selftrain.errors import UserError
-from selftrain.export.bundle import BundleCard, BundleMetrics, model_card, read_card, read_prototypes, write_bundle
+from selftrain.export.bundle import BundleCard, BundleMetrics, installed_versions, model_card, read_card, read_prototypes, write_bundle
 
 LABELS = ("sport", "tech", "politics")
+NAMES = {one.metadata["Name"] for one in distributions()}
 
 
 def card(**changes) -> BundleCard:
@@ -148,10 +150,17 @@ def test_a_bias_comes_back_and_has_to_fit(tmp_path: Path, backbone, prototypes) 
 def test_a_newer_minor_version_opens_and_the_card_is_plain_text(tmp_path: Path, backbone, prototypes) -> None:
     folder = write_bundle(tmp_path / "bundle", backbone=backbone, prototypes=prototypes, card=card(name="Müll – 日本"))
     text = (folder / "selftrain.json").read_text(encoding="utf-8")
-    assert '  "name": "Müll – 日本",\n' in text and text.endswith("}\n")
+    assert '{\n  "format": 1,\n  "name": "Müll – 日本",\n' in text and text.endswith("}\n")
     (folder / "selftrain.json").write_text(text.replace("{", '{"added_later": 1,', 1), encoding="utf-8")
     assert read_card(folder).name == "Müll – 日本"
     assert (folder / "README.md").read_text(encoding="utf-8") == model_card(read_card(folder))
+
+
+def test_the_versions_are_those_of_what_computes() -> None:
+    assert installed_versions() == {
+        name: version(name) for name in ("selftrain", "torch", "transformers", "sentence-transformers", "safetensors") if name in NAMES
+    }
+    assert {"torch", "transformers", "sentence-transformers", "safetensors"} <= installed_versions().keys()
 
 
 def test_never_overwrites_what_is_no_bundle(tmp_path: Path, backbone, prototypes) -> None:

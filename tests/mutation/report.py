@@ -24,6 +24,13 @@ EXPLANATIONS = Path(__file__).with_name("explained")
 PAGE, FIGURES, SURVIVORS = ROOT / "docs/mutants.md", ROOT / "docs/results/mutants.csv", ROOT / "docs/results/mutants_survivors.csv"
 BEGIN, END = "<!-- table: written by make mutants-report -->\n", "<!-- end of table -->"
 FOUND = ("killed", "timeout")
+# Changes that no caller can notice wherever they are made: what a pattern finds is taken out on both sides, and if the sides are equal then, this is why.
+KINDS = {
+    r",?\s*strict=\w+|,\s*(?=\))": "zip's strict is an assertion: what it is given is of one length, or no test of ours would pass",
+    r",?\s*encoding=(\"utf-8\"|\"UTF-8\"|None)|,\s*(?=\))": "UTF-8 is the default on every platform that we run on, and its name has no case",
+    r"(?<=code\()\"(utf-8|UTF-8)\"": "UTF-8 is the default, and its name has no case",
+    r"(?<==)(False|None)(?=[,)])": "None is as false as False where a truth value is asked for",
+}
 COLUMNS = ("file", "mutants", "tested", "killed", "timeout", "survived", "unreached", "explained", "score", "from", "to")
 
 Known = Callable[["Mutant"], dict[str, Any] | None]
@@ -54,6 +61,13 @@ class Mutant:
         """The lines that differ, as `- before` and `+ after`."""
         before, after = (textwrap.dedent(self._plain(text)).splitlines() for text in (self.original, self.changed))
         return "\n".join(f"{line[0]} {line[1:].strip()}" for line in list(unified_diff(before, after, n=0, lineterm=""))[2:] if line[0] in "+-")
+
+    @cached_property
+    def kind(self) -> str | None:
+        """Why a change of this kind makes no difference anywhere; None where it is of no such kind."""
+        lines = self.change.splitlines()
+        before, after = ("\n".join(line[2:] for line in lines if line.startswith(sign)) for sign in "-+")
+        return next((why for pattern, why in KINDS.items() if re.sub(pattern, "", before) == re.sub(pattern, "", after)), None)
 
     @staticmethod
     def _plain(text: str) -> str:
@@ -95,6 +109,11 @@ def refused(mutants: Sequence[Mutant], known: Known, explanations: Explanations)
     return found
 
 
+def explained(mutant: Mutant, explanations: Explanations) -> bool:
+    """Whether it is known why no test can notice a mutant."""
+    return mutant.kind is not None or (mutant.function, mutant.change) in explanations
+
+
 def wilson(successes: int, trials: int, whole: int) -> tuple[float, float]:
     """The 95 % interval of a share that was found on `trials` of `whole`, drawn by chance; a point where all were tested."""
     if trials == 0:
@@ -119,7 +138,7 @@ def count(mutants: Sequence[Mutant], known: Known, explanations: Explanations) -
         for mutant in group:
             verdict = known(mutant)
             status = verdict["status"] if verdict else "waiting"
-            if status in ("survived", "unreached") and (mutant.function, mutant.change) in explanations:
+            if status in ("survived", "unreached") and explained(mutant, explanations):
                 status = "explained"
             found[status] += 1
         tested = len(group) - found["waiting"]
@@ -153,7 +172,7 @@ def _surviving(mutants: Sequence[Mutant], known: Known, explanations: Explanatio
     found = []
     for mutant in sorted(mutants, key=lambda mutant: (mutant.path, mutant.name)):
         status = (known(mutant) or {}).get("status")
-        if status in ("survived", "unreached") and (mutant.function, mutant.change) not in explanations:
+        if status in ("survived", "unreached") and not explained(mutant, explanations):
             found.append((mutant, status))
     return found
 

@@ -45,6 +45,26 @@ def test_an_explanation_is_refused_when_a_test_notices_the_mutant_or_it_is_gone(
     assert gone.startswith("selftrain.journal.x_f: there is no such mutant any more")
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        ("zip(a, b, strict=True)", "zip(a, b, strict=False)", True),
+        ("zip(a, b, strict=True)", "zip(a, b, )", True),
+        ("zip(a, b, strict=True)", "zip(a, strict=True)", False),
+        ('read_text(encoding="utf-8")', "read_text()", True),
+        ('a.encode("utf-8")', 'a.encode("UTF-8")', True),
+        ('a.encode("utf-8")', 'a.encode("utf-16")', False),
+        ("dumps(a, ensure_ascii=False)", "dumps(a, ensure_ascii=None)", True),
+        ("dumps(a, ensure_ascii=False)", "dumps(a, ensure_ascii=True)", False),
+        ("dumps(a, ensure_ascii=False)", "dumps(a, )", False),
+        ("f(a, size=None)", "f(b, size=None)", False),
+    ],
+)
+def test_some_kinds_of_change_make_no_difference_anywhere(before, after, same):
+    made = Mutant("selftrain.journal.x_f__mutmut_1", "selftrain/journal.py", f"def f():\n    return {before}\n", f"def f():\n    return {after}\n")
+    assert (made.kind is not None) is same
+
+
 def test_an_explanation_is_written_and_read_again(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "EXPLANATIONS", tmp_path / "explained")
     write_explanation(mutant(1), "first")

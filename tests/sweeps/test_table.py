@@ -201,7 +201,7 @@ def test_the_whole_markdown():
 
 def test_the_whole_csv():
     # Of three differences d, p = 1 - t / sqrt(t² + 2): .10, .09, .08 give t = 15.59; .05, .05, .08 give t = 6.
-    assert to_csv(whole_table()).splitlines() == [
+    assert to_csv(whole_table()).split("\n") == [
         "T,weight,data set,metric,mean,std,seeds,best,p,paper,seed 0,seed 1,seed 2",
         "1,x,news,accuracy,82.0000,2.0000,3,,0.00409,83.18 ± 0.05,80.0000,82.0000,84.0000",
         "1,y,news,accuracy,91.0000,1.0000,3,yes,,,90.0000,91.0000,92.0000",
@@ -209,7 +209,13 @@ def test_the_whole_csv():
         "1,x,mail,accuracy,60.0000,10.0000,3,,0.0267,,50.0000,60.0000,70.0000",
         "1,y,mail,accuracy,66.0000,11.5326,3,yes,,,55.0000,65.0000,78.0000",
         "2,x,mail,accuracy,,,0,,,,,,",
+        "",
     ]
+
+
+def test_a_reason_that_two_seeds_share_is_said_once():
+    found = results() | {(("a",), "news", seed): {"error": "it broke"} for seed in (0, 2)}
+    assert legend(table(found))[-1] == "Failed: a on news, seed 0 and 1 more: it broke"
 
 
 def test_the_legend_says_nothing_of_what_is_not_there():
