@@ -125,7 +125,10 @@ def main() -> None:
     slice_.add_argument("--minutes", type=float, default=30.0)
     slice_.add_argument("--only", nargs="*", default=[], help="files such as methods/genco.py, or parts of mutants' names")
     slice_.add_argument(
-        "--tests", nargs="*", default=[], help="ask these test files alone: quick while they are written; survivors are shown and not kept"
+        "--tests",
+        nargs="*",
+        default=[],
+        help="ask these test files alone: quick while they are written; what others might notice is shown and not kept",
     )
     slice_.add_argument("--children", type=int, default=2)
     slice_.add_argument("--anew", action="store_true", help="forget every verdict first")

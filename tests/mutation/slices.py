@@ -168,7 +168,7 @@ class Slice:
                     verdict = "killed"
                 else:  # a signal: out of time, out of memory, a crash of native code
                     verdict = "timeout"
-                if verdict == "survived" and self._partial:  # another test may notice it
+                if verdict == "survived" and not self._verdicts.reaching(mutant.function) <= items.keys():  # a test that was not asked may notice it
                     print(f"\n{mutant.name} survived these tests\n{mutant.change}", flush=True)
                     return
                 self._verdicts.record(mutant, verdict, killer.read_text() if verdict == "killed" else None)

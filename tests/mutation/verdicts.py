@@ -60,6 +60,10 @@ class Verdicts:
             taken.append(name)
         return taken
 
+    def reaching(self, function: str) -> set[str]:
+        """The ids of all tests that reach a function, as far as they were measured."""
+        return {name for name, _ in self._reaching.get(function, [])}
+
     def index(self) -> None:
         """Prepare `tests_of` and `known` for what `reach` holds now."""
         self._reaching: dict[str, list[tuple[str, float]]] = defaultdict(list)
@@ -91,7 +95,7 @@ class Verdicts:
     def known(self, mutant: Mutant) -> dict[str, Any] | None:
         """The verdict, where it still holds: the test that killed it is unchanged, or no test that reaches it is new or changed."""
         entry = self.by_identity.get(mutant.identity)
-        reaching = sorted(name for name, _ in self._reaching.get(mutant.function, []))
+        reaching = sorted(self.reaching(mutant.function))
         if entry is None:
             return {"status": "unreached"} if not reaching else None
         if entry["status"] == "killed":
@@ -104,4 +108,4 @@ class Verdicts:
             self.add(mutant, status, by=by, digest=self.file_digest(by))
             self._killers[mutant.function][by] += 1
         else:
-            self.add(mutant, status, digest=self.digest(sorted(name for name, _ in self._reaching[mutant.function])))
+            self.add(mutant, status, digest=self.digest(sorted(self.reaching(mutant.function))))

@@ -163,3 +163,36 @@ def test_a_request_that_would_wait_too_long_is_refused_at_once() -> None:
     go.set()
     assert len(first.done.result(30)) == 1
     batcher.close()
+
+
+@given(
+    st.lists(st.lists(st.text("abcdefg", min_size=1, max_size=7), max_size=6), min_size=1, max_size=8),
+    st.integers(1, 60),
+    st.integers(1, 12),
+)
+def test_every_text_is_answered_once_in_order_within_the_limits(requests, most_tokens, most_padding):
+    model, told = Fragile(), []
+    batcher = Batcher(
+        letters,
+        model,
+        max_waiting=100,
+        max_seconds=60,
+        most_tokens=most_tokens,
+        most_padding=most_padding,
+        observe=lambda *figures: told.append(figures),
+    )
+    tickets = [batcher.submit(texts) for texts in requests]
+    found = [ticket.done.result(60) for ticket in tickets]
+    batcher.close()
+    assert [[one.probabilities[0] for one in answers] for answers in found] == [
+        [number([ord(letter) for letter in text[:5]]) for text in texts] for texts in requests
+    ]
+    assert [[one.truncated for one in answers] for answers in found] == [[len(text) > 5 for text in texts] for texts in requests]
+    asked = sorted(bytes(row) for batch in model.batches for row in batch)
+    assert asked == sorted(text[:5].encode() for texts in requests for text in texts)  # each once
+    for batch, (texts, padding, seconds) in zip(model.batches, told, strict=True):
+        lengths = [len(row) for row in batch]
+        padded = len(batch) * max(lengths)
+        assert len(batch) == 1 or (padded <= most_tokens and padded - sum(lengths) <= most_padding)
+        assert texts == len(batch) <= 64 and padding == pytest.approx(1 - sum(lengths) / padded) and seconds >= 0
+    assert batcher.waiting == 0
