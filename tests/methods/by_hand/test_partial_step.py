@@ -135,6 +135,8 @@ def test_a_training_by_hand(name, kind, options):
     figures = steps_of(method)
     hand.train()
     assert [one["loss"] for one in figures] == pytest.approx(hand.figures, rel=1e-9)
+    parts = {"plcr": {"negatives", "consistency"}}.get(name, {name})
+    assert all(set(one) == parts | {"loss"} and sum(one[part] for part in parts) == pytest.approx(one["loss"], rel=1e-12) for one in figures)
     assert_equal({"net": net_of(method.encoder, method.classifier)}, {"net": hand.net})
     if hasattr(method, "weights"):
         assert torch.allclose(method.weights, hand.weights, rtol=1e-8)
@@ -164,6 +166,14 @@ def test_a_set_has_its_say_through_the_document_that_it_belongs_to(name):
         for method in methods_:
             method.step(*divmod(step, 3))
         assert differ(*(net_of(method.encoder, method.classifier) for method in methods_)) == (step == first)
+
+
+def test_a_set_that_is_given_no_chance_at_all_leaves_numbers():
+    """Where every candidate's probability rounds to zero PRODEN's weights are zero, and not 0 / 0."""
+    method = build(corpus(), "proden", **SMALL | {"batch_size": 6})
+    method.classifier.bias.data = torch.tensor([0.0, -2000.0, 0.0])
+    method.step(0, 0)
+    assert method.weights[1].tolist() == [0.0, 0.0, 0.0] and torch.isfinite(method.weights).all()
 
 
 def test_the_views_of_plcr_are_three():

@@ -133,6 +133,9 @@ def test_a_training_by_hand(options):
     figures = steps_of(method)
     hand.train()
     assert [one["loss"] for one in figures] == pytest.approx(hand.figures, rel=1e-8)
+    assert all(
+        set(one) == {"ce", "contrastive", "loss"} and one["ce"] + one["contrastive"] == pytest.approx(one["loss"], rel=1e-12) for one in figures
+    )
     assert_equal(numbers(method), hand.numbers())
     assert method.key_classes.tolist() == hand.queue_classes
 

@@ -227,6 +227,7 @@ def both(name, corpus, options, *, sets=False):
             views = [bags([edited(text, view) for text in texts]) for view in range(2)] if sets else []
             hand.step(bags(texts), [given[place] for place in places], views)
     assert [one["loss"] for one in figures] == pytest.approx(hand.figures, rel=1e-7)
+    assert all(set(one) == {"ce", "seal", "loss"} for one in figures)
     return method, hand
 
 
