@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import socket
 import threading
-import time
 
 import pytest
 
@@ -46,9 +45,7 @@ def free_port():
 
 
 def test_every_check_has_a_name_of_its_own_and_nothing_is_left_behind(tmp_path):
-    start = time.perf_counter()
     found = checks(parse({}))
-    assert time.perf_counter() - start < 5
     assert len({check.name for check in found}) == len(found) == 13
     assert all(check.found for check in found)
     assert all(check.mend for check in found if not check.ok)

@@ -93,7 +93,7 @@ def test_bfloat16_convolutions_give_float32_embeddings():
     pixels = toy_images(4)[0]
     fine, coarse = encoder().eval(), encoder(precision="bfloat16").eval()
     assert coarse(pixels).dtype == torch.float32
-    assert torch.allclose(fine(pixels), coarse(pixels), atol=0.1) and not torch.equal(fine(pixels), coarse(pixels))
+    assert torch.allclose(fine(pixels), coarse(pixels), atol=0.01) and not torch.equal(fine(pixels), coarse(pixels))  # measured: .002
 
 
 def test_opening_and_what_is_refused(corpus):

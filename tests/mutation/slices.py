@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import inspect
 import io
 import json
 import os
@@ -43,7 +44,7 @@ class Slice:
     """A pytest plugin: in place of the tests, a slice of the work on mutants."""
 
     def __init__(self, mutants: Sequence[Mutant], chosen: Sequence[Mutant], verdicts: Verdicts, options: argparse.Namespace) -> None:
-        self._hashes = {mutant.function: hashlib.sha256(mutant.original.encode()).hexdigest()[:16] for mutant in mutants}
+        self._hashes = {mutant.function: _digest(mutant.original) for mutant in mutants}
         self._mutants, self._verdicts, self._until, self._children = chosen, verdicts, time.monotonic() + 60 * options.minutes, options.children
         self._partial = bool(options.tests)
         self._running: dict[int, Child] = {}
@@ -82,6 +83,10 @@ class Slice:
         self._scratch = Path(tempfile.mkdtemp(prefix="mutants-"))
         try:
             self._find_reach(items)
+            for name, item in items.items():
+                if test := self._verdicts.reach.get(name.partition("::")[0], {}).get("tests", {}).get(name):
+                    test["digest"] = _digest(inspect.getsource(item.function))  # type: ignore[attr-defined]
+            self._verdicts.save_reach()
             self._verdicts.index()
             self._test(items)
         except KeyboardInterrupt:
@@ -244,6 +249,10 @@ class Slice:
                 child.done(os.waitstatus_to_exitcode(status), child.folder, taken)
                 shutil.rmtree(child.folder, ignore_errors=True)
         time.sleep(0.01)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _address_space() -> int:

@@ -28,7 +28,7 @@ class Verdicts:
                 with contextlib.suppress(ValueError):  # cut short by a kill
                     entry = json.loads(line)
                     self.by_identity[entry["mutant"]] = entry
-        # test file -> {"digest", "hashes" of the functions reached, "tests": {id: {"seconds", "functions", "failed"}}}
+        # test file -> {"digest", "hashes" of the functions reached, "tests": {id: {"seconds", "functions", "failed", "digest" of its source}}}
         self.reach: dict[str, dict[str, Any]] = json.loads(self._reach_file.read_text()) if self._reach_file.is_file() else {}
 
     def add(self, mutant: Mutant, status: str, **more: Any) -> None:
@@ -41,6 +41,10 @@ class Verdicts:
     def set_reach(self, file: str, found: Mapping[str, Any]) -> None:
         """What the tests of a file reach."""
         self.reach[file] = dict(found)
+        self.save_reach()
+
+    def save_reach(self) -> None:
+        """Write down what tests reach."""
         scratch = self._reach_file.with_suffix(".tmp")
         scratch.write_text(json.dumps(self.reach))
         scratch.replace(self._reach_file)
@@ -68,7 +72,7 @@ class Verdicts:
         """Prepare `tests_of` and `known` for what `reach` holds now."""
         self._reaching: dict[str, list[tuple[str, float]]] = defaultdict(list)
         self._seconds: dict[str, float] = {}
-        self._digests = {file: found["digest"] for file, found in self.reach.items()}
+        self._digests = {name: test.get("digest", "") for found in self.reach.values() for name, test in found["tests"].items()}
         for found in self.reach.values():
             for name, test in found["tests"].items():
                 self._seconds[name] = test["seconds"]
@@ -85,12 +89,8 @@ class Verdicts:
         return sum(self._seconds[name] for name in tests)
 
     def digest(self, tests: Sequence[str]) -> str:
-        """Of the tests, by name and by the content of their files."""
-        return hashlib.sha256(json.dumps(sorted((name, self._digests[name.partition("::")[0]]) for name in tests)).encode()).hexdigest()[:16]
-
-    def file_digest(self, test: str) -> str:
-        """Of the file that a test stands in."""
-        return self._digests[test.partition("::")[0]]
+        """Of the tests, by name and source."""
+        return hashlib.sha256(json.dumps(sorted((name, self._digests[name]) for name in tests)).encode()).hexdigest()[:16]
 
     def known(self, mutant: Mutant) -> dict[str, Any] | None:
         """The verdict, where it still holds: the test that killed it is unchanged, or no test that reaches it is new or changed."""
@@ -99,13 +99,13 @@ class Verdicts:
         if entry is None:
             return {"status": "unreached"} if not reaching else None
         if entry["status"] == "killed":
-            return entry if entry["by"] in reaching and entry["digest"] == self.file_digest(entry["by"]) else None
+            return entry if entry["by"] in reaching and entry["digest"] == self._digests[entry["by"]] else None
         return entry if entry["digest"] == self.digest(reaching) else None
 
     def record(self, mutant: Mutant, status: str, by: str | None) -> None:
         """A verdict with what it depends on."""
         if status == "killed" and by:
-            self.add(mutant, status, by=by, digest=self.file_digest(by))
+            self.add(mutant, status, by=by, digest=self._digests[by])
             self._killers[mutant.function][by] += 1
         else:
             self.add(mutant, status, digest=self.digest(sorted(self.reaching(mutant.function))))
