@@ -23,6 +23,7 @@ from linear import (
 )
 
 from selftrain.data.texts import no_texts
+from selftrain.errors import UserError
 from selftrain.methods import sungen
 
 LABELS = (0, 1, 2, 1, 2, 0, 1)
@@ -306,7 +307,8 @@ def meta_weight_net_by_hand(net, weight_net, options):
 def meta_weight_net(**options):
     method = build(corpus(), "meta_weight_net", **META | options)
     net, weight_net = net_of(method.encoder, method.classifier), [value.detach().clone() for value in method.weight_net.parameters()]
-    steps_of(method)
+    figures = steps_of(method)
+    assert all(set(one) == {"ce", "loss"} and one["ce"] == one["loss"] for one in figures)
     after = {"net": net_of(method.encoder, method.classifier), "weight_net": [v.detach() for v in method.weight_net.parameters()]}
     return net, weight_net, after | {"weights": [method.weights]}
 
@@ -325,6 +327,12 @@ def test_meta_weight_net_by_hand(options):
 def test_every_option_of_meta_weight_net_changes_both_nets(options):
     (*_, base), (*_, other) = meta_weight_net(), meta_weight_net(**options)
     assert differ(base["net"], other["net"]) and differ(base["weight_net"], other["weight_net"])
+
+
+@pytest.mark.parametrize("share", [0.05, 0.99])
+def test_neither_side_of_meta_weight_net_may_be_empty(share):
+    with pytest.raises(UserError, match=f"validation_share {share:g} of 7 labeled documents leaves one side empty"):
+        build(corpus(), "meta_weight_net", **META | {"validation_share": share})
 
 
 def test_the_validation_labels_reach_the_weights_and_the_net_through_these_alone():
