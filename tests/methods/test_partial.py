@@ -142,5 +142,6 @@ def test_sets_and_labels_are_not_taken_for_each_other(with_sets, corpus, tmp_pat
         build(corpus, tmp_path / "a", "cc")
     with pytest.raises(UserError, match="needs one label a document"):
         build(with_sets, tmp_path / "b", "cross_entropy")
-    with pytest.raises(UserError, match="exclude_nearest needs documents with one label"):
-        build(with_sets, tmp_path / "c", "cc", ns3l_weight=1.0, ns3l_negatives="exclude_nearest", ns3l_threshold=0.1)
+    for negatives in ("exclude_nearest", "furthest"):
+        with pytest.raises(UserError, match=f"{negatives} needs documents with one label"):
+            build(with_sets, tmp_path / "c", "cc", ns3l_weight=1.0, ns3l_negatives=negatives, ns3l_threshold=0.1)

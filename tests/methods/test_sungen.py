@@ -15,7 +15,7 @@ from selftrain.config import parse
 from selftrain.data.corpus import Documents
 from selftrain.errors import UserError
 from selftrain.methods import sungen
-from selftrain.methods.bilevel import HeadModel, directional, meta_gradient, weights_of
+from selftrain.methods.bilevel import HeadModel, directional, gradient, meta_gradient, weights_of
 from selftrain.methods.losses import mean_absolute_error, reverse_cross_entropy
 from selftrain.methods.sungen import OUTER_LOSSES, SunGenOptions, inclusion_probabilities, learn_weights, relative_weights
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
@@ -134,6 +134,13 @@ def test_directional_derivatives_are_inner_products_and_chunks_do_not_matter(hea
         F.cross_entropy(model(rows[place : place + 1]), targets[place : place + 1]).backward()
         expected = sum((parameter.grad * direction[name]).sum() for name, parameter in model.named_parameters())
         assert found[place].item() == pytest.approx(expected.item(), rel=1e-8)
+
+
+def test_the_gradient_of_chunks_is_that_of_the_whole(head):
+    model, rows, targets = head
+    found = gradient(model, weights_of(model), lambda logits: F.cross_entropy(logits, targets), rows, chunk=5)
+    F.cross_entropy(model(rows), targets).backward()
+    assert all(torch.allclose(found[name], parameter.grad, rtol=1e-10, atol=1e-14) for name, parameter in model.named_parameters())
 
 
 # --- weights
