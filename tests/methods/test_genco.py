@@ -97,8 +97,11 @@ def test_filtered_texts_are_done_without(corpus, tmp_path, missing):
 
 
 def test_a_document_without_conditional_text_is_trained_on_itself(corpus, tmp_path):
-    _, history = trained(corpus, tmp_path / "e", Writer(corpus, lambda request: request.kind == "conditional"))
-    assert history.rounds[0]["pairs_without_conditional_text"] == history.rounds[0]["selected"]
+    without, history = trained(corpus, tmp_path / "e", Writer(corpus, lambda request: request.kind == "conditional"))
+    assert history.rounds[0]["pairs_without_conditional_text"] == history.rounds[0]["selected"] > 0
+    assert history.rounds[0]["conditional_texts_filed_under_their_label"] == 0.0
+    never_asked, _ = trained(corpus, tmp_path / "f", Writer(corpus), conditional_augmentation=False)
+    assert equal(weights(without), weights(never_asked))
 
 
 def test_s_t_grows_from_first_to_last_share(corpus, encoder):
@@ -128,7 +131,14 @@ def test_one_class_that_is_never_predicted(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(method.encoder, "encode", lambda texts, max_tokens=None: prototypes[:1].repeat(len(texts), 1))
     figures = method.refresh(0, no_texts)
     assert figures["classes_without_pseudo_labels"] == 1
-    assert method.step(0, 0)["loss"] >= 0
+    size = method.selection_size(0)
+    assert method.selection.groups == (tuple(range(size)), ()) and figures["selected"] == size == 2  # of equal ones the first
+    batches, embed = [], method.embed
+    monkeypatch.setattr(method, "embed", lambda texts: batches.append(texts) or embed(texts))
+    before = {name: value.clone() for name, value in method.encoder.state_dict().items()}
+    loss = method.step(0, 0)["loss"]
+    assert len(batches[0]) == 3 and set(batches[0]) <= set(corpus.unlabeled.texts[:size])  # with repetition, and of the one class alone
+    assert 0 < loss < 10 and not equal(before, weights(method))
 
 
 def test_augmented_embeddings_are_the_mean_over_concatenations(encoder):

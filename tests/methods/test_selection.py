@@ -3,12 +3,13 @@
 from itertools import pairwise
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from selftrain.methods.selection import Selection, batch_of, most_confident_per_class
+from selftrain.methods.selection import Selection, batch_of, growing_size, most_confident_per_class
 
 
 def select(rows, size):
@@ -59,3 +60,30 @@ def test_a_batch_has_the_same_number_of_every_class(sizes, per_class, seed):
         assert len(inside) == (per_class if group else 0)
         if len(group) >= per_class:
             assert len(set(inside)) == len(inside)  # no repetition where there is enough
+
+
+def test_only_what_is_kept_has_a_target_and_of_equal_ones_the_earlier_is():
+    confidence = torch.tensor([[0.8, 0.2], [0.9, 0.1], [0.8, 0.2], [0.8, 0.2]])
+    found = most_confident_per_class(confidence, confidence * 2, 2)
+    assert found.groups == ((1, 0), ())
+    assert {index: row.tolist() for index, row in found.targets.items()} == {1: pytest.approx([1.8, 0.2]), 0: pytest.approx([1.6, 0.4])}
+    assert len(found) == 2 and len(Selection.empty(3)) == 0 and Selection.empty(3).groups == ((), (), ())
+
+
+@pytest.mark.parametrize(
+    ("round_", "rounds", "size"),
+    [(0, 1, 35), (0, 2, 10), (1, 2, 35), (0, 5, 10), (1, 5, 16), (2, 5, 22), (3, 5, 29), (4, 5, 35)],  # 50 documents a class, shares .2 to .7
+)
+def test_s_t_grows_in_a_line(round_, rounds, size):
+    assert growing_size(round_, rounds, 0.2, 0.7, 200, 4) == size
+
+
+def test_s_t_is_at_least_one():
+    assert growing_size(0, 3, 0.01, 0.5, 10, 4) == 1
+
+
+def test_a_batch_takes_every_document_of_a_class_that_is_as_large_as_its_share():
+    selection = Selection(((4, 7, 2), (), (1, 3)), {}, dict.fromkeys((4, 7, 2, 1, 3), 0))
+    for seed in range(5):
+        batch = batch_of(selection, 3, np.random.default_rng(seed))
+        assert sorted(batch[:3]) == [2, 4, 7] and set(batch[3:]) <= {1, 3} and len(batch) == 6

@@ -219,8 +219,10 @@ def test_a_model_does_not_label_its_own_examples(toy, folder):
     method = built(toy, folder, "ipet", labelers=1.0)
     right = torch.tensor([[9.0, 0.0]] * 12 + [[0.0, 9.0]] * 12)
     method._scores = torch.stack([-100 * right, right, right, right])
-    assert all(label == (index >= 12) for index, label in method.draw(1, 0))
-    assert all(label != (index >= 12) for index, label in method.draw(1, 1))
+    for model, agree in ((0, True), (1, False)):
+        drawn = method.draw(1, model)
+        assert len(drawn) == 2 * method.examples_per_class(1) == 8
+        assert all((label == (index >= 12)) is agree for index, label in drawn)
 
 
 def test_hidden_words_are_those_that_are_asked_for(toy, folder):
