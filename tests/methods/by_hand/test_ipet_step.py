@@ -17,6 +17,7 @@ from masked_by_hand import LinearMasked, states
 
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.data.texts import no_texts
+from selftrain.errors import UserError
 from selftrain.methods import options_of
 from selftrain.methods.ipet import IPET, IPETOptions
 from selftrain.models.workers import Workers
@@ -292,3 +293,20 @@ def test_dropout_stands_in_front_of_the_classifier_while_training():
         method.update = lambda clip: method.optimizer.zero_grad()
         found.append(method.step(1, 0)["loss"])
     assert found[0] == found[1] and len({found[0], found[2], found[3]}) == 3
+
+
+def test_models_learn_in_training_mode_and_are_asked_without(monkeypatch):
+    method, seen = built({"generations": 1, "model_steps": 1}), []
+    at_mask = method._at_mask
+    monkeypatch.setattr(method, "_at_mask", lambda model, rows: seen.append((torch.is_grad_enabled(), model.training)) or at_mask(model, rows))
+    method.refresh(0, no_texts)
+    for step in range(method.steps(0)):
+        method.step(0, step)
+    # Two patterns by the untrained model, then of each of four models its one step and its scores.
+    assert seen == [(False, False)] * 2 + [(True, True), (False, False)] * 4
+
+
+def test_documents_may_be_as_long_as_leaves_24_tokens_for_a_pattern():
+    assert built({}, LinearMasked(WORDS, max_tokens=40)).encoder.max_tokens == 40
+    with pytest.raises(UserError, match=r"model\.max_tokens 41 leaves no room .* lower it to 40 or less"):
+        built({}, LinearMasked(WORDS, max_tokens=41))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from by_hand import AdamW, softmax
-from masked_by_hand import LinearMasked, states
+from masked_by_hand import SPECIAL, LinearMasked, states
 
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.data.texts import no_texts
@@ -300,3 +300,10 @@ def test_a_checkpoint_holds_the_phase_the_vocabulary_and_the_moments():
     untouched = built({})
     untouched.load_state(built({}).state())  # of before the first round
     assert untouched.optimizer is None
+
+
+def test_pieces_signs_letters_and_connecting_words_say_nothing():
+    method = built({}, LinearMasked(WORDS + " ##day interest"))
+    says = {word: method._says_something(place) for word, place in method.encoder.vocabulary.items()}
+    assert [word for word, something in says.items() if not something] == [*SPECIAL, "then", "the", "x", ":", "##day"]
+    assert says["interest"] and says["day"]
