@@ -9,22 +9,32 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import types
 import typing
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from selftrain.errors import UserError, nearest
+from selftrain.parsing import DEPTH, YAML_CHARACTERS, yaml_of
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy, torch and scikit-learn all take
+
+
+def composed(name: str) -> str:
+    """A class name in Unicode's normal form C: "café" is one name, whether its é was typed as one character or as two."""
+    return unicodedata.normalize("NFC", name)
 
 
 class Section(BaseModel):
     """A part of the document: immutable, and strict about unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -67,6 +77,16 @@ class DataConfig(Section):
     flip_probability: float = Field(0.3, ge=0, lt=1, description="probability that a wrong class is in a document's candidate set (SEAL table 3)")
     label_noise: float = Field(0.0, ge=0, lt=1, description="share of the granted labels that are replaced by another class (symmetric noise)")
 
+    @field_validator("classes", mode="after")
+    @classmethod
+    def _composed_names(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if names is None else tuple(composed(name) for name in names)
+
+    @field_validator("descriptions", mode="after")
+    @classmethod
+    def _composed_keys(cls, descriptions: dict[str, str]) -> dict[str, str]:
+        return {composed(name): words for name, words in descriptions.items()}
+
 
 class ModelConfig(Section):
     """The small model that is trained and served."""
@@ -85,8 +105,10 @@ class ModelConfig(Section):
     train: Literal["full", "head"] = Field(
         "full", description="full: all weights of the encoder; head: two dense layers on its frozen, cached embeddings (seconds on a CPU)"
     )
-    hidden: int = Field(150, ge=1, description="units of each direction of encoder bilstm (SunGen's code: 150; its form takes similarity: dot)")
-    word_dimensions: int = Field(100, ge=1, description="length of the word embeddings of encoder bilstm (SunGen's code: 100)")
+    hidden: int = Field(
+        150, ge=1, le=1 << 14, description="units of each direction of encoder bilstm (SunGen's code: 150; its form takes similarity: dot)"
+    )
+    word_dimensions: int = Field(100, ge=1, le=1 << 14, description="length of the word embeddings of encoder bilstm (SunGen's code: 100)")
     vocabulary: int = Field(
         50_000, ge=1, description="most frequent words of the training documents that encoder bilstm knows (SunGen's code: 50,000)"
     )
@@ -163,7 +185,7 @@ class Experiment(Section):
     """One experiment: the run that it describes, and the variants that are compared with it."""
 
     name: str = Field("selftrain", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="every trained variant is repeated with each; the first one's model is bundled")
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="every trained variant is repeated with each; the first one's model is bundled")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     method: dict[str, Any] = Field(default_factory=lambda: {"name": "genco"}, description="name and options of the method (selftrain methods)")
@@ -191,6 +213,8 @@ class Experiment(Section):
     def variant(self, name: str) -> Experiment:
         """The experiment with what the variant `name` changes; `variants` themselves are dropped."""
         changes = self.variants[name]
+        if flat := next((key for key, value in changes.items() if key in ("method", "data", "model") and not isinstance(value, Mapping)), None):
+            raise UserError(f"variants.{name}.{flat} is {changes[flat]!r}; give keys and values, e.g. {flat}: {{{_EXAMPLES[flat]}}}.")
         if unknown := sorted(set(changes) - {"method", "data", "model"}):
             raise UserError(f"variants.{name} sets {unknown[0]!r}; a variant may set method, data and model.")
         document = self.model_dump()
@@ -208,6 +232,9 @@ class Experiment(Section):
     def to_yaml(self) -> str:
         """The resolved document, every default written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+_EXAMPLES = {"method": "name: supervised", "data": "supervision: all", "model": "train: head"}  # of what a variant changes
 
 
 def merge(document: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,9 +291,12 @@ def read_yaml(path: str | Path, kind: str, examples: str) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"No {kind} file {str(path)!r}; give the path of a YAML file, such as one of {examples}.")
     try:
-        read = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        with file.open(encoding="utf-8") as stream:
+            read = yaml_of(stream.read(YAML_CHARACTERS + 1))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid YAML: {error}.") from None
     if read is not None and not isinstance(read, dict):
         raise UserError(f"{path} holds a {type(read).__name__}, not keys and values; start from one of {examples}.")
     return read or {}
@@ -283,15 +313,17 @@ def parse(document: Mapping[str, Any], where: str = "the experiment") -> Experim
 def _override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise UserError(f"--set {text!r} is not of the form section.key=value, e.g. --set method.tau=0.05.")
+        raise UserError(f"--set {text[:100]!r} is not of the form section.key=value, e.g. --set method.tau=0.05.")
+    if key.count(".") > DEPTH:
+        raise UserError(f"--set {key[:100]!r} names a key more than {DEPTH} levels deep; an experiment has sections with keys, e.g. method.tau.")
     try:
-        result: Any = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"--set {key}: {value!r} is not a YAML value; quote it if it holds special characters.") from None
+        result = yaml_of(value)
+    except ValueError as error:
+        raise UserError(f"--set {key}: {value[:100]!r} is not a YAML value ({error}); quote it if it holds special characters.") from None
     if isinstance(result, str):
         # YAML 1.1 reads 1e-5 as text; a user who writes it on a command line means the number.
         with contextlib.suppress(ValueError):
-            result = float(result)
+            result = number if math.isfinite(number := float(result)) else result
     return key.strip(), result
 
 

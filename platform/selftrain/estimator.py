@@ -12,6 +12,7 @@ from selftrain import methods
 from selftrain.config import DataConfig, parse
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel, no_texts
+from selftrain.errors import UserError
 from selftrain.export.bundle import BundleCard, write_bundle
 from selftrain.export.classifier import Classifier
 from selftrain.models.encoder import TextEncoder
@@ -66,11 +67,14 @@ class SelfTrainer:
             descriptions: class name -> a few words for the language model.
 
         Raises:
-            UserError: a class list with one or duplicate names, or too few usable texts.
+            UserError: one string where a list belongs, a class list with one or duplicate names, or too few usable texts.
         """
         from selftrain.data.loading import corpus_of
 
-        data = DataConfig(source="texts", classes=tuple(classes), descriptions=dict(descriptions or {}), test_documents=0, min_documents=2)
+        names = () if isinstance(classes, str | bytes | Mapping) else tuple(classes)
+        if not all(isinstance(name, str) for name in names) or isinstance(classes, str | bytes | Mapping):
+            raise UserError(f"classes is {classes!r}, not a list of class names; write classes=['sport', 'politics'].")
+        data = DataConfig(source="texts", classes=names, descriptions=dict(descriptions or {}), test_documents=0, min_documents=2)
         corpus = corpus_of(texts, data)
         seed = self.experiment.seeds[0]
         encoder = open_encoder(self.experiment.model, corpus, precision=self.experiment.training.precision)

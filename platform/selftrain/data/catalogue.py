@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from selftrain.config import composed
 from selftrain.data.corpus import Kind, Label
 
 # GenCo table 4.
@@ -55,8 +56,8 @@ class NamedSet:
 
 
 def spelling(name: str) -> str:
-    """A class name reduced to what two spellings of it share: lower case, `_` and runs of blanks as one blank."""
-    return " ".join(name.replace("_", " ").casefold().split())
+    """A class name reduced to what two spellings of it share: composed, lower case, `_` and runs of blanks as one blank."""
+    return " ".join(composed(name).replace("_", " ").casefold().split())
 
 
 def _class(name: str, words: str = "", description: str = "", *aliases: str) -> ClassEntry:

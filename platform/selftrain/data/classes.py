@@ -6,23 +6,36 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from selftrain.config import composed
 from selftrain.data.catalogue import NamedSet, spelling
 from selftrain.data.cleaning import Row, label_key
 from selftrain.data.corpus import Label
 from selftrain.data.sources import Source
-from selftrain.errors import UserError, nearest
+from selftrain.errors import UserError, nearest, unprintable
 
 MAX_CLASSES = 1000  # more distinct labels than this are not classes but, say, a column of ids
+CLASS_CHARACTERS = 500  # of a name: it is put into prompts and tables
 
 
 def check_class_names(names: Sequence[str], where: str) -> None:
-    """Raise a `UserError` unless there are at least two names, none empty and no two alike (case and outer blanks do not count)."""
-    keys = [name.strip().casefold() for name in names]
-    if "" in keys:
-        raise UserError(f"{where} holds an empty class name; give every class a name.")
-    twice = next((name for name, key in zip(names, keys, strict=True) if keys.count(key) > 1), None)
-    if twice is not None:
-        raise UserError(f"{where} names the class {twice.strip()!r} twice; name each class once.")
+    """Raise a `UserError` unless there are at least two names, none empty, too long or with control characters, and no two alike.
+
+    Case, outer blanks and the way in which an accent is written do not count.
+    """
+    for name in names:
+        if (found := unprintable(name)) is not None:
+            raise UserError(f"{where} has a class name with the control character {found} ({name[:50]!r}); write names of plain characters.")
+        if len(name) > CLASS_CHARACTERS:
+            raise UserError(
+                f"{where} has a class name of {len(name):,} characters, more than {CLASS_CHARACTERS}; shorten it, or name another column."
+            )
+    seen: dict[str, str] = {}
+    for name in names:
+        if not (key := composed(name).strip().casefold()):
+            raise UserError(f"{where} holds an empty class name; give every class a name.")
+        if key in seen:
+            raise UserError(f"{where} names the class {seen[key]!r} twice; name each class once.")
+        seen[key] = name.strip()
     if len(names) < 2:
         raise UserError(f"{where} names {len(names) or 'no'} class{'es' if not names else ''}; at least two are needed.")
 
@@ -38,7 +51,7 @@ def classes_of(source: Source, wanted: Sequence[str] | None) -> tuple[tuple[Labe
     """
     own = source.class_names
     if own is None:
-        names = [name.strip() for name in wanted] if wanted is not None else _distinct_labels(source)
+        names = [composed(name).strip() for name in wanted] if wanted is not None else _distinct_labels(source)
         by_name = {name.casefold(): position for position, name in enumerate(names)}
         if wanted is not None:
             _refuse_counting_from_one(source, by_name)
@@ -48,9 +61,9 @@ def classes_of(source: Source, wanted: Sequence[str] | None) -> tuple[tuple[Labe
     labels = _stated(own, source.named)
     positions = list(range(len(own)))
     if wanted is not None:
-        labels, positions = _rearranged(source, labels, [name.strip() for name in wanted])
+        labels, positions = _rearranged(source, labels, [composed(name).strip() for name in wanted])
     # An index goes before a name: the hub calls the classes 0 and 1 of Yelp "1" and "2".
-    index = {name.strip().casefold(): position for name, position in zip(own, positions, strict=True)}
+    index = {composed(name).strip().casefold(): position for name, position in zip(own, positions, strict=True)}
     return labels, index | {str(number): position for number, position in enumerate(positions)}
 
 
@@ -104,6 +117,7 @@ def nothing_matches(source: Source, labels: Sequence[Label]) -> str:
 
 
 def _plain(name: str) -> Label:
+    name = composed(name)
     return Label(name, words_of(name), words_of(name))
 
 
@@ -143,7 +157,7 @@ def _distinct_labels(source: Source) -> list[str]:
     for row in _rows(source):
         key = label_key(row.label)
         if key is not None and isinstance(row.label, str | int | float):
-            names.setdefault(key, str(row.label).strip())
+            names.setdefault(key, composed(str(row.label)).strip())
     if not names:
         raise UserError(f"{source.name} names no classes; set data.classes to their names (or data.label_column to a column with class names).")
     if all(key.lstrip("-").isdigit() for key in names):

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from selftrain.config import composed
 from selftrain.data.corpus import Skipped, document_id
 from selftrain.data.images import image_id, usable_image
 
@@ -99,14 +100,14 @@ def clean(
 
 
 def label_key(value: object) -> str | None:
-    """A label as text that can be compared: stripped, case folded, `2.0` as `2`; None for no label (None, NaN, empty, -1)."""
+    """A label as text that can be compared: composed, stripped, case folded, `2.0` as `2`; None for no label (None, NaN, empty, -1)."""
     if isinstance(value, bool):
         value = int(value)
     if isinstance(value, float):
         if math.isnan(value):
             return None
         value = int(value) if value.is_integer() else value
-    key = str(value).strip().casefold() if value is not None else ""
+    key = composed(str(value)).strip().casefold() if value is not None else ""
     # A CSV column of integers in which one cell is empty comes back from pandas as 0.0, 1.0, ...
     key = key.removesuffix(".0") if re.fullmatch(r"-?\d+\.0", key) else key
     # -1 is how many data sets (and the hub) write "not labeled".

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from string import Formatter
 
 from selftrain.config import DataConfig
 from selftrain.data.catalogue import DEFAULT_PROMPTS
@@ -117,6 +118,8 @@ def corpus_of(texts: Sequence[object], config: DataConfig) -> Corpus:
     Raises:
         UserError: `config.classes` are not at least two different names, or too few texts are usable.
     """
+    if isinstance(texts, str | bytes | Mapping):
+        raise UserError(f"texts is a {type(texts).__name__}, not a list of texts; for one text write [text].")
     names = config.classes or ()
     check_class_names(names, "classes")
     labels = describe(tuple(Label(name, name, name) for name in names), config.descriptions)
@@ -157,13 +160,18 @@ def _prompts(prompts: Sequence[str] | None) -> tuple[str, ...] | None:
     if not prompts:
         raise UserError("data.prompts is empty; leave it out for the default, or list prompts with {label}.")
     for prompt in prompts:
-        try:
-            filled = prompt.format(label="\0")
-        except (KeyError, IndexError, ValueError, AttributeError):
-            filled = ""
-        if "\0" not in filled:
-            raise UserError(f"data.prompts: {prompt!r} must hold {{label}} and no other braces, e.g. 'It is about {{label}}.'.")
+        if not _is_template(prompt):
+            raise UserError(f"data.prompts: {prompt[:200]!r} must hold {{label}} and no other braces, e.g. 'It is about {{label}}.'.")
     return tuple(prompts)
+
+
+def _is_template(prompt: str) -> bool:
+    """Whether a prompt holds plain `{label}` fields and nothing else to be filled in: a width such as `{label:>2000000000}` would take its bytes."""
+    try:
+        fields = [part for part in Formatter().parse(prompt) if part[1] is not None]
+    except ValueError:  # a brace without its partner
+        return False
+    return bool(fields) and all(name == "label" and not form and conversion is None for _, name, form, conversion in fields)
 
 
 def _too_few(name: str, left: int, held: int, skipped: Sequence[Skipped], minimum: int) -> str:

@@ -27,7 +27,7 @@ ONE_WORKER = Workers()
 class Options(BaseModel):
     """Base of every method's options: immutable, and strict about unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @property
     def wants_texts(self) -> bool:

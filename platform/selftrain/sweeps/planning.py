@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from selftrain import methods
-from selftrain.config import Experiment
+from selftrain.config import Experiment, read_yaml
 from selftrain.data.corpus import Corpus, Truth
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import grant
@@ -107,7 +105,7 @@ def resumed(folder: Path | str) -> Space:
     file = Path(folder) / "space.yaml"
     if not file.is_file():
         raise UserError(f"--resume: {str(folder)!r} is no sweep's folder, it has no space.yaml; give one of those under runs/{FOLDER}/.")
-    return parse_space(yaml.safe_load(file.read_text(encoding="utf-8")))
+    return parse_space(read_yaml(file, "sweep", "tune_spaces/"))
 
 
 def plan(prepared: Prepared) -> str:
