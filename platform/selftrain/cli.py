@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from selftrain.errors import UserError
+from selftrain.errors import UserError, printable, sentence
+from selftrain.outputs import check_file, check_folder, is_full, whole_file
 from selftrain.signals import interruptible
 
 DESCRIPTION = "Unlabeled documents and class names in; a small, fast, served classifier out."
@@ -28,13 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a bar for every file that is opened hides the one that matters
     try:
+        _require_text(arguments)
         options = _parser().parse_args(arguments)
         command: Callable[[argparse.Namespace], int] = options.command
         options.asked = shlex.join(["selftrain", *arguments])
         with interruptible():
             return command(options)
     except UserError as error:
-        print(f"selftrain: {error}", file=sys.stderr)
+        print(f"selftrain: {sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("selftrain: stopped; `selftrain run --resume FOLDER` continues a run, and `selftrain sweep --resume FOLDER` a sweep.", file=sys.stderr)
@@ -42,6 +44,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output (head, less) has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if not is_full(error):
+            raise
+        where = f" while {error.filename} was written" if error.filename else ""
+        print(f"selftrain: {sentence(UserError(f'{error.strerror}{where}; free some space, or work on another disk.'))}", file=sys.stderr)
+        return 2
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """What is asked for is written into reports, the registry and logs, all of them UTF-8."""
+    for number, argument in enumerate(arguments, start=1):
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(f"Argument {number} ({argument[:100]!r}) is not UTF-8; write it in UTF-8, or rename the file.") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -228,11 +245,12 @@ def _run(options: argparse.Namespace) -> int:
             "--resume continues a run as it was asked for; pass no experiment, --data, --classes, columns or --promote beside it. "
             "More seeds and variants can be added with --set."
         )
+    asked = None if options.resume else _checked_options(_load(options))  # before torch is imported, which takes seconds
     from selftrain import experiment as story
     from selftrain.resuming import resumed
 
     overrides = [*options.overrides, *([f"ray.address={options.address}"] if options.address else [])]
-    experiment = resumed(options.resume, overrides) if options.resume else _load(options)
+    experiment = asked or resumed(options.resume, overrides)
     if options.dry_run:
         print(story.plan(story.prepare(experiment)))
         return 0
@@ -260,6 +278,16 @@ def _tracked(unsent: str | None) -> int:
     return 0 if unsent is None else 2
 
 
+def _checked_options(experiment: Any) -> Any:
+    """`experiment`, whose method, its options and its variants are known."""
+    from selftrain import methods
+
+    for name in experiment.variants:
+        methods.options_of(experiment.variant(name).method)
+    methods.options_of(experiment.method)
+    return experiment
+
+
 def _generate(options: argparse.Namespace) -> int:
     from selftrain.config import load
     from selftrain.generation import describe_filter, generate
@@ -268,6 +296,7 @@ def _generate(options: argparse.Namespace) -> int:
     if unused := next((override for override in options.overrides if not override.strip().startswith(used)), None):
         raise UserError(f"--set {unused!r} has nothing to say here; selftrain generate uses {', '.join(used)}.")
     data = {"classes": _names(options.classes)} if options.classes is not None else {}
+    check_folder(Path(options.out), "--out")
     asked = {"model": options.model, "engine_seed": options.seed}
     experiment = load(None, options.overrides, {"data": data, "augment": {key: value for key, value in asked.items() if value is not None}})
     try:
@@ -313,13 +342,16 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
+    if options.html:
+        check_file(Path(options.html), "--html")
     from selftrain.evaluation.leaderboard import entries_of, text_table, to_html
     from selftrain.tracking import finished_metrics
 
     entries = entries_of(finished_metrics(options.tracking_uri, options.experiment))
     print(text_table(entries))
     if options.html:
-        Path(options.html).write_text(to_html(entries), encoding="utf-8")
+        with whole_file(Path(options.html), "--html") as partial:
+            partial.write_text(to_html(entries), encoding="utf-8")
         print(f"\npage  {options.html}")
     return 0
 
@@ -339,6 +371,10 @@ def _predict(options: argparse.Namespace) -> int:
         raise UserError('selftrain predict takes either texts (selftrain predict "a text") or --file with --out.')
     if bool(options.file) != bool(options.out):
         raise UserError("--file and --out go together: where do the labeled rows go?")
+    if options.file:
+        from selftrain.export.tables import check_paths
+
+        check_paths(Path(options.file), Path(options.out))  # before the model is opened
     classifier = _classifier(options)
     if options.file:
         from selftrain.export.predict import predict_file
@@ -348,13 +384,15 @@ def _predict(options: argparse.Namespace) -> int:
         return 0
     for text, row in zip(options.texts, classifier.predict_proba(options.texts), strict=True):
         best = int(row.argmax())
-        print(f"{classifier.classes_[best]}\t{row[best]:.3f}\t{text}")
+        print(f"{printable(str(classifier.classes_[best]))}\t{row[best]:.3f}\t{printable(text)}")
     return 0
 
 
 def _export(options: argparse.Namespace) -> int:
     _require_columns_of_file(options, options.documents)
     folder, out = Path(options.bundle), Path(options.out) if options.out else None
+    if out is not None:
+        check_folder(out, "--out")
     if not folder.is_dir() and folder.name == options.bundle:
         from selftrain.tracking import champion_bundle
 
@@ -390,6 +428,7 @@ def _distill(options: argparse.Namespace) -> int:
     _require_columns_of_file(options, options.documents)
     if options.max_documents < 1:
         raise UserError(f"--max-documents is {options.max_documents}; give a number of documents.")
+    check_folder(Path(options.out) if options.out else Path(options.bundle).absolute().parent / "distilled", "--out")
     from selftrain.export.bundle import read_card
     from selftrain.export.compiling import require_empty
     from selftrain.export.distilling import STUDENTS, describe, distill

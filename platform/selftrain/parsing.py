@@ -97,7 +97,7 @@ def _check_scalar(event: yaml.ScalarEvent, resolver: yaml.SafeLoader) -> None:
 
 
 def _line(event: yaml.Event) -> str:
-    return f"line {event.start_mark.line + 1}"
+    return f"line {event.start_mark.line + 1 if event.start_mark is not None else 0}"
 
 
 def _short(text: str) -> str:

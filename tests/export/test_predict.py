@@ -113,7 +113,7 @@ def test_parquet_keeps_its_types_and_a_true_label(tmp_path: Path) -> None:
         ("x.jsonl", "", "y.csv", "is empty"),
         ("x.jsonl", '{"text": "a"}\nnonsense\n', "y.csv", "Line 2 of .* is not JSON"),
         ("x.jsonl", "[1]\n", "y.csv", "Line 1 of .* is a list"),
-        ("x.parquet", "text\n", "y.csv", "is not a Parquet file"),
+        ("x.parquet", "text\n", "y.csv", "is not a readable Parquet file"),
         ("x.txt", "text\n", "y.csv", "ends in .txt"),
         ("x.csv", "text\na\n", "y.xlsx", "ends in .xlsx"),
         ("x.csv", "text\na\n", "x.csv", "is the source itself"),

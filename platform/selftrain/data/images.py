@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,12 +16,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from selftrain.data.splits import hash_order
+from selftrain.errors import UserError
 
 if TYPE_CHECKING:
     from selftrain.data.cleaning import Row
 
+# Pillow opens some forty kinds of files; PostScript among them would be run by another program.
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+PIXELS = 1 << 20  # of an image: 1,024 by 1,024; the networks here are for 32 to 224 a side
+# A file of a few bytes may stand for a million equal pixels: beyond this many bytes of pixels, an image has at least a hundredth of them in its file.
+FREE_BYTES, EXPANSION = 256 << 20, 100
 COLUMNS = ("image", "img")  # names of image columns, on the hub and in files
 _PROBED = 100  # images that vote on the size of a source
+
+
+# Pillow raises each of them on a torn file; numbers in a header that make no sense are errors of Python.
+_TORN = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error, zlib.error)
 
 
 def image_id(pixels: np.ndarray) -> str:
@@ -48,11 +60,11 @@ def usable_image(value: object, size: tuple[int, int] | None) -> tuple[np.ndarra
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.size != size:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.size != size or image.width * image.height > PIXELS:
                 return none, "another size"
             return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1)), ""
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow raises each of them on a torn file
+    except (*_TORN, Image.DecompressionBombError):
         return none, "not an image"
 
 
@@ -63,11 +75,25 @@ def common_size(rows: Sequence[Row]) -> tuple[int, int] | None:
     sizes: Counter[tuple[int, int]] = Counter()
     for row in rows[:_PROBED]:
         try:
-            with Image.open(io.BytesIO(encoded(row.text) or b"")) as image:
+            with Image.open(io.BytesIO(encoded(row.text) or b""), formats=FORMATS) as image:
                 sizes[image.size] += 1
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        except (*_TORN, Image.DecompressionBombError):
             continue
     return sizes.most_common(1)[0][0] if sizes else None
+
+
+def check_sizes(rows: Sequence[Row], size: tuple[int, int] | None, where: str) -> None:
+    """Raise a `UserError` where images of `size` have too many pixels, or all of them together many more than their files let expect."""
+    if size is None:
+        return
+    width, height = size
+    if width * height > PIXELS:
+        raise UserError(f"The images of {where} have {width:,} by {height:,} pixels, more than {PIXELS:,} in all; make them smaller first.")
+    pixels = 3 * width * height * len(rows)
+    if pixels > FREE_BYTES and sum(len(encoded(row.text) or b"") for row in rows) * EXPANSION < pixels:
+        raise UserError(
+            f"The images of {where} would take {pixels / 1e9:,.1f} GB, more than {EXPANSION} times their files: these are no pictures; leave the empty ones out."
+        )
 
 
 def thinned(rows: Sequence[Row], count: int | None) -> list[Row]:

@@ -16,7 +16,7 @@ from selftrain.data.catalogue import DEFAULT_PROMPTS
 from selftrain.data.classes import check_class_names, classes_of, describe, nothing_matches, same_classes
 from selftrain.data.cleaning import Document, Row, clean
 from selftrain.data.corpus import Corpus, Documents, Label, Skipped, Truth
-from selftrain.data.images import common_size, stacked, thinned
+from selftrain.data.images import check_sizes, common_size, stacked, thinned
 from selftrain.data.sources import find_source
 from selftrain.data.splits import hash_order, hold_out
 from selftrain.errors import UserError
@@ -67,6 +67,8 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
         )
         return {document.id: document for document in result.documents}, result.skipped
 
+    if images:
+        check_sizes([*source.train, *test_rows], size, source.name)
     given, skipped_test = cleaned(test_rows, test_index)
     # A test row without a label cannot be scored; a test split without any (the hub has such) is no test split.
     given = {id_: document for id_, document in given.items() if document.label is not None}

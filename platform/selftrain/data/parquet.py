@@ -34,7 +34,7 @@ class _Damaged(ValueError):
 class Opened:
     """A file that was checked."""
 
-    path: Path
+    schema: Any  # as the file states it; texts come as dictionaries
     file: Any  # pyarrow.parquet.ParquetFile
     rows: int
     batch_rows: int  # that may be decoded at once
@@ -117,7 +117,7 @@ def open_checked(path: Path, columns: Iterable[str] | None = None) -> Opened:
         texts = [field.name for field in schema if _is_bytes(field.type) and field.name not in plain]
         file = pyarrow.parquet.ParquetFile(path, metadata=metadata, read_dictionary=texts)
     row_bytes = repeated + total // max(1, metadata.num_rows)
-    return Opened(path, file, metadata.num_rows, max(1, min(1 << 16, BATCH_BYTES // max(1, row_bytes))))
+    return Opened(schema, file, metadata.num_rows, max(1, min(1 << 16, BATCH_BYTES // max(1, row_bytes))))
 
 
 def cells_of(array: Any, shared: dict[Any, Any]) -> list[Any]:
@@ -131,11 +131,24 @@ def cells_of(array: Any, shared: dict[Any, Any]) -> list[Any]:
     import pyarrow.compute
 
     if not pyarrow.types.is_dictionary(array.type):
-        return [_shared(value, shared) for value in array.to_pylist()]
+        return [_shared(value, shared) for value in _decoded(array)]
     used = pyarrow.compute.drop_null(pyarrow.compute.unique(array.indices))
-    values = dict(zip(used.to_pylist(), array.dictionary.take(used).to_pylist(), strict=True))
+    values = dict(zip(used.to_pylist(), _decoded(array.dictionary.take(used)), strict=True))
     values = {index: _shared(value, shared) for index, value in values.items()}
     return [None if index is None else values[index] for index in array.indices.to_pylist()]
+
+
+def _decoded(array: Any) -> list[Any]:
+    """The values of an array; bytes of a text that are no UTF-8 are kept apart as surrogates, so that they spoil their own row alone."""
+    import pyarrow
+
+    try:
+        return list(array.to_pylist())
+    except UnicodeDecodeError:
+        if not _is_bytes(array.type):
+            raise UserError("A text inside of a list or an object of a Parquet file is not UTF-8; leave the column out.") from None
+        raw = array.cast(pyarrow.large_binary()).to_pylist()
+        return [None if value is None else value.decode("utf-8", "surrogateescape") for value in raw]
 
 
 def _shared(value: Any, shared: dict[Any, Any]) -> Any:

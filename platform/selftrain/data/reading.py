@@ -168,7 +168,7 @@ def require_columns(found: Sequence[str], wanted: Sequence[str], where: str) -> 
 
 
 @contextmanager
-def _opened(path: Path, newline: str) -> Iterator[TextIO]:
+def opened(path: Path, newline: str) -> Iterator[TextIO]:
     """A UTF-8 file, with or without a byte order mark.
 
     Raises:
@@ -204,7 +204,7 @@ def _first_wrong_byte(path: Path) -> tuple[int, int, str]:
             line += content.count(b"\n")
 
 
-def _lines(stream: TextIO, path: Path) -> Iterator[str]:
+def lines_of(stream: TextIO, path: Path) -> Iterator[str]:
     """The lines of a file.
 
     Raises:
@@ -223,21 +223,21 @@ def _read_delimited(path: Path, text_column: str, label_column: str | None, weak
     # A cell may be as long as a record: an over-long text costs its row alone. The limit is the csv module's, for all its users, hence put back.
     limit = csv.field_size_limit(max(RECORD_CHARACTERS, csv.field_size_limit()))
     try:
-        with _opened(path, newline="") as stream:
-            header_line = next(_lines(stream, path), "")
+        with opened(path, newline="") as stream:
+            header_line = next(lines_of(stream, path), "")
             delimiter = "\t" if kind == "TSV" else ","
             if kind == "CSV" and text_column not in next(csv.reader([header_line]), []):
                 # Spreadsheets of many countries write semicolons (or tabs) into a .csv.
                 delimiter = next((other for other in ";\t|" if text_column in next(csv.reader([header_line], delimiter=other), [])), ",")
             stream.seek(0)
-            yield from _delimited_rows(_Cells(stream, path, delimiter), path, text_column, label_column, weak_column)
+            yield from _delimited_rows(Cells(stream, path, delimiter), path, text_column, label_column, weak_column)
     except csv.Error as error:
         raise UserError(f"{path} is not a readable {kind} file: {error}.") from None
     finally:
         csv.field_size_limit(limit)
 
 
-class _Cells:
+class Cells:
     """The cells of each row, and the line on which the row begins; a row is not longer than a record, and no quote is left open."""
 
     def __init__(self, stream: TextIO, path: Path, delimiter: str) -> None:
@@ -247,7 +247,7 @@ class _Cells:
         self.line = 1
 
     def _fed(self) -> Iterator[str]:
-        for line in _lines(self._stream, self._path):
+        for line in lines_of(self._stream, self._path):
             self._characters += len(line)
             if self._characters > RECORD_CHARACTERS:
                 raise self._endless()
@@ -272,7 +272,7 @@ class _Cells:
             self.line, self._characters = following, 0
 
 
-def _delimited_rows(rows: _Cells, path: Path, text_column: str, label_column: str | None, weak_column: str | None) -> Iterator[Row]:
+def _delimited_rows(rows: Cells, path: Path, text_column: str, label_column: str | None, weak_column: str | None) -> Iterator[Row]:
     cells_of_rows = iter(rows)
     header = [name.strip() for name in next(cells_of_rows, [])]
     columns = (label_column, weak_column)
@@ -317,16 +317,16 @@ def _records(path: Path) -> Iterator[tuple[str, Any, int]]:
     number = 1
     try:
         # Split at line feeds only: a JSON string may hold U+2028 and its like.
-        with _opened(path, newline="\n") as stream:
+        with opened(path, newline="\n") as stream:
             if path.suffix.lower() == ".json" and _first_sign(stream) == "[":
                 for item, (record, characters) in enumerate(json_items(stream.read(), characters=RECORD_CHARACTERS), start=1):
                     yield f"item {item}", record, characters
                 return
-            for number, line in enumerate(_lines(stream, path), start=1):
+            for number, line in enumerate(lines_of(stream, path), start=1):
                 if line.strip():
                     yield f"line {number}", json_of(line.removesuffix("\n"), characters=RECORD_CHARACTERS), len(line)
     except UnicodeDecodeError:
-        raise  # a ValueError too, of which `_opened` knows more
+        raise  # a ValueError too, of which `opened` knows more
     except ValueError as error:
         at = number + error.lineno - 1 if isinstance(error, json.JSONDecodeError) else number
         fault = error.msg if isinstance(error, json.JSONDecodeError) else str(error)

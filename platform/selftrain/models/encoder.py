@@ -9,11 +9,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from sentence_transformers import SentenceTransformer
+
+if TYPE_CHECKING:  # it takes seconds to import, and whoever checks the options of a method does not need it
+    from sentence_transformers import SentenceTransformer
 
 
 class Encoder(torch.nn.Module):
