@@ -23,15 +23,19 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from selftrain.errors import UserError
+from selftrain.export.checking import CARD, PROTOTYPES, check_bundle, hashes_of, read_header
+from selftrain.models.folders import read_document, without_code
+from selftrain.outputs import reason
+from selftrain.parsing import json_of
 
 FORMAT = 1
-CARD = "selftrain.json"
-PROTOTYPES = "prototypes.safetensors"
+_CARD_CHARACTERS = 16 << 20
 
 
 def installed_versions() -> dict[str, str]:
@@ -48,7 +52,7 @@ def installed_versions() -> dict[str, str]:
 class BundleMetrics(BaseModel):
     """How well the classifier does on its test documents; None where they have no labels."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     accuracy: float | None = Field(default=None, description="share of test documents whose most probable class is the true one, 0 to 1")
     macro_f1: float | None = Field(default=None, description="mean of the classes' F1, 0 to 1")
@@ -59,7 +63,7 @@ class BundleMetrics(BaseModel):
 class BundleCard(BaseModel):
     """What a bundle states about itself. Unknown keys are kept out of the way, so that a newer minor version opens here."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     format: int = FORMAT
     name: str = Field(description="name of the experiment or model")
@@ -67,8 +71,8 @@ class BundleCard(BaseModel):
     label_prompts: tuple[tuple[str, ...], ...] = Field(default=(), description="[class][prompt]: the texts that the prototypes stand for")
     similarity: Literal["cosine", "dot"] = "cosine"
     scale: float = Field(default=1.0, gt=0, description="factor on the similarity")
-    max_tokens: int = Field(default=64, ge=1, description="tokens of a document that the encoder reads")
-    longest: int | None = Field(default=None, description="tokens of a text that the encoder can read at most; None: nobody wrote it down")
+    max_tokens: int = Field(default=64, ge=1, le=1 << 20, description="tokens of a document that the encoder reads")
+    longest: int | None = Field(default=None, ge=1, description="tokens of a text that the encoder can read at most; None: nobody wrote it down")
     method: str = Field(description="how it was trained, e.g. genco")
     supervision: str = Field(default="none", description="labels that the learner saw: none, all, or in words, e.g. 10 a class")
     experiment: dict[str, Any] = Field(default_factory=dict, description="the resolved experiment document")
@@ -80,6 +84,9 @@ class BundleCard(BaseModel):
     encoder_fingerprint: str = ""
     metrics: BundleMetrics = BundleMetrics()
     versions: dict[str, str] = Field(default_factory=installed_versions)
+    files: dict[str, str] = Field(
+        default_factory=dict, description="SHA-256 of the files that it was written with; none in bundles from before they were"
+    )
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"), description="UTC, ISO 8601")
 
 
@@ -107,23 +114,29 @@ def write_bundle(
     folder = Path(folder)
     if folder.exists() and not (folder / CARD).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not a bundle; name an empty or new folder, so that nothing of yours is overwritten.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     partial, old = (folder.parent / f".{folder.name}.{word}-{os.getpid()}" for word in ("partial", "old"))
-    shutil.rmtree(partial, ignore_errors=True)
     longest = backbone.max_seq_length
     cuts = not isinstance(backbone[0], StaticEmbedding)  # whose tokenizer holds the cut
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
         # What opens the folder without selftrain has to read as much of a text as the classifier does.
         if cuts:
             backbone.max_seq_length = min(card.max_tokens, longest or card.max_tokens)
         backbone.save_pretrained(str(partial), create_model_card=False, safe_serialization=True)
+        for name in ("config.json", "tokenizer_config.json"):
+            _without_code(partial / name)
         tensors = {"prototypes": prototypes} | ({"bias": bias} if bias is not None else {})
         save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}, str(partial / PROTOTYPES))
+        card = card.model_copy(update={"files": hashes_of(partial)})
         (partial / CARD).write_text(json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(model_card(card), encoding="utf-8")
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)
+    except (OSError, SafetensorError) as error:
+        why = reason(error) if isinstance(error, OSError) else f"{' '.join(str(error).split())[:200]}; free some space, or name another disk"
+        raise UserError(f"The bundle {folder} cannot be written: {why}.") from None
     finally:
         if cuts:
             backbone.max_seq_length = longest
@@ -133,6 +146,12 @@ def write_bundle(
         elif old.exists():
             old.rename(folder)
     return folder
+
+
+def _without_code(file: Path) -> None:
+    """An encoder that was opened without the code that its settings name needs none of it, and a bundle that names code is refused."""
+    if file.is_file() and (plain := without_code(document := read_document(file))) != document:
+        file.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_card(folder: str | Path) -> BundleCard:
@@ -148,12 +167,24 @@ def read_card(folder: str | Path) -> BundleCard:
     if not file.is_file():
         raise UserError(f"{folder} is not a selftrain bundle: it has no {CARD}; give the bundle/ folder of a run.")
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        with file.open(encoding="utf-8") as stream:
+            document = json_of(stream.read(_CARD_CHARACTERS + 1), characters=_CARD_CHARACTERS)
         if isinstance(document, dict) and isinstance(document.get("format"), int) and document["format"] > FORMAT:
             raise UserError(f"{folder} has bundle format {document['format']}, this selftrain reads up to {FORMAT}; upgrade selftrain.")
         return BundleCard.model_validate(document)
-    except (ValueError, ValidationError) as error:
+    except (OSError, ValueError, ValidationError) as error:
         raise UserError(f"{file} is damaged ({' '.join(str(error).split())[:200]}); write the bundle again.") from None
+
+
+def checked_card(folder: str | Path) -> BundleCard:
+    """The same, of a bundle that holds nothing but what bundles hold (export/checking.py): to be called before any of its files is opened.
+
+    Raises:
+        UserError: as `read_card`, or it holds something else.
+    """
+    card = read_card(folder)
+    check_bundle(Path(folder), card.files)
+    return card
 
 
 def read_prototypes(folder: Path, card: BundleCard) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -163,6 +194,7 @@ def read_prototypes(folder: Path, card: BundleCard) -> tuple[torch.Tensor, torch
         UserError: the file is missing, damaged, or has another number of classes than the card.
     """
     file = folder / PROTOTYPES
+    read_header(file)
     try:
         tensors = load_file(str(file))
         prototypes, bias = tensors["prototypes"], tensors.get("bias")
@@ -170,6 +202,8 @@ def read_prototypes(folder: Path, card: BundleCard) -> tuple[torch.Tensor, torch
         raise UserError(f"{file} cannot be read ({error}); write the bundle again.") from None
     if prototypes.ndim != 2 or prototypes.shape[0] != len(card.labels):
         raise UserError(f"{file} has shape {tuple(prototypes.shape)}, but {CARD} names {len(card.labels)} classes; write the bundle again.")
+    if not all(tensor.is_floating_point() and torch.isfinite(tensor).all() for tensor in (prototypes, bias) if tensor is not None):
+        raise UserError(f"{file} holds numbers that are not finite, or not fractions; train the bundle again.")
     if bias is not None and tuple(bias.shape) != (len(card.labels),):
         raise UserError(f"{file} has a bias of shape {tuple(bias.shape)}, but {CARD} names {len(card.labels)} classes; write the bundle again.")
     return prototypes, bias

@@ -15,7 +15,8 @@ from sentence_transformers import SentenceTransformer
 
 from selftrain.errors import UserError
 from selftrain.export.backends import FOLDER, TOKENIZER, Backend, TorchBackend, check_name, choose, cores, open_graph, read_record
-from selftrain.export.bundle import BundleCard, read_card, read_prototypes
+from selftrain.export.bundle import BundleCard, checked_card, read_prototypes
+from selftrain.export.checking import read_header
 from selftrain.export.tokens import (
     BATCH_START_TOKENS,
     BATCH_TOKENS_CPU,
@@ -28,6 +29,8 @@ from selftrain.export.tokens import (
     padded,
     reader_of,
 )
+
+MISSING_NUMBERS = 8 << 20  # of an encoder that may be lacking in its file: a pooler that nothing uses
 
 
 def problem_with(text: object) -> str | None:
@@ -114,7 +117,7 @@ class Classifier:
 
             source = registered_bundle(source, tracking_uri).folder
         folder = Path(source)
-        card = read_card(folder)
+        card = checked_card(folder)
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
         record = read_record(folder) if backend != "torch" and (where == "cpu" or backend is not None) else None
         if backend is None:
@@ -126,11 +129,28 @@ class Classifier:
             computes = open_graph(folder, backend, record, threads or cores())
             opened = cls.__new__(cls)
             opened._assemble(card, FastReader.load(folder / FOLDER / TOKENIZER), computes, batch_size)
+            opened._try(folder)
             return opened
         if threads is not None:
             torch.set_num_threads(threads)
         prototypes, bias = read_prototypes(folder, card)
-        return cls(open_backbone(folder, where), prototypes, card, bias=bias, batch_size=batch_size)
+        backbone = open_backbone(folder, where)
+        if (dimensions := backbone.get_embedding_dimension()) != prototypes.shape[1]:
+            raise UserError(
+                f"The prototypes of the bundle {folder} have {prototypes.shape[1]} dimensions, and its encoder gives {dimensions}; write the bundle again."
+            )
+        opened = cls(backbone, prototypes, card, bias=bias, batch_size=batch_size)
+        opened._try(folder)
+        return opened
+
+    def _try(self, folder: Path) -> None:
+        """Classify one text; raise a `UserError` where that does not give probabilities."""
+        try:
+            found = self.predict_proba(["a text"])
+        except Exception as error:  # whatever a library says of weights, ids or graphs that do not fit each other
+            raise UserError(f"The bundle {folder} cannot classify ({_reason(error)}); write it again.") from None
+        if found.shape != (1, len(self.classes_)) or not np.isfinite(found).all():
+            raise UserError(f"The bundle {folder} answers numbers that are no probabilities; train it again.")
 
     def predict(self, texts: Iterable[str]) -> np.ndarray:
         """The name of each text's most probable class, `[texts]`.
@@ -197,11 +217,58 @@ def open_backbone(folder: Path, device: str) -> SentenceTransformer:
         UserError: it is damaged.
     """
     try:
-        return SentenceTransformer(str(folder), device=device, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+        _check_shapes(folder)
+        backbone = SentenceTransformer(str(folder), device=device, local_files_only=True, trust_remote_code=False)
+    except UserError:
+        raise
+    except Exception as error:  # transformers, tokenizers and torch raise what they like for settings and weights that make no sense
+        raise UserError(f"The encoder of the bundle {folder} cannot be opened ({_reason(error)}); write the bundle again.") from None
+    for name, tensor in backbone.state_dict().items():
+        if tensor.is_floating_point() and not all(torch.isfinite(part).all() for part in tensor.reshape(-1).split(1 << 22)):
+            raise UserError(f"The weights {name} of the bundle {folder} hold numbers that are not finite; train it again.")
+    _check_ids(backbone, folder)
+    return backbone
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _check_shapes(folder: Path) -> None:
+    """Raise a `UserError` unless the transformer that config.json describes has the shapes of the weights: it is made as large as it says before they are read."""
+    if not (folder / "config.json").is_file():
+        return  # an encoder of words, or a static one, whose settings were checked
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModel.from_config(config, trust_remote_code=False)
+    weights = {name: shape for file in folder.glob("model*.safetensors") for name, (_, shape) in read_header(file).items()}
+    prefix = f"{model.base_model_prefix}."
+    shapes = {name.removeprefix(prefix): shape for name, shape in weights.items()}
+    missing = 0
+    for name, parameter in model.named_parameters():
+        shape = shapes.get(name.removeprefix(prefix))
+        if shape is None:
+            missing += parameter.numel()
+        elif shape != tuple(parameter.shape):
+            raise UserError(
+                f"{folder / 'config.json'} wants {name} of shape {tuple(parameter.shape)}, and the weights have {shape}; write the bundle again."
+            )
+    if missing > MISSING_NUMBERS:
+        raise UserError(f"The weights of the bundle {folder} lack {missing:,} numbers that config.json asks for; write the bundle again.")
+
+
+def _check_ids(backbone: SentenceTransformer, folder: Path) -> None:
+    """Raise a `UserError` where the tokenizer knows more tokens than the encoder has vectors for."""
+    known: Any = getattr(backbone.tokenizer, "get_vocab", dict)()
+    table = next((module for module in backbone.modules() if isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag)), None)
+    # The tokenizer of words has a list, which was compared with the vectors already.
+    if isinstance(known, dict) and known and table is not None and max(known.values()) >= table.num_embeddings:
         raise UserError(
-            f"The encoder of the bundle {folder} cannot be opened ({' '.join(str(error).split())[:200]}); write the bundle again."
-        ) from None
+            f"The tokenizer of the bundle {folder} numbers tokens up to {max(known.values()):,}, and its encoder has {table.num_embeddings:,} of them; "
+            "write the bundle again."
+        )
 
 
 def _checked(texts: Any) -> list[str]:

@@ -49,7 +49,7 @@ from selftrain.export.backends import (
     sha256,
     this_machine,
 )
-from selftrain.export.bundle import BundleCard, read_card, read_prototypes
+from selftrain.export.bundle import BundleCard, checked_card, read_prototypes
 from selftrain.export.classifier import open_backbone
 from selftrain.export.documents import labels_of, load_documents
 from selftrain.export.tokens import FastReader, batches, padded, reader_of
@@ -157,7 +157,7 @@ def export_bundle(
         raise UserError(f"--max-accuracy-loss is {max_accuracy_loss:g}; give a share from 0 to 1, such as 0.005.")
     require_packages("onnx", "onnxscript", "onnxruntime", *(PACKAGES[name] for name in graphs))
     folder = Path(folder)
-    card = read_card(folder)
+    card = checked_card(folder)
     if out is not None:
         require_empty(out)
     texts = list(documents.texts[:DOCUMENTS])

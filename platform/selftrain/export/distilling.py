@@ -29,7 +29,7 @@ from selftrain.evaluation.metrics import evaluate
 from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
 from selftrain.evaluation.tiers import Tier, tiers
 from selftrain.export.backends import FOLDER, GRAPHS
-from selftrain.export.bundle import BundleCard, BundleMetrics, read_card, read_prototypes, write_bundle
+from selftrain.export.bundle import BundleCard, BundleMetrics, checked_card, read_prototypes, write_bundle
 from selftrain.export.classifier import Classifier, open_backbone
 from selftrain.export.compiling import require_empty, scratch_beside
 from selftrain.export.documents import labels_of
@@ -78,7 +78,7 @@ def distill(
         UserError: no bundle, too few documents, `out` is not empty, or a student that cannot be made of this teacher.
     """
     folder = Path(folder)
-    card = read_card(folder)
+    card = checked_card(folder)
     if unknown := [name for name in students if name not in STUDENTS]:
         raise UserError(f"There is no student {unknown[0]!r}; known: {', '.join(STUDENTS)}.")
     out = Path(out) if out is not None else folder.absolute().parent / "distilled"
@@ -127,7 +127,7 @@ def distill(
                 "metrics": BundleMetrics(),
                 **student.changes,
             }
-            facts = BundleCard.model_validate({**card.model_dump(exclude={"versions", "created"}), **changes})
+            facts = BundleCard.model_validate({**card.model_dump(exclude={"versions", "created", "files"}), **changes})
             place = write_bundle(scratch / name, backbone=student.backbone, prototypes=student.weights, bias=student.bias, card=facts)
             if labels is not None:
                 scores = evaluate(Classifier.load(place, device="cpu").predict_proba(measured_on), labels, card.labels)

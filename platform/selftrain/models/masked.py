@@ -55,7 +55,7 @@ class MaskedEncoder(TextEncoder):
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()
         try:
-            model, loading = AutoModelForMaskedLM.from_pretrained(source, output_loading_info=True)
+            model, loading = AutoModelForMaskedLM.from_pretrained(source, output_loading_info=True, trust_remote_code=False)
             body = Transformer(source)
         except ValueError as error:
             raise UserError(f"model.masked_lm: {source!r} opens as no masked language model ({str(error).splitlines()[0][:120]}).") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 
 from selftrain.config import ModelConfig
@@ -11,6 +12,7 @@ from selftrain.data.corpus import Corpus
 from selftrain.errors import UserError
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 from selftrain.models.encoder import Encoder, TextEncoder
+from selftrain.models.folders import check_model_folder, check_modules
 from selftrain.models.frozen import HeadEncoder
 from selftrain.models.images import ImageEncoder
 from selftrain.models.precision import Precision, resolve
@@ -44,13 +46,31 @@ def open_encoder(config: ModelConfig, corpus: Corpus, *, device: str = "cpu", pr
         backbone = bilstm(words, word_dimensions=config.word_dimensions, hidden=config.hidden, device=device)
         return BiLSTMEncoder(backbone, max_tokens=config.max_tokens, batch_size=config.batch_size, normalize=normalize)
     source = encoder_folder(config.encoder)
-    backbone = SentenceTransformer(str(source), device=device)
+    backbone = _opened(source, device)
     if config.train == "head":
         kept = Path(config.cache) / fingerprint(source)
         return HeadEncoder(backbone, cache=kept, max_tokens=config.max_tokens, batch_size=config.batch_size, normalize=normalize)
     return TextEncoder(
         backbone, max_tokens=config.max_tokens, batch_size=config.batch_size, normalize=normalize, precision=resolve(precision, device)
     )
+
+
+def _opened(source: Path | str, device: str) -> SentenceTransformer:
+    """A sentence encoder of modules that a bundle can hold.
+
+    Raises:
+        UserError: its folder names code, is damaged, or holds another kind of model.
+    """
+    if isinstance(source, Path):
+        check_model_folder(source)
+    try:
+        backbone = SentenceTransformer(str(source), device=device, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"model.encoder: {source} cannot be opened ({type(error).__name__}: {' '.join(str(error).split())[:200]}); name another encoder."
+        ) from None
+    check_modules([type(module).__name__ for module in backbone], f"model.encoder: {source}")
+    return backbone
 
 
 def located(config: ModelConfig) -> ModelConfig:
