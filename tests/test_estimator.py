@@ -39,3 +39,11 @@ def test_predict_needs_no_ray(encoder_folder, tmp_path):
     SelfTrainer(encoder=encoder_folder, method={"rounds": 0}).fit(TEXTS, classes=["sport", "business"]).save(tmp_path / "saved")
     code = f"import sys; from selftrain import Classifier; Classifier.load({str(tmp_path / 'saved')!r}).predict(['a match']); print('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("texts", "classes"), [("one string", ["a", "b"]), (["a text"] * 30, "ab"), (["a text"] * 30, {"a": 1, "b": 2}), (b"bytes", ["a", "b"])]
+)
+def test_one_string_is_no_list(texts, classes):
+    with pytest.raises(UserError, match="not a list"):
+        SelfTrainer().fit(texts, classes)

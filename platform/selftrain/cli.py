@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from selftrain.errors import UserError, printable, sentence
-from selftrain.outputs import check_file, check_folder, is_full, whole_file
+from selftrain.outputs import check_file, check_folder, is_full, is_no_name, whole_file
 from selftrain.signals import interruptible
 
 DESCRIPTION = "Unlabeled documents and class names in; a small, fast, served classifier out."
@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
+        if is_no_name(error):
+            print(f"selftrain: {sentence(UserError(f'{error.filename}: {error.strerror}; name another file or folder.'))}", file=sys.stderr)
+            return 2
         if not is_full(error):
             raise
         where = f" while {error.filename} was written" if error.filename else ""

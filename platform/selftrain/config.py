@@ -288,7 +288,11 @@ def read_yaml(path: str | Path, kind: str, examples: str) -> dict[str, Any]:
         UserError: no such file, no YAML, or no keys and values.
     """
     file = Path(path)
-    if not file.is_file():
+    try:
+        found = file.is_file()
+    except OSError:  # a name too long, or a link to itself
+        found = False
+    if not found:
         raise UserError(f"No {kind} file {str(path)!r}; give the path of a YAML file, such as one of {examples}.")
     try:
         with file.open(encoding="utf-8") as stream:

@@ -29,6 +29,7 @@ from selftrain.data.classes import check_class_names, describe, words_of
 from selftrain.data.corpus import Corpus, Documents, Label
 from selftrain.errors import UserError, nearest
 from selftrain.models.sources import fingerprint, language_model_folder
+from selftrain.parsing import json_of
 
 NOT_TRUE = "Every text carries the label that it was written for; nobody claims that the labels are true."
 DESCRIPTION = "dataset.json"
@@ -173,7 +174,7 @@ def _there(out: Path, order: Order) -> dict[str, Any] | None:
     another = f"--out: the folder {str(out)!r} holds another data set"
     mend = "name another folder (texts that are in the cache are not generated again)"
     try:
-        facts: dict[str, Any] = json.loads((out / DESCRIPTION).read_text(encoding="utf-8"))
+        facts: dict[str, Any] = json_of((out / DESCRIPTION).read_text(encoding="utf-8"))
         asked = facts["generated"]["asked"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{another}; {mend}.") from None

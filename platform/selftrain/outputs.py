@@ -65,6 +65,11 @@ def is_full(error: OSError) -> bool:
     return error.errno in _FULL
 
 
+def is_no_name(error: OSError) -> bool:
+    """Whether a name that was given cannot be one of a file: it is too long, or a link to itself."""
+    return error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
+
+
 def reason(error: OSError) -> str:
     """Why something cannot be written, in half a sentence that says how to mend it."""
     said = (error.strerror or str(error) or type(error).__name__).lower()

@@ -7,6 +7,7 @@ of half a sentence that says what is wrong and where; the caller says in which f
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Hashable, Iterator
 from typing import Any
@@ -25,7 +26,7 @@ JSON_DIGITS = 4300  # Python's own limit, which an environment variable may lift
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _TAGS = frozenset({"tag:yaml.org,2002:str", "!"})
 _SPACE = re.compile(r"[ \t\n\r]*")
-_BRACKET_OR_STRING = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_BRACKET_OR_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
 
 
 class _Loader(yaml.SafeLoader):
@@ -89,11 +90,14 @@ def _check_events(text: str) -> None:
             _check_scalar(event, resolver)
 
 
-def _check_scalar(event: yaml.ScalarEvent, resolver: yaml.SafeLoader) -> None:
+def _check_scalar(event: yaml.ScalarEvent, resolver: _Loader) -> None:
     if _SURROGATE.search(event.value):
         raise ValueError(f"{_line(event)} holds half of a surrogate pair, which is no character")
-    if len(event.value) > DIGITS and event.implicit[0] and resolver.resolve(yaml.ScalarNode, event.value, (True, False)) in _NUMBERS:
+    kind = resolver.resolve(yaml.ScalarNode, event.value, (True, False)) if event.implicit[0] else None
+    if kind in _NUMBERS and len(event.value) > DIGITS:
         raise ValueError(f"{_line(event)} holds a number of {len(event.value):,} digits, more than {DIGITS}")
+    if kind == _NUMBERS[1] and not math.isfinite(resolver.construct_yaml_float(yaml.ScalarNode(kind, event.value))):
+        raise ValueError(f"{_line(event)} holds {event.value}, and every number of ours is finite")
 
 
 def _line(event: yaml.Event) -> str:

@@ -2,9 +2,10 @@
 
 import pytest
 
+from selftrain.config import DataConfig
 from selftrain.data.catalogue import CATALOGUE
 from selftrain.data.classes import check_class_names, classes_of, describe, words_of
-from selftrain.data.cleaning import Row, class_index
+from selftrain.data.cleaning import Row, class_index, label_key
 from selftrain.data.corpus import Label
 from selftrain.data.sources import Source
 from selftrain.errors import UserError
@@ -136,3 +137,18 @@ def test_descriptions():
     assert describe(labels, {"Dog": "a barking pet"}) == (labels[0], Label("dog", "dog", "a barking pet"))
     with pytest.raises(UserError, match="did you mean 'dog'"):
         describe(labels, {"dogs": "x"})
+
+
+def test_a_class_name_is_one_however_its_accent_is_typed():
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    with pytest.raises(UserError, match="twice"):
+        check_class_names([composed, decomposed], "data.classes")
+    assert label_key(decomposed) == label_key(composed)
+    assert DataConfig(classes=(decomposed, "bar")).classes == (composed, "bar")
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2J", "a\nb", "a\u202eb", "a\x9bm", "\ud800"])
+def test_a_class_name_cannot_reach_the_terminal_as_a_command(name):
+    with pytest.raises(UserError, match="control character") as error:
+        check_class_names([name, "b"], "data.classes")
+    assert name not in str(error.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from importlib.metadata import distributions, version
@@ -15,6 +16,9 @@ from tiny import tiny_backbone
 
 from selftrain.errors import UserError
 from selftrain.export.bundle import BundleCard, BundleMetrics, installed_versions, model_card, read_card, read_prototypes, write_bundle
+from selftrain.export.classifier import Classifier
+from selftrain.models.bilstm import bilstm
+from selftrain.models.frozen import HeadEncoder
 
 LABELS = ("sport", "tech", "politics")
 NAMES = {one.metadata["Name"] for one in distributions()}
@@ -72,10 +76,10 @@ def test_a_failed_write_keeps_the_old_bundle(tmp_path: Path, backbone, prototype
     folder = write_bundle(tmp_path / "bundle", backbone=backbone, prototypes=prototypes, card=card(name="old"))
 
     def no_space(*_: object, **__: object) -> None:
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("selftrain.export.bundle.save_file", no_space)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(UserError, match="no space left on device; free some space"):
         write_bundle(folder, backbone=backbone, prototypes=prototypes, card=card(name="new"))
     assert read_card(folder).name == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
@@ -217,3 +221,39 @@ def test_model_card_of_a_bundle_that_knows_little() -> None:
     assert "(fingerprint unknown), needed no more" in model_card(BundleCard(name="x", labels=("a", "b"), method="genco", llm="gemma"))
     only = model_card(card(metrics=BundleMetrics(ece=0.0, documents=12)))
     assert "On 12 labeled test documents:\n\n| | |\n|---|---|\n| Expected calibration error | 0.0000 |\n" in only and "Accuracy" not in only
+
+
+def test_a_bundle_from_before_cards_listed_their_files_opens_and_is_held_to_all_the_rest(tmp_path: Path, backbone, prototypes) -> None:
+    folder = write_bundle(tmp_path / "bundle", backbone=backbone, prototypes=prototypes, card=card())
+    before = Classifier.load(folder).predict_proba(["the team won"])
+    document = json.loads((folder / "selftrain.json").read_text())
+    listed = document.pop("files")
+    assert set(listed) == {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()} - {"selftrain.json", "README.md"}
+    (folder / "selftrain.json").write_text(json.dumps(document))
+    assert (Classifier.load(folder).predict_proba(["the team won"]) == before).all()
+    (folder / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin is no file that a bundle has"):
+        Classifier.load(folder)
+
+
+def test_what_is_added_to_a_bundle_later_is_not_held_against_it(tmp_path: Path, backbone, prototypes) -> None:
+    folder = write_bundle(tmp_path / "bundle", backbone=backbone, prototypes=prototypes, card=card())
+    (folder / "README.md").write_text("my notes")
+    (folder / "MLmodel").write_text("flavors: {}")
+    (folder / "registered_model_meta").write_text("model_name: news")
+    Classifier.load(folder)
+
+
+def test_every_encoder_that_is_trained_here_makes_a_bundle_that_opens(tmp_path: Path, backbone) -> None:
+    words = bilstm(["team", "bank", "match"], word_dimensions=8, hidden=4)
+    for name, encoder, dimensions in (("head", HeadEncoder(backbone, max_tokens=16).export(), 32), ("words", words, 8)):
+        folder = write_bundle(tmp_path / name, backbone=encoder, prototypes=torch.eye(3, dimensions), card=card())
+        assert Classifier.load(folder).predict_proba(["the team won"]).shape == (1, 3)
+
+
+def test_settings_that_name_code_are_left_out_of_a_bundle(tmp_path: Path, prototypes) -> None:
+    encoder = tiny_backbone(tmp_path / "encoder")
+    encoder[0].auto_model.config.auto_map = {"AutoModel": "remote.Model"}
+    folder = write_bundle(tmp_path / "bundle", backbone=encoder, prototypes=prototypes, card=card())
+    assert "auto_map" not in (folder / "config.json").read_text()
+    Classifier.load(folder)

@@ -100,7 +100,9 @@ def test_a_damaged_encoder_is_one_sentence(folder, tmp_path) -> None:
 
     copy = tmp_path / "bundle"
     shutil.copytree(folder, copy)
-    (copy / "config.json").unlink()
     (copy / "modules.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be opened"):
+    with pytest.raises(UserError, match=r"modules\.json is not the file that was written"):
+        Classifier.load(copy)
+    (copy / "config.json").unlink()
+    with pytest.raises(UserError, match=r"config\.json is missing"):
         Classifier.load(copy)

@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+import warnings
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +34,18 @@ _PROBED = 100  # images that vote on the size of a source
 
 # Pillow raises each of them on a torn file; numbers in a header that make no sense are errors of Python.
 _TORN = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error, zlib.error)
+
+
+@contextmanager
+def _image(content: bytes) -> Iterator[Any]:
+    """An image whose header was read; Pillow's warning of its size says nothing that is not checked here."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        opened = Image.open(io.BytesIO(content), formats=FORMATS)
+    with opened:
+        yield opened
 
 
 def image_id(pixels: np.ndarray) -> str:
@@ -60,7 +74,7 @@ def usable_image(value: object, size: tuple[int, int] | None) -> tuple[np.ndarra
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with _image(content) as image:
             if image.size != size or image.width * image.height > PIXELS:
                 return none, "another size"
             return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1)), ""
@@ -75,7 +89,7 @@ def common_size(rows: Sequence[Row]) -> tuple[int, int] | None:
     sizes: Counter[tuple[int, int]] = Counter()
     for row in rows[:_PROBED]:
         try:
-            with Image.open(io.BytesIO(encoded(row.text) or b""), formats=FORMATS) as image:
+            with _image(encoded(row.text) or b"") as image:
                 sizes[image.size] += 1
         except (*_TORN, Image.DecompressionBombError):
             continue

@@ -149,6 +149,8 @@ def _decoded(array: Any) -> list[Any]:
             raise UserError("A text inside of a list or an object of a Parquet file is not UTF-8; leave the column out.") from None
         raw = array.cast(pyarrow.large_binary()).to_pylist()
         return [None if value is None else value.decode("utf-8", "surrogateescape") for value in raw]
+    except (OverflowError, ValueError) as error:
+        raise UserError(f"A column of the type {array.type} of a Parquet file holds values that Python has not ({error}); leave it out.") from None
 
 
 def _shared(value: Any, shared: dict[Any, Any]) -> Any:

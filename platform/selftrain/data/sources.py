@@ -6,7 +6,6 @@ Whatever it is, it comes back as a `Source`: rows to train on, rows to test on w
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import urllib.error
 import urllib.request
@@ -21,6 +20,7 @@ from selftrain.data.cleaning import Row
 from selftrain.data.corpus import Kind
 from selftrain.data.reading import SUFFIXES, image_column, parquet_schema, read_file, read_parquet, require_columns, table_rows
 from selftrain.errors import UserError, nearest
+from selftrain.parsing import json_of
 
 FOLDER_VARIABLE = "SELFTRAIN_DATA"
 _DESCRIPTION = "dataset.json"
@@ -111,7 +111,9 @@ def _kind(file: Path, config: DataConfig) -> Kind:
 def _from_folder(name: str, folder: Path, config: DataConfig) -> Source:
     description = folder / _DESCRIPTION
     try:
-        stated = json.loads(description.read_text(encoding="utf-8"))
+        stated = json_of(description.read_text(encoding="utf-8"))
+        if not isinstance(stated.get("labels") or [], list):
+            raise TypeError("labels is no list")
         class_names = tuple(str(label) for label in stated["labels"]) if stated.get("labels") else None
         order = list(stated.get("splits", {}))
         named = CATALOGUE.get(name) or CATALOGUE.get(stated.get("catalogue", ""))

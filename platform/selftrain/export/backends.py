@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 import platform
 import threading
@@ -29,6 +28,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from selftrain.errors import UserError, nearest
 from selftrain.export.tokens import features_of
+from selftrain.parsing import json_of
 
 BACKENDS = ("torch", "onnx", "onnx-int8", "openvino")
 FOLDER, RECORD, TOKENIZER = "onnx", "backend.json", "tokenizer.json"
@@ -249,7 +249,7 @@ def read_record(folder: Path) -> Record | None:
     if not file.is_file():
         return None
     try:
-        return Record.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        return Record.model_validate(json_of(file.read_text(encoding="utf-8")))
     except (ValueError, ValidationError) as error:
         reason = " ".join(str(error).split())[:150]
         raise UserError(f"{file} is damaged or of a newer selftrain ({reason}); run selftrain export again, or delete it to use PyTorch.") from None

@@ -35,6 +35,7 @@ from selftrain.export.compiling import require_empty, scratch_beside
 from selftrain.export.documents import labels_of
 from selftrain.export.students import Lesson, Student, layers_of, shallow_student, static_student
 from selftrain.export.tokens import FastReader, reader_of
+from selftrain.parsing import json_of
 
 STUDENTS = ("static", "shallow")
 FEWEST_DOCUMENTS = 50
@@ -230,7 +231,7 @@ def _language_model(folder: Path, corpus: Corpus, labels: np.ndarray | None) -> 
     if labels is None or not file.is_file():
         return [], ""
     try:
-        metrics = json.loads(file.read_text(encoding="utf-8"))
+        metrics = json_of(file.read_text(encoding="utf-8"))
         row = next((row for row in metrics["rows"] if row["variant"] == LANGUAGE_MODEL_ROW and row["scores"] is not None), None)
         if row is None:
             return [], ""

@@ -27,6 +27,7 @@ from selftrain import methods
 from selftrain.config import Experiment, Section, merge, nested, parse, read_yaml
 from selftrain.errors import UserError, nearest
 
+_SECTIONS = ("data", "model", "method", "augment", "training", "evaluation")
 Metric = Literal["accuracy", "error", "macro_f1", "ece"]
 
 
@@ -102,6 +103,11 @@ class Space(Section):
                 raise ValueError(f"the axis {key!r} is empty; give at least one value")
             if isinstance(axis, Range) and self.search is None:
                 raise ValueError(f"the axis {key!r} is a range and a grid needs values; list them, or set search.sampler")
+        base = [("base", self.base)] if isinstance(self.base, Mapping) else []
+        named = [(f"the axis {key!r} at {name!r}", one) for key, axis in self.axes.items() if isinstance(axis, dict) for name, one in axis.items()]
+        for where, document in (*base, *named, ("small.base", self.small.get("base", {}))):
+            if not isinstance(document, Mapping) or (odd := next((key for key in _SECTIONS if not isinstance(document.get(key, {}), Mapping)), None)):
+                raise ValueError(f"{where} gives no keys and values{f' for {odd}' if isinstance(document, Mapping) else ''}")
         if "name" in self.small or "small" in self.small:
             raise ValueError("small keeps the name, and holds no small of its own")
         return self
@@ -282,9 +288,6 @@ def _check_axes(space: Space) -> None:
             raise UserError(f"Unknown axis {key!r} in {space.name}; {nearest(head, ['method', *_SECTIONS])}")
         if tail not in fields:
             raise UserError(f"Unknown axis {key!r} in {space.name}; {nearest(tail, fields)}")
-
-
-_SECTIONS = ("data", "model", "augment", "training", "evaluation")
 
 
 def _check_paper(space: Space) -> None:
