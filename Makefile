@@ -24,7 +24,7 @@ EXPERIMENT ?= jobs/experiments/bbc_news.yaml
 # Tests reach for no hub and report to nobody.
 TEST_ENVIRONMENT := HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 DO_NOT_TRACK=1
 
-.PHONY: help setup demo test mutants mutants-report mutants-show mutants-explain lint lock clean
+.PHONY: help setup demo test mutants mutants-report mutants-show mutants-explain fuzz lint lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -86,6 +86,9 @@ mutants-show: setup ## what a mutant changes: NAME='selftrain.journal.x...'
 
 mutants-explain: setup ## why a surviving mutant changes nothing: NAME='selftrain.journal.x...' REASON='one sentence'
 	@$(MUTANTS) explain '$(NAME)' '$(REASON)'
+
+fuzz: setup ## every reader of files and options against hostile input for MINUTES=30; what it finds belongs into tests/fuzz/ (docs/security.md)
+	SELFTRAIN_FUZZ_MINUTES=$(MINUTES) $(TEST_ENVIRONMENT) $(BIN)/python -m pytest tests/test_fuzz.py::test_fuzz $(ARGS)
 
 # uv does not read pip's configuration: the folders that pip looks in are handed on, and where there are none PyTorch's own CPU wheels are used.
 # Versions in the lock are kept unless pyproject.toml forbids them; UPGRADE=1 raises them all.
