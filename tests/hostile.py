@@ -30,9 +30,13 @@ class Case(NamedTuple):
     quick: bool = False  # one of those that every test run tries
 
 
-def write(name: str, content: str | bytes) -> Callable[[], None]:
+Content = str | bytes | Callable[[], str | bytes]  # large ones are made when they are written
+
+
+def write(name: str, content: Content) -> Callable[[], None]:
     def make() -> None:
-        Path(name).write_bytes(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content)
+        made = content() if callable(content) else content
+        Path(name).write_bytes(made.encode("utf-8", "surrogatepass") if isinstance(made, str) else made)
 
     return make
 
@@ -184,19 +188,19 @@ def _set() -> Iterator[Case]:
 
 def _csv() -> Iterator[Case]:
     header, row = "text,label\n", "a text,sport\n"
-    files: dict[str, str | bytes] = {
+    files: dict[str, Content] = {
         "a quote that is never closed": header + row * 3 + '"open,sport\n' + row * 1000,
-        "an unclosed quote before 40 MB": header + '"open,sport\n' + "a text of some length,sport\n" * 1_500_000,
-        "a cell of 40 MB": header + "x" * (40 * MB) + ",sport\n",
-        "40 MB of commas": header + "," * (40 * MB) + "\n",
-        "a header of 40 MB": ",".join(f"c{n}" for n in range(5_000_000)) + "\n",
-        "a row of 40 MB in many lines": header + '"a\n' + '","a\n' * (8 * MB) + '"\n',
-        "40 MB of quotes": '"' * (40 * MB),
-        "5 million rows of two bytes": "text\n" + "a\n" * 5_000_000,
+        "an unclosed quote before 40 MB": lambda: header + '"open,sport\n' + "a text of some length,sport\n" * 1_500_000,
+        "a cell of 40 MB": lambda: header + "x" * (40 * MB) + ",sport\n",
+        "40 MB of commas": lambda: header + "," * (40 * MB) + "\n",
+        "a header of 40 MB": lambda: ",".join(f"c{n}" for n in range(5_000_000)) + "\n",
+        "a row of 40 MB in many lines": lambda: header + '"a\n' + '","a\n' * (8 * MB) + '"\n',
+        "40 MB of quotes": lambda: '"' * (40 * MB),
+        "5 million rows of two bytes": lambda: "text\n" + "a\n" * 5_000_000,
         "two text columns": "text,text\n" + "a,b\n" * 40,
         "two label columns": "text,label,label\n" + "a,b,c\n" * 40,
         "a null byte": header + "a\0b,sport\n" * 2,
-        "null bytes alone": b"\0" * MB,
+        "null bytes alone": lambda: b"\0" * MB,
         "not UTF-8": b"text,label\ncaf\xe9,x\n",
         "not UTF-8 after 3 MB": b"text,label\n" + b"a text,sport\n" * 250_000 + b"caf\xe9,x\n",
         "UTF-16": (header + row).encode("utf-16"),
@@ -234,15 +238,15 @@ def _csv() -> Iterator[Case]:
 
 def _json() -> Iterator[Case]:
     deep = '{"text": ' + "[" * 5000 + "]" * 5000 + "}\n"
-    files: dict[str, str | bytes] = {
+    files: dict[str, Content] = {
         "5,000 digits": '{"text": "a", "n": ' + "9" * 5000 + "}\n",
         "5,000 deep": deep,
         "100,000 deep": "[" * 100_000 + "\n",
         "braces, 2,000 deep": '{"a":' * 2000 + "1" + "}" * 2000,
         "a key twice": '{"text": "a", "text": "b"}\n',
-        "a record of 40 MB": '{"text": "' + "x" * (40 * MB) + '"}\n',
-        "40 MB of empty lists": '{"text": [' + "[]," * (13 * MB) + "[]]}\n",
-        "5 million empty objects": "{}\n" * 5_000_000,
+        "a record of 40 MB": lambda: '{"text": "' + "x" * (40 * MB) + '"}\n',
+        "40 MB of empty lists": lambda: '{"text": [' + "[]," * (13 * MB) + "[]]}\n",
+        "5 million empty objects": lambda: "{}\n" * 5_000_000,
         "a number": "5\n" * 100,
         "not JSON": "text\n",
         "torn": '{"text": "a"',
@@ -261,15 +265,15 @@ def _json() -> Iterator[Case]:
             write("x.jsonl", content),
             quick=name in ("5,000 digits", "5,000 deep", "a key twice"),
         )
-    lists: dict[str, str] = {
+    lists: dict[str, Content] = {
         "a list, 5,000 deep": "[" * 5000 + "]" * 5000,
-        "a list with a record of 40 MB": '[{"text": "' + "x" * (40 * MB) + '"}]',
-        "a list with 40 MB of empty lists": "[[" + "[]," * (13 * MB) + "[]]]",
+        "a list with a record of 40 MB": lambda: '[{"text": "' + "x" * (40 * MB) + '"}]',
+        "a list with 40 MB of empty lists": lambda: "[[" + "[]," * (13 * MB) + "[]]]",
         "a list that goes on": '[{"text": "a"}] x',
         "a list without commas": '[{"text": "a"} {"text": "b"}]',
         "a list of numbers of 5,000 digits": "[" + "9" * 5000 + "]",
         "a list that is open": '[{"text": "a"},',
-        "a text of 40 MB in a list": '["' + "x" * (40 * MB) + '"]',
+        "a text of 40 MB in a list": lambda: '["' + "x" * (40 * MB) + '"]',
     }
     for name, content in lists.items():
         yield Case("json", name, ["data", "--data", "x.json", "--classes", "a,b"], write("x.json", content), quick=name == "a list, 5,000 deep")
@@ -294,8 +298,8 @@ def _folder(description: str) -> Callable[[], None]:
     return make
 
 
-def _table(columns: dict, **how: object) -> Callable[[], None]:
-    return lambda: pq.write_table(pa.table(columns), "x.parquet", **how)
+def _table(columns: dict | Callable[[], dict], **how: object) -> Callable[[], None]:
+    return lambda: pq.write_table(pa.table(columns() if callable(columns) else columns), "x.parquet", **how)
 
 
 def _repeated(value: str, rows: int) -> pa.Array:
@@ -317,9 +321,11 @@ PARQUET: dict[str, Callable[[], None]] = {
     "50 million rows in 150 KB": lambda: pq.write_table(
         pa.table({"text": _repeated("a text", 50_000_000).cast(pa.string())}), "x.parquet", row_group_size=50_000_000
     ),
-    "a page of 200 MB in 7 KB": _table({"text": ["x" * (200 * MB)]}, compression="zstd"),
-    "a list of 50 million": _table({"text": [np.zeros(50_000_000, np.int8)]}),
-    "common prefixes": _table({"text": ["x" * 100_000 + str(n) for n in range(2000)]}, use_dictionary=False, column_encoding="DELTA_BYTE_ARRAY"),
+    "a page of 200 MB in 7 KB": _table(lambda: {"text": ["x" * (200 * MB)]}, compression="zstd"),
+    "a list of 50 million": _table(lambda: {"text": [np.zeros(50_000_000, np.int8)]}),
+    "common prefixes": _table(
+        lambda: {"text": ["x" * 100_000 + str(n) for n in range(2000)]}, use_dictionary=False, column_encoding="DELTA_BYTE_ARRAY"
+    ),
     "pages torn": _bytes_changed(0.02, 0.5),
     "pages torn in places": _bytes_changed(0.1, 0.11),
     "footer torn": _bytes_changed(0.97, 0.99),
@@ -367,22 +373,30 @@ def _png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
+def _pictures(content: Callable[[], list[bytes]]) -> Callable[[], None]:
+    def columns() -> dict:
+        images = content()
+        return {"image": images, "label": [n % 2 for n in range(len(images))]}
+
+    return _table(columns)
+
+
 def _images() -> Iterator[Case]:
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(/tmp/owned) (w) file closefile\n%%EOF\n"
     files = {
-        "images of 10,000 by 10,000": [_png(10_000, 10_000)] * 30,
-        "images of 100,000 by 100,000": [_png(100_000, 100_000)] * 2,
-        "a thousand empty images of 1,000 by 1,000": [_png(1000, 1000) + bytes([n % 256, n // 256]) for n in range(1000)],
-        "PostScript": [eps] * 30,
-        "torn images": [_png(8, 8)[:40]] * 30,
-        "bytes that are no images": [b"\xff" * 100] * 30,
+        "images of 10,000 by 10,000": lambda: [_png(10_000, 10_000)] * 30,
+        "images of 100,000 by 100,000": lambda: [_png(100_000, 100_000)] * 2,
+        "a thousand empty images of 1,000 by 1,000": lambda: [blank + bytes([n % 256, n // 256]) for blank in [_png(1000, 1000)] for n in range(1000)],
+        "PostScript": lambda: [eps] * 30,
+        "torn images": lambda: [_png(8, 8)[:40]] * 30,
+        "bytes that are no images": lambda: [b"\xff" * 100] * 30,
     }
     for name, content in files.items():
         yield Case(
             "images",
             name,
             ["data", "--data", "x.parquet", "--classes", "a,b", "--text-column", "image"],
-            _table({"image": content, "label": [n % 2 for n in range(len(content))]}),
+            _pictures(content),
             quick=name in ("PostScript", "torn images"),
         )
 
@@ -397,14 +411,14 @@ def _predict() -> Iterator[Case]:
     for name, content in {
         "5,000 digits": '{"text": "a", "n": ' + "9" * 5000 + "}\n",
         "5,000 deep": '{"text": ' + "[" * 5000 + "]" * 5000 + "}\n",
-        "a record of 40 MB": '{"text": "' + "x" * (40 * MB) + '"}\n',
+        "a record of 40 MB": lambda: '{"text": "' + "x" * (40 * MB) + '"}\n',
         "10,000 keys": "".join(f'{{"k{n}": 1}}\n' for n in range(10_000)),
         "a key twice": '{"text": "a", "text": "b"}\n',
     }.items():
         files[name] = "x.jsonl", write("x.jsonl", content)
     for name, content in {
         "a quote that is never closed": 'text\na\n"b\n' + "c\n" * 1000,
-        "a cell of 40 MB": "text\n" + "x" * (40 * MB),
+        "a cell of 40 MB": lambda: "text\n" + "x" * (40 * MB),
         "10,000 columns": ",".join(f"c{n}" for n in range(10_000)) + ",text\n",
         "two text columns": "text,text\na,b\n",
         "null bytes": "\0" * 1000,

@@ -101,7 +101,7 @@ def test_a_bundle_that_cannot_be_put_in_its_place_leaves_the_old_one_there(tmp_p
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", refuses)
-    with pytest.raises(OSError, match="the disk is gone"):
+    with pytest.raises(UserError, match="the disk is gone"):
         write_bundle(folder, backbone=backbone, prototypes=prototypes, card=card(name="new"))
     assert [name.partition("-")[0] for name in moved] == ["bundle", ".bundle.partial", ".bundle.old"]
     assert read_card(folder).name == "old" and torch.equal(read_prototypes(folder, card())[0], prototypes)
