@@ -386,7 +386,9 @@ def _images() -> Iterator[Case]:
     files = {
         "images of 10,000 by 10,000": lambda: [_png(10_000, 10_000)] * 30,
         "images of 100,000 by 100,000": lambda: [_png(100_000, 100_000)] * 2,
-        "a thousand empty images of 1,000 by 1,000": lambda: [blank + bytes([n % 256, n // 256]) for blank in [_png(1000, 1000)] for n in range(1000)],
+        "a thousand empty images of 1,000 by 1,000": lambda: [
+            blank + bytes([n % 256, n // 256]) for blank in [_png(1000, 1000)] for n in range(1000)
+        ],
         "PostScript": lambda: [eps] * 30,
         "torn images": lambda: [_png(8, 8)[:40]] * 30,
         "bytes that are no images": lambda: [b"\xff" * 100] * 30,
