@@ -41,7 +41,12 @@ def _unlisted(folder: Path) -> None:
 
 
 def _raw(file: str, content: bytes | str) -> Callable[[], None]:
-    return _changed(lambda folder: ((folder / file).write_bytes(content if isinstance(content, bytes) else content.encode()), _unlisted(folder)))
+    def edit(folder: Path) -> None:
+        (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+        if file != "selftrain.json":
+            _unlisted(folder)
+
+    return _changed(edit)
 
 
 def _tensors(file: str, change: Callable[[dict], object]) -> Callable[[], None]:
