@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from completions import completions
@@ -73,7 +74,8 @@ def test_texts_are_read_with_continuations_where_the_server_has_a_language_model
 
 def test_a_refusal_is_said_at_once(served, monkeypatch) -> None:
     monkeypatch.setenv("SELFTRAIN_SERVE_TOKEN", TOKEN)
-    monkeypatch.setattr("selftrain.client.time.sleep", lambda seconds: pytest.fail("the client waits to ask again"))
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: pytest.fail("the client waits to ask again"))
+    monkeypatch.setattr("selftrain.client.time", clock)
     for client, status, words in (
         (Client(served.url, token="wrong"), 401, "wants a token"),
         (Client(served.url, model="none"), 404, "no model 'none'"),
