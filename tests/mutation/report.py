@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
-import subprocess
 import sys
 import textwrap
 from collections import Counter
@@ -128,12 +127,13 @@ def wilson(successes: int, trials: int, whole: int) -> tuple[float, float]:
 
 
 def count(mutants: Sequence[Mutant], known: Known, explanations: Explanations) -> list[dict[str, Any]]:
-    """A row a file and one of all: how many mutants, what became of them, and the score among those that change behaviour, in percent."""
+    """A row a file and one of all that have been begun: how many mutants, what became of them, and the score among those that change behaviour, in percent."""
     by_file: dict[str, list[Mutant]] = {}
     for mutant in mutants:
         by_file.setdefault(mutant.path, []).append(mutant)
     rows = []
-    for path, group in [*sorted(by_file.items()), ("all", list(mutants))]:
+    begun = [mutant for group in by_file.values() if any(known(mutant) for mutant in group) for mutant in group]
+    for path, group in [*sorted(by_file.items()), ("all", begun)]:
         found: Counter[str] = Counter()
         for mutant in group:
             verdict = known(mutant)
@@ -195,19 +195,20 @@ def write_report(mutants: Sequence[Mutant], known: Known, explanations: Explanat
         plain = csv.writer(file, lineterminator="\n")
         plain.writerow(["mutant", "status", "change"])
         plain.writerows((mutant.name, status, mutant.change) for mutant, status in _surviving(mutants, known, explanations))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     page = PAGE.read_text(encoding="utf-8")
     start, end = page.index(BEGIN) + len(BEGIN), page.index(END)
-    PAGE.write_text(f"{page[:start]}{_markdown(rows, commit)}{page[end:]}", encoding="utf-8")
+    PAGE.write_text(f"{page[:start]}{_markdown(rows)}{page[end:]}", encoding="utf-8")
 
 
-def _markdown(rows: Sequence[Mapping[str, Any]], commit: str) -> str:
+def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [
-        f"`make mutants` and `make mutants-report`, {date.today().isoformat()}, commit {commit}:\n",
+        f"`make mutants` and `make mutants-report`, {date.today().isoformat()}; files of which no mutant was tested are named below:\n",
         "| File | Mutants | Tested | Killed | Out of time | Survived | Unreached | Explained | Score (%) | 95 % interval |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
+        if not row["tested"]:
+            continue
         interval = "" if row["from"] == row["to"] else f"{row['from']}–{row['to']}"
         lines.append("| " + " | ".join([str(row[name]) for name in COLUMNS[:9]] + [interval]) + " |")
     waiting = [row["file"] for row in rows if row["tested"] == 0]
