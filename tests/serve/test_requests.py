@@ -30,7 +30,7 @@ def test_one_of_text_and_texts() -> None:
 
 def test_the_inputs_of_predict_are_a_text_or_a_list_of_texts_or_of_lists_of_one() -> None:
     assert PredictRequest.model_validate({"inputs": "a"}).items() == ["a"]
-    assert PredictRequest.model_validate({"inputs": ["a", ["b"]]}).items() == ["a", "b"]
+    assert PredictRequest.model_validate({"inputs": ["ab", ["cd"]]}).items() == ["ab", "cd"]
     for inputs in ([], 3, [["a", "b"]], ["a"] * (MAX_TEXTS + 1)):
         with pytest.raises(ValidationError):
             PredictRequest.model_validate({"inputs": inputs})
@@ -50,7 +50,7 @@ def test_an_object_brings_an_id_with_its_text() -> None:
     assert check({"id": "seven", "text": ""}) == Item("", "the text is empty", False, "seven")
     assert check({"text": "a"}) == Item("a", None)
     for value in ({"id": 1}, {"id": 1, "text": "a", "more": 1}):
-        assert "and no others" in check(value).problem and check(value).id == 1
+        assert check(value).problem == 'an object has the keys "text" and "id" and no others' and check(value).id == 1
     for name in (1.5, True, [], "x" * 1000):
         item = check({"id": name, "text": "a"})
         assert "the id is" in item.problem and item.id is None
@@ -74,3 +74,8 @@ def test_a_result_abstains_below_the_threshold() -> None:
 def test_a_text_without_an_answer_has_an_error_and_its_id() -> None:
     assert result(Item("", "no", id=3), None, ["a"]) == {"id": 3, "error": "no"}
     assert result(Item("a", None), Answer(None), ["a"]) == {"error": FAILED}
+
+
+def test_a_result_says_how_many_continuations_it_was_read_with_where_any_were_asked_for() -> None:
+    assert result(Item("a", None), Answer([0.25, 0.75], continuations=0), ["a", "b"])["continuations"] == 0
+    assert "continuations" not in result(Item("a", None), Answer([0.25, 0.75]), ["a", "b"])
