@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from selftrain.cluster import ENGINE_GB, Needs, _enough, needs, session
+from selftrain.cluster import ENGINE_CPUS, ENGINE_GB, Needs, _enough, needs, session
 from selftrain.config import AugmentConfig, parse
 from selftrain.errors import UserError
 
@@ -20,7 +20,7 @@ def test_the_engine_adds_cpus_and_the_memory_of_its_weights(tmp_path):
         file.truncate(4 * 2**30)
     experiment = parse({"augment": {"engine_memory_gb": 3}})
     plain, found = needs(experiment, None), needs(experiment, tmp_path)
-    assert found.cpus > plain.cpus + 1
+    assert found.cpus == plain.cpus + ENGINE_CPUS
     assert found.memory_gb - plain.memory_gb == pytest.approx(1.5 * 4 + 3 + ENGINE_GB)
 
 
@@ -48,7 +48,7 @@ def test_no_cluster_at_the_address():
 
 
 def test_engine_settings():
-    from selftrain.augment.engine import engine_environment, engine_kwargs, resolve_dtype
+    from selftrain.augment.vllm_options import engine_environment, engine_kwargs, resolve_dtype
 
     cpu = AugmentConfig(model="x", dtype="float32")
     assert engine_kwargs(cpu)["enforce_eager"]

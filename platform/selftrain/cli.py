@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from selftrain.errors import UserError, printable, sentence
+from selftrain.errors import ProcessDied, UserError, printable, sentence
 from selftrain.outputs import check_file, check_folder, is_full, is_no_name, whole_file
 from selftrain.signals import interruptible
 
@@ -306,6 +306,8 @@ def _generate(options: argparse.Namespace) -> int:
         made = generate(
             experiment, Path(options.out), per_class=options.per_class, template=options.template, named=options.data, command=options.asked
         )
+    except ProcessDied as error:
+        raise UserError(f"{error} The same command goes on.") from None
     except KeyboardInterrupt:
         print("selftrain: stopped; the same command goes on, finished texts are in the cache.", file=sys.stderr)
         return 130

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from selftrain.config import Experiment
 from selftrain.errors import UserError
+from selftrain.guard import Guard, guarded
+from selftrain.sharing import free_memory_gb, share_of_memory
 from selftrain.signals import own_handlers_kept
 
 _TRAINING_GB = 1.5  # a worker with a small encoder, its optimiser and its batches
 _RAY_GB = 2.0  # raylet, control store, and the processes that wait for work
-ENGINE_GB = 3.0  # the three processes of vLLM and the text pipeline, without weights and key-value cache
+ENGINE_GB = 3.0  # vLLM, the text service and Ray Serve's controller, without weights and key-value cache
+ENGINE_CPUS = 1.0  # logical CPUs of the engine
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,7 @@ def needs(experiment: Experiment, model_folder: Path | str | None, *, trains: bo
     gpus = float(workers if training.gpu else 0)
     memory = _RAY_GB + workers * _TRAINING_GB
     if model_folder is not None:
-        from selftrain.augment.engine import engine_cpus
-
-        cpus += engine_cpus(experiment.augment)
+        cpus += ENGINE_CPUS
         gpus += experiment.augment.gpus
         if experiment.augment.gpus == 0:
             weights = sum(file.stat().st_size for file in model_folder.glob("*.safetensors")) / 2**30 if isinstance(model_folder, Path) else 0.0
@@ -59,8 +59,11 @@ def session(experiment: Experiment, wanted: Needs) -> Iterator[None]:
     A local Ray gets at least as many logical CPUs as the run asks for, whatever the machine has: on two cores the text pipeline would otherwise wait for ever
     for a third. Threads, not logical CPUs, decide how much of the machine is used.
 
+    A local Ray is watched over (guard.py), and runs of one machine share its memory (sharing.py).
+
     Raises:
         UserError: too little memory, CPUs or GPUs, or no cluster at the address.
+        ProcessDied: a process without which a local Ray cannot go on was lost.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -70,45 +73,58 @@ def session(experiment: Experiment, wanted: Needs) -> Iterator[None]:
     os.environ.setdefault("RAY_num_workers_soft_limit", "1")
     if experiment.ray.address is None:  # nobody takes this machine away, and the process that would watch for it is another tenth
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    import logging
-
     import ray
 
     if ray.is_initialized():  # a test or a notebook that keeps its own
         _enough(wanted, ray.cluster_resources())
         yield
         return
-    address = experiment.ray.address
-    if address is None:
-        available = psutil.virtual_memory().available / 2**30
-        if available < wanted.memory_gb:
-            raise UserError(
-                f"The run needs about {wanted.memory_gb:.1f} GiB of memory and {available:.1f} GiB are free; free some, choose a smaller language model, "
-                "or lower augment.engine_memory_gb."
-            )
-        cores = len(os.sched_getaffinity(0))
-        with own_handlers_kept():
-            ray.init(
-                num_cpus=max(cores, int(-(-wanted.cpus // 1))),
-                include_dashboard=False,
-                logging_level=logging.WARNING,
-                log_to_driver=False,
-                object_store_memory=512 * 2**20,
-            )
-    else:
-        _answers(address)
-        try:
-            with own_handlers_kept():
-                ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-            raise UserError(
-                f"No Ray cluster answers at --address {address!r} ({error}); start one (ray start --head), or leave --address away for a local one."
-            ) from None
-    try:
+    with ExitStack() as stack:
+        if experiment.ray.address is None:
+            guard = _started(wanted, stack)
+            stack.callback(guard.shut_down)
+        else:
+            _joined(experiment.ray.address)
+            stack.callback(ray.shutdown)
         _scale_up(wanted, experiment.ray.wait_seconds)
         yield
-    finally:
-        ray.shutdown()
+
+
+def _started(wanted: Needs, stack: ExitStack) -> Guard:
+    """A local Ray, its guard and its share of the memory."""
+    import logging
+
+    import ray
+
+    free = free_memory_gb()
+    print(f"selftrain: about {wanted.memory_gb:.1f} GiB of memory are needed, {free:.1f} GiB are free; starting Ray", file=sys.stderr, flush=True)
+    stack.enter_context(share_of_memory(wanted.memory_gb))
+    guard = stack.enter_context(guarded())
+    cores = len(os.sched_getaffinity(0))
+    with own_handlers_kept():
+        ray.init(
+            num_cpus=max(cores, int(-(-wanted.cpus // 1))),
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+            object_store_memory=512 * 2**20,
+        )
+    return guard
+
+
+def _joined(address: str) -> None:
+    import logging
+
+    import ray
+
+    _answers(address)
+    try:
+        with own_handlers_kept():
+            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        raise UserError(
+            f"No Ray cluster answers at --address {address!r} ({error}); start one (ray start --head), or leave --address away for a local one."
+        ) from None
 
 
 def _answers(address: str) -> None:

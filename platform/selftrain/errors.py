@@ -21,6 +21,10 @@ class UserError(Exception):
     """Something that the user asked for cannot be done as asked; the message says how to mend it."""
 
 
+class ProcessDied(UserError):
+    """A process that the work stood on is gone; the message says which and why. The work can be continued, and whoever knows how adds that."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint that names the known spelling nearest to `name`, or all of them when none is near; empty when nothing is known."""
     choices = sorted(known)

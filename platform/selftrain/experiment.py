@@ -13,7 +13,7 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -32,7 +32,7 @@ from selftrain.data.supervision import describe as describe_supervision
 from selftrain.data.supervision import grant
 from selftrain.data.texts import TextRequest, continuations, no_texts
 from selftrain.durable import check_writable, disk_problem, explained, write_whole
-from selftrain.errors import UserError
+from selftrain.errors import ProcessDied, UserError
 from selftrain.evaluation import figures
 from selftrain.evaluation.metrics import evaluate
 from selftrain.evaluation.report import Findings, hardest_documents, render
@@ -40,6 +40,7 @@ from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
 from selftrain.evaluation.summary import summarise, text_table
 from selftrain.export.bundle import CARD, BundleCard, BundleMetrics, write_bundle
 from selftrain.export.documents import accuracy_of
+from selftrain.guard import cause_of, listen
 from selftrain.labeled import write_labeled
 from selftrain.memory import trim
 from selftrain.methods.base import Method
@@ -54,6 +55,7 @@ from selftrain.stages import Events, Stages
 from selftrain.tracking import Round, Tracker, check_tracking, is_away, without_password
 from selftrain.training.checkpoints import RoundCheckpoint
 from selftrain.training.loop import Validation, train
+from selftrain.training.steps import StepBar
 
 if TYPE_CHECKING:
     from selftrain.augment.engine import RemoteTexts
@@ -237,6 +239,7 @@ def run(experiment: Experiment, *, command: str = "", resume: Path | str | None 
             parts.start()
         stack.callback(parts.stop)
         events = Events(folder / "events.jsonl")
+        listen(lambda sentence: events("warning", what=sentence))
         events("run resumed" if resume else "run started", folder=str(folder), config=experiment.fingerprint())
         mlflow_id = tracker.start(folder.name, experiment.model_dump(mode="json"), _tags(prepared))
         spool = Spool(tracker, folder / SPOOL, events)
@@ -245,10 +248,13 @@ def run(experiment: Experiment, *, command: str = "", resume: Path | str | None 
             result = work.go()
             spool.finish("FINISHED")
         except BaseException as error:
+            cause = cause_of(error)
             with suppress(UserError):  # no space left to say so
-                events.stopped("run stopped", error)
-                spool.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+                events.stopped("run stopped", cause)
+                spool.finish("KILLED" if isinstance(cause, KeyboardInterrupt) else "FAILED")
             spool.close(5.0)
+            if isinstance(cause, ProcessDied):
+                raise ProcessDied(f"{cause} Continue with selftrain run --resume {folder}.") from None
             if isinstance(error, Exception) and not isinstance(error, UserError) and (problem := disk_problem(error)):
                 raise UserError(_no_disk(folder, problem)) from error
             raise
@@ -370,7 +376,7 @@ class _Run:
         stack.callback(self._note_broken_blocks, cache, before)
         self.texts = RemoteTexts.start(self.experiment.augment, self.corpus, str(self.prepared.language_model), self.llm_fingerprint, str(cache))
         stack.callback(self.texts.close)
-        stack.enter_context(ProgressBar(self.texts.progress))
+        stack.enter_context(ProgressBar(self.texts.progress, tell=lambda notice: self.events("recovered", what=notice)))
         self._note_broken_blocks(cache, before)
 
     def _note_broken_blocks(self, cache: Path, before: set[Path]) -> None:
@@ -441,11 +447,12 @@ class _Run:
         validation = variant.validation
         if method.encoder.light:
             checkpoint = RoundCheckpoint(self.folder / "checkpoints" / f"{_file_name(name)}-seed{seed}.pt", _identity(variant, seed))
-            with self.stages("training and texts" if method.wants_texts else "training"):
+            with self.stages("training and texts" if method.wants_texts else "training"), closing(StepBar(f"{name} seed {seed}")) as bar:
                 resume = checkpoint.read()
                 if resume is None and checkpoint.file.exists():
                     self.events("checkpoint cannot be used", file=str(checkpoint.file), effect="the training starts at its first round")
-                history = train(method, texts=self.texts or no_texts, report=checkpoint, seed=seed, validation=validation, resume=resume)
+                texts = self.texts or no_texts
+                history = train(method, texts=texts, report=checkpoint, seed=seed, validation=validation, resume=resume, step_done=bar)
             return _Training(method, history.rounds, history.seconds, history.best, checkpoint)
         from selftrain.training.distributed import train_variant
 

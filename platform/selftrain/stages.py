@@ -41,7 +41,10 @@ class Stages:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Measure a `with` block. Memory is the private resident memory of this process and all its descendants, sampled every second."""
+        """Measure a `with` block, and say at once that it has begun.
+
+        Memory is the private resident memory of this process and all its descendants, sampled every second.
+        """
         stop = threading.Event()
         peak = [_private_memory_mb()]
 
@@ -49,6 +52,7 @@ class Stages:
             while not stop.wait(1.0):
                 peak[0] = max(peak[0], _private_memory_mb())
 
+        print(f"[{datetime.now().strftime('%H:%M:%S')}] {name} ...", file=sys.stderr, flush=True)
         thread = threading.Thread(target=sample, daemon=True)
         thread.start()
         start = time.monotonic()

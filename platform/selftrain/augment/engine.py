@@ -1,306 +1,319 @@
-"""vLLM under Ray Data, started once a run and fed for as long as the run wants texts.
+"""The language model of a run: a Ray Serve deployment that is started at the first text that is missing, asked directly, and replaced when it dies.
 
-Ray Data's LLM processor starts an engine per execution of a dataset (a minute or more on a CPU), but self-training wants new texts at every refresh. So the
-dataset of a run is a stream: its read tasks wait on a queue and yield a row as soon as one is put there, the processor's vLLM actors work on whatever has
-arrived, and the answers are consumed as they come. Closing the queue ends the dataset, and with it the engine.
+    TextService (a Ray actor) --prompt--> Serve's handle --> replica with vLLM (teacher.py) --text--> TextService
 
-    TextService (a Ray actor) --put--> queue --read tasks--> prompts --> vLLM actors --> iter_batches (the driver) --> TextService
-
-All of it is public Ray API. Three settings matter, each found by its absence: blocks of one row (`target_max_block_size`), or a partly filled block waits for
-rows that never come; batches of one row with many in flight, for the same reason (vLLM does the batching); and a stated CPU bundle for the vLLM actor, or
-the processor waits for a GPU without an error. A seed per request is not passed on: on CPUs it kills the engine.
+Requests go out one by one, as many at a time as keep the engine full (vLLM does the batching), so that an answer is cached as soon as it is there. What was in
+flight when an engine dies is asked again of the one that Serve puts in its place; when engines keep dying without a text in between, the run ends and says why.
+A seed per request is not passed on: on CPUs it kills the engine.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
+import asyncio
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from queue import Empty as LocalEmpty
 from queue import Queue as LocalQueue
-from typing import Any
+from typing import Any, Protocol
 
-import pyarrow as pa
 import ray
-import ray.data
-from ray.data import Datasource, ReadTask
-from ray.data.block import BlockMetadata
-from ray.data.llm import build_processor, vLLMEngineProcessorConfig
-from ray.util.queue import Queue
 
 from selftrain.augment.cache import Answer, TextCache
 from selftrain.augment.service import Counts, EngineAnswer, EngineRequest, Progress, PromptRequest, TextService
 from selftrain.config import AugmentConfig
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextRequest
-from selftrain.errors import UserError
-from selftrain.models.precision import fast_cpu_dtype
+from selftrain.deaths import why_it_died
+from selftrain.errors import ProcessDied, UserError
+from selftrain.guard import ray_is_lost
 
-READERS = 2  # read tasks; each passes on about five rows a second
-READER_CPUS = 0.1
-STAGE_CPUS = 0.1
-
-
-def engine_cpus(config: AugmentConfig) -> float:
-    """Logical CPUs that the text pipeline takes while a run lasts."""
-    return 1.0 + READERS * READER_CPUS + 3 * STAGE_CPUS
+LOOK_SECONDS = 1.0  # how often the engine is looked after
+DEATHS = 3  # engines that die one after the other without a text in between
+TRIES = 3  # of a request that the engine fails on, before the text counts as failed
 
 
-class _QueueSource(Datasource):
-    """Read tasks that yield rows of a queue until it says None."""
-
-    def __init__(self, queue: Queue) -> None:
-        super().__init__()
-        self._queue = queue
-
-    def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None) -> list[ReadTask]:
-        queue = self._queue
-
-        def read() -> Iterator[pa.Table]:
-            while (row := queue.get(block=True)) is not None:
-                yield pa.Table.from_pylist([row])
-
-        unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(read, unknown) for _ in range(READERS)]
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        return None
+class EngineGone(Exception):
+    """The engine ended with this request in its hands; another one is on its way."""
 
 
-def _before(row: dict[str, Any]) -> dict[str, Any]:
-    return {"sampling_params": json.loads(row["sampling"])}
+class Deployment(Protocol):
+    """What `ServedEngine` stands on: an engine that someone else starts and replaces."""
+
+    def start(self) -> str:
+        """Start the first engine, and wait for it; returns what every prompt begins with."""
+        ...
+
+    def ask(self, prompt: str, sampling: dict[str, Any]) -> Awaitable[tuple[str, int, int]]:
+        """(text, tokens of the prompt, tokens of the text); raises `EngineGone`, or what the engine raised."""
+        ...
+
+    def deaths(self) -> list[str]:
+        """Why engines died since the last call, one entry each."""
+        ...
+
+    def ready(self) -> bool:
+        """Whether an engine is there."""
+        ...
+
+    def stop(self) -> None:
+        """End the engine."""
+        ...
 
 
-def _before_chat(row: dict[str, Any]) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": row["prompt"]}], "sampling_params": json.loads(row["sampling"])}
+class ServedEngine:
+    """The `Engine` of a real run, in the process of the service. One `generate` at a time."""
 
-
-def _after(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "key": row["key"],
-        "text": row["generated_text"],
-        "prompt_tokens": row["num_input_tokens"],
-        "generated_tokens": row["num_generated_tokens"],
-    }
-
-
-def _one_schema(row: dict[str, Any]) -> dict[str, Any]:
-    """Rows that failed skip `_after` and carry every intermediate column; here they get the same columns as the rest."""
-    return {
-        "key": row["key"],
-        "text": row.get("text", ""),
-        "prompt_tokens": int(row.get("prompt_tokens", 0)),
-        "generated_tokens": int(row["generated_tokens"]) if isinstance(row.get("generated_tokens"), int) else 0,
-        "error": row.get("__inference_error__", ""),
-    }
-
-
-@ray.remote(num_cpus=0, max_calls=1)  # a process of its own that ends: transformers and a large vocabulary take half a gigabyte
-def _missing_bos(model_folder: str) -> str:
-    """The beginning-of-sequence token if the tokenizer does not add it by itself: one made from a GGUF does not, and Gemma without it repeats itself for ever."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-    return "" if begins or tokenizer.bos_token is None else str(tokenizer.bos_token)
-
-
-class StreamingEngine:
-    """The `Engine` of a real run, in the process of the service: puts rows on the stream's queue and hears the answers. One `generate` at a time."""
-
-    def __init__(self, config: AugmentConfig, model_folder: str) -> None:
+    def __init__(self, config: AugmentConfig, model_folder: str, deployment: Deployment) -> None:
         self.config = config
         self.model_folder = model_folder
-        self._wanted = threading.Event()
-        self._closed = False
-        self._stream: LocalQueue[Queue | UserError] = LocalQueue()
-        self._queue: Queue | None = None
-        self._answers: LocalQueue[EngineAnswer | UserError] = LocalQueue()
-        self._bos = ""
+        self.notices: list[str] = []  # what a person should know of: engines that died
+        self._deployment = deployment
+        self._begin: str | None = None
+        self._in_a_row = 0
+        self._looked = 0.0
+
+    @property
+    def starting(self) -> bool:
+        """Whether texts have to wait because no engine is there, for the first time or again."""
+        return self._begin is None or not self._deployment.ready()
 
     def generate(self, requests: Sequence[EngineRequest]) -> Iterator[EngineAnswer]:
-        """See `Engine.generate`; the stream starts at the first call."""
-        if self._queue is None:
-            if self.config.style == "continue":
-                self._bos = ray.get(_missing_bos.remote(self.model_folder))
-            self._wanted.set()
-            stream = self._stream.get()
-            if isinstance(stream, UserError):
-                raise stream
-            self._queue = stream
-        rows = [{"key": request.key, "prompt": self._bos + request.prompt, "sampling": json.dumps(request.sampling)} for request in requests]
-        for start in range(0, len(rows), 256):
-            self._queue.put_nowait_batch(rows[start : start + 256])
-        waiting = {request.key for request in requests}
+        """See `Engine.generate`; the engine starts at the first call.
+
+        Raises:
+            ProcessDied: the engine cannot be started, or keeps dying.
+            UserError: no text came for `augment.stall_seconds`.
+        """
+        if self._begin is None:
+            self._begin = self._deployment.start()
+        answers: LocalQueue[EngineAnswer] = LocalQueue()
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(self._ask_all(requests, answers))
+        asking = threading.Thread(target=_run, args=(loop, task), name="selftrain-asking", daemon=True)
+        asking.start()
+        try:
+            yield from self._heard(len(requests), answers)
+        finally:
+            with suppress(RuntimeError):  # the loop has ended by itself
+                loop.call_soon_threadsafe(task.cancel)
+            asking.join()
+
+    def _heard(self, wanted: int, answers: LocalQueue[EngineAnswer]) -> Iterator[EngineAnswer]:
         heard = time.monotonic()
-        while waiting:
+        while wanted:
             try:
-                answer = self._answers.get(timeout=1.0)
+                answer = answers.get(timeout=LOOK_SECONDS)
             except LocalEmpty:
+                if self._look():
+                    heard = time.monotonic()
                 if time.monotonic() - heard > self.config.stall_seconds:
                     raise UserError(
-                        f"The language model {self.model_folder} gave no text for {self.config.stall_seconds:.0f} s ({len(waiting)} wanted); see the engine's log "
+                        f"The language model {self.model_folder} gave no text for {self.config.stall_seconds:.0f} s ({wanted} wanted); see the engine's log "
                         "under Ray's session folder, give it more memory or cores, or raise augment.stall_seconds. What was generated is cached."
                     ) from None
                 continue
-            if isinstance(answer, UserError):
-                raise answer
             heard = time.monotonic()
-            if answer.key in waiting:  # a task that Ray retried may answer twice
-                waiting.remove(answer.key)
-                yield answer
+            wanted -= 1
+            self._in_a_row = 0
+            self._look()
+            yield answer
 
-    def wanted(self) -> bool:
-        """Waits until the first text is wanted (True) or the run is over (False)."""
-        self._wanted.wait()
-        return not self._closed
+    def _look(self) -> bool:
+        """Look after the engine, once a second at most; whether one has died.
 
-    def connect(self, queue: Queue) -> None:
-        """The stream is there; rows go to `queue`."""
-        self._stream.put(queue)
+        Raises:
+            ProcessDied: too many did.
+        """
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return False
+        died = self._deployment.deaths()
+        self._looked = time.monotonic()
+        for why in died:
+            self._in_a_row += 1
+            if self._in_a_row >= DEATHS:
+                raise ProcessDied(
+                    f"The language model's engine died {DEATHS} times without a text in between; the last one {why}. What was generated is cached."
+                )
+            self.notices.append(f"The language model's engine {why}; another one is started, and what it was writing is asked for again.")
+        return bool(died)
 
-    def hear(self, answers: Sequence[EngineAnswer]) -> None:
-        """Answers of the stream."""
-        for answer in answers:
-            self._answers.put(answer)
+    async def _ask_all(self, requests: Sequence[EngineRequest], answers: LocalQueue[EngineAnswer]) -> None:
+        # Twice what the engine works on: while answers travel, it has the next ones.
+        free = asyncio.Semaphore(2 * self.config.concurrent_requests)
 
-    def fail(self, reason: str) -> None:
-        """The stream ended before its time: an error for the one who waits for a text, now or later."""
-        error = UserError(
-            f"The language model {self.model_folder} stopped ({reason}); see the engine's log under Ray's session folder. What was generated is cached: "
-            "continue the run with --resume, a selftrain generate with the same command."
-        )
-        self._stream.put(error)
-        self._answers.put(error)
+        async def ask(request: EngineRequest) -> None:
+            try:
+                answers.put(await self._ask(request))
+            finally:
+                free.release()
+
+        async with asyncio.TaskGroup() as group:
+            for request in requests:
+                await free.acquire()
+                group.create_task(ask(request))
+
+    async def _ask(self, request: EngineRequest) -> EngineAnswer:
+        tries = 0
+        while True:
+            try:
+                return EngineAnswer(request.key, *await self._deployment.ask(f"{self._begin}{request.prompt}", request.sampling))
+            except EngineGone:
+                await asyncio.sleep(LOOK_SECONDS)
+            except Exception as error:
+                tries += 1
+                if tries == TRIES:
+                    return EngineAnswer(request.key, "", 0, 0, f"{type(error).__name__}: {error}")
+                await asyncio.sleep(LOOK_SECONDS)
 
     def close(self) -> None:
-        """End the stream, and with it the vLLM actors."""
-        self._closed = True
-        self._wanted.set()
-        if self._queue is not None:
-            for _ in range(READERS):
-                self._queue.put(None)
+        """End the engine."""
+        if self._begin is not None:
+            self._deployment.stop()
 
 
-def _dataset(config: AugmentConfig, model_folder: str, queue: Queue) -> ray.data.Dataset:
-    context = ray.data.DataContext.get_current()
-    context.target_max_block_size = 1
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = (
-        -1
-    )  # by default a stream that nobody wants a text of for half an hour is ended; `stall_seconds` watches it here
-    # One process a stage keeps up with an engine on a CPU, and each costs memory; a GPU wants more.
-    stages: dict[str, Any] = {"num_cpus": STAGE_CPUS, "compute": ray.data.TaskPoolStrategy(size=1 if config.gpus == 0 else 8)}
-    chat = config.style == "instruct"
-    processor = build_processor(
-        vLLMEngineProcessorConfig(
-            model_source=model_folder,
-            engine_kwargs=engine_kwargs(config),
-            placement_group_config={"bundle_per_worker": {"CPU": 1, "GPU": 0}} if config.gpus == 0 else None,
-            concurrency=1,
-            batch_size=1,
-            max_concurrent_batches=config.concurrent_requests,
-            max_tasks_in_flight_per_actor=config.concurrent_requests,
-            chat_template_stage={"enabled": True, "batch_size": 1, "num_cpus": STAGE_CPUS} if chat else False,
-            tokenize_stage=False,
-            detokenize_stage=False,
-            should_continue_on_error=True,
-            log_engine_metrics=False,
-            runtime_env={"env_vars": engine_environment(config)},
-        ),
-        preprocess=_before_chat if chat else _before,
-        postprocess=_after,
-        preprocess_map_kwargs={"num_cpus": READER_CPUS},  # as the read tasks, so that Ray Data runs both in one process
-        postprocess_map_kwargs=stages,
-    )
-    source = ray.data.read_datasource(_QueueSource(queue), num_cpus=READER_CPUS, override_num_blocks=READERS)
-    return processor(source).map(_one_schema, **stages)
+def _run(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+    asyncio.set_event_loop(loop)
+    with suppress(asyncio.CancelledError):
+        loop.run_until_complete(task)
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
 
 
-def engine_kwargs(config: AugmentConfig) -> dict[str, Any]:
-    """What vLLM is started with."""
-    kwargs: dict[str, Any] = {
-        "dtype": resolve_dtype(config),
-        "max_model_len": config.max_model_tokens,
-        "max_num_seqs": config.concurrent_requests,
-        "seed": config.engine_seed,
-        "enable_prefix_caching": True,  # the samples of a document share its prompt
-    }
-    if config.gpus == 0:
-        kwargs["enforce_eager"] = True  # compiling takes longer than a small run generates
-        kwargs["kv_cache_memory_bytes"] = int(config.engine_memory_gb * 2**30)
-    else:
-        kwargs["tensor_parallel_size"] = config.gpus
-    return kwargs
+class ServeDeployment:
+    """`Deployment` by Ray Serve (augment/teacher.py).
 
-
-def engine_environment(config: AugmentConfig) -> dict[str, str]:
-    """Environment of the vLLM processes; threads are bound by hand, since vLLM's `auto` leaves cores of a small machine idle.
-
-    On a CPU the engine core runs the model itself: a worker process of its own costs 0.7 GB and wins nothing. vLLM allows that with
-    VLLM_ENABLE_V1_MULTIPROCESSING=0 alone, and takes its threads from OMP_NUM_THREADS then (Ray sets that to 1).
+    Args:
+        config: of the engine.
+        model_folder: the model.
+        application: a name that no other run on the cluster uses, and that the service has again after it was restarted.
+        owner: the actor without which the engine is not wanted any more.
     """
-    environment = {name: os.environ[name] for name in ("HF_HUB_OFFLINE", "HF_HOME", "HF_TOKEN") if name in os.environ}
-    if config.gpus == 0:
-        environment |= {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    return environment | {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+
+    def __init__(self, config: AugmentConfig, model_folder: str, application: str, owner: Any) -> None:
+        self._config = config
+        self._model_folder = model_folder
+        self._application = application
+        self._owner = owner
+        self._again = ray.get_runtime_context().was_current_actor_reconstructed
+        self._handle: Any = None
+        self._replicas: dict[str, _Replica] = {}
+        self._died: list[str] = []
+
+    def start(self) -> str:
+        """See `Deployment.start`."""
+        from ray import serve
+
+        # A service that was killed and started again finds the engine of its earlier life.
+        if not self._again or self._application not in serve.status().applications:
+            self._deploy()
+        self._handle = serve.get_app_handle(self._application)
+        return str(self._handle.begin.remote().result())
+
+    def _deploy(self) -> None:
+        from selftrain.augment.teacher import deploy
+
+        failed: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                deploy(self._config, self._model_folder, self._application, self._owner)
+            except BaseException as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=work, name="selftrain-deploy", daemon=True)
+        thread.start()
+        died: list[str] = []
+        while thread.is_alive():
+            thread.join(LOOK_SECONDS)
+            died += self.deaths()
+            if len(died) >= DEATHS:
+                break
+        if failed or len(died) >= DEATHS:
+            why = f"its engine {died[-1]}" if died else " ".join(str(failed[0]).split())[-600:]
+            self.stop()
+            raise ProcessDied(f"The language model {self._model_folder} could not be started: {why}.")
+        self._died = died
+
+    async def ask(self, prompt: str, sampling: dict[str, Any]) -> tuple[str, int, int]:
+        """See `Deployment.ask`."""
+        from ray.serve.exceptions import RayServeException
+
+        try:
+            found: tuple[str, int, int] = await self._handle.write.remote(prompt, dict(sampling))
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError, RayServeException) as error:
+            raise EngineGone from error
+        return found
+
+    def deaths(self) -> list[str]:
+        """See `Deployment.deaths`."""
+        found, self._died = self._died, []
+        for entry in ray.util.list_named_actors(all_namespaces=True):
+            name = entry["name"]
+            # Serve names the actors of its replicas so; there is no public way to ask why one died but to have its handle.
+            if name.startswith(f"SERVE_REPLICA::{self._application}#") and name not in self._replicas:
+                with suppress(ValueError):  # gone already
+                    self._replicas[name] = _Replica(ray.get_actor(name, namespace=entry["namespace"]))
+        for replica in self._replicas.values():
+            if (why := replica.died()) is not None:
+                found.append(why)
+        return found
+
+    def ready(self) -> bool:
+        """See `Deployment.ready`."""
+        return any(replica.ready for replica in self._replicas.values())
+
+    def stop(self) -> None:
+        """See `Deployment.stop`."""
+        from ray import serve
+
+        with suppress(Exception):  # a run that ends may have lost Serve before
+            serve.delete(self._application)
 
 
-def resolve_dtype(config: AugmentConfig) -> str:
-    """`auto` made concrete on a CPU; a GPU's is left to vLLM, which follows the model."""
-    return config.dtype if config.dtype != "auto" or config.gpus else fast_cpu_dtype()
+class _Replica:
+    """One process of the engine, as seen from outside."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+        self._probe: Any = None
+        self._over = False
+        self.ready = False
+
+    def died(self) -> str | None:
+        """Why it died, once."""
+        if self._over:
+            return None
+        self._probe = self._probe or self._actor.__ray_ready__.remote()
+        if not ray.wait([self._probe], timeout=0)[0]:
+            return None
+        try:
+            ray.get(self._probe)
+            self.ready = True
+        except ray.exceptions.ActorUnavailableError:
+            pass
+        except ray.exceptions.RayError as error:
+            self._over, self.ready = True, False
+            return why_it_died(error)
+        self._probe = None
+        return None
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Building the processor imports vLLM and calls `ray.init` again; what they and Ray Data say of it on the terminal would bury the run's own lines."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # of this process alone: Ray's were started before
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
-        logging.getLogger("ray").setLevel(logging.WARNING)
-        for handler in logging.getLogger("ray.data").handlers:
-            if type(handler).__name__ != "SessionFileHandler":  # the log of the session keeps everything
-                handler.setLevel(logging.ERROR)
-
-
-def _drive(actor: Any, config: AugmentConfig, model_folder: str) -> None:
-    """The stream's other end, a thread of the driver: as in any Ray Data program the driver executes the dataset, here from the first text that is wanted on."""
-    try:
-        if not ray.get(actor.wanted.remote()):
-            return
-        queue = Queue(actor_options={"num_cpus": 0})
-        with _quiet():
-            dataset = _dataset(config, model_folder, queue)
-        ray.get(actor.connect.remote(queue))
-        for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
-            answers = [
-                EngineAnswer(row["key"], row["text"], row["prompt_tokens"], row["generated_tokens"], row["error"]) for row in batch.to_pylist()
-            ]
-            ray.get(actor.hear.remote(answers))
-        queue.shutdown()
-    except ray.exceptions.RayActorError:  # the service is gone: nobody waits any more
-        return
-    except BaseException as error:
-        with suppress(Exception):
-            actor.fail.remote(f"{type(error).__name__}: {error}")  # in words: not every error can be sent
-
-
-@ray.remote(num_cpus=0, max_concurrency=8)
+@ray.remote(num_cpus=0, max_concurrency=64, max_restarts=3, max_task_retries=3)
 class _TextActor:
-    """`TextService` as a Ray actor on the driver's node, where the cache is; the engine may run anywhere."""
+    """`TextService` as a Ray actor on the driver's node, where the cache is; the engine may run anywhere.
+
+    Killed, it is started again and asked again: what it had cached is there, and the engine went on.
+    """
 
     def __init__(self, config: AugmentConfig, corpus: Corpus, model_folder: str, model_fingerprint: str, cache_folder: str) -> None:
         from pathlib import Path
 
-        self._engine = StreamingEngine(config, model_folder)
+        me = ray.get_runtime_context()
+        deployment = ServeDeployment(config, model_folder, f"selftrain-{me.get_actor_id()}", me.current_actor)
+        self._engine = ServedEngine(config, model_folder, deployment)
         self._service = TextService(config, corpus, model_fingerprint, TextCache(Path(cache_folder)), self._engine)
         self._one_at_a_time = threading.Lock()
 
@@ -313,33 +326,21 @@ class _TextActor:
             return self._service.complete(requests)
 
     def progress(self) -> Progress:
-        return self._service.progress()
+        found = self._service.progress()
+        return replace(found, starting=bool(found.wanted) and self._engine.starting, notices=tuple(self._engine.notices))
 
     def summary(self) -> tuple[Counts, list[dict[str, Any]], list[tuple[int, str]]]:
         return self._service.counts, self._service.examples, self._service.conditional
-
-    def wanted(self) -> bool:
-        return self._engine.wanted()
-
-    def connect(self, queue: Queue) -> None:
-        self._engine.connect(queue)
-
-    def hear(self, answers: Sequence[EngineAnswer]) -> None:
-        self._engine.hear(answers)
-
-    def fail(self, reason: str) -> None:
-        self._engine.fail(reason)
 
     def close(self) -> None:
         self._service.close()
 
 
 class RemoteTexts:
-    """A `TextChannel` to the service of this run; it can be sent to Ray workers. The process that called `start` executes the stream."""
+    """A `TextChannel` to the service of this run; it can be sent to Ray workers."""
 
-    def __init__(self, actor: Any, stream: threading.Thread | None = None) -> None:
+    def __init__(self, actor: Any) -> None:
         self._actor = actor
-        self._stream = stream
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteTexts, (self._actor,)
@@ -354,9 +355,7 @@ class RemoteTexts:
             scheduling_strategy=here
         ).remote(config, corpus, model_folder, model_fingerprint, cache_folder)
         ray.get(actor.progress.remote())
-        stream = threading.Thread(target=_drive, args=(actor, config, model_folder), name="selftrain-texts", daemon=True)
-        stream.start()
-        return cls(actor, stream)
+        return cls(actor)
 
     def __call__(self, requests: Sequence[TextRequest]) -> Mapping[TextRequest, str]:
         """See `TextService.answer`."""
@@ -376,11 +375,15 @@ class RemoteTexts:
             return ray.get(method.remote(list(requests)))
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, UserError):
-                raise UserError(str(error.cause)) from None
+                raise type(error.cause)(str(error.cause)) from None
             raise
+        except ray.exceptions.RayActorError as error:
+            raise ProcessDied(f"The process that keeps the generated texts {why_it_died(error)}. What was generated is cached.") from None
 
     def progress(self) -> Progress | None:
         """Where the present request stands; None if the service is gone."""
+        if ray_is_lost():
+            return None
         try:
             result: Progress = ray.get(self._actor.progress.remote())
         except ray.exceptions.RayError:
@@ -394,7 +397,8 @@ class RemoteTexts:
 
     def close(self) -> None:
         """End engine and service."""
-        ray.get(self._actor.close.remote())
-        if self._stream is not None:
-            self._stream.join(timeout=60)
+        if ray_is_lost():
+            return
+        with suppress(ray.exceptions.RayError, TimeoutError):  # gone before, or with what it stood on
+            ray.get(self._actor.close.remote(), timeout=60)
         ray.kill(self._actor)

@@ -1,6 +1,6 @@
 """The text channel of a run: looks answers up in the cache, has the missing ones generated, filters and counts.
 
-It knows no engine: `Engine` is a protocol, kept by augment/engine.py with Ray Data and vLLM and by a dictionary in unit tests.
+It knows no engine: `Engine` is a protocol, kept by augment/engine.py with Ray Serve and vLLM and by a dictionary in unit tests.
 """
 
 from __future__ import annotations
@@ -103,6 +103,8 @@ class Progress:
     generated_tokens: int = 0
     seconds: float = 0.0  # since the first answer of the batch: the engine's start is not its speed
     starting: bool = False
+    answered: int = 0  # of all batches so far
+    notices: tuple[str, ...] = ()  # what went wrong and was mended, so far
 
 
 class TextService:
@@ -199,8 +201,9 @@ class TextService:
         by_key = {asked.key: (asked, blank) for asked, blank in wanted}
         start = time.monotonic()
         first: float | None = None
+        before = self._progress.answered
         with self._lock:
-            self._progress = Progress(wanted=len(wanted), starting=True)
+            self._progress = Progress(wanted=len(wanted), starting=True, answered=before)
         block: list[Answer] = []
         tokens = 0
         try:
@@ -224,12 +227,12 @@ class TextService:
                     self.cache.add(block)
                     block = []
                 with self._lock:
-                    self._progress = Progress(len(wanted), number, tokens, time.monotonic() - first)
+                    self._progress = Progress(len(wanted), number, tokens, time.monotonic() - first, answered=before + number)
         finally:
             self.cache.add(block)
             self.counts.seconds += time.monotonic() - start
             with self._lock:
-                self._progress = Progress()
+                self._progress = Progress(answered=self._progress.answered)
 
     def _blank(self, request: TextRequest, key: str) -> Answer:
         label = self.labels[request.label].name if request.kind == "conditional" else ""

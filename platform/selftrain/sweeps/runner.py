@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from selftrain.cluster import Needs, session
+from selftrain.cluster import ENGINE_CPUS, ENGINE_GB, Needs, session
 from selftrain.config import Experiment
 from selftrain.errors import UserError
 from selftrain.sweeps.space import Range, Space
@@ -48,10 +48,7 @@ def workers(experiment: Experiment, at_once: int, *, gpus: float = 0.0, engine: 
     cpus = float(at_once)
     memory = 2.0 + 1.5 * at_once
     if engine:
-        from selftrain.augment.engine import engine_cpus
-        from selftrain.cluster import ENGINE_GB
-
-        cpus += 1.0 + engine_cpus(experiment.augment)
+        cpus += 1.0 + ENGINE_CPUS
         memory += ENGINE_GB + experiment.augment.engine_memory_gb
     # Tune would move every trial into a folder of its own, and say on the terminal what the driver says already.
     os.environ.update(RAY_CHDIR_TO_TRIAL_DIR="0", TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", TUNE_DISABLE_SIGINT_HANDLER="1", RAY_AIR_NEW_OUTPUT="0")
@@ -118,7 +115,7 @@ def run_trials(
                 storage_path=scratch,
                 verbose=0,
                 callbacks=[_listener(done, None if adaptive else configs)],  # type: ignore[arg-type]
-                failure_config=tune.FailureConfig(max_failures=0),
+                failure_config=tune.FailureConfig(max_failures=2),  # of its process: what a trial itself raises is a result, see `_trial`
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             ),
         )

@@ -21,7 +21,9 @@ import torch
 from selftrain import methods
 from selftrain.config import Experiment
 from selftrain.data.texts import no_texts
+from selftrain.errors import ProcessDied
 from selftrain.experiment import code_version
+from selftrain.guard import cause_of
 from selftrain.models.sources import fingerprint
 from selftrain.stages import Events
 from selftrain.sweeps import report
@@ -80,9 +82,12 @@ def run_sweep(
         work.go()
         result = work.finish(place, started, run_id, command)
     except BaseException as error:
-        events.stopped("sweep stopped", error)
+        cause = cause_of(error)
+        events.stopped("sweep stopped", cause)
         work.recorder.close()
-        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        tracker.finish("KILLED" if isinstance(cause, KeyboardInterrupt) else "FAILED")
+        if isinstance(cause, ProcessDied):
+            raise ProcessDied(f"{cause} Continue with selftrain sweep --resume {place}.") from None
         raise
     work.recorder.close()
     for file in sorted(place.iterdir()):

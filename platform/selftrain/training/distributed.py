@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,16 @@ from selftrain import methods
 from selftrain.config import Experiment
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel, TextRequest
-from selftrain.errors import UserError
+from selftrain.deaths import why_it_died
+from selftrain.errors import ProcessDied, UserError
 from selftrain.memory import trim
 from selftrain.models.opening import open_encoder
 from selftrain.models.workers import Workers
 from selftrain.training.loop import Validation, train
+from selftrain.training.steps import FollowedSteps, StepFile
 
 _STATE = "state.pt"
+_CONTROLLERS = 3  # that may die one after the other
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,11 @@ def train_variant(
     from ray.train.torch import TorchTrainer
 
     training = experiment.training
+    # Where workers may be on other nodes, a file is not seen here; rounds are.
+    steps = Path(storage).absolute() / f".{name}.steps.json" if experiment.ray.address is None and "://" not in str(storage) else None
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"experiment": experiment, "corpus": corpus, "texts": texts, "seed": seed, "validation": validation},
+        train_loop_config={"experiment": experiment, "corpus": corpus, "texts": texts, "seed": seed, "validation": validation, "steps": steps},
         scaling_config=ray.train.ScalingConfig(num_workers=training.workers, use_gpu=training.gpu),
         run_config=ray.train.RunConfig(
             name=name,
@@ -79,18 +86,59 @@ def train_variant(
             failure_config=ray.train.FailureConfig(max_failures=training.max_failures, controller_failure_limit=3),
         ),
     )
-    try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        for failure in getattr(error, "worker_failures", {}).values():
-            if cause := _user_error(failure):
-                raise UserError(str(cause)) from None
-        raise
+    with FollowedSteps(name, steps) if steps is not None else nullcontext():
+        result = _fitted(trainer)
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as folder:
         state = torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True, mmap=True)
     # Training is over: the moments of AdamW, twice the size of the weights, would only fill the driver's memory.
     return TrainedVariant(state["method"] | {"optimizer": None, "scheduler": None}, state["rounds"], state["seconds"], state["best"])
+
+
+def _fitted(trainer: Any) -> Any:
+    """The result of `trainer.fit()`; a controller that dies is started again, and goes on from the last checkpoint.
+
+    Raises:
+        UserError: what the method or the text channel raised in a worker.
+        ProcessDied: workers or controllers died more often than is put up with.
+    """
+    import ray
+    import ray.train
+
+    for left in reversed(range(_CONTROLLERS)):
+        try:
+            return _in_a_thread(trainer.fit)
+        except ray.train.TrainingFailedError as error:
+            for failure in getattr(error, "worker_failures", {}).values():
+                if cause := _user_error(failure):
+                    raise type(cause)(str(cause)) from None
+                if isinstance(failure, ray.exceptions.RayActorError):
+                    raise ProcessDied(f"A training worker {why_it_died(failure)}, more often than training.max_failures allows.") from None
+            raise
+        except ray.exceptions.RayActorError as error:
+            if not left:
+                raise ProcessDied(f"The process that leads the training workers {why_it_died(error)}, {_CONTROLLERS} times.") from None
+    raise AssertionError
+
+
+def _in_a_thread(work: Callable[[], Any]) -> Any:
+    """`work()`, called in another thread: in the main one Ray Train takes Ctrl-C for itself, ends with exit code 1, and gives the handler back to nobody."""
+    found: list[Any] = []
+    failed: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            found.append(work())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=call, name="selftrain-train", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.5)
+    if failed:
+        raise failed[0]
+    return found[0]
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -121,7 +169,8 @@ def _worker(config: dict[str, Any]) -> None:
         with checkpoint.as_directory() as folder:
             resume = torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True)
     texts = _shared(config["texts"], workers)
-    train(method, texts=texts, report=report, seed=config["seed"], validation=config["validation"], resume=resume)
+    step_done = StepFile(config["steps"]) if config["steps"] is not None and workers.rank == 0 else None
+    train(method, texts=texts, report=report, seed=config["seed"], validation=config["validation"], resume=resume, step_done=step_done)
 
 
 def _shared(texts: TextChannel, workers: Workers) -> TextChannel:

@@ -21,6 +21,8 @@ from selftrain.models.student import Student
 
 # report(figures of the round, state to checkpoint)
 Report = Callable[[dict[str, float], dict[str, Any]], None]
+# step_done(round, rounds, step, steps), all counted from one
+StepDone = Callable[[int, int, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def train(
     seed: int,
     validation: Validation | None = None,
     resume: dict[str, Any] | None = None,
+    step_done: StepDone | None = None,
 ) -> Trained:
     """Run `method` from its first round, or from the one after `resume`, to its last.
 
@@ -63,6 +66,7 @@ def train(
         seed: of everything random but the language model.
         validation: documents to choose the best round by; of equal ones the first is kept.
         resume: a state that `report` got; a finished one makes this a no-op.
+        step_done: called after every step with (round, rounds, step, steps), all counted from one.
     """
     history = Trained()
     first = 0
@@ -83,6 +87,8 @@ def train(
         for step in range(steps):
             for name, value in method.step(round_, step).items():
                 losses[name] = losses.get(name, 0.0) + value / steps
+            if step_done is not None:
+                step_done(round_ + 1, method.rounds, step + 1, steps)
         method.encoder.eval()
         history.seconds += time.monotonic() - start - waiting.seconds
         state = method.state()
