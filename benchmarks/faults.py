@@ -37,7 +37,7 @@ KINDS = {  # what a process of each kind is called
     "text service": "ray::_TextActor",
     "Serve controller": "ray::ServeController",
     "Train controller": "ray::TrainController",
-    "Train worker": "ray::_RayTrainWorker",
+    "Train worker": "ray::RayTrainWorker",
     "Tune trial": "ray::ImplicitFunc",
     "replica": "ray::ServeReplica:selftrain:",
     "driver": "",

@@ -220,7 +220,7 @@ def run(experiment: Experiment, *, command: str = "", resume: Path | str | None 
     """
     started = time.monotonic()
     stages = Stages()
-    with stages("data"):
+    with stages("data", say=sys.stderr.isatty()):  # elsewhere, bad input is one sentence and nothing before it
         prepared = prepare(experiment)
     experiment = prepared.experiment
     torch.set_num_threads(experiment.training.threads or len(os.sched_getaffinity(0)))

@@ -40,8 +40,8 @@ class Stages:
         self._found: dict[str, dict[str, Any]] = {}
 
     @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Measure a `with` block, and say at once that it has begun.
+    def __call__(self, name: str, *, say: bool = True) -> Iterator[None]:
+        """Measure a `with` block, and `say` at once that it has begun.
 
         Memory is the private resident memory of this process and all its descendants, sampled every second.
         """
@@ -52,7 +52,8 @@ class Stages:
             while not stop.wait(1.0):
                 peak[0] = max(peak[0], _private_memory_mb())
 
-        print(f"[{datetime.now().strftime('%H:%M:%S')}] {name} ...", file=sys.stderr, flush=True)
+        if say:
+            say_stage(name)
         thread = threading.Thread(target=sample, daemon=True)
         thread.start()
         start = time.monotonic()
@@ -68,6 +69,11 @@ class Stages:
     def to_json(self) -> list[Any]:
         """The stages in the order of their first start."""
         return list(self._found.values())
+
+
+def say_stage(name: str) -> None:
+    """Tell the person at the terminal what has begun."""
+    print(f"[{datetime.now().strftime('%H:%M:%S')}] {name} ...", file=sys.stderr, flush=True)
 
 
 def _private_memory_mb() -> float:
