@@ -89,6 +89,8 @@ mutants-explain: setup ## why a surviving mutant changes nothing: NAME='selftrai
 
 fuzz: setup ## every reader of files and options against hostile input for MINUTES=30; what it finds belongs into tests/fuzz/ (docs/security.md)
 	SELFTRAIN_FUZZ_MINUTES=$(MINUTES) $(TEST_ENVIRONMENT) $(BIN)/python -m pytest tests/test_fuzz.py::test_fuzz $(ARGS)
+faults: setup ## processes of runs, sweeps, generations and endpoints are killed (hours on two cores); ARGS='--only run --moments 3'
+	$(TEST_ENVIRONMENT) $(BIN)/python benchmarks/faults.py $(ARGS)
 
 # uv does not read pip's configuration: the folders that pip looks in are handed on, and where there are none PyTorch's own CPU wheels are used.
 # Versions in the lock are kept unless pyproject.toml forbids them; UPGRADE=1 raises them all.

@@ -34,6 +34,7 @@ from starlette.types import ASGIApp
 
 from selftrain.errors import UserError, nearest
 from selftrain.export.bundle import read_card, read_prototypes
+from selftrain.guard import guarded, ray_is_lost
 from selftrain.memory import keep_trimming
 from selftrain.signals import interruptible, own_handlers_kept
 from selftrain.tracking import CHAMPION, registered_bundle
@@ -270,6 +271,7 @@ def run(
 
     Raises:
         UserError: no such bundle, no champion, no token, no such language model, or the port is taken; said before Ray is started.
+        ProcessDied: a process of Ray was lost that nothing replaces.
     """
     if replicas < 1:
         raise UserError(f"--replicas is {replicas}; at least one has to serve.")
@@ -307,7 +309,7 @@ def run(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     url = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
-    with suppress(KeyboardInterrupt), interruptible():
+    with suppress(KeyboardInterrupt), interruptible(), guarded() as guard:
         try:
             with own_handlers_kept():
                 ray.init(
@@ -325,9 +327,9 @@ def run(
             print(f"  curl -s {url}/v1/classify{header} {body}", flush=True)
             threading.Event().wait()
         finally:
-            if ray.is_initialized():
+            if ray.is_initialized() and not ray_is_lost():
                 serve.shutdown()
-            ray.shutdown()
+            guard.shut_down()
     print("Stopped.", flush=True)
 
 
