@@ -169,7 +169,7 @@ def _worker(config: dict[str, Any]) -> None:
         with checkpoint.as_directory() as folder:
             resume = torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True)
     texts = _shared(config["texts"], workers)
-    step_done = StepFile(config["steps"]) if config["steps"] is not None and workers.rank == 0 else None
+    step_done = StepFile(config["steps"]) if config.get("steps") is not None and workers.rank == 0 else None
     train(method, texts=texts, report=report, seed=config["seed"], validation=config["validation"], resume=resume, step_done=step_done)
 
 
