@@ -24,7 +24,7 @@ EXPERIMENT ?= jobs/experiments/bbc_news.yaml
 # Tests reach for no hub and report to nobody.
 TEST_ENVIRONMENT := HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 DO_NOT_TRACK=1
 
-.PHONY: help setup demo test mutants mutants-report mutants-show mutants-explain fuzz lint lock clean
+.PHONY: help setup demo test mutants mutants-report mutants-show mutants-explain fuzz faults lint lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
