@@ -37,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return command(options)
     except UserError as error:
         print(f"selftrain: {sentence(error)}", file=sys.stderr)
+        if isinstance(error, ProcessDied):
+            from selftrain.guard import leave
+
+            leave(2)
         return 2
     except KeyboardInterrupt:
         print("selftrain: stopped; `selftrain run --resume FOLDER` continues a run, and `selftrain sweep --resume FOLDER` a sweep.", file=sys.stderr)
@@ -307,7 +311,7 @@ def _generate(options: argparse.Namespace) -> int:
             experiment, Path(options.out), per_class=options.per_class, template=options.template, named=options.data, command=options.asked
         )
     except ProcessDied as error:
-        raise UserError(f"{error} The same command goes on.") from None
+        raise ProcessDied(f"{error} The same command goes on.") from None
     except KeyboardInterrupt:
         print("selftrain: stopped; the same command goes on, finished texts are in the cache.", file=sys.stderr)
         return 130
