@@ -6,7 +6,6 @@ of a machine share the port (SO_REUSEPORT), and the kernel spreads connections o
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import math
 import os
@@ -20,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import uvicorn
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingContext
+from selftrain_serve.connections import STOP_SECONDS, ConnectionLimits, Listener
+from selftrain_serve.heads import Hosts, is_local
 from selftrain_serve.language_model import Augmentation, LanguageModel, read_key, with_its_name
 from selftrain_serve.limits import TOKEN_VARIABLE, Gate, read_token
 from selftrain_serve.metrics import Metrics
@@ -41,7 +41,6 @@ from selftrain.tracking import CHAMPION, registered_bundle
 from selftrain.tracking import tracking_uri as absolute_uri
 
 READY_SECONDS = 120.0
-STOP_SECONDS = 10
 TRIM_SECONDS = 30.0  # large bodies, and batches of every shape, leave holes in the heap that would add up for hours
 BUSY = "busy"  # the figure by which replicas are added and removed
 
@@ -61,6 +60,15 @@ class Arguments(BaseModel):
         default=None, description=f"file with the bearer token; default: the environment variable {TOKEN_VARIABLE}, if set"
     )
     no_token: bool = Field(default=False, description="answer anybody, although others than this machine can reach the port")
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="names that requests may have in the header host, besides localhost and `host`; beyond this machine any IP address too, and with a token "
+        "any name unless some are listed",
+    )
+    max_connections: int = Field(default=1024, ge=1, description="open ones of a replica that listens itself; further ones get 503")
+    max_connections_per_client: int = Field(
+        default=256, ge=1, description="of them from one address (IPv6: /64 network); a proxy in front of the server is one client"
+    )
     timeout_seconds: float = Field(default=30.0, gt=0, description="after which a request gets 504")
     max_waiting_texts: int = Field(default=2048, ge=1, description="of a model; requests beyond it get 503")
     augmentation: Augmentation | None = Field(
@@ -75,55 +83,12 @@ def _token(given: Arguments) -> bytes | None:
         UserError: it is missing where others can reach the port, or cannot be read.
     """
     token = read_token(given.token_file)
-    if token is None and not given.no_token and not (given.host is not None and _is_local(given.host)):
+    if token is None and not given.no_token and not (given.host is not None and is_local(given.host)):
         raise UserError(
             f"Others than this machine can reach {given.host or 'the proxies of the cluster'}, and there is no token: set {TOKEN_VARIABLE} or name a file "
             "(--token-file, args.token_file), or say --no-token (args.no_token) if anybody may ask."
         )
     return token
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-class Listener:
-    """A server for an ASGI application, in a thread of its own; several processes may share the port."""
-
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        self._socket = socket.socket(family, kind, protocol)
-        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
-            self._socket.setsockopt(socket.SOL_SOCKET, option, 1)
-        self._socket.bind(address)
-        self._socket.listen(2048)  # connections wait from now on, not only when the thread has come to it
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            lifespan="off",
-            timeout_keep_alive=60,
-            timeout_graceful_shutdown=STOP_SECONDS,
-        )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, name="http", daemon=True)
-        self._thread.start()
-
-    @property
-    def healthy(self) -> bool:
-        """Whether it still listens."""
-        return self._thread.is_alive()
-
-    def stop(self) -> None:
-        """Take no more connections, and return when the requests under way are answered."""
-        self._server.should_exit = True
-        self._thread.join(STOP_SECONDS + 5)
-        self._socket.close()
 
 
 @serve.ingress()
@@ -148,9 +113,11 @@ class Classify:
             metrics=metrics,
         )
         app = make_app(self._models, metrics, timeout_seconds=given.timeout_seconds, ready=self._ready, language_model=language_model)
-        self._gate = Gate(app, metrics=metrics, token=token)
+        hosts = Hosts.of(given.host, given.allowed_hosts, token=token is not None)
+        self._gate = Gate(app, metrics=metrics, token=token, hosts=hosts)
         # Only now: as long as the models are loaded, other replicas of this machine get the connections.
-        self._listener = Listener(self._gate, given.host, given.port) if given.host is not None else None
+        limits = ConnectionLimits(given.max_connections, given.max_connections_per_client)
+        self._listener = Listener(self._gate, given.host, given.port, limits) if given.host is not None else None
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """What Serve's proxies call, where they listen."""
@@ -244,6 +211,7 @@ def run(
     threads: int | None = None,
     token_file: str | Path | None = None,
     no_token: bool = False,
+    allowed_hosts: Sequence[str] = (),
     timeout_seconds: float = 30.0,
     max_waiting_texts: int = 2048,
     poll_seconds: float = 5.0,
@@ -262,6 +230,7 @@ def run(
         threads: torch threads of a replica; default: all cores but the one that speaks HTTP, divided among the replicas.
         token_file: file with the bearer token; default: the environment variable SELFTRAIN_SERVE_TOKEN, if set.
         no_token: listen beyond this machine without one.
+        allowed_hosts: further names that requests may have in the header host; see `Hosts.of`.
         timeout_seconds: after which a request gets 504.
         max_waiting_texts: texts that may wait for one model of a replica; requests beyond it get 503.
         poll_seconds: how often the registry is asked for the champion.
@@ -283,6 +252,7 @@ def run(
         "port": port,
         "token_file": str(Path(token_file).resolve()) if token_file is not None else None,
         "no_token": no_token,
+        "allowed_hosts": tuple(allowed_hosts),
         "timeout_seconds": timeout_seconds,
         "max_waiting_texts": max_waiting_texts,
         "poll_seconds": poll_seconds,

@@ -1,4 +1,4 @@
-"""What stands before every route: the bearer token, the limits of a body, and the count of what was answered. Serve itself has none of them."""
+"""What stands before every route: who may ask (heads.py, the token), the limits of a body, and the count of what was answered. Serve itself has none of them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import json
 import logging
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from selftrain_serve.heads import Hosts, Refused, read_head
 from selftrain_serve.metrics import Metrics
 from selftrain_serve.requests import MAX_BODY_BYTES
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,6 +23,8 @@ TOKEN_VARIABLE = "SELFTRAIN_SERVE_TOKEN"
 OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/healthz", "/readyz"})  # nothing of the models and of their answers
 BODY_SECONDS = 30.0  # for a client to send its body
 HELD_BODY_BYTES = 8 * MAX_BODY_BYTES  # of all requests together
+# Of every answer: a browser takes nothing for what it is not, no other site's page may embed it, and nobody in between keeps it.
+_ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"cross-origin-resource-policy", b"same-origin"), (b"cache-control", b"no-store"))
 _log = logging.getLogger("ray.serve")
 
 
@@ -68,22 +72,14 @@ def read_secret(file: str | Path | None, variable: str, option: str) -> Secret |
         raise UserError(f"{where} cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'}); name another with {option}.") from None
 
 
-class Refused(Exception):
-    """A request that goes no further."""
-
-    def __init__(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(text)
-        self.status = status
-        self.headers = headers or {}
-
-
 class Gate:
-    """ASGI middleware: token, body and figures.
+    """ASGI middleware: head, token, body and figures.
 
     Args:
         app: what stands behind it; it gets every body whole.
         metrics: where requests are counted.
         token: what `authorization: Bearer ...` has to carry, except on `OPEN_PATHS`; None for nothing.
+        hosts: that requests may name, on all paths; None for any.
         max_body: bytes of one body.
         held_bodies: bytes of all bodies that are held at the same time; beyond them, 503.
         body_seconds: time for a body to arrive; a slower one gets 408.
@@ -95,6 +91,7 @@ class Gate:
         *,
         metrics: Metrics,
         token: bytes | None = None,
+        hosts: Hosts | None = None,
         max_body: int = MAX_BODY_BYTES,
         held_bodies: int = HELD_BODY_BYTES,
         body_seconds: float = BODY_SECONDS,
@@ -103,6 +100,7 @@ class Gate:
         self.in_flight = 0  # requests that are being read or answered
         self._metrics = metrics
         self._token = token
+        self._hosts = hosts
         self._max_body = max_body
         self._held_bodies = held_bodies
         self._body_seconds = body_seconds
@@ -111,9 +109,13 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with its whole body, or refuse it."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        head_alone = scope["method"] == "HEAD"
         start = time.perf_counter()
         status = 0
         held = bytearray()
@@ -122,13 +124,18 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *_ALWAYS]
+            elif head_alone:
+                message["body"] = b""
             await send(message)
 
         self.in_flight += 1
         try:
-            self._check_token(scope)
+            headers = read_head(scope, self._hosts)
+            self._check_token(scope["path"], headers)
+            _check_encoding(headers)
             async with asyncio.timeout(self._body_seconds):
-                complete = await self._read(scope, receive, held)
+                complete = await self._read(headers, receive, held)
             if not complete:  # the client has left
                 return
             _check_utf8(held)
@@ -137,7 +144,7 @@ class Gate:
             async def replay() -> Message:
                 return whole.pop() if whole else await receive()
 
-            await self.app(scope, replay, counted)
+            await self.app({**scope, "method": "GET"} if head_alone else scope, replay, counted)
         except Refused as refusal:
             await _answer(counted, refusal)
         except TimeoutError:
@@ -153,16 +160,15 @@ class Gate:
             self._metrics.requests.labels(route, str(status or "left")).inc()
             self._metrics.request_seconds.labels(route).observe(time.perf_counter() - start)
 
-    def _check_token(self, scope: Scope) -> None:
-        if self._token is None or scope["path"] in OPEN_PATHS:
+    def _check_token(self, path: str, headers: Mapping[bytes, bytes]) -> None:
+        if self._token is None or path in OPEN_PATHS:
             return
-        given = dict(scope["headers"]).get(b"authorization", b"")
+        given = headers.get(b"authorization", b"")
         scheme, _, token = given.partition(b" ")
         if not (scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)):
             raise Refused(401, "this server wants a token: send the header authorization: Bearer TOKEN", {"www-authenticate": "Bearer"})
 
-    async def _read(self, scope: Scope, receive: Receive, held: bytearray) -> bool:
-        headers = dict(scope["headers"])
+    async def _read(self, headers: Mapping[bytes, bytes], receive: Receive, held: bytearray) -> bool:
         stated = headers.get(b"content-length", b"0")
         large = stated.isdigit() and int(stated) > self._max_body
         if large and headers.get(b"expect", b"").lower() == b"100-continue":  # the client asks before it sends
@@ -193,6 +199,13 @@ class Gate:
 
     def _too_large(self) -> Refused:
         return Refused(413, f"the body is larger than {self._max_body} bytes; send fewer or shorter texts")
+
+
+def _check_encoding(headers: Mapping[bytes, bytes]) -> None:
+    """A few compressed bytes can be gigabytes; no text needs that."""
+    coding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if coding not in (b"", b"identity"):
+        raise Refused(415, "the body has to come as it is; leave out content-encoding", {"accept-encoding": "identity"})
 
 
 def _check_utf8(body: bytearray) -> None:

@@ -13,22 +13,21 @@ GET  /              a page to try them; /docs and /openapi.json describe all thi
 from __future__ import annotations
 
 import asyncio
-import html
 import json
 from collections.abc import Callable, Coroutine, Mapping
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 from selftrain_serve.batching import Busy, Closed, Ticket
+from selftrain_serve.heads import Refused
 from selftrain_serve.language_model import LanguageModel, combined
-from selftrain_serve.limits import Refused
 from selftrain_serve.metrics import CONTENT_TYPE, Metrics
 from selftrain_serve.models import Loaded, Models, UnknownModel
+from selftrain_serve.pages import Page
 from selftrain_serve.requests import (
     FAILED,
     MAX_BODY_BYTES,
@@ -49,22 +48,24 @@ from starlette.exceptions import HTTPException
 
 from selftrain.export.tokens import Continued
 
-PAGE = Path(__file__).with_name("page.html")
-# The page may speak to its own server and to nobody else, and nothing may frame it.
-_PAGE_HEADERS = {
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
-_REFUSALS: dict[int | str, dict[str, Any]] = {
+_ANYWHERE: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": text}
     for status, text in {
-        400: "the body is not UTF-8 or no JSON that can be read",
+        400: "the head of the request is ambiguous: no header host, or one of those that count twice",
+        403: "a page of another site sent it",
+        421: "the header host names another server",
+        431: "the address and the headers are too large",
+    }.items()
+}
+_REFUSALS: dict[int | str, dict[str, Any]] = _ANYWHERE | {
+    status: {"model": Problem, "description": text}
+    for status, text in {
+        400: "the body is not UTF-8 or no JSON that can be read, or the head of the request is ambiguous",
         401: "the token is missing or wrong",
         404: "no such model",
         408: "the body came too slowly",
         413: "the body is too large",
+        415: "the body is compressed",
         422: "the body is not what this route takes; the message names the field",
         503: "too much waits already; the header retry-after says when to try again",
         504: "the answer took too long",
@@ -237,38 +238,33 @@ def make_app(
         scores = [[{"label": label, "score": value} for label, value in one["probabilities"].items()] for one in results]
         return Json(scores[0] if isinstance(body.inputs, str) else scores)
 
-    @app.get("/v1/models", responses={401: _REFUSALS[401]})
+    @app.get("/v1/models", responses=_ANYWHERE | {401: _REFUSALS[401]})
     async def list_models() -> Response:
         """What is served: names and versions, classes, how each was trained and measured, the limits of a request, and whether it may say augment."""
         limits = {"texts": MAX_TEXTS, "characters": MAX_CHARACTERS, "body_bytes": MAX_BODY_BYTES, "seconds": timeout_seconds}
         return Json({"models": models.facts(), "limits": limits, "augment": language_model is not None})
 
-    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, 401: _REFUSALS[401]})
+    @app.get(
+        "/metrics",
+        response_class=Response,
+        responses=_ANYWHERE | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, 401: _REFUSALS[401]},
+    )
     async def read_metrics() -> Response:
         """The figures of the replica that answers, for Prometheus."""
         return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
 
-    @app.get("/healthz", response_model=Status)
+    @app.get("/healthz", response_model=Status, responses=_ANYWHERE)
     async def healthz() -> Response:
         """The process lives."""
         return Json({"status": "ok"})
 
-    @app.get("/readyz", response_model=Status, responses={503: {"model": Status, "description": "not ready"}})
+    @app.get("/readyz", response_model=Status, responses=_ANYWHERE | {503: {"model": Status, "description": "not ready"}})
     async def readyz() -> Response:
         """All models are loaded and warm, and answer."""
         return Json({"status": "ready"}) if ready() else Json({"status": "not ready"}, status_code=503, headers={"retry-after": "1"})
 
-    page = PAGE.read_text(encoding="utf-8")
-
-    @app.get("/", include_in_schema=False)
-    async def show_page() -> Response:
-        return HTMLResponse(page, headers=_PAGE_HEADERS)
-
-    described = _describe(app.openapi())
-
-    @app.get("/docs", include_in_schema=False)
-    async def show_docs() -> Response:
-        return HTMLResponse(described, headers=_PAGE_HEADERS)
+    for path, page in (("/", Page.of_texts()), ("/docs", Page.of_routes(app.openapi()))):
+        app.add_api_route(path, page.show, include_in_schema=False)
 
     return app
 
@@ -291,32 +287,3 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
     return Json({"error": str(error)}, status_code=error.status, headers=error.headers)
-
-
-def _describe(schema: Mapping[str, Any]) -> str:
-    """A page that lists the routes of an OpenAPI document; FastAPI's own page would load scripts from elsewhere."""
-    parts = []
-    for path, operations in schema["paths"].items():
-        for method, operation in operations.items():
-            answers = "".join(
-                f"<tr><td>{html.escape(status)}</td><td>{html.escape(answer['description'])}</td></tr>"
-                for status, answer in operation["responses"].items()
-            )
-            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {}).get("$ref", "")
-            fields = "".join(
-                f"<tr><td><code>{html.escape(name)}</code></td><td>{html.escape(field.get('description', ''))}</td></tr>"
-                for name, field in schema["components"]["schemas"].get(body.rpartition("/")[2], {}).get("properties", {}).items()
-            )
-            takes = f"<h3>Body (JSON)</h3><table>{fields}</table>" if fields else ""
-            title = f"{method.upper()} {html.escape(path)}"
-            text = html.escape(operation.get("description", ""))
-            parts.append(f"<section><h2>{title}</h2><p>{text}</p>{takes}<h3>Answers</h3><table>{answers}</table></section>")
-    style = (
-        ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem}"
-        "td{padding:.1rem 1rem .1rem 0;vertical-align:top}h3{margin-bottom:.2rem;font-size:1rem}"
-    )
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>selftrain: routes</title><style>{style}</style></head><body><h1>selftrain</h1>"
-        f'<p><a href="/">The page to try it</a> · <a href="/openapi.json">OpenAPI document</a></p>{"".join(parts)}</body></html>'
-    )

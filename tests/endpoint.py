@@ -10,7 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from selftrain_serve.app import Listener
+from selftrain_serve.connections import ConnectionLimits, Listener
+from selftrain_serve.heads import Hosts
 from selftrain_serve.language_model import Augmentation, LanguageModel
 from selftrain_serve.limits import Gate
 from selftrain_serve.metrics import Metrics
@@ -61,6 +62,7 @@ def endpoint(
     port: int | None = None,
     augmentation: Augmentation | None = None,
     key: str | None = None,
+    limits: ConnectionLimits | None = None,
     **gate,
 ) -> Iterator[SimpleNamespace]:
     """`url`, `metrics` and `models` of an endpoint that answers."""
@@ -69,7 +71,8 @@ def endpoint(
     models = Models(sources, tracking_uri=None, threads=1, poll_seconds=1, max_waiting=max_waiting, max_seconds=timeout_seconds, metrics=metrics)
     language_model = None if augmentation is None else LanguageModel(augmentation, metrics, key)
     app = make_app(models, metrics, timeout_seconds=timeout_seconds, ready=lambda: models.healthy, language_model=language_model)
-    listener = Listener(Gate(app, metrics=metrics, token=token, **gate), "127.0.0.1", port)
+    gate.setdefault("hosts", Hosts.of("127.0.0.1", token=token is not None))
+    listener = Listener(Gate(app, metrics=metrics, token=token, **gate), "127.0.0.1", port, limits)
     try:
         yield SimpleNamespace(url=f"http://127.0.0.1:{port}", port=port, metrics=metrics, models=models, listener=listener)
     finally:

@@ -162,6 +162,13 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--threads", type=int, metavar="N", help="torch threads of a replica (default: all cores but one, divided among the replicas)")
     serve.add_argument("--token-file", metavar="FILE", help="bearer token that requests carry; default: the variable SELFTRAIN_SERVE_TOKEN, if set")
     serve.add_argument("--no-token", action="store_true", help="listen beyond this machine without a token")
+    serve.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further name that requests may ask for (header host), e.g. that of a proxy in front; default: localhost and --host; with a token beyond this machine any",
+    )
     serve.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="after which a request gets 504 (default: 30)")
     serve.add_argument(
         "--max-waiting", type=int, default=2048, metavar="TEXTS", help="texts that may wait for a model; beyond it requests get 503 (default: 2048)"
@@ -504,6 +511,7 @@ def _serve(options: argparse.Namespace) -> int:
         threads=options.threads,
         token_file=options.token_file,
         no_token=options.no_token,
+        allowed_hosts=options.allowed_host,
         timeout_seconds=options.timeout,
         max_waiting_texts=options.max_waiting,
         language_model=options.language_model,
