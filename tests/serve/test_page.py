@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,44 @@ def test_a_csv_file_comes_back_labeled(page, bundle, tmp_path: Path) -> None:
     classifier = Classifier.load(bundle, device="cpu")
     assert [row[2] for row in good] == classifier.predict([row[1] for row in good]).tolist()
     assert [float(row[3]) for row in good] == pytest.approx(classifier.predict_proba([row[1] for row in good]).max(axis=1).tolist(), abs=1e-5)
+
+
+def test_the_labeled_file_is_no_formula_and_has_no_column_twice(page, tmp_path: Path) -> None:
+    head = ["text", "label", "predicted_label", "error", "=1+1"]
+    kept = ["a phone", "-5", "+3.5e-2", "1=2", "'=a"]
+    formulas = ["=HYPERLINK(A1)", "+SUM(A1)", "-1+1|cmd", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1", '=1,"2"', "-1-"]
+    file = tmp_path / "evil.csv"
+    rows = [[text, "sport", "old", "none", "x"] for text in (*kept, *formulas)]
+    with open(file, "w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([head, *rows])
+    element(page, "file").send_keys(str(file))
+    until(page, lambda: f"evil.csv: {len(rows)} rows" in element(page, "file-said").text)
+    element(page, "label").click()
+    until(page, lambda: "rows done" in element(page, "file-said").text)
+    element(page, "download").click()
+    labeled = page.downloads / "evil-labeled.csv"
+    until(page, labeled.exists)
+    with open(labeled, newline="", encoding="utf-8") as stream:
+        found_head, *found = list(csv.reader(stream))
+    assert found_head == [*head[:4], "'=1+1", "predicted_predicted_label", "probability", "predicted_error"]
+    assert [row[0] for row in found] == [*kept, *("'" + text for text in formulas)]
+    assert all(row[1:5] == ["sport", "old", "none", "x"] and row[5] for row in found)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        "const one = document.createElement('script'); one.append('window.ran = true'); document.head.append(one)",
+        "const one = document.createElement('script'); one.src = 'data:text/javascript,window.ran = true'; document.head.append(one)",
+        "document.body.innerHTML = '<img src=x onerror=\"window.ran = true\">'",
+        "document.body.setAttribute('onclick', 'window.ran = true'); document.body.click()",
+    ],
+)
+def test_a_script_that_is_not_the_pages_own_does_not_run(page, make) -> None:
+    page.execute_script(f"window.ran = false; try {{ {make} }} catch (error) {{ }}")
+    time.sleep(0.2)  # an image that cannot be loaded says so a little later
+    assert page.execute_script("return window.ran") is False
+    page.get_log("browser")  # the refusals are there, as they should be
 
 
 @pytest.mark.parametrize(
