@@ -36,7 +36,8 @@ from selftrain.errors import UserError, nearest
 from selftrain.export.bundle import read_card, read_prototypes
 from selftrain.guard import guarded, ray_is_lost
 from selftrain.memory import keep_trimming
-from selftrain.signals import interruptible, own_handlers_kept
+from selftrain.ray_start import start_ray
+from selftrain.signals import interruptible
 from selftrain.tracking import CHAMPION, registered_bundle
 from selftrain.tracking import tracking_uri as absolute_uri
 
@@ -281,10 +282,7 @@ def run(
     url = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
     with suppress(KeyboardInterrupt), interruptible(), guarded() as guard:
         try:
-            with own_handlers_kept():
-                ray.init(
-                    address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING, num_cpus=max(1 + replicas, cores)
-                )
+            start_ray(num_cpus=max(1 + replicas, cores))
             logging.getLogger("ray.serve").setLevel(logging.WARNING)
             quiet = {"log_level": "WARNING", "enable_access_log": False}
             serve.start(proxy_location="Disabled", logging_config=quiet)

@@ -167,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME",
-        help="a further name that requests may ask for (header host), e.g. that of a proxy in front; default: localhost and --host; with a token beyond this machine any",
+        help="a further name that requests may have in the header host, e.g. of a proxy in front (default: localhost, --host; beyond with a token, any)",
     )
     serve.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="after which a request gets 504 (default: 30)")
     serve.add_argument(

@@ -18,8 +18,8 @@ from pathlib import Path
 from selftrain.config import Experiment
 from selftrain.errors import UserError
 from selftrain.guard import Guard, guarded
+from selftrain.ray_start import join_ray, start_ray
 from selftrain.sharing import free_memory_gb, share_of_memory
-from selftrain.signals import own_handlers_kept
 
 _TRAINING_GB = 1.5  # a worker with a small encoder, its optimiser and its batches
 _RAY_GB = 2.0  # raylet, control store, and the processes that wait for work
@@ -84,7 +84,8 @@ def session(experiment: Experiment, wanted: Needs) -> Iterator[None]:
             guard = _started(wanted, stack)
             stack.callback(guard.shut_down)
         else:
-            _joined(experiment.ray.address)
+            _answers(experiment.ray.address)
+            join_ray(experiment.ray.address)
             stack.callback(ray.shutdown)
         _scale_up(wanted, experiment.ray.wait_seconds)
         yield
@@ -92,39 +93,13 @@ def session(experiment: Experiment, wanted: Needs) -> Iterator[None]:
 
 def _started(wanted: Needs, stack: ExitStack) -> Guard:
     """A local Ray, its guard and its share of the memory."""
-    import logging
-
-    import ray
-
     free = free_memory_gb()
     print(f"selftrain: about {wanted.memory_gb:.1f} GiB of memory are needed, {free:.1f} GiB are free; starting Ray", file=sys.stderr, flush=True)
     stack.enter_context(share_of_memory(wanted.memory_gb))
     guard = stack.enter_context(guarded())
     cores = len(os.sched_getaffinity(0))
-    with own_handlers_kept():
-        ray.init(
-            num_cpus=max(cores, int(-(-wanted.cpus // 1))),
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-            log_to_driver=False,
-            object_store_memory=512 * 2**20,
-        )
+    start_ray(num_cpus=max(cores, int(-(-wanted.cpus // 1))), object_store_memory=512 * 2**20)
     return guard
-
-
-def _joined(address: str) -> None:
-    import logging
-
-    import ray
-
-    _answers(address)
-    try:
-        with own_handlers_kept():
-            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        raise UserError(
-            f"No Ray cluster answers at --address {address!r} ({error}); start one (ray start --head), or leave --address away for a local one."
-        ) from None
 
 
 def _answers(address: str) -> None:
@@ -136,7 +111,7 @@ def _answers(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except OSError as error:
         raise UserError(
-            f"No Ray cluster answers at --address {address!r} ({error}); start one (ray start --head), or leave --address away for a local one."
+            f"No Ray cluster answers at --address {address!r} ({error}); start one (RAY_AUTH_MODE=token ray start --head), or leave --address away for a local one."
         ) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import shutil
 import signal
@@ -193,6 +194,11 @@ def server(bundle: Path, registry: Registry, writer):
         shutil.rmtree(ray_folder, ignore_errors=True)
 
 
+def loopback(address: str) -> bool:
+    found = ipaddress.ip_address(address)
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
+
+
 def replica(server) -> psutil.Process:
     (found,) = [one for one in server.process.children(recursive=True) if "ServeReplica" in one.cmdline()[0]]
     return found
@@ -220,6 +226,8 @@ def test_served(server) -> None:
         assert answer["results"][1] == {"error": "the text is empty"}
         assert client.post("/v1/classify", json={"text": "a", "model": "news"}).json()["model"] == {"name": "news", "version": VERSION}
         assert "selftrain_model_info" in client.get("/metrics").text
+    everything = [one for process in (server.process, *server.process.children(recursive=True)) for one in process.net_connections("inet")]
+    assert [one.laddr for one in everything if not one.raddr and not loopback(one.laddr.ip)] == []
     listening = [one.laddr.ip for one in replica(server).net_connections("tcp") if one.status == psutil.CONN_LISTEN and one.laddr.port == server.port]
     assert listening == ["127.0.0.1"]
 

@@ -72,12 +72,15 @@ def train_variant(
     import ray.train
     from ray.train.torch import TorchTrainer
 
+    from selftrain.training.process_group import OneMachine
+
     training = experiment.training
     # Where workers may be on other nodes, a file is not seen here; rounds are.
     steps = Path(storage).absolute() / f".{name}.steps.json" if experiment.ray.address is None and "://" not in str(storage) else None
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"experiment": experiment, "corpus": corpus, "texts": texts, "seed": seed, "validation": validation, "steps": steps},
+        torch_config=OneMachine() if experiment.ray.address is None else None,
         scaling_config=ray.train.ScalingConfig(num_workers=training.workers, use_gpu=training.gpu),
         run_config=ray.train.RunConfig(
             name=name,
