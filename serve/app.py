@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import socket
 import threading
 import time
 import urllib.request
@@ -36,6 +35,8 @@ from selftrain.errors import UserError, nearest
 from selftrain.export.bundle import read_card, read_prototypes
 from selftrain.guard import guarded, ray_is_lost
 from selftrain.memory import keep_trimming
+from selftrain.passwords import has_password
+from selftrain.ports import require_free_port
 from selftrain.ray_start import start_ray
 from selftrain.signals import interruptible
 from selftrain.tracking import CHAMPION, registered_bundle
@@ -184,24 +185,6 @@ def _checked(args: dict[str, Any]) -> Arguments:
         raise UserError(f"The application does not take args.{key} as it is given; {hint}") from None
 
 
-def require_free_port(host: str, port: int) -> None:
-    """Make sure that a server can listen on `host:port`.
-
-    Raises:
-        UserError: something listens there already, or it is not ours to take.
-    """
-    if not 0 < port < 2**16:
-        raise UserError(f"Port {port} does not exist; choose one from 1 to 65535 with --port.")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"Port {port} of {host} cannot be used ({reason}); choose another with --port.") from None
-
-
 def run(
     sources: Sequence[Source],
     *,
@@ -264,7 +247,12 @@ def run(
     elif language_model_name is not None or language_model_key_file is not None:
         raise UserError("--language-model-name and --language-model-key-file say more of a --language-model URL; give that too.")
     if any(source.model is not None for source in sources):
-        given["tracking_uri"] = absolute_uri(tracking_uri)
+        if tracking_uri is not None and has_password(tracking_uri):
+            raise UserError(
+                "tracking_uri holds a password, which would stand in Serve's configuration; set the environment variable MLFLOW_TRACKING_URI."
+            )
+        uri = absolute_uri(tracking_uri)
+        given["tracking_uri"] = uri if not has_password(uri) else None  # replicas read it in the environment, as we did
     arguments = _checked(given)
     token = _token(arguments)
     names = []

@@ -183,10 +183,12 @@ def test_a_tracking_server_that_answers():
         server.shutdown()
 
 
-def test_a_password_is_not_shown(free_port):
-    check = look(tracking={"uri": f"postgresql://me:secret@127.0.0.1:{free_port}/runs"})["tracking"]
+def test_a_password_is_not_shown(free_port, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql://me:secret@127.0.0.1:{free_port}/runs")
+    check = look()["tracking"]
     assert not check.ok and f"127.0.0.1:{free_port}/runs" in check.found and "secret" not in report([check])
-    check = look(tracking={"uri": f"http://me:secret@127.0.0.1:{free_port}"})["tracking"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{free_port}")
+    check = look()["tracking"]
     assert not check.ok and "secret" not in report([check])
 
 

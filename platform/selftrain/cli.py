@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from selftrain.errors import ProcessDied, UserError, printable, sentence
 from selftrain.outputs import check_file, check_folder, is_full, is_no_name, whole_file
+from selftrain.passwords import has_password
 from selftrain.signals import interruptible
 
 DESCRIPTION = "Unlabeled documents and class names in; a small, fast, served classifier out."
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _require_text(arguments)
         options = _parser().parse_args(arguments)
+        _require_no_password(options)
         command: Callable[[argparse.Namespace], int] = options.command
         options.asked = shlex.join(["selftrain", *arguments])
         with interruptible():
@@ -66,6 +68,16 @@ def _require_text(arguments: Sequence[str]) -> None:
             argument.encode("utf-8")
         except UnicodeEncodeError:
             raise UserError(f"Argument {number} ({argument[:100]!r}) is not UTF-8; write it in UTF-8, or rename the file.") from None
+
+
+def _require_no_password(options: argparse.Namespace) -> None:
+    """Every user of the machine can read command lines, and reports and MLflow show them."""
+    for name, value in vars(options).items():
+        if isinstance(value, str) and has_password(value):
+            raise UserError(
+                f"--{name.replace('_', '-')} holds a password, and every user of this machine can read command lines; set the address by an environment "
+                "variable (MLFLOW_TRACKING_URI), or leave the password to ~/.pgpass."
+            )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -522,11 +534,10 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _ui(options: argparse.Namespace) -> int:
-    import subprocess
+    from selftrain.ui import show_runs
 
-    from selftrain.tracking import ui_command
-
-    return subprocess.call(ui_command(options.tracking_uri, options.port))
+    show_runs(options.tracking_uri, options.port)
+    return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from selftrain.errors import UserError, nearest
 from selftrain.parsing import DEPTH, YAML_CHARACTERS, yaml_of
+from selftrain.passwords import keys_with_passwords
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy, torch and scikit-learn all take
 
@@ -308,6 +309,11 @@ def read_yaml(path: str | Path, kind: str, examples: str) -> dict[str, Any]:
 
 def parse(document: Mapping[str, Any], where: str = "the experiment") -> Experiment:
     """Validate a plain mapping; the first mistake becomes a `UserError` of one sentence."""
+    if (key := next(keys_with_passwords(document), None)) is not None:
+        raise UserError(
+            f"{key} holds a password, which would stand in the report, in MLflow and in the bundle; set the address by the environment variable "
+            "MLFLOW_TRACKING_URI, or leave the password to ~/.pgpass."
+        )
     try:
         return Experiment.model_validate(document)
     except ValidationError as error:

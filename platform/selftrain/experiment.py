@@ -49,10 +49,11 @@ from selftrain.models.masked import check_masked
 from selftrain.models.opening import check_encoder, is_light, located, open_encoder
 from selftrain.models.sources import IMAGE_ENCODERS, encoder_folder, fingerprint, language_model_folder, masked_lm_folder
 from selftrain.models.student import Student
+from selftrain.passwords import without_passwords
 from selftrain.resuming import Finished, Parts, finished_metrics
 from selftrain.spool import SPOOL, Spool
 from selftrain.stages import Events, Stages
-from selftrain.tracking import Round, Tracker, check_tracking, is_away, without_password
+from selftrain.tracking import Round, Tracker, check_tracking, is_away
 from selftrain.training.checkpoints import RoundCheckpoint
 from selftrain.training.loop import Validation, train
 from selftrain.training.steps import StepBar
@@ -271,7 +272,7 @@ def _no_disk(folder: Path, problem: str) -> str:
 
 def _unsent(folder: Path, tracker: Tracker, reason: str) -> str:
     return (
-        f"The results are complete in {folder}, but the tracking store {without_password(tracker.uri)} did not take all of them ({reason}); "
+        f"The results are complete in {folder}, but the tracking store {without_passwords(tracker.uri)} did not take all of them ({reason}); "
         f"when it answers again, send the rest with `selftrain run --resume {folder}`: nothing is trained again."
     )
 

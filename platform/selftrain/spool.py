@@ -16,7 +16,8 @@ from typing import Any
 
 from selftrain.errors import UserError
 from selftrain.journal import Journal
-from selftrain.tracking import Round, Status, Tracker, check_tracking, refused, without_password
+from selftrain.passwords import without_passwords
+from selftrain.tracking import Round, Status, Tracker, check_tracking, refused
 
 SPOOL = Path("checkpoints") / "tracking.jsonl"  # below the folder of a run or a sweep
 KEY_TAG = "selftrain.key"
@@ -127,7 +128,7 @@ class Spool:
                     self._sent(entry)
                     continue
                 if self._reason is None:
-                    where = without_password(self._tracker.uri)
+                    where = without_passwords(self._tracker.uri)
                     self._say(
                         "tracking is away", address=where, reason=_words(error), meanwhile="the run goes on, its figures are kept and sent later"
                     )

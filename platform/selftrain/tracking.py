@@ -27,6 +27,7 @@ from urllib.parse import unquote, urlparse
 
 from selftrain.config import TrackingConfig
 from selftrain.errors import UserError
+from selftrain.passwords import without_passwords
 
 CHAMPION = "champion"
 BUNDLE = "bundle"
@@ -82,7 +83,7 @@ def tracking_uri(uri: str | None = None) -> str:
     scheme = uri.partition(":")[0].partition("+")[0] if "://" in uri else ""
     if scheme not in (*_DATABASES, "http", "https"):
         raise UserError(
-            f"Tracking address {without_password(uri)!r} is neither a server (http://...) nor a database; write e.g. sqlite:///mlflow.db."
+            f"Tracking address {without_passwords(uri)!r} is neither a server (http://...) nor a database; write e.g. sqlite:///mlflow.db."
         )
     file = _sqlite_file(uri)
     return f"sqlite:///{file}" if file is not None else uri
@@ -109,7 +110,7 @@ def check_tracking(uri: str) -> None:
     except (OSError, ValueError) as error:
         reason = str(getattr(error, "reason", error))
     raise TrackingAway(
-        f"The tracking server {without_password(uri)} does not answer ({reason}); start it, correct tracking.uri, or unset MLFLOW_TRACKING_URI for a local file."
+        f"The tracking server {without_passwords(uri)} does not answer ({reason}); start it, correct tracking.uri, or unset MLFLOW_TRACKING_URI for a local file."
     )
 
 
@@ -117,7 +118,7 @@ def _check_database(uri: str) -> None:
     """MLflow itself would try for minutes."""
     import sqlalchemy
 
-    where = without_password(uri)
+    where = without_passwords(uri)
     try:
         engine = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": int(_ANSWER_SECONDS)} if uri.startswith("postgresql") else {})
     except ImportError as error:
@@ -158,7 +159,7 @@ def refused(error: BaseException) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    return " ".join(str(getattr(error, "orig", None) or error).split())[:200]
+    return without_passwords(" ".join(str(getattr(error, "orig", None) or error).split()))[:200]
 
 
 class Child:
@@ -464,7 +465,7 @@ def finished_metrics(uri: str | None = None, experiment: str = "selftrain") -> l
     found = client.get_experiment_by_name(experiment)
     if found is None:
         known = ", ".join(sorted(one.name for one in client.search_experiments()))
-        raise UserError(f"There is no MLflow experiment {experiment!r} in {without_password(uri)} (it has: {known}); name one with --experiment.")
+        raise UserError(f"There is no MLflow experiment {experiment!r} in {without_passwords(uri)} (it has: {known}); name one with --experiment.")
     query = f"attributes.status = 'FINISHED' and tags.`{RUN_TAG}` != ''"
     runs: list[dict[str, Any]] = []
     token = None
@@ -479,25 +480,28 @@ def finished_metrics(uri: str | None = None, experiment: str = "selftrain") -> l
             return runs
 
 
-def ui_command(uri: str | None, port: int = 5000) -> list[str]:
-    """The command that opens MLflow's page on the runs, for this machine alone (127.0.0.1).
+def ui_command(uri: str | None, port: int = 5000) -> tuple[list[str], dict[str, str]]:
+    """The command that opens MLflow's page on the runs, for this machine alone (127.0.0.1), and what its environment needs besides.
+
+    The address of the database stands in the environment, since every user of the machine can read command lines, and it may hold a password.
 
     Raises:
         UserError: there are no runs yet, or a tracking server shows them already.
     """
     uri = tracking_uri(uri)
     if _is_server(uri):
-        raise UserError(f"The runs are on the tracking server; open {without_password(uri)} in a browser.")
+        raise UserError(f"The runs are on the tracking server; open {without_passwords(uri)} in a browser.")
     file = _sqlite_file(uri)
     if file is not None and not file.exists():
         raise UserError(f"There is no MLflow database {file}; run `selftrain run` here first, or name another with --set tracking.uri.")
     _quiet()  # by environment variables, which the command inherits
     root = _artifact_root(uri)
     assert root is not None
-    return [
-        *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--default-artifact-root", root.as_uri()),
-        *("--host", "127.0.0.1", "--port", str(port)),
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--default-artifact-root", root.as_uri()),
+        *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
     ]
+    return command, {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_REGISTRY_STORE_URI": uri}
 
 
 def _quiet() -> None:
@@ -536,7 +540,7 @@ def _open(uri: str, experiment: str | None) -> tuple[Any, str]:
             if _is_server(uri) and not isinstance(error, MlflowException):
                 raise
             raise UserError(
-                f"The tracking store {without_password(uri)} cannot be used ({_reason(error)}); mend it or name another with tracking.uri."
+                f"The tracking store {without_passwords(uri)} cannot be used ({_reason(error)}); mend it or name another with tracking.uri."
             ) from error
 
 
@@ -592,11 +596,6 @@ def _artifact_root(uri: str) -> Path | None:
     return (file.parent if file is not None else Path.cwd()) / "mlartifacts"
 
 
-def without_password(uri: str) -> str:
-    """An address as it may be shown."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", uri)
-
-
 def _alias(client: Any, name: str, alias: str) -> Any:
     """The version that holds `alias`, or None."""
     from mlflow.exceptions import MlflowException
@@ -612,7 +611,7 @@ def _alias(client: Any, name: str, alias: str) -> Any:
 
 
 def _missing(client: Any, uri: str, name: str, alias: str | None, number: str | None) -> str:
-    where = without_password(uri)
+    where = without_passwords(uri)
     versions = [str(one.version) for one in client.search_model_versions(f"name = '{name.replace(chr(39), '')}'")]
     if not versions:
         known = ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"

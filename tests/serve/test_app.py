@@ -23,13 +23,14 @@ import yaml
 from completions import completions
 from endpoint import LABELS, VERSION, free_port, make_bundle
 from ray.serve.schema import ServeDeploySchema
-from selftrain_serve.app import Arguments, build, by_requests, require_free_port, run
+from selftrain_serve.app import Arguments, build, by_requests, run
 from selftrain_serve.models import Source
 
 from selftrain import Client
 from selftrain.config import TrackingConfig
 from selftrain.errors import UserError
 from selftrain.export.bundle import PROTOTYPES
+from selftrain.ports import require_free_port
 from selftrain.tracking import Champions, Tracker, registered_bundle
 
 CONFIGS = sorted((Path(__file__).parents[2] / "serve").glob("*.yaml"))

@@ -30,10 +30,12 @@ def engine_kwargs(config: AugmentConfig) -> dict[str, Any]:
 def engine_environment(config: AugmentConfig) -> dict[str, str]:
     """Environment of the vLLM processes; threads are bound by hand, since vLLM's `auto` leaves cores of a small machine idle.
 
+    Ray's state and logs show it, so that it holds no token of a hub.
+
     On a CPU the engine core runs the model itself: a worker process of its own costs 0.7 GB and wins nothing. vLLM allows that with
     VLLM_ENABLE_V1_MULTIPROCESSING=0 alone, and takes its threads from OMP_NUM_THREADS then (Ray sets that to 1).
     """
-    environment = {name: os.environ[name] for name in ("HF_HUB_OFFLINE", "HF_HOME", "HF_TOKEN") if name in os.environ}
+    environment = {name: os.environ[name] for name in ("HF_HUB_OFFLINE", "HF_HOME") if name in os.environ}
     if config.gpus == 0:
         environment |= {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     return environment | {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}

@@ -1,0 +1,97 @@
+"""No password inside an address gets into what is written down or shown."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from selftrain_serve.app import run as serve
+from selftrain_serve.models import Source
+
+from selftrain.augment.vllm_options import engine_environment
+from selftrain.cli import main
+from selftrain.config import AugmentConfig, load, parse
+from selftrain.errors import UserError
+from selftrain.passwords import has_password, without_passwords
+from selftrain.tracking import check_tracking, tracking_uri, ui_command
+
+SECRET = "hunter2"
+ADDRESS = f"postgresql://me:{SECRET}@db.example/runs"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (ADDRESS, "postgresql://me:***@db.example/runs"),
+        (f"postgresql+psycopg2://me:p@{SECRET}@db.example/runs", "postgresql+psycopg2://me:***@db.example/runs"),
+        (f"https://:{SECRET}@mlflow.example", "https://:***@mlflow.example"),
+        (f"cannot reach {ADDRESS} at all", "cannot reach postgresql://me:***@db.example/runs at all"),
+        (f"postgresql://db/runs?user=me&password={SECRET}&sslmode=require", "postgresql://db/runs?user=me&password=***&sslmode=require"),
+        (f"https://mlflow.example/?TOKEN={SECRET}", "https://mlflow.example/?TOKEN=***"),
+    ],
+)
+def test_a_password_is_shown_as_stars(text, shown) -> None:
+    assert without_passwords(text) == shown and has_password(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["sqlite:///mlflow.db", "http://127.0.0.1:5000", "postgresql://me@db/runs", "a: b@c", "mail@example.org", "http://[::1]:80/a@b"]
+)
+def test_what_holds_no_password_stays_as_it_is(text) -> None:
+    assert without_passwords(text) == text and not has_password(text)
+
+
+def test_a_configuration_takes_none(tmp_path) -> None:
+    file = tmp_path / "experiment.yaml"
+    file.write_text(f"tracking:\n  uri: {ADDRESS}\n")
+    for ask in (
+        lambda: parse({"tracking": {"uri": ADDRESS}}),
+        lambda: load(str(file), [], {}),
+        lambda: load(None, [f"tracking.uri={ADDRESS}"], {}),
+        lambda: load(None, [f"training.storage=https://key:{SECRET}@store.example/a"], {}),
+    ):
+        with pytest.raises(UserError, match=r"(tracking\.uri|training\.storage) holds a password") as error:
+            ask()
+        assert SECRET not in str(error.value)
+
+
+def test_a_command_line_takes_none(capsys) -> None:
+    for arguments in (["ui"], ["serve"], ["predict", "a"], ["leaderboard"], ["register", "a"], ["export", "a"]):
+        assert main([*arguments, "--tracking-uri", ADDRESS]) == 2
+        said = capsys.readouterr().err
+        assert "--tracking-uri holds a password" in said and SECRET not in said
+    assert main(["run", "--set", f"tracking.uri={ADDRESS}"]) == 2
+    assert SECRET not in capsys.readouterr().err
+
+
+def test_serves_configuration_holds_none(monkeypatch) -> None:
+    monkeypatch.setattr("selftrain_serve.app.ray.init", lambda **_: pytest.fail("Ray was started"))
+    with pytest.raises(UserError, match="set the environment variable MLFLOW_TRACKING_URI") as error:
+        serve([Source(model="mail")], tracking_uri=ADDRESS)
+    assert SECRET not in str(error.value)
+    given = []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", ADDRESS)
+    monkeypatch.setattr("selftrain_serve.app._checked", lambda arguments: given.append(arguments) or pytest.skip.Exception())
+    with pytest.raises(AttributeError):
+        serve([Source(model="mail")])
+    assert given[0]["tracking_uri"] is None and SECRET not in json.dumps(given)
+
+
+def test_messages_of_the_tracking_hold_none(monkeypatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"ftp://me:{SECRET}@host")
+    with pytest.raises(UserError) as error:
+        tracking_uri()
+    assert SECRET not in str(error.value)
+    with pytest.raises(UserError) as error:
+        check_tracking(f"http://me:{SECRET}@127.0.0.1:1")
+    assert SECRET not in str(error.value)
+
+
+def test_the_pages_command_line_holds_none() -> None:
+    command, environment = ui_command(ADDRESS)
+    assert SECRET not in " ".join(command) and environment["MLFLOW_BACKEND_STORE_URI"] == ADDRESS
+
+
+def test_a_token_of_a_hub_is_no_part_of_rays_runtime_environment(monkeypatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    assert SECRET not in json.dumps(engine_environment(AugmentConfig()))
