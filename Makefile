@@ -24,7 +24,7 @@ EXPERIMENT ?= jobs/experiments/bbc_news.yaml
 # Tests reach for no hub and report to nobody.
 TEST_ENVIRONMENT := HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 DO_NOT_TRACK=1
 
-.PHONY: help setup demo test mutants mutants-report mutants-show mutants-explain fuzz faults lint lock clean
+.PHONY: help setup demo test mutants mutants-report mutants-show mutants-explain fuzz faults lint lock clean audit
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -102,6 +102,9 @@ lock: setup ## requirements/cpu.txt and gpu.txt anew from pyproject.toml (UPGRAD
 	$(call LOCK,cpu,--constraints requirements/torch-cpu.txt $(foreach left_out,torch torchvision torchaudio torchcodec,--no-emit-package $(left_out)) \
 	  $$([[ -n "$$UV_FIND_LINKS" ]] || echo --torch-backend cpu))
 	@$(call LOCK,gpu,)
+
+audit: setup ## known vulnerabilities of what the locks pin (pip-audit; asks pypi.org)
+	@$(BIN)/python requirements/audit.py $(ARGS)
 
 clean: ## remove the virtual environment and the caches of tools; runs and generated texts stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .mutants build platform/*.egg-info *.egg-info
