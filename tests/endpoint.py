@@ -41,7 +41,7 @@ def make_bundle(
     if poison is not None:
         row = backbone.tokenizer.convert_tokens_to_ids(poison)
         with torch.no_grad():
-            backbone[0].auto_model.embeddings.word_embeddings.weight[row] = torch.nan
+            backbone[0].auto_model.embeddings.word_embeddings.weight[row] = 1e38  # finite, as a bundle has to be; its square is not
     experiment = {} if augment is None else {"augment": augment}
     facts = BundleCard(name=name, labels=labels, method="genco", created=VERSION, experiment=experiment, **card)
     return write_bundle(folder, backbone=backbone, prototypes=prototypes, card=facts)
