@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import tempfile
 import threading
 import time
 import urllib.request
@@ -38,7 +37,7 @@ from selftrain.guard import guarded, ray_is_lost
 from selftrain.memory import keep_trimming
 from selftrain.passwords import has_password
 from selftrain.ports import require_free_port
-from selftrain.ray_start import start_ray
+from selftrain.ray_start import close_serves_port, start_ray
 from selftrain.signals import interruptible
 from selftrain.tracking import CHAMPION, registered_bundle
 from selftrain.tracking import tracking_uri as absolute_uri
@@ -94,22 +93,6 @@ def _token(given: Arguments) -> bytes | None:
     return token
 
 
-def _close_serves_own_port() -> tempfile.TemporaryDirectory[str]:
-    """A replica of Serve opens a port on all interfaces for calls of other deployments, and unpickles what comes with Ray's token. Nobody calls ours.
-
-    Called while the replica is made, before it opens the port; which becomes a socket in the folder that is returned, which this user alone can enter.
-    """
-    from ray.serve._private import replica
-
-    folder = tempfile.TemporaryDirectory(prefix="selftrain-serve-")
-
-    def add_socket(server: Any, address: str) -> int:
-        return int(server.add_insecure_port(f"unix:{folder.name}/calls"))
-
-    replica.add_port_to_grpc_server = add_socket
-    return folder
-
-
 @serve.ingress()
 class Classify:
     """One replica: models, and the routes in front of them."""
@@ -117,7 +100,7 @@ class Classify:
     def __init__(self, arguments: dict[str, Any]) -> None:
         given = Arguments.model_validate(arguments)
         if given.host is not None:
-            self._sockets = _close_serves_own_port()
+            self._sockets = close_serves_port()
         keep_trimming(TRIM_SECONDS)
         metrics = Metrics()
         token = _token(given)

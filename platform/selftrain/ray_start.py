@@ -125,6 +125,28 @@ def _require_token(address: str) -> None:
         raise UserError(f"The Ray cluster at {address!r} wants another token than this machine has; copy ~/.ray/auth_token from its head node.")
 
 
+def is_alone() -> bool:
+    """Whether the Ray of this process was started by `start_ray`; holds in its workers too."""
+    return os.environ.get(_CLUSTERS) == "0"
+
+
+def close_serves_port() -> tempfile.TemporaryDirectory[str]:
+    """Called while a replica of Serve is made, which would open a port on all interfaces for other deployments and unpickle what comes with Ray's token.
+
+    Instead it gets a socket in the folder that is returned and has to be kept, which this user alone can enter. Nobody calls that way unless
+    RAY_SERVE_USE_GRPC_BY_DEFAULT is set.
+    """
+    from ray.serve._private import replica
+
+    folder = tempfile.TemporaryDirectory(prefix="selftrain-serve-")
+
+    def add_socket(server: Any, address: str) -> int:
+        return int(server.add_insecure_port(f"unix:{folder.name}/calls"))
+
+    replica.add_port_to_grpc_server = add_socket
+    return folder
+
+
 def _settings_read_again(*, alone: bool) -> None:
     """Ray reads these when it is imported, which may have been before they were set."""
     from ray._private import ray_constants

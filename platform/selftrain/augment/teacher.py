@@ -16,6 +16,7 @@ from ray import serve
 
 from selftrain.augment.vllm_options import engine_environment, engine_kwargs
 from selftrain.config import AugmentConfig
+from selftrain.ray_start import close_serves_port, is_alone
 
 # Serve takes a replica as dead when it misses three checks. On few cores a step of the model may hold up the process that would answer.
 CHECK_SECONDS, CHECK_PATIENCE_SECONDS = 2.0, 60.0
@@ -38,6 +39,8 @@ class Teacher:
         from transformers import AutoTokenizer
         from vllm import EngineArgs, LLMEngine
 
+        if is_alone():
+            self._sockets = close_serves_port()
         self._owner = owner
         self._application = application
         self._chat = config.style == "instruct"
