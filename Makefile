@@ -103,7 +103,7 @@ lock: setup ## requirements/cpu.txt and gpu.txt anew from pyproject.toml (UPGRAD
 	  $$([[ -n "$$UV_FIND_LINKS" ]] || echo --torch-backend cpu))
 	@$(call LOCK,gpu,)
 
-audit: setup ## known vulnerabilities of what the locks pin (pip-audit; asks pypi.org)
+audit: setup ## known vulnerabilities of what the locks pin (pip-audit, which asks PyPI)
 	@$(BIN)/python requirements/audit.py $(ARGS)
 
 clean: ## remove the virtual environment and the caches of tools; runs and generated texts stay
