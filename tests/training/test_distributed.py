@@ -15,7 +15,7 @@ from few_labels import SHORT, WORDS, toy
 from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import TextRequest, no_texts
-from selftrain.errors import UserError
+from selftrain.errors import ProcessDied, UserError
 from selftrain.models.workers import Workers
 from selftrain.training import distributed
 from selftrain.training.loop import Validation, train
@@ -151,3 +151,42 @@ def test_the_users_error_is_found_wherever_ray_has_put_it():
     assert distributed._user_error(caused(RuntimeError(), caused(ValueError(), error))) is error
     assert distributed._user_error(caused(RuntimeError(), Wrapped())) is error
     assert distributed._user_error(caused(RuntimeError(), ValueError())) is None and distributed._user_error(None) is None
+
+
+class Trainer:
+    """Ray Train, as far as `_fitted` sees it: ends as it is told, one time after the other."""
+
+    def __init__(self, *ends):
+        self.ends = list(ends)
+
+    def fit(self):
+        end = self.ends.pop(0)
+        if isinstance(end, BaseException):
+            raise end
+        return end
+
+
+def while_it_started():
+    return ray.train.ControllerError(ray.exceptions.RayActorError())
+
+
+def test_workers_and_controllers_that_die_while_they_start_are_started_again_so_many_times() -> None:
+    trainer = Trainer(while_it_started(), ray.exceptions.RayActorError(), "the result")
+    assert distributed._fitted(trainer) == "the result"
+    assert trainer.ends == []
+
+
+@pytest.mark.parametrize(
+    ("end", "sentence"),
+    [(while_it_started(), "A training worker .* while it started, 3 times"), (ray.exceptions.RayActorError(), "The process that leads .*, 3 times")],
+)
+def test_what_always_dies_is_given_up_with_a_sentence(end, sentence) -> None:
+    with pytest.raises(ProcessDied, match=sentence):
+        distributed._fitted(Trainer(*[end] * 3))
+
+
+def test_a_fault_of_the_controller_is_raised_as_it_is() -> None:
+    trainer = Trainer(ray.train.ControllerError(ZeroDivisionError("ours")), "never asked for")
+    with pytest.raises(ray.train.ControllerError, match="ours"):
+        distributed._fitted(trainer)
+    assert trainer.ends == ["never asked for"]

@@ -117,7 +117,12 @@ def _fitted(trainer: Any) -> Any:
                     raise type(cause)(str(cause)) from None
                 if isinstance(failure, ray.exceptions.RayActorError):
                     raise ProcessDied(f"A training worker {why_it_died(failure)}, more often than training.max_failures allows.") from None
-            raise
+            # A worker that dies while the group starts is no failure that Ray Train tries again by itself.
+            died = getattr(error, "controller_failure", None)
+            if not isinstance(died, ray.exceptions.RayActorError):
+                raise
+            if not left:
+                raise ProcessDied(f"A training worker {why_it_died(died)} while it started, {_CONTROLLERS} times.") from None
         except ray.exceptions.RayActorError as error:
             if not left:
                 raise ProcessDied(f"The process that leads the training workers {why_it_died(error)}, {_CONTROLLERS} times.") from None
