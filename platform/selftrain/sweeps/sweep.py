@@ -26,6 +26,7 @@ from selftrain.errors import ProcessDied, UserError
 from selftrain.experiment import code_version
 from selftrain.guard import cause_of
 from selftrain.models.sources import fingerprint
+from selftrain.passwords import without_passwords
 from selftrain.stages import Events
 from selftrain.sweeps import report
 from selftrain.sweeps.planning import Prepared, at_home, folder_of, prepare
@@ -36,7 +37,7 @@ from selftrain.sweeps.space import Cell, Setting, Space, text_settings, wants_te
 from selftrain.sweeps.store import Store
 from selftrain.sweeps.table import Table, build
 from selftrain.sweeps.trial import Shared, axis_values, open_shared, run_cell, run_found
-from selftrain.tracking import KIND_TAG, Tracker, without_password
+from selftrain.tracking import KIND_TAG, Tracker
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def run_sweep(
     events("results missing in MLflow", reason=reason)
     return replace(
         result,
-        unsent=f"The results are complete in {place}, but the tracking store {without_password(tracker.uri)} did not take all of them ({reason}); "
+        unsent=f"The results are complete in {place}, but the tracking store {without_passwords(tracker.uri)} did not take all of them ({reason}); "
         f"when it answers again, send the rest with `selftrain sweep --resume {place}`: nothing is trained again.",
     )
 
