@@ -366,7 +366,7 @@ def _sweep(options: argparse.Namespace) -> int:
     print(f"report      {result.folder / 'report.html'}")
     print(f"table       {result.folder / 'table.md'}")
     print(f"MLflow run  {result.mlflow_run_id}  (selftrain ui)")
-    return 0 if result.table is None or result.table.complete else 1
+    return _tracked(result.unsent) or (0 if result.table is None or result.table.complete else 1)
 
 
 def _leaderboard(options: argparse.Namespace) -> int:

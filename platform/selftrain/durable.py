@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,7 +100,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def check_writable(folder: Path, name: str) -> None:
-    """Make `folder` and a file in it, before anything long starts; both are gone again where they were not there before.
+    """Make `folder` and a file in it, before anything long starts, and take both away again; a folder that was there stays.
 
     Args:
         folder: where something is going to be written.
@@ -115,13 +114,15 @@ def check_writable(folder: Path, name: str) -> None:
     while not missing.exists():
         made.append(missing)
         missing = missing.parent
-    with explained(folder, f"{name} must be a folder that can be written to: fix its permissions, or set another"):
+    with explained(folder, f"{name} must be a folder that can be written to: free some space, fix its permissions, or set another"):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=folder, prefix=".selftrain-", suffix=".tmp") as file:
-                file.write(b"\0" * 4096)
-                file.flush()
-                os.fsync(file.fileno())
+            probe = folder / f".{uuid.uuid4().hex}.tmp"
+            try:
+                probe.write_bytes(b"\0" * 4096)
+                sync(probe)
+            finally:
+                probe.unlink(missing_ok=True)
         finally:
             for one in made:
                 if one.is_dir() and not any(one.iterdir()):

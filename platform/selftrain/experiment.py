@@ -574,7 +574,8 @@ class _Run:
             encoder_fingerprint=fingerprint(source),
             metrics=BundleMetrics(**{key: scores[key] for key in ("accuracy", "macro_f1", "ece", "documents")}) if scores else BundleMetrics(),
         )
-        return write_bundle(self.folder / "bundle", backbone=student.encoder.export(), prototypes=student.weights, bias=student.bias, card=card)
+        with explained(self.folder / "bundle", f"free some space and continue with --resume {self.folder}, nothing is trained again"):
+            return write_bundle(self.folder / "bundle", backbone=student.encoder.export(), prototypes=student.weights, bias=student.bias, card=card)
 
     @property
     def model_name(self) -> str:

@@ -27,6 +27,7 @@ from selftrain.config import Experiment
 from selftrain.data.catalogue import CATALOGUE
 from selftrain.data.classes import check_class_names, describe, words_of
 from selftrain.data.corpus import Corpus, Documents, Label
+from selftrain.durable import check_writable, explained, sync, sync_tree
 from selftrain.errors import UserError, nearest
 from selftrain.models.sources import fingerprint, language_model_folder
 from selftrain.parsing import json_of
@@ -103,6 +104,7 @@ def generate(
     order = Order(labels, prompts, named, folder, name, _stated(experiment, labels, prompts, template, per_class, fingerprint(folder)))
     if (there := _there(out, order)) is not None:
         return Generated(out, there, found=True)
+    check_writable(Path(experiment.augment.cache), "the cache of texts (augment.cache)")
     texts, counts = _written_by_engine(experiment, order)
     return Generated(out, save(out, order, texts, counts, command=command), found=False)
 
@@ -159,8 +161,32 @@ def _check_folder(out: Path) -> None:
     """Refuse what may not be written over, before anything long starts."""
     if out.exists() and not out.is_dir():
         raise UserError(f"--out: {str(out)!r} is a file; name a folder that is not there yet.")
+    with explained(out, "pass another folder with --out"):
+        _check_can_be_made(out)
     if out.is_dir() and any(out.iterdir()) and not (out / DESCRIPTION).is_file():
         raise UserError(f"--out: the folder {str(out)!r} holds something else, and no {DESCRIPTION}; name a folder that is not there yet.")
+
+
+def _check_can_be_made(out: Path) -> None:
+    """Make the folder under the name of a scratch folder, as `save` does, and take it away again.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    parent = out.absolute().parent
+    made = []
+    while not parent.exists():
+        made.append(parent)
+        parent = parent.parent
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        (scratch / DESCRIPTION).touch()
+        shutil.rmtree(scratch)
+    finally:
+        for one in made:
+            if one.is_dir():
+                one.rmdir()
 
 
 def _there(out: Path, order: Order) -> dict[str, Any] | None:
@@ -240,7 +266,9 @@ def save(out: Path, order: Order, texts: LabelTexts, counts: Counts, *, command:
             pq.write_table(table, scratch / "train.parquet")
             (scratch / DESCRIPTION).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             scratch.chmod(0o755)  # mkdtemp makes folders for one's own eyes
+            sync_tree(scratch)
             os.replace(scratch, out)
+            sync(out.parent)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:

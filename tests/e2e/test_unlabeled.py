@@ -1,11 +1,13 @@
 """A run on documents without labels, one whose training worker is killed, one that is told to stop: no language model, a tiny real encoder, Ray Train, MLflow."""
 
+import csv
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 from mlflow import MlflowClient
@@ -40,8 +42,17 @@ def run(home, *extra):
 
 @pytest.mark.ray
 def test_without_labels_there_are_no_scores_and_only_promote_makes_a_champion(home):
-    _, metrics = run(home)
+    first, metrics = run(home)
     assert metrics["rows"][0]["scores"] is None
+    # Without test documents the unlabeled ones are what the report is about, and they are written out labeled.
+    assert metrics["data"]["test"] == 0 and metrics["rows"][0]["documents"] == 60 and sum(metrics["rows"][0]["predicted"].values()) == 60
+    report = (first / "report.html").read_text(encoding="utf-8")
+    assert "sorted 60 unlabeled documents into 2 classes" in report and "There are no test documents" in report
+    with (first / "labeled.csv").open(encoding="utf-8", newline="") as file:
+        labeled = list(csv.DictReader(file))
+    assert len(labeled) == 60 and Counter(row["label"] for row in labeled) == {
+        name: count for name, count in metrics["rows"][0]["predicted"].items() if count
+    }
     assert metrics["data"]["skipped"] == {"empty": 1, "duplicate": 1}
     assert not metrics["registered"]["champion"]
     assert "--bundle" in metrics["serve"][0]

@@ -1,12 +1,15 @@
+import itertools
 import subprocess
 import sys
 import warnings
 from xml.etree import ElementTree
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 
 from selftrain.evaluation import figures
+from selftrain.evaluation.metrics import precision_of_most_confident
 
 NAMES = ["a", "b", "c"]
 MATRIX = [[5, 1, 0], [0, 0, 0], [2, 0, 7]]
@@ -105,3 +108,19 @@ def test_few_or_equal_embeddings(shape, kind):
         assert not figures.project(np.ones(shape), kind=kind).any()
         points = figures.project(np.arange(np.prod(shape), dtype=float).reshape(shape), kind=kind)
     assert points.shape == (shape[0], 2) and np.isfinite(points).all()
+
+
+@pytest.mark.parametrize("documents", [1, 5, 12, 37, 60, 99, 100, 150, 1000])
+def test_the_axis_of_precision_has_plain_numbers_that_do_not_overlap(documents):
+    generator = np.random.default_rng(0)
+    points = precision_of_most_confident(generator.random(documents), generator.random(documents) < 0.7)
+    with mpl.style.context([figures._STYLE], after_reset=True):
+        figure = figures.precision_at.__wrapped__({"genco": points})
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        shown = [*axes.xaxis.get_majorticklabels(), *axes.xaxis.get_minorticklabels()]
+        low, high = axes.get_xlim()
+        shown = [label for label in shown if label.get_text() and low <= label.get_position()[0] <= high]
+        boxes = sorted((label.get_window_extent() for label in shown), key=lambda box: box.x0)
+    assert shown and all(label.get_text().isdecimal() for label in shown)
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))

@@ -39,6 +39,7 @@ def test_a_sweep_ends_with_a_table_and_a_second_one_has_nothing_to_do(document, 
     assert result.trained == 4 and result.table is not None and result.table.complete
     assert {line["seed"] for line in lines(result.folder)} == {0, 1} and len(lines(result.folder)) == 4
     assert sorted(path.name for path in result.folder.iterdir()) == [
+        "checkpoints",
         "events.jsonl",
         "figure.png",
         "report.html",

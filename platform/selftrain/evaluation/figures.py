@@ -21,7 +21,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -142,6 +142,11 @@ def precision_at(variants: Mapping[str, Sequence[PrecisionAt]]) -> Figure:
         axes.plot([point["documents"] for point in points], [point["precision"] for point in points], label=_short(name), **_series(index))
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(ScalarFormatter())
+    # Over about one power of ten a logarithmic axis labels its minor ticks too, by itself in mathematical notation.
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    counts = sorted({point["documents"] for points in variants.values() for point in points})
+    if counts and counts[-1] < 20 * counts[0]:
+        axes.set_xticks(_apart(counts), minor=False)
     axes.set(xlabel="most confident documents", ylabel="precision")
     axes.set_ylim(top=min(1.01, axes.get_ylim()[1]))
     axes.grid(True)
@@ -286,6 +291,15 @@ def project(embeddings: np.ndarray, kind: Literal["tsne", "pca"] = "tsne", seed:
     components = min(2, *embeddings.shape)
     points = PCA(n_components=components, svd_solver="full").fit_transform(embeddings)
     return np.pad(points, ((0, 0), (0, 2 - components)))
+
+
+def _apart(counts: Sequence[int]) -> list[int]:
+    """Of ascending numbers those that have room beside each other on a logarithmic axis; the last is one of them."""
+    shown: list[int] = []
+    for count in reversed(counts):
+        if not shown or count * 1.2 <= shown[-1]:
+            shown.append(count)
+    return shown[::-1]
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:

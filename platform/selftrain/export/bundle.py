@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
+from selftrain.durable import sync, sync_tree
 from selftrain.errors import UserError
 from selftrain.export.checking import CARD, PROTOTYPES, check_bundle, hashes_of, read_header
 from selftrain.models.folders import read_document, without_code
@@ -131,9 +132,11 @@ def write_bundle(
         card = card.model_copy(update={"files": hashes_of(partial)})
         (partial / CARD).write_text(json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(model_card(card), encoding="utf-8")
+        sync_tree(partial)
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)
+        sync(folder.parent)
     except (OSError, SafetensorError) as error:
         why = reason(error) if isinstance(error, OSError) else f"{' '.join(str(error).split())[:200]}; free some space, or name another disk"
         raise UserError(f"The bundle {folder} cannot be written: {why}.") from None

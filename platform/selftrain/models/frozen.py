@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import fcntl
 import hashlib
-import os
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ import torch.nn.functional as F
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
+from selftrain.durable import explained, replacing
 from selftrain.models.encoder import TextEncoder
 
 
@@ -68,11 +68,14 @@ class EmbeddingCache:
         if self._folder is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        scratch = self._folder / f".{uuid.uuid4().hex}.tmp"
-        with scratch.open("wb") as file:
-            np.savez(file, keys=np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), -1), rows=rows)
         name = f"{uuid.uuid4().hex}.npz"
-        os.replace(scratch, self._folder / name)
+        block = self._folder / name
+        with (
+            explained(block, "free some space, or set model.cache to a folder on another disk"),
+            replacing(block) as scratch,
+            scratch.open("wb") as file,
+        ):
+            np.savez(file, keys=np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), -1), rows=rows)
         self._read.add(name)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from selftrain.durable import write_whole
 from selftrain.evaluation.sensitivity import Line, heatmaps, lines
 from selftrain.sweeps.space import Space
 from selftrain.sweeps.table import METRICS, Entry, Table, legend, number, plus_minus, shown, to_csv, to_markdown, to_text
@@ -18,15 +19,13 @@ from selftrain.sweeps.table import METRICS, Entry, Table, legend, number, plus_m
 def write(folder: Path, space: Space, table: Table, facts: Mapping[str, Any]) -> str:
     """Write a grid's table, figure and report into `folder`; returns the table for a terminal."""
     picture = figure(table)
-    (folder / "table.md").write_text(f"{_opening(space, facts)}\n{to_markdown(table)}\n![the same as a picture](figure.png)\n", encoding="utf-8")
-    (folder / "table.csv").write_text(to_csv(table), encoding="utf-8")
-    (folder / "figure.png").write_bytes(picture)
+    write_whole(folder / "table.md", f"{_opening(space, facts)}\n{to_markdown(table)}\n![the same as a picture](figure.png)\n")
+    write_whole(folder / "table.csv", to_csv(table))
+    write_whole(folder / "figure.png", picture)
     head = [(name, 1 + table.has_paper(name)) for name in table.columns]
     body = [(row, [(table.entries[row, name], table.has_paper(name)) for name in table.columns]) for row in table.rows]
-    (folder / "report.html").write_text(
-        _page(space, facts, table=table, head=head, body=body, legend=legend(table, bold="bold"), picture=base64.b64encode(picture).decode("ascii")),
-        encoding="utf-8",
-    )
+    encoded = base64.b64encode(picture).decode("ascii")
+    write_whole(folder / "report.html", _page(space, facts, table=table, head=head, body=body, legend=legend(table, bold="bold"), picture=encoded))
     return to_text(table)
 
 
@@ -46,8 +45,8 @@ def write_search(folder: Path, space: Space, rows: Sequence[Mapping[str, Any]], 
     lines_ = [head, ["---"] * len(head), *body]
     note = f"{' · '.join(space.axes)}; ranked by accuracy on validation documents; on test documents the first one alone was looked at."
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines_)
-    (folder / "table.md").write_text(f"{_opening(space, facts)}\n{text}\n\n{note}\n", encoding="utf-8")
-    (folder / "report.html").write_text(_page(space, facts, ranking=[head, *body], legend=[note]), encoding="utf-8")
+    write_whole(folder / "table.md", f"{_opening(space, facts)}\n{text}\n\n{note}\n")
+    write_whole(folder / "report.html", _page(space, facts, ranking=[head, *body], legend=[note]))
     return f"{text}\n{note}"
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -21,10 +21,12 @@ import torch
 from selftrain import methods
 from selftrain.config import Experiment
 from selftrain.data.texts import no_texts
-from selftrain.errors import ProcessDied
+from selftrain.durable import check_writable, explained, write_whole
+from selftrain.errors import ProcessDied, UserError
 from selftrain.experiment import code_version
 from selftrain.guard import cause_of
 from selftrain.models.sources import fingerprint
+from selftrain.passwords import without_passwords
 from selftrain.stages import Events
 from selftrain.sweeps import report
 from selftrain.sweeps.planning import Prepared, at_home, folder_of, prepare
@@ -48,6 +50,7 @@ class SweepResult:
     trained: int  # cells that this start has trained
     seconds: float
     mlflow_run_id: str
+    unsent: str | None = None  # a sentence where tracking did not get everything
 
 
 def run_sweep(
@@ -71,30 +74,38 @@ def run_sweep(
     if address is not None:
         base = prepared.base = base.model_copy(update={"ray": base.ray.model_copy(update={"address": address})})
     place = Path(folder) if folder is not None else folder_of(prepared)
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "space.yaml").write_text(space.to_yaml(), encoding="utf-8")
+    check_writable(place, "the folder of the sweep (output)")
+    with explained(place):
+        write_whole(place / "space.yaml", space.to_yaml())
     events = Events(place / "events.jsonl")
     store = Store(place / "results.jsonl", code_version())
     tracker = Tracker(base.tracking, place, space.name)
     run_id = tracker.start(place.name, space.model_dump(mode="json"), {KIND_TAG: "sweep", "selftrain.code_version": code_version()})
-    work = _Sweep(prepared, store, events, Recorder(tracker, events), at_once or _at_once(base))
+    recorder = Recorder(tracker, place, events)
+    work = _Sweep(prepared, store, events, recorder, at_once or _at_once(base))
     try:
         work.go()
-        result = work.finish(place, started, run_id, command)
+        with explained(place, "free some space and repeat the command, nothing is trained again"):
+            result = work.finish(place, started, run_id, command)
     except BaseException as error:
         cause = cause_of(error)
-        events.stopped("sweep stopped", cause)
-        work.recorder.close()
-        tracker.finish("KILLED" if isinstance(cause, KeyboardInterrupt) else "FAILED")
+        with suppress(UserError):  # no space left to say so
+            events.stopped("sweep stopped", cause)
+            recorder.close("KILLED" if isinstance(cause, KeyboardInterrupt) else "FAILED", 5.0)
         if isinstance(cause, ProcessDied):
             raise ProcessDied(f"{cause} Continue with selftrain sweep --resume {place}.") from None
         raise
-    work.recorder.close()
     for file in sorted(place.iterdir()):
         if file.is_file():
-            tracker.log_artifact(file)
-    tracker.finish("FINISHED")
-    return result
+            recorder.artifact(file)
+    if (reason := recorder.close("FINISHED")) is None:
+        return result
+    events("results missing in MLflow", reason=reason)
+    return replace(
+        result,
+        unsent=f"The results are complete in {place}, but the tracking store {without_passwords(tracker.uri)} did not take all of them ({reason}); "
+        f"when it answers again, send the rest with `selftrain sweep --resume {place}`: nothing is trained again.",
+    )
 
 
 class _Sweep:
