@@ -121,6 +121,8 @@ def test_a_database_that_finds_no_space_stops_no_run_and_gets_everything_when_th
     rounds = [{"round": number, "figures": {"loss": number / 7}} for number in range(1, 3000)]
     spool.child("one", key="one", params={}, rounds=rounds)
     assert "full" in spool.close(3.0)
+    spool._thread.join(300)
+    assert not spool._thread.is_alive()  # what is left behind tries nothing more, and says nothing more
     disk.free()
     again = Tracker(TrackingConfig(uri=f"sqlite:///{disk.folder}/mlflow.db"), tmp_path, "run")
     again.start("run", {})

@@ -44,6 +44,7 @@ class Spool:
         self._time = max((entry["time"] for entry in entries if "time" in entry), default=0)
         self._changed = threading.Condition()
         self._closing = False
+        self._given_up = False
         self._reason: str | None = None  # why the last attempt failed
         self._thread = threading.Thread(target=self._send_on, name="selftrain-tracking", daemon=True)
         self._thread.start()
@@ -104,6 +105,8 @@ class Spool:
                 if len(self._entries) < left:  # it is slow, but it moves
                     left, deadline = len(self._entries), time.monotonic() + seconds
         with self._changed:
+            self._given_up = True  # a thread that is left behind tries nothing more
+            self._changed.notify_all()
             return (self._reason or "it does not answer in time") if self._entries else None
 
     def _add(self, operation: str, entry: Mapping[str, Any]) -> None:
@@ -144,11 +147,12 @@ class Spool:
 
     def _next(self) -> dict[str, Any] | None:
         with self._changed:
-            while True:
+            while not self._given_up:
                 ready = next((entry for entry in self._entries if entry["op"] != "owed"), None)
                 if ready is not None or self._closing:
                     return ready
                 self._changed.wait()
+            return None
 
     def _sent(self, entry: dict[str, Any]) -> None:
         with self._changed:
