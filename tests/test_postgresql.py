@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -51,13 +50,11 @@ def uri():
     server = subprocess.Popen(run, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         end = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                assert server.poll() is None and time.monotonic() < end
-                time.sleep(0.1)
+        # It listens before it answers: pg_isready asks for more than a connection.
+        ready = [str(found / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+        while subprocess.run(ready, timeout=60).returncode != 0:
+            assert server.poll() is None and time.monotonic() < end
+            time.sleep(0.1)
         yield f"postgresql://me:secret@127.0.0.1:{port}/postgres"
     finally:
         stop = [*who, str(found / "pg_ctl"), "-D", str(folder / "data"), "-m", "immediate", "stop"]
