@@ -210,4 +210,6 @@ def bundles() -> Iterator[Case]:
         "card with an infinite scale",
     }
     for name, make in changes.items():
-        yield Case("bundle", name, ["predict", "--bundle", "hostile", "a text"], make, quick=name in quick)
+        # transformers makes the post-processor of a tokenizer anew from its settings, so what stands in the file is not used.
+        code = 0 if name == "special tokens beyond the vocabulary" else 2
+        yield Case("bundle", name, ["predict", "--bundle", "hostile", "a text"], make, code, quick=name in quick)

@@ -23,6 +23,7 @@ SHARED_LENGTH = 200  # of a text that is kept once however often it comes; the t
 CELL_BYTES = 16 << 20  # of a text or an encoded image
 _DICTIONARY_PAGE, _PAGES = 2, {0: 5, 2: 7, 3: 8}  # page type -> the field of the header that describes it (parquet.thrift, PageHeader)
 _DELTA_LENGTH, _DELTA_BYTE_ARRAY, _DICTIONARY = 6, 7, frozenset({2, 8})  # encodings
+_LEVELS = 8  # of a header, which has three
 _HEADER_BYTES = 16 << 20  # of a page header at most, whose statistics may hold a value or two
 
 
@@ -245,8 +246,6 @@ class _Thrift:
         self.at = 0
 
     def structure(self, depth: int = 0) -> dict[int, Any]:
-        if depth > 8:
-            raise _Damaged("a page header of many levels")
         fields: dict[int, Any] = {}
         number = 0
         while head := self._byte():
@@ -256,6 +255,8 @@ class _Thrift:
         return fields
 
     def _value(self, kind: int, depth: int) -> Any:
+        if depth > _LEVELS:
+            raise _Damaged("a page header of many levels")
         if kind in (1, 2):
             return kind == 1
         if kind == 3:

@@ -174,6 +174,7 @@ def read_card(folder: str | Path) -> BundleCard:
             document = json_of(stream.read(_CARD_CHARACTERS + 1), characters=_CARD_CHARACTERS)
         if isinstance(document, dict) and isinstance(document.get("format"), int) and document["format"] > FORMAT:
             raise UserError(f"{folder} has bundle format {document['format']}, this selftrain reads up to {FORMAT}; upgrade selftrain.")
+        json.dumps(document, ensure_ascii=False).encode("utf-8")  # half of a surrogate pair is no character, and could be neither printed nor sent
         return BundleCard.model_validate(document)
     except (OSError, ValueError, ValidationError) as error:
         raise UserError(f"{file} is damaged ({' '.join(str(error).split())[:200]}); write the bundle again.") from None
