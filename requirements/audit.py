@@ -53,7 +53,7 @@ def main(options: Sequence[str]) -> int:
             found = audit(lock, options)
         except ConnectionError as error:
             print(
-                f"audit: {lock.name} could not be audited ({error}); run it where https://pypi.org/pypi answers, or ask another service with "
+                f"audit: {lock.name} could not be audited ({error}); run it where the service of PyPI answers, or ask another service with "
                 "make audit ARGS='--vulnerability-service osv'.",
                 file=sys.stderr,
             )
