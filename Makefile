@@ -71,7 +71,7 @@ lint: setup ## ruff, formatting, types, import rules
 test: lint ## lint, then every test, the real engine included
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest $(ARGS)
 
-# One thread a process: mutants are tested side by side. MINUTES is how long; the next call goes on from there. ONLY="methods/genco.py journal.py" restricts it
+# One thread a process: mutants are tested side by side. MINUTES is how long; the next call goes on from there. ONLY="methods/zero_shot/genco.py journal.py" restricts it
 # to files or names, TESTS="tests/methods/test_genco.py" asks these tests alone, ANEW=1 forgets what is known.
 MUTANTS := $(TEST_ENVIRONMENT) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python tests/mutation/mutants.py
 MINUTES ?= 30
@@ -81,10 +81,10 @@ mutants: setup ## mutation testing for MINUTES=30, from where it stopped; ONLY=j
 mutants-report: setup ## docs/mutants.md's table and docs/results/mutants*.csv from what is known
 	@$(MUTANTS) report
 
-mutants-show: setup ## what a mutant changes: NAME='selftrain.journal.x...'
+mutants-show: setup ## what a mutant changes: NAME='selftrain.files.journal.x...'
 	@$(MUTANTS) show '$(NAME)'
 
-mutants-explain: setup ## why a surviving mutant changes nothing: NAME='selftrain.journal.x...' REASON='one sentence'
+mutants-explain: setup ## why a surviving mutant changes nothing: NAME='selftrain.files.journal.x...' REASON='one sentence'
 	@$(MUTANTS) explain '$(NAME)' '$(REASON)'
 
 fuzz: setup ## every reader of files and options against hostile input for MINUTES=30; what it finds belongs into tests/fuzz/ (docs/security.md)

@@ -30,10 +30,6 @@ def main() -> int:
     from hostile import inputs
     from hostile_runs import kitchen, run
 
-    import selftrain.cli
-    import selftrain.experiment
-    import selftrain.export.classifier  # noqa: F401 - imported for the children
-
     rows, bad = [], 0
     with tempfile.TemporaryDirectory() as scratch:
         home = kitchen(Path(scratch) / "home")

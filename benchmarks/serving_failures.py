@@ -23,7 +23,7 @@ from mlflow import MlflowClient
 
 from selftrain import Client
 from selftrain.errors import UserError
-from selftrain.registering import register
+from selftrain.runs.register import register
 
 CLIENTS, PATIENCE = 8, 180.0
 TEXTS = ["the team won the match", "shares fell after the bank said that profit was lower", "a new phone", "the minister lost the vote"]

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from selftrain.data.loading import load_corpus
-from selftrain.sweeps.planning import prepare
+from selftrain.sweeps.plan import prepare
 from selftrain.sweeps.space import load_space, parse_space
 from selftrain.sweeps.store import Store
 from selftrain.sweeps.sweep import run_sweep

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from selftrain import methods
+from selftrain.bundle.classifier import Classifier
 from selftrain.config import load
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import grant
 from selftrain.errors import UserError
 from selftrain.evaluation.diversity import correctness, self_bleu
-from selftrain.export.classifier import Classifier
-from selftrain.methods.sungen import SunGen, inclusion_probabilities, relative_weights
+from selftrain.methods.noisy_labels.sungen import SunGen, inclusion_probabilities, relative_weights
 from selftrain.models.opening import open_encoder
 
 

@@ -22,23 +22,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingContext
-from selftrain_serve.connections import STOP_SECONDS, ConnectionLimits, Listener
-from selftrain_serve.heads import Hosts, is_local
-from selftrain_serve.language_model import Augmentation, LanguageModel, read_key, with_its_name
-from selftrain_serve.limits import TOKEN_VARIABLE, Gate, read_token
-from selftrain_serve.metrics import Metrics
-from selftrain_serve.models import Models, Source
-from selftrain_serve.routes import make_app
 from starlette.types import ASGIApp
 
+from selftrain.bundle.format import read_card, read_prototypes
 from selftrain.errors import UserError, nearest
-from selftrain.export.bundle import read_card, read_prototypes
-from selftrain.guard import guarded, ray_is_lost
-from selftrain.memory import keep_trimming
 from selftrain.passwords import has_password
-from selftrain.ports import require_free_port
-from selftrain.ray_start import close_serves_port, start_ray
-from selftrain.signals import interruptible
+from selftrain.runtime.guard import guarded, ray_is_lost
+from selftrain.runtime.memory import keep_trimming
+from selftrain.runtime.ports import require_free_port
+from selftrain.runtime.ray_start import close_serves_port, start_ray
+from selftrain.runtime.signals import interruptible
+from selftrain.serving.connections import STOP_SECONDS, ConnectionLimits, Listener
+from selftrain.serving.heads import Hosts, is_local
+from selftrain.serving.language_model import Augmentation, LanguageModel, read_key, with_its_name
+from selftrain.serving.limits import TOKEN_VARIABLE, Gate, read_token
+from selftrain.serving.metrics import Metrics
+from selftrain.serving.models import Models, Source
+from selftrain.serving.routes import make_app
 from selftrain.tracking import CHAMPION, registered_bundle
 from selftrain.tracking import tracking_uri as absolute_uri
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import hypothesis
 import pytest
 import torch
+from light_runs import home  # noqa: F401  (a fixture of several rooms)
 from tiny import tiny_backbone
 
 from selftrain.data.corpus import Corpus, Documents, Label, document_id

@@ -10,16 +10,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from selftrain_serve.connections import ConnectionLimits, Listener
-from selftrain_serve.heads import Hosts
-from selftrain_serve.language_model import Augmentation, LanguageModel
-from selftrain_serve.limits import Gate
-from selftrain_serve.metrics import Metrics
-from selftrain_serve.models import Models, Source
-from selftrain_serve.routes import make_app
 from tiny import tiny_backbone
 
-from selftrain.export.bundle import BundleCard, write_bundle
+from selftrain.bundle.format import BundleCard, write_bundle
+from selftrain.serving.connections import ConnectionLimits, Listener
+from selftrain.serving.heads import Hosts
+from selftrain.serving.language_model import Augmentation, LanguageModel
+from selftrain.serving.limits import Gate
+from selftrain.serving.metrics import Metrics
+from selftrain.serving.models import Models, Source
+from selftrain.serving.routes import make_app
 
 LABELS = ("sport", "tech", "politics")
 VERSION = "2024-05-06T07:08:09+00:00"

@@ -81,7 +81,7 @@ def _pickled() -> bytes:
 
 
 def bundles() -> Iterator[Case]:
-    import selftrain.export.checking as checking
+    import selftrain.bundle.checking as checking
 
     transformer = "sentence_transformers.base.modules.transformer.Transformer"
     first = "embeddings.word_embeddings.weight"

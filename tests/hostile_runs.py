@@ -50,7 +50,7 @@ def kitchen(folder: Path) -> Path:
     """A folder with what the cases need: a good bundle and a good file."""
     import torch
 
-    from selftrain.export.bundle import BundleCard, write_bundle
+    from selftrain.bundle.format import BundleCard, write_bundle
 
     folder.mkdir(parents=True, exist_ok=True)
     backbone = tiny_backbone(folder.parent / "hostile-encoder")

@@ -117,7 +117,7 @@ def test_a_taken_port_is_said_before_anything_starts(capsys, here):
 def _bundle(folder):
     import torch
 
-    from selftrain.export.bundle import BundleCard, write_bundle
+    from selftrain.bundle.format import BundleCard, write_bundle
 
     backbone = tiny_backbone(folder / "encoder")
     prototypes = torch.nn.functional.normalize(torch.randn(2, 32, generator=torch.Generator().manual_seed(0)), dim=-1)

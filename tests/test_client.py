@@ -13,13 +13,13 @@ from types import SimpleNamespace
 import pytest
 from completions import completions
 from endpoint import VERSION, endpoint, free_port, make_bundle
-from selftrain_serve.language_model import Augmentation
-from selftrain_serve.models import Source
-from selftrain_serve.requests import MAX_CHARACTERS
 
 from selftrain import Client, UserError
+from selftrain.bundle.classifier import Classifier
 from selftrain.client import ServingError
-from selftrain.export.classifier import Classifier
+from selftrain.serving.language_model import Augmentation
+from selftrain.serving.models import Source
+from selftrain.serving.requests import MAX_CHARACTERS
 
 TOKEN = "0123456789abcdef-token"
 

@@ -14,15 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from selftrain.bundle.backends import read_record
+from selftrain.bundle.checking import check_bundle, read_header
+from selftrain.bundle.format import read_card, read_prototypes
 from selftrain.config import DataConfig, load
 from selftrain.data.classes import check_class_names
 from selftrain.data.loading import corpus_of, load_corpus
 from selftrain.data.reading import read_file
+from selftrain.data.tables import open_table
 from selftrain.errors import UserError, printable, sentence, unprintable
-from selftrain.export.backends import read_record
-from selftrain.export.bundle import read_card, read_prototypes
-from selftrain.export.checking import check_bundle, read_header
-from selftrain.export.tables import open_table
 from selftrain.sweeps.space import load_space
 
 CORPUS = Path(__file__).parent / "fuzz"
@@ -83,7 +83,7 @@ def _bundle(name: str) -> Callable[[bytes, Path], None]:
 def _weights(content: bytes, folder: Path) -> None:
     file = _written(folder / "prototypes.safetensors", content)
     read_header(file)
-    from selftrain.export.bundle import BundleCard
+    from selftrain.bundle.format import BundleCard
 
     read_prototypes(folder, BundleCard(name="a", labels=("a", "b"), method="genco"))
 

@@ -6,13 +6,13 @@ import json
 
 import pytest
 from selftrain_serve.app import run as serve
-from selftrain_serve.models import Source
 
-from selftrain.augment.vllm_options import engine_environment
 from selftrain.cli import main
 from selftrain.config import AugmentConfig, load, parse
 from selftrain.errors import UserError
 from selftrain.passwords import has_password, without_passwords
+from selftrain.serving.models import Source
+from selftrain.texts.engines.vllm_options import engine_environment
 from selftrain.tracking import check_tracking, tracking_uri, ui_command
 
 SECRET = "hunter2"

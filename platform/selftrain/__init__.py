@@ -13,21 +13,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from selftrain.bundle.classifier import Classifier
     from selftrain.client import Client
     from selftrain.config import Experiment, load
     from selftrain.errors import UserError
     from selftrain.estimator import SelfTrainer
-    from selftrain.experiment import run
-    from selftrain.export.classifier import Classifier
+    from selftrain.runs.run import run
 
 _WHERE = {
-    "Classifier": "selftrain.export.classifier",
+    "Classifier": "selftrain.bundle.classifier",
     "Client": "selftrain.client",
     "Experiment": "selftrain.config",
     "SelfTrainer": "selftrain.estimator",
     "UserError": "selftrain.errors",
     "load": "selftrain.config",
-    "run": "selftrain.experiment",
+    "run": "selftrain.runs.run",
 }
 
 __all__ = ["Classifier", "Client", "Experiment", "SelfTrainer", "UserError", "load", "run"]

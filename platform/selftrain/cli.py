@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from selftrain.errors import ProcessDied, UserError, printable, sentence
-from selftrain.outputs import check_file, check_folder, is_full, is_no_name, whole_file
+from selftrain.files.outputs import check_file, check_folder, is_full, is_no_name, whole_file
 from selftrain.passwords import has_password
-from selftrain.signals import interruptible
+from selftrain.runtime.signals import interruptible
 
 DESCRIPTION = "Unlabeled documents and class names in; a small, fast, served classifier out."
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"selftrain: {sentence(error)}", file=sys.stderr)
         if isinstance(error, ProcessDied):
-            from selftrain.guard import leave
+            from selftrain.runtime.guard import leave
 
             leave(2)
         return 2
@@ -272,8 +272,8 @@ def _run(options: argparse.Namespace) -> int:
             "More seeds and variants can be added with --set."
         )
     asked = None if options.resume else _checked_options(_load(options))  # before torch is imported, which takes seconds
-    from selftrain import experiment as story
-    from selftrain.resuming import resumed
+    from selftrain.runs import run as story
+    from selftrain.runs.resume import resumed
 
     overrides = [*options.overrides, *([f"ray.address={options.address}"] if options.address else [])]
     experiment = asked or resumed(options.resume, overrides)
@@ -316,7 +316,7 @@ def _checked_options(experiment: Any) -> Any:
 
 def _generate(options: argparse.Namespace) -> int:
     from selftrain.config import load
-    from selftrain.generation import describe_filter, generate
+    from selftrain.texts.dataset.generation import describe_filter, generate
 
     used = ("augment.", "ray.", "data.classes", "data.descriptions")
     if unused := next((override for override in options.overrides if not override.strip().startswith(used)), None):
@@ -353,7 +353,7 @@ def _sweep(options: argparse.Namespace) -> int:
         raise UserError("--resume continues a sweep at the size that it was started with; leave --small away.")
     if options.at_once is not None and options.at_once < 1:
         raise UserError(f"--at-once is {options.at_once}; at least one trial has to run.")
-    from selftrain.sweeps.planning import plan, prepare, resumed
+    from selftrain.sweeps.plan import plan, prepare, resumed
     from selftrain.sweeps.space import load_space
     from selftrain.sweeps.sweep import run_sweep
 
@@ -385,7 +385,7 @@ def _leaderboard(options: argparse.Namespace) -> int:
 
 
 def _classifier(options: argparse.Namespace) -> Any:
-    from selftrain.export.classifier import Classifier
+    from selftrain.bundle.classifier import Classifier
 
     if options.bundle:
         return Classifier.load(options.bundle)
@@ -400,12 +400,12 @@ def _predict(options: argparse.Namespace) -> int:
     if bool(options.file) != bool(options.out):
         raise UserError("--file and --out go together: where do the labeled rows go?")
     if options.file:
-        from selftrain.export.tables import check_paths
+        from selftrain.data.tables import check_paths
 
         check_paths(Path(options.file), Path(options.out))  # before the model is opened
     classifier = _classifier(options)
     if options.file:
-        from selftrain.export.predict import predict_file
+        from selftrain.bundle.predict import predict_file
 
         rows = predict_file(classifier, Path(options.file), Path(options.out), options.text_column)
         print(f"{rows} rows labeled in {options.out}")
@@ -431,9 +431,9 @@ def _export(options: argparse.Namespace) -> int:
         folder = champion_bundle(options.bundle, options.tracking_uri).folder
     if options.threads is not None and options.threads < 1:
         raise UserError(f"--threads is {options.threads}; at least one is needed.")
-    from selftrain.export.backends import BACKENDS
-    from selftrain.export.bundle import read_card
-    from selftrain.export.compiling import describe, documents_to_check, export_bundle, require_empty
+    from selftrain.bundle.backends import BACKENDS
+    from selftrain.bundle.format import read_card
+    from selftrain.compress.onnx import describe, documents_to_check, export_bundle, require_empty
 
     card = read_card(folder)
     if out is not None:
@@ -457,10 +457,10 @@ def _distill(options: argparse.Namespace) -> int:
     if options.max_documents < 1:
         raise UserError(f"--max-documents is {options.max_documents}; give a number of documents.")
     check_folder(Path(options.out) if options.out else Path(options.bundle).absolute().parent / "distilled", "--out")
-    from selftrain.export.bundle import read_card
-    from selftrain.export.compiling import require_empty
-    from selftrain.export.distilling import STUDENTS, describe, distill
-    from selftrain.export.documents import load_documents
+    from selftrain.bundle.documents import load_documents
+    from selftrain.bundle.format import read_card
+    from selftrain.compress.distill import STUDENTS, describe, distill
+    from selftrain.compress.onnx import require_empty
 
     card = read_card(options.bundle)
     if options.out:
@@ -486,7 +486,7 @@ def _register(options: argparse.Namespace) -> int:
         raise UserError("--promote compares nothing, so it wants no --documents; leave one of them out.")
     if options.documents is not None and options.label_column is None:
         raise UserError("--documents are compared by their labels; name their column with --label-column.")
-    from selftrain.registering import register
+    from selftrain.runs.register import register
 
     found = register(
         Path(options.bundle),
@@ -510,7 +510,8 @@ def _serve(options: argparse.Namespace) -> int:
     if options.threads is not None and options.threads < 1:
         raise UserError(f"--threads is {options.threads}; at least one has to compute.")
     from selftrain_serve.app import run
-    from selftrain_serve.models import Source
+
+    from selftrain.serving.models import Source
 
     sources = [Source(model=name, version=version or None) for name, _, version in (given.partition("@") for given in options.model)]
     sources += [Source(bundle=folder) for folder in options.bundle]
@@ -534,7 +535,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _ui(options: argparse.Namespace) -> int:
-    from selftrain.ui import show_runs
+    from selftrain.tracking.ui import show_runs
 
     show_runs(options.tracking_uri, options.port)
     return 0

@@ -21,7 +21,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from selftrain.errors import UserError, nearest
-from selftrain.parsing import DEPTH, YAML_CHARACTERS, yaml_of
+from selftrain.files.parsing import DEPTH, YAML_CHARACTERS, yaml_of
 from selftrain.passwords import keys_with_passwords
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy, torch and scikit-learn all take

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import psutil
 
-from selftrain.cluster import ENGINE_GB, needs
 from selftrain.config import Experiment
 from selftrain.errors import UserError
 from selftrain.models.sources import BILSTM, ENCODER, IMAGE_ENCODERS, LANGUAGE_MODEL, cache_folder, encoder_folder, language_model_folder
+from selftrain.runtime.cluster import ENGINE_GB, needs
 from selftrain.tracking import check_tracking, tracking_uri
 
 PYTHON = (3, 11)

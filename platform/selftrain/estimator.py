@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from selftrain import methods
+from selftrain.bundle.classifier import Classifier
+from selftrain.bundle.format import BundleCard, write_bundle
 from selftrain.config import DataConfig, parse
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel, no_texts
 from selftrain.errors import UserError
-from selftrain.export.bundle import BundleCard, write_bundle
-from selftrain.export.classifier import Classifier
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.opening import open_encoder
 from selftrain.training.loop import train
@@ -139,9 +139,9 @@ class _language_model:
         self.corpus = corpus
 
     def __enter__(self) -> TextChannel:
-        from selftrain.augment.engine import RemoteTexts
-        from selftrain.cluster import needs, session
         from selftrain.models.sources import fingerprint, language_model_folder
+        from selftrain.runtime.cluster import needs, session
+        from selftrain.texts.remote import RemoteTexts
 
         folder = language_model_folder(str(self.experiment.augment.model))
         self._session = session(self.experiment, needs(self.experiment, folder))

@@ -12,9 +12,10 @@ from contextlib import suppress
 import httpx
 import pytest
 from endpoint import LABELS, endpoint, free_port, make_bundle
-from selftrain_serve.language_model import Augmentation, with_its_name
-from selftrain_serve.models import Source
 from tiny import tiny_language_model
+
+from selftrain.serving.language_model import Augmentation, with_its_name
+from selftrain.serving.models import Source
 
 SMALL = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "128", "--max-num-seqs", "8", "--kv-cache-memory-bytes", str(2**26)]
 

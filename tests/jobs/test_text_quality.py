@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from selftrain import methods
+from selftrain.bundle.classifier import Classifier
+from selftrain.bundle.format import BundleCard
 from selftrain.config import parse
 from selftrain.errors import UserError
 from selftrain.evaluation.diversity import self_bleu
-from selftrain.export.bundle import BundleCard
-from selftrain.export.classifier import Classifier
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 
 FILE = Path(__file__).parents[2] / "jobs" / "text_quality.py"

@@ -6,7 +6,7 @@ import pytest
 
 from selftrain import methods
 from selftrain.errors import UserError
-from selftrain.methods.ipet import AG_NEWS_PATTERNS
+from selftrain.methods.zero_shot.ipet import AG_NEWS_PATTERNS
 
 GROWING = {"rounds": 5, "steps_per_round": 20, "per_class": 3, "first_share": 0.2, "last_share": 0.7, "tau": 0.1, "weight_decay": 0.01}
 DEFAULTS = {

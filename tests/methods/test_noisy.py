@@ -15,7 +15,7 @@ from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import no_texts
 from selftrain.errors import UserError
-from selftrain.methods.noisy import epoch_order
+from selftrain.methods.noisy_labels.noisy import epoch_order
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.frozen import HeadEncoder

@@ -15,7 +15,7 @@ from selftrain.config import parse
 from selftrain.data.texts import no_texts
 from selftrain.errors import UserError
 from selftrain.methods.losses import bidirectional_divergence, distillation, rank_probabilities, top_k_cross_entropy
-from selftrain.methods.seal import LearnedObjective, sgd_step, smooth_leaky_relu
+from selftrain.methods.soft_labels.seal import LearnedObjective, sgd_step, smooth_leaky_relu
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.frozen import HeadEncoder
 from selftrain.training.loop import train

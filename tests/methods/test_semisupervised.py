@@ -11,8 +11,8 @@ from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import TextRequest, no_texts
 from selftrain.errors import UserError
-from selftrain.methods.selection import choose_negatives
-from selftrain.methods.semisupervised import SemiSupervised
+from selftrain.methods.few_labels.selection import choose_negatives
+from selftrain.methods.few_labels.semisupervised import SemiSupervised
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.frozen import HeadEncoder
 from selftrain.training.loop import train

@@ -14,10 +14,10 @@ from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.corpus import Documents
 from selftrain.errors import UserError
-from selftrain.methods import sungen
-from selftrain.methods.bilevel import HeadModel, directional, gradient, meta_gradient, weights_of
 from selftrain.methods.losses import mean_absolute_error, reverse_cross_entropy
-from selftrain.methods.sungen import OUTER_LOSSES, SunGenOptions, inclusion_probabilities, learn_weights, relative_weights
+from selftrain.methods.noisy_labels import sungen
+from selftrain.methods.noisy_labels.bilevel import HeadModel, directional, gradient, meta_gradient, weights_of
+from selftrain.methods.noisy_labels.sungen import OUTER_LOSSES, SunGenOptions, inclusion_probabilities, learn_weights, relative_weights
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.frozen import HeadEncoder

@@ -14,7 +14,7 @@ from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import no_texts
 from selftrain.methods.losses import mean_absolute_error, reverse_cross_entropy, similarity, soft_targets, text_to_label
-from selftrain.methods.sungen import SunGenOptions, learn_weights
+from selftrain.methods.noisy_labels.sungen import SunGenOptions, learn_weights
 from selftrain.models.encoder import TextEncoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")

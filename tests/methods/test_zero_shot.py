@@ -16,7 +16,7 @@ from selftrain.config import parse
 from selftrain.data.corpus import Documents, Label, document_id
 from selftrain.data.texts import no_texts
 from selftrain.errors import UserError
-from selftrain.methods.selection import batch_of
+from selftrain.methods.few_labels.selection import batch_of
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.frozen import HeadEncoder
 from selftrain.training.loop import train

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from sentence_transformers import SentenceTransformer
 
+from selftrain.bundle.classifier import Classifier
+from selftrain.bundle.format import BundleCard, write_bundle
 from selftrain.config import parse
 from selftrain.errors import UserError
-from selftrain.export.bundle import BundleCard, write_bundle
-from selftrain.export.classifier import Classifier
-from selftrain.methods.bilevel import HeadModel, directional, gradient, meta_gradient, weights_of
 from selftrain.methods.losses import reverse_cross_entropy
+from selftrain.methods.noisy_labels.bilevel import HeadModel, directional, gradient, meta_gradient, weights_of
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 from selftrain.models.opening import is_light, open_encoder
 

@@ -5,14 +5,14 @@ import torch
 from conftest import WORDS
 from tiny import tiny_backbone, tiny_masked
 
+from selftrain.bundle.classifier import Classifier
+from selftrain.bundle.format import BundleCard, write_bundle
 from selftrain.config import ModelConfig, parse
 from selftrain.errors import UserError
-from selftrain.experiment import prepare
-from selftrain.export.bundle import BundleCard, write_bundle
-from selftrain.export.classifier import Classifier
 from selftrain.models.masked import open_masked
 from selftrain.models.student import Student
 from selftrain.models.workers import Workers
+from selftrain.runs.run import prepare
 
 
 @pytest.fixture(scope="module")

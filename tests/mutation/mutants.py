@@ -91,7 +91,7 @@ def _chosen(mutants: Sequence[Mutant], only: Sequence[str]) -> list[Mutant]:
     found = [mutant for mutant in mutants if any(fnmatch(mutant.path, f"*{part}") or fnmatch(mutant.name, f"*{part}*") for part in only)]
     if not found:
         sys.exit(
-            f"No file or mutant is named {' '.join(only)}; files are given like methods/genco.py, and [tool.mutmut] in pyproject.toml says which have mutants."
+            f"No file or mutant is named {' '.join(only)}; files are given like methods/base.py, and [tool.mutmut] in pyproject.toml says which have mutants."
         )
     return found
 
@@ -123,7 +123,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     slice_ = commands.add_parser("run", help="test mutants for some minutes, from where the last slice stopped")
     slice_.add_argument("--minutes", type=float, default=30.0)
-    slice_.add_argument("--only", nargs="*", default=[], help="files such as methods/genco.py, or parts of mutants' names")
+    slice_.add_argument("--only", nargs="*", default=[], help="files such as methods/zero_shot/genco.py, or parts of mutants' names")
     slice_.add_argument(
         "--tests",
         nargs="*",

@@ -40,8 +40,8 @@ Explanations = Mapping[tuple[str, str], str]  # (function, change) -> reason
 class Mutant:
     """A function with one change."""
 
-    name: str  # selftrain.journal.xǁJournalǁadd__mutmut_3, numbered within the function
-    path: str  # selftrain/journal.py
+    name: str  # selftrain.files.journal.xǁJournalǁadd__mutmut_3, numbered within the function
+    path: str  # selftrain/files/journal.py
     original: str  # source of the function
     changed: str
 

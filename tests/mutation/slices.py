@@ -73,7 +73,7 @@ class Slice:
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """All of the work."""
-        from selftrain import journal
+        from selftrain.files import journal
 
         if not Path(journal.__file__).is_relative_to(CODE):
             raise pytest.UsageError(f"The tests import {journal.__file__} in place of the copy that holds the mutants.")

@@ -9,7 +9,10 @@ from mutation.report import Mutant, count, read_explanations, refused, wilson, w
 
 def mutant(number: int, changed: str = "def x_f__mutmut_{}(a):\n    return a - 1\n") -> Mutant:
     return Mutant(
-        f"selftrain.journal.x_f__mutmut_{number}", "selftrain/journal.py", "def x_f__mutmut_orig(a):\n    return a + 1\n", changed.format(number)
+        f"selftrain.files.journal.x_f__mutmut_{number}",
+        "selftrain/files/journal.py",
+        "def x_f__mutmut_orig(a):\n    return a + 1\n",
+        changed.format(number),
     )
 
 
@@ -39,10 +42,10 @@ def test_the_score_leaves_out_explained_mutants_and_those_that_wait():
 def test_an_explanation_is_refused_when_a_test_notices_the_mutant_or_it_is_gone():
     survivor, caught = mutant(1), mutant(2, "def x_f__mutmut_{}(a):\n    return a + 2\n")
     status = {survivor.name: {"status": "survived"}, caught.name: {"status": "killed"}}
-    explanations = {(one.function, one.change): "why" for one in (survivor, caught)} | {("selftrain.journal.x_f", "- gone\n+ went"): "why"}
+    explanations = {(one.function, one.change): "why" for one in (survivor, caught)} | {("selftrain.files.journal.x_f", "- gone\n+ went"): "why"}
     noticed, gone = refused([survivor, caught], lambda one: status[one.name], explanations)
     assert noticed.startswith(f"{caught.name}: a test notices it")
-    assert gone.startswith("selftrain.journal.x_f: there is no such mutant any more")
+    assert gone.startswith("selftrain.files.journal.x_f: there is no such mutant any more")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +64,9 @@ def test_an_explanation_is_refused_when_a_test_notices_the_mutant_or_it_is_gone(
     ],
 )
 def test_some_kinds_of_change_make_no_difference_anywhere(before, after, same):
-    made = Mutant("selftrain.journal.x_f__mutmut_1", "selftrain/journal.py", f"def f():\n    return {before}\n", f"def f():\n    return {after}\n")
+    made = Mutant(
+        "selftrain.files.journal.x_f__mutmut_1", "selftrain/files/journal.py", f"def f():\n    return {before}\n", f"def f():\n    return {after}\n"
+    )
     assert (made.kind is not None) is same
 
 
@@ -69,7 +74,7 @@ def test_an_explanation_is_written_and_read_again(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "EXPLANATIONS", tmp_path / "explained")
     write_explanation(mutant(1), "first")
     write_explanation(mutant(1), "better: said again")
-    assert read_explanations() == {("selftrain.journal.x_f", "- return a + 1\n+ return a - 1"): "better: said again"}
+    assert read_explanations() == {("selftrain.files.journal.x_f", "- return a + 1\n+ return a - 1"): "better: said again"}
 
 
 def test_wilsons_interval_of_nine_in_ten():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from selftrain.errors import UserError
-from selftrain.sweeps.planning import prepare
+from selftrain.sweeps.plan import prepare
 from selftrain.sweeps.search import draw, ranking
 from selftrain.sweeps.space import parse_space
 from selftrain.sweeps.trial import axis_values

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from selftrain.errors import UserError
-from selftrain.sweeps.planning import prepare
+from selftrain.sweeps.plan import prepare
 from selftrain.sweeps.space import Cell, load_space, parse_space, shown
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from selftrain import experiment as story
 from selftrain.config import parse
 from selftrain.data.texts import no_texts
-from selftrain.sweeps.planning import prepare
+from selftrain.runs import run as story
+from selftrain.sweeps.plan import prepare
 from selftrain.sweeps.space import parse_space
 from selftrain.sweeps.trial import train_cell
 

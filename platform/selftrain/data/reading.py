@@ -18,7 +18,7 @@ from selftrain.data.cleaning import Fault, Row
 from selftrain.data.images import COLUMNS
 from selftrain.data.parquet import CELL_BYTES, cells_of, open_checked, readable, schema_of
 from selftrain.errors import UserError, nearest
-from selftrain.parsing import json_items, json_of
+from selftrain.files.parsing import json_items, json_of
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 # Of a line, a cell, a row or a record: twenty books. Beyond it the memory of what a row becomes (25 times its text, for JSON) could not be borne.

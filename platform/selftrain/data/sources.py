@@ -20,7 +20,7 @@ from selftrain.data.cleaning import Row
 from selftrain.data.corpus import Kind
 from selftrain.data.reading import SUFFIXES, image_column, parquet_schema, read_file, read_parquet, require_columns, table_rows
 from selftrain.errors import UserError, nearest
-from selftrain.parsing import json_of
+from selftrain.files.parsing import json_of
 
 FOLDER_VARIABLE = "SELFTRAIN_DATA"
 _DESCRIPTION = "dataset.json"

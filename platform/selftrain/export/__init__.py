@@ -1,1 +1,1 @@
-"""The bundle that a trained classifier is handed over in, and the classifier that reads it."""
+"""Names that stored files use: models logged before the room `bundle` existed name `selftrain.bundle.pyfunc` as their loader."""

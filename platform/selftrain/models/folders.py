@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selftrain.errors import UserError
-from selftrain.parsing import json_of
+from selftrain.files.parsing import json_of
 
 _ST = "sentence_transformers"
 _WRITTEN = {

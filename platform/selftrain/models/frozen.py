@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
-from selftrain.durable import explained, replacing
+from selftrain.files.durable import explained, replacing
 from selftrain.models.encoder import TextEncoder
 
 

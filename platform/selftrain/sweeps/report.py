@@ -10,8 +10,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from selftrain.durable import write_whole
 from selftrain.evaluation.sensitivity import Line, heatmaps, lines
+from selftrain.files.durable import write_whole
 from selftrain.sweeps.space import Space
 from selftrain.sweeps.table import METRICS, Entry, Table, legend, number, plus_minus, shown, to_csv, to_markdown, to_text
 

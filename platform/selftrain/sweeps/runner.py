@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from selftrain.cluster import ENGINE_CPUS, ENGINE_GB, Needs, session
 from selftrain.config import Experiment
 from selftrain.errors import UserError
+from selftrain.runtime.cluster import ENGINE_CPUS, ENGINE_GB, Needs, session
 from selftrain.sweeps.space import Range, Space
 
 Heard = Callable[[float], None]  # the objective so far, of a trial that may be ended early
@@ -59,7 +59,7 @@ def workers(experiment: Experiment, at_once: int, *, gpus: float = 0.0, engine: 
 
 def text_channel(experiment: Experiment, corpus: Any, model: Any, fingerprint: str, cache: str) -> Any:
     """The text service that the trials of one data set and one text setting share; `close` ends it."""
-    from selftrain.augment.engine import RemoteTexts
+    from selftrain.texts.remote import RemoteTexts
 
     return RemoteTexts.start(experiment.augment, corpus, str(model), fingerprint, cache)
 

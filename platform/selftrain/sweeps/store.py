@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from selftrain.journal import Journal
+from selftrain.files.journal import Journal
 from selftrain.sweeps.space import Cell
 
 

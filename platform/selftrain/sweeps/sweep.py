@@ -21,16 +21,16 @@ import torch
 from selftrain import methods
 from selftrain.config import Experiment
 from selftrain.data.texts import no_texts
-from selftrain.durable import check_writable, explained, write_whole
 from selftrain.errors import ProcessDied, UserError
-from selftrain.experiment import code_version
-from selftrain.guard import cause_of
+from selftrain.files.durable import check_writable, explained, write_whole
 from selftrain.models.sources import fingerprint
 from selftrain.passwords import without_passwords
-from selftrain.stages import Events
+from selftrain.runs.run import code_version
+from selftrain.runs.stages import Events
+from selftrain.runtime.guard import cause_of
 from selftrain.sweeps import report
-from selftrain.sweeps.planning import Prepared, at_home, folder_of, prepare
-from selftrain.sweeps.recording import Recorder
+from selftrain.sweeps.plan import Prepared, at_home, folder_of, prepare
+from selftrain.sweeps.record import Recorder
 from selftrain.sweeps.runner import Adaptive, run_trials, text_channel, workers
 from selftrain.sweeps.search import ranking
 from selftrain.sweeps.space import Cell, Setting, Space, text_settings, wants_texts

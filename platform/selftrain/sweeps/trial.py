@@ -19,11 +19,11 @@ from selftrain.data.corpus import Corpus, Truth
 from selftrain.data.supervision import describe as describe_supervision
 from selftrain.data.texts import TextChannel, continuations
 from selftrain.evaluation.metrics import evaluate
-from selftrain.experiment import Variant
 from selftrain.methods.base import Method
 from selftrain.models.encoder import Encoder, TextEncoder
 from selftrain.models.opening import open_encoder
 from selftrain.models.student import Student
+from selftrain.runs.run import Variant
 from selftrain.sweeps.space import Cell, Range, Space
 from selftrain.training.loop import train
 

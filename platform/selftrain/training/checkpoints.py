@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from selftrain.durable import explained, replacing
+from selftrain.files.durable import explained, replacing
 
 EVERY_SECONDS = 3.0
 _SHARE = 20  # of the time that writing took

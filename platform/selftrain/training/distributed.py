@@ -21,11 +21,11 @@ from selftrain import methods
 from selftrain.config import Experiment
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel, TextRequest
-from selftrain.deaths import why_it_died
 from selftrain.errors import ProcessDied, UserError
-from selftrain.memory import trim
 from selftrain.models.opening import open_encoder
 from selftrain.models.workers import Workers
+from selftrain.runtime.deaths import why_it_died
+from selftrain.runtime.memory import trim
 from selftrain.training.loop import Validation, train
 from selftrain.training.steps import FollowedSteps, StepFile
 

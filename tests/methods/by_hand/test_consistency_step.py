@@ -7,7 +7,7 @@ from few_labels import LABELED, TEXTS, built, each_changes, follow, mean, toy, w
 from few_labels_equations import VAT, FixMatch, MeanTeacher, MixMatch, Pi, PseudoLabels
 
 from selftrain.data.texts import TextRequest
-from selftrain.methods.semisupervised import SemiSupervisedOptions
+from selftrain.methods.few_labels.semisupervised import SemiSupervisedOptions
 
 SHARED = SemiSupervisedOptions.model_fields.keys()
 

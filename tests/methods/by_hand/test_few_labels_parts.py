@@ -15,8 +15,8 @@ from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import TextRequest
 from selftrain.errors import UserError
+from selftrain.methods.few_labels.selection import choose_negatives
 from selftrain.methods.losses import confident_cross_entropy
-from selftrain.methods.selection import choose_negatives
 
 ALL = {
     "cross_entropy": {"label_smoothing": 0.1},

@@ -17,7 +17,7 @@ from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.data.texts import TextRequest, no_texts
-from selftrain.methods.genco import GenCoOptions
+from selftrain.methods.zero_shot.genco import GenCoOptions
 
 CLASSES = ("sport", "money", "film")
 WORDS = "sport money film about news match goal team bank share profit actor scene music more then day"

@@ -19,7 +19,7 @@ from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.data.texts import no_texts
 from selftrain.errors import UserError
 from selftrain.methods import options_of
-from selftrain.methods.ipet import IPET, IPETOptions
+from selftrain.methods.zero_shot.ipet import IPET, IPETOptions
 from selftrain.models.workers import Workers
 
 WORDS = "sport money film match goal team bank share profit actor scene music day then news : ( )"

@@ -18,7 +18,7 @@ from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.data.texts import no_texts
 from selftrain.errors import UserError
 from selftrain.methods import options_of
-from selftrain.methods.lotclass import LOTClass, LOTClassOptions, label_names
+from selftrain.methods.zero_shot.lotclass import LOTClass, LOTClassOptions, label_names
 from selftrain.models.workers import Workers
 
 GROUPS = {"sport": "match goal team", "money": "bank share profit", "film": "actor scene music"}

@@ -23,7 +23,7 @@ from linear import (
 )
 
 from selftrain.data.texts import no_texts
-from selftrain.methods.noisy import epoch_order
+from selftrain.methods.noisy_labels.noisy import epoch_order
 
 LABELS = (0, 1, 2, 1, 2, 0, 1)
 ROWS = bags(TEXTS)

@@ -13,7 +13,7 @@ from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.data.texts import no_texts
-from selftrain.methods.pesco import PESCOOptions
+from selftrain.methods.zero_shot.pesco import PESCOOptions
 
 CLASSES = ("sport", "money", "film")
 WORDS = "sport money film about news match goal team bank share profit actor scene music more then day"

@@ -26,7 +26,7 @@ from linear import (
 
 from selftrain.data.texts import no_texts
 from selftrain.data.views import edited
-from selftrain.methods import seal
+from selftrain.methods.soft_labels import seal
 
 LABELS = (0, 1, 2, 1, 2, 0)  # of the first six documents; the seventh has none
 SETS = ((0, 1), (1,), (1, 2), (0, 1, 2), (0, 2), (0, 2))

@@ -4,7 +4,7 @@ import numpy as np
 from few_labels import SHORT, built, each_changes, follow, toy
 from few_labels_equations import Classwise, Customized, LastBatch, Progressive, SelfTeacher, TeacherByHand
 
-from selftrain.methods.semisupervised import SemiSupervisedOptions
+from selftrain.methods.few_labels.semisupervised import SemiSupervisedOptions
 
 SHARED = SemiSupervisedOptions.model_fields.keys()
 

@@ -6,7 +6,7 @@ from by_hand import softmax
 from few_labels import TEXTS, built, each_changes, follow
 from few_labels_equations import SSC, unit
 
-from selftrain.methods.semisupervised import SemiSupervisedOptions
+from selftrain.methods.few_labels.semisupervised import SemiSupervisedOptions
 
 BASE = {"threshold": 0.6, "confidence_temperature": 0.3}
 CASES = [

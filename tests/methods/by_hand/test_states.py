@@ -7,7 +7,7 @@ import torch
 from linear import TEXTS, LinearEncoder, assert_equal, build, corpus_of
 
 from selftrain.data.texts import no_texts
-from selftrain.methods import sungen
+from selftrain.methods.noisy_labels import sungen
 
 LABELS = (0, 1, 2, 1, 2, 0, 1)
 SETS = ((0, 1), (1,), (1, 2), (0, 1, 2), (0, 2), (0, 2))

@@ -24,7 +24,7 @@ from linear import (
 
 from selftrain.data.texts import no_texts
 from selftrain.errors import UserError
-from selftrain.methods import sungen
+from selftrain.methods.noisy_labels import sungen
 
 LABELS = (0, 1, 2, 1, 2, 0, 1)
 ROWS = bags(TEXTS)

@@ -12,7 +12,7 @@ from selftrain.config import parse
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.data.texts import no_texts
 from selftrain.errors import UserError
-from selftrain.methods.supervised import SupervisedOptions
+from selftrain.methods.few_labels.supervised import SupervisedOptions
 
 CLASSES = ("sport", "money", "film")
 WORDS = "sport money film about news match goal team bank share profit actor scene music more then day"

@@ -1,0 +1,324 @@
+"""What computes the probabilities of a bundle: PyTorch, or the ONNX graph that `selftrain export` puts beside it, by ONNX Runtime or OpenVINO.
+
+    onnx/model.onnx        the whole classifier in float32: token ids and mask -> probabilities; batch and length are free
+    onnx/model_int8.onnx   the same with weights in 8 bits, activations quantised as they come
+    onnx/tokenizer.json    the tokenizer, cut at the bundle's length
+    backend.json           `Record`: the backend that was fastest, on which machine, and what was measured
+
+A graph carries its own weights, so a bundle that is opened with one reads neither PyTorch's weights nor transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import platform
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+from selftrain.bundle.tokens import features_of
+from selftrain.errors import UserError, nearest
+from selftrain.files.parsing import json_of
+
+BACKENDS = ("torch", "onnx", "onnx-int8", "openvino")
+FOLDER, RECORD, TOKENIZER = "onnx", "backend.json", "tokenizer.json"
+GRAPHS = {"onnx": "model.onnx", "onnx-int8": "model_int8.onnx", "openvino": "model.onnx"}  # in FOLDER
+PACKAGES = {"onnx": "onnxruntime", "onnx-int8": "onnxruntime", "openvino": "openvino"}
+INPUTS, OUTPUT = ("input_ids", "attention_mask"), "probabilities"
+_INSTRUCTIONS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "asimd",
+    "asimddp",
+    "i8mm",
+)  # what 8-bit and float speed hangs on
+
+
+class Backend(Protocol):
+    """Computes a classifier's probabilities."""
+
+    name: str
+    pads: bool  # whether it computes the padding of a batch too
+
+    def __call__(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Probabilities `[texts, classes]` in float64, each row of sum 1, from ids and mask, both `[texts, tokens]` in int64."""
+        ...
+
+
+class TorchBackend:
+    """The bundle as it was trained.
+
+    Args:
+        backbone: the encoder.
+        weights: `[classes, dimensions]`.
+        bias: `[classes]` or None.
+        scale: factor on the similarities.
+        cosine: whether embeddings are brought to length one.
+    """
+
+    name = "torch"
+
+    def __init__(self, backbone: SentenceTransformer, weights: torch.Tensor, bias: torch.Tensor | None, scale: float, *, cosine: bool) -> None:
+        self.backbone = backbone.eval()
+        self.weights, self.bias = (None if tensor is None else tensor.detach().to(backbone.device).double() for tensor in (weights, bias))
+        self.scale, self.cosine = scale, cosine
+        self.pads = not isinstance(backbone[0], StaticEmbedding)
+
+    def __call__(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """See `Backend`."""
+        device = self.backbone.device
+        with torch.inference_mode():
+            features = features_of(self.backbone, torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device))
+            embeddings = self.backbone(features)["sentence_embedding"].float()
+            if self.cosine:
+                embeddings = F.normalize(embeddings, dim=-1)
+            assert self.weights is not None
+            logits = self.scale * embeddings.double() @ self.weights.T
+            if self.bias is not None:
+                logits = logits + self.bias
+            found: np.ndarray = torch.softmax(logits, dim=-1).cpu().numpy()
+        return found
+
+
+class OnnxBackend:
+    """A graph by ONNX Runtime, on the CPU.
+
+    Args:
+        file: the graph.
+        name: `onnx` or `onnx-int8`.
+        threads: cores that it may use.
+    """
+
+    pads = True
+
+    def __init__(self, file: Path, name: str, threads: int) -> None:
+        import onnxruntime
+
+        self.name = name
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """See `Backend`."""
+        return _sum_to_one(self._session.run([OUTPUT], dict(zip(INPUTS, (ids, mask), strict=True)))[0])
+
+
+class OpenVinoBackend:
+    """The float32 graph by OpenVINO, on the CPU.
+
+    Args:
+        file: the graph.
+        threads: cores that it may use.
+    """
+
+    name = "openvino"
+    pads = True
+
+    def __init__(self, file: Path, threads: int) -> None:
+        import openvino
+
+        core = openvino.Core()
+        # Left to itself OpenVINO computes in bfloat16 where the processor can, and then the graph is no longer the one that was checked.
+        options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+        self._request = core.compile_model(core.read_model(str(file)), "CPU", options).create_infer_request()
+        self._one_at_a_time = threading.Lock()
+
+    def __call__(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """See `Backend`."""
+        with self._one_at_a_time:
+            return _sum_to_one(self._request.infer(dict(zip(INPUTS, (ids, mask), strict=True)))[OUTPUT])
+
+
+def _sum_to_one(probabilities: np.ndarray) -> np.ndarray:
+    """Rows of float32 as rows of float64 that sum to 1."""
+    rows: np.ndarray = probabilities.astype(np.float64)
+    return rows / rows.sum(axis=1, keepdims=True)
+
+
+class Machine(BaseModel):
+    """The kind of machine that speed was measured on; another kind may have another fastest backend, and rounds 8-bit products in its own way."""
+
+    model_config = ConfigDict(frozen=True)
+
+    architecture: str
+    cpu: str = Field(description="the processor's name")
+    instructions: tuple[str, ...] = Field(default=(), description="of those that decide the speed of matrix products")
+
+
+class Measured(BaseModel):
+    """One backend on one machine."""
+
+    model_config = ConfigDict(frozen=True)
+
+    backend: str
+    one: float = Field(description="texts a second, one text a call (median of the rounds)")
+    many: float = Field(description="texts a second, 32 texts a call (median of the rounds)")
+    size_mb: float = Field(description="megabytes of its weights")
+    difference: float = Field(description="largest difference of a probability from PyTorch's, on the documents")
+
+
+class Int8Cost(BaseModel):
+    """What 8 bits cost on the documents."""
+
+    model_config = ConfigDict(frozen=True)
+
+    figure: Literal["accuracy", "agreement"] = Field(
+        description="accuracy against the labels, or agreement with the float32 graph where there are none"
+    )
+    before: float
+    after: float
+    limit: float = Field(description="largest loss that was allowed")
+    documents: int
+
+    @property
+    def refused(self) -> bool:
+        """Whether the loss is beyond the limit."""
+        return self.before - self.after > self.limit
+
+    def sentence(self) -> str:
+        """The cost in words."""
+        words = f"{self.figure} {self.after:.4f} after against {self.before:.4f} before on {self.documents:,} documents"
+        beyond = f"a loss beyond the limit of {self.limit:g} (--max-accuracy-loss)"
+        return f"int8 is refused: {words}, {beyond}." if self.refused else f"int8: {words}."
+
+
+class Record(BaseModel):
+    """backend.json."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal[1] = 1
+    chosen: Literal["torch", "onnx", "onnx-int8", "openvino"]
+    machine: Machine
+    threads: int = Field(description="threads of the measurement")
+    measured: tuple[Measured, ...]
+    tolerance: float = Field(description="largest difference of a probability between a float32 graph and PyTorch that was allowed")
+    documents: str = Field(description="which documents it was checked and measured on")
+    int8: Int8Cost | None = None
+    files: dict[str, str] = Field(description="SHA-256 of each file in onnx/")
+    versions: dict[str, str] = Field(default_factory=dict)
+    created: str
+
+
+def this_machine() -> Machine:
+    """The kind of machine that this is."""
+    facts: dict[str, str] = {}
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                key, _, value = line.partition(":")
+                facts.setdefault(key.strip(), value.strip())
+    except OSError:
+        pass  # not Linux: the name that Python knows has to do
+    flags = f"{facts.get('flags', '')} {facts.get('Features', '')}".split()
+    return Machine(
+        architecture=platform.machine(),
+        cpu=facts.get("model name") or platform.processor() or "unknown",
+        instructions=tuple(name for name in _INSTRUCTIONS if name in flags),
+    )
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def read_record(folder: Path) -> Record | None:
+    """backend.json of a bundle; None where there is none.
+
+    Raises:
+        UserError: it is damaged, or of a newer format.
+    """
+    file = folder / RECORD
+    if not file.is_file():
+        return None
+    try:
+        return Record.model_validate(json_of(file.read_text(encoding="utf-8")))
+    except (ValueError, ValidationError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise UserError(f"{file} is damaged or of a newer selftrain ({reason}); run selftrain export again, or delete it to use PyTorch.") from None
+
+
+def check_name(name: str) -> None:
+    """Raise a `UserError` unless `name` is a backend."""
+    if name not in BACKENDS:
+        raise UserError(f"There is no backend {name!r}; {nearest(name, BACKENDS)} (all: {', '.join(BACKENDS)}).")
+
+
+def require_packages(*packages: str) -> None:
+    """Raise a `UserError` that names the first of `packages` that is not installed."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"This needs the package {package}, which is not installed; pip install 'selftrain[export]'.")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The backend to open a bundle with; `why` is set where it is not the recorded one."""
+
+    name: str
+    why: str | None = None
+
+
+def choose(record: Record | None) -> Choice:
+    """The recorded backend where its package is installed and the machine is of the same kind, else PyTorch."""
+    if record is None or record.chosen == "torch":
+        return Choice("torch")
+    if importlib.util.find_spec(package := PACKAGES[record.chosen]) is None:
+        return Choice("torch", f"the package {package} is not installed (pip install 'selftrain[export]')")
+    here = this_machine()
+    if here != record.machine:
+        return Choice("torch", f"it was chosen on another kind of machine ({record.machine.cpu}, this is {here.cpu}); selftrain export measures here")
+    return Choice(record.chosen)
+
+
+def open_graph(folder: Path, name: str, record: Record | None, threads: int) -> Backend:
+    """The backend `name`, one of `GRAPHS`, of the bundle in `folder`.
+
+    Raises:
+        UserError: the bundle has no such graph, the package is missing, or a file is missing, damaged or not the one that was checked.
+    """
+    graph = GRAPHS[name]
+    if record is None or graph not in record.files:
+        why = f" ({record.int8.sentence()[:-1]})" if record is not None and name == "onnx-int8" and record.int8 is not None else ""
+        raise UserError(f"The bundle {folder} has no graph for the backend {name}{why}; run selftrain export {folder}, or use backend torch.")
+    require_packages(PACKAGES[name])
+    for file in (graph, TOKENIZER):
+        check_file(folder / FOLDER / file, record)
+    try:
+        return OpenVinoBackend(folder / FOLDER / graph, threads) if name == "openvino" else OnnxBackend(folder / FOLDER / graph, name, threads)
+    except Exception as error:  # both libraries raise classes of their own, for instance where they are older than the graph
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{PACKAGES[name]} cannot open {folder / FOLDER / graph} ({reason}); run selftrain export again with this version.") from None
+
+
+def check_file(file: Path, record: Record) -> None:
+    """Raise a `UserError` unless `file` is the one that was checked when it was written."""
+    try:
+        found = sha256(file)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}); run selftrain export again.") from None
+    if found != record.files[file.name]:
+        raise UserError(f"{file} is not the file that selftrain export wrote; run selftrain export again.")
+
+
+def sha256(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

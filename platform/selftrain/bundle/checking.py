@@ -1,0 +1,271 @@
+"""What a bundle from anyone holds, checked before anything of it is opened or imported.
+
+A bundle is data, and stays data: the kinds of files and modules that `write_bundle` writes are opened, and no others; no configuration may name code, weights
+are as large as their headers say, and files are those that the card lists, where it lists them (bundles from before it did are held to all the rest).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from selftrain.errors import UserError
+from selftrain.files.parsing import json_of
+from selftrain.models.folders import MODULES, check_keys, read_document
+
+_MB = 1 << 20
+CARD, PROTOTYPES = "selftrain.json", "prototypes.safetensors"
+# Root files -> bytes at most; None: as large as its header says. Tokenizers of 262,144 tokens, the largest that there are, take 33 MB.
+FILES: dict[str, int | None] = {
+    CARD: 16 * _MB, PROTOTYPES: None, "README.md": 16 * _MB, "MLmodel": _MB, "registered_model_meta": _MB, "backend.json": _MB,
+    "modules.json": _MB, "config_sentence_transformers.json": _MB, "sentence_bert_config.json": _MB, "config.json": _MB, "generation_config.json": _MB,
+    "model.safetensors": None, "model.safetensors.index.json": 16 * _MB,
+    "tokenizer.json": 64 * _MB, "tokenizer_config.json": 16 * _MB, "special_tokens_map.json": _MB, "added_tokens.json": 16 * _MB, "chat_template.jinja": _MB,
+    "vocab.txt": 64 * _MB, "vocab.json": 64 * _MB, "merges.txt": 64 * _MB,
+    "sentencepiece.bpe.model": 64 * _MB, "spiece.model": 64 * _MB, "tokenizer.model": 64 * _MB,
+    "wordembedding_config.json": _MB, "whitespacetokenizer_config.json": 64 * _MB,
+}  # fmt: skip
+_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+_FOLDER = re.compile(r"\d{1,2}_[A-Za-z]{1,40}")  # of a module behind the first
+_IN_FOLDER: dict[str, int | None] = {"config.json": _MB, "lstm_config.json": _MB, "model.safetensors": None}
+_GRAPHS: dict[str, int | None] = {"model.onnx": None, "model_int8.onnx": None, "tokenizer.json": 64 * _MB}
+_LATER = frozenset({CARD, "README.md", "MLmodel", "registered_model_meta", "backend.json"})  # not among the card's files: added or edited afterwards
+_MOST_FILES = 200
+
+_ST = "sentence_transformers"
+_TOKENIZERS = tuple(f"{_ST}.{place}.WhitespaceTokenizer" for place in ("sentence_transformer.modules.tokenizer.whitespace", "models.tokenizer"))
+_ACTIVATIONS = re.compile(r"torch\.nn\.modules\.(activation\.(Tanh|ReLU|GELU|SiLU|Sigmoid|LeakyReLU|ELU)|linear\.Identity)")
+_TRANSFORMER_KEYS = frozenset({"transformer_task", "modality_config", "module_output_name", "max_seq_length", "do_lower_case", "unpad_inputs"})
+
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_HEADER_BYTES = 16 * _MB
+Header = dict[str, tuple[str, tuple[int, ...]]]  # tensor -> (type, shape)
+
+
+def check_bundle(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Raise a `UserError` unless the bundle in `folder` holds nothing but what a bundle holds.
+
+    Args:
+        folder: of the bundle.
+        hashes: file -> SHA-256, from its card; empty for a bundle from before cards listed them.
+    """
+    files = _files(folder)
+    for name in (PROTOTYPES, "modules.json"):
+        if name not in files:
+            raise UserError(f"{folder / name} is missing; write the bundle again.")
+    if hashes:
+        _check_hashes(folder, files, hashes)
+    headers = {name: read_header(folder / name) for name in files if name.endswith(".safetensors")}
+    # backend.json is held against its own form by whoever opens a graph (bundle/backends.py), and PyTorch opens none.
+    named = [name for name in files if name.endswith(".json") and not name.endswith("tokenizer.json") and name not in (CARD, "backend.json")]
+    documents = {name: read_document(folder / name) for name in named}
+    for name, document in documents.items():
+        check_keys(folder / name, document)
+    kinds = _modules(folder, documents["modules.json"])
+    _check_settings(folder, documents)
+    _check_index(folder, documents.get("model.safetensors.index.json"))
+    for path, kind in kinds.items():
+        _check_module(folder, path, kind, documents, headers)
+
+
+def _files(folder: Path) -> dict[str, int]:
+    """Every file -> its size."""
+    found: dict[str, int] = {}
+    for place, folders, names in os.walk(folder):
+        inside = Path(place).relative_to(folder)
+        for name in (*folders, *names):
+            if (Path(place) / name).is_symlink():
+                raise UserError(f"{Path(place) / name} is a link, and a bundle holds none; copy the bundle with its files (cp -rL).")
+        if inside != Path() and (len(inside.parts) > 1 or not (inside.name == "onnx" or _FOLDER.fullmatch(inside.name))):
+            raise UserError(f"{place} is no folder that a bundle has; remove it, or write the bundle again.")
+        allowed = FILES if inside == Path() else _GRAPHS if inside.name == "onnx" else _IN_FOLDER
+        for name in names:
+            file = Path(place) / name
+            if name not in allowed and not (inside == Path() and _SHARD.fullmatch(name)):
+                raise UserError(f"{file} is no file that a bundle has, and nobody knows what would open it; remove it, or write the bundle again.")
+            size, most = file.stat().st_size, allowed.get(name)
+            if not file.is_file() or (most is not None and size > most):
+                raise UserError(f"{file} has {size:,} bytes, more than such a file has ({most or 0:,}); write the bundle again.")
+            found[(inside / name).as_posix()] = size
+            if len(found) > _MOST_FILES:
+                raise UserError(f"{folder} has more than {_MOST_FILES} files, and a bundle a few dozen; write it again.")
+    return found
+
+
+def hashes_of(folder: Path) -> dict[str, str]:
+    """File -> SHA-256 of what a card lists."""
+    return {name: _sha256(folder / name) for name in sorted(_files(folder)) if name not in _LATER and not name.startswith("onnx/")}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _check_hashes(folder: Path, files: Mapping[str, int], hashes: Mapping[str, str]) -> None:
+    if lost := sorted(set(hashes) - set(files)):
+        raise UserError(f"{folder / lost[0]} is missing, which {CARD} lists; write the bundle again, or copy it whole.")
+    for name in files:
+        if name in _LATER or name.startswith("onnx/"):
+            continue
+        if name not in hashes:
+            raise UserError(f"{folder / name} is not among the files that {CARD} lists; remove it, or write the bundle again.")
+        if _sha256(folder / name) != hashes[name]:
+            raise UserError(f"{folder / name} is not the file that was written (its SHA-256 differs from {CARD}'s); write the bundle again.")
+
+
+def read_header(file: Path) -> Header:
+    """The tensors of a safetensors file, from its header, which is held against the file's size.
+
+    Raises:
+        UserError: the file is missing, torn, or of another format.
+    """
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            start = stream.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            if not 2 <= length <= min(_HEADER_BYTES, size - 8):
+                raise ValueError(f"its header claims {length:,} bytes of {size:,}")
+            document = json_of(stream.read(length).decode("utf-8"))
+        return _tensors(document, size - 8 - length)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())[:150]
+        raise UserError(f"{file} cannot be read ({reason}); write the bundle again.") from None
+
+
+def _tensors(document: Mapping[str, Any], size: int) -> Header:
+    found: Header = {}
+    places = []
+    for name, facts in document.items():
+        if name == "__metadata__":
+            continue
+        kind, shape, (start, end) = facts["dtype"], facts["shape"], facts["data_offsets"]
+        if kind not in _BYTES or not all(type(one) is int and 0 <= one < 1 << 40 for one in (*shape, start, end)) or len(shape) > 8:
+            raise ValueError(f"the tensor {name[:50]!r} has no type and shape that weights have")
+        if end - start != math.prod(shape) * _BYTES[kind]:
+            raise ValueError(f"the tensor {name[:50]!r} is of another size than its shape")
+        places.append((start, end))
+        found[name] = (kind, tuple(shape))
+    at = 0
+    for start, end in sorted(places):
+        if start != at:
+            raise ValueError("its tensors overlap, or leave gaps")
+        at = end
+    if at != size:
+        raise ValueError(f"its tensors have {at:,} bytes, and the file {size:,}")
+    return found
+
+
+def _modules(folder: Path, document: Any) -> dict[str, str]:
+    """Folder of each module -> the last part of its type."""
+    file = folder / "modules.json"
+    if not isinstance(document, list) or not 1 <= len(document) <= 16:
+        raise UserError(f"{file} is no list of an encoder's modules; write the bundle again.")
+    kinds: dict[str, str] = {}
+    for number, entry in enumerate(document):
+        if not isinstance(entry, dict) or not {"idx", "name", "path", "type"} >= set(entry) or not {"path", "type"} <= set(entry):
+            raise UserError(f"{file} has an entry that is no module with idx, name, path and type; write the bundle again.")
+        kind, path = entry["type"], entry["path"]
+        if kind not in MODULES if isinstance(kind, str) else True:
+            raise UserError(
+                f"{file} names the module type {str(kind)[:100]!r}, and only these are opened: {', '.join(sorted(set(MODULES.values())))}."
+            )
+        if not isinstance(path, str) or (path and not _FOLDER.fullmatch(path)) or path in kinds or (number > 0) != bool(path):
+            raise UserError(f"{file} names the folder {str(path)[:100]!r} of a module, which a bundle does not have; write the bundle again.")
+        kinds[path] = MODULES[kind]
+    if kinds.get("") not in ("Transformer", "WordEmbeddings", "StaticEmbedding") or set(kinds.values()) & {"Transformer"} != (
+        {kinds[""]} & {"Transformer"}
+    ):
+        raise UserError(f"{file} does not begin with a Transformer, WordEmbeddings or StaticEmbedding; write the bundle again.")
+    return kinds
+
+
+def _check_settings(folder: Path, documents: Mapping[str, Any]) -> None:
+    """What sentence-transformers is told about the whole model, and about its transformer."""
+    whole = documents.get("config_sentence_transformers.json", {})
+    if (
+        not isinstance(whole, dict)
+        or whole.get("model_type", "SentenceTransformer") != "SentenceTransformer"
+        or whole.get("truncate_dim") is not None
+    ):
+        raise UserError(
+            f"{folder / 'config_sentence_transformers.json'} describes another kind of model than a bundle holds; write the bundle again."
+        )
+    file = folder / "sentence_bert_config.json"
+    told = documents.get(file.name, {})
+    odd = sorted(set(told) - _TRANSFORMER_KEYS) if isinstance(told, dict) else ["no keys and values"]
+    ways = told.get("modality_config", {}) if isinstance(told, dict) else {}
+    plain = isinstance(ways, dict) and all(
+        isinstance(way, dict) and way.get("method") == "forward" and isinstance(way.get("method_output_name"), str) for way in ways.values()
+    )
+    if odd or not plain or told.get("transformer_task", "feature-extraction") != "feature-extraction":
+        raise UserError(
+            f"{file} tells the encoder more than a bundle does ({odd[0] if odd else 'another way of being called'}); write the bundle again."
+        )
+
+
+def _check_index(folder: Path, document: Any) -> None:
+    """Weights in several files are in the files beside their index."""
+    names = document.get("weight_map") if isinstance(document, dict) else None
+    if document is not None and not (isinstance(names, dict) and all(isinstance(name, str) and _SHARD.fullmatch(name) for name in names.values())):
+        raise UserError(f"{folder / 'model.safetensors.index.json'} names other files than a bundle's weights; write the bundle again.")
+
+
+def _check_module(folder: Path, path: str, kind: str, documents: Mapping[str, Any], headers: Mapping[str, Header]) -> None:
+    """A module's settings against its weights: a layer is made as large as its settings say before the weights are read."""
+
+    def settings(name: str) -> dict[str, Any]:
+        document = documents.get((Path(path) / name).as_posix())
+        if not isinstance(document, dict):
+            raise UserError(f"{folder / path / name} is missing, or holds no keys and values; write the bundle again.")
+        return document
+
+    weights = headers.get((Path(path) / "model.safetensors").as_posix(), {})
+    shapes = {name: shape for name, (_, shape) in weights.items()}
+    where = folder / path
+    if kind == "Dense":
+        told = settings("config.json")
+        if told.get("activation_function") is not None and not _ACTIVATIONS.fullmatch(str(told["activation_function"])):
+            raise UserError(
+                f"{where / 'config.json'} names the activation {str(told['activation_function'])[:100]!r}, which no bundle has; write it again."
+            )
+        _agree(where, shapes.get("linear.weight"), (told.get("out_features"), told.get("in_features")))
+    elif kind == "LSTM":
+        told = settings("lstm_config.json")
+        layers, hidden = told.get("num_layers"), told.get("hidden_dim")
+        inputs = told.get("embedding_dimension", told.get("word_embedding_dimension"))
+        gates = 4 * hidden if isinstance(hidden, int) else None
+        _agree(where, shapes.get("encoder.weight_hh_l0"), (gates, hidden))
+        _agree(where, shapes.get("encoder.weight_ih_l0"), (gates, inputs))
+        _agree(where, (len({name.split("_l")[-1].split("_")[0] for name in shapes}),), (layers,))
+    elif kind == "LayerNorm":
+        _agree(where, shapes.get("norm.weight"), (settings("config.json").get("dimension"),))
+    elif kind == "WordEmbeddings":
+        told, words = settings("wordembedding_config.json"), settings("whitespacetokenizer_config.json")
+        if told.get("tokenizer_class") not in _TOKENIZERS or not set(words) <= {"vocab", "stop_words", "do_lower_case"}:
+            raise UserError(
+                f"{where / 'wordembedding_config.json'} names the tokenizer {str(told.get('tokenizer_class'))[:100]!r}, which no bundle has."
+            )
+        vocabulary = words.get("vocab")
+        if not isinstance(vocabulary, list) or not all(isinstance(word, str) for word in vocabulary):
+            raise UserError(f"{where / 'whitespacetokenizer_config.json'} holds no list of words; write the bundle again.")
+        shape = shapes.get("emb_layer.weight", ())
+        _agree(where, shape[:1], (len(vocabulary),))
+    elif kind == "StaticEmbedding":
+        if set(shapes) != {"embedding.weight"} or len(shapes["embedding.weight"]) != 2:
+            raise UserError(f"{where / 'model.safetensors'} holds other tensors than a static encoder has; write the bundle again.")
+    elif kind == "Transformer" and not isinstance(settings("config.json").get("model_type"), str):
+        raise UserError(f"{where / 'config.json'} does not say what kind of transformer it is; write the bundle again.")
+
+
+def _agree(where: Path, weights: tuple[int, ...] | None, told: tuple[Any, ...]) -> None:
+    if weights is None or tuple(weights) != told:
+        shape = "missing" if weights is None else f"of shape {tuple(weights)}"
+        raise UserError(f"The weights in {where} are {shape}, and the settings beside them say {told}; write the bundle again.")

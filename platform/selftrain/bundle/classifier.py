@@ -1,0 +1,281 @@
+"""The trained classifier as one uses it: `Classifier.load(folder).predict(texts)`, with scikit-learn's habits and without Ray."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+from selftrain.bundle.backends import FOLDER, TOKENIZER, Backend, TorchBackend, check_name, choose, cores, open_graph, read_record
+from selftrain.bundle.checking import read_header
+from selftrain.bundle.format import BundleCard, checked_card, read_prototypes
+from selftrain.bundle.tokens import (
+    BATCH_START_TOKENS,
+    BATCH_TOKENS_CPU,
+    BATCH_TOKENS_GPU,
+    Continued,
+    FastReader,
+    Reader,
+    Tokens,
+    batches,
+    padded,
+    reader_of,
+)
+from selftrain.errors import UserError
+
+MISSING_NUMBERS = 8 << 20  # of an encoder that may be lacking in its file: a pooler that nothing uses
+
+
+def problem_with(text: object) -> str | None:
+    """Why `text` cannot be classified, in a few words; None where it can."""
+    if not isinstance(text, str):
+        return f"not a string but {type(text).__name__}"
+    if not text.strip():
+        return "empty"
+    if "\x00" in text:
+        return "binary"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return "not valid Unicode"
+    return None
+
+
+class Classifier:
+    """`argmax_j sim(f(x), p_j)` of GenCo's equations 1 and 2, with the probabilities of its equation 3.
+
+    Args:
+        backbone: the encoder f.
+        prototypes: p, `[classes, dimensions]`; an embedding is multiplied by them as they are.
+        card: class names, similarity, scale and tokens to read.
+        bias: `[classes]`, added to the scaled similarities; None for none.
+        batch_size: texts that the encoder gets at once at most.
+
+    Attributes:
+        classes_: class names, `[classes]`, in the order of `predict_proba`'s columns.
+        card: what the bundle states about itself.
+        backend: what computes: torch, onnx, onnx-int8 or openvino.
+        most_padding: tokens of padding from which on two batches are faster than one; a static model computes none.
+        most_tokens: of a batch, with padding: more would take more memory and no less time; a static model has no such number.
+    """
+
+    def __init__(
+        self, backbone: SentenceTransformer, prototypes: torch.Tensor, card: BundleCard, *, bias: torch.Tensor | None = None, batch_size: int = 64
+    ) -> None:
+        computes = TorchBackend(backbone, prototypes, bias, card.scale, cosine=card.similarity == "cosine")
+        self._assemble(card, reader_of(backbone, card.max_tokens), computes, batch_size)
+
+    def _assemble(self, card: BundleCard, reader: Reader, computes: Backend, batch_size: int) -> None:
+        self.card = card
+        self.classes_ = np.array(card.labels)
+        self.backend = computes.name
+        self.most_padding = BATCH_START_TOKENS if computes.pads else math.inf
+        on_cpu = not isinstance(computes, TorchBackend) or computes.backbone.device.type == "cpu"
+        self.most_tokens = (BATCH_TOKENS_CPU if on_cpu else BATCH_TOKENS_GPU) if computes.pads else math.inf
+        self._read, self._compute, self._batch_size = reader, computes, batch_size
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        device: str | None = None,
+        batch_size: int = 64,
+        backend: str | None = None,
+        threads: int | None = None,
+        tracking_uri: str | None = None,
+    ) -> Classifier:
+        """Open a bundle.
+
+        Args:
+            source: its folder, or `models:/NAME@ALIAS` or `models:/NAME/VERSION` of an MLflow registry.
+            device: of PyTorch; default: a GPU where there is one, else the CPU. ONNX Runtime and OpenVINO compute on the CPU.
+            batch_size: texts that the encoder gets at once at most.
+            backend: torch, onnx, onnx-int8 or openvino. Default: on the CPU what `selftrain export` found fastest, where its package is installed and the
+                machine is of the same kind, else PyTorch, with the reason on the standard error stream.
+            threads: cores to compute with; default: all that this process may use. PyTorch has one such number for the whole process.
+            tracking_uri: the registry; default: MLFLOW_TRACKING_URI, else the local SQLite file.
+
+        Raises:
+            UserError: no bundle there, a damaged one, no such registered model, or no such backend in it.
+        """
+        if threads is not None and threads < 1:
+            raise UserError(f"threads is {threads}; at least one is needed.")
+        if backend is not None:
+            check_name(backend)
+            if backend != "torch" and device not in (None, "cpu"):
+                raise UserError(f"The backend {backend} computes on the CPU, not on {device!r}; leave out the device, or use backend torch.")
+        if isinstance(source, str) and source.startswith("models:/"):
+            from selftrain.tracking import registered_bundle  # MLflow takes seconds to import, and a folder needs none
+
+            source = registered_bundle(source, tracking_uri).folder
+        folder = Path(source)
+        card = checked_card(folder)
+        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        record = read_record(folder) if backend != "torch" and (where == "cpu" or backend is not None) else None
+        if backend is None:
+            choice = choose(record)
+            if choice.why is not None and record is not None:
+                _say_once(f"selftrain: {folder} is opened with PyTorch and not with {record.chosen}: {choice.why}.")
+            backend = choice.name
+        if backend != "torch":
+            computes = open_graph(folder, backend, record, threads or cores())
+            opened = cls.__new__(cls)
+            opened._assemble(card, FastReader.load(folder / FOLDER / TOKENIZER), computes, batch_size)
+            opened._try(folder)
+            return opened
+        if threads is not None:
+            torch.set_num_threads(threads)
+        prototypes, bias = read_prototypes(folder, card)
+        backbone = open_backbone(folder, where)
+        if (dimensions := backbone.get_embedding_dimension()) != prototypes.shape[1]:
+            raise UserError(
+                f"The prototypes of the bundle {folder} have {prototypes.shape[1]} dimensions, and its encoder gives {dimensions}; write the bundle again."
+            )
+        opened = cls(backbone, prototypes, card, bias=bias, batch_size=batch_size)
+        opened._try(folder)
+        return opened
+
+    def _try(self, folder: Path) -> None:
+        """Classify one text; raise a `UserError` where that does not give probabilities."""
+        try:
+            found = self.predict_proba(["a text"])
+        except Exception as error:  # whatever a library says of weights, ids or graphs that do not fit each other
+            raise UserError(f"The bundle {folder} cannot classify ({_reason(error)}); write it again.") from None
+        if found.shape != (1, len(self.classes_)) or not np.isfinite(found).all():
+            raise UserError(f"The bundle {folder} answers numbers that are no probabilities; train it again.")
+
+    def predict(self, texts: Iterable[str]) -> np.ndarray:
+        """The name of each text's most probable class, `[texts]`.
+
+        Raises:
+            UserError: `texts` is one string, or holds something that is no text; the message says which.
+        """
+        return self.classes_[self.predict_proba(texts).argmax(axis=1)]
+
+    def predict_proba(self, texts: Iterable[str]) -> np.ndarray:
+        """Probability of every class, `[texts, classes]` in float64, each row of sum 1: the softmax of scale times the cosines (equation 4).
+
+        Raises:
+            UserError: as `predict`.
+        """
+        checked = _checked(texts)
+        if not checked:
+            return np.zeros((0, len(self.classes_)))
+        rows = [tokens.ids for tokens in self._read(checked)]
+        probabilities = np.empty((len(rows), len(self.classes_)))
+        for batch in batches([len(row) for row in rows], self._batch_size, self.most_padding):
+            probabilities[batch] = self.classify([rows[index] for index in batch])
+        return probabilities
+
+    def tokenize(self, texts: Iterable[str]) -> list[Tokens]:
+        """The first half of `predict_proba`, for whoever makes batches: token ids of each text, special ones included, and whether it was cut.
+
+        Raises:
+            UserError: as `predict`.
+        """
+        return self._read(_checked(texts))
+
+    def tokenize_continued(self, texts: Sequence[Continued]) -> list[Tokens]:
+        """The same for texts with a continuation, read as `TextEncoder.encode_augmented` reads them: the text is cut where `tokenize` cuts it (and says so), the
+        continuation stands behind it, and both together are read up to twice that length, or as far as the encoder reads.
+
+        Raises:
+            UserError: as `predict`.
+        """
+        different = _checked(list(dict.fromkeys(one.text for one in texts)))  # a text comes once for each of its continuations
+        beginnings = dict(zip(different, self._read.cut(different), strict=True))
+        joined = self._read_continued([f"{beginnings[one.text].text} {one.continuation}".rstrip() for one in texts])
+        return [Tokens(tokens.ids, beginnings[one.text].truncated) for one, tokens in zip(texts, joined, strict=True)]
+
+    @cached_property
+    def _read_continued(self) -> Reader:
+        tokens = 2 * self.card.max_tokens
+        return self._read.up_to(tokens if self.card.longest is None else min(tokens, self.card.longest))
+
+    def classify(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
+        """The second half: probabilities `[rows, classes]` of token ids, as one batch that is filled up to its longest row."""
+        return self._compute(*padded(rows, self._read.padding))
+
+
+@cache
+def _say_once(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+
+
+def open_backbone(folder: Path, device: str) -> SentenceTransformer:
+    """The encoder of a bundle.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        _check_shapes(folder)
+        backbone = SentenceTransformer(str(folder), device=device, local_files_only=True, trust_remote_code=False)
+    except UserError:
+        raise
+    except Exception as error:  # transformers, tokenizers and torch raise what they like for settings and weights that make no sense
+        raise UserError(f"The encoder of the bundle {folder} cannot be opened ({_reason(error)}); write the bundle again.") from None
+    for name, tensor in backbone.state_dict().items():
+        if tensor.is_floating_point() and not all(torch.isfinite(part).all() for part in tensor.reshape(-1).split(1 << 22)):
+            raise UserError(f"The weights {name} of the bundle {folder} hold numbers that are not finite; train it again.")
+    _check_ids(backbone, folder)
+    return backbone
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _check_shapes(folder: Path) -> None:
+    """Raise a `UserError` unless the transformer that config.json describes has the shapes of the weights: it is made as large as it says before they are read."""
+    if not (folder / "config.json").is_file():
+        return  # an encoder of words, or a static one, whose settings were checked
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModel.from_config(config, trust_remote_code=False)
+    weights = {name: shape for file in folder.glob("model*.safetensors") for name, (_, shape) in read_header(file).items()}
+    prefix = f"{model.base_model_prefix}."
+    shapes = {name.removeprefix(prefix): shape for name, shape in weights.items()}
+    missing = 0
+    for name, parameter in model.named_parameters():
+        shape = shapes.get(name.removeprefix(prefix))
+        if shape is None:
+            missing += parameter.numel()
+        elif shape != tuple(parameter.shape):
+            raise UserError(
+                f"{folder / 'config.json'} wants {name} of shape {tuple(parameter.shape)}, and the weights have {shape}; write the bundle again."
+            )
+    if missing > MISSING_NUMBERS:
+        raise UserError(f"The weights of the bundle {folder} lack {missing:,} numbers that config.json asks for; write the bundle again.")
+
+
+def _check_ids(backbone: SentenceTransformer, folder: Path) -> None:
+    """Raise a `UserError` where the tokenizer knows more tokens than the encoder has vectors for."""
+    known: Any = getattr(backbone.tokenizer, "get_vocab", dict)()
+    table = next((module for module in backbone.modules() if isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag)), None)
+    # The tokenizer of words has a list, which was compared with the vectors already.
+    if isinstance(known, dict) and known and table is not None and max(known.values()) >= table.num_embeddings:
+        raise UserError(
+            f"The tokenizer of the bundle {folder} numbers tokens up to {max(known.values()):,}, and its encoder has {table.num_embeddings:,} of them; "
+            "write the bundle again."
+        )
+
+
+def _checked(texts: Any) -> list[str]:
+    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
+        raise UserError(f"predict got a {type(texts).__name__}, not a list of texts; for one text write predict([text]).")
+    checked = list(texts)
+    for index, text in enumerate(checked):
+        if (problem := problem_with(text)) is not None:
+            raise UserError(f"Text {index} of {len(checked)} cannot be classified, it is {problem}; leave it out or mend it.")
+    return [str(text) for text in checked]  # numpy's own strings become plain ones

@@ -1,0 +1,291 @@
+"""A bundle: the folder that a trained classifier is handed over in.
+
+    model.safetensors, modules.json, ...   the encoder, as sentence-transformers writes it
+    prototypes.safetensors                 tensor "prototypes" [classes, dimensions]: what an embedded text is compared with; "bias" [classes] where there is one
+    selftrain.json                         `BundleCard`: labels, how it was trained, on what, and how well it does
+    README.md                              the same facts as a model card
+    backend.json, onnx/                    added by selftrain export: the fastest backend of one kind of machine, and its graphs (bundle/backends.py)
+    MLmodel                                added by selftrain.tracking where the bundle goes to a registry
+
+It holds no pickle, so that opening one from a stranger runs none of the stranger's code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+from selftrain.bundle.checking import CARD, PROTOTYPES, check_bundle, hashes_of, read_header
+from selftrain.errors import UserError
+from selftrain.files.durable import sync, sync_tree
+from selftrain.files.outputs import reason
+from selftrain.files.parsing import json_of
+from selftrain.models.folders import read_document, without_code
+
+FORMAT = 1
+_CARD_CHARACTERS = 16 << 20
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that decide what a bundle computes."""
+    found = {}
+    for package in ("selftrain", "torch", "transformers", "sentence-transformers", "safetensors"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+class BundleMetrics(BaseModel):
+    """How well the classifier does on its test documents; None where they have no labels."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    accuracy: float | None = Field(default=None, description="share of test documents whose most probable class is the true one, 0 to 1")
+    macro_f1: float | None = Field(default=None, description="mean of the classes' F1, 0 to 1")
+    ece: float | None = Field(default=None, description="expected calibration error, 0 to 1; smaller is better")
+    documents: int = Field(default=0, description="labeled test documents that the figures are from")
+
+
+class BundleCard(BaseModel):
+    """What a bundle states about itself. Unknown keys are kept out of the way, so that a newer minor version opens here."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    format: int = FORMAT
+    name: str = Field(description="name of the experiment or model")
+    labels: tuple[str, ...] = Field(min_length=2, description="class names, in the order of the prototypes")
+    label_prompts: tuple[tuple[str, ...], ...] = Field(default=(), description="[class][prompt]: the texts that the prototypes stand for")
+    similarity: Literal["cosine", "dot"] = "cosine"
+    scale: float = Field(default=1.0, gt=0, description="factor on the similarity")
+    max_tokens: int = Field(default=64, ge=1, le=1 << 20, description="tokens of a document that the encoder reads")
+    longest: int | None = Field(default=None, ge=1, description="tokens of a text that the encoder can read at most; None: nobody wrote it down")
+    method: str = Field(description="how it was trained, e.g. genco")
+    supervision: str = Field(default="none", description="labels that the learner saw: none, all, or in words, e.g. 10 a class")
+    experiment: dict[str, Any] = Field(default_factory=dict, description="the resolved experiment document")
+    data: str = Field(default="", description="name of the data set")
+    data_fingerprint: str = ""
+    llm: str | None = Field(default=None, description="language model that helped while training; None: none did")
+    llm_fingerprint: str | None = None
+    encoder: str = Field(default="", description="the encoder that training started from")
+    encoder_fingerprint: str = ""
+    metrics: BundleMetrics = BundleMetrics()
+    versions: dict[str, str] = Field(default_factory=installed_versions)
+    files: dict[str, str] = Field(
+        default_factory=dict, description="SHA-256 of the files that it was written with; none in bundles from before they were"
+    )
+    created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"), description="UTC, ISO 8601")
+
+
+def write_bundle(
+    folder: Path, *, backbone: SentenceTransformer, prototypes: torch.Tensor, card: BundleCard, bias: torch.Tensor | None = None
+) -> Path:
+    """Write a bundle; a kill at any moment leaves either the whole bundle or none.
+
+    Args:
+        folder: where it goes; a bundle that is there already is replaced.
+        backbone: the trained encoder.
+        prototypes: `[classes, dimensions]`, in the order of `card.labels`.
+        card: the facts.
+        bias: `[classes]`, added to the scaled similarities.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        UserError: `folder` exists and holds something else than a bundle.
+    """
+    dimensions = backbone.get_embedding_dimension()
+    if tuple(prototypes.shape) != (len(card.labels), dimensions):
+        raise ValueError(f"prototypes are {tuple(prototypes.shape)}, not {(len(card.labels), dimensions)}: one row a class, one column a dimension")
+    folder = Path(folder)
+    if folder.exists() and not (folder / CARD).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not a bundle; name an empty or new folder, so that nothing of yours is overwritten.")
+    partial, old = (folder.parent / f".{folder.name}.{word}-{os.getpid()}" for word in ("partial", "old"))
+    longest = backbone.max_seq_length
+    cuts = not isinstance(backbone[0], StaticEmbedding)  # whose tokenizer holds the cut
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        # What opens the folder without selftrain has to read as much of a text as the classifier does.
+        if cuts:
+            backbone.max_seq_length = min(card.max_tokens, longest or card.max_tokens)
+        backbone.save_pretrained(str(partial), create_model_card=False, safe_serialization=True)
+        for name in ("config.json", "tokenizer_config.json"):
+            _without_code(partial / name)
+        tensors = {"prototypes": prototypes} | ({"bias": bias} if bias is not None else {})
+        save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}, str(partial / PROTOTYPES))
+        card = card.model_copy(update={"files": hashes_of(partial)})
+        (partial / CARD).write_text(json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (partial / "README.md").write_text(model_card(card), encoding="utf-8")
+        sync_tree(partial)
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        sync(folder.parent)
+    except (OSError, SafetensorError) as error:
+        why = reason(error) if isinstance(error, OSError) else f"{' '.join(str(error).split())[:200]}; free some space, or name another disk"
+        raise UserError(f"The bundle {folder} cannot be written: {why}.") from None
+    finally:
+        if cuts:
+            backbone.max_seq_length = longest
+        shutil.rmtree(partial, ignore_errors=True)
+        if old.exists() and folder.exists():
+            shutil.rmtree(old)
+        elif old.exists():
+            old.rename(folder)
+    return folder
+
+
+def _without_code(file: Path) -> None:
+    """An encoder that was opened without the code that its settings name needs none of it, and a bundle that names code is refused."""
+    if file.is_file() and (plain := without_code(document := read_document(file))) != document:
+        file.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_card(folder: str | Path) -> BundleCard:
+    """What the bundle in `folder` states about itself.
+
+    Raises:
+        UserError: no such folder, no bundle, a damaged one, or one of a newer format.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"No bundle {str(folder)!r}: there is no such folder; give the bundle/ folder of a run.")
+    file = folder / CARD
+    if not file.is_file():
+        raise UserError(f"{folder} is not a selftrain bundle: it has no {CARD}; give the bundle/ folder of a run.")
+    try:
+        with file.open(encoding="utf-8") as stream:
+            document = json_of(stream.read(_CARD_CHARACTERS + 1), characters=_CARD_CHARACTERS)
+        if isinstance(document, dict) and isinstance(document.get("format"), int) and document["format"] > FORMAT:
+            raise UserError(f"{folder} has bundle format {document['format']}, this selftrain reads up to {FORMAT}; upgrade selftrain.")
+        json.dumps(document, ensure_ascii=False).encode("utf-8")  # half of a surrogate pair is no character, and could be neither printed nor sent
+        return BundleCard.model_validate(document)
+    except (OSError, ValueError, ValidationError) as error:
+        raise UserError(f"{file} is damaged ({' '.join(str(error).split())[:200]}); write the bundle again.") from None
+
+
+def checked_card(folder: str | Path) -> BundleCard:
+    """The same, of a bundle that holds nothing but what bundles hold (bundle/checking.py): to be called before any of its files is opened.
+
+    Raises:
+        UserError: as `read_card`, or it holds something else.
+    """
+    card = read_card(folder)
+    check_bundle(Path(folder), card.files)
+    return card
+
+
+def read_prototypes(folder: Path, card: BundleCard) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The prototypes of the bundle in `folder`, `[classes, dimensions]`, and its bias, `[classes]` or None, on the CPU.
+
+    Raises:
+        UserError: the file is missing, damaged, or has another number of classes than the card.
+    """
+    file = folder / PROTOTYPES
+    read_header(file)
+    try:
+        tensors = load_file(str(file))
+        prototypes, bias = tensors["prototypes"], tensors.get("bias")
+    except Exception as error:  # safetensors raises a class of its own for a damaged header and OSError for a missing file
+        raise UserError(f"{file} cannot be read ({error}); write the bundle again.") from None
+    if prototypes.ndim != 2 or prototypes.shape[0] != len(card.labels):
+        raise UserError(f"{file} has shape {tuple(prototypes.shape)}, but {CARD} names {len(card.labels)} classes; write the bundle again.")
+    if not all(tensor.is_floating_point() and torch.isfinite(tensor).all() for tensor in (prototypes, bias) if tensor is not None):
+        raise UserError(f"{file} holds numbers that are not finite, or not fractions; train the bundle again.")
+    if bias is not None and tuple(bias.shape) != (len(card.labels),):
+        raise UserError(f"{file} has a bias of shape {tuple(bias.shape)}, but {CARD} names {len(card.labels)} classes; write the bundle again.")
+    return prototypes, bias
+
+
+def model_card(card: BundleCard) -> str:
+    """The model card (README.md) that says in Markdown what `card` says in JSON."""
+    seen = "no label of any document" if card.supervision == "none" else f"labels of the training documents (supervision: {card.supervision})"
+    helper = f"{card.llm} (fingerprint {card.llm_fingerprint or 'unknown'}), needed no more" if card.llm else "none"
+    lines = [
+        "---",
+        "library_name: sentence-transformers",
+        "pipeline_tag: text-classification",
+        "tags: [selftrain, text-classification, self-training]",
+        "---",
+        "",
+        f"# {card.name}: a text classifier for {len(card.labels)} classes",
+        "",
+        f"Made by selftrain on {card.created} with the method `{card.method}`.",
+        "",
+        "## Classes",
+        "",
+        *(f"- {label}{_prompt_of(card, index)}" for index, label in enumerate(card.labels)),
+        "",
+        "## How it was trained",
+        "",
+        f"- Supervision: the learner saw {seen}.",
+        f"- Data: {card.data or 'unnamed'} (fingerprint {card.data_fingerprint or 'unknown'}).",
+        f"- Encoder at the start: {card.encoder or 'unknown'} (fingerprint {card.encoder_fingerprint or 'unknown'}).",
+        f"- Language model that wrote texts for training: {helper}.",
+        f"- Full configuration: `experiment` in {CARD}.",
+        "",
+        "## How well it does",
+        "",
+        *_metrics_lines(card.metrics),
+        "",
+        "## How it decides",
+        "",
+        f"A text is cut at {card.max_tokens} tokens, embedded, and compared with one prototype a class by {card.similarity} similarity;",
+        f"the probability is the softmax of the similarities times {card.scale:g}, plus the bias where prototypes.safetensors holds one.",
+        "",
+        "## Intended use and limits",
+        "",
+        "- For texts like those it was trained on, and for these classes alone: every text gets one of them, also a text that fits none.",
+        f"- What stands beyond the first {card.max_tokens} tokens of a text is not read.",
+        "- The probabilities are as well calibrated as the figures above say, and on other texts worse. Look before you act on a single one of them.",
+        "- It carries on the biases of its encoder and of the language model's texts; their licences and terms hold for it too.",
+        "",
+        "## How to load it",
+        "",
+        "```python",
+        "from selftrain.bundle.classifier import Classifier",
+        "",
+        'classifier = Classifier.load("path/to/this/folder")',
+        'classifier.predict(["a text"]), classifier.predict_proba(["a text"])',
+        "```",
+        "",
+        "The encoder alone opens with `sentence_transformers.SentenceTransformer(folder)`; a registered copy with `mlflow.pyfunc.load_model(...)`.",
+        "",
+        "Versions: " + ", ".join(f"{name} {number}" for name, number in card.versions.items()) + ".",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _prompt_of(card: BundleCard, index: int) -> str:
+    return f" (prompt: “{card.label_prompts[index][0]}”)" if index < len(card.label_prompts) and card.label_prompts[index] else ""
+
+
+def _metrics_lines(metrics: BundleMetrics) -> list[str]:
+    named: Mapping[str, float | None] = {"Accuracy": metrics.accuracy, "Macro-F1": metrics.macro_f1, "Expected calibration error": metrics.ece}
+    known = {name: value for name, value in named.items() if value is not None}
+    if not known:
+        return ["Unknown: the test documents have no labels."]
+    return [
+        f"On {metrics.documents:,} labeled test documents:",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value:.4f} |" for name, value in known.items()),
+    ]

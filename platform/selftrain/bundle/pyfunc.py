@@ -1,0 +1,40 @@
+"""What MLflow loads a bundle with: the MLmodel file that selftrain.tracking writes names this module as its loader."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from selftrain.bundle.classifier import Classifier
+from selftrain.errors import UserError
+
+
+class PyfuncClassifier:
+    """A classifier with the one method that `mlflow.pyfunc` calls."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.classifier = classifier
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Classify texts.
+
+        Args:
+            model_input: a list or Series of texts, or a DataFrame with a column `text` (or with one column alone).
+            params: accepted because MLflow hands it over; there are none.
+
+        Returns:
+            Columns `label` and `probability` (of that label), one row a text, on the input's index.
+        """
+        index = getattr(model_input, "index", None) if isinstance(model_input, pd.DataFrame | pd.Series) else None
+        if isinstance(model_input, pd.DataFrame):
+            if "text" not in model_input and model_input.shape[1] != 1:
+                raise UserError(f"The table has columns {list(model_input.columns)} and none of them is 'text'; name the column with the texts so.")
+            model_input = model_input["text"] if "text" in model_input else model_input.iloc[:, 0]
+        probabilities = self.classifier.predict_proba(model_input)
+        return pd.DataFrame({"label": self.classifier.classes_[probabilities.argmax(axis=1)], "probability": probabilities.max(axis=1)}, index=index)
+
+
+def _load_pyfunc(path: str) -> PyfuncClassifier:
+    """MLflow's hook: the bundle in `path`."""
+    return PyfuncClassifier(Classifier.load(path))

@@ -1,0 +1,1 @@
+"""Files that are whole or not there at all, and bounded readers of what others wrote."""

@@ -1,0 +1,1 @@
+"""Methods for candidate sets: a label among others."""

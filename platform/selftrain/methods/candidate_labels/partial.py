@@ -1,0 +1,71 @@
+"""What methods for candidate sets share: every document comes with a set of classes of which one is its label (`data.supervision: candidates`).
+
+Partial-label learning. A linear classifier on the encoder is trained on the documents that have a set; what the method makes of the set is its own file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+
+from selftrain.data.corpus import Corpus
+from selftrain.errors import UserError
+from selftrain.methods.base import Options
+from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
+
+
+class PartialLabelOptions(SemiSupervisedOptions):
+    """Options of the whole family."""
+
+    unlabeled_ratio: int = Field(
+        1, ge=1, description="documents without their sets to one with its set in a batch (for NS3L's loss, where it is added)"
+    )
+
+
+class PartialLabels(SemiSupervised):
+    """Base of the family; see the module's docstring."""
+
+    supervision = "candidates"
+    Options: ClassVar[type[Options]] = PartialLabelOptions
+
+    @classmethod
+    def check_supervision(cls, options: Any, corpus: Corpus) -> None:
+        if not corpus.candidates:
+            raise UserError(f"The method {cls.name} learns from candidate sets; set data.supervision: candidates (and data.flip_probability).")
+        if options.ns3l_negatives in ("exclude_nearest", "furthest"):
+            raise UserError(f"method.ns3l_negatives: {options.ns3l_negatives} needs documents with one label, and here they have sets; leave it out.")
+
+    def granted(self) -> Mapping[str, Any]:
+        return self.corpus.candidates
+
+    @property
+    def viewed(self) -> list[int]:
+        return self.labeled
+
+    def candidates_of(self, batch: Batch) -> torch.Tensor:
+        """The sets of the step's documents, `[N, L]`: one for a candidate, zero for any other class."""
+        mask = torch.zeros(len(batch.labeled), len(self.corpus.labels))
+        for row, index in enumerate(batch.labeled):
+            mask[row, list(self.targets[index])] = 1.0
+        return mask.to(self.encoder.device)
+
+
+class WeightedCandidates(PartialLabels):
+    """A method that keeps a weight for each candidate of each document, `[documents, L]`, uniform over the set at first."""
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        mask = torch.zeros(len(self.corpus.unlabeled), len(self.corpus.labels))
+        for index in self.labeled:
+            mask[index, list(self.targets[index])] = 1.0
+        self.weights = (mask / mask.sum(dim=1, keepdim=True).clamp(min=1.0)).to(self.encoder.device)
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"weights": self.weights.clone()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.weights = state["weights"].clone().to(self.encoder.device)

@@ -1,0 +1,130 @@
+"""PiCO (Wang et al. 2022): contrastive embeddings whose class prototypes say which candidate is the label. Baseline of SEAL's table 3.
+
+A projection of the embedding is drawn to a slowly moving copy's projections of documents that are predicted to be of the same class; every class has a
+prototype, the moving average of such projections; a document's weights move towards the candidate with the nearest prototype, and the classifier learns by
+cross-entropy with these weights. In the first steps the only positive of a document is its own other view (MoCo), and the weights stay uniform.
+
+As in the released code, prototypes take the classifier's best candidate from the first step on. A queue that is not full yet is read as far as it is filled
+(released, it starts as random vectors), and the negatives of the first steps are the batch's other documents too (released: the queue alone).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from selftrain.methods.base import Options
+from selftrain.methods.candidate_labels.partial import PartialLabelOptions, WeightedCandidates
+from selftrain.methods.few_labels.semisupervised import Batch
+from selftrain.methods.losses import pool_contrastive, text_to_label
+
+
+class PiCOOptions(PartialLabelOptions):
+    """Options of PiCO; its values are those of the released code for CIFAR-10, where an epoch has 195 steps and there are 800 of them."""
+
+    name: Literal["pico"] = "pico"
+    weight: float = Field(0.5, ge=0, description="lambda: of the contrastive loss (released: 0.5)")
+    temperature: float = Field(0.07, gt=0, description="tau of the contrastive loss")
+    queue: int = Field(8192, ge=1, description="keys of earlier steps that a document is compared with")
+    key_momentum: float = Field(0.999, ge=0, lt=1, description="of the moving average that the keys are made with; lower it where steps are few")
+    prototype_momentum: float = Field(0.99, ge=0, lt=1, description="gamma: of the prototypes, for each document")
+    weights_momentum: tuple[float, float] = Field((0.95, 0.8), description="phi: of a document's weights, at the start and at the end of training")
+    start: float = Field(0.1, ge=0, le=1, description="share of the steps before classes count in the contrastive loss and weights move")
+    projected: int = Field(128, ge=1, description="dimensions of the projection")
+
+
+class PiCO(WeightedCandidates):
+    """See the module's docstring. The views are the document itself (the query) and a strong one (the key)."""
+
+    name = "pico"
+    paper = "Wang et al. 2022, PiCO: Contrastive Label Disambiguation for Partial Label Learning; baseline of SEAL"
+    summary = "prototypes of contrastive embeddings choose among the candidates"
+    strong_views = 1
+    Options: ClassVar[type[Options]] = PiCOOptions
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        self.key_encoder = copy.deepcopy(self.encoder)
+        self.key_projection = copy.deepcopy(self.projection)
+        device, size = self.encoder.device, self.options.projected
+        self.class_prototypes = torch.zeros(len(self.corpus.labels), size, device=device)
+        self.keys = torch.zeros(0, size, device=device)  # the newest last
+        self.key_classes = torch.zeros(0, dtype=torch.long, device=device)
+
+    def make_classifier(self) -> torch.nn.Module:
+        # Made here, where weights are made anew, and before the optimiser that is to change it.
+        dimensions = self.encoder.dimensions
+        self.projection = torch.nn.Sequential(
+            torch.nn.Linear(dimensions, dimensions), torch.nn.ReLU(), torch.nn.Linear(dimensions, self.options.projected)
+        ).to(self.encoder.device)
+        return super().make_classifier()
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [*super().parameters(), *self.projection.parameters()]
+
+    def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        options, candidates = self.options, self.candidates_of(batch)
+        disambiguates = batch.progress >= options.start
+        queries = F.normalize(self.projection(self.labeled_rows(batch)), dim=1)
+        classes = torch.softmax(logits.detach(), dim=1).masked_fill(candidates == 0, -1.0).argmax(dim=1)
+        nearest = (queries.detach() @ self.class_prototypes.T).masked_fill(candidates == 0, float("-inf")).argmax(dim=1)
+        self._move_prototypes(queries.detach(), classes)
+        keys = self._keys_of(self.strong_views_of(batch.labeled, 0, batch.rng))
+        if disambiguates:
+            first, last = options.weights_momentum
+            phi = first + (last - first) * batch.progress
+            target = F.one_hot(nearest, candidates.shape[1]).to(self.weights)
+            self.weights[batch.labeled] = phi * self.weights[batch.labeled] + (1.0 - phi) * target
+        pool = torch.cat([queries, keys, self.keys])
+        if disambiguates:
+            positives = classes.unsqueeze(1) == torch.cat([classes, classes, self.key_classes]).unsqueeze(0)
+        else:
+            positives = torch.eye(len(queries), len(pool), device=pool.device).roll(len(queries), dims=1).bool()  # its own key
+        losses = {
+            "ce": text_to_label(logits, self.weights[batch.labeled]),
+            "contrastive": options.weight * pool_contrastive(queries, pool, positives, options.temperature),
+        }
+        self.keys = torch.cat([self.keys, keys])[-options.queue :]
+        self.key_classes = torch.cat([self.key_classes, classes])[-options.queue :]
+        return losses
+
+    @torch.no_grad()
+    def _move_prototypes(self, queries: torch.Tensor, classes: torch.Tensor) -> None:
+        """One document after the other, as released; of length one afterwards, but for a class that nothing was predicted to be."""
+        gamma = self.options.prototype_momentum
+        for query, label in zip(queries, classes.tolist(), strict=True):
+            self.class_prototypes[label] = gamma * self.class_prototypes[label] + (1.0 - gamma) * query
+        self.class_prototypes = F.normalize(self.class_prototypes, dim=1)
+
+    @torch.no_grad()
+    def _keys_of(self, documents: Sequence[Any]) -> torch.Tensor:
+        """Projections of documents by the moving average of the net, `[N, projected]`."""
+        ours = [*self.encoder.parameters(), *self.projection.parameters()]
+        for average, latest in zip([*self.key_encoder.parameters(), *self.key_projection.parameters()], ours, strict=True):
+            average.lerp_(latest, 1.0 - self.options.key_momentum)
+        for kept, current in zip(self.key_encoder.buffers(), self.encoder.buffers(), strict=True):
+            kept.copy_(current)  # running statistics are averages already
+        rows = self.workers.encode(self.key_encoder.encode, documents, self.encoder.dimensions)
+        return F.normalize(self.key_projection(rows), dim=1)
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {
+            "projection": self.projection.state_dict(),
+            "key_encoder": self.key_encoder.state_dict(),
+            "key_projection": self.key_projection.state_dict(),
+            "class_prototypes": self.class_prototypes.clone(),
+            "keys": self.keys.clone(),
+            "key_classes": self.key_classes.clone(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        for name in ("projection", "key_encoder", "key_projection"):
+            getattr(self, name).load_state_dict(state[name])
+        for name in ("class_prototypes", "keys", "key_classes"):
+            setattr(self, name, state[name].clone().to(self.encoder.device))

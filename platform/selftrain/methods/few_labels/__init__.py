@@ -1,0 +1,1 @@
+"""Methods that need some labels, and the bound that has all of them."""

@@ -1,0 +1,49 @@
+"""FixMatch (Sohn et al. 2020): a confident prediction on the weak view is the label of the strong one. Baseline of SSC, with SimCLR on the rest as an option."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from selftrain.methods.base import Options
+from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
+from selftrain.methods.losses import confident_cross_entropy, supervised_contrastive
+
+
+class FixMatchOptions(SemiSupervisedOptions):
+    """Options of FixMatch."""
+
+    name: Literal["fixmatch"] = "fixmatch"
+    threshold: float = Field(0.95, ge=0, le=1, description="smallest probability of a pseudo-label")
+    weight: float = Field(1.0, ge=0, description="of the unlabeled loss")
+    simclr_weight: float = Field(0.0, ge=0, description="of SimCLR on the strong views of the others (SSC's ablation: 0.2)")
+    temperature: float = Field(0.1, gt=0, description="of SimCLR")
+
+
+class FixMatch(SemiSupervised):
+    """See the module's docstring."""
+
+    name = "fixmatch"
+    paper = "Sohn et al. 2020, FixMatch; baseline of SSC"
+    summary = "a confident prediction on the weak view is the label of the strong view"
+    strong_views = 2
+    one_pass = True
+    Options: ClassVar[type[Options]] = FixMatchOptions
+
+    @property
+    def compared_views(self) -> int:
+        return 2 if self.options.simclr_weight else 1
+
+    def unlabeled_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        options = self.options
+        first = self.strong_rows(batch, 0)
+        losses = {"fixmatch": options.weight * confident_cross_entropy(self.classifier(first), batch.weak_logits, options.threshold)}
+        if options.simclr_weight:
+            rest = torch.softmax(batch.weak_logits.detach(), dim=1).max(dim=1).values < options.threshold
+            views = F.normalize(torch.cat([first[rest], self.strong_rows(batch, 1)[rest]]), dim=1)
+            own = torch.arange(int(rest.sum()), device=views.device).repeat(2)
+            losses["simclr"] = options.simclr_weight * supervised_contrastive(views, own, options.temperature)
+        return losses

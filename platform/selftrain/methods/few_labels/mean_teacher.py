@@ -1,0 +1,64 @@
+"""Mean teacher (Tarvainen & Valpola 2017): the student agrees, on a strong view, with the moving average of its own weights. Baseline of NS3L."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from selftrain.methods.base import Options
+from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
+from selftrain.models.student import Student
+
+
+class MeanTeacherOptions(SemiSupervisedOptions):
+    """Options of mean teacher."""
+
+    name: Literal["mean_teacher"] = "mean_teacher"
+    decay: float = Field(0.95, ge=0, lt=1, description="of the moving average (Oliver et al. 2018)")
+    weight: float = Field(8.0, ge=0, description="of the mean squared difference of probabilities (Oliver et al. 2018)")
+
+
+class MeanTeacher(SemiSupervised):
+    """See the module's docstring. The teacher is what is evaluated and served."""
+
+    name = "mean_teacher"
+    paper = "Tarvainen & Valpola 2017, Mean teachers; baseline of NS3L"
+    summary = "the student agrees with a moving average of itself"
+    strong_views = 1
+    image_views = "weak"
+    Options: ClassVar[type[Options]] = MeanTeacherOptions
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        self.teacher_encoder = copy.deepcopy(self.encoder).eval()
+        self.teacher_classifier = copy.deepcopy(self.classifier).eval()
+
+    def unlabeled_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            found = self.workers.encode(self.teacher_encoder.encode, batch.texts, self.encoder.dimensions)
+            target = torch.softmax(self.teacher_classifier(found), dim=1)
+        return {"mean_teacher": self.options.weight * F.mse_loss(torch.softmax(self.logits(batch.strong[0]), dim=1), target)}
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        for own, new in zip([*self.teacher_encoder.parameters(), *self.teacher_classifier.parameters()], self.parameters(), strict=True):
+            own.lerp_(new, 1.0 - self.options.decay)
+        for average, latest in zip(self.teacher_encoder.buffers(), self.encoder.buffers(), strict=True):
+            average.copy_(latest)  # running statistics are averages already
+
+    def student(self) -> Student:
+        classifier = self.teacher_classifier
+        assert isinstance(classifier, torch.nn.Linear)
+        return Student(self.teacher_encoder, classifier.weight.detach(), 1.0, classifier.bias.detach())
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"teacher_encoder": self.teacher_encoder.state_dict(), "teacher_classifier": self.teacher_classifier.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.teacher_encoder.load_state_dict(state["teacher_encoder"])
+        self.teacher_classifier.load_state_dict(state["teacher_classifier"])

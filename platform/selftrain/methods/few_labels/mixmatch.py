@@ -1,0 +1,80 @@
+"""MixMatch (Berthelot et al. 2019): guessed, sharpened labels and mixed-up documents. Baseline of NS3L.
+
+Images are mixed as they are. Text cannot be mixed, so the frozen embeddings that the head gets are (`model.train: head`), as Guo et al. 2019 do. With
+`ns3l_weight` the negative labels come from the mixed, sharpened guesses of the mixed unlabeled documents, as NS3L's section 4 says.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from selftrain.data.corpus import Corpus
+from selftrain.errors import UserError
+from selftrain.methods.base import Options
+from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
+from selftrain.methods.losses import text_to_label
+
+
+class MixMatchOptions(SemiSupervisedOptions):
+    """Options of MixMatch."""
+
+    name: Literal["mixmatch"] = "mixmatch"
+    temperature: float = Field(0.5, gt=0, le=1, description="T of sharpening")
+    alpha: float = Field(0.75, gt=0, description="of the Beta distribution of the mixing weights")
+    weight: float = Field(75.0, ge=0, description="lambda_U: of the squared difference on unlabeled documents")
+    unlabeled_ratio: int = Field(1, ge=1, description="unlabeled documents a labeled one in a batch")
+
+
+class MixMatch(SemiSupervised):
+    """See the module's docstring."""
+
+    name = "mixmatch"
+    paper = "Berthelot et al. 2019, MixMatch; baseline of NS3L"
+    summary = "guessed and sharpened labels on mixed-up embeddings"
+    strong_views = 2
+    image_views = "weak"
+    Options: ClassVar[type[Options]] = MixMatchOptions
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        if not self.encoder.continuous:
+            raise UserError("The method mixmatch mixes the embeddings that a head gets; set model.train: head.")
+        self._mixed: tuple[torch.Tensor, torch.Tensor] | None = None  # logits and targets of the mixed unlabeled rows of the step
+
+    @classmethod
+    def check(cls, options: MixMatchOptions, corpus: Corpus) -> None:
+        super().check(options, corpus)
+        if options.ns3l_weight and options.ns3l_negatives != "threshold":
+            raise UserError("With mixmatch, NS3L's negative labels come from the guessed labels; set method.ns3l_negatives: threshold.")
+
+    def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        classes = len(self.corpus.labels)
+        with torch.no_grad():
+            guess = torch.stack([torch.softmax(self.classifier(self.encoder(view)), dim=1) for view in batch.strong]).mean(dim=0)
+            sharp = guess ** (1.0 / self.options.temperature)
+            sharp = sharp / sharp.sum(dim=1, keepdim=True)
+        rows = torch.cat([self.encoder.inputs(batch.labeled_views), *[self.encoder.inputs(view) for view in batch.strong]])
+        targets = torch.cat([F.one_hot(self.targets_of(batch), classes).to(sharp), *[sharp] * len(batch.strong)])
+        order = torch.from_numpy(batch.rng.permutation(len(rows)))
+        weight = torch.from_numpy(batch.rng.beta(self.options.alpha, self.options.alpha, size=(len(rows), 1))).to(rows)
+        weight = torch.maximum(weight, 1.0 - weight)
+        share = weight.view(-1, *[1] * (rows.dim() - 1))
+        rows, targets = share * rows + (1 - share) * rows[order], weight * targets + (1 - weight) * targets[order]
+        mixed = self.classifier(self.encoder.of_inputs(rows))
+        count = len(batch.labeled)
+        self._mixed = mixed[count:], targets[count:]
+        return {"ce": text_to_label(mixed[:count], targets[:count])}
+
+    def unlabeled_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        assert self._mixed is not None
+        logits, targets = self._mixed
+        return {"mixmatch": self.options.weight * F.mse_loss(torch.softmax(logits, dim=1), targets)}
+
+    def ns3l_rows(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self._mixed is not None
+        logits, targets = self._mixed
+        return logits, targets < self.options.ns3l_threshold

@@ -1,0 +1,306 @@
+"""What methods with few labels and many unlabeled documents share: batches of both, views, a linear classifier on the encoder, the ramp-up of the weight.
+
+A method of the family says in `unlabeled_losses` what it adds to the cross-entropy on the labeled documents; that is all there is to each of their files.
+NS3L's loss (ns3l.py) is an option of the whole family, since the paper adds it to other methods.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from selftrain.data.corpus import Corpus
+from selftrain.data.texts import TextChannel, TextRequest
+from selftrain.data.views import edited
+from selftrain.errors import UserError
+from selftrain.methods.base import Method, Options
+from selftrain.methods.few_labels.selection import choose_negatives
+from selftrain.methods.losses import negative_sampling
+from selftrain.models.student import Student
+
+
+class SemiSupervisedOptions(Options):
+    """Options of the whole family."""
+
+    rounds: int = Field(10, ge=1, description="reports; a method with pseudo-labels makes them anew in every step")
+    steps_per_round: int = Field(30, ge=1, description="optimiser steps between two reports")
+    batch_size: int = Field(32, ge=1, description="labeled documents in a batch")
+    unlabeled_ratio: int = Field(3, ge=1, description="unlabeled documents a labeled one in a batch (SSC and FixMatch: 7)")
+    learning_rate: float | None = Field(
+        None, gt=0, description="AdamW, linear decay to 0; default: 1e-2 for a head, 5e-5 for a full encoder, 2e-3 for images"
+    )
+    weight_decay: float = Field(0.01, ge=0)
+    ramp: float = Field(0.25, ge=0, le=1, description="share of the steps in which the weight of the unlabeled losses rises: exp(-5 (1 - t)^2)")
+    views: Literal["edits", "continuations"] = Field(
+        "edits", description="strong views: words dropped and swapped, or the document with a continuation by the language model (texts)"
+    )
+    ns3l_weight: float = Field(0.0, ge=0, description="lambda_1 of NS3L's loss, added to the method's own (NS3L algorithm 1)")
+    ns3l_threshold: float = Field(0.04, gt=0, lt=1, description="T: classes below this probability are negative labels (NS3L algorithm 1)")
+    ns3l_negatives: Literal["threshold", "uniform", "exclude_nearest", "furthest", "oracle"] = Field(
+        "threshold",
+        description="how negative labels are chosen (NS3L table 6); oracle: never the true class, a bound that needs data.supervision: oracle",
+    )
+    ns3l_count: int = Field(1, ge=1, description="P: negative labels a document where they are not chosen by the threshold")
+
+    @property
+    def wants_texts(self) -> bool:
+        """Whether training asks the text channel for anything."""
+        return self.views == "continuations"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's documents."""
+
+    labeled: list[int]  # document indices
+    unlabeled: list[int]
+    labeled_views: Sequence[Any]  # weak views of the labeled ones
+    texts: Sequence[Any]  # of the unlabeled ones, the weak view
+    strong: tuple[Sequence[Any], ...]  # [view][document]
+    weak_logits: torch.Tensor  # [unlabeled, classes], with gradient
+    progress: float  # share of all steps that are done, 0 to 1
+    rng: np.random.Generator
+    embedded: tuple[torch.Tensor, ...] = ()  # of labeled_views and of each strong view, where one pass took them all
+
+
+class SemiSupervised(Method):
+    """Base of the family; see the module's docstring."""
+
+    supervision = "labels"
+    language_model = "nothing (continuations with views: continuations)"
+    kinds = ("text", "image")
+    strong_views: ClassVar[int] = 0  # how many of a document the method compares
+    image_views: ClassVar[Literal["weak", "strong"]] = "strong"  # what the compared views of an image are
+    one_pass: ClassVar[bool] = False  # whether, where embeddings depend on their pass, strong views share it with the weak ones
+    Options: ClassVar[type[Options]] = SemiSupervisedOptions
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        documents, granted = self.corpus.unlabeled, self.granted()
+        self.labeled = [index for index, id_ in enumerate(documents.ids) if id_ in granted]
+        # Where every document is labeled, the unlabeled losses see the same documents without their labels.
+        self.unlabeled = [index for index, id_ in enumerate(documents.ids) if id_ not in granted] or list(self.labeled)
+        self.targets = {index: granted[documents.ids[index]] for index in self.labeled}
+        self._continuations: dict[int, list[str]] = {}
+        self._embedded = False
+        self.classifier = self.make_classifier().to(self.encoder.device)
+        self.start_optimizer(self.rounds * self.options.steps_per_round)
+
+    @classmethod
+    def check(cls, options: Any, corpus: Corpus) -> None:
+        cls.check_supervision(options, corpus)
+        if corpus.kind == "image" and options.views != "edits":
+            raise UserError("method.views is 'continuations', which a language model writes for texts; the documents are images: leave it out.")
+        classes = len(corpus.labels)
+        if options.ns3l_weight and options.ns3l_threshold >= 1 / classes:
+            raise UserError(
+                f"method.ns3l_threshold {options.ns3l_threshold:g} is not below 1/{classes} (one over the number of classes): an undecided prediction "
+                "would have every class as a negative label and a loss without gradient; lower it."
+            )
+        if options.ns3l_weight and options.ns3l_negatives == "oracle" and not corpus.oracle:
+            raise UserError(
+                "method.ns3l_negatives: oracle looks at the true labels of unlabeled documents, which is a bound and no method; set data.supervision: oracle."
+            )
+
+    @classmethod
+    def check_supervision(cls, options: Any, corpus: Corpus) -> None:
+        """Raise a `UserError` unless the experiment grants what the method learns from."""
+        if corpus.candidates:
+            raise UserError(
+                f"The method {cls.name} needs one label a document, and data.supervision is 'candidates'; set it to few or all, or choose a method for "
+                "candidate sets (selftrain methods)."
+            )
+        if not corpus.granted:
+            raise UserError(f"The method {cls.name} needs labels; set data.supervision: few (data.labels_per_class each), all or weak.")
+
+    def granted(self) -> Mapping[str, Any]:
+        """What the learner is told of documents, by their ids: a label each."""
+        return self.corpus.granted
+
+    def start_optimizer(self, steps: int) -> None:
+        """A fresh optimiser for the coming `steps`."""
+        self.adamw(self.rate(of_head=1e-2), self.options.weight_decay, steps)
+
+    def make_classifier(self) -> torch.nn.Module:
+        """What turns embeddings `[N, D]` into logits `[N, L]`."""
+        return torch.nn.Linear(self.encoder.dimensions, len(self.corpus.labels))
+
+    def unlabeled_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The method's own losses by name, already weighted but for the ramp-up."""
+        return {}
+
+    @property
+    def rounds(self) -> int:
+        return int(self.options.rounds)
+
+    def texts_wanted(self) -> int:
+        return len(self.viewed) * self.compared_views if self.wants_texts else 0
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [*self.encoder.parameters(), *self.classifier.parameters()]
+
+    def steps(self, round_: int) -> int:
+        return int(self.options.steps_per_round)
+
+    def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
+        if self.wants_texts and not self._continuations:
+            ids = self.corpus.unlabeled.ids
+            wanted = {index: [TextRequest(ids[index], "input", sample=view) for view in range(self.compared_views)] for index in self.viewed}
+            answers = texts([request for requests in wanted.values() for request in requests])
+            for index, requests in wanted.items():
+                self._continuations[index] = [answers.get(request, "") for request in requests]
+        if self.encoder.frozen and not self._embedded:  # all views at once: in large batches, and in the same ones where a killed training is resumed
+            self._embedded = True
+            views = [self.strong_view(index, view) for index in self.unlabeled for view in range(self.strong_views)]
+            self.encoder.encode([*self.corpus.unlabeled.texts, *views])
+        return {"labeled": float(len(self.labeled)), "unlabeled": float(len(self.unlabeled))}
+
+    def step(self, round_: int, step: int) -> dict[str, float]:
+        options = self.options
+        rng = np.random.default_rng([self.seed, round_, step])
+        labeled = self.draw_labeled(options.batch_size, rng)
+        unlabeled = [self.unlabeled[i] for i in _draw(len(self.unlabeled), options.batch_size * options.unlabeled_ratio, rng)]
+        weak = self.weak_views([*labeled, *unlabeled], rng)
+        strong = tuple(self.strong_views_of(unlabeled, view, rng) for view in range(self.compared_views))
+        shared = strong if self.one_pass and self.encoder.couples else ()
+        rows = self.embed([*weak, *(document for view in shared for document in view)])
+        logits = self.scores(rows[: len(weak)])
+        progress = (round_ * options.steps_per_round + step) / (self.rounds * options.steps_per_round)
+        embedded = (rows[: len(labeled)], *rows[len(weak) :].split(len(unlabeled))) if shared else ()
+        batch = Batch(labeled, unlabeled, weak[: len(labeled)], weak[len(labeled) :], strong, logits[len(labeled) :], progress, rng, embedded)
+        # Running statistics follow the first pass of a step alone, as in Oliver et al.'s experiments, which NS3L's are.
+        with self.encoder.fixed_statistics():
+            losses = self.labeled_losses(batch, logits[: len(labeled)])
+            added = self.unlabeled_losses(batch)
+        weight = self.ramped(progress)
+        if options.ns3l_weight:
+            added["ns3l"] = options.ns3l_weight * negative_sampling(*self.ns3l_rows(batch))
+        loss = sum(losses.values(), torch.zeros((), device=logits.device)) + weight * sum(added.values(), torch.zeros((), device=logits.device))
+        self.backward(loss)
+        self.update()
+        self.after_step()
+        return {name: float(value.detach()) for name, value in (losses | added).items()} | {"loss": float(loss.detach())}
+
+    def draw_labeled(self, size: int, rng: np.random.Generator) -> list[int]:
+        """The labeled documents of a step."""
+        return [self.labeled[place] for place in _draw(len(self.labeled), size, rng)]
+
+    def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Losses on the labeled documents: cross-entropy."""
+        return {"ce": F.cross_entropy(logits, self.targets_of(batch))}
+
+    def after_step(self) -> None:
+        """What a method does once its weights have changed."""
+
+    def targets_of(self, batch: Batch) -> torch.Tensor:
+        """Granted labels of the labeled documents, `[N]`."""
+        return torch.tensor([self.targets[index] for index in batch.labeled], device=self.encoder.device)
+
+    def ramped(self, progress: float) -> float:
+        """exp(-5 (1 - t)^2), t the share of the ramp-up that is done (Tarvainen & Valpola 2017, as in NS3L's experiments)."""
+        share = min(1.0, progress / self.options.ramp) if self.options.ramp else 1.0
+        return math.exp(-5.0 * (1.0 - share) ** 2)
+
+    def logits(self, documents: Sequence[Any]) -> torch.Tensor:
+        """`[documents, classes]`, with gradient."""
+        return self.scores(self.embed(documents))
+
+    def scores(self, rows: torch.Tensor) -> torch.Tensor:
+        """Logits `[N, classes]` of embeddings `[N, D]`."""
+        found: torch.Tensor = self.classifier(rows)
+        return found
+
+    def labeled_rows(self, batch: Batch) -> torch.Tensor:
+        """Embeddings of the labeled documents, `[N, D]`."""
+        return batch.embedded[0] if batch.embedded else self.embed(batch.labeled_views)
+
+    def strong_rows(self, batch: Batch, view: int) -> torch.Tensor:
+        """Embeddings of a strong view of the unlabeled documents, `[N, D]`."""
+        return batch.embedded[1 + view] if batch.embedded else self.embed(batch.strong[view])
+
+    @property
+    def viewed(self) -> list[int]:
+        """Documents of which a step takes strong views: the language model is asked about no others."""
+        return self.unlabeled
+
+    @property
+    def compared_views(self) -> int:
+        """How many strong views a step needs with these options."""
+        return self.strong_views
+
+    def weak_views(self, indices: Sequence[int], rng: np.random.Generator) -> list[Any]:
+        """What stands for documents in a batch: a text is its own weak view, an image is flipped and shifted anew."""
+        documents = [self.corpus.unlabeled.texts[index] for index in indices]
+        if self.corpus.kind == "text":
+            return documents
+        from selftrain.data.image_views import weak_views
+
+        return weak_views(documents, rng, mirrored=self.corpus.mirrored, device=self.encoder.device)
+
+    def strong_views_of(self, indices: Sequence[int], view: int, rng: np.random.Generator) -> list[Any]:
+        """Strong view number `view` of documents; of images a new one, weak where the method's paper compares weak ones."""
+        if self.corpus.kind == "text":
+            return [self.strong_view(index, view) for index in indices]
+        if self.image_views == "weak":
+            return self.weak_views(indices, rng)
+        from selftrain.data.image_views import strong_views
+
+        documents = [self.corpus.unlabeled.texts[index] for index in indices]
+        return strong_views(documents, rng, mirrored=self.corpus.mirrored, device=self.encoder.device)
+
+    def strong_view(self, index: int, view: int) -> str:
+        """Strong view number `view` of a text."""
+        text = self.corpus.unlabeled.texts[index]
+        if self.wants_texts:
+            found = self._continuations.get(index, [])
+            continuation = found[view] if view < len(found) else ""
+            return f"{continuation} {text}".strip() if continuation else edited(text, view)
+        return edited(text, view)
+
+    def ns3l_rows(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits `[N, L]` of the unlabeled documents and the mask `[N, L]` of their negative labels."""
+        options = self.options
+        if options.ns3l_negatives == "threshold":
+            return batch.weak_logits, torch.softmax(batch.weak_logits.detach(), dim=1) < options.ns3l_threshold
+        how = options.ns3l_negatives
+        distances = self._class_distances[batch.unlabeled] if how in ("exclude_nearest", "furthest") else None
+        ids = self.corpus.unlabeled.ids
+        truth = np.array([self.corpus.oracle[ids[index]] for index in batch.unlabeled]) if how == "oracle" else None
+        mask = choose_negatives(how, len(batch.unlabeled), len(self.corpus.labels), options.ns3l_count, batch.rng, distances, truth)
+        return batch.weak_logits, mask.to(batch.weak_logits.device)
+
+    @cached_property
+    def _class_distances(self) -> np.ndarray:
+        """Distance of every document to the nearest labeled one of each class, in the embedding space before training, `[documents, classes]`."""
+        rows = self.encoder.encode(self.corpus.unlabeled.texts).cpu().numpy()
+        found = np.full((len(rows), len(self.corpus.labels)), np.inf)
+        for label in range(found.shape[1]):
+            members = [index for index in self.labeled if self.targets[index] == label]
+            if members:
+                found[:, label] = ((rows[:, None, :] - rows[members][None, :, :]) ** 2).sum(-1).min(1)
+        return found
+
+    def student(self) -> Student:
+        classifier = self.classifier
+        assert isinstance(classifier, torch.nn.Linear)
+        return Student(self.encoder, classifier.weight.detach(), 1.0, classifier.bias.detach())
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"classifier": self.classifier.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.classifier.load_state_dict(state["classifier"])
+
+
+def _draw(count: int, size: int, rng: np.random.Generator) -> list[int]:
+    """`size` of `count` places, without replacement as far as there are enough."""
+    return [int(place) for place in rng.choice(count, size=size, replace=count < size)]

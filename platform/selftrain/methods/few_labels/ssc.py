@@ -1,0 +1,93 @@
+"""SSC: one contrastive loss for labeled, confident and unconfident examples (Gauffre et al. 2024).
+
+Class prototypes are trained weights in the embedding space. The probability of a class is the softmax of the weak view's cosines with the prototypes; where it
+is confident, both strong views get that pseudo-label, and otherwise a label of their own, so that each is the other's only positive. One SupCon loss over
+prototypes, labeled documents and both strong views does all the training; there is no cross-entropy.
+
+The confidence threshold is the paper's; that the temperature of the probabilities (0.08 on cosines) differs from the one of the loss (0.1), and the weight 0.2
+of unconfident anchors, are taken from the authors' code, of which the paper is silent.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from selftrain.methods.base import Options
+from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
+from selftrain.methods.losses import supervised_contrastive
+from selftrain.models.student import Student
+
+
+class SSCOptions(SemiSupervisedOptions):
+    """Options of SSC."""
+
+    name: Literal["ssc"] = "ssc"
+    threshold: float = Field(0.95, ge=0, le=1, description="smallest probability of a confident pseudo-label")
+    temperature: float = Field(0.1, gt=0, description="T of the contrastive loss (released: the library's default)")
+    confidence_temperature: float = Field(0.08, gt=0, description="of the probabilities over prototypes (released: 0.04 on (cosine + 1) / 2)")
+    unconfident: bool = Field(True, description="false: SupCon without the unconfident examples (ablation)")
+    unconfident_weight: float = Field(0.2, ge=0, description="of unconfident anchors; all others have 1 (released: 0.2)")
+
+
+class Prototypes(torch.nn.Module):
+    """Cosines of embeddings with trained prototypes, `[N, L]`."""
+
+    def __init__(self, classes: int, dimensions: int) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(classes, dimensions))
+
+    def normalized(self) -> torch.Tensor:
+        """Prototypes of length one, `[L, D]`."""
+        return F.normalize(self.weight, dim=1)
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        return F.normalize(embeddings, dim=1) @ self.normalized().T
+
+
+class SSC(SemiSupervised):
+    """See the module's docstring."""
+
+    name = "ssc"
+    paper = "Gauffre et al. 2024, A Unified Contrastive Loss for Self-Training"
+    summary = "one contrastive loss over prototypes, labeled, confident and unconfident documents, and no cross-entropy"
+    strong_views = 2
+    one_pass = True
+    Options: ClassVar[type[Options]] = SSCOptions
+
+    def make_classifier(self) -> torch.nn.Module:
+        return Prototypes(len(self.corpus.labels), self.encoder.dimensions)
+
+    def scores(self, rows: torch.Tensor) -> torch.Tensor:
+        return super().scores(rows) / self.options.confidence_temperature
+
+    def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {}
+
+    def ramped(self, progress: float) -> float:
+        return 1.0  # the labeled documents are in the same loss
+
+    def unlabeled_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        options, classes = self.options, len(self.corpus.labels)
+        assert isinstance(self.classifier, Prototypes)
+        confidence, pseudo = torch.softmax(batch.weak_logits.detach(), dim=1).max(dim=1)
+        confident = confidence >= options.threshold
+        own = classes + torch.arange(len(pseudo), device=pseudo.device)
+        labels = torch.where(confident, pseudo, own)
+        used = confident | torch.full_like(confident, options.unconfident)
+        anchors = torch.where(confident, 1.0, options.unconfident_weight)[used]
+
+        labeled = self.labeled_rows(batch)
+        views = [self.strong_rows(batch, view)[used] for view in range(len(batch.strong))]
+        everything = torch.cat([self.classifier.normalized(), F.normalize(torch.cat([labeled, *views]), dim=1)])
+        ones = torch.ones(classes + len(labeled), device=everything.device)
+        weights = torch.cat([ones, *[anchors.to(ones)] * len(views)])
+        everyone = torch.cat([torch.arange(classes, device=labels.device), self.targets_of(batch), *[labels[used]] * len(views)])
+        return {"ssc": supervised_contrastive(everything, everyone, options.temperature, weights)}
+
+    def student(self) -> Student:
+        assert isinstance(self.classifier, Prototypes)
+        return Student(self.encoder, self.classifier.normalized().detach(), 1.0 / self.options.confidence_temperature)

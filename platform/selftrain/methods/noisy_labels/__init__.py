@@ -1,0 +1,1 @@
+"""Methods for labels that are wrong in part: SunGen and its baselines."""

@@ -1,0 +1,77 @@
+"""Co-teaching (Han et al. 2018): two networks, each trained on the texts of a batch whose loss is small to the other. Baseline of SunGen (table 3).
+
+Networks learn right labels before wrong ones, so a small loss is a sign of a right one; that the other network chooses keeps one's own errors from growing.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from selftrain.methods.base import Options
+from selftrain.methods.noisy_labels.noisy import NoisyLabelOptions, NoisyLabels
+
+
+class CoTeachingOptions(NoisyLabelOptions):
+    """Options of co-teaching."""
+
+    name: Literal["co_teaching"] = "co_teaching"
+    noise_rate: float = Field(0.2, ge=0, lt=1, description="tau: share of a batch that is left out in the end; the (supposed) share of wrong labels")
+    ramp_epochs: int = Field(2, ge=1, description="T_k: epochs in which that share rises from 0 (Han et al.: 10 of 200)")
+
+
+class CoTeaching(NoisyLabels):
+    """See the module's docstring. Both start at the same encoder and differ in their classifier; the first is what is evaluated and served."""
+
+    name = "co_teaching"
+    paper = "Han et al. 2018, Co-teaching; baseline of SunGen"
+    summary = "two networks, each trained on what has a small loss to the other"
+    Options: ClassVar[type[Options]] = CoTeachingOptions
+
+    def __init__(self, **common: Any) -> None:
+        self.peer_encoder: torch.nn.Module | None = None
+        super().__init__(**common)
+        self.peer_encoder = copy.deepcopy(self.encoder)
+        self.peer_classifier = self.make_classifier()
+        self.choose(self.chosen, self.weights)  # once more: the optimiser trains both
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        own = super().parameters()
+        return own if self.peer_encoder is None else [*own, *self.peer_encoder.parameters(), *self.peer_classifier.parameters()]
+
+    def kept(self, count: int, round_: int) -> int:
+        """Texts of a batch of `count` that are learned from: R(T) of algorithm 1."""
+        left_out = self.options.noise_rate * min(1.0, round_ / self.options.ramp_epochs)
+        return max(1, round((1.0 - left_out) * count))
+
+    def step(self, round_: int, step: int) -> dict[str, float]:
+        assert self.peer_encoder is not None
+        self.peer_encoder.train()
+        batch = self.batch(round_, step)
+        texts, targets = self.texts_of(batch), self.targets[batch]
+        mine = self.workers.share(texts)
+        other = self.workers.gather(self.peer_encoder(mine or texts[:1])[: len(mine)], len(texts))
+        first = F.cross_entropy(self.classifier(self.embed(texts)), targets, reduction="none")
+        second = F.cross_entropy(self.peer_classifier(other), targets, reduction="none")
+        count = self.kept(len(texts), round_)
+        losses = {
+            "ce": first[second.detach().argsort(stable=True)[:count]].mean(),
+            "ce_peer": second[first.detach().argsort(stable=True)[:count]].mean(),
+        }
+        value = self.backward(losses["ce"] + losses["ce_peer"])
+        self.update()
+        return {name: float(part.detach()) for name, part in losses.items()} | {"loss": value}
+
+    def state(self) -> dict[str, Any]:
+        assert self.peer_encoder is not None
+        return super().state() | {"peer_encoder": self.peer_encoder.state_dict(), "peer_classifier": self.peer_classifier.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        assert self.peer_encoder is not None
+        super().load_state(state)
+        self.peer_encoder.load_state_dict(state["peer_encoder"])
+        self.peer_classifier.load_state_dict(state["peer_classifier"])

@@ -1,0 +1,39 @@
+"""ZeroGen (Ye et al. 2022): plain training on the texts that a language model wrote for each label, all of them believed. Baseline of SunGen.
+
+It is the cross_entropy method with epochs over all labeled documents instead of a fixed number of steps, and without the views of unlabeled documents that
+the other family needs. SunGen's tables 8 (label smoothing) and 11 (the robust loss without a second level) are options.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from selftrain.methods.base import Options
+from selftrain.methods.losses import reverse_cross_entropy
+from selftrain.methods.noisy_labels.noisy import NoisyLabelOptions, NoisyLabels
+
+
+class ZeroGenOptions(NoisyLabelOptions):
+    """Options of ZeroGen."""
+
+    name: Literal["zerogen"] = "zerogen"
+    loss: Literal["ce", "rce"] = Field("ce", description="rce: the reverse cross-entropy alone, one level (SunGen table 11)")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="epsilon of label smoothing, with loss: ce (SunGen table 8)")
+
+
+class ZeroGen(NoisyLabels):
+    """See the module's docstring."""
+
+    name = "zerogen"
+    paper = "Ye et al. 2022, ZeroGen; baseline of SunGen"
+    summary = "every label is believed: plain training on generated texts (label smoothing, or the robust loss alone, as options)"
+    Options: ClassVar[type[Options]] = ZeroGenOptions
+
+    def losses(self, batch: torch.Tensor, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.options.loss == "rce":
+            return {"rce": reverse_cross_entropy(logits, self.targets[batch])}
+        return {"ce": F.cross_entropy(logits, self.targets[batch], label_smoothing=self.options.label_smoothing)}

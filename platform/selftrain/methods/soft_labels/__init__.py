@@ -1,0 +1,1 @@
+"""Methods that soften the granted labels: SEAL and the self-distillation baselines."""

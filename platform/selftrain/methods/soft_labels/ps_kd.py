@@ -1,0 +1,57 @@
+"""PS-KD (Kim et al. 2021): targets move from the label to the model's own earlier predictions. Baseline of SEAL.
+
+Self-Knowledge Distillation with Progressive Refinement of Targets: in epoch t the target is (1 - alpha_t) y + alpha_t p_{t-1}(x), alpha_t = alpha_T t / T, and
+p_{t-1} is what the model predicted at the end of the epoch before. A round is the epoch here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from selftrain.data.texts import TextChannel
+from selftrain.methods.base import Options
+from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
+from selftrain.methods.losses import text_to_label
+
+
+class PSKDOptions(SemiSupervisedOptions):
+    """Options of PS-KD."""
+
+    name: Literal["ps_kd"] = "ps_kd"
+    alpha: float = Field(0.8, ge=0, le=1, description="alpha_T: share of the earlier prediction in the last round's targets")
+
+
+class PSKD(SemiSupervised):
+    """See the module's docstring."""
+
+    name = "ps_kd"
+    paper = "Kim et al. 2021, Progressive Self-Knowledge Distillation; baseline of SEAL"
+    summary = "targets move from the label to the model's predictions of the round before"
+    Options: ClassVar[type[Options]] = PSKDOptions
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        self._round = 0
+        self._earlier: torch.Tensor | None = None  # [labeled, classes], predictions at the end of the round before
+        self._place = {index: place for place, index in enumerate(self.labeled)}
+
+    def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
+        figures = super().refresh(round_, texts)
+        self._round = round_
+        if round_ > 0:  # the weights are still those that the round before ended with
+            documents = [self.corpus.unlabeled.texts[index] for index in self.labeled]
+            embeddings = self.workers.encode(self.encoder.encode, documents, self.encoder.dimensions)
+            with torch.no_grad():
+                self._earlier = torch.softmax(self.classifier(embeddings), dim=1)
+        return figures
+
+    def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        target = F.one_hot(self.targets_of(batch), logits.shape[1]).to(logits)
+        if self._earlier is not None:
+            alpha = self.options.alpha * (self._round + 1) / self.rounds
+            target = (1 - alpha) * target + alpha * self._earlier[[self._place[index] for index in batch.labeled]]
+        return {"ce": text_to_label(logits, target)}

@@ -1,0 +1,261 @@
+"""SEAL: soft pseudo-labels from a generator with a learned objective (Xu et al. 2024, Aligned Objective for Soft-Pseudo-Label Generation in Supervised Learning).
+
+Three parts learn together. f is the classifier that is served. g, the same small net, gives the soft pseudo-labels. h, a tiny network, is the loss that g is
+trained with; it is changed so that an f that learns from g's labels does well on the task (algorithm 1). f and g are called with parameters handed in, so a
+virtual step is a function of them, and the gradient with respect to h's weights omega goes through both virtual steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator
+from torch.func import functional_call
+
+from selftrain.data.texts import TextChannel
+from selftrain.errors import UserError
+from selftrain.methods.base import Options
+from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
+from selftrain.methods.losses import bidirectional_divergence, text_to_label, top_k_cross_entropy
+from selftrain.models.encoder import Encoder
+
+Parameters = dict[str, torch.Tensor]  # of a net, by name
+HIDDEN = 40  # units in each of h's two hidden layers (section 4.2)
+SLOPE, SHARPNESS = 0.01, 10.0  # gamma and beta of the smooth leaky ReLU, as released
+
+
+class SEALOptions(SemiSupervisedOptions):
+    """Options of SEAL."""
+
+    name: Literal["seal"] = "seal"
+    weight: float = Field(1.0, ge=0, description="lambda_e: of the loss on soft pseudo-labels (equation 12; the paper gives no value, released: 1)")
+    ramp: float = Field(0.25, ge=0, le=1, description="T' as a share of the steps: lambda rises linearly (equation 12)")
+    learned: bool = Field(True, description="false: SEAL-NM, g is trained with cross-entropy instead of h (table 2)")
+    form: Literal["paper", "released"] = Field(
+        "paper",
+        description="paper: virtual copies, g repeats its step with the new h (equation 11), f learns by equation 1; "
+        "released: g keeps the step with the old h, and f's loss is cross-entropy and equation 13 in the virtual and in the real step",
+    )
+    generator_rate: float = Field(10.0, gt=0, description="alpha: SGD step of g (equations 8 and 11)")
+    virtual_rate: float = Field(10.0, gt=0, description="beta: SGD step of f's virtual copy (equation 9)")
+    objective_rate: float = Field(1e-3, gt=0, description="kappa: Adam's rate for h (equation 10 with Adam, as released)")
+    objective_steps: int = Field(0, ge=0, description="steps that train h before anything else, on generators made anew (released: 5000)")
+    temperature: float = Field(1.0, gt=0, description="of the bidirectional divergence (the paper: 1; released: 3 to 5)")
+    top_k_prior: tuple[float, ...] = Field(
+        (0.8, 0.2),
+        min_length=1,
+        description="P of equation 14 (released, CIFAR-10: 0.8, 0.2); cross-entropy where it has one entry or fills all classes",
+    )
+
+    @field_validator("top_k_prior")
+    @classmethod
+    def _sums_to_one(cls, prior: tuple[float, ...]) -> tuple[float, ...]:
+        if min(prior) < 0 or abs(sum(prior) - 1.0) > 1e-6:
+            raise ValueError("the entries must be at least 0 and sum to 1")
+        return prior
+
+
+class LearnedObjective(torch.nn.Module):
+    """h of equation 3: a network 2 -> 40 -> 40 -> 1 that is applied to (p_k, y_k) of every class k alike, summed over the classes.
+
+    Without biases, as in the released code. The softplus at its end makes it positive.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(*sizes, bias=False) for sizes in ((2, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 1)))
+        for layer in self.layers:
+            torch.nn.init.kaiming_normal_(layer.weight)  # type: ignore[arg-type]
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The mean over the batch, a number, from logits `[N, L]` and one-hot labels `[N, L]`."""
+        found = torch.stack([torch.softmax(logits, dim=1), targets], dim=2)
+        for layer in self.layers[:-1]:
+            found = smooth_leaky_relu(layer(found))
+        return F.softplus(self.layers[-1](found)).sum(dim=(1, 2)).mean()
+
+
+def smooth_leaky_relu(values: torch.Tensor) -> torch.Tensor:
+    """gamma x + (1 - gamma) softplus_beta(x): a leaky ReLU with second derivatives (Raymond et al. 2023)."""
+    return SLOPE * values + (1.0 - SLOPE) * F.softplus(values, beta=SHARPNESS)
+
+
+class Net(torch.nn.Module):
+    """The net that f and g are: the residual layer of a head and a linear classifier, from frozen embeddings `[N, D]` to logits `[N, L]`."""
+
+    def __init__(self, encoder: Encoder, classifier: torch.nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.classifier = classifier
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Logits `[N, L]`."""
+        found: torch.Tensor = self.classifier(self.encoder.of_inputs(rows))
+        return found
+
+
+def sgd_step(loss: torch.Tensor, parameters: Parameters, rate: float, *, differentiable: bool) -> Parameters:
+    """`parameters` after one plain SGD step; with `differentiable` a function of all that `loss` depends on."""
+    gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=differentiable)
+    return {name: value - rate * gradient for (name, value), gradient in zip(parameters.items(), gradients, strict=True)}
+
+
+class SEAL(SemiSupervised):
+    """See the module's docstring. Documents without a granted label are used by NS3L's loss alone, if that is on."""
+
+    name = "seal"
+    paper = "Xu et al. 2024, Aligned Objective for Soft-Pseudo-Label Generation in Supervised Learning"
+    summary = "soft pseudo-labels of a generator whose loss is learned from how well the classifier does with them"
+    Options: ClassVar[type[Options]] = SEALOptions
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        if not self.encoder.tensors:
+            raise UserError("The method seal takes second derivatives of what it trains, which is meant for a head; set model.train: head.")
+        # Registered with the very modules that are trained, so f's parameters here are the ones that the optimiser changes.
+        self.net = Net(self.encoder, self.classifier)
+        self.generator = self.fresh_generator()  # psi
+        self.objective = LearnedObjective().to(self.encoder.device)
+        self.objective_optimizer = torch.optim.Adam(self.objective.parameters(), lr=self.options.objective_rate)
+        classes = len(self.corpus.labels)
+        self.uses_top_k = 1 < len(self.options.top_k_prior) < classes
+        self._soft_logits: torch.Tensor | None = None  # of the step's labeled documents, from g
+        self._logits: torch.Tensor | None = None  # of the same, from f
+
+    def fresh_generator(self) -> Parameters:
+        """Parameters for g: an encoder as f's is at the start (a head's residual layer at zero, new weights for images), and a new classifier."""
+        parameters = {f"encoder.{name}": value for name, value in self.encoder.fresh().items()}
+        parameters |= {f"classifier.{name}": value.detach() for name, value in self.make_classifier().to(self.encoder.device).named_parameters()}
+        return {name: value.requires_grad_() for name, value in parameters.items()}
+
+    def call(self, parameters: Parameters, rows: torch.Tensor) -> torch.Tensor:
+        """Logits `[N, L]` of the net with these parameters."""
+        found: torch.Tensor = functional_call(self.net, parameters, (rows,))
+        return found
+
+    def label_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """l of equation 1 on what is granted: cross-entropy."""
+        return F.cross_entropy(logits, labels)
+
+    def task_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """l^t: equation 14 where the number of classes allows it, else cross-entropy."""
+        return top_k_cross_entropy(logits, labels, self.options.top_k_prior) if self.uses_top_k else F.cross_entropy(logits, labels)
+
+    def generator_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Equation 4: h of g's predictions; cross-entropy in SEAL-NM."""
+        if not self.options.learned:
+            return self.label_loss(logits, labels)
+        found: torch.Tensor = self.objective(logits, F.one_hot(labels, logits.shape[1]).to(logits))
+        return found
+
+    def virtual_task_loss(self, rows: torch.Tensor, labels: torch.Tensor, weight: float) -> tuple[torch.Tensor, Parameters]:
+        """Lines 4 to 7 of algorithm 1: the task loss of f after a virtual step towards g's labels after g's virtual step, a function of omega.
+
+        Args:
+            rows: frozen embeddings of the batch, `[N, D]`.
+            labels: `[N]`.
+            weight: lambda, which the virtual step of the released form has in it.
+
+        Returns:
+            The loss, and g's parameters after its virtual step.
+        """
+        options = self.options
+        generator = sgd_step(
+            self.generator_loss(self.call(self.generator, rows), labels), self.generator, options.generator_rate, differentiable=True
+        )
+        # A copy of f (line 4): what is done to it must leave no gradient on f itself.
+        classifier = {name: value.detach().clone().requires_grad_() for name, value in self.net.named_parameters()}
+        logits = self.call(classifier, rows)
+        loss = bidirectional_divergence(logits, self.call(generator, rows), options.temperature)
+        if options.form == "released":
+            loss = weight * loss + self.label_loss(logits, labels)
+        classifier = sgd_step(loss, classifier, options.virtual_rate, differentiable=True)
+        return self.task_loss_of(classifier, rows, labels), generator
+
+    def task_loss_of(self, classifier: Parameters, rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Equation 6's l^t of the net with these parameters, on the batch with inputs `rows`."""
+        return self.task_loss(self.call(classifier, rows), labels)
+
+    def update_objective(self, loss: torch.Tensor) -> None:
+        """Equation 10."""
+        gradients = torch.autograd.grad(loss, list(self.objective.parameters()))
+        for parameter, gradient in zip(self.objective.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        self.objective_optimizer.step()
+        self.objective_optimizer.zero_grad(set_to_none=True)
+
+    def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
+        figures = super().refresh(round_, texts)
+        if round_ == 0 and self.options.learned:
+            with self.encoder.fixed_statistics():
+                self._warm_objective()
+        return figures
+
+    def _warm_objective(self) -> None:
+        """The released code's first phase: h learns to train a generator that is new in every step, judged by cross-entropy on other documents."""
+        rng = np.random.default_rng([self.seed, 2**32])  # a stream that no step has
+        for _ in range(self.options.objective_steps):
+            drawn = self.draw_labeled(2 * self.options.batch_size, rng)
+            rows = self.encoder.inputs(self.weak_views(drawn, rng))
+            labels = torch.tensor([self.targets[index] for index in drawn], device=rows.device)
+            half = len(drawn) // 2
+            with torch.random.fork_rng(devices=[]):  # torch's own stream differs between workers
+                torch.manual_seed(int(rng.integers(2**63)))
+                fresh = self.fresh_generator()
+            trained = sgd_step(
+                self.generator_loss(self.call(fresh, rows[:half]), labels[:half]), fresh, self.options.generator_rate, differentiable=True
+            )
+            self.update_objective(F.cross_entropy(self.call(trained, rows[half:]), labels[half:]))
+
+    def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Lines 4 to 9 of algorithm 1, then the first term of equation 1."""
+        options = self.options
+        rows = self.encoder.inputs(batch.labeled_views)
+        labels = self.targets_of(batch)
+        stepped: Parameters | None = None
+        if options.learned:
+            task, stepped = self.virtual_task_loss(rows, labels, options.weight * self.ramped(batch.progress))
+            self.update_objective(task)
+        if stepped is None or options.form == "paper":  # equation 11: the step again, with the new omega
+            stepped = sgd_step(
+                self.generator_loss(self.call(self.generator, rows), labels), self.generator, options.generator_rate, differentiable=False
+            )
+        self.generator = {name: value.detach().requires_grad_() for name, value in stepped.items()}
+        with torch.no_grad():
+            self._soft_logits = self.call(self.generator, rows)
+        self._logits = logits
+        return {"ce": self.label_loss(logits, labels)}
+
+    def unlabeled_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The second term of equation 1."""
+        assert self._logits is not None and self._soft_logits is not None
+        options = self.options
+        if options.form == "released":
+            loss = bidirectional_divergence(self._logits, self._soft_logits, options.temperature)
+        else:
+            loss = text_to_label(self._logits, self.soft_labels(self._soft_logits, batch))
+        return {"seal": options.weight * loss}
+
+    def soft_labels(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Equation 2 from g's logits `[N, L]`: the soft pseudo-labels of the step's labeled documents, `[N, L]`."""
+        return torch.softmax(logits, dim=1)
+
+    def ramped(self, progress: float) -> float:
+        """min(t / T', 1) of equation 12."""
+        return min(1.0, progress / self.options.ramp) if self.options.ramp else 1.0
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {
+            "generator": {name: value.detach() for name, value in self.generator.items()},
+            "objective": self.objective.state_dict(),
+            "objective_optimizer": self.objective_optimizer.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.generator = {name: value.to(self.encoder.device).requires_grad_() for name, value in state["generator"].items()}
+        self.objective.load_state_dict(state["objective"])
+        self.objective_optimizer.load_state_dict(state["objective_optimizer"])

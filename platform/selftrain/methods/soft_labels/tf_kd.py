@@ -1,0 +1,89 @@
+"""Tf-KD (Yuan et al. 2020): knowledge distillation without a larger teacher. Baseline of SEAL, in both its forms.
+
+Revisiting Knowledge Distillation via Label Smoothing Regularization: the loss is (1 - alpha) CE + alpha KL(teacher_T || student_T).
+
+self: the same model is trained twice; the first training, with cross-entropy, gives the teacher.
+reg: the teacher is made by hand: the label has probability a, the other classes share the rest.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from selftrain.data.texts import TextChannel
+from selftrain.methods.base import Options
+from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
+from selftrain.methods.losses import distillation
+
+
+class TFKDOptions(SemiSupervisedOptions):
+    """Options of Tf-KD."""
+
+    name: Literal["tf_kd"] = "tf_kd"
+    variant: Literal["self", "reg"] = Field("self", description="self: trained twice (twice the rounds); reg: a teacher made by hand")
+    alpha: float = Field(0.5, ge=0, le=1, description="share of the distillation in the loss")
+    temperature: float | None = Field(None, gt=0, description="T; default: 4 for self, 20 for reg")
+    correct: float = Field(0.99, gt=0, lt=1, description="a: probability of the label in the teacher made by hand (the paper: at least 0.9)")
+
+
+class TFKD(SemiSupervised):
+    """See the module's docstring."""
+
+    name = "tf_kd"
+    paper = "Yuan et al. 2020, Teacher-free Knowledge Distillation; baseline of SEAL"
+    summary = "the model's own first training, or a teacher made by hand, gives the soft labels"
+    Options: ClassVar[type[Options]] = TFKDOptions
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        self.temperature = float(self.options.temperature or {"self": 4.0, "reg": 20.0}[self.options.variant])
+        self._place = {index: place for place, index in enumerate(self.labeled)}
+        self._teacher: torch.Tensor | None = None  # logits of the labeled documents, [labeled, classes]
+        if self.options.variant == "reg":
+            self._teacher = self._by_hand()
+        # The weights that both trainings start from: parameters alone, since a frozen trunk does not change.
+        self._start = copy.deepcopy([module.state_dict() for module in (self.encoder, self.classifier)])
+        self.start_optimizer(self.options.rounds * self.options.steps_per_round)
+
+    @property
+    def rounds(self) -> int:
+        return int(self.options.rounds) * (2 if self.options.variant == "self" else 1)
+
+    def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
+        figures = super().refresh(round_, texts)
+        if self.options.variant == "self" and round_ == self.options.rounds:
+            documents = [self.corpus.unlabeled.texts[index] for index in self.labeled]
+            with torch.no_grad():
+                self._teacher = self.classifier(self.workers.encode(self.encoder.encode, documents, self.encoder.dimensions))
+            self.encoder.load_state_dict(self._start[0])
+            self.classifier.load_state_dict(self._start[1])
+            self.start_optimizer(self.options.rounds * self.options.steps_per_round)
+        return figures
+
+    def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        hard = F.cross_entropy(logits, self.targets_of(batch))
+        if self._teacher is None:  # the first training
+            return {"ce": hard}
+        teacher = self._teacher[[self._place[index] for index in batch.labeled]]
+        return {"ce": (1 - self.options.alpha) * hard, "tf_kd": self.options.alpha * distillation(logits, teacher, self.temperature)}
+
+    def _by_hand(self) -> torch.Tensor:
+        """log p^d, which takes the place of logits: p^d at temperature T is then proportional to (p^d)^(1/T)."""
+        classes = len(self.corpus.labels)
+        others = math.log((1 - self.options.correct) / (classes - 1))
+        labels = torch.tensor([self.targets[index] for index in self.labeled], device=self.encoder.device)
+        return torch.full((len(labels), classes), others, device=labels.device).scatter(1, labels.unsqueeze(1), math.log(self.options.correct))
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"teacher": self._teacher, "start": self._start[1]}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self._teacher = None if state["teacher"] is None else state["teacher"].to(self.encoder.device)
+        self._start[1] = state["start"]

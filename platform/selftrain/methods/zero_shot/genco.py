@@ -1,0 +1,217 @@
+"""GenCo: generation-driven contrastive self-training (Zhang et al., 2023), zero-shot.
+
+A round is one self-training iteration of algorithm 1: label the unlabeled documents with the present encoder (equations 2, 3 and, with continuations, 9),
+keep a balanced set of the most confident (S_t), have the language model write a text for each kept (document, pseudo-label) pair, and take contrastive
+steps on them. Two switches give the rows of the paper's table 2:
+
+    input_augmentation  conditional_augmentation   loss
+    yes                 yes                        L_g2l + L_t2g   (equations 11 and 10: GenCo)
+    yes                 no                         L_t2l + L_t2g   (equations 5 and 10: GenCo - CA)
+    no                  yes                        L_g2l           (equation 11: GenCo - IA)
+    no                  no                         L_t2l           (equation 5: self-training)
+
+`rounds: 0` is the sentence encoder as it is. The paper's form is the default; options named `released_*` or with a value `released` follow the authors' code.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+
+from selftrain.data.texts import TextChannel, TextRequest, continuations
+from selftrain.methods.base import Method, Options
+from selftrain.methods.few_labels.selection import Selection, batch_of, growing_size, most_confident_per_class
+from selftrain.methods.losses import similarity, soft_targets, text_to_generated, text_to_label
+from selftrain.models.encoder import TextEncoder
+
+
+class GenCoOptions(Options):
+    """Options of GenCo; the equation or section that each belongs to is in its description."""
+
+    name: Literal["genco"] = "genco"
+    rounds: int = Field(5, ge=0, le=1000, description="T of algorithm 1: times that pseudo-labels are made anew; 0: no training (zero-shot)")
+    steps_per_round: int = Field(20, ge=1, description="optimiser steps between two refreshes (released: 100 to 200)")
+    per_class: int = Field(3, ge=1, description="pairs of each class in a batch; the batch is per_class * classes (appendix A.1)")
+    first_share: float = Field(0.2, gt=0, le=1, description="S_1 as a share of unlabeled documents / classes (released: 0.05, of a far larger pool)")
+    last_share: float = Field(0.7, gt=0, le=1, description="S_T likewise; S_t grows linearly in between (released: 0.25)")
+    tau: float = Field(0.1, gt=0, le=1, description="temperature of Q, equation 4 (table 5)")
+    input_augmentation: bool = Field(True, description="IA: equation 9 for pseudo-labels, equation 10 as a loss")
+    conditional_augmentation: bool = Field(True, description="CA: train on texts written for the pseudo-label, equation 11")
+    learning_rate: float | None = Field(
+        None, gt=0, description="AdamW, linear decay to 0; default: 5e-5, and 1e-3 for a head (the paper: 1e-5 over 1,000 to 2,000 steps)"
+    )
+    weight_decay: float = Field(0.01, ge=0)
+    t2g_denominator: Literal["texts", "generated"] = Field(
+        "texts", description="equation 10 as printed, or over the continuations as in the released code"
+    )
+    target_similarity: Literal["scores", "released"] = Field(
+        "scores", description="Q from the same similarity as P (equation 4), or from the raw dot product"
+    )
+    label_prompt: Literal["mean", "released"] = Field("mean", description="p_j in a step: the mean over its prompts, or one prompt at random")
+    conditional_filter: int | None = Field(
+        None, ge=1, description="released: keep the texts that the lagging model scores highest for the label (5 of 20)"
+    )
+
+    @property
+    def wants_texts(self) -> bool:
+        """Whether training asks the text channel for anything."""
+        return self.input_augmentation or self.conditional_augmentation
+
+    @model_validator(mode="after")
+    def _shares_grow(self) -> GenCoOptions:
+        if self.last_share < self.first_share:
+            raise ValueError(f"last_share {self.last_share} is below first_share {self.first_share}; S_t must not shrink")
+        return self
+
+
+class GenCo(Method):
+    """See the module's docstring."""
+
+    name = "genco"
+    paper = "Zhang et al. 2023, Generation-driven Contrastive Self-training"
+    summary = "contrastive self-training of a sentence encoder on continuations and label-conditioned texts by a language model"
+    supervision = "none"
+    language_model = "continuations and texts on a pseudo-label"
+    Options: ClassVar[type[Options]] = GenCoOptions
+    encoder: TextEncoder
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        self.selection = Selection.empty(len(self.corpus.labels))
+        self._continuations: list[list[str]] | None = None
+        self._conditional: dict[int, list[tuple[str, torch.Tensor]]] = {}  # document index -> (text, its Q) of the present round
+        if self.rounds:
+            self.adamw(self.rate(of_head=1e-3), self.options.weight_decay, self.rounds * self.options.steps_per_round)
+
+    @property
+    def rounds(self) -> int:
+        return int(self.options.rounds)
+
+    def texts_wanted(self) -> int:
+        if not self.wants_texts:
+            return 0
+        documents, classes = len(self.corpus.unlabeled), len(self.corpus.labels)
+        inputs = documents * self.input_samples if self.options.input_augmentation else 0
+        # Pseudo-labels change between rounds; twice the last S_T is what was seen on news corpora, all S_t together is the most that can be.
+        sizes = [self.selection_size(round_) * classes for round_ in range(self.rounds)]
+        pairs = min(sum(sizes), 2 * sizes[-1]) if self.options.conditional_augmentation else 0
+        return inputs + pairs * self.conditional_samples
+
+    def selection_size(self, round_: int) -> int:
+        """S_t: documents a class in round t (0-based), at least one."""
+        first, last = self.options.first_share, self.options.last_share
+        return growing_size(round_, self.rounds, first, last, len(self.corpus.unlabeled), len(self.corpus.labels))
+
+    def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
+        documents = self.corpus.unlabeled
+        dimensions = self.encoder.dimensions
+        prototypes = self.prototypes()
+        if self.options.input_augmentation:
+            continuations = self._input_texts(texts)
+            indices = range(len(documents))
+            embeddings = self.workers.encode(
+                lambda mine: self.encoder.encode_augmented([documents.texts[i] for i in mine], [continuations[i] for i in mine]), indices, dimensions
+            )
+        else:
+            embeddings = self.workers.encode(self.encoder.encode, documents.texts, dimensions)
+        scores = similarity(embeddings, prototypes, self.scale)
+        confidence = torch.softmax(scores, dim=-1)  # P, equation 3
+        targets = soft_targets(self._target_scores(embeddings, prototypes), self.options.tau)  # Q, equation 4
+        self.selection = most_confident_per_class(confidence, targets, self.selection_size(round_))
+        figures = {
+            "selected": float(len(self.selection)),
+            "classes_without_pseudo_labels": float(sum(not group for group in self.selection.groups)),
+            "mean_confidence": float(confidence.max(dim=1).values.mean()),
+        }
+        self._conditional = {}
+        if self.options.conditional_augmentation:
+            figures |= self._conditional_texts(texts, prototypes, dimensions)
+        return figures
+
+    def steps(self, round_: int) -> int:
+        return int(self.options.steps_per_round) if len(self.selection) else 0
+
+    def step(self, round_: int, step: int) -> dict[str, float]:
+        rng = np.random.default_rng([self.seed, round_, step])
+        batch = batch_of(self.selection, self.options.per_class, rng)
+        documents = self.corpus.unlabeled
+        labels = torch.tensor([self.selection.label_of[index] for index in batch])
+
+        # What is trained on: the document itself (equation 5), or a text written for its pseudo-label (equation 11).
+        originals = [documents.texts[index] for index in batch]
+        trained, targets = list(originals), [self.selection.targets[index] for index in batch]
+        for place, index in enumerate(batch):
+            if written := self._conditional.get(index):
+                trained[place], targets[place] = written[int(rng.integers(len(written)))]
+        embeddings = self.embed(trained)
+        scores = similarity(embeddings, self._label_embeddings(rng), self.scale)
+        loss = text_to_label(scores, torch.stack(targets).to(scores.device))
+        losses = {"g2l" if self.options.conditional_augmentation else "t2l": float(loss.detach())}
+
+        keys: list[tuple[int, list[str]]] = []
+        if self.options.input_augmentation:
+            assert self._continuations is not None
+            keys = [(place, self._continuations[index]) for place, index in enumerate(batch) if self._continuations[index]]
+        if keys:
+            if trained == originals:
+                queries = embeddings
+            else:  # nothing is shared with the second loss: its graph need not wait in memory
+                self.backward(loss)
+                loss, queries = torch.zeros((), device=loss.device), self.embed(originals)
+            generated = [samples[int(rng.integers(len(samples)))] for _, samples in keys]
+            key_labels = labels[[place for place, _ in keys]].to(queries.device)
+            denominator = self.options.t2g_denominator
+            t2g = text_to_generated(queries, self.embed(generated), labels.to(queries.device), key_labels, self.scale, denominator=denominator)
+            losses["t2g"] = float(t2g.detach())
+            loss = loss + t2g
+        self.backward(loss)
+        self.update()
+        return losses | {"loss": sum(losses.values())}
+
+    def _label_embeddings(self, rng: np.random.Generator) -> torch.Tensor:
+        if self.options.label_prompt == "released":
+            return self.embed([group[int(rng.integers(len(group)))] for group in self.corpus.label_prompts()])
+        return self.label_embeddings()
+
+    def _target_scores(self, embeddings: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
+        return similarity(embeddings, prototypes, 1.0 if self.options.target_similarity == "released" else self.scale)
+
+    def _input_texts(self, texts: TextChannel) -> list[list[str]]:
+        """K continuations of every unlabeled document (section 3.2): asked for once, before the first pseudo-labels."""
+        if self._continuations is None:
+            self._continuations = continuations(texts, self.corpus.unlabeled.ids, self.input_samples)
+        return self._continuations
+
+    def _conditional_texts(self, texts: TextChannel, prototypes: torch.Tensor, dimensions: int) -> dict[str, float]:
+        """M texts a kept (document, pseudo-label) pair (section 3.3), each with its own Q; the channel's cache is GenDict."""
+        ids, pairs = self.corpus.unlabeled.ids, sorted(self.selection.label_of.items())
+        wanted = [TextRequest(ids[index], "conditional", label, sample) for index, label in pairs for sample in range(self.conditional_samples)]
+        answers = texts(wanted)
+        owners: list[int] = []
+        written: list[str] = []
+        for index, label in pairs:
+            for sample in range(self.conditional_samples):
+                if text := answers.get(TextRequest(ids[index], "conditional", label, sample)):
+                    owners.append(index)
+                    written.append(text)
+        embeddings = self.workers.encode(self.encoder.encode, written, dimensions)
+        confidence = torch.softmax(similarity(embeddings, prototypes, self.scale), dim=-1)
+        targets = soft_targets(self._target_scores(embeddings, prototypes), self.options.tau)
+        for place, index in enumerate(owners):
+            self._conditional.setdefault(index, []).append((written[place], targets[place]))
+        agree = [int(confidence[place].argmax()) == self.selection.label_of[index] for place, index in enumerate(owners)]
+        if self.options.conditional_filter is not None:
+            score = {
+                (index, text): float(confidence[place, self.selection.label_of[index]])
+                for place, (index, text) in enumerate(zip(owners, written, strict=True))
+            }
+            for index, candidates in self._conditional.items():
+                candidates.sort(key=lambda item: -score[index, item[0]])
+                del candidates[self.options.conditional_filter :]
+        return {
+            "pairs_without_conditional_text": float(len(pairs) - len(self._conditional)),
+            "conditional_texts_filed_under_their_label": sum(agree) / len(agree) if agree else 0.0,
+        }

@@ -1,0 +1,38 @@
+"""The documents of a run without test documents, as it labeled them: labeled.csv."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from selftrain.data.corpus import Documents
+from selftrain.files.durable import replacing
+
+COLUMNS = ("id", "text", "label", "confidence")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def write_labeled(file: Path, documents: Documents, probabilities: np.ndarray, class_names: Sequence[str]) -> None:
+    """Write every document with its most probable class and that class's probability, whole or not at all.
+
+    A spreadsheet would take a cell that begins with =, +, -, @ or a control character for a formula; such a cell gets an apostrophe in front.
+
+    Args:
+        file: a .csv, in UTF-8 with a header.
+        documents: in the order of the rows of `probabilities`.
+        probabilities: `[documents, classes]`.
+        class_names: in index order.
+    """
+    best, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    with replacing(file) as scratch, scratch.open("w", encoding="utf-8", errors="replace", newline="") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(COLUMNS)
+        for id_, text, label, sure in zip(documents.ids, documents.texts, best, confidence, strict=True):
+            writer.writerow([id_, _cell(text), _cell(class_names[int(label)]), f"{sure:.4f}"])
+
+
+def _cell(text: str) -> str:
+    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text

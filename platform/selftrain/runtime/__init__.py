@@ -1,0 +1,1 @@
+"""Ray and the processes of this machine: start, watch, share, end."""

@@ -1,0 +1,139 @@
+"""The Ray that a run works on: an existing cluster, or a local one that is started and stopped for the user.
+
+`needs` adds up what a run asks for and `session` compares it with what there is before anything starts: too little is an error with both numbers, never an
+endless wait.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from selftrain.config import Experiment
+from selftrain.errors import UserError
+from selftrain.runtime.guard import Guard, guarded
+from selftrain.runtime.ray_start import join_ray, start_ray
+from selftrain.runtime.sharing import free_memory_gb, share_of_memory
+
+_TRAINING_GB = 1.5  # a worker with a small encoder, its optimiser and its batches
+_RAY_GB = 2.0  # raylet, control store, and the processes that wait for work
+ENGINE_GB = 3.0  # vLLM, the text service and Ray Serve's controller, without weights and key-value cache
+ENGINE_CPUS = 1.0  # logical CPUs of the engine
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Resources that a run asks of the cluster."""
+
+    cpus: float
+    gpus: float
+    memory_gb: float
+
+
+def needs(experiment: Experiment, model_folder: Path | str | None, *, trains: bool = True) -> Needs:
+    """What `experiment` asks for; `model_folder` is the language model's, None for a run without one; `trains` is false where texts are all that is wanted."""
+    training = experiment.training
+    workers = training.workers if trains else 0
+    cpus = 1.0 + workers
+    gpus = float(workers if training.gpu else 0)
+    memory = _RAY_GB + workers * _TRAINING_GB
+    if model_folder is not None:
+        cpus += ENGINE_CPUS
+        gpus += experiment.augment.gpus
+        if experiment.augment.gpus == 0:
+            weights = sum(file.stat().st_size for file in model_folder.glob("*.safetensors")) / 2**30 if isinstance(model_folder, Path) else 0.0
+            memory += 1.5 * weights + experiment.augment.engine_memory_gb + ENGINE_GB
+    return Needs(cpus, gpus, memory)
+
+
+@contextmanager
+def session(experiment: Experiment, wanted: Needs) -> Iterator[None]:
+    """Ray for the length of a `with` block.
+
+    A local Ray gets at least as many logical CPUs as the run asks for, whatever the machine has: on two cores the text pipeline would otherwise wait for ever
+    for a third. Threads, not logical CPUs, decide how much of the machine is used.
+
+    A local Ray is watched over (guard.py), and runs of one machine share its memory (sharing.py).
+
+    Raises:
+        UserError: too little memory, CPUs or GPUs, or no cluster at the address.
+        ProcessDied: a process without which a local Ray cannot go on was lost.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # A dozen processes with an arena per thread each hold gigabytes that nobody uses.
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+    # Ray keeps an idle Python process a logical CPU, a tenth of a gigabyte each; a run starts few tasks and can wait a second for a new one.
+    os.environ.setdefault("RAY_num_workers_soft_limit", "1")
+    if experiment.ray.address is None:  # nobody takes this machine away, and the process that would watch for it is another tenth
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    import ray
+
+    if ray.is_initialized():  # a test or a notebook that keeps its own
+        _enough(wanted, ray.cluster_resources())
+        yield
+        return
+    with ExitStack() as stack:
+        if experiment.ray.address is None:
+            guard = _started(wanted, stack)
+            stack.callback(guard.shut_down)
+        else:
+            _answers(experiment.ray.address)
+            join_ray(experiment.ray.address)
+            stack.callback(ray.shutdown)
+        _scale_up(wanted, experiment.ray.wait_seconds)
+        yield
+
+
+def _started(wanted: Needs, stack: ExitStack) -> Guard:
+    """A local Ray, its guard and its share of the memory."""
+    free = free_memory_gb()
+    print(f"selftrain: about {wanted.memory_gb:.1f} GiB of memory are needed, {free:.1f} GiB are free; starting Ray", file=sys.stderr, flush=True)
+    stack.enter_context(share_of_memory(wanted.memory_gb))
+    guard = stack.enter_context(guarded())
+    cores = len(os.sched_getaffinity(0))
+    start_ray(num_cpus=max(cores, int(-(-wanted.cpus // 1))), object_store_memory=512 * 2**20)
+    return guard
+
+
+def _answers(address: str) -> None:
+    """Ray itself tries an address for minutes before it gives up."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as error:
+        raise UserError(
+            f"No Ray cluster answers at --address {address!r} ({error}); start one (RAY_AUTH_MODE=token ray start --head), or leave --address away for a local one."
+        ) from None
+
+
+def _scale_up(wanted: Needs, seconds: float) -> None:
+    """Ask an autoscaling cluster for what is missing, and give it `seconds` to bring it up."""
+    import ray
+    from ray.autoscaler.sdk import request_resources
+
+    if seconds:
+        request_resources(bundles=[{"GPU": 1}] * int(wanted.gpus) + [{"CPU": 1}] * int(-(-wanted.cpus // 1)))
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and any(
+        ray.cluster_resources().get(name, 0.0) < need for name, need in (("CPU", wanted.cpus), ("GPU", wanted.gpus))
+    ):
+        time.sleep(5)
+    _enough(wanted, ray.cluster_resources())
+
+
+def _enough(wanted: Needs, have: dict[str, float]) -> None:
+    for name, need in (("CPU", wanted.cpus), ("GPU", wanted.gpus)):
+        if have.get(name, 0.0) + 1e-6 < need:
+            raise UserError(
+                f"The run needs {need:g} {name}s and the Ray cluster has {have.get(name, 0.0):g}; add nodes, ask for less (training.workers), "
+                "or let it scale up (ray.wait_seconds)."
+            )

@@ -1,0 +1,201 @@
+"""Starting a Ray of our own, and joining another's, so that nobody else gets in: with a token always, and a Ray of our own on the loopback address alone.
+
+A Ray that anybody reaches runs anybody's code. Ray 2.60 itself asks for a token in some cases only, writes it for all users of the machine to read, and listens on
+every interface with about a dozen ports, three of which show metrics to whoever asks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from selftrain.errors import UserError
+from selftrain.runtime.signals import own_handlers_kept
+
+_MODE, _TOKEN, _TOKEN_FILE = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+# Of a Ray that lives as long as one command on one machine.
+_ALONE = {
+    _MODE: "token",
+    # Ray's switch for laptops: the node's address is 127.0.0.1, which every port of Ray then listens on. (`_node_ip_address="127.0.0.1"` is replaced by the
+    # machine's own address.)
+    _CLUSTERS: "0",
+    "RAY_enable_metrics_collection": "0",
+    # Autoscaler and dashboard have no such switch: a port that does not exist cannot be opened, of which their logs in the session's folder have a line.
+    "AUTOSCALER_METRIC_PORT": "-1",
+    "DASHBOARD_METRIC_PORT": "-1",
+    # What PyTorch's and vLLM's processes speak to each other through.
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
+    "VLLM_HOST_IP": "127.0.0.1",
+}
+
+
+def start_ray(**options: Any) -> None:
+    """`ray.init` for a Ray of our own.
+
+    Args:
+        options: of `ray.init`.
+
+    Raises:
+        UserError: the token cannot be kept.
+    """
+    _keep_token()
+    os.environ.update(_ALONE)
+    import ray
+
+    _settings_read_again(alone=True)
+    with own_handlers_kept():
+        # "local": not the cluster of RAY_ADDRESS, nor one that happens to run on this machine, which would take these options for a mistake.
+        ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False, **options)
+
+
+def join_ray(address: str) -> None:
+    """`ray.init` for a cluster that is there.
+
+    Args:
+        address: HOST:PORT, `auto`, or `ray://...`, whose server for clients asks for the token itself.
+
+    Raises:
+        UserError: no cluster there, it wants another token, or none.
+    """
+    if os.environ.setdefault(_MODE, "token").lower() == "disabled":
+        raise UserError(f"{_MODE} is 'disabled', and a Ray without a token runs anybody's code; unset it, and start the cluster with {_MODE}=token.")
+    if _known_token() is None:
+        raise UserError(
+            f"There is no token for the Ray cluster at {address!r}; copy ~/.ray/auth_token from its head node with mode 600, or set {_TOKEN_FILE} to the file."
+        )
+    os.environ.pop(_CLUSTERS, None)
+    import ray
+
+    _settings_read_again(alone=False)
+    host, colon, port = address.rpartition(":")
+    named = bool(colon) and port.isdigit() and "/" not in host
+    if named:  # Ray itself tries another token for half a minute, and says then that nothing is there
+        _require_token(address)
+    try:
+        with own_handlers_kept():
+            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        raise UserError(
+            f"No Ray cluster answers at --address {address!r} ({error}); start one ({_MODE}=token ray start --head), or leave --address away for a local one."
+        ) from None
+    if not named and not address.startswith("ray://"):
+        try:
+            _require_token(ray.get_runtime_context().gcs_address)
+        except UserError:
+            ray.shutdown()
+            raise
+
+
+def _require_token(address: str) -> None:
+    """Ask the cluster's control store a question without a token, and with ours.
+
+    Raises:
+        UserError: it answers anybody, or not us.
+    """
+    import grpc  # type: ignore[import-untyped]
+    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+
+    def answered(*headers: tuple[str, str]) -> bool:
+        with grpc.insecure_channel(address) as channel:
+            try:
+                channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", metadata=headers, timeout=10)
+            except grpc.RpcError as error:
+                if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                    return False
+                raise UserError(
+                    f"No Ray cluster answers at --address {address!r} ({error.details()}); start one ({_MODE}=token ray start --head), or leave --address "
+                    "away for a local one."
+                ) from None
+        return True
+
+    if answered():
+        raise UserError(
+            f"The Ray cluster at {address!r} asks for no token, so that anybody who reaches it can run code; start it with {_MODE}=token."
+        )
+    ours = AuthenticationTokenLoader.instance().get_raw_token(ignore_auth_mode=True)
+    if not answered(("authorization", f"Bearer {ours}")):
+        raise UserError(f"The Ray cluster at {address!r} wants another token than this machine has; copy ~/.ray/auth_token from its head node.")
+
+
+def is_alone() -> bool:
+    """Whether the Ray of this process was started by `start_ray`; holds in its workers too."""
+    return os.environ.get(_CLUSTERS) == "0"
+
+
+def close_serves_port() -> tempfile.TemporaryDirectory[str]:
+    """Called while a replica of Serve is made, which would open a port on all interfaces for other deployments and unpickle what comes with Ray's token.
+
+    Instead it gets a socket in the folder that is returned and has to be kept, which this user alone can enter. Nobody calls that way unless
+    RAY_SERVE_USE_GRPC_BY_DEFAULT is set.
+    """
+    from ray.serve._private import replica
+
+    folder = tempfile.TemporaryDirectory(prefix="selftrain-serve-")
+
+    def add_socket(server: Any, address: str) -> int:
+        return int(server.add_insecure_port(f"unix:{folder.name}/calls"))
+
+    replica.add_port_to_grpc_server = add_socket
+    return folder
+
+
+def _settings_read_again(*, alone: bool) -> None:
+    """Ray reads these when it is imported, which may have been before they were set."""
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    ray_constants.ENABLE_RAY_CLUSTER = not alone
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _keep_token() -> None:
+    """Make sure that there is a token which this user alone can read; Ray would write one for everybody."""
+    file = _default_file()
+    if _known_token() is None:
+        try:
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # The name appears with all of the token behind it, also where two runs begin at the same time.
+            with tempfile.NamedTemporaryFile("w", dir=file.parent) as new:  # mode 0600
+                new.write(secrets.token_hex(32))
+                new.flush()
+                os.fsync(new.fileno())
+                with suppress(FileExistsError):
+                    os.link(new.name, file)
+        except OSError as error:
+            raise UserError(f"The token of Ray cannot be kept in {file} ({error.strerror}); make the folder writable, or set {_TOKEN}.") from None
+
+
+def _known_token() -> str | Path | None:
+    """Where Ray will find its token; a file of ours that others can read is closed first."""
+    if os.environ.get(_TOKEN):
+        return _TOKEN
+    named = os.environ.get(_TOKEN_FILE)
+    file = Path(named) if named else _default_file()
+    try:
+        mode = file.stat().st_mode
+        if mode & 0o077 and file.stat().st_uid == os.geteuid():
+            file.chmod(0o600)
+        if file.read_text(encoding="utf-8").strip():
+            return file
+    except FileNotFoundError:
+        pass
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"The token of Ray {file} cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'}); delete it, or set {_TOKEN}."
+        ) from None
+    if named:
+        raise UserError(f"{_TOKEN_FILE} names {named}, which is no file with a token; correct or unset it.")
+    return None
+
+
+def _default_file() -> Path:
+    return Path.home() / ".ray" / "auth_token"

@@ -1,0 +1,1 @@
+"""What the endpoint is made of; `serve/` holds its Ray Serve deployment."""

@@ -1,0 +1,244 @@
+"""Dynamic batching: a thread that classifies what waits, texts of like length together.
+
+The unit is a text, not a request: a request of 256 texts is spread over batches and shares them with others. A text with a continuation behind it is a unit
+like any other. A batch is built around the text that has waited longest, so that none waits for ever, and takes its neighbours in length as long as padding them
+all to the longest costs little.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence, Sized
+from concurrent.futures import Future
+from operator import attrgetter
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from selftrain.bundle.tokens import BATCH_START_TOKENS, Continued, Tokens
+from selftrain.serving.requests import Answer
+
+MAX_BATCH_TEXTS = 64
+STUCK_SECONDS = 120.0
+_log = logging.getLogger("ray.serve")
+One = TypeVar("One", bound=Sized)
+Made = TypeVar("Made")
+
+
+class Closed(Exception):
+    """The model was replaced: ask the one that took over."""
+
+
+class Busy(Exception):
+    """Too many texts wait.
+
+    Attributes:
+        retry_after: seconds until these have probably been answered.
+    """
+
+    def __init__(self, waiting: int, retry_after: int) -> None:
+        super().__init__(f"{waiting} texts are waiting already; try again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+class Ticket:
+    """The texts of one request.
+
+    Attributes:
+        done: gets the answers, in order, when all are there.
+        cancelled: set it where nobody waits for the answers any more.
+    """
+
+    def __init__(self, texts: Sequence[str | Continued]) -> None:
+        self.done: Future[list[Answer]] = Future()
+        self.done.set_running_or_notify_cancel()  # a waiter that gives up must not cancel it under the thread's hands
+        self.cancelled = False
+        self._answers: list[Answer | None] = [None] * len(texts)
+        self._left = len(texts)
+
+    def fill(self, place: int, answer: Answer) -> None:
+        """Give the answer of one text; by the batcher's thread alone."""
+        self._answers[place] = answer
+        self._left -= 1
+        if self._left == 0:
+            self.done.set_result([one for one in self._answers if one is not None])
+
+
+class Waiting(NamedTuple):
+    """One text in the queue."""
+
+    order: int  # of arrival
+    length: int  # tokens that the model reads
+    tokens: Tokens
+    ticket: Ticket
+    place: int  # among the texts of its request
+
+
+_order, _length = attrgetter("order"), attrgetter("length")
+
+
+def take(
+    queue: list[Waiting], *, max_texts: int = MAX_BATCH_TEXTS, most_tokens: float = math.inf, most_padding: float = BATCH_START_TOKENS
+) -> list[Waiting]:
+    """Remove from `queue`, which is sorted by length, the text that came first and as many neighbours as fit one batch with little padding."""
+    first = queue.index(min(queue, key=_order))
+    low, high, real = first, first + 1, queue[first].length
+    while high - low < max_texts:
+        below = queue[first].length - queue[low - 1].length if low > 0 else None
+        above = queue[high].length - queue[first].length if high < len(queue) else None
+        if below is None and above is None:
+            break
+        down = above is None or (below is not None and below <= above)
+        added = queue[low - 1] if down else queue[high]
+        padded = (high - low + 1) * max(queue[high - 1].length, added.length)
+        if padded > most_tokens or padded - real - added.length > most_padding:
+            break
+        low, high, real = (low - 1, high, real + added.length) if down else (low, high + 1, real + added.length)
+    batch = queue[low:high]
+    del queue[low:high]
+    return batch
+
+
+def each(do: Callable[[list[One]], Iterable[Made]], items: list[One]) -> list[Made | None]:
+    """What `do` makes of each item, or None where it fails on it: a list that fails is tried item by item, so that one which breaks it fails alone."""
+    try:
+        made: list[Made | None] = list(do(items))
+        if len(made) != len(items):
+            raise ValueError(f"{len(made)} answers to {len(items)} texts")
+    except Exception as error:
+        if len(items) > 1:
+            return [one for item in items for one in each(do, [item])]
+        # Neither the message nor the traceback: both may quote the text.
+        _log.error("a text of length %d could not be classified: %s", len(items[0]), type(error).__name__)
+        return [None]
+    return made
+
+
+class Batcher:
+    """A queue of texts and the thread that answers them.
+
+    Args:
+        tokenize: the tokens of texts, of which some may come with a continuation; called by the thread alone.
+        classify: probabilities `[texts, classes]` of the token ids of texts; called by the thread alone.
+        max_waiting: texts that may wait; one request is taken whole or not at all.
+        max_seconds: what waits longer is of no use; requests that probably would are refused at once.
+        most_padding: tokens that a batch may waste; see `Classifier`.
+        most_tokens: tokens that a batch may have, with those; see `Classifier`. A longer text is a batch of its own.
+        observe: is told of every batch: its texts, its share of padding, its seconds.
+    """
+
+    def __init__(
+        self,
+        tokenize: Callable[[list[str | Continued]], list[Tokens]],
+        classify: Callable[[list[list[int]]], np.ndarray],
+        *,
+        max_waiting: int,
+        max_seconds: float,
+        most_padding: float = BATCH_START_TOKENS,
+        most_tokens: float = math.inf,
+        observe: Callable[[int, float, float], None] = lambda texts, padding, seconds: None,
+    ) -> None:
+        self._tokenize = tokenize
+        self._classify = classify
+        self._max_waiting = max_waiting
+        self._max_seconds = max_seconds
+        self._most_padding = most_padding
+        self._most_tokens = most_tokens
+        self._observe = observe
+        self._condition = threading.Condition()
+        self._arrived: list[tuple[Ticket, int, str | Continued]] = []
+        self._queue: list[Waiting] = []  # the thread's own
+        self._waiting = 0
+        self._order = 0
+        self._closing = False
+        self._seconds_a_text = 0.01
+        self._busy_since: float | None = None
+        self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Texts in the queue, without those in the model."""
+        return self._waiting
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the thread lives and does not hang in one batch."""
+        since = self._busy_since
+        return self._thread.is_alive() and (since is None or time.monotonic() - since < STUCK_SECONDS)
+
+    def submit(self, texts: Sequence[str | Continued]) -> Ticket:
+        """Queue the texts of one request.
+
+        Raises:
+            Busy: too many wait already.
+            Closed: `close` was called.
+        """
+        ticket = Ticket(texts)
+        if not texts:
+            ticket.done.set_result([])
+            return ticket
+        with self._condition:
+            if self._closing:
+                raise Closed
+            seconds = self._waiting * self._seconds_a_text
+            if self._waiting + len(texts) > self._max_waiting or seconds > self._max_seconds:
+                raise Busy(self._waiting, max(1, math.ceil(seconds)))
+            self._waiting += len(texts)
+            self._arrived.extend((ticket, place, text) for place, text in enumerate(texts))
+            self._condition.notify()
+        return ticket
+
+    def close(self) -> None:
+        """Take no more texts; those that wait are answered first. Returns when they are."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._condition:
+                while not self._arrived and not self._queue and not self._closing:
+                    self._condition.wait()
+                arrived, self._arrived = self._arrived, []
+                if not arrived and not self._queue:
+                    return
+            self._busy_since = time.monotonic()
+            self._sort_in(arrived)
+            wanted = [one for one in self._queue if not one.ticket.cancelled]
+            batch = take(wanted, most_padding=self._most_padding, most_tokens=self._most_tokens) if wanted else []
+            with self._condition:
+                self._waiting -= len(self._queue) - len(wanted)
+            self._queue = wanted
+            self._answer(batch)
+            self._busy_since = None
+
+    def _sort_in(self, arrived: list[tuple[Ticket, int, str | Continued]]) -> None:
+        if not arrived:
+            return
+        for (ticket, place, _), tokens in zip(arrived, each(self._tokenize, [text for _, _, text in arrived]), strict=True):
+            self._order += 1
+            if tokens is None:
+                with self._condition:
+                    self._waiting -= 1
+                ticket.fill(place, Answer(None))
+            else:
+                self._queue.append(Waiting(self._order, len(tokens.ids), tokens, ticket, place))
+        self._queue.sort(key=_length)
+
+    def _answer(self, batch: list[Waiting]) -> None:
+        if not batch:
+            return
+        start = time.monotonic()
+        rows = each(lambda ids: self._classify(ids).tolist(), [one.tokens.ids for one in batch])
+        seconds = time.monotonic() - start
+        self._seconds_a_text += 0.1 * (seconds / len(batch) - self._seconds_a_text)
+        padded = len(batch) * batch[-1].length
+        self._observe(len(batch), 1 - sum(map(_length, batch)) / padded if padded else 0.0, seconds)
+        for one, row in zip(batch, rows, strict=True):
+            # A sum is finite where all its parts are.
+            one.ticket.fill(one.place, Answer(row if row is not None and math.isfinite(sum(row)) else None, one.tokens.truncated))

@@ -1,0 +1,189 @@
+"""What a request to the classifier may look like, and what it gets back: bodies, limits and checks that need neither Ray nor HTTP.
+
+A request as a whole is refused only where it cannot be understood (422) or is too large (413); a text that cannot be classified fails alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+
+from selftrain.bundle.classifier import problem_with
+
+MAX_TEXTS = 256  # texts in one request
+MAX_CHARACTERS = 20_000  # of one text; what is longer is cut, and the result says so
+MAX_BODY_BYTES = 8 * 2**20
+MAX_ID_CHARACTERS = 256
+FAILED = "the model failed on this text"
+
+_ITEM = {
+    "oneOf": [
+        {"type": "string"},
+        {
+            "type": "object",
+            "properties": {"id": {"type": ["string", "integer"], "description": "echoed in the result"}, "text": {"type": "string"}},
+            "required": ["text"],
+            "additionalProperties": False,
+        },
+    ]
+}
+# Any, because one bad item must not fail the others; the documentation says what a good one is.
+Text = Annotated[Any, WithJsonSchema(_ITEM)]
+ModelName = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class ClassifyRequest(BaseModel):
+    """The body of POST /v1/classify: one `text` or a list of `texts`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"oneOf": [{"required": ["text"]}, {"required": ["texts"]}]})
+
+    text: Text = Field(default=None, description='a string, or {"id": ..., "text": ...}; the id is echoed')
+    texts: list[Text] | None = Field(default=None, min_length=1, max_length=MAX_TEXTS, description=f"up to {MAX_TEXTS} of them")
+    top_k: int | None = Field(default=None, ge=1, description="give the probabilities of this many classes only, the most probable ones")
+    threshold: float | None = Field(default=None, ge=0, le=1, description="abstain (label null) where the highest probability is below this")
+    model: ModelName | None = Field(default=None, description="NAME or NAME@VERSION of GET /v1/models; default: the first one there")
+    augment: bool = Field(
+        default=False, description="read each text with a language model's continuations behind it, where GET /v1/models says that there is one"
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if len(self.model_fields_set & {"text", "texts"}) != 1 or ("texts" in self.model_fields_set and self.texts is None):
+            raise ValueError('give either "text" with one text or "texts" with a list of them')
+        return self
+
+    def items(self) -> list[Any]:
+        """What is to be classified, in order."""
+        return [self.text] if self.texts is None else self.texts
+
+
+class PredictRequest(BaseModel):
+    """The body of POST /predict, as clients of text-embeddings-inference send it; its switches for raw scores and truncation are not taken."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    inputs: str | Annotated[list[str | Annotated[list[str], Field(min_length=1, max_length=1)]], Field(min_length=1, max_length=MAX_TEXTS)] = Field(
+        description=f"a text, or up to {MAX_TEXTS} texts or lists of one text"
+    )
+
+    def items(self) -> list[str]:
+        """The texts, in order."""
+        if isinstance(self.inputs, str):
+            return [self.inputs]
+        return [one if isinstance(one, str) else one[0] for one in self.inputs]
+
+
+class ModelId(BaseModel):
+    """Which model answered."""
+
+    name: str
+    version: str
+
+
+class Result(BaseModel):
+    """What became of one text: a label with probabilities, an abstention, or an error of its own."""
+
+    id: str | int | None = None
+    label: str | None = Field(default=None, description="the most probable class; null where the answer abstains")
+    probability: float | None = Field(default=None, description="of the most probable class")
+    probabilities: dict[str, float] | None = Field(default=None, description="by class, the most probable first")
+    abstain: bool | None = Field(default=None, description="whether the highest probability is below the threshold")
+    truncated: bool | None = Field(default=None, description="whether the model did not read the text to its end")
+    continuations: int | None = Field(
+        default=None, description="with augment alone: how many continuations the text was read with; 0: none was usable, it was read by itself"
+    )
+    error: str | None = Field(default=None, description="why there is no label; nothing but the id stands beside it")
+
+
+class ClassifyResponse(BaseModel):
+    """The answer of POST /v1/classify; `results` has one entry a text, in order."""
+
+    model: ModelId
+    results: list[Result]
+
+
+class Score(BaseModel):
+    """One class of an answer of POST /predict."""
+
+    label: str
+    score: float
+
+
+class Problem(BaseModel):
+    """Every refusal."""
+
+    error: str
+
+
+class Status(BaseModel):
+    """The answer of the health checks."""
+
+    status: Literal["ok", "ready", "not ready"]
+
+
+class Item(NamedTuple):
+    """One text, checked."""
+
+    text: str
+    problem: str | None  # why it cannot be classified
+    truncated: bool = False
+    id: str | int | None = None
+
+
+def check(value: object) -> Item:
+    """Cut `value`, a text or an object of `text` and `id`, to `MAX_CHARACTERS` and say what is wrong with it, if anything."""
+    name: str | int | None = None
+    if isinstance(value, dict):
+        given = value.get("id")
+        if given is not None and (isinstance(given, bool) or not isinstance(given, str | int)):
+            return Item("", "the id is neither a string nor a whole number")
+        if isinstance(given, str) and len(given) > MAX_ID_CHARACTERS:
+            return Item("", f"the id is longer than {MAX_ID_CHARACTERS} characters")
+        name = given
+        if "text" not in value or not value.keys() <= {"id", "text"}:
+            return Item("", 'an object has the keys "text" and "id" and no others', id=name)
+        value = value["text"]
+    truncated = isinstance(value, str) and len(value) > MAX_CHARACTERS
+    text = value[:MAX_CHARACTERS] if isinstance(value, str) else ""
+    problem = problem_with(text if isinstance(value, str) else value)
+    return Item(text, f"the text is {problem}" if problem is not None else None, truncated, name)
+
+
+class Answer(NamedTuple):
+    """What the model says of one text."""
+
+    probabilities: list[float] | None  # [classes]; None where it failed
+    truncated: bool = False
+    continuations: int | None = None  # that it was read with; None where none were asked for
+    problem: str | None = None  # why it failed, where that may be said
+
+
+def result(item: Item, answer: Answer | None, labels: Sequence[str], *, top_k: int | None = None, threshold: float | None = None) -> dict[str, Any]:
+    """One entry of `results`.
+
+    Args:
+        item: the text as it was checked.
+        answer: what the model said; None where the text never came to it.
+        labels: class names in the order of the probabilities.
+        top_k: as in the request.
+        threshold: as in the request.
+    """
+    named: dict[str, Any] = {} if item.id is None else {"id": item.id}
+    if answer is None or answer.probabilities is None:
+        return {**named, "error": item.problem or (answer and answer.problem) or FAILED}
+    probabilities = answer.probabilities
+    # In Python: for a handful of classes numpy is slower, and it lets go of the interpreter, which a thread that waits for it then keeps.
+    order = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)
+    best = probabilities[order[0]]
+    abstain = threshold is not None and best < threshold
+    return {
+        **named,
+        "label": None if abstain else labels[order[0]],
+        "probability": best,
+        "probabilities": {labels[index]: probabilities[index] for index in order[:top_k]},
+        "abstain": abstain,
+        "truncated": item.truncated or answer.truncated,
+        **({} if answer.continuations is None else {"continuations": answer.continuations}),
+    }

@@ -1,0 +1,1 @@
+"""A training set that a language model writes for class names (`selftrain generate`)."""

@@ -1,0 +1,1 @@
+"""One file an engine that writes texts."""

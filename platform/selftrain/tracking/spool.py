@@ -1,0 +1,191 @@
+"""What tracking is to be told, on disk first: a tracking server that is away, or slow, stops no training, and gets everything when it is back.
+
+Whoever works adds an entry and goes on; one thread sends entries in their order, and notes what has arrived. What a run could not send stays in its folder, and
+`--resume` sends it. An entry that was sent twice (a kill came between sending and noting) is there once: it carries its time, and a child run its key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from selftrain.errors import UserError
+from selftrain.files.journal import Journal
+from selftrain.passwords import without_passwords
+from selftrain.tracking import Round, Status, Tracker, check_tracking, refused
+
+SPOOL = Path("checkpoints") / "tracking.jsonl"  # below the folder of a run or a sweep
+KEY_TAG = "selftrain.key"
+_LONGEST_WAIT = 15.0
+_PATIENCE = 20.0  # seconds that the end of a run waits for a server
+
+
+class Spool:
+    """The way of one run's, or one sweep's, figures and files to tracking.
+
+    Args:
+        tracker: with its parent run started.
+        file: where entries are kept; those that an earlier start could not send are sent first.
+        say: told in words when tracking goes away, comes back or refuses something: `say(event, **facts)`.
+    """
+
+    def __init__(self, tracker: Tracker, file: Path, say: Callable[..., None]) -> None:
+        self._tracker = tracker
+        self._journal = Journal(file)
+        self._say = say
+        entries = self._journal.read()
+        self._entries = _unsent(entries)
+        self._number = max((entry["number"] for entry in entries if "number" in entry), default=0)
+        self._time = max((entry["time"] for entry in entries if "time" in entry), default=0)
+        self._changed = threading.Condition()
+        self._closing = False
+        self._given_up = False
+        self._reason: str | None = None  # why the last attempt failed
+        self._thread = threading.Thread(target=self._send_on, name="selftrain-tracking", daemon=True)
+        self._thread.start()
+
+    def child(
+        self,
+        name: str,
+        *,
+        key: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, Any] | None = None,
+        rounds: Sequence[Round] = (),
+        metrics: Mapping[str, float | None] | None = None,
+        status: Status = "FINISHED",
+    ) -> None:
+        """A run below the parent, with all its figures; `key` tells it from its siblings."""
+        entry = {"name": name, "key": key, "params": dict(params), "tags": dict(tags or {}), "rounds": list(rounds)}
+        self._add("child", {**entry, "metrics": dict(metrics or {}), "status": status})
+
+    def metrics(self, metrics: Mapping[str, float | None]) -> None:
+        """Final figures of the parent."""
+        self._add("metrics", {"metrics": dict(metrics)})
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """A file, or what a folder holds; it is read when it is sent."""
+        self._add("artifact", {"path": str(Path(path).absolute()), "folder": folder})
+
+    def finish(self, status: Status) -> None:
+        """The parent run is over."""
+        self._add("finish", {"status": status})
+
+    def owe(self, what: str) -> None:
+        """Note something that no entry can do; the next start of the run does it."""
+        if not any(entry.get("owed") == what for entry in self._entries):
+            self._add("owed", {"owed": what})
+
+    def settle(self, what: str) -> None:
+        """What was owed is done."""
+        for entry in [entry for entry in self._entries if entry.get("owed") == what]:
+            self._sent(entry)
+
+    def keys(self) -> set[str]:
+        """Of children that still wait to be sent."""
+        with self._changed:
+            return {entry["key"] for entry in self._entries if entry["op"] == "child"}
+
+    def close(self, seconds: float | None = None) -> str | None:
+        """Send what is left, for at most so many seconds as long as nothing gets through; returns why something could not be sent, or None."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+            left = len(self._entries)
+        seconds = _PATIENCE if seconds is None else seconds
+        deadline = time.monotonic() + seconds
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            self._thread.join(0.05)
+            with self._changed:
+                if len(self._entries) < left:  # it is slow, but it moves
+                    left, deadline = len(self._entries), time.monotonic() + seconds
+        with self._changed:
+            self._given_up = True  # a thread that is left behind tries nothing more
+            self._changed.notify_all()
+            return (self._reason or "it does not answer in time") if self._entries else None
+
+    def _add(self, operation: str, entry: Mapping[str, Any]) -> None:
+        with self._changed:
+            self._number += 1
+            # The wall clock may have been set back: what comes later must not be dated earlier, or MLflow shows an older figure as the latest.
+            self._time = max(self._time + 1, int(time.time() * 1000))
+            whole = {"op": operation, "number": self._number, "time": self._time, **entry}
+            self._journal.add(whole)
+            self._entries.append(whole)
+            self._changed.notify_all()
+
+    def _send_on(self) -> None:
+        pause = 0.5
+        while (entry := self._next()) is not None:
+            try:
+                check_tracking(self._tracker.uri)  # MLflow itself would try for a minute
+                self._send(entry)
+            except Exception as error:
+                if refused(error):
+                    self._say("refused by tracking", entry=entry["op"], reason=_words(error))
+                    self._sent(entry)
+                    continue
+                if self._reason is None:
+                    where = without_passwords(self._tracker.uri)
+                    self._say(
+                        "tracking is away", address=where, reason=_words(error), meanwhile="the run goes on, its figures are kept and sent later"
+                    )
+                self._reason = _words(error)
+                with self._changed:
+                    self._changed.wait(min(pause, 1.0) if self._closing else pause)
+                pause = min(2 * pause, _LONGEST_WAIT)
+                continue
+            if self._reason is not None:
+                self._say("tracking is back", waiting=len(self._entries) - 1)
+            self._reason, pause = None, 0.5
+            self._sent(entry)
+
+    def _next(self) -> dict[str, Any] | None:
+        with self._changed:
+            while not self._given_up:
+                ready = next((entry for entry in self._entries if entry["op"] != "owed"), None)
+                if ready is not None or self._closing:
+                    return ready
+                self._changed.wait()
+            return None
+
+    def _sent(self, entry: dict[str, Any]) -> None:
+        with self._changed:
+            with suppress(UserError):  # a full disk: it may be sent a second time, which does no harm
+                self._journal.add({"sent": entry["number"]})
+            self._entries = [other for other in self._entries if other is not entry]
+
+    def _send(self, entry: Mapping[str, Any]) -> None:
+        tracker, when = self._tracker, entry["time"]
+        if entry["op"] == "child":
+            key = hashlib.sha256(entry["key"].encode()).hexdigest()[:16]  # a variant's name may hold what a query cannot
+            child = tracker.child(entry["name"], entry["params"], {**entry["tags"], KEY_TAG: key}, key=(KEY_TAG, key))
+            child.log_rounds(entry["rounds"], when=when)
+            child.log_metrics(entry["metrics"], when=when)
+            child.finish(entry["status"])
+        elif entry["op"] == "metrics":
+            tracker.run.log_metrics(entry["metrics"], when=when)
+        elif entry["op"] == "artifact":
+            if Path(entry["path"]).exists():
+                tracker.log_artifact(Path(entry["path"]), entry["folder"])
+        else:
+            tracker.finish(entry["status"])
+
+
+def waiting(file: Path) -> int:
+    """How much of a spool has not been sent."""
+    return len(_unsent(Journal(file).read()))
+
+
+def _unsent(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    sent = {entry["sent"] for entry in entries if "sent" in entry}
+    return [dict(entry) for entry in entries if "number" in entry and entry["number"] not in sent]
+
+
+def _words(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,149 @@
+"""Files are classified whole, row by row, whatever a row holds."""
+
+from __future__ import annotations
+
+import csv
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from selftrain.bundle import predict
+from selftrain.bundle.predict import predict_file
+from selftrain.errors import UserError
+
+
+class Counting:
+    """Says "long" for a text of more than four letters, with a probability that can be worked out by hand."""
+
+    classes_ = np.array(["short", "long"])
+
+    def predict_proba(self, texts):
+        return np.array([[0.25, 0.75] if len(text) > 4 else [0.875, 0.125] for text in texts]).reshape(len(texts), 2)
+
+
+def read_csv(file: Path) -> list[dict]:
+    with file.open(encoding="utf-8", newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def read_jsonl(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_csv_to_csv(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(predict, "BATCH_ROWS", 2)
+    source = tmp_path / "x.csv"
+    source.write_bytes(b'\xef\xbb\xbfid,text\n1,"word, and ""quotes"""\n2,tiny\n3,\n4,caf\xe9\n\n5,tiny,extra\n6\n7,na\xc3\xafve text\n')
+    assert predict_file(Counting(), source, tmp_path / "y.csv", "text") == 7
+    rows = read_csv(tmp_path / "y.csv")
+    assert list(rows[0]) == ["id", "text", "label", "probability", "error", "p_short", "p_long"]
+    assert rows[0] == {
+        "id": "1",
+        "text": 'word, and "quotes"',
+        "label": "long",
+        "probability": "0.75",
+        "error": "",
+        "p_short": "0.25",
+        "p_long": "0.75",
+    }
+    assert [row["label"] for row in rows] == ["long", "short", "", "", "", "", "long"]
+    assert [row["error"] for row in rows] == ["", "", "empty", "not valid Unicode", "more cells than the header", "not a string but NoneType", ""]
+    assert rows[3]["text"] == "caf\ufffd"
+    assert rows[3]["p_long"] == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.csv", "y.csv"]
+
+
+def test_jsonl_to_parquet_and_back(tmp_path: Path) -> None:
+    source = tmp_path / "x.jsonl"
+    lines = [
+        {"text": "a longer text", "n": 1, "tags": ["a"]},
+        {"text": 7, "n": 2.5, "huge": 2**80},
+        {"n": None, "text": "\ud800"},
+        {"text": "tiny", "ok": True},
+    ]
+    source.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
+    assert predict_file(Counting(), source, tmp_path / "y.parquet", "text") == 4
+    table = pq.read_table(tmp_path / "y.parquet")
+    assert table.column("n").to_pylist() == [1.0, 2.5, None, None]
+    assert table.column("tags").to_pylist() == ['["a"]', None, None, None]
+    assert table.column("huge").to_pylist() == [None, str(2**80), None, None]
+    assert table.column("ok").to_pylist() == [None, None, None, True]
+    assert table.column("text").to_pylist() == ["a longer text", "7", "\ufffd", "tiny"]
+    assert table.column("label").to_pylist() == ["long", None, None, "short"]
+    assert table.column("p_short").to_pylist() == [0.25, None, None, 0.875]
+    assert table.column("error").to_pylist() == [None, "not a string but int", "not valid Unicode", None]
+
+    predict_file(Counting(), source, tmp_path / "y.jsonl", "text")
+    rows = read_jsonl(tmp_path / "y.jsonl")
+    assert rows[0]["tags"] == ["a"] and rows[0]["label"] == "long" and rows[1]["label"] is None
+
+
+def test_parquet_keeps_its_types_and_a_true_label(tmp_path: Path) -> None:
+    moment = datetime(2024, 5, 6, tzinfo=UTC)
+    table = pa.table(
+        {
+            "text": ["a longer text", "tiny"],
+            "label": ["true", "other"],
+            "when": pa.array([moment, None], pa.timestamp("us", "UTC")),
+            "x": [float("nan"), 1.0],
+        }
+    )
+    pq.write_table(table, tmp_path / "x.parquet")
+    assert predict_file(Counting(), tmp_path / "x.parquet", tmp_path / "y.parquet", "text") == 2
+    found = pq.read_table(tmp_path / "y.parquet")
+    assert found.schema.field("when").type == pa.timestamp("us", "UTC")
+    assert found.column("label").to_pylist() == ["true", "other"]
+    assert found.column("predicted_label").to_pylist() == ["long", "short"]
+    predict_file(Counting(), tmp_path / "x.parquet", tmp_path / "y.jsonl", "text")
+    rows = read_jsonl(tmp_path / "y.jsonl")  # strict JSON: NaN became null
+    assert rows[0]["x"] is None and rows[1]["x"] == 1.0 and rows[0]["when"].startswith("2024-05-06")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "out", "words"),
+    [
+        ("x.csv", "id,txt\n1,a\n", "y.csv", "no column 'text'.*'txt'"),
+        ("x.csv", "", "y.csv", "is empty"),
+        ("x.csv", "text,text\na,b\n", "y.csv", "names a column twice"),
+        ("x.jsonl", "", "y.csv", "is empty"),
+        ("x.jsonl", '{"text": "a"}\nnonsense\n', "y.csv", "Line 2 of .* is not JSON"),
+        ("x.jsonl", "[1]\n", "y.csv", "Line 1 of .* is a list"),
+        ("x.parquet", "text\n", "y.csv", "is not a readable Parquet file"),
+        ("x.txt", "text\n", "y.csv", "ends in .txt"),
+        ("x.csv", "text\na\n", "y.xlsx", "ends in .xlsx"),
+        ("x.csv", "text\na\n", "x.csv", "is the source itself"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, name, content, out, words) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=words):
+        predict_file(Counting(), tmp_path / name, tmp_path / out, "text")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == content
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No file"):
+        predict_file(Counting(), tmp_path / "x.csv", tmp_path / "y.csv", "text")
+
+
+def test_a_failure_leaves_nothing_half_written(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(predict, "BATCH_ROWS", 1)
+    (tmp_path / "x.csv").write_text("text\na\nb\n")
+    (tmp_path / "y.csv").write_text("of yesterday")
+
+    class Failing(Counting):
+        def predict_proba(self, texts):
+            if "b" in texts:
+                raise MemoryError
+            return super().predict_proba(texts)
+
+    with pytest.raises(MemoryError):
+        predict_file(Failing(), tmp_path / "x.csv", tmp_path / "y.csv", "text")
+    assert (tmp_path / "y.csv").read_text() == "of yesterday"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.csv", "y.csv"]

@@ -1,0 +1,137 @@
+"""Processes that are lost are named within seconds, and nothing outlives a session that was killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from selftrain.errors import ProcessDied
+from selftrain.runtime import deaths, guard, reaper
+
+CHILD = "import time; time.sleep(600)"
+# A session in a process of its own, as a run has it: one child that ends by itself and one that has taken leave of its parent, as Ray's workers have.
+SESSION = f"""
+import subprocess, sys, time
+from selftrain.runtime.guard import guarded
+with guarded():
+    first = subprocess.Popen([sys.executable, "-c", {CHILD!r}])
+    second = subprocess.Popen([sys.executable, "-c", {CHILD!r}], start_new_session=True)
+    print(first.pid, second.pid, flush=True)
+    if sys.argv[1] == "end":
+        sys.exit(0)
+    time.sleep(600)
+"""
+
+
+def gone(pids: list[int], seconds: float = 60) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize("how", ["kill", "end"])
+def test_what_a_session_started_ends_with_it(how) -> None:
+    with subprocess.Popen([sys.executable, "-c", SESSION, how], stdout=subprocess.PIPE, text=True) as session:
+        pids = [int(word) for word in session.stdout.readline().split()]
+        if how == "kill":
+            assert all(psutil.pid_exists(pid) for pid in pids)
+            session.kill()
+        session.wait(60)
+    assert gone(pids)
+
+
+def test_processes_without_the_mark_are_left_alone() -> None:
+    child = subprocess.Popen([sys.executable, "-c", CHILD], env={**os.environ, reaper.MARK: "another"})
+    try:
+        assert reaper.kill_all("0123456789abcdef", grace=0.0, limit=1.0)
+        assert child.poll() is None
+        assert child.pid in list(reaper.marked("another"))
+        assert reaper.kill_all("another", grace=0.0, limit=30.0)
+        assert child.wait(30) == -signal.SIGKILL
+    finally:
+        child.kill()
+
+
+def impostor(tmp_path) -> subprocess.Popen:
+    """A process that has the name of Ray's control store."""
+    program = tmp_path / "gcs_server"
+    program.symlink_to(sys.executable)
+    return subprocess.Popen([str(program), "-c", "open('/proc/self/comm', 'w').write('gcs_server'); import time; time.sleep(600)"])
+
+
+def test_a_lost_control_store_ends_the_wait_with_a_sentence(tmp_path) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    child = impostor(tmp_path)
+    try:
+        with pytest.raises(ProcessDied, match=r"Ray's control store \(gcs_server\) was killed"), guard.guarded() as watch:
+            end = time.monotonic() + 60
+            while not watch._watched:
+                assert time.monotonic() < end
+                time.sleep(0.1)
+            assert not guard.ray_is_lost()
+            child.kill()
+            time.sleep(120)  # what waits for Ray waits for ever
+        assert guard._guard is None and reaper.MARK not in os.environ
+    finally:
+        child.kill()
+        child.wait()
+        signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_of_a_person_stays_one() -> None:
+    with pytest.raises(KeyboardInterrupt), guard.guarded():
+        raise KeyboardInterrupt
+    error = ValueError()
+    assert guard.cause_of(error) is error
+
+
+def test_little_memory_is_told_once_until_there_is_more(monkeypatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(guard, "_LOOK_SECONDS", 3600.0)
+    with guard.guarded(told.append) as watch:
+        kills = guard.kernel_kills()
+        for available, more in ((50, 0), (4, 0), (3, 0), (10, 0), (4, 0), (50, 0), (4, 1)):
+            memory = type("Memory", (), {"available": available * 2**30, "total": 100 * 2**30})
+            monkeypatch.setattr(guard.psutil, "virtual_memory", lambda memory=memory: memory)
+            monkeypatch.setattr(guard, "kernel_kills", lambda more=more: kills + more)
+            watch._memory()
+        watch._over.set()
+    assert [sentence.partition(":")[0] for sentence in told] == [
+        "memory is short",
+        "memory is short",
+        "the kernel killed a process of this machine for lack of memory",
+    ]
+    assert "4.0 of 100.0 GiB are free" in told[0]
+
+
+RAY_SAYS = {
+    "Worker unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the process was killed by the OOM killer due to "
+    "high memory usage": "was killed, or crashed",
+    "1 worker(s) were killed due to the node running low on memory. Refer to the documentation": "was killed for lack of memory (by Ray's memory monitor)",
+    "The actor is dead because it was killed by `ray.kill`.": "was ended by Ray (ray.kill), which it does when a process no longer answers",
+    "The actor is dead because its owner has died. Worker exit detail: Owner's node has crashed.": "was lost with its node",
+    "something else": "died (something else)",
+}
+
+
+@pytest.mark.parametrize(("said", "why"), RAY_SAYS.items())
+def test_what_ray_says_of_a_death_in_words(said, why) -> None:
+    assert deaths.why_it_died(RuntimeError(said)) == why
+
+
+def test_a_kill_that_the_kernel_counted_was_for_memory(monkeypatch) -> None:
+    counted = [7]
+    monkeypatch.setattr(deaths, "kernel_kills", lambda: counted[0])
+    monkeypatch.setattr(deaths, "_KERNEL", deaths.KernelKills())
+    assert deaths.why_it_died("exits unexpectedly") == "was killed, or crashed"
+    counted[0] = 8
+    assert deaths.why_it_died("exits unexpectedly") == "was killed for lack of memory (by the kernel)"

@@ -1,0 +1,64 @@
+"""What a run asks of Ray is added up and compared before anything starts."""
+
+import os
+
+import pytest
+
+from selftrain.config import AugmentConfig, parse
+from selftrain.errors import UserError
+from selftrain.runtime.cluster import ENGINE_CPUS, ENGINE_GB, Needs, _enough, needs, session
+
+
+def test_needs_of_a_run_without_a_language_model():
+    found = needs(parse({"training": {"workers": 3}}), None)
+    assert (found.cpus, found.gpus) == (4.0, 0.0)
+
+
+def test_the_engine_adds_cpus_and_the_memory_of_its_weights(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with (tmp_path / "model.safetensors").open("r+b") as file:
+        file.truncate(4 * 2**30)
+    experiment = parse({"augment": {"engine_memory_gb": 3}})
+    plain, found = needs(experiment, None), needs(experiment, tmp_path)
+    assert found.cpus == plain.cpus + ENGINE_CPUS
+    assert found.memory_gb - plain.memory_gb == pytest.approx(1.5 * 4 + 3 + ENGINE_GB)
+
+
+def test_gpus_of_engine_and_training_add_up(tmp_path):
+    found = needs(parse({"augment": {"gpus": 2}, "training": {"gpu": True, "workers": 2}}), tmp_path)
+    assert found.gpus == 4
+
+
+def test_too_little_is_an_error_with_both_numbers():
+    with pytest.raises(UserError, match="needs 4 CPUs and the Ray cluster has 2"):
+        _enough(Needs(4, 0, 1), {"CPU": 2.0})
+    with pytest.raises(UserError, match="needs 1 GPUs and the Ray cluster has 0"):
+        _enough(Needs(1, 1, 1), {"CPU": 2.0})
+    _enough(Needs(2, 0, 1), {"CPU": 2.0})
+
+
+def test_too_little_memory_is_said_before_ray_starts():
+    with pytest.raises(UserError, match="needs about 100000"), session(parse({}), Needs(1, 0, 100_000.0)):
+        pass
+
+
+def test_no_cluster_at_the_address():
+    with pytest.raises(UserError, match="No Ray cluster answers"), session(parse({"ray": {"address": "127.0.0.1:1"}}), Needs(1, 0, 1)):
+        pass
+
+
+def test_engine_settings():
+    from selftrain.texts.engines.vllm_options import engine_environment, engine_kwargs, resolve_dtype
+
+    cpu = AugmentConfig(model="x", dtype="float32")
+    assert engine_kwargs(cpu)["enforce_eager"]
+    assert "tensor_parallel_size" not in engine_kwargs(cpu)
+    assert engine_kwargs(cpu)["kv_cache_memory_bytes"] == 2**27
+    assert int(engine_environment(cpu)["OMP_NUM_THREADS"]) == len(os.sched_getaffinity(0))
+    gpu = AugmentConfig(model="x", gpus=2)
+    assert engine_kwargs(gpu)["tensor_parallel_size"] == 2
+    assert "enforce_eager" not in engine_kwargs(gpu)
+    assert "kv_cache_memory_bytes" not in engine_kwargs(gpu)
+    assert "OMP_NUM_THREADS" not in engine_environment(gpu)
+    assert resolve_dtype(gpu) == "auto"
+    assert resolve_dtype(AugmentConfig()) in {"float32", "bfloat16"}

@@ -1,0 +1,82 @@
+"""What a request may look like, by hand and without HTTP."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from selftrain.serving.requests import FAILED, MAX_CHARACTERS, MAX_TEXTS, Answer, ClassifyRequest, Item, PredictRequest, check, result
+
+
+def test_one_of_text_and_texts() -> None:
+    assert ClassifyRequest.model_validate({"text": "a"}).items() == ["a"]
+    assert ClassifyRequest.model_validate({"text": None}).items() == [None]
+    assert ClassifyRequest.model_validate({"texts": ["a", 3, None]}).items() == ["a", 3, None]
+    wrong = [
+        {},
+        {"text": "a", "texts": ["b"]},
+        {"texts": None},
+        {"texts": []},
+        {"texts": "a"},
+        {"texts": ["a"] * (MAX_TEXTS + 1)},
+        {"text": "a", "top_k": 0},
+        {"text": "a", "top_k": "1"},
+        {"text": "a", "threshold": 1.5},
+        {"text": "a", "model": ""},
+    ]
+    for body in [*wrong, {"text": "a", "tpo_k": 1}]:
+        with pytest.raises(ValidationError):
+            ClassifyRequest.model_validate(body)
+
+
+def test_the_inputs_of_predict_are_a_text_or_a_list_of_texts_or_of_lists_of_one() -> None:
+    assert PredictRequest.model_validate({"inputs": "a"}).items() == ["a"]
+    assert PredictRequest.model_validate({"inputs": ["ab", ["cd"]]}).items() == ["ab", "cd"]
+    for inputs in ([], 3, [["a", "b"]], ["a"] * (MAX_TEXTS + 1)):
+        with pytest.raises(ValidationError):
+            PredictRequest.model_validate({"inputs": inputs})
+
+
+def test_a_text_is_cut_and_checked() -> None:
+    assert check("x" * MAX_CHARACTERS) == Item("x" * MAX_CHARACTERS, None, False)
+    assert check("x" * (MAX_CHARACTERS + 1)) == Item("x" * MAX_CHARACTERS, None, True)
+    assert check(["a"]).problem == "the text is not a string but list"
+    assert check(None).problem == "the text is not a string but NoneType"
+    assert check(" ").problem == "the text is empty"
+    assert check("\ud800").problem == "the text is not valid Unicode"
+
+
+def test_an_object_brings_an_id_with_its_text() -> None:
+    assert check({"id": 7, "text": "a"}) == Item("a", None, False, 7)
+    assert check({"id": "seven", "text": ""}) == Item("", "the text is empty", False, "seven")
+    assert check({"text": "a"}) == Item("a", None)
+    for value in ({"id": 1}, {"id": 1, "text": "a", "more": 1}):
+        assert check(value).problem == 'an object has the keys "text" and "id" and no others' and check(value).id == 1
+    for name in (1.5, True, [], "x" * 1000):
+        item = check({"id": name, "text": "a"})
+        assert "the id is" in item.problem and item.id is None
+
+
+def test_a_result_lists_the_most_probable_classes_first() -> None:
+    item, answer = Item("a", None, True, 5), Answer([0.25, 0.125, 0.625])
+    found = result(item, answer, ["a", "b", "c"], top_k=2)
+    assert found == {"id": 5, "label": "c", "probability": 0.625, "probabilities": {"c": 0.625, "a": 0.25}, "abstain": False, "truncated": True}
+    assert list(found["probabilities"]) == ["c", "a"]
+    assert list(result(item, answer, ["a", "b", "c"])["probabilities"]) == ["c", "a", "b"]
+
+
+def test_a_result_abstains_below_the_threshold() -> None:
+    item, answer = Item("a", None), Answer([0.25, 0.75], True)
+    assert result(item, answer, ["a", "b"], threshold=0.75)["label"] == "b"
+    unsure = result(item, answer, ["a", "b"], threshold=0.8)
+    assert unsure["label"] is None and unsure["abstain"] and unsure["probability"] == 0.75 and unsure["truncated"]
+
+
+def test_a_text_without_an_answer_has_an_error_and_its_id() -> None:
+    assert result(Item("", "no", id=3), None, ["a"]) == {"id": 3, "error": "no"}
+    assert result(Item("a", None), Answer(None), ["a"]) == {"error": FAILED}
+
+
+def test_a_result_says_how_many_continuations_it_was_read_with_where_any_were_asked_for() -> None:
+    assert result(Item("a", None), Answer([0.25, 0.75], continuations=0), ["a", "b"])["continuations"] == 0
+    assert "continuations" not in result(Item("a", None), Answer([0.25, 0.75]), ["a", "b"])

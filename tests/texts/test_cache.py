@@ -1,0 +1,235 @@
+"""GenDict on disk: keys, blocks, and what a kill leaves."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selftrain.errors import UserError
+from selftrain.texts.cache import Answer, TextCache, broken_blocks, cache_key
+
+
+def answer(key, text="a text"):
+    return Answer(key, "doc", "input", "", 0, text, False, 10, 3)
+
+
+def test_a_second_reader_finds_what_the_first_wrote(tmp_path):
+    TextCache(tmp_path).add([answer("a"), answer("b", "naïve – ‘quotes’ 日本")])
+    again = TextCache(tmp_path)
+    assert len(again) == 2
+    assert again.get("b") == answer("b", "naïve – ‘quotes’ 日本")
+    assert again.get("c") is None
+
+
+def test_a_known_key_is_not_written_twice(tmp_path):
+    cache = TextCache(tmp_path)
+    cache.add([answer("a", "first")])
+    cache.add([answer("a", "second")])
+    assert cache.get("a").text == "first"
+    assert len(list(tmp_path.glob("*.parquet"))) == 1
+
+
+def test_what_a_kill_leaves_of_a_block_in_flight_is_ignored(tmp_path):
+    TextCache(tmp_path).add([answer("a")])
+    (tmp_path / ".half.tmp").write_bytes(b"PAR1 half a block")
+    assert len(TextCache(tmp_path)) == 1
+
+
+def test_a_block_appears_under_its_name_when_it_is_whole(tmp_path, monkeypatch):
+    """A reader beside the writer, or after a kill in the middle of it, never sees half of a block."""
+    cache, write, during = TextCache(tmp_path), pq.write_table, []
+
+    def slowly(table, where, **options):
+        write(table, where, **options)
+        Path(where).write_bytes(Path(where).read_bytes()[:-10])  # the end is still to come
+        during.append(len(TextCache(tmp_path)))
+        write(table, where, **options)
+
+    monkeypatch.setattr("selftrain.texts.cache.pq.write_table", slowly)
+    cache.add([answer("a"), answer("b")])
+    assert during == [0] and len(TextCache(tmp_path)) == 2
+    assert sorted(path.suffix for path in tmp_path.iterdir() if path.name != ".lock") == [".parquet"]  # no scratch is left
+
+
+def test_a_block_that_cannot_be_written_leaves_the_cache_as_it_was(tmp_path, monkeypatch):
+    cache = TextCache(tmp_path)
+    cache.add([answer("a")])
+
+    def full(table, where, **options):
+        Path(where).write_bytes(b"PAR1 half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("selftrain.texts.cache.pq.write_table", full)
+        with pytest.raises(UserError, match=r"parquet cannot be written: the disk is full \(No space left on device\); free some space"):
+            cache.add([answer("b")])
+    assert len(cache) == len(TextCache(tmp_path)) == 1 and cache.get("b") is None
+    cache.add([answer("b")])
+    assert len(TextCache(tmp_path)) == 2
+
+
+def test_a_folder_in_a_folder_is_made_and_nothing_is_written_for_nothing(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    TextCache(folder).add([])
+    assert folder.is_dir() and list(folder.iterdir()) == []
+
+
+def test_a_block_holds_what_is_new_and_answers_are_counted_by_document(tmp_path):
+    cache = TextCache(tmp_path)
+    cache.add([answer("a")])
+    cache.add([answer("a", "again"), answer("b"), Answer("c", "other", "conditional", "sport", 1, "a text", True, 1, 2)])
+    assert [len(pq.read_table(file)) for file in sorted(tmp_path.glob("*.parquet"), key=lambda file: file.stat().st_mtime_ns)] == [1, 2]
+    assert (cache.count("doc"), cache.count("other"), cache.count("none")) == (2, 1, 0)
+    assert sorted(found.key for found in cache.answers()) == ["a", "b", "c"]
+    assert cache.get("c") == TextCache(tmp_path).get("c") == Answer("c", "other", "conditional", "sport", 1, "a text", True, 1, 2)
+
+
+def test_the_key_of_a_text_is_the_one_it_has_always_been():
+    """Another key would make every text that was ever generated be generated again."""
+    key = cache_key(document="abc", prompt="Ein Text über „Fußball“: ", model="gemma", sampling={"top_p": 0.9, "temperature": 1.0}, sample=2)
+    assert key == hashlib.sha256('["abc", "Ein Text über „Fußball“: ", "gemma", {"temperature": 1.0, "top_p": 0.9}, 2]'.encode()).hexdigest()[:32]
+
+
+@pytest.mark.parametrize("content", [b"not parquet", b"", b"PAR1" + b"\0" * 64 + b"PAR1"])
+def test_a_broken_block_costs_its_own_texts_and_is_said(tmp_path, capsys, content):
+    TextCache(tmp_path).add([answer("a")])
+    TextCache(tmp_path).add([answer("b")])
+    second = sorted(tmp_path.glob("*.parquet"))[1]
+    second.write_bytes(content)
+    cache = TextCache(tmp_path)
+    assert cache.get("a") and cache.get("b") is None
+    aside = second.with_name(f"{second.name}.broken")
+    assert cache.broken == [aside] and broken_blocks(tmp_path) == {aside} and aside.read_bytes() == content  # kept for who wants to look
+    assert str(second) in capsys.readouterr().err
+    cache.add([answer("b", "anew")])
+    again = TextCache(tmp_path)
+    assert again.get("b").text == "anew" and again.broken == [] and capsys.readouterr().err == ""
+
+
+def test_a_page_that_rotted_and_a_column_that_is_missing_are_broken_blocks(tmp_path, capsys):
+    TextCache(tmp_path).add([answer(f"{n}", f"text {n}") for n in range(50)])
+    (block,) = tmp_path.glob("*.parquet")
+    content = bytearray(block.read_bytes())
+    content[4:40] = b"\xff" * 36
+    block.write_bytes(content)
+    pq.write_table(pa.table({"key": ["k"]}), tmp_path / "00000009-short.parquet")
+    cache = TextCache(tmp_path)
+    assert len(cache) == 0 and len(cache.broken) == 2
+    capsys.readouterr()
+
+
+def test_a_block_that_may_not_be_read_is_no_broken_one(tmp_path, monkeypatch):
+    TextCache(tmp_path).add([answer("a")])
+
+    def denied(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pq, "read_table", denied)
+    with pytest.raises(UserError, match=r"\.parquet cannot be read \(Permission denied\)"):
+        TextCache(tmp_path)
+    assert broken_blocks(tmp_path) == set() and len(list(tmp_path.glob("*.parquet"))) == 1
+
+
+def test_of_two_writers_of_a_key_the_first_commit_counts_for_both_and_for_all_later_runs(tmp_path):
+    one, other = TextCache(tmp_path), TextCache(tmp_path)
+    one.add([answer("a", "first")])
+    other.add([answer("a", "second"), answer("b", "of the other")])
+    assert other.get("a").text == "first"  # what it reports is what stays
+    later = TextCache(tmp_path)
+    assert (later.get("a").text, later.get("b").text) == ("first", "of the other")
+    assert sum(table.num_rows for table in map(pq.read_table, tmp_path.glob("*.parquet"))) == 2
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from selftrain.texts.cache import Answer, TextCache
+cache = TextCache(Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+for key in range(40):
+    cache.add([Answer(f"k{key}", "doc", "input", "", 0, f"{key} of {sys.argv[2]}", False, 1, 1)])
+print("|".join(cache.get(f"k{key}").text for key in range(40)))
+"""
+
+
+def test_two_processes_that_write_the_same_keys_report_the_same_texts_as_a_later_run(tmp_path):
+    processes = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for name in ("one", "two")
+    ]
+    try:
+        for process in processes:
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        reported = [process.communicate(timeout=300)[0].strip() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    later = TextCache(tmp_path)
+    assert reported[0] == reported[1] == "|".join(later.get(f"k{key}").text for key in range(40))
+    assert sum(pq.read_metadata(file).num_rows for file in tmp_path.glob("*.parquet")) == 40
+
+
+def test_blocks_without_numbers_count_as_they_always_did_and_before_the_numbered(tmp_path):
+    cache = TextCache(tmp_path)
+    cache.add([answer("a", "numbered"), answer("b", "numbered")])
+    blank = TextCache(tmp_path / "other")
+    blank.add([answer("a", "earlier name")])
+    next((tmp_path / "other").glob("*.parquet")).rename(tmp_path / f"{'1' * 32}.parquet")
+    blank = TextCache(tmp_path / "another")
+    blank.add([answer("a", "later name")])
+    next((tmp_path / "another").glob("*.parquet")).rename(tmp_path / f"{'2' * 32}.parquet")
+    found = TextCache(tmp_path)
+    assert (found.get("a").text, found.get("b").text) == ("later name", "numbered")
+
+
+def test_blocks_are_plain_parquet(tmp_path):
+    TextCache(tmp_path).add([answer("a")])
+    assert pq.read_table(next(tmp_path.glob("*.parquet"))).column("text").to_pylist() == ["a text"]
+
+
+def test_a_block_says_its_types_whatever_it_holds_and_one_with_more_columns_opens(tmp_path):
+    cache = TextCache(tmp_path)
+    cache.add([answer("a")])
+    (file,) = tmp_path.glob("*.parquet")
+    schema = pq.read_schema(file)
+    assert [str(schema.field(name).type) for name in ("key", "sample", "cut_off", "prompt_tokens", "generated_tokens")] == [
+        "string",
+        "int32",
+        "bool",
+        "int32",
+        "int32",
+    ]
+    pq.write_table(pq.read_table(file).append_column("added_later", [[1]]), file)
+    assert TextCache(tmp_path).get("a") == answer("a")
+
+
+parts = st.fixed_dictionaries(
+    {
+        "document": st.sampled_from(["a", "b"]),
+        "prompt": st.text(max_size=20),
+        "model": st.text(max_size=8),
+        "sampling": st.dictionaries(st.sampled_from(["temperature", "top_p", "max_tokens"]), st.integers(0, 3)),
+        "sample": st.integers(0, 3),
+    }
+)
+
+
+@given(parts, parts)
+def test_keys_are_equal_exactly_when_everything_asked_is(one, other):
+    assert (cache_key(**one) == cache_key(**other)) == (one == other)
+
+
+@given(parts)
+def test_the_order_of_sampling_options_does_not_matter(one):
+    turned = {**one, "sampling": dict(reversed(list(one["sampling"].items())))}
+    assert cache_key(**one) == cache_key(**turned)

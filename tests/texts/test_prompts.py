@@ -1,0 +1,64 @@
+"""What is asked, and which answers are used."""
+
+import pytest
+
+from selftrain.data.corpus import Label
+from selftrain.data.texts import TextRequest
+from selftrain.texts.prompts import clean, prompt_for
+
+LABELS = (Label("sport", "sport", "sport"), Label("tech", "technology", "technology and computers"))
+DOCUMENT = "The company said on Tuesday that its new phone would be on sale before the end of the year in all of its shops"
+
+
+def ask(kind, label=-1, style="continue", words=5):
+    return prompt_for(TextRequest("id", kind, label), DOCUMENT, LABELS, style=style, words=words)
+
+
+def test_a_base_model_continues_the_document():
+    assert ask("input").text == "The company said on Tuesday"
+
+
+def test_conditional_prompts_name_the_description_of_the_class():
+    assert ask("conditional", 1).text == "The company said on Tuesday\n\nIn terms of technology and computers,"
+    assert ask("conditional", 1, "instruct").text.startswith("Discuss the technology and computers aspects of the article.")
+
+
+def test_the_papers_instruction_for_input_augmentation():
+    assert ask("input", style="instruct").text == "Elaborate the text in a few sentences.\n\nThe company said on Tuesday"
+
+
+def test_classification_must_choose_one_of_the_names():
+    assert ask("classify").choices == (" sport", " tech")
+    assert ask("classify", style="instruct").choices == ("sport", "tech")
+    assert "sport, tech" in ask("classify").text
+
+
+def test_no_single_word_makes_a_prompt_too_long_for_the_engine():
+    prompt = prompt_for(TextRequest("id", "input"), "x" * 100_000, LABELS, style="continue", words=48)
+    assert len(prompt.text) == 40
+
+
+def test_braces_in_a_document_are_text():
+    prompt = prompt_for(TextRequest("id", "input"), "a {document} and {0}", LABELS, style="continue", words=9)
+    assert prompt.text == "a {document} and {0}"
+
+
+@pytest.mark.parametrize(
+    ("raw", "cut_off", "text", "reason"),
+    [
+        ("It will cost less. It is blue.", False, "It will cost less. It is blue.", ""),
+        ("It will cost less than the last one. It is bl", True, "It will cost less than the last one.", ""),
+        ("It will cost less than the last one that was so", True, "It will cost less than the last one that was", ""),
+        ("Yes. It will cost less than the last one that was mad", True, "Yes. It will cost less than the last one that was", ""),
+        ("", False, "", "empty"),
+        (" \n ", True, "", "empty"),
+        ("two words", False, "", "empty"),
+        ("two words", True, "", "truncated"),
+        ("one two thr", True, "", "truncated"),
+        ("buy it now buy it now buy it now buy it now", False, "buy it now buy it now buy it now buy it now", "repeated"),
+        ("said on Tuesday that its new phone would be on sale", False, "said on Tuesday that its new phone would be on sale", "echo"),
+    ],
+)
+def test_the_filter(raw, cut_off, text, reason):
+    found = clean(raw, DOCUMENT, cut_off=cut_off)
+    assert (found.text, found.reason) == (text, reason)

@@ -1,0 +1,81 @@
+"""MLflow's page: it listens on this machine alone, and leaves nothing behind however it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
+
+import psutil
+import pytest
+from endpoint import free_port
+
+from selftrain.cli import main
+from selftrain.config import TrackingConfig
+from selftrain.runtime.ports import require_free_port
+from selftrain.tracking import Tracker
+
+SELFTRAIN = [sys.executable, "-c", "import sys; from selftrain.cli import main; sys.exit(main())"]
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("tracking")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    Tracker(TrackingConfig(uri=uri), folder, "run").start("run", {})
+    return uri
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
+def test_the_page_ends_with_all_its_processes(database, number) -> None:
+    port = free_port()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    process = subprocess.Popen(
+        [*SELFTRAIN, "ui", "--tracking-uri", database, "--port", str(port)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    family: list[psutil.Process] = []
+    try:
+        end = time.monotonic() + 300
+        while time.monotonic() < end and process.poll() is None:
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                break
+            time.sleep(0.2)
+        family = psutil.Process(process.pid).children(recursive=True)
+        sockets = [one.laddr for member in family for one in member.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+        assert sockets and {one.ip for one in sockets} == {"127.0.0.1"}
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0 and output.rstrip().endswith("Stopped."), output
+        assert not [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE]
+        require_free_port("127.0.0.1", port)
+    finally:
+        for member in family:
+            with suppress(psutil.Error):
+                member.kill()
+        process.kill()
+        process.wait()
+
+
+def test_a_port_that_is_taken_is_one_sentence(database, capsys) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert main(["ui", "--tracking-uri", database, "--port", str(taken.getsockname()[1])]) == 2
+    said = capsys.readouterr().err
+    assert "cannot be used" in said and "--port" in said and len(said.strip().splitlines()) == 1
+    assert main(["ui", "--tracking-uri", database, "--port", "70000"]) == 2
+
+
+def test_a_page_that_ends_by_itself_is_no_success(database, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("selftrain.tracking.ui.ui_command", lambda *_: ([sys.executable, "-c", "raise SystemExit(3)"], {}))
+    assert main(["ui", "--tracking-uri", database, "--port", str(free_port())]) == 2
+    assert "exit code 3" in capsys.readouterr().err
