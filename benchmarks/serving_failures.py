@@ -22,7 +22,7 @@ from endpoint_load import SELFTRAIN, free_port, server
 from mlflow import MlflowClient
 
 from selftrain import Client
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.runs.register import register
 
 CLIENTS, PATIENCE = 8, 180.0
@@ -50,7 +50,7 @@ class Load:
                 try:
                     found = client.classify(TEXTS)
                     problem = next((one.error for one in found if one.label is None), None)
-                except UserError as error:
+                except SelfTrainError as error:
                     problem = str(error)
                 now = time.monotonic()
                 with self._lock:

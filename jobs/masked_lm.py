@@ -30,7 +30,7 @@ from transformers.utils import logging
 
 from selftrain.config import load
 from selftrain.data.loading import load_corpus
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.models.masked import logits_at
 from selftrain.models.sources import BILSTM, IMAGE_ENCODERS, encoder_folder, fingerprint
 
@@ -70,17 +70,19 @@ def pretrain(source: Path | str, texts: Sequence[str], to: Path, *, epochs: floa
         The mean cross-entropy of the masked words in the documents kept aside, in nats.
 
     Raises:
-        UserError: `to` exists, there are too few documents, the model is of another kind, or a package is missing.
+        SelfTrainError: `to` exists, there are too few documents, the model is of another kind, or a package is missing.
     """
     if to.exists():
-        raise UserError(f"--to: {str(to)!r} exists; name another folder, or move it away.")
+        raise SelfTrainError(f"--to: {str(to)!r} exists; name another folder, or move it away.")
     if len(texts) < 20:
-        raise UserError(f"The experiment has {len(texts)} unlabeled documents, too few to learn a language from; it takes 20 or, better, thousands.")
+        raise SelfTrainError(
+            f"The experiment has {len(texts)} unlabeled documents, too few to learn a language from; it takes 20 or, better, thousands."
+        )
     if importlib.util.find_spec("accelerate") is None:
-        raise UserError("The trainer of transformers needs the package accelerate; install the demo extra (pip install 'selftrain[demo]').")
+        raise SelfTrainError("The trainer of transformers needs the package accelerate; install the demo extra (pip install 'selftrain[demo]').")
     tokenizer = AutoTokenizer.from_pretrained(source)
     if tokenizer.mask_token is None:
-        raise UserError(f"model.encoder: {str(source)!r} has no mask in its vocabulary; name an encoder of BERT's kind.")
+        raise SelfTrainError(f"model.encoder: {str(source)!r} has no mask in its vocabulary; name an encoder of BERT's kind.")
     settings = json.dumps([fingerprint(source), list(texts), epochs, max_tokens, learning_rate, seed])
     work = to.with_name(f"{to.name}.{hashlib.sha256(settings.encode()).hexdigest()[:8]}.partial")
     set_seed(seed)
@@ -89,7 +91,7 @@ def pretrain(source: Path | str, texts: Sequence[str], to: Path, *, epochs: floa
     try:
         model = AutoModelForMaskedLM.from_pretrained(source)
     except ValueError as error:
-        raise UserError(f"model.encoder: {str(source)!r} opens as no masked language model ({str(error).splitlines()[0][:120]}).") from None
+        raise SelfTrainError(f"model.encoder: {str(source)!r} opens as no masked language model ({str(error).splitlines()[0][:120]}).") from None
     finally:
         logging.set_verbosity(verbosity)
     rows = [{"input_ids": row} for row in tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]]
@@ -142,9 +144,9 @@ def main(given: Sequence[str]) -> int:
         experiment = load(options.experiment, options.overrides)
         model = experiment.model
         if model.encoder in (BILSTM, *IMAGE_ENCODERS):
-            raise UserError(f"model.encoder is {model.encoder}, which is no pre-trained text encoder to start from; set model.encoder.")
+            raise SelfTrainError(f"model.encoder is {model.encoder}, which is no pre-trained text encoder to start from; set model.encoder.")
         if options.epochs <= 0 or options.learning_rate <= 0:
-            raise UserError("--epochs and --learning-rate have to be above 0.")
+            raise SelfTrainError("--epochs and --learning-rate have to be above 0.")
         corpus, _ = load_corpus(experiment.data)
         if experiment.training.threads is not None:
             torch.set_num_threads(experiment.training.threads)
@@ -157,7 +159,7 @@ def main(given: Sequence[str]) -> int:
             learning_rate=options.learning_rate,
             seed=experiment.seeds[0],
         )
-    except UserError as error:
+    except SelfTrainError as error:
         print(f"masked_lm: {error}", file=sys.stderr)
         return 2
     print(f"{options.to}: cross-entropy of a masked word {loss:.3f} nats (perplexity {np.exp(loss):.0f}), on documents kept aside")

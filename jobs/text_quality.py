@@ -20,7 +20,7 @@ from selftrain.bundle.classifier import Classifier
 from selftrain.config import load
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import grant
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.evaluation.diversity import correctness, self_bleu
 from selftrain.methods.noisy_labels.sungen import SunGen, inclusion_probabilities, relative_weights
 from selftrain.models.opening import open_encoder
@@ -30,14 +30,14 @@ def rows(method: SunGen, judge: Classifier, class_names: Sequence[str], count: i
     """(which texts, Self-BLEU-4, correctness): `count` random ones, as many drawn by weight, and those of largest and of smallest weight.
 
     Raises:
-        UserError: the judge has other classes, or there are fewer than `count` texts.
+        SelfTrainError: the judge has other classes, or there are fewer than `count` texts.
     """
     if list(judge.classes_) != list(class_names):
-        raise UserError(
+        raise SelfTrainError(
             f"--judge knows the classes {', '.join(judge.classes_)}, the texts were written for {', '.join(class_names)}; name another bundle."
         )
     if not 2 <= count <= len(method.texts):
-        raise UserError(f"--texts is {count}, but it has to be from 2 to {len(method.texts)}, the texts there are.")
+        raise SelfTrainError(f"--texts is {count}, but it has to be from 2 to {len(method.texts)}, the texts there are.")
     labels = method.targets.cpu().numpy()
     weights = relative_weights(method.learned().weights, method.targets, balance=method.options.balance)
     order = weights.argsort(descending=True, stable=True).cpu().numpy()
@@ -71,13 +71,13 @@ def main(given: Sequence[str]) -> int:
         torch.manual_seed(seed)  # as in a run: the same weights
         method = methods.build(experiment, granted, open_encoder(experiment.model, granted), seed=seed)
         if not isinstance(method, SunGen):
-            raise UserError(
+            raise SelfTrainError(
                 f"{options.experiment} has the method {method.name}, and only sungen weighs texts; name one of jobs/experiments/sungen_*.yaml."
             )
         print(f"{'texts':28}{'Self-BLEU-4':>12}{'correctness':>13}")
         for name, bleu, right in rows(method, Classifier.load(options.judge), corpus.class_names, options.texts, seed):
             print(f"{name:28}{bleu:12.3f}{right:13.3f}", flush=True)
-    except UserError as error:
+    except SelfTrainError as error:
         print(f"text_quality: {error}", file=sys.stderr)
         return 2
     return 0

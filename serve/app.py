@@ -25,7 +25,7 @@ from ray.serve.config import AutoscalingContext
 from starlette.types import ASGIApp
 
 from selftrain.bundle.format import read_card, read_prototypes
-from selftrain.errors import UserError, nearest
+from selftrain.errors import SelfTrainError, nearest
 from selftrain.passwords import has_password
 from selftrain.runtime.guard import guarded, ray_is_lost
 from selftrain.runtime.memory import keep_trimming
@@ -82,11 +82,11 @@ def _token(given: Arguments) -> bytes | None:
     """The token that requests have to carry.
 
     Raises:
-        UserError: it is missing where others can reach the port, or cannot be read.
+        SelfTrainError: it is missing where others can reach the port, or cannot be read.
     """
     token = read_token(given.token_file)
     if token is None and not given.no_token and not (given.host is not None and is_local(given.host)):
-        raise UserError(
+        raise SelfTrainError(
             f"Others than this machine can reach {given.host or 'the proxies of the cluster'}, and there is no token: set {TOKEN_VARIABLE} or name a file "
             "(--token-file, args.token_file), or say --no-token (args.no_token) if anybody may ask."
         )
@@ -170,7 +170,7 @@ def build(args: dict[str, Any]) -> Application:
     """The application, from the `args` of a Serve config file; see `Arguments`.
 
     Raises:
-        UserError: an argument that is unknown or wrong.
+        SelfTrainError: an argument that is unknown or wrong.
     """
     return _deployment.bind(_checked(args).model_dump())
 
@@ -184,7 +184,7 @@ def _checked(args: dict[str, Any]) -> Arguments:
         parts: dict[str | int, type[BaseModel]] = {"models": Source, "augmentation": Augmentation}
         known = parts[first["loc"][0]].model_fields if len(first["loc"]) > 1 else Arguments.model_fields
         hint = nearest(str(first["loc"][-1]), known) if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
-        raise UserError(f"The application does not take args.{key} as it is given; {hint}") from None
+        raise SelfTrainError(f"The application does not take args.{key} as it is given; {hint}") from None
 
 
 def run(
@@ -225,11 +225,11 @@ def run(
         language_model_key_file: file with the server's API key; default: the environment variable SELFTRAIN_LANGUAGE_MODEL_KEY, if set.
 
     Raises:
-        UserError: no such bundle, no champion, no token, no such language model, or the port is taken; said before Ray is started.
+        SelfTrainError: no such bundle, no champion, no token, no such language model, or the port is taken; said before Ray is started.
         ProcessDied: a process of Ray was lost that nothing replaces.
     """
     if replicas < 1:
-        raise UserError(f"--replicas is {replicas}; at least one has to serve.")
+        raise SelfTrainError(f"--replicas is {replicas}; at least one has to serve.")
     cores = os.cpu_count() or 2
     given: dict[str, Any] = {
         "models": [source.model_dump() | ({"bundle": str(Path(source.bundle).resolve())} if source.bundle else {}) for source in sources],
@@ -247,10 +247,10 @@ def run(
         key_file = str(Path(language_model_key_file).resolve()) if language_model_key_file is not None else None
         given["augmentation"] = {"url": language_model, "model": language_model_name, "key_file": key_file}
     elif language_model_name is not None or language_model_key_file is not None:
-        raise UserError("--language-model-name and --language-model-key-file say more of a --language-model URL; give that too.")
+        raise SelfTrainError("--language-model-name and --language-model-key-file say more of a --language-model URL; give that too.")
     if any(source.model is not None for source in sources):
         if tracking_uri is not None and has_password(tracking_uri):
-            raise UserError(
+            raise SelfTrainError(
                 "tracking_uri holds a password, which would stand in Serve's configuration; set the environment variable MLFLOW_TRACKING_URI."
             )
         uri = absolute_uri(tracking_uri)

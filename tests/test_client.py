@@ -14,7 +14,7 @@ import pytest
 from completions import completions
 from endpoint import VERSION, endpoint, free_port, make_bundle
 
-from selftrain import Client, UserError
+from selftrain import Client, SelfTrainError
 from selftrain.bundle.classifier import Classifier
 from selftrain.client import ServingError
 from selftrain.serving.language_model import Augmentation
@@ -86,12 +86,12 @@ def test_a_refusal_is_said_at_once(served, monkeypatch) -> None:
         assert refused.value.status == status
     with Client(served.url) as client:
         for texts in ("one text", ["a", 3]):
-            with pytest.raises(UserError, match=r"[Tt]ext"):
+            with pytest.raises(SelfTrainError, match=r"[Tt]ext"):
                 client.classify(texts)
     for url in ("127.0.0.1:8000", "ftp://a", "http://", "http://a:b"):
-        with pytest.raises(UserError, match="no address"):
+        with pytest.raises(SelfTrainError, match="no address"):
             Client(url)
-    with pytest.raises(UserError, match="batch_size"):
+    with pytest.raises(SelfTrainError, match="batch_size"):
         Client(served.url, batch_size=0)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny import tiny_backbone
 
-from selftrain import Classifier, SelfTrainer, UserError
+from selftrain import Classifier, SelfTrainer, SelfTrainError
 
 TEXTS = [f"the team and its coach won match {n}" for n in range(10)] + [f"the bank and the market lost profit {n}" for n in range(10)]
 
@@ -31,7 +31,7 @@ def test_fit_predict_and_save(encoder_folder, tmp_path):
 
 
 def test_one_class_is_refused(encoder_folder):
-    with pytest.raises(UserError, match="at least two"):
+    with pytest.raises(SelfTrainError, match="at least two"):
         SelfTrainer(encoder=encoder_folder).fit(TEXTS, classes=["sport"])
 
 
@@ -45,5 +45,5 @@ def test_predict_needs_no_ray(encoder_folder, tmp_path):
     ("texts", "classes"), [("one string", ["a", "b"]), (["a text"] * 30, "ab"), (["a text"] * 30, {"a": 1, "b": 2}), (b"bytes", ["a", "b"])]
 )
 def test_one_string_is_no_list(texts, classes):
-    with pytest.raises(UserError, match="not a list"):
+    with pytest.raises(SelfTrainError, match="not a list"):
         SelfTrainer().fit(texts, classes)

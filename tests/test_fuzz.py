@@ -1,4 +1,4 @@
-"""Fuzz targets, one a reader: whatever the bytes are, a reader gives a value or a `UserError` of one line, and nothing else.
+"""Fuzz targets, one a reader: whatever the bytes are, a reader gives a value or a `SelfTrainError` of one line, and nothing else.
 
 Every test run replays the corpus in tests/fuzz/ and tries some more; `make fuzz` tries for half an hour (MINUTES=30). What it finds goes into the corpus.
 """
@@ -22,7 +22,7 @@ from selftrain.data.classes import check_class_names
 from selftrain.data.loading import corpus_of, load_corpus
 from selftrain.data.reading import read_file
 from selftrain.data.tables import open_table
-from selftrain.errors import UserError, printable, sentence, unprintable
+from selftrain.errors import SelfTrainError, printable, sentence, unprintable
 from selftrain.sweeps.space import load_space
 
 CORPUS = Path(__file__).parent / "fuzz"
@@ -145,7 +145,7 @@ def _first(name: str) -> bytes:
 def _tried(name: str, content: bytes, folder: Path) -> None:
     try:
         TARGETS[name](content, folder)
-    except UserError as error:
+    except SelfTrainError as error:
         said = sentence(error)
         assert said and "\n" not in said and printable(said) == said and len(said) <= 2100
 

@@ -9,7 +9,7 @@ from selftrain_serve.app import run as serve
 
 from selftrain.cli import main
 from selftrain.config import AugmentConfig, load, parse
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.passwords import has_password, without_passwords
 from selftrain.serving.models import Source
 from selftrain.texts.engines.vllm_options import engine_environment
@@ -50,7 +50,7 @@ def test_a_configuration_takes_none(tmp_path) -> None:
         lambda: load(None, [f"tracking.uri={ADDRESS}"], {}),
         lambda: load(None, [f"training.storage=https://key:{SECRET}@store.example/a"], {}),
     ):
-        with pytest.raises(UserError, match=r"(tracking\.uri|training\.storage) holds a password") as error:
+        with pytest.raises(SelfTrainError, match=r"(tracking\.uri|training\.storage) holds a password") as error:
             ask()
         assert SECRET not in str(error.value)
 
@@ -66,7 +66,7 @@ def test_a_command_line_takes_none(capsys) -> None:
 
 def test_serves_configuration_holds_none(monkeypatch) -> None:
     monkeypatch.setattr("selftrain_serve.app.ray.init", lambda **_: pytest.fail("Ray was started"))
-    with pytest.raises(UserError, match="set the environment variable MLFLOW_TRACKING_URI") as error:
+    with pytest.raises(SelfTrainError, match="set the environment variable MLFLOW_TRACKING_URI") as error:
         serve([Source(model="mail")], tracking_uri=ADDRESS)
     assert SECRET not in str(error.value)
     given = []
@@ -79,10 +79,10 @@ def test_serves_configuration_holds_none(monkeypatch) -> None:
 
 def test_messages_of_the_tracking_hold_none(monkeypatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"ftp://me:{SECRET}@host")
-    with pytest.raises(UserError) as error:
+    with pytest.raises(SelfTrainError) as error:
         tracking_uri()
     assert SECRET not in str(error.value)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(SelfTrainError) as error:
         check_tracking(f"http://me:{SECRET}@127.0.0.1:1")
     assert SECRET not in str(error.value)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from selftrain.bundle.classifier import Classifier
     from selftrain.client import Client
     from selftrain.config import Experiment, load
-    from selftrain.errors import UserError
+    from selftrain.errors import SelfTrainError
     from selftrain.estimator import SelfTrainer
     from selftrain.runs.run import run
 
@@ -25,12 +25,12 @@ _WHERE = {
     "Client": "selftrain.client",
     "Experiment": "selftrain.config",
     "SelfTrainer": "selftrain.estimator",
-    "UserError": "selftrain.errors",
+    "SelfTrainError": "selftrain.errors",
     "load": "selftrain.config",
     "run": "selftrain.runs.run",
 }
 
-__all__ = ["Classifier", "Client", "Experiment", "SelfTrainer", "UserError", "load", "run"]
+__all__ = ["Classifier", "Client", "Experiment", "SelfTrainError", "SelfTrainer", "load", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from selftrain.errors import ProcessDied, UserError, printable, sentence
+from selftrain.errors import ProcessDied, SelfTrainError, printable, sentence
 from selftrain.files.outputs import check_file, check_folder, is_full, is_no_name, whole_file
 from selftrain.passwords import has_password
 from selftrain.runtime.signals import interruptible
@@ -22,7 +22,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse, with its errors in the form of all others."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}; see {self.prog} --help.")
+        raise SelfTrainError(f"{self.prog}: {message}; see {self.prog} --help.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.asked = shlex.join(["selftrain", *arguments])
         with interruptible():
             return command(options)
-    except UserError as error:
+    except SelfTrainError as error:
         print(f"selftrain: {sentence(error)}", file=sys.stderr)
         if isinstance(error, ProcessDied):
             from selftrain.runtime.guard import leave
@@ -52,12 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         if is_no_name(error):
-            print(f"selftrain: {sentence(UserError(f'{error.filename}: {error.strerror}; name another file or folder.'))}", file=sys.stderr)
+            print(f"selftrain: {sentence(SelfTrainError(f'{error.filename}: {error.strerror}; name another file or folder.'))}", file=sys.stderr)
             return 2
         if not is_full(error):
             raise
         where = f" while {error.filename} was written" if error.filename else ""
-        print(f"selftrain: {sentence(UserError(f'{error.strerror}{where}; free some space, or work on another disk.'))}", file=sys.stderr)
+        print(f"selftrain: {sentence(SelfTrainError(f'{error.strerror}{where}; free some space, or work on another disk.'))}", file=sys.stderr)
         return 2
 
 
@@ -67,14 +67,14 @@ def _require_text(arguments: Sequence[str]) -> None:
         try:
             argument.encode("utf-8")
         except UnicodeEncodeError:
-            raise UserError(f"Argument {number} ({argument[:100]!r}) is not UTF-8; write it in UTF-8, or rename the file.") from None
+            raise SelfTrainError(f"Argument {number} ({argument[:100]!r}) is not UTF-8; write it in UTF-8, or rename the file.") from None
 
 
 def _require_no_password(options: argparse.Namespace) -> None:
     """Every user of the machine can read command lines, and reports and MLflow show them."""
     for name, value in vars(options).items():
         if isinstance(value, str) and has_password(value):
-            raise UserError(
+            raise SelfTrainError(
                 f"--{name.replace('_', '-')} holds a password, and every user of this machine can read command lines; set the address by an environment "
                 "variable (MLFLOW_TRACKING_URI), or leave the password to ~/.pgpass."
             )
@@ -267,7 +267,7 @@ def _load(options: argparse.Namespace) -> Any:
 
 def _run(options: argparse.Namespace) -> int:
     if options.resume and (options.experiment or options.data or options.classes or options.text_column or options.label_column or options.promote):
-        raise UserError(
+        raise SelfTrainError(
             "--resume continues a run as it was asked for; pass no experiment, --data, --classes, columns or --promote beside it. "
             "More seeds and variants can be added with --set."
         )
@@ -320,7 +320,7 @@ def _generate(options: argparse.Namespace) -> int:
 
     used = ("augment.", "ray.", "data.classes", "data.descriptions")
     if unused := next((override for override in options.overrides if not override.strip().startswith(used)), None):
-        raise UserError(f"--set {unused!r} has nothing to say here; selftrain generate uses {', '.join(used)}.")
+        raise SelfTrainError(f"--set {unused!r} has nothing to say here; selftrain generate uses {', '.join(used)}.")
     data = {"classes": _names(options.classes)} if options.classes is not None else {}
     check_folder(Path(options.out), "--out")
     asked = {"model": options.model, "engine_seed": options.seed}
@@ -348,11 +348,11 @@ def _names(classes: str) -> list[str]:
 
 def _sweep(options: argparse.Namespace) -> int:
     if bool(options.space) == bool(options.resume):
-        raise UserError("selftrain sweep takes either a file (selftrain sweep tune_spaces/genco_tau.yaml) or --resume FOLDER.")
+        raise SelfTrainError("selftrain sweep takes either a file (selftrain sweep tune_spaces/genco_tau.yaml) or --resume FOLDER.")
     if options.resume and options.small:
-        raise UserError("--resume continues a sweep at the size that it was started with; leave --small away.")
+        raise SelfTrainError("--resume continues a sweep at the size that it was started with; leave --small away.")
     if options.at_once is not None and options.at_once < 1:
-        raise UserError(f"--at-once is {options.at_once}; at least one trial has to run.")
+        raise SelfTrainError(f"--at-once is {options.at_once}; at least one trial has to run.")
     from selftrain.sweeps.plan import plan, prepare, resumed
     from selftrain.sweeps.space import load_space
     from selftrain.sweeps.sweep import run_sweep
@@ -396,9 +396,9 @@ def _classifier(options: argparse.Namespace) -> Any:
 
 def _predict(options: argparse.Namespace) -> int:
     if bool(options.texts) == bool(options.file):
-        raise UserError('selftrain predict takes either texts (selftrain predict "a text") or --file with --out.')
+        raise SelfTrainError('selftrain predict takes either texts (selftrain predict "a text") or --file with --out.')
     if bool(options.file) != bool(options.out):
-        raise UserError("--file and --out go together: where do the labeled rows go?")
+        raise SelfTrainError("--file and --out go together: where do the labeled rows go?")
     if options.file:
         from selftrain.data.tables import check_paths
 
@@ -425,12 +425,12 @@ def _export(options: argparse.Namespace) -> int:
         from selftrain.tracking import champion_bundle
 
         if out is None:
-            raise UserError(
+            raise SelfTrainError(
                 f"{options.bundle!r} is a registered model, and the files of a version never change; name a folder for its copy with --out."
             )
         folder = champion_bundle(options.bundle, options.tracking_uri).folder
     if options.threads is not None and options.threads < 1:
-        raise UserError(f"--threads is {options.threads}; at least one is needed.")
+        raise SelfTrainError(f"--threads is {options.threads}; at least one is needed.")
     from selftrain.bundle.backends import BACKENDS
     from selftrain.bundle.format import read_card
     from selftrain.compress.onnx import describe, documents_to_check, export_bundle, require_empty
@@ -455,7 +455,7 @@ def _export(options: argparse.Namespace) -> int:
 def _distill(options: argparse.Namespace) -> int:
     _require_columns_of_file(options, options.documents)
     if options.max_documents < 1:
-        raise UserError(f"--max-documents is {options.max_documents}; give a number of documents.")
+        raise SelfTrainError(f"--max-documents is {options.max_documents}; give a number of documents.")
     check_folder(Path(options.out) if options.out else Path(options.bundle).absolute().parent / "distilled", "--out")
     from selftrain.bundle.documents import load_documents
     from selftrain.bundle.format import read_card
@@ -483,9 +483,9 @@ def _distill(options: argparse.Namespace) -> int:
 def _register(options: argparse.Namespace) -> int:
     _require_columns_of_file(options, options.documents)
     if options.documents is not None and options.promote:
-        raise UserError("--promote compares nothing, so it wants no --documents; leave one of them out.")
+        raise SelfTrainError("--promote compares nothing, so it wants no --documents; leave one of them out.")
     if options.documents is not None and options.label_column is None:
-        raise UserError("--documents are compared by their labels; name their column with --label-column.")
+        raise SelfTrainError("--documents are compared by their labels; name their column with --label-column.")
     from selftrain.runs.register import register
 
     found = register(
@@ -503,12 +503,12 @@ def _register(options: argparse.Namespace) -> int:
 
 def _require_columns_of_file(options: argparse.Namespace, file: str | None) -> None:
     if file is None and (options.label_column is not None or options.text_column != "text"):
-        raise UserError("--text-column and --label-column name columns of a file; give it with --documents FILE.")
+        raise SelfTrainError("--text-column and --label-column name columns of a file; give it with --documents FILE.")
 
 
 def _serve(options: argparse.Namespace) -> int:
     if options.threads is not None and options.threads < 1:
-        raise UserError(f"--threads is {options.threads}; at least one has to compute.")
+        raise SelfTrainError(f"--threads is {options.threads}; at least one has to compute.")
     from selftrain_serve.app import run
 
     from selftrain.serving.models import Source

@@ -17,14 +17,14 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 TOKEN_VARIABLE = "SELFTRAIN_SERVE_TOKEN"
 _AGAIN = (502, 503, 504)  # busy, starting, stopping or too slow; classifying a text twice does no harm
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
 
-class ServingError(UserError):
+class ServingError(SelfTrainError):
     """The server did not classify the texts.
 
     Attributes:
@@ -62,7 +62,7 @@ class Client:
         batch_size: texts in one request; at most the server's limit are sent.
 
     Raises:
-        UserError: the address is none.
+        SelfTrainError: the address is none.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class Client:
         except ValueError:
             port = 0
         if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or parts.query or parts.fragment:
-            raise UserError(f"{url!r} is no address of a server; write e.g. http://127.0.0.1:8000.")
+            raise SelfTrainError(f"{url!r} is no address of a server; write e.g. http://127.0.0.1:8000.")
         if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; at least one text has to go in a request.")
+            raise SelfTrainError(f"batch_size is {batch_size}; at least one text has to go in a request.")
         self._url = url.rstrip("/")
         self._path = parts.path.rstrip("/")
         if parts.scheme == "https":
@@ -107,14 +107,14 @@ class Client:
             augment: read each text with continuations of the server's language model; a small `batch_size` keeps such requests within the server's time.
 
         Raises:
-            UserError: `texts` is one string, or holds something that is no string.
+            SelfTrainError: `texts` is one string, or holds something that is no string.
             ServingError: the server refuses, or did not answer within `patience_seconds`; what it answered before is lost.
         """
         if isinstance(texts, str | bytes):
-            raise UserError(f"classify got one {type(texts).__name__}, not a list of texts; for one text write classify([text]).")
+            raise SelfTrainError(f"classify got one {type(texts).__name__}, not a list of texts; for one text write classify([text]).")
         given = list(texts)
         if (wrong := next((index for index, text in enumerate(given) if not isinstance(text, str)), None)) is not None:
-            raise UserError(f"Text {wrong} of {len(given)} is no string but {type(given[wrong]).__name__}; leave it out or mend it.")
+            raise SelfTrainError(f"Text {wrong} of {len(given)} is no string but {type(given[wrong]).__name__}; leave it out or mend it.")
         if not given:
             return []
         options = {"top_k": top_k, "threshold": threshold, "model": self._model, "augment": augment or None}

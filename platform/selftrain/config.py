@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from selftrain.errors import UserError, nearest
+from selftrain.errors import SelfTrainError, nearest
 from selftrain.files.parsing import DEPTH, YAML_CHARACTERS, yaml_of
 from selftrain.passwords import keys_with_passwords
 
@@ -215,9 +215,9 @@ class Experiment(Section):
         """The experiment with what the variant `name` changes; `variants` themselves are dropped."""
         changes = self.variants[name]
         if flat := next((key for key, value in changes.items() if key in ("method", "data", "model") and not isinstance(value, Mapping)), None):
-            raise UserError(f"variants.{name}.{flat} is {changes[flat]!r}; give keys and values, e.g. {flat}: {{{_EXAMPLES[flat]}}}.")
+            raise SelfTrainError(f"variants.{name}.{flat} is {changes[flat]!r}; give keys and values, e.g. {flat}: {{{_EXAMPLES[flat]}}}.")
         if unknown := sorted(set(changes) - {"method", "data", "model"}):
-            raise UserError(f"variants.{name} sets {unknown[0]!r}; a variant may set method, data and model.")
+            raise SelfTrainError(f"variants.{name} sets {unknown[0]!r}; a variant may set method, data and model.")
         document = self.model_dump()
         document["variants"] = {}
         own_method = changes.get("method", {})
@@ -263,7 +263,7 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = (), base: Ma
         base: values laid over the file and under the overrides (what command-line flags say).
 
     Raises:
-        UserError: no such file, no YAML, an unknown key (the nearest known one is named) or a value out of range.
+        SelfTrainError: no such file, no YAML, an unknown key (the nearest known one is named) or a value out of range.
     """
     document: dict[str, Any] = {}
     if path is not None:
@@ -286,7 +286,7 @@ def read_yaml(path: str | Path, kind: str, examples: str) -> dict[str, Any]:
         examples: a folder of files that are.
 
     Raises:
-        UserError: no such file, no YAML, or no keys and values.
+        SelfTrainError: no such file, no YAML, or no keys and values.
     """
     file = Path(path)
     try:
@@ -294,42 +294,42 @@ def read_yaml(path: str | Path, kind: str, examples: str) -> dict[str, Any]:
     except OSError:  # a name too long, or a link to itself
         found = False
     if not found:
-        raise UserError(f"No {kind} file {str(path)!r}; give the path of a YAML file, such as one of {examples}.")
+        raise SelfTrainError(f"No {kind} file {str(path)!r}; give the path of a YAML file, such as one of {examples}.")
     try:
         with file.open(encoding="utf-8") as stream:
             read = yaml_of(stream.read(YAML_CHARACTERS + 1))
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        raise SelfTrainError(f"{path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
-        raise UserError(f"{path} is not valid YAML: {error}.") from None
+        raise SelfTrainError(f"{path} is not valid YAML: {error}.") from None
     if read is not None and not isinstance(read, dict):
-        raise UserError(f"{path} holds a {type(read).__name__}, not keys and values; start from one of {examples}.")
+        raise SelfTrainError(f"{path} holds a {type(read).__name__}, not keys and values; start from one of {examples}.")
     return read or {}
 
 
 def parse(document: Mapping[str, Any], where: str = "the experiment") -> Experiment:
-    """Validate a plain mapping; the first mistake becomes a `UserError` of one sentence."""
+    """Validate a plain mapping; the first mistake becomes a `SelfTrainError` of one sentence."""
     if (key := next(keys_with_passwords(document), None)) is not None:
-        raise UserError(
+        raise SelfTrainError(
             f"{key} holds a password, which would stand in the report, in MLflow and in the bundle; set the address by the environment variable "
             "MLFLOW_TRACKING_URI, or leave the password to ~/.pgpass."
         )
     try:
         return Experiment.model_validate(document)
     except ValidationError as error:
-        raise UserError(_sentence(error, where)) from None
+        raise SelfTrainError(_sentence(error, where)) from None
 
 
 def _override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise UserError(f"--set {text[:100]!r} is not of the form section.key=value, e.g. --set method.tau=0.05.")
+        raise SelfTrainError(f"--set {text[:100]!r} is not of the form section.key=value, e.g. --set method.tau=0.05.")
     if key.count(".") > DEPTH:
-        raise UserError(f"--set {key[:100]!r} names a key more than {DEPTH} levels deep; an experiment has sections with keys, e.g. method.tau.")
+        raise SelfTrainError(f"--set {key[:100]!r} names a key more than {DEPTH} levels deep; an experiment has sections with keys, e.g. method.tau.")
     try:
         result = yaml_of(value)
     except ValueError as error:
-        raise UserError(f"--set {key}: {value[:100]!r} is not a YAML value ({error}); quote it if it holds special characters.") from None
+        raise SelfTrainError(f"--set {key}: {value[:100]!r} is not a YAML value ({error}); quote it if it holds special characters.") from None
     if isinstance(result, str):
         # YAML 1.1 reads 1e-5 as text; a user who writes it on a command line means the number.
         with contextlib.suppress(ValueError):

@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 
 from selftrain.config import Experiment
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.models.sources import BILSTM, ENCODER, IMAGE_ENCODERS, LANGUAGE_MODEL, cache_folder, encoder_folder, language_model_folder
 from selftrain.runtime.cluster import ENGINE_GB, needs
 from selftrain.tracking import check_tracking, tracking_uri
@@ -210,7 +210,7 @@ def _model(check: str, name: str, known: str, key: str) -> Check:
         find = encoder_folder if key == "model.encoder" else language_model_folder
         try:
             return Check(check, True, str(find(name)))
-        except UserError as error:
+        except SelfTrainError as error:
             return Check(check, False, f"{name!r} cannot be used", str(error))
     return _hub_model(check, name, key)
 
@@ -277,7 +277,7 @@ def _tracking(config: Experiment) -> Check:
     try:
         uri = tracking_uri(config.tracking.uri)
         check_tracking(uri)
-    except UserError as error:
+    except SelfTrainError as error:
         asked = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
         return Check("tracking", False, _without_login(asked), _without_login(str(error)))
     if not uri.startswith("sqlite:///"):

@@ -1,7 +1,17 @@
-"""The one kind of error that a user is meant to read.
+"""Every error that a caller is meant to read, as a small hierarchy, and what the command line prints of one.
 
-Whatever a user can mend (a missing column, an unknown option, a port that is taken) is raised as `UserError` with one sentence that says what is
-wrong, where, and how to mend it. The command line prints that sentence and exits with code 2; everything else is a bug and keeps its traceback.
+    SelfTrainError
+    |-- ConfigError (ValueError)            an option, a key or an argument
+    |-- DataError (ValueError)              documents, labels, a table, an image
+    |-- BundleError (ValueError)            a bundle or a model folder
+    |-- OutputError                         a file or a folder that cannot be written
+    |-- MissingExtraError (ImportError)     a package that an extra of ours installs
+    |-- ServiceError (ConnectionError)      a tracking store, a cluster or a server that cannot be reached, or refuses
+    |-- ResourceError                       memory, processors, GPUs or a port that are not there
+    `-- ProcessDied                         a process that the work stands on is gone; the work can be continued
+
+A message is one sentence: what is wrong, where, and how to fix it. It names parameters (`per_class`), never flags; `parameter` says which one it begins
+with, and the command line puts its flag there. The command line prints the sentence and exits with code 2; any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -17,12 +27,49 @@ _NEAREST_CHARACTERS, _NEAREST_NAMES = 100, 1000  # beyond which no spelling is l
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-class UserError(Exception):
-    """Something that the user asked for cannot be done as asked; the message says how to mend it."""
+class SelfTrainError(Exception):
+    """Something that was asked for cannot be done as asked; the message says how to fix it.
+
+    Args:
+        message: one sentence, subject first.
+        parameter: the parameter that is wrong, as the message spells it; None where no single one is.
+    """
+
+    def __init__(self, message: str = "", *, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
 
 
-class ProcessDied(UserError):
-    """A process that the work stood on is gone; the message says which and why. The work can be continued, and whoever knows how adds that."""
+class ConfigError(SelfTrainError, ValueError):
+    """An option, a configuration key or an argument is wrong."""
+
+
+class DataError(SelfTrainError, ValueError):
+    """Documents, labels or a file that holds them cannot be used."""
+
+
+class BundleError(SelfTrainError, ValueError):
+    """A bundle or a model folder is damaged, or is not one."""
+
+
+class OutputError(SelfTrainError):
+    """A file or a folder cannot be written."""
+
+
+class MissingExtraError(SelfTrainError, ImportError):
+    """A package that one of our extras installs is missing; the message gives the `pip install` command."""
+
+
+class ServiceError(SelfTrainError, ConnectionError):
+    """A tracking store, a cluster or a server cannot be reached, or refuses."""
+
+
+class ResourceError(SelfTrainError):
+    """Memory, processors, GPUs or a port are not there, or are taken."""
+
+
+class ProcessDied(SelfTrainError):
+    """A process that the work stands on is gone; the message says which and why. The work can be continued, and whoever knows how adds that."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -46,7 +93,7 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(_escaped, text)
 
 
-def sentence(error: UserError) -> str:
+def sentence(error: SelfTrainError) -> str:
     """What the command line prints of an error: on one line, printable, and not longer than a screen."""
     text = printable(" ".join(str(error).splitlines()))
     return text if len(text) <= SENTENCE_CHARACTERS else f"{text[: SENTENCE_CHARACTERS // 2]} ... {text[-SENTENCE_CHARACTERS // 2 :]}"

@@ -14,7 +14,7 @@ from selftrain.bundle.format import BundleCard, write_bundle
 from selftrain.config import DataConfig, parse
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel, no_texts
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.opening import open_encoder
 from selftrain.training.loop import train
@@ -67,13 +67,13 @@ class SelfTrainer:
             descriptions: class name -> a few words for the language model.
 
         Raises:
-            UserError: one string where a list belongs, a class list with one or duplicate names, or too few usable texts.
+            SelfTrainError: one string where a list belongs, a class list with one or duplicate names, or too few usable texts.
         """
         from selftrain.data.loading import corpus_of
 
         names = () if isinstance(classes, str | bytes | Mapping) else tuple(classes)
         if not all(isinstance(name, str) for name in names) or isinstance(classes, str | bytes | Mapping):
-            raise UserError(f"classes is {classes!r}, not a list of class names; write classes=['sport', 'politics'].")
+            raise SelfTrainError(f"classes is {classes!r}, not a list of class names; write classes=['sport', 'politics'].")
         data = DataConfig(source="texts", classes=names, descriptions=dict(descriptions or {}), test_documents=0, min_documents=2)
         corpus = corpus_of(texts, data)
         seed = self.experiment.seeds[0]

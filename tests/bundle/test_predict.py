@@ -14,7 +14,7 @@ import pytest
 
 from selftrain.bundle import predict
 from selftrain.bundle.predict import predict_file
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 
 class Counting:
@@ -121,14 +121,14 @@ def test_parquet_keeps_its_types_and_a_true_label(tmp_path: Path) -> None:
 )
 def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, name, content, out, words) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(SelfTrainError, match=words):
         predict_file(Counting(), tmp_path / name, tmp_path / out, "text")
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == content
 
 
 def test_no_such_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="No file"):
+    with pytest.raises(SelfTrainError, match="No file"):
         predict_file(Counting(), tmp_path / "x.csv", tmp_path / "y.csv", "text")
 
 

@@ -27,7 +27,7 @@ from selftrain.compress import distill as distilling
 from selftrain.compress import students
 from selftrain.compress.distill import generated_texts
 from selftrain.compress.students import layers_of
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.models.bilstm import bilstm
 from selftrain.texts.cache import Answer, TextCache
 
@@ -163,7 +163,7 @@ def test_the_language_models_row_is_taken_from_the_run(teacher, tmp_path) -> Non
         tiers, note = distilling._language_model(teacher, corpus, labels)
         assert tiers == [] and "on other documents" in note
         run.write_text("{")
-        with pytest.raises(UserError, match=r"metrics\.json is damaged"):
+        with pytest.raises(SelfTrainError, match=r"metrics\.json is damaged"):
             distilling._language_model(teacher, corpus, labels)
     finally:
         run.unlink()
@@ -229,7 +229,7 @@ def test_what_is_no_transformer_has_nothing_smaller(teacher, distilled, tmp_path
     card = BundleCard(name="words", labels=LABELS, method="sungen", similarity="dot")
     words = write_bundle(tmp_path / "bilstm", backbone=bilstm(WORDS.split(), hidden=4), prototypes=torch.randn(2, 8), card=card)
     for folder in (words, distilled / "static"):
-        with pytest.raises(UserError, match="is no transformer"):
+        with pytest.raises(SelfTrainError, match="is no transformer"):
             distilling.distill(folder, corpus, truth, students=("static",), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

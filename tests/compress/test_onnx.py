@@ -25,7 +25,7 @@ from selftrain.bundle.format import BundleCard, write_bundle
 from selftrain.cli import main
 from selftrain.compress import onnx as compiling
 from selftrain.compress.onnx import CheckedOn, describe, export_bundle, int8_cost, largest_difference
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.models.bilstm import bilstm
 
 LABELS = ("sport", "tech", "politics")
@@ -87,7 +87,7 @@ def test_every_backend_gives_the_same_probabilities(plain, exported) -> None:
         assert opened.classes_.tolist() == list(LABELS)
         assert [(len(ids), truncated) for ids, truncated in opened.tokenize(["the team", "match " * 40])] == [(4, False), (16, True)]
         assert opened.predict_proba([]).shape == (0, 3)
-        with pytest.raises(UserError, match=r"Text 1 of 2.*empty"):
+        with pytest.raises(SelfTrainError, match=r"Text 1 of 2.*empty"):
             opened.predict(["fine", " "])
 
 
@@ -151,9 +151,9 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(copied, ca
     _say_once.cache_clear()
     assert Classifier.load(copied).backend == "torch"
     assert "pip install 'selftrain[export]'" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"onnxruntime, which is not installed; pip install 'selftrain\[export\]'"):
+    with pytest.raises(SelfTrainError, match=r"onnxruntime, which is not installed; pip install 'selftrain\[export\]'"):
         Classifier.load(copied, backend="onnx")
-    with pytest.raises(UserError, match="onnxruntime"):
+    with pytest.raises(SelfTrainError, match="onnxruntime"):
         export_bundle(copied, DOCUMENTS)
 
 
@@ -162,34 +162,34 @@ def test_damage_is_one_sentence(copied) -> None:
     whole = graph.read_bytes()
     graph.write_bytes(whole[:-100])
     for name in ("onnx", "openvino"):
-        with pytest.raises(UserError, match=r"model\.onnx is not the file that selftrain export wrote"):
+        with pytest.raises(SelfTrainError, match=r"model\.onnx is not the file that selftrain export wrote"):
             Classifier.load(copied, backend=name)
     assert Classifier.load(copied, backend="torch").backend == "torch"
     graph.unlink()
-    with pytest.raises(UserError, match=r"model\.onnx cannot be read"):
+    with pytest.raises(SelfTrainError, match=r"model\.onnx cannot be read"):
         Classifier.load(copied, backend="onnx")
     graph.write_bytes(whole)
     (copied / "onnx" / "tokenizer.json").write_text("{}")
-    with pytest.raises(UserError, match=r"tokenizer\.json is not the file"):
+    with pytest.raises(SelfTrainError, match=r"tokenizer\.json is not the file"):
         Classifier.load(copied, backend="onnx")
     (copied / "backend.json").write_text("{")
-    with pytest.raises(UserError, match=r"backend\.json is damaged"):
+    with pytest.raises(SelfTrainError, match=r"backend\.json is damaged"):
         Classifier.load(copied)
     assert Classifier.load(copied, backend="torch").backend == "torch"
 
 
 def test_a_backend_that_is_not_there_is_said(plain, copied) -> None:
-    with pytest.raises(UserError, match="There is no backend 'onxx'; did you mean 'onnx'"):
+    with pytest.raises(SelfTrainError, match="There is no backend 'onxx'; did you mean 'onnx'"):
         Classifier.load(plain, backend="onxx")
-    with pytest.raises(UserError, match="has no graph for the backend onnx; run selftrain export"):
+    with pytest.raises(SelfTrainError, match="has no graph for the backend onnx; run selftrain export"):
         Classifier.load(plain, backend="onnx")
-    with pytest.raises(UserError, match="computes on the CPU"):
+    with pytest.raises(SelfTrainError, match="computes on the CPU"):
         Classifier.load(copied, backend="onnx", device="cuda")
-    with pytest.raises(UserError, match="threads is 0"):
+    with pytest.raises(SelfTrainError, match="threads is 0"):
         Classifier.load(copied, threads=0)
-    with pytest.raises(UserError, match="did you mean 'openvino'"):
+    with pytest.raises(SelfTrainError, match="did you mean 'openvino'"):
         export_bundle(plain, DOCUMENTS, backends=("openvin",))
-    with pytest.raises(UserError, match="nothing to export to"):
+    with pytest.raises(SelfTrainError, match="nothing to export to"):
         export_bundle(plain, DOCUMENTS, backends=("torch",))
 
 
@@ -200,9 +200,9 @@ def test_int8_beyond_the_limit_is_refused_with_both_numbers(plain, tmp_path) -> 
     assert f"int8 is refused: agreement {record.int8.after:.4f} after against 1.0000 before" in describe(record)
     assert "onnx-int8" not in [entry.backend for entry in record.measured]
     assert not (tmp_path / "all" / "onnx" / "model_int8.onnx").exists()
-    with pytest.raises(UserError, match="has no graph for the backend onnx-int8 \\(int8 is refused: agreement"):
+    with pytest.raises(SelfTrainError, match="has no graph for the backend onnx-int8 \\(int8 is refused: agreement"):
         Classifier.load(tmp_path / "all", backend="onnx-int8")
-    with pytest.raises(UserError, match=r"int8 is refused: agreement 0\.\d+ after against 1\.0000.*nothing was written"):
+    with pytest.raises(SelfTrainError, match=r"int8 is refused: agreement 0\.\d+ after against 1\.0000.*nothing was written"):
         export_bundle(plain, DOCUMENTS, out=tmp_path / "alone", max_accuracy_loss=0.0, backends=("onnx-int8",), threads=1)
     assert [path.name for path in tmp_path.iterdir()] == ["all"]
 
@@ -224,7 +224,7 @@ def test_a_graph_that_computes_something_else_leaves_nothing(plain, tmp_path, mo
         return forward(self, input_ids, torch.ones_like(attention_mask))  # reads the padding too
 
     monkeypatch.setattr(compiling.Graph, "forward", wrong)
-    with pytest.raises(UserError, match=r"differs from PyTorch by .* the tolerance is 0.0001; nothing was written"):
+    with pytest.raises(SelfTrainError, match=r"differs from PyTorch by .* the tolerance is 0.0001; nothing was written"):
         export_bundle(copy, DOCUMENTS, threads=1)
     assert sorted(path.name for path in copy.iterdir()) == before
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
@@ -249,7 +249,7 @@ def test_the_check_reads_every_length_and_batch_size() -> None:
 def test_a_second_export_replaces_the_first(copied) -> None:
     export_bundle(copied, DOCUMENTS, backends=("onnx",), threads=1)
     assert {path.name for path in (copied / "onnx").iterdir()} == {"model.onnx", "tokenizer.json"}
-    with pytest.raises(UserError, match="no graph for the backend onnx-int8"):
+    with pytest.raises(SelfTrainError, match="no graph for the backend onnx-int8"):
         Classifier.load(copied, backend="onnx-int8")
     assert [path.name for path in copied.parent.iterdir()] == ["bundle"]
 
@@ -284,7 +284,7 @@ def test_a_static_encoder_is_exported_and_reads_what_sentence_transformers_does(
 
 def test_a_bilstm_is_no_graph(tmp_path) -> None:
     folder = write_bundle(tmp_path / "bundle", backbone=bilstm(WORDS.split(), hidden=4), prototypes=torch.randn(3, 8), card=card(similarity="dot"))
-    with pytest.raises(UserError, match="no ONNX graph is made of it"):
+    with pytest.raises(SelfTrainError, match="no ONNX graph is made of it"):
         export_bundle(folder, DOCUMENTS)
     assert not (folder / "onnx").exists()
 
@@ -292,17 +292,17 @@ def test_a_bilstm_is_no_graph(tmp_path) -> None:
 def test_what_cannot_be_asked_for_is_said(plain, tmp_path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="is not an empty folder"):
+    with pytest.raises(SelfTrainError, match="is not an empty folder"):
         export_bundle(plain, DOCUMENTS, out=tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"Nothing can be written in .*; name another folder with --out"):
+    with pytest.raises(SelfTrainError, match=r"Nothing can be written in .*; name another folder with --out"):
         export_bundle(plain, DOCUMENTS, out=tmp_path / "file" / "bundle")
-    with pytest.raises(UserError, match="5 documents, too few to judge int8"):
+    with pytest.raises(SelfTrainError, match="5 documents, too few to judge int8"):
         export_bundle(plain, CheckedOn(texts(5), "five"))
-    with pytest.raises(UserError, match="holds no document"):
+    with pytest.raises(SelfTrainError, match="holds no document"):
         export_bundle(plain, CheckedOn([], "none"))
-    with pytest.raises(UserError, match="max-accuracy-loss is 5"):
+    with pytest.raises(SelfTrainError, match="max-accuracy-loss is 5"):
         export_bundle(plain, DOCUMENTS, max_accuracy_loss=5)
 
 

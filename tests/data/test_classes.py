@@ -8,7 +8,7 @@ from selftrain.data.classes import check_class_names, classes_of, describe, word
 from selftrain.data.cleaning import Row, class_index, label_key
 from selftrain.data.corpus import Label
 from selftrain.data.sources import Source
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 
 def source(labels=(), **options):
@@ -31,7 +31,7 @@ def meant(src, wanted, labels):
     ],
 )
 def test_bad_class_lists(names, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(SelfTrainError, match=message):
         check_class_names(names, "data.classes")
 
 
@@ -67,7 +67,7 @@ def test_distinct_labels_in_alphabetical_order():
     ],
 )
 def test_labels_that_give_no_classes(labels, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(SelfTrainError, match=message):
         classes_of(source(labels), None)
 
 
@@ -81,7 +81,7 @@ def test_a_name_goes_before_an_index():
 
 
 def test_counting_from_one_is_refused_not_shifted():
-    with pytest.raises(UserError, match=r"count from 1 to 2; data\.classes counts from 0"):
+    with pytest.raises(SelfTrainError, match=r"count from 1 to 2; data\.classes counts from 0"):
         classes_of(source([1, 2, 2]), ["cat", "dog"])
     assert meant(source([1, 1]), ["cat", "dog"], [1]) == ["dog"]
 
@@ -128,20 +128,20 @@ def test_given_classes_rename_the_sources_in_order():
 
 @pytest.mark.parametrize("wanted", [["cat", "dog"], ["dog", "feline", "bird"]])
 def test_given_classes_that_do_not_fit(wanted):
-    with pytest.raises(UserError, match=r"pets has 3 \(cat, dog, bird\)"):
+    with pytest.raises(SelfTrainError, match=r"pets has 3 \(cat, dog, bird\)"):
         classes_of(source([0], class_names=("cat", "dog", "bird")), wanted)
 
 
 def test_descriptions():
     labels = (Label("cat", "cat", "cat"), Label("dog", "dog", "dog"))
     assert describe(labels, {"Dog": "a barking pet"}) == (labels[0], Label("dog", "dog", "a barking pet"))
-    with pytest.raises(UserError, match="did you mean 'dog'"):
+    with pytest.raises(SelfTrainError, match="did you mean 'dog'"):
         describe(labels, {"dogs": "x"})
 
 
 def test_a_class_name_is_one_however_its_accent_is_typed():
     composed, decomposed = "caf\u00e9", "cafe\u0301"
-    with pytest.raises(UserError, match="twice"):
+    with pytest.raises(SelfTrainError, match="twice"):
         check_class_names([composed, decomposed], "data.classes")
     assert label_key(decomposed) == label_key(composed)
     assert DataConfig(classes=(decomposed, "bar")).classes == (composed, "bar")
@@ -149,6 +149,6 @@ def test_a_class_name_is_one_however_its_accent_is_typed():
 
 @pytest.mark.parametrize("name", ["a\x1b[2J", "a\nb", "a\u202eb", "a\x9bm", "\ud800"])
 def test_a_class_name_cannot_reach_the_terminal_as_a_command(name):
-    with pytest.raises(UserError, match="control character") as error:
+    with pytest.raises(SelfTrainError, match="control character") as error:
         check_class_names([name, "b"], "data.classes")
     assert name not in str(error.value)

@@ -16,7 +16,7 @@ from selftrain.data.describing import describe_catalogue, describe_corpus
 from selftrain.data.images import common_size, image_id, thinned, usable_image
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import grant
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_a_file_of_images_by_either_column_name(tmp_path):
 
 def test_too_few_images_are_an_error_with_the_reasons(shared):
     shared("toys", train={"image": [b"x", b"y"], "label": [0, 1]})
-    with pytest.raises(UserError, match=r"0 usable documents \(2 rows were skipped: 2 not an image\)"):
+    with pytest.raises(SelfTrainError, match=r"0 usable documents \(2 rows were skipped: 2 not an image\)"):
         load_corpus(DataConfig(source="toys"))
 
 

@@ -15,7 +15,7 @@ from selftrain.data.describing import describe_catalogue, describe_corpus
 from selftrain.data.loading import load_corpus
 from selftrain.data.splits import hash_order
 from selftrain.data.supervision import grant
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 TEXTS = [f"the {animal} number {number} sleeps" for number in range(30) for animal in ("cat", "dog")]
 
@@ -141,7 +141,7 @@ def test_bad_rows_are_counted_and_listed(tmp_path):
     ],
 )
 def test_one_clear_sentence(tmp_path, options, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(SelfTrainError, match=message):
         load_corpus(config(tmp_path, pets(), **options))
 
 
@@ -191,7 +191,7 @@ def test_labels_of_a_generated_split_are_granted_as_they_are(shared):
 
 def test_a_named_test_split_without_labels_is_refused(shared):
     shared("sst2", ["negative", "positive"], train=[(f"film {number}", number % 2) for number in range(9)], test=[("nobody knows", -1)])
-    with pytest.raises(UserError, match=r"data.test_split 'test' of sst2 holds no labeled document"):
+    with pytest.raises(SelfTrainError, match=r"data.test_split 'test' of sst2 holds no labeled document"):
         load_corpus(DataConfig(source="sst2", min_documents=2, test_split="test"))
 
 
@@ -237,7 +237,7 @@ def test_validation_documents_are_apart_from_all_others(tmp_path):
 
 
 def test_validation_needs_labels(tmp_path):
-    with pytest.raises(UserError, match="validation_documents"):
+    with pytest.raises(SelfTrainError, match="validation_documents"):
         load_corpus(config(tmp_path, pets(labels=False), label_column=None, classes=("cat", "dog"), validation_documents=7))
 
 
@@ -284,7 +284,7 @@ def test_the_test_split_is_the_test_source_s_and_the_train_split_the_source_s(tm
 )
 def test_a_test_source_of_other_classes(tmp_path, labels, message):
     real = pet_set(tmp_path, "real", labels, test=[f"a {labels[0]} eats"])
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(SelfTrainError, match=message):
         load_corpus(config(tmp_path, pets(), test_source=real))
 
 
@@ -295,14 +295,14 @@ def test_nothing_is_tested_on_what_a_language_model_wrote(tmp_path):
     corpus, truth = load_corpus(DataConfig(source=written, validation_documents=10))
     assert (len(corpus.test), len(corpus.validation), len(corpus.unlabeled)) == (0, 10, 50)
     assert len(truth.unlabeled) == 50
-    with pytest.raises(UserError, match="nobody claims that its labels are true; test on real documents"):
+    with pytest.raises(SelfTrainError, match="nobody claims that its labels are true; test on real documents"):
         load_corpus(config(tmp_path, pets(), test_source=written))
 
 
 def test_a_test_source_without_labels(tmp_path):
     (tmp_path / "bare").mkdir()
     bare = write(tmp_path / "bare", [{"text": text, "label": None} for text in REAL], "bare.jsonl")
-    with pytest.raises(UserError, match=r"data[.]test_source '.*bare[.]jsonl' of bare holds no labeled document"):
+    with pytest.raises(SelfTrainError, match=r"data[.]test_source '.*bare[.]jsonl' of bare holds no labeled document"):
         load_corpus(config(tmp_path, pets(), test_source=bare))
 
 

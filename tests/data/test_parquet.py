@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from selftrain.data.parquet import open_checked, read_header
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 
 def test_the_headers_of_a_file_say_what_its_pages_hold(tmp_path):
@@ -43,5 +43,5 @@ def test_a_page_of_many_bytes_is_refused_before_it_is_decompressed(tmp_path, mon
     pq.write_table(pa.table({"text": ["x" * 100_000]}), tmp_path / "a.parquet", compression="zstd")
     open_checked(tmp_path / "a.parquet")
     monkeypatch.setattr("selftrain.data.parquet.PAGE_BYTES", 50_000)
-    with pytest.raises(UserError, match="has a page of"):
+    with pytest.raises(SelfTrainError, match="has a page of"):
         open_checked(tmp_path / "a.parquet")

@@ -8,7 +8,7 @@ import pytest
 
 from selftrain.data.cleaning import Fault, Row
 from selftrain.data.reading import read_file
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 
 def write(tmp_path, name, content):
@@ -85,17 +85,17 @@ def test_parquet(tmp_path):
     ],
 )
 def test_faults_of_a_file(tmp_path, name, content, message):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(SelfTrainError) as caught:
         read_file(write(tmp_path, name, content), "text", "label")
     assert message in str(caught.value)
     assert name in str(caught.value)
 
 
 def test_no_file_and_a_folder(tmp_path):
-    with pytest.raises(UserError, match="No such file"):
+    with pytest.raises(SelfTrainError, match="No such file"):
         read_file(tmp_path / "none.csv", "text", None)
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(UserError, match="is a folder"):
+    with pytest.raises(SelfTrainError, match="is a folder"):
         read_file(tmp_path / "folder.csv", "text", None)
 
 
@@ -107,5 +107,5 @@ def test_parquet_with_images_gives_their_bytes(tmp_path):
 
 def test_a_column_called_image_that_holds_texts_is_no_image(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"image": ["a.png"]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match="has no column 'text'"):
+    with pytest.raises(SelfTrainError, match="has no column 'text'"):
         read_file(tmp_path / "a.parquet", "text", None)

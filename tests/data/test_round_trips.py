@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from selftrain.data.cleaning import Fault, Row
 from selftrain.data.reading import SUFFIXES, join_texts, read_file
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 # Whatever UTF-8 can say but NUL, which makes a CSV file binary; a carriage return inside of quotes is read as it stands.
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
@@ -65,7 +65,7 @@ def test_any_bytes_are_rows_or_one_sentence(folder, content, suffix, label):
     path.write_bytes(content)
     try:
         rows = read_file(path, "text", label)
-    except UserError as error:
+    except SelfTrainError as error:
         assert str(path) in str(error) and "\n" not in str(error).replace(str(path), "")
     else:
         assert rows and all(isinstance(row, Row) and row.place for row in rows)
@@ -97,7 +97,7 @@ def test_weak_labels_come_from_their_own_column(tmp_path, name):
     rows = read_file(tmp_path / name, "text", "label", "guess")
     assert [row[1:] for row in rows] == [("one", "x", "y"), ("two", "z", "x")]
     assert [row[1:] for row in read_file(tmp_path / name, "text", None, None)] == [("one", None, None), ("two", None, None)]
-    with pytest.raises(UserError, match="has no column 'guessed'; did you mean 'guess'"):
+    with pytest.raises(SelfTrainError, match="has no column 'guessed'; did you mean 'guess'"):
         read_file(tmp_path / name, "text", "label", "guessed")
 
 
@@ -107,7 +107,7 @@ def test_the_limit_of_the_csv_module_is_put_back(tmp_path):
     assert len(read_file(tmp_path / "a.csv", "text", None)[0].text) == before + 10
     assert csv.field_size_limit() == before
     (tmp_path / "a.csv").write_text("texts\n" + "x" * (before + 10) + "\n")
-    with pytest.raises(UserError):
+    with pytest.raises(SelfTrainError):
         read_file(tmp_path / "a.csv", "text", None)
     assert csv.field_size_limit() == before
 

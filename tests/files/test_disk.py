@@ -9,7 +9,7 @@ import torch
 from light_runs import described
 
 from selftrain.config import TrackingConfig
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.files.durable import check_writable, explained, write_whole
 from selftrain.files.journal import Journal
 from selftrain.runs import run as story
@@ -62,7 +62,7 @@ def test_a_file_that_finds_no_space_leaves_the_one_before_it(disk):
     write_whole(file, "before")
     disk.fill()
     with (
-        pytest.raises(UserError, match=r"metrics\.json cannot be written: the disk is full \(No space left on device\); free some space"),
+        pytest.raises(SelfTrainError, match=r"metrics\.json cannot be written: the disk is full \(No space left on device\); free some space"),
         explained(file),
     ):
         write_whole(file, "x" * 100_000)
@@ -76,7 +76,7 @@ def test_a_journal_that_finds_no_space_keeps_its_lines(disk):
     journal = Journal(disk.folder / "rows.jsonl")
     journal.add({"seed": 0})
     disk.fill()
-    with pytest.raises(UserError, match=r"rows\.jsonl cannot be written: the disk is full"):
+    with pytest.raises(SelfTrainError, match=r"rows\.jsonl cannot be written: the disk is full"):
         journal.add({"seed": 1, "long": "x" * 100_000})
     assert journal.read() == [{"seed": 0}]
     disk.free()
@@ -91,7 +91,7 @@ def test_a_text_cache_that_finds_no_space_keeps_its_texts(disk):
     TextCache(disk.folder / "texts").add([answer("a")])
     disk.fill()
     cache = TextCache(disk.folder / "texts")
-    with pytest.raises(UserError, match=r"\.parquet cannot be written: the disk is full .*augment\.cache"):
+    with pytest.raises(SelfTrainError, match=r"\.parquet cannot be written: the disk is full .*augment\.cache"):
         cache.add([answer("b")])
     assert cache.get("b") is None and len(TextCache(disk.folder / "texts")) == 1
     disk.free()
@@ -104,7 +104,7 @@ def test_a_checkpoint_that_finds_no_space_leaves_the_one_before_it(disk):
     checkpoint = RoundCheckpoint(disk.folder / "genco-seed0.pt", "me")
     checkpoint.write({"round": 1, "method": {"weight": torch.ones(3)}})
     disk.fill()
-    with pytest.raises(UserError, match=r"genco-seed0\.pt cannot be written: the disk is full .*--resume"):
+    with pytest.raises(SelfTrainError, match=r"genco-seed0\.pt cannot be written: the disk is full .*--resume"):
         checkpoint.write({"round": 2, "method": {"weight": torch.ones(100_000)}})
     assert checkpoint.read()["round"] == 1 and names(disk.folder) == ["filler", "genco-seed0.pt"]
     assert RoundCheckpoint(checkpoint.file, "somebody else").read() is None
@@ -141,7 +141,7 @@ def test_a_run_that_finds_no_space_says_so_and_goes_on_when_there_is_some(disk, 
     disk.fill(left=left)
     try:
         result = story.run(experiment)
-    except UserError as error:
+    except SelfTrainError as error:
         said = str(error).lower()
         assert ("the disk is full" in said or "no space left" in said) and str(disk.folder) in str(error) and "free some space" in said
         result = None
@@ -155,14 +155,14 @@ def test_a_run_that_finds_no_space_says_so_and_goes_on_when_there_is_some(disk, 
 def test_folders_that_cannot_be_written_are_said_before_anything_starts(disk, home):
     (disk.folder / "runs").mkdir()
     disk.read_only()
-    with pytest.raises(UserError, match=r"runs cannot be written: Read-only file system; the folder of the runs \(output\)"):
+    with pytest.raises(SelfTrainError, match=r"runs cannot be written: Read-only file system; the folder of the runs \(output\)"):
         story.run(described(home, "head", output=str(disk.folder / "runs")))
-    with pytest.raises(UserError, match=r"texts cannot be written: Read-only file system; the cache"):
+    with pytest.raises(SelfTrainError, match=r"texts cannot be written: Read-only file system; the cache"):
         check_writable(disk.folder / "texts", "the cache of texts (augment.cache)")
-    with pytest.raises(UserError, match=r"rows\.jsonl cannot be written: Read-only file system"):
+    with pytest.raises(SelfTrainError, match=r"rows\.jsonl cannot be written: Read-only file system"):
         Journal(disk.folder / "rows.jsonl").add({})
     changes = {"tracking": {"uri": f"sqlite:///{disk.folder}/mlflow.db"}}
-    with pytest.raises(UserError, match=r"tracking database .*mlflow\.db cannot be written \(Read-only file system\)"):
+    with pytest.raises(SelfTrainError, match=r"tracking database .*mlflow\.db cannot be written \(Read-only file system\)"):
         story.run(described(home, "head", **changes))
 
 
@@ -170,5 +170,5 @@ def test_looking_whether_a_folder_can_be_written_leaves_nothing(tmp_path):
     check_writable(tmp_path / "a" / "b", "the folder of the runs (output)")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match=r"file/runs cannot be written: Not a directory"):
+    with pytest.raises(SelfTrainError, match=r"file/runs cannot be written: Not a directory"):
         check_writable(tmp_path / "file" / "runs", "the folder of the runs (output)")

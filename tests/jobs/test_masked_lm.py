@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertForMaskedLM, BertModel, Trainer
 
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.models.masked import MaskedEncoder
 from tests.tiny import tiny_backbone, tiny_language_model
 
@@ -84,13 +84,13 @@ def test_a_stopped_one_goes_on(source, tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_done_is_said(source, tmp_path, capsys):
-    with pytest.raises(UserError, match=r"exists; name another folder"):
+    with pytest.raises(SelfTrainError, match=r"exists; name another folder"):
         job.pretrain(source, TEXTS, source, **HOW)
-    with pytest.raises(UserError, match=r"19 unlabeled documents, too few"):
+    with pytest.raises(SelfTrainError, match=r"19 unlabeled documents, too few"):
         job.pretrain(source, TEXTS[:19], tmp_path / "made", **HOW)
     tiny_language_model(tmp_path / "writer")
     AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path / "writer")  # one with a mask: the kind of model is what is wrong
-    with pytest.raises(UserError, match=r"opens as no masked language model"):
+    with pytest.raises(SelfTrainError, match=r"opens as no masked language model"):
         job.pretrain(tmp_path / "writer", TEXTS, tmp_path / "made", **HOW)
     assert job.main(["nowhere.yaml", "--to", str(tmp_path / "made")]) == 2
     experiment = tmp_path / "x.yaml"

@@ -11,7 +11,7 @@ import torch
 from by_hand import AdamW, LinearEncoder, embedded, falling, softmax
 
 from selftrain.data.corpus import Corpus, Documents, Label
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.base import Method, Options
 from selftrain.models.workers import Workers
 
@@ -192,7 +192,7 @@ def test_batch_normalisation_is_for_one_worker():
     encoder = LinearEncoder(WORDS)
     encoder.norm = torch.nn.BatchNorm1d(3)
     assert built(encoder=encoder).encoder is encoder
-    with pytest.raises(UserError, match=r"batch normalization.*set training\.workers: 1"):
+    with pytest.raises(SelfTrainError, match=r"batch normalization.*set training\.workers: 1"):
         built(encoder=encoder, workers=Workers(0, 2))
     assert built(workers=Workers(0, 2)).workers.size == 2
 
@@ -201,9 +201,9 @@ def test_options_are_checked_against_the_documents_before_anything_else():
     class Picky(Quadratic):
         @classmethod
         def check(cls, options, corpus):
-            raise UserError(f"not {options.rounds} with {corpus.name}")
+            raise SelfTrainError(f"not {options.rounds} with {corpus.name}")
 
-    with pytest.raises(UserError, match="not 2 with toy"):
+    with pytest.raises(SelfTrainError, match="not 2 with toy"):
         built(Picky)
     assert Quadratic.check(SimpleNamespace(), corpus()) is None
 

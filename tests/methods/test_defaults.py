@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from selftrain import methods
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.zero_shot.ipet import AG_NEWS_PATTERNS
 
 GROWING = {"rounds": 5, "steps_per_round": 20, "per_class": 3, "first_share": 0.2, "last_share": 0.7, "tau": 0.1, "weight_decay": 0.01}
@@ -162,18 +162,18 @@ def test_an_option_is_taken_up_to_its_ends_and_refused_behind_them(name, option)
     for value in taken:
         assert getattr(methods.options_of({"name": name, option: value}), option) == value
     for value in refused:
-        with pytest.raises(UserError, match=r"^method\.(\w+)(\.\w+)* of " + name):
+        with pytest.raises(SelfTrainError, match=r"^method\.(\w+)(\.\w+)* of " + name):
             methods.options_of({"name": name, option: value})
 
 
 @pytest.mark.parametrize("name", ["genco", "pesco"])
 def test_shares_may_stand_still_but_not_fall(name):
     assert methods.options_of({"name": name, "first_share": 0.3, "last_share": 0.3}).first_share == 0.3
-    with pytest.raises(UserError, match=r"last_share 0\.2 is below first_share 0\.3"):
+    with pytest.raises(SelfTrainError, match=r"last_share 0\.2 is below first_share 0\.3"):
         methods.options_of({"name": name, "first_share": 0.3, "last_share": 0.2})
 
 
 @pytest.mark.parametrize(("pattern", "why"), [("{mask} {mask} {text}", "once each"), ("{mask}", "once each"), ("{mask} {text} {", "no other braces")])
 def test_a_pattern_says_what_is_wrong_with_it(pattern, why):
-    with pytest.raises(UserError, match=why):
+    with pytest.raises(SelfTrainError, match=why):
         methods.options_of({"name": "ipet", "patterns": [pattern, "{mask}: {text}"]})

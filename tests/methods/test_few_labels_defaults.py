@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from selftrain import methods
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 FAMILY = {
     "rounds": 10,
@@ -103,9 +103,9 @@ def test_ranges(name):
         for value in (first, last):
             assert getattr(options(name, **{option: value}), option) == value
         for value in refused:
-            with pytest.raises(UserError, match=f"method.{option} of {name}"):
+            with pytest.raises(SelfTrainError, match=f"method.{option} of {name}"):
                 options(name, **{option: value})
-    with pytest.raises(UserError, match=r"Unknown option method\.weigth"):
+    with pytest.raises(SelfTrainError, match=r"Unknown option method\.weigth"):
         options(name, weigth=1)
 
 

@@ -7,7 +7,7 @@ from tiny import tiny_backbone
 from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import TextRequest, no_texts
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.losses import similarity
 from selftrain.models.encoder import TextEncoder
 from selftrain.training.loop import train
@@ -158,23 +158,23 @@ def test_a_long_document_leaves_room_for_its_continuation(encoder):
 
 
 def test_supervised_needs_granted_labels(corpus, encoder):
-    with pytest.raises(UserError, match=r"data\.supervision: all"):
+    with pytest.raises(SelfTrainError, match=r"data\.supervision: all"):
         methods.build(parse({"method": {"name": "supervised"}}), corpus, encoder)
 
 
 def test_unknown_option_names_the_nearest():
-    with pytest.raises(UserError, match="did you mean 'tau'"):
+    with pytest.raises(SelfTrainError, match="did you mean 'tau'"):
         methods.options_of({"name": "genco", "tua": 0.1})
 
 
 @pytest.mark.parametrize("document", [{"tau": 0}, {"tau": 1.5}, {"rounds": -1}, {"first_share": 0.5, "last_share": 0.2}, {"t2g_denominator": "all"}])
 def test_options_out_of_range_are_refused(document):
-    with pytest.raises(UserError, match=r"method\."):
+    with pytest.raises(SelfTrainError, match=r"method\."):
         methods.options_of({"name": "genco", **document})
 
 
 def test_unknown_method_names_the_nearest():
-    with pytest.raises(UserError, match="did you mean 'genco'"):
+    with pytest.raises(SelfTrainError, match="did you mean 'genco'"):
         methods.options_of({"name": "gencoo"})
 
 

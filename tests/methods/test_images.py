@@ -13,7 +13,7 @@ from selftrain.config import parse
 from selftrain.data.corpus import Documents
 from selftrain.data.images import image_id
 from selftrain.data.texts import no_texts
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.models.images import ImageEncoder
 from selftrain.training.loop import train
 
@@ -50,9 +50,9 @@ def predictions(method, images):
 def test_the_family_reads_images_and_others_say_that_they_do_not(images):
     for name in FAMILY:
         methods.check_kind(name, images)
-    with pytest.raises(UserError, match="toy are images, which the method genco does not learn from; choose one of ns3l, ssc, seal"):
+    with pytest.raises(SelfTrainError, match="toy are images, which the method genco does not learn from; choose one of ns3l, ssc, seal"):
         methods.check_kind("genco", images)
-    with pytest.raises(UserError, match=r"method\.views is 'continuations'"):
+    with pytest.raises(SelfTrainError, match=r"method\.views is 'continuations'"):
         built(images, name="ns3l", views="continuations")
 
 

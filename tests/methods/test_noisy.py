@@ -14,7 +14,7 @@ from trained import run
 from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import no_texts
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.noisy_labels.noisy import epoch_order
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 from selftrain.models.encoder import TextEncoder
@@ -63,7 +63,7 @@ def test_a_resumed_run_ends_where_the_whole_one_does(labeled, tmp_path, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_labels_are_needed(corpus, tmp_path, name):
-    with pytest.raises(UserError, match=rf"{name} needs labels, right or wrong; set data\.supervision: all"):
+    with pytest.raises(SelfTrainError, match=rf"{name} needs labels, right or wrong; set data\.supervision: all"):
         build(corpus, tmp_path / "e", name)
 
 
@@ -76,9 +76,9 @@ def test_a_full_encoder_is_trained_too(labeled, tmp_path, name):
 
 
 def test_meta_weight_net_says_that_it_needs_a_head(labeled, tmp_path):
-    with pytest.raises(UserError, match=r"set model\.train: head"):
+    with pytest.raises(SelfTrainError, match=r"set model\.train: head"):
         build(labeled, tmp_path / "e", "meta_weight_net", encoder=TextEncoder)
-    with pytest.raises(UserError, match=r"validation_share 0\.01 of 24 labeled documents leaves one side empty"):
+    with pytest.raises(SelfTrainError, match=r"validation_share 0\.01 of 24 labeled documents leaves one side empty"):
         build(labeled, tmp_path / "f", "meta_weight_net", validation_share=0.01)
 
 

@@ -13,7 +13,7 @@ from trained import run, tensors
 
 from selftrain import methods
 from selftrain.config import parse
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.losses import agreed_labels, candidate_likelihood, consistency, negative_candidates
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.frozen import HeadEncoder
@@ -138,10 +138,10 @@ def test_a_full_encoder_is_trained_too(with_sets, tmp_path, name):
 
 
 def test_sets_and_labels_are_not_taken_for_each_other(with_sets, corpus, tmp_path):
-    with pytest.raises(UserError, match="learns from candidate sets"):
+    with pytest.raises(SelfTrainError, match="learns from candidate sets"):
         build(corpus, tmp_path / "a", "cc")
-    with pytest.raises(UserError, match="needs one label a document"):
+    with pytest.raises(SelfTrainError, match="needs one label a document"):
         build(with_sets, tmp_path / "b", "cross_entropy")
     for negatives in ("exclude_nearest", "furthest"):
-        with pytest.raises(UserError, match=f"{negatives} needs documents with one label"):
+        with pytest.raises(SelfTrainError, match=f"{negatives} needs documents with one label"):
             build(with_sets, tmp_path / "c", "cc", ns3l_weight=1.0, ns3l_negatives=negatives, ns3l_threshold=0.1)

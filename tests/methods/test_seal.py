@@ -13,7 +13,7 @@ from tiny import tiny_backbone
 from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import no_texts
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.losses import bidirectional_divergence, distillation, rank_probabilities, top_k_cross_entropy
 from selftrain.methods.soft_labels.seal import LearnedObjective, sgd_step, smooth_leaky_relu
 from selftrain.models.encoder import TextEncoder
@@ -424,16 +424,16 @@ def test_four_classes_take_the_top_k_loss(corpus, tmp_path):
 
 def test_a_full_encoder_is_refused(corpus, tmp_path):
     experiment = parse({"method": {"name": "seal"}})
-    with pytest.raises(UserError, match=r"model\.train: head"):
+    with pytest.raises(SelfTrainError, match=r"model\.train: head"):
         methods.build(experiment, with_labels(corpus), TextEncoder(tiny_backbone(tmp_path / "e"), max_tokens=16))
 
 
 def test_without_labels_it_is_refused(corpus, tmp_path):
-    with pytest.raises(UserError, match=r"data\.supervision"):
+    with pytest.raises(SelfTrainError, match=r"data\.supervision"):
         built(corpus, tmp_path / "e")
 
 
 @pytest.mark.parametrize("options", [{"top_k_prior": [0.8, 0.1]}, {"top_k_prior": []}, {"weight": -1}, {"temperature": 0}, {"form": "mine"}])
 def test_options_out_of_range_are_refused(options):
-    with pytest.raises(UserError, match=r"method\."):
+    with pytest.raises(SelfTrainError, match=r"method\."):
         methods.options_of({"name": "seal", **options})

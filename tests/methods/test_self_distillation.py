@@ -12,7 +12,7 @@ from trained import run
 from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import no_texts
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.losses import customized_soft_labels
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.frozen import HeadEncoder
@@ -79,7 +79,7 @@ def test_a_full_encoder_can_be_trained(labeled, tmp_path, options):
 
 @pytest.mark.parametrize("options", ALL)
 def test_without_labels_they_are_refused(corpus, tmp_path, options):
-    with pytest.raises(UserError, match=r"data\.supervision"):
+    with pytest.raises(SelfTrainError, match=r"data\.supervision"):
         built(corpus, tmp_path / "e", **options)
 
 

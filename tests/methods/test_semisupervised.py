@@ -10,7 +10,7 @@ from tiny import tiny_backbone
 from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import TextRequest, no_texts
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.few_labels.selection import choose_negatives
 from selftrain.methods.few_labels.semisupervised import SemiSupervised
 from selftrain.models.encoder import TextEncoder
@@ -121,17 +121,17 @@ def test_a_full_encoder_is_trained_too(few, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["vat", "mixmatch"])
 def test_methods_that_change_inputs_need_a_head(few, tmp_path, name):
-    with pytest.raises(UserError, match=r"model\.train: head"):
+    with pytest.raises(SelfTrainError, match=r"model\.train: head"):
         built(few, tmp_path / "a", head=False, name=name)
 
 
 def test_labels_are_needed(corpus, tmp_path):
-    with pytest.raises(UserError, match=r"needs labels; set data\.supervision: few"):
+    with pytest.raises(SelfTrainError, match=r"needs labels; set data\.supervision: few"):
         built(corpus, tmp_path / "a", name="ns3l")
 
 
 def test_a_threshold_of_one_over_the_classes_is_refused_with_the_reason(few, tmp_path):
-    with pytest.raises(UserError, match="not below 1/2"):
+    with pytest.raises(SelfTrainError, match="not below 1/2"):
         built(few, tmp_path / "a", name="ns3l", ns3l_threshold=0.5)
 
 
@@ -177,7 +177,7 @@ def test_an_oracle_never_takes_the_true_class_as_a_negative_label():
 
 
 def test_oracle_negatives_need_that_supervision_and_then_use_it(few, tmp_path):
-    with pytest.raises(UserError, match=r"a bound and no method; set data\.supervision: oracle"):
+    with pytest.raises(SelfTrainError, match=r"a bound and no method; set data\.supervision: oracle"):
         built(few, tmp_path / "a", name="ns3l", ns3l_negatives="oracle")
     known = {id_: true_label(few, index) for index, id_ in enumerate(few.unlabeled.ids)}
     method = built(replace(few, oracle=known), tmp_path / "a", name="ns3l", ns3l_negatives="oracle", rounds=4, steps_per_round=20)

@@ -13,7 +13,7 @@ from trained import run
 from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.corpus import Documents
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.losses import mean_absolute_error, reverse_cross_entropy
 from selftrain.methods.noisy_labels import sungen
 from selftrain.methods.noisy_labels.bilevel import HeadModel, directional, gradient, meta_gradient, weights_of
@@ -333,9 +333,9 @@ def test_a_bilstm_finds_flipped_labels(corpus, texts_by_class):
 
 
 def test_what_cannot_be_done_is_said(corpus, tmp_path):
-    with pytest.raises(UserError, match=r"sungen needs labels, right or wrong; set data\.supervision: all"):
+    with pytest.raises(SelfTrainError, match=r"sungen needs labels, right or wrong; set data\.supervision: all"):
         build(corpus, tmp_path / "a")
-    with pytest.raises(UserError, match=r"budget is 25, but there are 24 labeled documents"):
+    with pytest.raises(SelfTrainError, match=r"budget is 25, but there are 24 labeled documents"):
         build(labeled(corpus), tmp_path / "b", budget=25)
-    with pytest.raises(UserError, match=r"set model\.train: head"):
+    with pytest.raises(SelfTrainError, match=r"set model\.train: head"):
         methods.build(parse({"method": {"name": "sungen"}}), labeled(corpus), TextEncoder(tiny_backbone(tmp_path / "c"), max_tokens=16))

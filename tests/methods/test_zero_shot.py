@@ -15,7 +15,7 @@ from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.corpus import Documents, Label, document_id
 from selftrain.data.texts import no_texts
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.few_labels.selection import batch_of
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.frozen import HeadEncoder
@@ -120,7 +120,7 @@ def test_a_resumed_training_ends_as_the_one_that_was_never_stopped(toy, folder, 
 
 @pytest.mark.parametrize("name", MASKED)
 def test_a_masked_language_model_is_asked_for_and_left_as_it_is(toy, folder, name):
-    with pytest.raises(UserError, match=r"model\.masked_lm is not set"):
+    with pytest.raises(SelfTrainError, match=r"model\.masked_lm is not set"):
         methods.build(parse({"method": {"name": name}}), toy, sentence_encoder(folder))
     method = built(toy, folder, name)
     before = copy.deepcopy(method.encoder.language_model.state_dict())
@@ -174,7 +174,7 @@ def test_both_losses_are_those_of_the_formulas(toy, folder):
 
 def test_without_its_weight_the_second_loss_is_not_computed(toy, folder):
     assert "t2t" not in run(built(toy, folder, "pesco", t2t_weight=0.0)).rounds[0]
-    with pytest.raises(UserError, match="must not shrink"):
+    with pytest.raises(SelfTrainError, match="must not shrink"):
         methods.options_of({"name": "pesco", "first_share": 0.5, "last_share": 0.2})
 
 
@@ -237,15 +237,15 @@ def test_hidden_words_are_those_that_are_asked_for(toy, folder):
 
 def test_words_and_patterns_that_cannot_work_are_refused(toy, folder):
     unknown = replace(toy, labels=(Label("sport", "school and university", ""), toy.labels[1]))
-    with pytest.raises(UserError, match=r"method\.verbalizers: \{sport"):
+    with pytest.raises(SelfTrainError, match=r"method\.verbalizers: \{sport"):
         built(unknown, folder, "ipet")
     assert built(unknown, folder, "ipet", verbalizers={"sport": "match"}).words[0] != built(toy, folder, "ipet").words[0]
-    with pytest.raises(UserError, match="stands for two classes"):
+    with pytest.raises(SelfTrainError, match="stands for two classes"):
         built(toy, folder, "ipet", verbalizers={"sport": "money"})
-    with pytest.raises(UserError, match="which is no class"):
+    with pytest.raises(SelfTrainError, match="which is no class"):
         built(toy, folder, "ipet", verbalizers={"sports": "match"})
     for pattern in ("{text}", "{mask} {mask} {text}", "{mask} {text} {name}"):
-        with pytest.raises(UserError, match="a pattern holds"):
+        with pytest.raises(SelfTrainError, match="a pattern holds"):
             methods.options_of({"name": "ipet", "patterns": [pattern, "{mask}: {text}"]})
 
 
@@ -287,9 +287,9 @@ def test_stretches_of_self_training_pass_over_all_documents(toy, folder):
 
 def test_what_lotclass_cannot_learn_from_is_said(toy, folder):
     absent = replace(toy, labels=(Label("zebra", "zebra", ""), toy.labels[1]))
-    with pytest.raises(UserError, match="No unlabeled document contains 'zebra'"):
+    with pytest.raises(SelfTrainError, match="No unlabeled document contains 'zebra'"):
         built(absent, folder, "lotclass").refresh(0, no_texts)
-    with pytest.raises(UserError, match="in the names of two classes"):
+    with pytest.raises(SelfTrainError, match="in the names of two classes"):
         built(replace(toy, labels=(Label("a", "ball sport", ""), Label("b", "water sport", ""))), folder, "lotclass")
-    with pytest.raises(UserError, match=r"fewer than method\.fewest_documents"):
+    with pytest.raises(SelfTrainError, match=r"fewer than method\.fewest_documents"):
         built(toy, folder, "lotclass", match_threshold=9).refresh(0, no_texts)

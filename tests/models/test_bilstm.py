@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import BundleCard, write_bundle
 from selftrain.config import parse
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.losses import reverse_cross_entropy
 from selftrain.methods.noisy_labels.bilevel import HeadModel, directional, gradient, meta_gradient, weights_of
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
@@ -110,7 +110,7 @@ def test_it_is_opened_by_its_name_with_the_vocabulary_of_the_corpus(corpus):
     found = open_encoder(config, corpus)
     assert isinstance(found, BiLSTMEncoder) and found.light and is_light(config) and not found.normalize and not found.frozen
     assert found.dimensions == 6 and found.backbone[0].emb_layer.weight.shape == (6, 2)
-    with pytest.raises(UserError, match=r"bilstm starts from random weights.*set model\.train: full"):
+    with pytest.raises(SelfTrainError, match=r"bilstm starts from random weights.*set model\.train: full"):
         open_encoder(config.model_copy(update={"train": "head"}), corpus)
 
 

@@ -9,7 +9,7 @@ import torch
 from tiny import toy_images
 
 from selftrain.config import parse
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.models.images import NETWORKS, ImageEncoder
 from selftrain.models.opening import open_encoder
 from selftrain.models.sources import IMAGE_ENCODERS
@@ -102,9 +102,11 @@ def test_opening_and_what_is_refused(corpus):
     found = open_encoder(parse({"model": {"encoder": "small-cnn", "batch_size": 7}}).model, images)
     assert isinstance(found, ImageEncoder) and found.batch_size == 7
     assert np.allclose(found.mean.flatten().numpy(), pixels.mean(axis=(0, 2, 3)) / 255)
-    with pytest.raises(UserError, match=r"toy are images, and model.encoder 'all-MiniLM-L6-v2' does not read them; name one of small-cnn, wrn-28-2"):
+    with pytest.raises(
+        SelfTrainError, match=r"toy are images, and model.encoder 'all-MiniLM-L6-v2' does not read them; name one of small-cnn, wrn-28-2"
+    ):
         open_encoder(parse({}).model, images)
-    with pytest.raises(UserError, match="'wrn-28-2' reads images, and the documents of toy are texts"):
+    with pytest.raises(SelfTrainError, match="'wrn-28-2' reads images, and the documents of toy are texts"):
         open_encoder(parse({"model": {"encoder": "wrn-28-2"}}).model, corpus)
-    with pytest.raises(UserError, match=r"set model.train: full"):
+    with pytest.raises(SelfTrainError, match=r"set model.train: full"):
         open_encoder(parse({"model": {"encoder": "wrn-28-2", "train": "head"}}).model, images)

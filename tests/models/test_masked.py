@@ -8,7 +8,7 @@ from tiny import tiny_backbone, tiny_masked
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import BundleCard, write_bundle
 from selftrain.config import ModelConfig, parse
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.models.masked import open_masked
 from selftrain.models.student import Student
 from selftrain.models.workers import Workers
@@ -27,14 +27,14 @@ def masked(folder):
 
 
 def test_what_cannot_be_used_is_refused_in_a_sentence(folder, tmp_path):
-    with pytest.raises(UserError, match=r"model\.masked_lm is not set"):
+    with pytest.raises(SelfTrainError, match=r"model\.masked_lm is not set"):
         open_masked(ModelConfig())
-    with pytest.raises(UserError, match=r"set model\.train: full"):
+    with pytest.raises(SelfTrainError, match=r"set model\.train: full"):
         open_masked(ModelConfig(masked_lm=str(folder), train="head"))
-    with pytest.raises(UserError, match=r"model\.masked_lm: no folder"):
+    with pytest.raises(SelfTrainError, match=r"model\.masked_lm: no folder"):
         open_masked(ModelConfig(masked_lm=str(tmp_path / "nowhere")))
     tiny_backbone(tmp_path / "body")
-    with pytest.raises(UserError, match="has no masked language model's head"):
+    with pytest.raises(SelfTrainError, match="has no masked language model's head"):
         open_masked(ModelConfig(masked_lm=str(tmp_path / "body")))
 
 
@@ -91,10 +91,10 @@ def test_a_run_is_refused_before_it_starts_and_takes_ray_where_it_is_not(folder,
         "method": {"name": "pesco"},
         "variants": {"LOTClass": {"method": {"name": "lotclass"}}},
     }
-    with pytest.raises(UserError, match=r"model\.masked_lm is not set"):
+    with pytest.raises(SelfTrainError, match=r"model\.masked_lm is not set"):
         prepare(parse(document))
     document["model"] |= {"train": "head", "masked_lm": folder.name}
-    with pytest.raises(UserError, match=r"set model\.train: full"):
+    with pytest.raises(SelfTrainError, match=r"set model\.train: full"):
         prepare(parse(document))
     document["variants"]["LOTClass"]["model"] = {"train": "full"}
     prepared = prepare(parse(document))

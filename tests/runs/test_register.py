@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import read_card
 from selftrain.cli import main
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.runs.register import register
 from selftrain.tracking import champion_bundle
 
@@ -92,7 +92,7 @@ def test_a_bundle_that_does_not_work_leaves_no_version(places, uri, tmp_path, ha
     _, first, _, file = places
     folder = Path(shutil.copytree(first, tmp_path / "copy"))
     words = harm(folder)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(SelfTrainError, match=words):
         register(folder, "news", documents=file, label_column="topic", uri=uri)
     assert not (tmp_path / "mlflow.db").exists()
 

@@ -9,7 +9,7 @@ import pytest
 from light_runs import described
 from safetensors.torch import load_file
 
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.files.durable import write_whole
 from selftrain.files.journal import Journal
 from selftrain.runs import run as story
@@ -74,7 +74,7 @@ def test_a_light_training_that_is_killed_goes_on_after_its_last_round_to_the_sam
 def test_seeds_and_variants_are_added_to_a_finished_run_and_the_rest_is_reused(home, monkeypatch):
     first = story.run(described(home, "head"), command="first")
     folder = first.folder
-    with pytest.raises(UserError, match=r"is complete; its report is .*report\.html.*--set seeds=\[0,1\]"):
+    with pytest.raises(SelfTrainError, match=r"is complete; its report is .*report\.html.*--set seeds=\[0,1\]"):
         resumed(folder)
     trained = []
     train = story.train
@@ -126,7 +126,7 @@ def folder(home, tmp_path) -> Path:
     ],
 )
 def test_what_would_make_finished_rows_untrue_is_refused_by_its_key(folder, overrides, words):
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(SelfTrainError, match=words):
         resumed(folder, overrides)
 
 

@@ -11,7 +11,7 @@ import threading
 import psutil
 import pytest
 
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.runtime import sharing
 from selftrain.runtime.sharing import share_of_memory
 
@@ -59,7 +59,7 @@ def test_the_second_waits_says_so_and_goes_on_when_the_first_was_killed(tmp_path
 
 def test_more_than_there_would_be_without_the_others_is_an_error(tmp_path, other) -> None:
     with (
-        pytest.raises(UserError, match=r"needs about 11.0 GiB of memory and 10.0 GiB are free"),
+        pytest.raises(SelfTrainError, match=r"needs about 11.0 GiB of memory and 10.0 GiB are free"),
         share_of_memory(11.0, folder=tmp_path, free=lambda: 10.0),
     ):
         pass

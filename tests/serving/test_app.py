@@ -28,7 +28,7 @@ from selftrain_serve.app import Arguments, build, by_requests, run
 from selftrain import Client
 from selftrain.bundle.format import PROTOTYPES
 from selftrain.config import TrackingConfig
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.runtime.ports import require_free_port
 from selftrain.serving.models import Source
 from selftrain.tracking import Champions, Tracker, registered_bundle
@@ -72,7 +72,7 @@ def test_arguments() -> None:
         ({"models": [{"bundle": "a"}], "augmentation": {"url": "a"}}, r"args\.augmentation\.url .* a key goes into a file"),
         ({"models": [{"bundle": "a"}], "augmentation": {"url": "http://a/v1", "modle": "b"}}, "'model'"),
     ):
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(SelfTrainError, match=words):
             build(args)
 
 
@@ -80,31 +80,31 @@ def test_what_cannot_be_served_is_said_before_ray_starts(bundle: Path, tmp_path:
     monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was started"))
     monkeypatch.delenv("SELFTRAIN_SERVE_TOKEN", raising=False)
     source = Source(bundle=str(bundle))
-    with pytest.raises(UserError, match=r"it has no selftrain\.json"):
+    with pytest.raises(SelfTrainError, match=r"it has no selftrain\.json"):
         run([Source(bundle=str(tmp_path))])
-    with pytest.raises(UserError, match="There is no MLflow database"):
+    with pytest.raises(SelfTrainError, match="There is no MLflow database"):
         run([Source(model="news")], tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
-    with pytest.raises(UserError, match="--no-token"):
+    with pytest.raises(SelfTrainError, match="--no-token"):
         run([source], host="0.0.0.0", port=free_port())
-    with pytest.raises(UserError, match="token file"):
+    with pytest.raises(SelfTrainError, match="token file"):
         run([source], token_file=tmp_path / "none")
-    with pytest.raises(UserError, match="--replicas is 0"):
+    with pytest.raises(SelfTrainError, match="--replicas is 0"):
         run([source], replicas=0)
-    with pytest.raises(UserError, match=r"cannot be reached .* or leave out --language-model"):
+    with pytest.raises(SelfTrainError, match=r"cannot be reached .* or leave out --language-model"):
         run([source], port=free_port(), language_model=f"http://127.0.0.1:{free_port()}/v1")
-    with pytest.raises(UserError, match="say more of a --language-model URL"):
+    with pytest.raises(SelfTrainError, match="say more of a --language-model URL"):
         run([source], language_model_name="writer")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=rf"Port {port} of 127\.0\.0\.1 cannot be used .*--port"):
+        with pytest.raises(SelfTrainError, match=rf"Port {port} of 127\.0\.0\.1 cannot be used .*--port"):
             run([source], port=port)
     require_free_port("127.0.0.1", port)
-    with pytest.raises(UserError, match="cannot be used"):
+    with pytest.raises(SelfTrainError, match="cannot be used"):
         require_free_port("no.such.host.invalid", 8000)
     for wrong in (0, 70_000):
-        with pytest.raises(UserError, match="from 1 to 65535"):
+        with pytest.raises(SelfTrainError, match="from 1 to 65535"):
             require_free_port("127.0.0.1", wrong)
 
 
@@ -138,7 +138,7 @@ def test_the_champion_is_asked_for_by_one_client(registry: Registry) -> None:
     assert champions.version("mail") == "1"
     registry.promote(2)
     assert champions.version("mail") == "2"
-    with pytest.raises(UserError, match="has no model 'male'"):
+    with pytest.raises(SelfTrainError, match="has no model 'male'"):
         champions.version("male")
     registry.promote(1)
 

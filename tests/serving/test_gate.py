@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.serving.limits import OPEN_PATHS, TOKEN_VARIABLE, Gate, Secret, read_secret, read_token
 from selftrain.serving.metrics import Metrics
 
@@ -278,10 +278,10 @@ def test_a_secret_is_from_the_file_or_else_from_the_variable(tmp_path, monkeypat
     file = tmp_path / "key"
     file.write_text("\tof the file – é \n", encoding="utf-8")
     assert read_secret(file, "A_SECRET", "--key-file") == Secret(f"The key file {file}", "of the file – é")
-    with pytest.raises(UserError, match=r"^The key file .*none cannot be read \(No such file or directory\); name another with --key-file\.$"):
+    with pytest.raises(SelfTrainError, match=r"^The key file .*none cannot be read \(No such file or directory\); name another with --key-file\.$"):
         read_secret(tmp_path / "none", "A_SECRET", "--key-file")
     file.write_bytes(b"\xff")
-    with pytest.raises(UserError, match=r"\(it is not UTF-8\)"):
+    with pytest.raises(SelfTrainError, match=r"\(it is not UTF-8\)"):
         read_secret(str(file), "A_SECRET", "--key-file")
 
 
@@ -300,10 +300,10 @@ def test_a_token_has_sixteen_printable_characters(tmp_path, monkeypatch) -> None
     assert read_token(file) == TOKEN
     for wrong in ("0123456789abcde", "0123456789 abcdef", "", "ä" * 20):
         file.write_text(wrong, encoding="utf-8")
-        with pytest.raises(UserError, match=r"^The token file .*token holds no token: it takes at least 16 printable ASCII characters"):
+        with pytest.raises(SelfTrainError, match=r"^The token file .*token holds no token: it takes at least 16 printable ASCII characters"):
             read_token(file)
     monkeypatch.setenv(TOKEN_VARIABLE, "short")
-    with pytest.raises(UserError, match=r"^The variable SELFTRAIN_SERVE_TOKEN holds no token"):
+    with pytest.raises(SelfTrainError, match=r"^The variable SELFTRAIN_SERVE_TOKEN holds no token"):
         read_token(None)
-    with pytest.raises(UserError, match=r"name another with --token-file"):
+    with pytest.raises(SelfTrainError, match=r"name another with --token-file"):
         read_token(tmp_path / "none")

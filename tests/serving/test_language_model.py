@@ -19,7 +19,7 @@ from selftrain.bundle.classifier import Classifier, open_backbone
 from selftrain.bundle.format import BundleCard, read_prototypes
 from selftrain.bundle.tokens import Continued
 from selftrain.config import AugmentConfig
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.student import Student
 from selftrain.serving.language_model import MAX_ANSWER_BYTES, Augmentation, combined, question, read_key, settings_of, with_its_name
@@ -103,7 +103,7 @@ def test_settings_are_the_bundles_own() -> None:
     assert settings_of(BundleCard(**card)) == AugmentConfig()
     stated = {"augment": {"input_samples": 5, "a key of a later version": 1, "gpus": 1}}
     assert settings_of(BundleCard(**card, experiment=stated)) == AugmentConfig(input_samples=5, gpus=1)
-    with pytest.raises(UserError, match=r"augment\.style"):
+    with pytest.raises(SelfTrainError, match=r"augment\.style"):
         settings_of(BundleCard(**card, experiment={"augment": {"style": "poem"}}))
 
 
@@ -373,9 +373,9 @@ def test_a_key_comes_from_a_file_or_the_environment(tmp_path, monkeypatch) -> No
     assert read_key(str(file)) == "another"
     for wrong in ("", "two words", "nön-ascii"):
         file.write_text(wrong)
-        with pytest.raises(UserError, match="holds no key"):
+        with pytest.raises(SelfTrainError, match="holds no key"):
             read_key(str(file))
-    with pytest.raises(UserError, match="--language-model-key-file"):
+    with pytest.raises(SelfTrainError, match="--language-model-key-file"):
         read_key(str(tmp_path / "none"))
 
 
@@ -390,7 +390,7 @@ def test_a_language_model_is_looked_at_before_anything_starts(writer, monkeypatc
         (writer.url.removesuffix("/v1"), None, r"no /models at the address"),
         (f"http://127.0.0.1:{free_port()}/v1", None, "cannot be reached"),
     ):
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(SelfTrainError, match=words):
             with_its_name(Augmentation(url=url, model=model))
 
 

@@ -15,7 +15,7 @@ from endpoint import VERSION, endpoint, make_bundle
 from hypothesis import HealthCheck, given, settings
 
 from selftrain.bundle.classifier import Classifier
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.serving.limits import OPEN_PATHS, read_token
 from selftrain.serving.models import Source
 from selftrain.serving.requests import FAILED, MAX_BODY_BYTES, MAX_CHARACTERS, MAX_TEXTS
@@ -289,9 +289,9 @@ def test_a_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch) -> 
     assert read_token(file) == b"another-token-of-a-file"
     for wrong in ("", "short", "with spaces in between", "nön-ascii-characters-here"):
         file.write_text(wrong)
-        with pytest.raises(UserError, match="holds no token"):
+        with pytest.raises(SelfTrainError, match="holds no token"):
             read_token(file)
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(SelfTrainError, match="cannot be read"):
         read_token(tmp_path / "none")
 
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import pytest
 
 from selftrain.config import Experiment
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.sweeps.runner import Adaptive, run_trials, workers
 from selftrain.sweeps.space import parse_space
 
@@ -31,7 +31,7 @@ def outcomes(work, configs, **settings) -> list:
 
 def test_one_that_fails_or_dies_is_reported_and_the_others_go_on(ray):
     # Functions of a test cannot be imported by a worker: as closures they travel with what they need.
-    mistake = UserError
+    mistake = SelfTrainError
 
     def work(config, shared, heard):
         if config["n"] == 1:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.sweeps.plan import prepare
 from selftrain.sweeps.space import Cell, load_space, parse_space, shown
 
@@ -66,7 +66,7 @@ def test_datasets_are_columns(document, tmp_path):
     ],
 )
 def test_what_is_wrong_is_said_before_anything_starts(document, tmp_path, changes, sentence):
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(SelfTrainError, match=sentence):
         prepare(parse_space({**document, **changes}))
     assert not (tmp_path / "runs").exists() and not (tmp_path / "mlflow.db").exists()
 
@@ -75,7 +75,7 @@ def test_without_labeled_test_documents_there_is_no_table(document, tmp_path):
     rows = tmp_path / "unlabeled.csv"
     rows.write_text("text\n" + "\n".join(f"a short text about team {number}" for number in range(60)))
     document["base"]["data"] = {"source": str(rows), "classes": ["a", "b"]}
-    with pytest.raises(UserError, match="no labeled test documents"):
+    with pytest.raises(SelfTrainError, match="no labeled test documents"):
         prepare(parse_space(document))
 
 
@@ -83,18 +83,18 @@ def test_the_methods_own_conditions_are_checked(document):
     # tau <= 0, and a threshold that is not below one over the number of classes (two here).
     document["axes"] = {"method.tau": [0.1, 0.0]}
     document["base"]["method"] = {"name": "genco", "input_augmentation": False, "conditional_augmentation": False}
-    with pytest.raises(UserError, match=r"method\.tau of genco"):
+    with pytest.raises(SelfTrainError, match=r"method\.tau of genco"):
         prepare(parse_space(document))
     document["axes"] = {"method.ns3l_threshold": [0.1, 0.5]}
     document["base"]["method"] = {"name": "ns3l"}
-    with pytest.raises(UserError, match=r"toy at 0\.5 on .*not below 1/2"), pytest.warns(UserWarning, match="two classes"):
+    with pytest.raises(SelfTrainError, match=r"toy at 0\.5 on .*not below 1/2"), pytest.warns(UserWarning, match="two classes"):
         prepare(parse_space(document))
 
 
 def test_texts_without_a_language_model_are_refused(document):
     document["base"]["method"] = {"name": "genco"}
     document["axes"] = {"method.tau": [0.1, 0.5]}
-    with pytest.raises(UserError, match=r"augment\.model is not set"):
+    with pytest.raises(SelfTrainError, match=r"augment\.model is not set"):
         prepare(parse_space(document))
 
 
@@ -106,7 +106,7 @@ def test_small_is_laid_over_the_base_and_takes_the_place_of_the_rest(document, t
     experiment = small.experiment(small.settings()[0], small.columns[0])
     assert (experiment.method["rounds"], experiment.method["steps_per_round"], experiment.method["learning_rate"]) == (1, 3, 0.5)
     assert full.fingerprint() != small.fingerprint() and small.fingerprint() == parse_space(yaml.safe_load(small.to_yaml())).fingerprint()
-    with pytest.raises(UserError, match="No sweep file"):
+    with pytest.raises(SelfTrainError, match="No sweep file"):
         load_space(tmp_path / "absent.yaml")
 
 
@@ -115,18 +115,18 @@ def test_the_base_may_be_a_file(document, tmp_path):
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump({**document, "base": "experiment.yaml"}))
     assert load_space(tmp_path / "toy.yaml").fingerprint() == parse_space({**document, "base": {**document["base"], "variants": {}}}).fingerprint()
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump({**document, "base": "absent.yaml"}))
-    with pytest.raises(UserError, match="there is no experiment file"):
+    with pytest.raises(SelfTrainError, match="there is no experiment file"):
         load_space(tmp_path / "toy.yaml")
 
 
 def test_the_papers_figures_belong_to_rows_and_columns(document, tmp_path):
     document["paper"] = {"source": "a table", "figures": {0.1: {"documents": "1.0"}}}
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(document))
-    with pytest.raises(UserError, match="has a column 'documents'"):
+    with pytest.raises(SelfTrainError, match="has a column 'documents'"):
         load_space(tmp_path / "toy.yaml")
     document["paper"]["figures"] = {0.2: {}}
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(document))
-    with pytest.raises(UserError, match=r"has a row '0\.2' that the grid does not have"):
+    with pytest.raises(SelfTrainError, match=r"has a row '0\.2' that the grid does not have"):
         load_space(tmp_path / "toy.yaml")
 
 

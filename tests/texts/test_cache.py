@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.texts.cache import Answer, TextCache, broken_blocks, cache_key
 
 
@@ -67,7 +67,7 @@ def test_a_block_that_cannot_be_written_leaves_the_cache_as_it_was(tmp_path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr("selftrain.texts.cache.pq.write_table", full)
-        with pytest.raises(UserError, match=r"parquet cannot be written: the disk is full \(No space left on device\); free some space"):
+        with pytest.raises(SelfTrainError, match=r"parquet cannot be written: the disk is full \(No space left on device\); free some space"):
             cache.add([answer("b")])
     assert len(cache) == len(TextCache(tmp_path)) == 1 and cache.get("b") is None
     cache.add([answer("b")])
@@ -131,7 +131,7 @@ def test_a_block_that_may_not_be_read_is_no_broken_one(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(pq, "read_table", denied)
-    with pytest.raises(UserError, match=r"\.parquet cannot be read \(Permission denied\)"):
+    with pytest.raises(SelfTrainError, match=r"\.parquet cannot be read \(Permission denied\)"):
         TextCache(tmp_path)
     assert broken_blocks(tmp_path) == set() and len(list(tmp_path.glob("*.parquet"))) == 1
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from selftrain.config import AugmentConfig
-from selftrain.errors import ProcessDied, UserError
+from selftrain.errors import ProcessDied, SelfTrainError
 from selftrain.texts import remote as module
 from selftrain.texts.remote import EngineGone, ServedEngine
 from selftrain.texts.service import EngineRequest
@@ -140,7 +140,7 @@ def test_an_answer_that_fails_again_and_again_is_an_error_of_its_own():
 
 def test_a_stall_is_an_error():
     deployment = Scripted(lambda prompt, nth: silence() if prompt.endswith("b") else "text")
-    with pytest.raises(UserError, match=r"gave no text for 0 s \(1 wanted\)"):
+    with pytest.raises(SelfTrainError, match=r"gave no text for 0 s \(1 wanted\)"):
         list(engine(deployment, stall_seconds=0.3).generate(REQUESTS))
 
 

@@ -13,7 +13,7 @@ from selftrain.cli import main
 from selftrain.config import DataConfig, load
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import grant
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.texts.cache import Answer
 from selftrain.texts.dataset import generation
 from selftrain.texts.dataset.generation import NOT_TRUE, generate
@@ -141,7 +141,7 @@ def test_bad_input_gets_one_sentence(model, tmp_path, capsys, arguments, says):
 
 
 def test_no_model_is_an_error_before_anything_starts(model, tmp_path):
-    with pytest.raises(UserError, match="No language model to write the texts"):
+    with pytest.raises(SelfTrainError, match="No language model to write the texts"):
         generate(load(), tmp_path / "out", per_class=1, named="sst2")
 
 

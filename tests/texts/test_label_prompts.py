@@ -4,7 +4,7 @@ import pytest
 
 from selftrain.data.catalogue import CATALOGUE
 from selftrain.data.corpus import Label
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.texts.dataset.prompts import SUBJECT, TEMPLATE_OF, TEMPLATES, clean_subject, clean_text, label_prompts
 
 SENTIMENT = (Label("negative", "bad", "a negative opinion"), Label("positive", "good", "a positive opinion"))
@@ -35,7 +35,7 @@ def test_a_class_name_with_braces_is_text():
 def test_named_sets_and_their_templates_exist():
     assert set(TEMPLATE_OF) <= set(CATALOGUE)
     assert set(TEMPLATE_OF.values()) <= set(TEMPLATES)
-    with pytest.raises(UserError, match="no template 'revew'; did you mean 'review'"):
+    with pytest.raises(SelfTrainError, match="no template 'revew'; did you mean 'review'"):
         label_prompts("revew", SENTIMENT, style="continue")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from selftrain.config import AugmentConfig
 from selftrain.data.corpus import Label
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.texts.cache import Answer, TextCache
 from selftrain.texts.dataset.prompts import label_prompts
 from selftrain.texts.dataset.writing import SUBJECT_TRIES, TRIES, write_texts
@@ -120,7 +120,7 @@ def test_no_request_is_made_twice_and_a_second_pass_is_the_same():
     ],
 )
 def test_a_class_without_texts_is_an_error(rule, template, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(SelfTrainError, match=message):
         written(Model(rule), template=template)
 
 

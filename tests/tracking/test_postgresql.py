@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 
 from selftrain.bundle.format import read_card
 from selftrain.config import TrackingConfig
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.tracking import Champions, Tracker, champion_bundle, check_tracking
 
 USER = "postgres"  # the server refuses to run as root
@@ -112,10 +112,10 @@ def test_what_is_wrong_with_the_database_is_one_sentence(uri: str, tmp_path: Pat
     check_tracking(uri)
     port = free_port()
     start = time.monotonic()
-    with pytest.raises(UserError, match=rf"127\.0\.0\.1:{port}/runs does not answer") as error:
+    with pytest.raises(SelfTrainError, match=rf"127\.0\.0\.1:{port}/runs does not answer") as error:
         Tracker(TrackingConfig(uri=f"postgresql://me:secret@127.0.0.1:{port}/runs"), tmp_path, "r")
     assert "secret" not in str(error.value) and time.monotonic() - start < 6
-    with pytest.raises(UserError, match=r'database "absent" does not exist'):
+    with pytest.raises(SelfTrainError, match=r'database "absent" does not exist'):
         check_tracking(uri.replace("/postgres", "/absent"))
-    with pytest.raises(UserError, match="needs the package psycopg2"):
+    with pytest.raises(SelfTrainError, match="needs the package psycopg2"):
         check_tracking(uri.replace("postgresql://", "postgresql+psycopg2://"))

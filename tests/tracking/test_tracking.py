@@ -16,7 +16,7 @@ from tiny import tiny_backbone
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import BundleCard, write_bundle
 from selftrain.config import TrackingConfig
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.tracking import Tracker, champion_bundle, check_tracking, finished_metrics, registered_bundle, tracking_uri, ui_command
 
 
@@ -71,7 +71,7 @@ def test_the_address(tmp_path: Path, monkeypatch) -> None:
     assert tracking_uri("sqlite:////x.db") == "sqlite:////x.db"
     assert tracking_uri("postgresql+psycopg2://me@host/db") == "postgresql+psycopg2://me@host/db"
     for wrong in ("./mlruns", "file:///tmp/mlruns", "ftp://host"):
-        with pytest.raises(UserError, match="neither a server"):
+        with pytest.raises(SelfTrainError, match="neither a server"):
             tracking_uri(wrong)
 
 
@@ -204,9 +204,9 @@ def test_finished_runs_are_found_with_their_metrics(uri: str, tmp_path: Path) ->
         if finished:
             made.finish()
     assert finished_metrics(uri, "mine") == [{"run": {"id": "r-1"}}]
-    with pytest.raises(UserError, match=r"no MLflow experiment 'other' .*mine"):
+    with pytest.raises(SelfTrainError, match=r"no MLflow experiment 'other' .*mine"):
         finished_metrics(uri, "other")
-    with pytest.raises(UserError, match="There is no MLflow database"):
+    with pytest.raises(SelfTrainError, match="There is no MLflow database"):
         finished_metrics(f"sqlite:///{tmp_path}/absent.db")
 
 
@@ -243,7 +243,7 @@ def test_the_champion_is_the_best_on_the_same_documents(uri: str, tmp_path: Path
     assert stored.tags["champion_decision"] == better.reason
 
     def other_classes(folder: Path) -> float:
-        raise UserError("the champion has other classes")
+        raise SelfTrainError("the champion has other classes")
 
     unlike = register("five", 0.99, other_classes)
     assert not unlike.champion and "other classes" in unlike.reason and "--promote" in unlike.reason
@@ -263,7 +263,7 @@ def test_without_labels_only_when_asked(uri: str, tmp_path: Path, bundle: Path) 
     # An accuracy that came from nowhere does not count where there are no labels.
     first = tracker(uri, tmp_path, "one").log_bundle_and_register(bundle, "news", {"accuracy": 0.9}, labeled=False)
     assert not first.champion and "--promote" in first.reason
-    with pytest.raises(UserError, match=r"has no champion: none of its 1 versions .* --promote"):
+    with pytest.raises(SelfTrainError, match=r"has no champion: none of its 1 versions .* --promote"):
         champion_bundle("news", uri)
     second = tracker(uri, tmp_path, "two").log_bundle_and_register(bundle, "news", {}, labeled=False, promote=True)
     assert second.champion and "as asked" in second.reason
@@ -286,7 +286,7 @@ def test_mlflow_opens_a_registered_bundle(uri: str, tmp_path: Path, bundle: Path
                 found = model.predict(given)
                 assert found["label"].tolist() == classifier.predict(texts).tolist()
                 assert found["probability"].tolist() == pytest.approx(classifier.predict_proba(texts).max(axis=1).tolist())
-            with pytest.raises(UserError, match="none of them is 'text'"):
+            with pytest.raises(SelfTrainError, match="none of them is 'text'"):
                 model.predict(pd.DataFrame({"a": texts, "b": texts}))
     finally:
         mlflow.set_tracking_uri(None)
@@ -298,21 +298,21 @@ def test_mlflow_opens_a_registered_bundle(uri: str, tmp_path: Path, bundle: Path
 
 
 def test_what_the_registry_lacks_is_said(uri: str, tmp_path: Path, bundle: Path) -> None:
-    with pytest.raises(UserError, match=r"has no model 'news' \(it has: none\); make one with `selftrain run`"):
+    with pytest.raises(SelfTrainError, match=r"has no model 'news' \(it has: none\); make one with `selftrain run`"):
         champion_bundle("news", uri)
     tracker(uri, tmp_path).log_bundle_and_register(bundle, "news", {"accuracy": 0.9}, labeled=True)
-    with pytest.raises(UserError, match=r"has no model 'new' \(it has: news\)"):
+    with pytest.raises(SelfTrainError, match=r"has no model 'new' \(it has: news\)"):
         champion_bundle("new", uri)
-    with pytest.raises(UserError, match="has no version 7; it has 1"):
+    with pytest.raises(SelfTrainError, match="has no version 7; it has 1"):
         registered_bundle("models:/news/7", uri)
-    with pytest.raises(UserError, match="names no registered model"):
+    with pytest.raises(SelfTrainError, match="names no registered model"):
         registered_bundle("models:/news", uri)
-    with pytest.raises(UserError, match="There is no MLflow database"):
+    with pytest.raises(SelfTrainError, match="There is no MLflow database"):
         champion_bundle("news", f"sqlite:///{tmp_path}/absent.db")
     assert not (tmp_path / "absent.db").exists()
     folder = champion_bundle("news", uri).folder
     folder.rename(folder.with_name("gone"))
-    with pytest.raises(UserError, match=r"its files .* are gone"):
+    with pytest.raises(SelfTrainError, match=r"its files .* are gone"):
         champion_bundle("news", uri)
 
 
@@ -320,7 +320,7 @@ def test_a_password_in_the_address_is_not_said() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody listens
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(UserError, match="does not answer") as error:
+        with pytest.raises(SelfTrainError, match="does not answer") as error:
             check_tracking(f"http://me:secret@{address}")
     assert "secret" not in str(error.value) and address in str(error.value)
 
@@ -330,30 +330,30 @@ def test_a_server_that_is_down_is_said_at_once(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
         start = time.monotonic()
-        with pytest.raises(UserError, match=f"The tracking server {uri} does not answer"):
+        with pytest.raises(SelfTrainError, match=f"The tracking server {uri} does not answer"):
             Tracker(TrackingConfig(uri=uri), tmp_path, "r")
         assert time.monotonic() - start < 5
     with socket.socket() as silent:  # listening, and never answering
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         start = time.monotonic()
-        with pytest.raises(UserError, match="does not answer"):
+        with pytest.raises(SelfTrainError, match="does not answer"):
             check_tracking(f"http://127.0.0.1:{silent.getsockname()[1]}")
         assert time.monotonic() - start < 6
 
 
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "x.db").write_text("certainly no database, but long enough to have a header " * 3)
-    with pytest.raises(UserError, match="cannot be used"):
+    with pytest.raises(SelfTrainError, match="cannot be used"):
         Tracker(TrackingConfig(uri=f"sqlite:///{tmp_path}/x.db"), tmp_path, "r")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(SelfTrainError, match="cannot be written"):
         Tracker(TrackingConfig(uri="sqlite:////proc/no/mlflow.db"), tmp_path, "r")
 
 
 def test_a_deleted_experiment(uri: str, tmp_path: Path) -> None:
     tracker(uri, tmp_path)
     client(uri).delete_experiment(client(uri).get_experiment_by_name("mine").experiment_id)
-    with pytest.raises(UserError, match="'mine' was deleted"):
+    with pytest.raises(SelfTrainError, match="'mine' was deleted"):
         Tracker(TrackingConfig(uri=uri, experiment="mine"), tmp_path, "r")
 
 
@@ -364,9 +364,9 @@ def test_the_page(uri: str, tmp_path: Path) -> None:
     assert environment["MLFLOW_BACKEND_STORE_URI"] == environment["MLFLOW_REGISTRY_STORE_URI"] == uri
     assert uri not in " ".join(command)  # it may hold a password
     assert command[command.index("--default-artifact-root") + 1] == (tmp_path / "mlartifacts").as_uri()
-    with pytest.raises(UserError, match="open http://host"):
+    with pytest.raises(SelfTrainError, match="open http://host"):
         ui_command("http://host")
-    with pytest.raises(UserError, match="There is no MLflow database"):
+    with pytest.raises(SelfTrainError, match="There is no MLflow database"):
         ui_command(f"sqlite:///{tmp_path}/absent.db")
 
 

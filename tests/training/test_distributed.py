@@ -15,7 +15,7 @@ from few_labels import SHORT, WORDS, toy
 from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import TextRequest, no_texts
-from selftrain.errors import ProcessDied, UserError
+from selftrain.errors import ProcessDied, SelfTrainError
 from selftrain.models.workers import Workers
 from selftrain.training import distributed
 from selftrain.training.loop import Validation, train
@@ -137,7 +137,7 @@ def test_texts_are_asked_for_by_the_first_worker_and_told_to_all(monkeypatch):
 
 
 def test_the_users_error_is_found_wherever_ray_has_put_it():
-    error = UserError("what to do")
+    error = SelfTrainError("what to do")
 
     def caused(outer, inner):
         outer.__cause__ = inner

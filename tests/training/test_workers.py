@@ -19,7 +19,7 @@ from tiny import tiny_backbone, tiny_masked
 from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.frozen import HeadEncoder
 from selftrain.models.workers import Workers
@@ -118,7 +118,7 @@ def trained(models, corpus, name, options, kind, workers):
     try:
         document = {"model": {"masked_lm": str(masked_lm), "max_tokens": 16}, "method": {"name": name, "learning_rate": 1e-4, **options}}
         method = methods.build(parse(document), seen_by(name, corpus), encoder, workers=workers, seed=0)
-    except UserError as error:
+    except SelfTrainError as error:
         return {"refused": str(error)}
     history = train(method, texts=written, report=lambda figures, state: None, seed=0)
     return {"gradients": workers.gradients, "state": numbers(method.state()), "rounds": history.rounds}
@@ -237,7 +237,7 @@ def test_batch_normalization_is_refused_with_more_than_one_worker(toy, quiet):
     encoder.extra = torch.nn.BatchNorm1d(32)
     experiment = parse({"method": {"name": "cross_entropy", **FEW}})
     methods.build(experiment, seen_by("cross_entropy", toy), encoder, workers=Workers(0, 1))
-    with pytest.raises(UserError, match=r"batch normalization.*set training\.workers: 1"):
+    with pytest.raises(SelfTrainError, match=r"batch normalization.*set training\.workers: 1"):
         methods.build(experiment, seen_by("cross_entropy", toy), encoder, workers=Workers(0, 2))
 
 

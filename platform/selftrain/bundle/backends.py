@@ -27,7 +27,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from selftrain.bundle.tokens import features_of
-from selftrain.errors import UserError, nearest
+from selftrain.errors import SelfTrainError, nearest
 from selftrain.files.parsing import json_of
 
 BACKENDS = ("torch", "onnx", "onnx-int8", "openvino")
@@ -243,7 +243,7 @@ def read_record(folder: Path) -> Record | None:
     """backend.json of a bundle; None where there is none.
 
     Raises:
-        UserError: it is damaged, or of a newer format.
+        SelfTrainError: it is damaged, or of a newer format.
     """
     file = folder / RECORD
     if not file.is_file():
@@ -252,20 +252,22 @@ def read_record(folder: Path) -> Record | None:
         return Record.model_validate(json_of(file.read_text(encoding="utf-8")))
     except (ValueError, ValidationError) as error:
         reason = " ".join(str(error).split())[:150]
-        raise UserError(f"{file} is damaged or of a newer selftrain ({reason}); run selftrain export again, or delete it to use PyTorch.") from None
+        raise SelfTrainError(
+            f"{file} is damaged or of a newer selftrain ({reason}); run selftrain export again, or delete it to use PyTorch."
+        ) from None
 
 
 def check_name(name: str) -> None:
-    """Raise a `UserError` unless `name` is a backend."""
+    """Raise a `SelfTrainError` unless `name` is a backend."""
     if name not in BACKENDS:
-        raise UserError(f"There is no backend {name!r}; {nearest(name, BACKENDS)} (all: {', '.join(BACKENDS)}).")
+        raise SelfTrainError(f"There is no backend {name!r}; {nearest(name, BACKENDS)} (all: {', '.join(BACKENDS)}).")
 
 
 def require_packages(*packages: str) -> None:
-    """Raise a `UserError` that names the first of `packages` that is not installed."""
+    """Raise a `SelfTrainError` that names the first of `packages` that is not installed."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"This needs the package {package}, which is not installed; pip install 'selftrain[export]'.")
+            raise SelfTrainError(f"This needs the package {package}, which is not installed; pip install 'selftrain[export]'.")
 
 
 @dataclass(frozen=True)
@@ -292,12 +294,12 @@ def open_graph(folder: Path, name: str, record: Record | None, threads: int) -> 
     """The backend `name`, one of `GRAPHS`, of the bundle in `folder`.
 
     Raises:
-        UserError: the bundle has no such graph, the package is missing, or a file is missing, damaged or not the one that was checked.
+        SelfTrainError: the bundle has no such graph, the package is missing, or a file is missing, damaged or not the one that was checked.
     """
     graph = GRAPHS[name]
     if record is None or graph not in record.files:
         why = f" ({record.int8.sentence()[:-1]})" if record is not None and name == "onnx-int8" and record.int8 is not None else ""
-        raise UserError(f"The bundle {folder} has no graph for the backend {name}{why}; run selftrain export {folder}, or use backend torch.")
+        raise SelfTrainError(f"The bundle {folder} has no graph for the backend {name}{why}; run selftrain export {folder}, or use backend torch.")
     require_packages(PACKAGES[name])
     for file in (graph, TOKENIZER):
         check_file(folder / FOLDER / file, record)
@@ -305,17 +307,19 @@ def open_graph(folder: Path, name: str, record: Record | None, threads: int) -> 
         return OpenVinoBackend(folder / FOLDER / graph, threads) if name == "openvino" else OnnxBackend(folder / FOLDER / graph, name, threads)
     except Exception as error:  # both libraries raise classes of their own, for instance where they are older than the graph
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{PACKAGES[name]} cannot open {folder / FOLDER / graph} ({reason}); run selftrain export again with this version.") from None
+        raise SelfTrainError(
+            f"{PACKAGES[name]} cannot open {folder / FOLDER / graph} ({reason}); run selftrain export again with this version."
+        ) from None
 
 
 def check_file(file: Path, record: Record) -> None:
-    """Raise a `UserError` unless `file` is the one that was checked when it was written."""
+    """Raise a `SelfTrainError` unless `file` is the one that was checked when it was written."""
     try:
         found = sha256(file)
     except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}); run selftrain export again.") from None
+        raise SelfTrainError(f"{file} cannot be read ({error.strerror}); run selftrain export again.") from None
     if found != record.files[file.name]:
-        raise UserError(f"{file} is not the file that selftrain export wrote; run selftrain export again.")
+        raise SelfTrainError(f"{file} is not the file that selftrain export wrote; run selftrain export again.")
 
 
 def sha256(file: Path) -> str:

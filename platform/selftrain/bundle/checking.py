@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.files.parsing import json_of
 from selftrain.models.folders import MODULES, check_keys, read_document
 
@@ -49,7 +49,7 @@ Header = dict[str, tuple[str, tuple[int, ...]]]  # tensor -> (type, shape)
 
 
 def check_bundle(folder: Path, hashes: Mapping[str, str]) -> None:
-    """Raise a `UserError` unless the bundle in `folder` holds nothing but what a bundle holds.
+    """Raise a `SelfTrainError` unless the bundle in `folder` holds nothing but what a bundle holds.
 
     Args:
         folder: of the bundle.
@@ -58,7 +58,7 @@ def check_bundle(folder: Path, hashes: Mapping[str, str]) -> None:
     files = _files(folder)
     for name in (PROTOTYPES, "modules.json"):
         if name not in files:
-            raise UserError(f"{folder / name} is missing; write the bundle again.")
+            raise SelfTrainError(f"{folder / name} is missing; write the bundle again.")
     if hashes:
         _check_hashes(folder, files, hashes)
     headers = {name: read_header(folder / name) for name in files if name.endswith(".safetensors")}
@@ -81,20 +81,22 @@ def _files(folder: Path) -> dict[str, int]:
         inside = Path(place).relative_to(folder)
         for name in (*folders, *names):
             if (Path(place) / name).is_symlink():
-                raise UserError(f"{Path(place) / name} is a link, and a bundle holds none; copy the bundle with its files (cp -rL).")
+                raise SelfTrainError(f"{Path(place) / name} is a link, and a bundle holds none; copy the bundle with its files (cp -rL).")
         if inside != Path() and (len(inside.parts) > 1 or not (inside.name == "onnx" or _FOLDER.fullmatch(inside.name))):
-            raise UserError(f"{place} is no folder that a bundle has; remove it, or write the bundle again.")
+            raise SelfTrainError(f"{place} is no folder that a bundle has; remove it, or write the bundle again.")
         allowed = FILES if inside == Path() else _GRAPHS if inside.name == "onnx" else _IN_FOLDER
         for name in names:
             file = Path(place) / name
             if name not in allowed and not (inside == Path() and _SHARD.fullmatch(name)):
-                raise UserError(f"{file} is no file that a bundle has, and nobody knows what would open it; remove it, or write the bundle again.")
+                raise SelfTrainError(
+                    f"{file} is no file that a bundle has, and nobody knows what would open it; remove it, or write the bundle again."
+                )
             size, most = file.stat().st_size, allowed.get(name)
             if not file.is_file() or (most is not None and size > most):
-                raise UserError(f"{file} has {size:,} bytes, more than such a file has ({most or 0:,}); write the bundle again.")
+                raise SelfTrainError(f"{file} has {size:,} bytes, more than such a file has ({most or 0:,}); write the bundle again.")
             found[(inside / name).as_posix()] = size
             if len(found) > _MOST_FILES:
-                raise UserError(f"{folder} has more than {_MOST_FILES} files, and a bundle a few dozen; write it again.")
+                raise SelfTrainError(f"{folder} has more than {_MOST_FILES} files, and a bundle a few dozen; write it again.")
     return found
 
 
@@ -110,21 +112,21 @@ def _sha256(file: Path) -> str:
 
 def _check_hashes(folder: Path, files: Mapping[str, int], hashes: Mapping[str, str]) -> None:
     if lost := sorted(set(hashes) - set(files)):
-        raise UserError(f"{folder / lost[0]} is missing, which {CARD} lists; write the bundle again, or copy it whole.")
+        raise SelfTrainError(f"{folder / lost[0]} is missing, which {CARD} lists; write the bundle again, or copy it whole.")
     for name in files:
         if name in _LATER or name.startswith("onnx/"):
             continue
         if name not in hashes:
-            raise UserError(f"{folder / name} is not among the files that {CARD} lists; remove it, or write the bundle again.")
+            raise SelfTrainError(f"{folder / name} is not among the files that {CARD} lists; remove it, or write the bundle again.")
         if _sha256(folder / name) != hashes[name]:
-            raise UserError(f"{folder / name} is not the file that was written (its SHA-256 differs from {CARD}'s); write the bundle again.")
+            raise SelfTrainError(f"{folder / name} is not the file that was written (its SHA-256 differs from {CARD}'s); write the bundle again.")
 
 
 def read_header(file: Path) -> Header:
     """The tensors of a safetensors file, from its header, which is held against the file's size.
 
     Raises:
-        UserError: the file is missing, torn, or of another format.
+        SelfTrainError: the file is missing, torn, or of another format.
     """
     try:
         size = file.stat().st_size
@@ -137,7 +139,7 @@ def read_header(file: Path) -> Header:
         return _tensors(document, size - 8 - length)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())[:150]
-        raise UserError(f"{file} cannot be read ({reason}); write the bundle again.") from None
+        raise SelfTrainError(f"{file} cannot be read ({reason}); write the bundle again.") from None
 
 
 def _tensors(document: Mapping[str, Any], size: int) -> Header:
@@ -167,23 +169,23 @@ def _modules(folder: Path, document: Any) -> dict[str, str]:
     """Folder of each module -> the last part of its type."""
     file = folder / "modules.json"
     if not isinstance(document, list) or not 1 <= len(document) <= 16:
-        raise UserError(f"{file} is no list of an encoder's modules; write the bundle again.")
+        raise SelfTrainError(f"{file} is no list of an encoder's modules; write the bundle again.")
     kinds: dict[str, str] = {}
     for number, entry in enumerate(document):
         if not isinstance(entry, dict) or not {"idx", "name", "path", "type"} >= set(entry) or not {"path", "type"} <= set(entry):
-            raise UserError(f"{file} has an entry that is no module with idx, name, path and type; write the bundle again.")
+            raise SelfTrainError(f"{file} has an entry that is no module with idx, name, path and type; write the bundle again.")
         kind, path = entry["type"], entry["path"]
         if kind not in MODULES if isinstance(kind, str) else True:
-            raise UserError(
+            raise SelfTrainError(
                 f"{file} names the module type {str(kind)[:100]!r}, and only these are opened: {', '.join(sorted(set(MODULES.values())))}."
             )
         if not isinstance(path, str) or (path and not _FOLDER.fullmatch(path)) or path in kinds or (number > 0) != bool(path):
-            raise UserError(f"{file} names the folder {str(path)[:100]!r} of a module, which a bundle does not have; write the bundle again.")
+            raise SelfTrainError(f"{file} names the folder {str(path)[:100]!r} of a module, which a bundle does not have; write the bundle again.")
         kinds[path] = MODULES[kind]
     if kinds.get("") not in ("Transformer", "WordEmbeddings", "StaticEmbedding") or set(kinds.values()) & {"Transformer"} != (
         {kinds[""]} & {"Transformer"}
     ):
-        raise UserError(f"{file} does not begin with a Transformer, WordEmbeddings or StaticEmbedding; write the bundle again.")
+        raise SelfTrainError(f"{file} does not begin with a Transformer, WordEmbeddings or StaticEmbedding; write the bundle again.")
     return kinds
 
 
@@ -195,7 +197,7 @@ def _check_settings(folder: Path, documents: Mapping[str, Any]) -> None:
         or whole.get("model_type", "SentenceTransformer") != "SentenceTransformer"
         or whole.get("truncate_dim") is not None
     ):
-        raise UserError(
+        raise SelfTrainError(
             f"{folder / 'config_sentence_transformers.json'} describes another kind of model than a bundle holds; write the bundle again."
         )
     file = folder / "sentence_bert_config.json"
@@ -206,7 +208,7 @@ def _check_settings(folder: Path, documents: Mapping[str, Any]) -> None:
         isinstance(way, dict) and way.get("method") == "forward" and isinstance(way.get("method_output_name"), str) for way in ways.values()
     )
     if odd or not plain or told.get("transformer_task", "feature-extraction") != "feature-extraction":
-        raise UserError(
+        raise SelfTrainError(
             f"{file} tells the encoder more than a bundle does ({odd[0] if odd else 'another way of being called'}); write the bundle again."
         )
 
@@ -215,7 +217,7 @@ def _check_index(folder: Path, document: Any) -> None:
     """Weights in several files are in the files beside their index."""
     names = document.get("weight_map") if isinstance(document, dict) else None
     if document is not None and not (isinstance(names, dict) and all(isinstance(name, str) and _SHARD.fullmatch(name) for name in names.values())):
-        raise UserError(f"{folder / 'model.safetensors.index.json'} names other files than a bundle's weights; write the bundle again.")
+        raise SelfTrainError(f"{folder / 'model.safetensors.index.json'} names other files than a bundle's weights; write the bundle again.")
 
 
 def _check_module(folder: Path, path: str, kind: str, documents: Mapping[str, Any], headers: Mapping[str, Header]) -> None:
@@ -224,7 +226,7 @@ def _check_module(folder: Path, path: str, kind: str, documents: Mapping[str, An
     def settings(name: str) -> dict[str, Any]:
         document = documents.get((Path(path) / name).as_posix())
         if not isinstance(document, dict):
-            raise UserError(f"{folder / path / name} is missing, or holds no keys and values; write the bundle again.")
+            raise SelfTrainError(f"{folder / path / name} is missing, or holds no keys and values; write the bundle again.")
         return document
 
     weights = headers.get((Path(path) / "model.safetensors").as_posix(), {})
@@ -233,7 +235,7 @@ def _check_module(folder: Path, path: str, kind: str, documents: Mapping[str, An
     if kind == "Dense":
         told = settings("config.json")
         if told.get("activation_function") is not None and not _ACTIVATIONS.fullmatch(str(told["activation_function"])):
-            raise UserError(
+            raise SelfTrainError(
                 f"{where / 'config.json'} names the activation {str(told['activation_function'])[:100]!r}, which no bundle has; write it again."
             )
         _agree(where, shapes.get("linear.weight"), (told.get("out_features"), told.get("in_features")))
@@ -250,22 +252,22 @@ def _check_module(folder: Path, path: str, kind: str, documents: Mapping[str, An
     elif kind == "WordEmbeddings":
         told, words = settings("wordembedding_config.json"), settings("whitespacetokenizer_config.json")
         if told.get("tokenizer_class") not in _TOKENIZERS or not set(words) <= {"vocab", "stop_words", "do_lower_case"}:
-            raise UserError(
+            raise SelfTrainError(
                 f"{where / 'wordembedding_config.json'} names the tokenizer {str(told.get('tokenizer_class'))[:100]!r}, which no bundle has."
             )
         vocabulary = words.get("vocab")
         if not isinstance(vocabulary, list) or not all(isinstance(word, str) for word in vocabulary):
-            raise UserError(f"{where / 'whitespacetokenizer_config.json'} holds no list of words; write the bundle again.")
+            raise SelfTrainError(f"{where / 'whitespacetokenizer_config.json'} holds no list of words; write the bundle again.")
         shape = shapes.get("emb_layer.weight", ())
         _agree(where, shape[:1], (len(vocabulary),))
     elif kind == "StaticEmbedding":
         if set(shapes) != {"embedding.weight"} or len(shapes["embedding.weight"]) != 2:
-            raise UserError(f"{where / 'model.safetensors'} holds other tensors than a static encoder has; write the bundle again.")
+            raise SelfTrainError(f"{where / 'model.safetensors'} holds other tensors than a static encoder has; write the bundle again.")
     elif kind == "Transformer" and not isinstance(settings("config.json").get("model_type"), str):
-        raise UserError(f"{where / 'config.json'} does not say what kind of transformer it is; write the bundle again.")
+        raise SelfTrainError(f"{where / 'config.json'} does not say what kind of transformer it is; write the bundle again.")
 
 
 def _agree(where: Path, weights: tuple[int, ...] | None, told: tuple[Any, ...]) -> None:
     if weights is None or tuple(weights) != told:
         shape = "missing" if weights is None else f"of shape {tuple(weights)}"
-        raise UserError(f"The weights in {where} are {shape}, and the settings beside them say {told}; write the bundle again.")
+        raise SelfTrainError(f"The weights in {where} are {shape}, and the settings beside them say {told}; write the bundle again.")

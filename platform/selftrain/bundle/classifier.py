@@ -28,7 +28,7 @@ from selftrain.bundle.tokens import (
     padded,
     reader_of,
 )
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 MISSING_NUMBERS = 8 << 20  # of an encoder that may be lacking in its file: a pooler that nothing uses
 
@@ -104,14 +104,14 @@ class Classifier:
             tracking_uri: the registry; default: MLFLOW_TRACKING_URI, else the local SQLite file.
 
         Raises:
-            UserError: no bundle there, a damaged one, no such registered model, or no such backend in it.
+            SelfTrainError: no bundle there, a damaged one, no such registered model, or no such backend in it.
         """
         if threads is not None and threads < 1:
-            raise UserError(f"threads is {threads}; at least one is needed.")
+            raise SelfTrainError(f"threads is {threads}; at least one is needed.")
         if backend is not None:
             check_name(backend)
             if backend != "torch" and device not in (None, "cpu"):
-                raise UserError(f"The backend {backend} computes on the CPU, not on {device!r}; leave out the device, or use backend torch.")
+                raise SelfTrainError(f"The backend {backend} computes on the CPU, not on {device!r}; leave out the device, or use backend torch.")
         if isinstance(source, str) and source.startswith("models:/"):
             from selftrain.tracking import registered_bundle  # MLflow takes seconds to import, and a folder needs none
 
@@ -136,7 +136,7 @@ class Classifier:
         prototypes, bias = read_prototypes(folder, card)
         backbone = open_backbone(folder, where)
         if (dimensions := backbone.get_embedding_dimension()) != prototypes.shape[1]:
-            raise UserError(
+            raise SelfTrainError(
                 f"The prototypes of the bundle {folder} have {prototypes.shape[1]} dimensions, and its encoder gives {dimensions}; write the bundle again."
             )
         opened = cls(backbone, prototypes, card, bias=bias, batch_size=batch_size)
@@ -144,19 +144,19 @@ class Classifier:
         return opened
 
     def _try(self, folder: Path) -> None:
-        """Classify one text; raise a `UserError` where that does not give probabilities."""
+        """Classify one text; raise a `SelfTrainError` where that does not give probabilities."""
         try:
             found = self.predict_proba(["a text"])
         except Exception as error:  # whatever a library says of weights, ids or graphs that do not fit each other
-            raise UserError(f"The bundle {folder} cannot classify ({_reason(error)}); write it again.") from None
+            raise SelfTrainError(f"The bundle {folder} cannot classify ({_reason(error)}); write it again.") from None
         if found.shape != (1, len(self.classes_)) or not np.isfinite(found).all():
-            raise UserError(f"The bundle {folder} answers numbers that are no probabilities; train it again.")
+            raise SelfTrainError(f"The bundle {folder} answers numbers that are no probabilities; train it again.")
 
     def predict(self, texts: Iterable[str]) -> np.ndarray:
         """The name of each text's most probable class, `[texts]`.
 
         Raises:
-            UserError: `texts` is one string, or holds something that is no text; the message says which.
+            SelfTrainError: `texts` is one string, or holds something that is no text; the message says which.
         """
         return self.classes_[self.predict_proba(texts).argmax(axis=1)]
 
@@ -164,7 +164,7 @@ class Classifier:
         """Probability of every class, `[texts, classes]` in float64, each row of sum 1: the softmax of scale times the cosines (equation 4).
 
         Raises:
-            UserError: as `predict`.
+            SelfTrainError: as `predict`.
         """
         checked = _checked(texts)
         if not checked:
@@ -179,7 +179,7 @@ class Classifier:
         """The first half of `predict_proba`, for whoever makes batches: token ids of each text, special ones included, and whether it was cut.
 
         Raises:
-            UserError: as `predict`.
+            SelfTrainError: as `predict`.
         """
         return self._read(_checked(texts))
 
@@ -188,7 +188,7 @@ class Classifier:
         continuation stands behind it, and both together are read up to twice that length, or as far as the encoder reads.
 
         Raises:
-            UserError: as `predict`.
+            SelfTrainError: as `predict`.
         """
         different = _checked(list(dict.fromkeys(one.text for one in texts)))  # a text comes once for each of its continuations
         beginnings = dict(zip(different, self._read.cut(different), strict=True))
@@ -214,18 +214,18 @@ def open_backbone(folder: Path, device: str) -> SentenceTransformer:
     """The encoder of a bundle.
 
     Raises:
-        UserError: it is damaged.
+        SelfTrainError: it is damaged.
     """
     try:
         _check_shapes(folder)
         backbone = SentenceTransformer(str(folder), device=device, local_files_only=True, trust_remote_code=False)
-    except UserError:
+    except SelfTrainError:
         raise
     except Exception as error:  # transformers, tokenizers and torch raise what they like for settings and weights that make no sense
-        raise UserError(f"The encoder of the bundle {folder} cannot be opened ({_reason(error)}); write the bundle again.") from None
+        raise SelfTrainError(f"The encoder of the bundle {folder} cannot be opened ({_reason(error)}); write the bundle again.") from None
     for name, tensor in backbone.state_dict().items():
         if tensor.is_floating_point() and not all(torch.isfinite(part).all() for part in tensor.reshape(-1).split(1 << 22)):
-            raise UserError(f"The weights {name} of the bundle {folder} hold numbers that are not finite; train it again.")
+            raise SelfTrainError(f"The weights {name} of the bundle {folder} hold numbers that are not finite; train it again.")
     _check_ids(backbone, folder)
     return backbone
 
@@ -235,7 +235,7 @@ def _reason(error: Exception) -> str:
 
 
 def _check_shapes(folder: Path) -> None:
-    """Raise a `UserError` unless the transformer that config.json describes has the shapes of the weights: it is made as large as it says before they are read."""
+    """Raise a `SelfTrainError` unless the transformer that config.json describes has the weights' shapes: it is made as large as it says before they are read."""
     if not (folder / "config.json").is_file():
         return  # an encoder of words, or a static one, whose settings were checked
     from transformers import AutoConfig, AutoModel
@@ -252,20 +252,20 @@ def _check_shapes(folder: Path) -> None:
         if shape is None:
             missing += parameter.numel()
         elif shape != tuple(parameter.shape):
-            raise UserError(
+            raise SelfTrainError(
                 f"{folder / 'config.json'} wants {name} of shape {tuple(parameter.shape)}, and the weights have {shape}; write the bundle again."
             )
     if missing > MISSING_NUMBERS:
-        raise UserError(f"The weights of the bundle {folder} lack {missing:,} numbers that config.json asks for; write the bundle again.")
+        raise SelfTrainError(f"The weights of the bundle {folder} lack {missing:,} numbers that config.json asks for; write the bundle again.")
 
 
 def _check_ids(backbone: SentenceTransformer, folder: Path) -> None:
-    """Raise a `UserError` where the tokenizer knows more tokens than the encoder has vectors for."""
+    """Raise a `SelfTrainError` where the tokenizer knows more tokens than the encoder has vectors for."""
     known: Any = getattr(backbone.tokenizer, "get_vocab", dict)()
     table = next((module for module in backbone.modules() if isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag)), None)
     # The tokenizer of words has a list, which was compared with the vectors already.
     if isinstance(known, dict) and known and table is not None and max(known.values()) >= table.num_embeddings:
-        raise UserError(
+        raise SelfTrainError(
             f"The tokenizer of the bundle {folder} numbers tokens up to {max(known.values()):,}, and its encoder has {table.num_embeddings:,} of them; "
             "write the bundle again."
         )
@@ -273,9 +273,9 @@ def _check_ids(backbone: SentenceTransformer, folder: Path) -> None:
 
 def _checked(texts: Any) -> list[str]:
     if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
-        raise UserError(f"predict got a {type(texts).__name__}, not a list of texts; for one text write predict([text]).")
+        raise SelfTrainError(f"predict got a {type(texts).__name__}, not a list of texts; for one text write predict([text]).")
     checked = list(texts)
     for index, text in enumerate(checked):
         if (problem := problem_with(text)) is not None:
-            raise UserError(f"Text {index} of {len(checked)} cannot be classified, it is {problem}; leave it out or mend it.")
+            raise SelfTrainError(f"Text {index} of {len(checked)} cannot be classified, it is {problem}; leave it out or mend it.")
     return [str(text) for text in checked]  # numpy's own strings become plain ones

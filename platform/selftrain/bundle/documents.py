@@ -13,7 +13,7 @@ from selftrain.bundle.format import BundleCard
 from selftrain.config import DataConfig
 from selftrain.data.corpus import Corpus, Documents, Truth
 from selftrain.data.loading import load_corpus
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 
 def load_documents(
@@ -29,7 +29,7 @@ def load_documents(
         test_documents: labeled documents that are held out where the source has no test split.
 
     Raises:
-        UserError: no such source, other classes than the bundle's, images, or a bundle that names no data and nothing given instead.
+        SelfTrainError: no such source, other classes than the bundle's, images, or a bundle that names no data and nothing given instead.
     """
     if source is not None:
         config = DataConfig(
@@ -39,14 +39,14 @@ def load_documents(
         try:
             config = DataConfig.model_validate(card.experiment["data"])
         except ValidationError:
-            raise UserError("The bundle's own data section is of another selftrain; name documents with --documents FILE.") from None
+            raise SelfTrainError("The bundle's own data section is of another selftrain; name documents with --documents FILE.") from None
     else:
-        raise UserError("The bundle does not say which documents it was trained on; name some with --documents FILE.")
+        raise SelfTrainError("The bundle does not say which documents it was trained on; name some with --documents FILE.")
     corpus, truth = load_corpus(config)
     if corpus.kind != "text":
-        raise UserError(f"The documents of {corpus.name} are images, and a bundle reads texts; name other documents.")
+        raise SelfTrainError(f"The documents of {corpus.name} are images, and a bundle reads texts; name other documents.")
     if corpus.class_names != tuple(card.labels):
-        raise UserError(
+        raise SelfTrainError(
             f"{corpus.name} has the classes {', '.join(corpus.class_names)}, the bundle {', '.join(card.labels)}; name documents of these."
         )
     return corpus, truth
@@ -56,11 +56,11 @@ def accuracy_of(bundle: Path, texts: Sequence[str], labels: np.ndarray, classes:
     """Share of `texts` to which a bundle gives the class of `labels`, indices into `classes`.
 
     Raises:
-        UserError: no bundle, or one of other classes.
+        SelfTrainError: no bundle, or one of other classes.
     """
     classifier = Classifier.load(bundle)
     if tuple(classifier.classes_) != tuple(classes):
-        raise UserError("its classes are other ones")
+        raise SelfTrainError("its classes are other ones")
     return float((classifier.predict_proba(texts).argmax(axis=1) == labels).mean())
 
 

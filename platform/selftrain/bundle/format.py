@@ -29,7 +29,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from selftrain.bundle.checking import CARD, PROTOTYPES, check_bundle, hashes_of, read_header
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.files.durable import sync, sync_tree
 from selftrain.files.outputs import reason
 from selftrain.files.parsing import json_of
@@ -107,14 +107,14 @@ def write_bundle(
         `folder`.
 
     Raises:
-        UserError: `folder` exists and holds something else than a bundle.
+        SelfTrainError: `folder` exists and holds something else than a bundle.
     """
     dimensions = backbone.get_embedding_dimension()
     if tuple(prototypes.shape) != (len(card.labels), dimensions):
         raise ValueError(f"prototypes are {tuple(prototypes.shape)}, not {(len(card.labels), dimensions)}: one row a class, one column a dimension")
     folder = Path(folder)
     if folder.exists() and not (folder / CARD).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not a bundle; name an empty or new folder, so that nothing of yours is overwritten.")
+        raise SelfTrainError(f"{folder} exists and is not a bundle; name an empty or new folder, so that nothing of yours is overwritten.")
     partial, old = (folder.parent / f".{folder.name}.{word}-{os.getpid()}" for word in ("partial", "old"))
     longest = backbone.max_seq_length
     cuts = not isinstance(backbone[0], StaticEmbedding)  # whose tokenizer holds the cut
@@ -139,7 +139,7 @@ def write_bundle(
         sync(folder.parent)
     except (OSError, SafetensorError) as error:
         why = reason(error) if isinstance(error, OSError) else f"{' '.join(str(error).split())[:200]}; free some space, or name another disk"
-        raise UserError(f"The bundle {folder} cannot be written: {why}.") from None
+        raise SelfTrainError(f"The bundle {folder} cannot be written: {why}.") from None
     finally:
         if cuts:
             backbone.max_seq_length = longest
@@ -161,30 +161,30 @@ def read_card(folder: str | Path) -> BundleCard:
     """What the bundle in `folder` states about itself.
 
     Raises:
-        UserError: no such folder, no bundle, a damaged one, or one of a newer format.
+        SelfTrainError: no such folder, no bundle, a damaged one, or one of a newer format.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"No bundle {str(folder)!r}: there is no such folder; give the bundle/ folder of a run.")
+        raise SelfTrainError(f"No bundle {str(folder)!r}: there is no such folder; give the bundle/ folder of a run.")
     file = folder / CARD
     if not file.is_file():
-        raise UserError(f"{folder} is not a selftrain bundle: it has no {CARD}; give the bundle/ folder of a run.")
+        raise SelfTrainError(f"{folder} is not a selftrain bundle: it has no {CARD}; give the bundle/ folder of a run.")
     try:
         with file.open(encoding="utf-8") as stream:
             document = json_of(stream.read(_CARD_CHARACTERS + 1), characters=_CARD_CHARACTERS)
         if isinstance(document, dict) and isinstance(document.get("format"), int) and document["format"] > FORMAT:
-            raise UserError(f"{folder} has bundle format {document['format']}, this selftrain reads up to {FORMAT}; upgrade selftrain.")
+            raise SelfTrainError(f"{folder} has bundle format {document['format']}, this selftrain reads up to {FORMAT}; upgrade selftrain.")
         json.dumps(document, ensure_ascii=False).encode("utf-8")  # half of a surrogate pair is no character, and could be neither printed nor sent
         return BundleCard.model_validate(document)
     except (OSError, ValueError, ValidationError) as error:
-        raise UserError(f"{file} is damaged ({' '.join(str(error).split())[:200]}); write the bundle again.") from None
+        raise SelfTrainError(f"{file} is damaged ({' '.join(str(error).split())[:200]}); write the bundle again.") from None
 
 
 def checked_card(folder: str | Path) -> BundleCard:
     """The same, of a bundle that holds nothing but what bundles hold (bundle/checking.py): to be called before any of its files is opened.
 
     Raises:
-        UserError: as `read_card`, or it holds something else.
+        SelfTrainError: as `read_card`, or it holds something else.
     """
     card = read_card(folder)
     check_bundle(Path(folder), card.files)
@@ -195,7 +195,7 @@ def read_prototypes(folder: Path, card: BundleCard) -> tuple[torch.Tensor, torch
     """The prototypes of the bundle in `folder`, `[classes, dimensions]`, and its bias, `[classes]` or None, on the CPU.
 
     Raises:
-        UserError: the file is missing, damaged, or has another number of classes than the card.
+        SelfTrainError: the file is missing, damaged, or has another number of classes than the card.
     """
     file = folder / PROTOTYPES
     read_header(file)
@@ -203,13 +203,13 @@ def read_prototypes(folder: Path, card: BundleCard) -> tuple[torch.Tensor, torch
         tensors = load_file(str(file))
         prototypes, bias = tensors["prototypes"], tensors.get("bias")
     except Exception as error:  # safetensors raises a class of its own for a damaged header and OSError for a missing file
-        raise UserError(f"{file} cannot be read ({error}); write the bundle again.") from None
+        raise SelfTrainError(f"{file} cannot be read ({error}); write the bundle again.") from None
     if prototypes.ndim != 2 or prototypes.shape[0] != len(card.labels):
-        raise UserError(f"{file} has shape {tuple(prototypes.shape)}, but {CARD} names {len(card.labels)} classes; write the bundle again.")
+        raise SelfTrainError(f"{file} has shape {tuple(prototypes.shape)}, but {CARD} names {len(card.labels)} classes; write the bundle again.")
     if not all(tensor.is_floating_point() and torch.isfinite(tensor).all() for tensor in (prototypes, bias) if tensor is not None):
-        raise UserError(f"{file} holds numbers that are not finite, or not fractions; train the bundle again.")
+        raise SelfTrainError(f"{file} holds numbers that are not finite, or not fractions; train the bundle again.")
     if bias is not None and tuple(bias.shape) != (len(card.labels),):
-        raise UserError(f"{file} has a bias of shape {tuple(bias.shape)}, but {CARD} names {len(card.labels)} classes; write the bundle again.")
+        raise SelfTrainError(f"{file} has a bias of shape {tuple(bias.shape)}, but {CARD} names {len(card.labels)} classes; write the bundle again.")
     return prototypes, bias
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from selftrain.bundle.classifier import Classifier, problem_with
 from selftrain.data.tables import BATCH_ROWS, RAGGED, Row, check_paths, clean, open_result, open_table
-from selftrain.errors import UserError, nearest
+from selftrain.errors import SelfTrainError, nearest
 from selftrain.files.outputs import whole_file
 
 BATCH_CHARACTERS = 4 << 20  # of rows that are classified together: a tokenizer takes some hundred bytes a token, and a character may be one
@@ -37,13 +37,13 @@ def predict_file(classifier: Classifier, source: Path, out: Path, text_column: s
         The number of rows.
 
     Raises:
-        UserError: no such file, an unknown suffix, no such column, or a file that is not what its suffix says.
+        SelfTrainError: no such file, an unknown suffix, no such column, or a file that is not what its suffix says.
     """
     source, out = Path(source), Path(out)
     check_paths(source, out)
     table = open_table(source)
     if text_column not in table.schema.names:
-        raise UserError(f"{source} has no column {text_column!r}; {nearest(text_column, table.schema.names)} Name it with --text-column.")
+        raise SelfTrainError(f"{source} has no column {text_column!r}; {nearest(text_column, table.schema.names)} Name it with --text-column.")
     classes = [str(name) for name in classifier.classes_]
     names = _new_columns(["label", "probability", "error", *(f"p_{name}" for name in classes)], table.schema.names)
     types = [pa.string(), pa.float64(), pa.string(), *([pa.float64()] * len(classes))]

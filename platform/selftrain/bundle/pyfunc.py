@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from selftrain.bundle.classifier import Classifier
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 
 class PyfuncClassifier:
@@ -29,7 +29,9 @@ class PyfuncClassifier:
         index = getattr(model_input, "index", None) if isinstance(model_input, pd.DataFrame | pd.Series) else None
         if isinstance(model_input, pd.DataFrame):
             if "text" not in model_input and model_input.shape[1] != 1:
-                raise UserError(f"The table has columns {list(model_input.columns)} and none of them is 'text'; name the column with the texts so.")
+                raise SelfTrainError(
+                    f"The table has columns {list(model_input.columns)} and none of them is 'text'; name the column with the texts so."
+                )
             model_input = model_input["text"] if "text" in model_input else model_input.iloc[:, 0]
         probabilities = self.classifier.predict_proba(model_input)
         return pd.DataFrame({"label": self.classifier.classes_[probabilities.argmax(axis=1)], "probability": probabilities.max(axis=1)}, index=index)

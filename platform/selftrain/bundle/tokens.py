@@ -22,7 +22,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding, WordEmbeddings
 from tokenizers import Tokenizer
 
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 BATCH_START_TOKENS = 64  # what starting one more batch costs, in padded tokens that could be computed meanwhile
 BATCH_TOKENS_CPU = 1024  # of a batch from which on a core computes no more tokens a second
@@ -148,12 +148,12 @@ class FastReader:
         """Read what `save` wrote.
 
         Raises:
-            UserError: the file is missing or damaged.
+            SelfTrainError: the file is missing or damaged.
         """
         try:
             return cls(Tokenizer.from_str(file.read_text(encoding="utf-8")))
         except Exception as error:  # the library raises plain Exception for whatever it cannot read
-            raise UserError(f"{file} cannot be read ({' '.join(str(error).split())[:150]}); run selftrain export again.") from None
+            raise SelfTrainError(f"{file} cannot be read ({' '.join(str(error).split())[:150]}); run selftrain export again.") from None
 
 
 class _WordPieces:
@@ -268,7 +268,7 @@ def reader_of(backbone: SentenceTransformer, max_tokens: int) -> Reader:
     """The reader of an encoder, cut at `max_tokens` or at what the encoder reads at most.
 
     Raises:
-        UserError: the encoder wants more than token ids and their mask.
+        SelfTrainError: the encoder wants more than token ids and their mask.
     """
     found = backbone.tokenizer
     tokenizer = found if isinstance(found, Tokenizer) else getattr(found, "backend_tokenizer", None)
@@ -282,7 +282,7 @@ def reader_of(backbone: SentenceTransformer, max_tokens: int) -> Reader:
     copy.enable_truncation(longest)
     copy.enable_padding(pad_id=int(getattr(found, "pad_token_id", None) or 0))
     if any(copy.encode("a text").type_ids):
-        raise UserError(
+        raise SelfTrainError(
             "The encoder's tokenizer numbers the segments of a single text (as XLNet's does); a classifier reads token ids alone, train another encoder."
         )
     return FastReader(copy)

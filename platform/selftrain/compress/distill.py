@@ -30,7 +30,7 @@ from selftrain.bundle.tokens import FastReader, reader_of
 from selftrain.compress.onnx import require_empty, scratch_beside
 from selftrain.compress.students import Lesson, Student, layers_of, shallow_student, static_student
 from selftrain.data.corpus import Corpus, Truth
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.evaluation.metrics import evaluate
 from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
 from selftrain.evaluation.tiers import Tier, tiers
@@ -76,12 +76,12 @@ def distill(
         seed: of what is random in training.
 
     Raises:
-        UserError: no bundle, too few documents, `out` is not empty, or a student that cannot be made of this teacher.
+        SelfTrainError: no bundle, too few documents, `out` is not empty, or a student that cannot be made of this teacher.
     """
     folder = Path(folder)
     card = checked_card(folder)
     if unknown := [name for name in students if name not in STUDENTS]:
-        raise UserError(f"There is no student {unknown[0]!r}; known: {', '.join(STUDENTS)}.")
+        raise SelfTrainError(f"There is no student {unknown[0]!r}; known: {', '.join(STUDENTS)}.")
     out = Path(out) if out is not None else folder.absolute().parent / "distilled"
     require_empty(out)
     labels = labels_of(corpus.test, dict(truth.test))
@@ -92,21 +92,21 @@ def distill(
         count = min(_HELD_OUT, len(texts) // 10)
         measured_on, texts = texts[:count], texts[count:]
     if len(texts) < FEWEST_DOCUMENTS or not measured_on:
-        raise UserError(f"{corpus.name} has {len(texts)} documents to learn from, fewer than {FEWEST_DOCUMENTS}; give more with --documents.")
+        raise SelfTrainError(f"{corpus.name} has {len(texts)} documents to learn from, fewer than {FEWEST_DOCUMENTS}; give more with --documents.")
     texts += generated_texts(card, corpus)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     backbone = open_backbone(folder, device)
     weights, bias = read_prototypes(folder, card)
     reader = reader_of(backbone, card.max_tokens)
     if not isinstance(reader, FastReader) or isinstance(backbone[0], StaticEmbedding):
-        raise UserError(
+        raise SelfTrainError(
             f"The encoder of {folder} is no transformer, so there is nothing smaller to distill it into; distill a bundle of a sentence encoder."
         )
     makers: dict[str, Callable[[Lesson], Student]] = {"static": static_student, "shallow": partial(shallow_student, layers=layers)}
     if "shallow" in students:
         _, stack = layers_of(backbone)
         if not 1 <= layers < len(stack):
-            raise UserError(f"--layers is {layers} and the teacher has {len(stack)} layers; give a number from 1 to {len(stack) - 1}.")
+            raise SelfTrainError(f"--layers is {layers} and the teacher has {len(stack)} layers; give a number from 1 to {len(stack) - 1}.")
 
     teacher = Classifier.load(folder)
     lesson = Lesson(
@@ -225,7 +225,7 @@ def _language_model(folder: Path, corpus: Corpus, labels: np.ndarray | None) -> 
     """(the language model's own zero-shot row, from metrics.json of the run that the bundle lies in, and a note on it); nothing where there is none.
 
     Raises:
-        UserError: metrics.json is damaged.
+        SelfTrainError: metrics.json is damaged.
     """
     file = folder.absolute().parent / "metrics.json"
     if labels is None or not file.is_file():
@@ -240,7 +240,9 @@ def _language_model(folder: Path, corpus: Corpus, labels: np.ndarray | None) -> 
         rate = round(1000 / row["inference_ms"], 2) if row["inference_ms"] else None  # none where answers came from the cache
         tier = Tier(name=f"{metrics['asked']['llm']} (zero-shot)", right=float(row["scores"]["accuracy"]), texts_per_second=rate, size_mb=None)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is damaged ({type(error).__name__}: {' '.join(str(error).split())[:100]}); move the bundle away from it.") from None
+        raise SelfTrainError(
+            f"{file} is damaged ({type(error).__name__}: {' '.join(str(error).split())[:100]}); move the bundle away from it."
+        ) from None
     return [tier], f"; the language model: {row['documents']:,} of the documents, on all cores, in the run {folder.absolute().parent.name}"
 
 

@@ -52,7 +52,7 @@ from selftrain.bundle.classifier import open_backbone
 from selftrain.bundle.documents import labels_of, load_documents
 from selftrain.bundle.format import BundleCard, checked_card, read_prototypes
 from selftrain.bundle.tokens import FastReader, batches, padded, reader_of
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 TOLERANCE = 1e-4  # largest difference of a probability between a float32 graph and PyTorch
 DOCUMENTS = 1000  # at most; int8 is judged on them
@@ -82,7 +82,7 @@ def documents_to_check(card: BundleCard, source: str | None, *, text_column: str
         label_column: column of the true labels in a file; documents without one are left out.
 
     Raises:
-        UserError: as `load_documents`.
+        SelfTrainError: as `load_documents`.
     """
     corpus, truth = load_documents(card, source, text_column=text_column, label_column=label_column, test_documents=0)
     if source is None and len(corpus.validation):
@@ -144,7 +144,7 @@ def export_bundle(
         What was written as backend.json.
 
     Raises:
-        UserError: no bundle, a missing package, an encoder that ONNX cannot hold, a graph that computes something else, too few documents for int8, int8
+        SelfTrainError: no bundle, a missing package, an encoder that ONNX cannot hold, a graph that computes something else, too few documents for int8, int8
             beyond the limit where it was the only graph asked for, or `out` is not empty.
     """
     for name in backends:
@@ -152,9 +152,9 @@ def export_bundle(
     wanted = [name for name in BACKENDS if name in backends or name == "torch"]
     graphs = [name for name in wanted if name != "torch"]
     if not graphs:
-        raise UserError("There is nothing to export to; name at least one of onnx, onnx-int8 and openvino with --backends.")
+        raise SelfTrainError("There is nothing to export to; name at least one of onnx, onnx-int8 and openvino with --backends.")
     if not 0 <= max_accuracy_loss <= 1:
-        raise UserError(f"--max-accuracy-loss is {max_accuracy_loss:g}; give a share from 0 to 1, such as 0.005.")
+        raise SelfTrainError(f"--max-accuracy-loss is {max_accuracy_loss:g}; give a share from 0 to 1, such as 0.005.")
     require_packages("onnx", "onnxscript", "onnxruntime", *(PACKAGES[name] for name in graphs))
     folder = Path(folder)
     card = checked_card(folder)
@@ -162,9 +162,9 @@ def export_bundle(
         require_empty(out)
     texts = list(documents.texts[:DOCUMENTS])
     if not texts:
-        raise UserError(f"{documents.source} holds no document to check the graph on; name some with --documents FILE.")
+        raise SelfTrainError(f"{documents.source} holds no document to check the graph on; name some with --documents FILE.")
     if "onnx-int8" in graphs and len(texts) < FEWEST_DOCUMENTS:
-        raise UserError(
+        raise SelfTrainError(
             f"{documents.source} has {len(texts)} documents, too few to judge int8 ({FEWEST_DOCUMENTS} are needed); give more with --documents, or leave int8 "
             "out with --backends onnx,openvino."
         )
@@ -172,7 +172,7 @@ def export_bundle(
     backbone = open_backbone(folder, "cpu").eval()
     reader = reader_of(backbone, card.max_tokens)
     if not isinstance(reader, FastReader):
-        raise UserError(
+        raise SelfTrainError(
             f"The encoder of {folder} has no tokenizer of the library tokenizers (it is of words, as a BiLSTM is), and no ONNX graph is made of it."
         )
     rows = [tokens.ids for tokens in reader(texts)]
@@ -189,7 +189,7 @@ def export_bundle(
                 opened[name] = OpenVinoBackend(graph_file, threads) if name == "openvino" else OnnxBackend(graph_file, "onnx", threads)
                 differences[name] = largest_difference(opened["torch"], opened[name], rows, reader.padding, card.max_tokens)
                 if not differences[name] <= TOLERANCE:
-                    raise UserError(
+                    raise SelfTrainError(
                         f"The graph of {folder} by {PACKAGES[name]} differs from PyTorch by {differences[name]:.2g} in a probability, the tolerance is "
                         f"{TOLERANCE:g}; nothing was written: leave {name} out with --backends, or report it."
                     )
@@ -203,7 +203,7 @@ def export_bundle(
             cost = int8_cost(before, after, documents.labels, max_accuracy_loss)
             if cost.refused:
                 if graphs == ["onnx-int8"]:
-                    raise UserError(f"{cost.sentence()[:-1]}; nothing was written: raise the limit, or name other backends.")
+                    raise SelfTrainError(f"{cost.sentence()[:-1]}; nothing was written: raise the limit, or name other backends.")
                 del opened["onnx-int8"]
                 file.unlink()
         opened = {name: opened[name] for name in wanted if name in opened}
@@ -236,7 +236,7 @@ def write_graph(graph: Graph, file: Path) -> None:
     """Write `graph` as ONNX with free batch and length.
 
     Raises:
-        UserError: PyTorch cannot turn the encoder into a graph.
+        SelfTrainError: PyTorch cannot turn the encoder into a graph.
     """
     ids = torch.arange(5, 37).reshape(2, 16) % 5
     mask = torch.ones_like(ids)
@@ -261,7 +261,9 @@ def write_graph(graph: Graph, file: Path) -> None:
                 verbose=False,
             )
     except Exception as error:  # the exporter raises whatever its stages raise
-        raise UserError(f"The encoder cannot be turned into an ONNX graph ({' '.join(str(error).split())[:200]}); use it with PyTorch.") from None
+        raise SelfTrainError(
+            f"The encoder cannot be turned into an ONNX graph ({' '.join(str(error).split())[:200]}); use it with PyTorch."
+        ) from None
     finally:
         log.setLevel(level)
 
@@ -296,7 +298,7 @@ def largest_difference(reference: Backend, other: Backend, rows: Sequence[Sequen
     """Largest difference of a probability: documents cut to every length from 1 to `longest` tokens, in batches from 1 to 32 of mixed lengths."""
     by_length = sorted((row for row in rows if row), key=len)
     if not by_length:
-        raise UserError("No document holds a token that the encoder knows; name other documents with --documents FILE.")
+        raise SelfTrainError("No document holds a token that the encoder knows; name other documents with --documents FILE.")
     lengths = np.random.default_rng(0).permutation(np.arange(1, longest + 1))
     # For every length a document that is as long, or the longest there is.
     starts = np.searchsorted([len(row) for row in by_length], lengths)
@@ -360,22 +362,22 @@ def describe(record: Record) -> str:
 
 
 def require_empty(out: Path) -> None:
-    """Raise a `UserError` unless `out` is a new or empty folder."""
+    """Raise a `SelfTrainError` unless `out` is a new or empty folder."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is not an empty folder; name a new one with --out, so that nothing of yours is overwritten.")
+        raise SelfTrainError(f"{out} exists and is not an empty folder; name a new one with --out, so that nothing of yours is overwritten.")
 
 
 def scratch_beside(home: Path) -> Path:
     """A new folder beside `home`, on the same disk, to work in and rename from.
 
     Raises:
-        UserError: nothing can be written there.
+        SelfTrainError: nothing can be written there.
     """
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f".{home.name}.partial-", dir=home.parent))
     except OSError as error:
-        raise UserError(f"Nothing can be written in {home.parent} ({error.strerror}); name another folder with --out.") from None
+        raise SelfTrainError(f"Nothing can be written in {home.parent} ({error.strerror}); name another folder with --out.") from None
 
 
 def _probabilities(computes: Backend, rows: Sequence[Sequence[int]], padding: int) -> np.ndarray:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from selftrain.bundle.format import BundleCard
 from selftrain.bundle.tokens import FastReader, features_of, padded
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 SIF = 1e-4  # a of the weights of the tokens
 DIMENSIONS = 256  # of a static student, where the teacher has more
@@ -124,7 +124,7 @@ def layers_of(backbone: SentenceTransformer) -> tuple[torch.nn.Module, torch.nn.
     """(module, its list of layers): the transformer's stack.
 
     Raises:
-        UserError: there is none of as many layers as the model's configuration says.
+        SelfTrainError: there is none of as many layers as the model's configuration says.
     """
     model = backbone[0].auto_model
     count = getattr(model.config, "num_hidden_layers", 0)
@@ -132,7 +132,7 @@ def layers_of(backbone: SentenceTransformer) -> tuple[torch.nn.Module, torch.nn.
         for child in module.children():
             if isinstance(child, torch.nn.ModuleList) and len(child) == count:
                 return module, child
-    raise UserError(f"The encoder's layers were not found ({type(model).__name__}); distill into --student static instead.")
+    raise SelfTrainError(f"The encoder's layers were not found ({type(model).__name__}); distill into --student static instead.")
 
 
 def _learn(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from selftrain.data.splits import hash_order
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 if TYPE_CHECKING:
     from selftrain.data.cleaning import Row
@@ -97,15 +97,15 @@ def common_size(rows: Sequence[Row]) -> tuple[int, int] | None:
 
 
 def check_sizes(rows: Sequence[Row], size: tuple[int, int] | None, where: str) -> None:
-    """Raise a `UserError` where images of `size` have too many pixels, or all of them together many more than their files let expect."""
+    """Raise a `SelfTrainError` where images of `size` have too many pixels, or all of them together many more than their files let expect."""
     if size is None:
         return
     width, height = size
     if width * height > PIXELS:
-        raise UserError(f"The images of {where} have {width:,} by {height:,} pixels, more than {PIXELS:,} in all; make them smaller first.")
+        raise SelfTrainError(f"The images of {where} have {width:,} by {height:,} pixels, more than {PIXELS:,} in all; make them smaller first.")
     pixels = 3 * width * height * len(rows)
     if pixels > FREE_BYTES and sum(len(encoded(row.text) or b"") for row in rows) * EXPANSION < pixels:
-        raise UserError(
+        raise SelfTrainError(
             f"The images of {where} would take {pixels / 1e9:,.1f} GB, more than {EXPANSION} times their files: these are no pictures; leave the empty ones out."
         )
 

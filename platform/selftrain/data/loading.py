@@ -19,7 +19,7 @@ from selftrain.data.corpus import Corpus, Documents, Label, Skipped, Truth
 from selftrain.data.images import check_sizes, common_size, stacked, thinned
 from selftrain.data.sources import find_source
 from selftrain.data.splits import hash_order, hold_out
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 
 def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
@@ -31,7 +31,7 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
     that no others are decoded; those of them that cannot be used are not replaced.
 
     Raises:
-        UserError: whatever the user can mend, from a missing file to too few usable documents.
+        SelfTrainError: whatever the user can mend, from a missing file to too few usable documents.
     """
     if config.classes is not None:
         check_class_names(config.classes, "data.classes")
@@ -43,12 +43,12 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
     if config.test_source is not None:
         other = find_source(config.model_copy(update={"source": config.test_source, "train_split": None}))
         if other.kind != source.kind:
-            raise UserError(
+            raise SelfTrainError(
                 f"data.test_source {other.name} holds {other.kind}s and {source.name} {source.kind}s; test on documents of the same kind."
             )
         test_rows, test_index, tested = other.test or other.train, same_classes(other, labels, source.name), other.name
         if other.generated and not other.test:
-            raise UserError(
+            raise SelfTrainError(
                 f"data.test_source {other.name} was written by a language model, and nobody claims that its labels are true; test on real documents."
             )
 
@@ -74,7 +74,7 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
     given = {id_: document for id_, document in given.items() if document.label is not None}
     if (config.test_split is not None or config.test_source is not None) and not given:
         key, value = ("test_source", config.test_source) if config.test_split is None else ("test_split", config.test_split)
-        raise UserError(f"data.{key} {value!r} of {tested} holds no labeled document to test on; name another, or leave it out.")
+        raise SelfTrainError(f"data.{key} {value!r} of {tested} holds no labeled document to test on; name another, or leave it out.")
     train = source.train
     if images and config.unlabeled_documents is not None:
         train = thinned(train, config.unlabeled_documents + config.validation_documents + (0 if given else config.test_documents))
@@ -82,20 +82,22 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
     skipped = (*(skipped_test if given else ()), *skipped)
     labeled = {id_ for id_, document in rest.items() if document.label is not None}
     if not labeled and not given and any(item.reason == "unknown label" for item in skipped):
-        raise UserError(nothing_matches(source, labels))
+        raise SelfTrainError(nothing_matches(source, labels))
 
     documents = {**rest, **given}
     test, unlabeled = (hash_order(given), hash_order(rest)) if given else hold_out(rest, 0 if source.generated else config.test_documents, labeled)
     validation, unlabeled = hold_out(unlabeled, config.validation_documents, labeled) if config.validation_documents else ([], unlabeled)
     if config.validation_documents and not validation:
-        raise UserError(
+        raise SelfTrainError(
             f"data.validation_documents wants labeled documents and {source.name} has none to spare; set data.label_column, or leave it at 0."
         )
     if len(unlabeled) < config.min_documents:
-        raise UserError(_too_few(source.name, len(unlabeled), 0 if given else len(test), skipped, config.min_documents))
+        raise SelfTrainError(_too_few(source.name, len(unlabeled), 0 if given else len(test), skipped, config.min_documents))
     unlabeled = unlabeled[: config.unlabeled_documents]
     if len(unlabeled) < config.min_documents:
-        raise UserError(f"data.unlabeled_documents ({config.unlabeled_documents}) is below data.min_documents ({config.min_documents}); raise it.")
+        raise SelfTrainError(
+            f"data.unlabeled_documents ({config.unlabeled_documents}) is below data.min_documents ({config.min_documents}); raise it."
+        )
 
     weak = {id_: label for id_ in unlabeled if (label := documents[id_].weak) is not None}
     truth = Truth(_true_labels(documents, unlabeled), _true_labels(documents, test), _true_labels(documents, validation), weak)
@@ -118,16 +120,16 @@ def corpus_of(texts: Sequence[object], config: DataConfig) -> Corpus:
     """A corpus of texts that are in memory already: all of them unlabeled, cleaned as the rows of a source are.
 
     Raises:
-        UserError: `config.classes` are not at least two different names, or too few texts are usable.
+        SelfTrainError: `config.classes` are not at least two different names, or too few texts are usable.
     """
     if isinstance(texts, str | bytes | Mapping):
-        raise UserError(f"texts is a {type(texts).__name__}, not a list of texts; for one text write [text].")
+        raise SelfTrainError(f"texts is a {type(texts).__name__}, not a list of texts; for one text write [text].")
     names = config.classes or ()
     check_class_names(names, "classes")
     labels = describe(tuple(Label(name, name, name) for name in names), config.descriptions)
     found = clean([Row(f"text {place}", text) for place, text in enumerate(texts)], index={}, max_characters=config.max_characters)
     if len(found.documents) < config.min_documents:
-        raise UserError(_too_few("texts", len(found.documents), 0, found.skipped, config.min_documents))
+        raise SelfTrainError(_too_few("texts", len(found.documents), 0, found.skipped, config.min_documents))
     documents = {document.id: document for document in found.documents}
     ids = hash_order(documents)[: config.unlabeled_documents]
     return Corpus(
@@ -160,10 +162,10 @@ def _prompts(prompts: Sequence[str] | None) -> tuple[str, ...] | None:
     if prompts is None:
         return None
     if not prompts:
-        raise UserError("data.prompts is empty; leave it out for the default, or list prompts with {label}.")
+        raise SelfTrainError("data.prompts is empty; leave it out for the default, or list prompts with {label}.")
     for prompt in prompts:
         if not _is_template(prompt):
-            raise UserError(f"data.prompts: {prompt[:200]!r} must hold {{label}} and no other braces, e.g. 'It is about {{label}}.'.")
+            raise SelfTrainError(f"data.prompts: {prompt[:200]!r} must hold {{label}} and no other braces, e.g. 'It is about {{label}}.'.")
     return tuple(prompts)
 
 

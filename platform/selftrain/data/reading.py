@@ -1,8 +1,8 @@
 """Files to rows: CSV, TSV, JSON lines, JSON and Parquet.
 
 CSV and JSON are read with the standard library rather than with Arrow, because one odd cell (a number among texts, a null) must cost one row and not
-the file. Every fault of a whole file is a `UserError`; faults of single rows are left to `cleaning`. A file is read as a stream, and no row of it is larger than
-`RECORD_CHARACTERS`: what a file takes in memory follows from its size.
+the file. Every fault of a whole file is a `SelfTrainError`; faults of single rows are left to `cleaning`. A file is read as a stream, and no row of it is
+larger than `RECORD_CHARACTERS`: what a file takes in memory follows from its size.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from selftrain.data.cleaning import Fault, Row
 from selftrain.data.images import COLUMNS
 from selftrain.data.parquet import CELL_BYTES, cells_of, open_checked, readable, schema_of
-from selftrain.errors import UserError, nearest
+from selftrain.errors import SelfTrainError, nearest
 from selftrain.files.parsing import json_items, json_of
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -41,18 +41,18 @@ def read_file(path: Path, text_column: str, label_column: str | None, weak_colum
         weak_column: column of labels that may be wrong; None for none.
 
     Raises:
-        UserError: no such file, an unknown suffix, an empty or unreadable file, a wrong encoding, a missing column.
+        SelfTrainError: no such file, an unknown suffix, an empty or unreadable file, a wrong encoding, a missing column.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise UserError(f"{path} is of no kind that can be read; data.source takes {', '.join(SUFFIXES)} files.")
+        raise SelfTrainError(f"{path} is of no kind that can be read; data.source takes {', '.join(SUFFIXES)} files.")
     if path.is_dir():
-        raise UserError(f"{path} is a folder, not a file; give the path of a {suffix} file.")
+        raise SelfTrainError(f"{path} is a folder, not a file; give the path of a {suffix} file.")
     if not path.is_file():
-        raise UserError(f"No such file: {path}; check data.source.")
+        raise SelfTrainError(f"No such file: {path}; check data.source.")
     try:
         if path.stat().st_size == 0:
-            raise UserError(f"{path} is empty; give a file with one document a row.")
+            raise SelfTrainError(f"{path} is empty; give a file with one document a row.")
         if suffix == ".parquet":
             rows = read_parquet(path, (text_column,), label_column, weak_column)
         elif suffix in (".csv", ".tsv"):
@@ -60,9 +60,9 @@ def read_file(path: Path, text_column: str, label_column: str | None, weak_colum
         else:
             rows = _read_json(path, text_column, label_column, weak_column)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from None
+        raise SelfTrainError(f"{path} cannot be read: {error.strerror or error}.") from None
     if not rows:
-        raise UserError(f"{path} holds no rows; give a file with one document a row.")
+        raise SelfTrainError(f"{path} holds no rows; give a file with one document a row.")
     return rows
 
 
@@ -71,10 +71,10 @@ def most_rows(path: Path) -> int:
     return max(FREE_ROWS, path.stat().st_size // BYTES_A_ROW)
 
 
-def too_many_rows(path: Path, rows: int) -> UserError:
+def too_many_rows(path: Path, rows: int) -> SelfTrainError:
     """The error for a file with more than `most_rows`."""
     size = path.stat().st_size
-    return UserError(
+    return SelfTrainError(
         f"{path} holds {rows:,} rows or more in {size:,} bytes, fewer than {BYTES_A_ROW} bytes a row: these are no documents; give a file with one document a row."
     )
 
@@ -87,7 +87,7 @@ def read_parquet(
     A file without the text column and with one that is called `image` or `img` is one of images (`image_column`).
 
     Raises:
-        UserError: not Parquet, a missing column, or a file that stands for much more than its size.
+        SelfTrainError: not Parquet, a missing column, or a file that stands for much more than its size.
     """
     schema = parquet_schema(path)
     if found := image_column(schema, text_columns):
@@ -112,7 +112,7 @@ def parquet_schema(path: Path) -> Any:
     """The Arrow schema of a Parquet file.
 
     Raises:
-        UserError: not a Parquet file.
+        SelfTrainError: not a Parquet file.
     """
     return schema_of(path)
 
@@ -157,14 +157,16 @@ def join_texts(parts: Sequence[object]) -> object:
 
 
 def require_columns(found: Sequence[str], wanted: Sequence[str], where: str) -> None:
-    """Raise a `UserError` that names the nearest column when one of `wanted` is missing, or that one of them is there twice."""
+    """Raise a `SelfTrainError` that names the nearest column when one of `wanted` is missing, or that one of them is there twice."""
     for column in wanted:
         if column not in found:
-            raise UserError(
+            raise SelfTrainError(
                 f"{where} has no column {column!r}; {nearest(column, found) or 'it has no columns'} Set data.text_column or data.label_column."
             )
         if found.count(column) > 1:
-            raise UserError(f"{where} has {found.count(column)} columns {column!r}, and which of them is meant nobody can tell; rename the others.")
+            raise SelfTrainError(
+                f"{where} has {found.count(column)} columns {column!r}, and which of them is meant nobody can tell; rename the others."
+            )
 
 
 @contextmanager
@@ -172,14 +174,14 @@ def opened(path: Path, newline: str) -> Iterator[TextIO]:
     """A UTF-8 file, with or without a byte order mark.
 
     Raises:
-        UserError: it is not UTF-8; the error says where.
+        SelfTrainError: it is not UTF-8; the error says where.
     """
     try:
         with path.open(encoding="utf-8-sig", newline=newline) as stream:
             yield stream
     except UnicodeDecodeError:
         byte, line, guess = _first_wrong_byte(path)
-        raise UserError(
+        raise SelfTrainError(
             f"{path} is not UTF-8: byte 0x{byte:02x} on line {line}; convert it, e.g. "
             f"iconv -f {guess} -t UTF-8 {path.name} > {path.stem}.utf8{path.suffix}."
         ) from None
@@ -208,13 +210,13 @@ def lines_of(stream: TextIO, path: Path) -> Iterator[str]:
     """The lines of a file.
 
     Raises:
-        UserError: one is longer than a record may be.
+        SelfTrainError: one is longer than a record may be.
     """
     number = 0
     while line := stream.readline(RECORD_CHARACTERS + 1):
         number += 1
         if len(line) > RECORD_CHARACTERS:
-            raise UserError(f"Line {number} of {path} has more than {RECORD_CHARACTERS:,} characters; give a file with one document a row.")
+            raise SelfTrainError(f"Line {number} of {path} has more than {RECORD_CHARACTERS:,} characters; give a file with one document a row.")
         yield line
 
 
@@ -232,7 +234,7 @@ def _read_delimited(path: Path, text_column: str, label_column: str | None, weak
             stream.seek(0)
             yield from _delimited_rows(Cells(stream, path, delimiter), path, text_column, label_column, weak_column)
     except csv.Error as error:
-        raise UserError(f"{path} is not a readable {kind} file: {error}.") from None
+        raise SelfTrainError(f"{path} is not a readable {kind} file: {error}.") from None
     finally:
         csv.field_size_limit(limit)
 
@@ -254,8 +256,8 @@ class Cells:
             yield line
         yield _END
 
-    def _endless(self) -> UserError:
-        return UserError(
+    def _endless(self) -> SelfTrainError:
+        return SelfTrainError(
             f"{self._path} has a quote in the row that begins on line {self.line} that is never closed, and all that follows would be one text; close it, or "
             'write a quote inside of a text as "".'
         )
@@ -330,7 +332,9 @@ def _records(path: Path) -> Iterator[tuple[str, Any, int]]:
     except ValueError as error:
         at = number + error.lineno - 1 if isinstance(error, json.JSONDecodeError) else number
         fault = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        raise UserError(f"{path} is not valid JSON: {fault} on line {at}; write one object a line, or a .json file with a list of objects.") from None
+        raise SelfTrainError(
+            f"{path} is not valid JSON: {fault} on line {at}; write one object a line, or a .json file with a list of objects."
+        ) from None
 
 
 def _first_sign(stream: TextIO) -> str:

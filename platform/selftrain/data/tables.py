@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from selftrain.data.parquet import CELL_BYTES, cells_of, open_checked, readable
 from selftrain.data.reading import RECORD_CHARACTERS, Cells, lines_of, most_rows, too_many_rows
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.files.outputs import check_file
 from selftrain.files.parsing import json_of
 
@@ -40,15 +40,15 @@ class Table:
 
 
 def check_paths(source: Path, out: Path) -> None:
-    """Raise a `UserError` unless `source` is a file of a known kind, and `out` can be written and is another one."""
+    """Raise a `SelfTrainError` unless `source` is a file of a known kind, and `out` can be written and is another one."""
     if not _is_file(source):
-        raise UserError(f"No file {str(source)[:300]!r} to classify; give the path of a CSV, JSONL or Parquet file.")
+        raise SelfTrainError(f"No file {str(source)[:300]!r} to classify; give the path of a CSV, JSONL or Parquet file.")
     for file, option in ((source, "--file"), (out, "--out")):
         if file.suffix.lower() not in SUFFIXES:
-            raise UserError(f"{option} {file} ends in {file.suffix or 'nothing'}; its name has to end in {', '.join(SUFFIXES)}.")
+            raise SelfTrainError(f"{option} {file} ends in {file.suffix or 'nothing'}; its name has to end in {', '.join(SUFFIXES)}.")
     check_file(out, "--out")
     if out.resolve() == source.resolve():
-        raise UserError(f"--out {out} is the source itself; name another file.")
+        raise SelfTrainError(f"--out {out} is the source itself; name another file.")
 
 
 def _is_file(path: Path) -> bool:
@@ -62,17 +62,17 @@ def open_table(source: Path) -> Table:
     """A file as a table.
 
     Raises:
-        UserError: it is empty, not what its suffix says, or beyond a bound.
+        SelfTrainError: it is empty, not what its suffix says, or beyond a bound.
     """
     try:
         table = _OPEN[source.suffix.lower()](source)
     except OSError as error:
-        raise UserError(f"{source} cannot be read: {error.strerror or error}.") from None
+        raise SelfTrainError(f"{source} cannot be read: {error.strerror or error}.") from None
     names = table.schema.names
     if len(set(names)) != len(names):
-        raise UserError(f"{source} names a column twice; give each column a name of its own.")
+        raise SelfTrainError(f"{source} names a column twice; give each column a name of its own.")
     if len(names) > COLUMNS:
-        raise UserError(f"{source} has {len(names):,} columns, more than {COLUMNS:,}; leave some out.")
+        raise SelfTrainError(f"{source} has {len(names):,} columns, more than {COLUMNS:,}; leave some out.")
     return table
 
 
@@ -98,11 +98,11 @@ def _open_csv(source: Path) -> Table:
             try:
                 yield from Cells(file, source, ",")
             except csv.Error as error:
-                raise UserError(f"{source} is not a CSV file ({error}); save it as UTF-8 CSV with a header.") from None
+                raise SelfTrainError(f"{source} is not a CSV file ({error}); save it as UTF-8 CSV with a header.") from None
 
     header = [clean(name) for name in next(rows_of_cells(), [])]
     if not header:
-        raise UserError(f"{source} is empty; its first line has to name the columns.")
+        raise SelfTrainError(f"{source} is empty; its first line has to name the columns.")
 
     def read() -> Iterator[tuple[Row, int]]:
         rows = rows_of_cells()
@@ -128,9 +128,11 @@ def _open_jsonl(source: Path) -> Table:
                 try:
                     row = json_of(line, characters=RECORD_CHARACTERS)
                 except ValueError as error:
-                    raise UserError(f"Line {number} of {source} is not JSON ({error}); each line has to be one object.") from None
+                    raise SelfTrainError(f"Line {number} of {source} is not JSON ({error}); each line has to be one object.") from None
                 if not isinstance(row, dict):
-                    raise UserError(f"Line {number} of {source} is a {type(row).__name__}; each line has to be one object such as {{'text': '...'}}.")
+                    raise SelfTrainError(
+                        f"Line {number} of {source} is a {type(row).__name__}; each line has to be one object such as {{'text': '...'}}."
+                    )
                 yield {clean(name): value for name, value in row.items()}, len(line)
 
     # Lines may differ in their keys and types, and a Parquet file wants to know both before its first row: so the file is read twice.
@@ -142,9 +144,9 @@ def _open_jsonl(source: Path) -> Table:
             long = isinstance(value, int) and not -(2**63) <= value < 2**63
             kinds.setdefault(name, set()).add("long" if long else type(value).__name__)
         if len(kinds) > COLUMNS:
-            raise UserError(f"{source} has more than {COLUMNS:,} different keys in its first {rows:,} objects; leave some out.")
+            raise SelfTrainError(f"{source} has more than {COLUMNS:,} different keys in its first {rows:,} objects; leave some out.")
     if not rows:
-        raise UserError(f"{source} is empty; each line has to be one JSON object.")
+        raise SelfTrainError(f"{source} is empty; each line has to be one JSON object.")
     schema = pa.schema([(name, _parquet_type(kind)) for name, kind in kinds.items()])
 
     def shaped() -> Iterator[tuple[Row, int]]:
@@ -183,7 +185,7 @@ def _open_parquet(source: Path) -> Table:
             for cells in zip(*columns, strict=True):
                 characters = sum(len(cell) for cell in cells if isinstance(cell, str | bytes))
                 if characters > CELL_BYTES:
-                    raise UserError(f"{source} has a row of {characters / 1e6:,.0f} MB, more than {CELL_BYTES / 1e6:,.0f}; leave it out.")
+                    raise SelfTrainError(f"{source} has a row of {characters / 1e6:,.0f} MB, more than {CELL_BYTES / 1e6:,.0f}; leave it out.")
                 yield dict(zip(schema.names, cells, strict=True)), max(characters, least)
 
     return Table(schema, opened.rows, read)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # What libraries without error numbers of their own say (safetensors, torch, SQLite under SQLAlchemy under MLflow).
@@ -42,17 +42,17 @@ def explained(path: Path | str, remedy: str = "free some space or fix the folder
         remedy: what the user can do, after a semicolon.
 
     Raises:
-        UserError: the disk is full, or the path cannot be written to.
+        SelfTrainError: the disk is full, or the path cannot be written to.
     """
     try:
         yield
-    except UserError:
+    except SelfTrainError:
         raise
     except Exception as error:
         problem = disk_problem(error)
         if problem is None:
             raise
-        raise UserError(f"{path} cannot be written: {problem}; {remedy}.") from error
+        raise SelfTrainError(f"{path} cannot be written: {problem}; {remedy}.") from error
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def check_writable(folder: Path, name: str) -> None:
         name: what the folder is, for the sentence, e.g. "the folder of the runs (output)".
 
     Raises:
-        UserError: it cannot be written to.
+        SelfTrainError: it cannot be written to.
     """
     missing = folder.absolute()
     made: list[Path] = []

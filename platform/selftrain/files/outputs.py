@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 # What a disk says when it takes no more, and what may become better when the user does something about it.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -16,7 +16,7 @@ _PROBE_CHARACTERS = 40  # that the names of unfinished results are longer than t
 
 
 def check_file(path: Path, option: str) -> None:
-    """Raise a `UserError` unless a file can be written at `path`; missing folders above it are made when it is written, and not here.
+    """Raise a `SelfTrainError` unless a file can be written at `path`; missing folders above it are made when it is written, and not here.
 
     Args:
         path: of the file; one that is there is replaced in the end.
@@ -24,9 +24,9 @@ def check_file(path: Path, option: str) -> None:
     """
     _refuse_links(path, option)
     if path.is_dir():
-        raise UserError(f"{option} {str(path)!r} is a folder; name a file.")
+        raise SelfTrainError(f"{option} {str(path)!r} is a folder; name a file.")
     if _there(path, option) and not path.is_file():
-        raise UserError(f"{option} {str(path)!r} is not a plain file; name another one.")
+        raise SelfTrainError(f"{option} {str(path)!r} is not a plain file; name another one.")
     _probe(path, option)
 
 
@@ -34,7 +34,7 @@ def check_folder(path: Path, option: str) -> None:
     """The same for a new folder; what may be in one that is there already is the caller's to say."""
     _refuse_links(path, option)
     if _there(path, option) and not path.is_dir():
-        raise UserError(f"{option} {str(path)!r} is a file; name a folder that is not there yet.")
+        raise SelfTrainError(f"{option} {str(path)!r} is a file; name a folder that is not there yet.")
     _probe(path, option)
 
 
@@ -43,7 +43,7 @@ def whole_file(path: Path, option: str) -> Iterator[Path]:
     """A name beside `path` to write to; the file gets its own name in the end, and where something goes wrong, nothing is left.
 
     Raises:
-        UserError: it cannot be written; inside, every `OSError` counts as that.
+        SelfTrainError: it cannot be written; inside, every `OSError` counts as that.
     """
     made: list[Path] = []
     partial = path.parent / f".{path.name}.partial-{os.getpid()}"
@@ -97,7 +97,7 @@ def _refuse_links(path: Path, option: str) -> None:
     except (OSError, ValueError) as error:
         raise _refused(path, option, error) from None
     if link:
-        raise UserError(f"{option} {str(path)!r} is a link; name what it leads to, or another place.")
+        raise SelfTrainError(f"{option} {str(path)!r} is a link; name what it leads to, or another place.")
 
 
 def _probe(path: Path, option: str) -> None:
@@ -139,6 +139,6 @@ def _remove_folders(made: Sequence[Path]) -> None:
             folder.rmdir()
 
 
-def _refused(path: Path, option: str, error: OSError | ValueError) -> UserError:
+def _refused(path: Path, option: str, error: OSError | ValueError) -> SelfTrainError:
     why = reason(error) if isinstance(error, OSError) else f"{error}; name another place"
-    return UserError(f"{option} {str(path)[:300]!r} cannot be written: {why}.")
+    return SelfTrainError(f"{option} {str(path)[:300]!r} cannot be written: {why}.")

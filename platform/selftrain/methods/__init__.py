@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from selftrain.errors import UserError, nearest
+from selftrain.errors import SelfTrainError, nearest
 
 if TYPE_CHECKING:
     from selftrain.config import Experiment
@@ -57,10 +57,10 @@ def method_class(name: str) -> type[Method]:
     """The class of a method; imported only when asked for, since it brings torch along.
 
     Raises:
-        UserError: no such method; the nearest name is given.
+        SelfTrainError: no such method; the nearest name is given.
     """
     if name not in METHODS:
-        raise UserError(f"Unknown method {name!r} (method.name); {nearest(name, METHODS)}")
+        raise SelfTrainError(f"Unknown method {name!r} (method.name); {nearest(name, METHODS)}")
     module, _, attribute = METHODS[name].partition(":")
     found: type[Method] = getattr(import_module(module), attribute)
     return found
@@ -70,7 +70,7 @@ def options_of(document: Mapping[str, Any]) -> Options:
     """Validate the `method` section of an experiment.
 
     Raises:
-        UserError: an unknown option (the nearest is named), or a value out of range.
+        SelfTrainError: an unknown option (the nearest is named), or a value out of range.
     """
     cls = method_class(str(document["name"]))
     try:
@@ -79,16 +79,16 @@ def options_of(document: Mapping[str, Any]) -> Options:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or cls.name
         if first["type"] == "extra_forbidden":
-            raise UserError(f"Unknown option method.{key} of {cls.name}; {nearest(key, cls.Options.model_fields)}") from None
+            raise SelfTrainError(f"Unknown option method.{key} of {cls.name}; {nearest(key, cls.Options.model_fields)}") from None
         message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"method.{key} of {cls.name}: {message[0].lower()}{message[1:]} (given: {first.get('input')!r}).") from None
+        raise SelfTrainError(f"method.{key} of {cls.name}: {message[0].lower()}{message[1:]} (given: {first.get('input')!r}).") from None
 
 
 def check_kind(name: str, corpus: Corpus) -> None:
-    """Raise a `UserError` where the method does not learn from such documents."""
+    """Raise a `SelfTrainError` where the method does not learn from such documents."""
     if corpus.kind not in method_class(name).kinds:
         able = ", ".join(other for other in METHODS if corpus.kind in method_class(other).kinds)
-        raise UserError(f"The documents of {corpus.name} are {corpus.kind}s, which the method {name} does not learn from; choose one of {able}.")
+        raise SelfTrainError(f"The documents of {corpus.name} are {corpus.kind}s, which the method {name} does not learn from; choose one of {able}.")
 
 
 def trains(document: Mapping[str, Any]) -> bool:
@@ -100,7 +100,7 @@ def build(experiment: Experiment, corpus: Corpus, encoder: Encoder, *, workers: 
     """The method that `experiment` describes, around `encoder`; one that trains a masked language model opens that instead, on the same device.
 
     Raises:
-        UserError: what a method lacks: labels, or a masked language model.
+        SelfTrainError: what a method lacks: labels, or a masked language model.
     """
     from selftrain.models.workers import Workers as OneWorker
 

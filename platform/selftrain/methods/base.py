@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from selftrain.data.corpus import Corpus, Kind
 from selftrain.data.texts import TextChannel
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.models.encoder import Encoder
 from selftrain.models.student import Student
 from selftrain.models.workers import Workers
@@ -62,7 +62,7 @@ class Method(ABC):
         self.check(options, corpus)
         self.options = options
         if workers.size > 1 and any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in encoder.modules()):
-            raise UserError(
+            raise SelfTrainError(
                 "The encoder has batch normalization, and each of several workers would take its statistics from its own part of a batch; set training.workers: 1."
             )
         self.corpus = corpus
@@ -82,7 +82,7 @@ class Method(ABC):
         An experiment asks it for all of its rows before the first is trained.
 
         Raises:
-            UserError: what does not fit, and how to mend it.
+            SelfTrainError: what does not fit, and how to mend it.
         """
 
     @property

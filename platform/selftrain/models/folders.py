@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.files.parsing import json_of
 
 _ST = "sentence_transformers"
@@ -33,7 +33,7 @@ _LAYERS = 1024
 
 
 def check_model_folder(folder: Path) -> None:
-    """Raise a `UserError` where a model folder that is no bundle, an encoder to start from, names modules of anybody else than sentence-transformers."""
+    """Raise a `SelfTrainError` where a model folder that is no bundle, an encoder to start from, names modules of anybody else than sentence-transformers."""
     file = folder / "modules.json"
     if not file.is_file():
         return
@@ -41,18 +41,18 @@ def check_model_folder(folder: Path) -> None:
     for entry in document if isinstance(document, list) else [None]:
         kind = entry.get("type") if isinstance(entry, dict) else None
         if not isinstance(kind, str) or not kind.startswith(f"{_ST}."):
-            raise UserError(f"{file} names the module type {str(kind)[:100]!r}, which is not one of sentence-transformers; use another encoder.")
+            raise SelfTrainError(f"{file} names the module type {str(kind)[:100]!r}, which is not one of sentence-transformers; use another encoder.")
 
 
 def check_modules(kinds: Iterable[str], where: str) -> None:
-    """Raise a `UserError` where an encoder is made of a module that a bundle cannot hold: before it is trained, and not when it is to be written.
+    """Raise a `SelfTrainError` where an encoder is made of a module that a bundle cannot hold: before it is trained, and not when it is to be written.
 
     Args:
         kinds: class names of its modules.
         where: the encoder, for the error.
     """
     if odd := sorted(set(kinds) - set(MODULES.values())):
-        raise UserError(
+        raise SelfTrainError(
             f"{where} has a module of the kind {odd[0]}, and a bundle holds only {', '.join(sorted(set(MODULES.values())))}; use another encoder."
         )
 
@@ -61,12 +61,12 @@ def read_document(file: Path) -> Any:
     """The JSON document in a file of a model.
 
     Raises:
-        UserError: it cannot be read.
+        SelfTrainError: it cannot be read.
     """
     try:
         return json_of(file.read_bytes().decode("utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} is damaged ({' '.join(str(error).split())[:150]}); write the bundle again.") from None
+        raise SelfTrainError(f"{file} is damaged ({' '.join(str(error).split())[:150]}); write the bundle again.") from None
 
 
 def _is_code(key: str, value: Any) -> bool:
@@ -91,9 +91,9 @@ def check_keys(file: Path, document: Any) -> None:
         return
     for key, value in document.items():
         if _is_code(key, value):
-            raise UserError(
+            raise SelfTrainError(
                 f"{file} sets {key!r}, by which it could have code or files of its own used; a bundle holds data alone: write it again without."
             )
         if isinstance(value, int) and not isinstance(value, bool) and (abs(value) >= 1 << 62 or ("layers" in key and value > _LAYERS)):
-            raise UserError(f"{file} sets {key!r} to {str(value)[:30]}, beyond what any model has; write the bundle again.")
+            raise SelfTrainError(f"{file} sets {key!r} to {str(value)[:30]}, beyond what any model has; write the bundle again.")
         check_keys(file, value)

@@ -15,7 +15,7 @@ from transformers import AutoModelForMaskedLM
 from transformers.utils import logging
 
 from selftrain.config import ModelConfig
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.precision import Precision, resolve
 from selftrain.models.sources import masked_lm_folder
@@ -24,13 +24,13 @@ INFERENCE_TEXTS = 16  # at once where a probability of every word at every token
 
 
 def check_masked(config: ModelConfig) -> None:
-    """Raise a `UserError` unless `config` is one that a method with a masked language model can use; nothing is loaded."""
+    """Raise a `SelfTrainError` unless `config` is one that a method with a masked language model can use; nothing is loaded."""
     if config.masked_lm is None:
-        raise UserError(
+        raise SelfTrainError(
             "The method needs a masked language model and model.masked_lm is not set; name one (model.masked_lm: bert-base-uncased, or its folder)."
         )
     if config.train != "full":
-        raise UserError(
+        raise SelfTrainError(
             f"model.train is {config.train!r}, but the method trains the whole masked language model; set model.train: full (a variant may set its own)."
         )
     masked_lm_folder(config.masked_lm)
@@ -47,7 +47,7 @@ class MaskedEncoder(TextEncoder):
         max_tokens, batch_size, precision: as in `TextEncoder`. Embeddings keep their length.
 
     Raises:
-        UserError: the model has no masked language model's head.
+        SelfTrainError: the model has no masked language model's head.
     """
 
     def __init__(self, source: str, *, device: str = "cpu", max_tokens: int = 64, batch_size: int = 64, precision: Precision = "float32") -> None:
@@ -58,12 +58,12 @@ class MaskedEncoder(TextEncoder):
             model, loading = AutoModelForMaskedLM.from_pretrained(source, output_loading_info=True, trust_remote_code=False)
             body = Transformer(source)
         except ValueError as error:
-            raise UserError(f"model.masked_lm: {source!r} opens as no masked language model ({str(error).splitlines()[0][:120]}).") from None
+            raise SelfTrainError(f"model.masked_lm: {source!r} opens as no masked language model ({str(error).splitlines()[0][:120]}).") from None
         finally:
             logging.set_verbosity(verbosity)
         # The output layer is the word embeddings again in most models, and then not stored twice.
         if missing := sorted(key for key in loading["missing_keys"] if ".decoder." not in key):
-            raise UserError(
+            raise SelfTrainError(
                 f"model.masked_lm: {source!r} has no masked language model's head ({missing[0]} and {len(missing) - 1} more weights are missing); name a "
                 "model that was saved with one, such as bert-base-uncased."
             )
@@ -157,7 +157,7 @@ def open_masked(config: ModelConfig, *, device: str = "cpu", precision: Precisio
     """The masked language model that `config` names.
 
     Raises:
-        UserError: none is named, it is not found, or it has no masked language model's head.
+        SelfTrainError: none is named, it is not found, or it has no masked language model's head.
     """
     check_masked(config)
     source = masked_lm_folder(str(config.masked_lm))

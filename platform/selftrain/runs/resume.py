@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from selftrain.config import Experiment, load
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.files.durable import write_whole
 from selftrain.files.journal import Journal
 from selftrain.runs.stages import Stages
@@ -37,16 +37,16 @@ def resumed(folder: Path | str, overrides: Sequence[str] = ()) -> Experiment:
         overrides: `section.key=value` as in `config.load`; seeds and variants may be added, everything else would make finished rows untrue.
 
     Raises:
-        UserError: the folder is not a run's, the run is complete and nothing is added, or a change that the finished rows do not bear.
+        SelfTrainError: the folder is not a run's, the run is complete and nothing is added, or a change that the finished rows do not bear.
     """
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
-        raise UserError(f"--resume: {str(folder)!r} is not a run folder, it has no config.yaml; give one of those under runs/.")
+        raise SelfTrainError(f"--resume: {str(folder)!r} is not a run folder, it has no config.yaml; give one of those under runs/.")
     before = load(folder / "config.yaml")
     after = load(folder / "config.yaml", overrides)
     _check(before, after)
     if complete(folder, after):
-        raise UserError(
+        raise SelfTrainError(
             f"--resume: the run {str(folder)!r} is complete; its report is {folder / 'report.html'}. "
             f"To add to it, pass more seeds or variants (--set seeds={json.dumps([*after.seeds, max(after.seeds) + 1]).replace(' ', '')})."
         )
@@ -73,17 +73,19 @@ def finished_metrics(folder: Path) -> dict[str, Any] | None:
 
 def _check(before: Experiment, after: Experiment) -> None:
     if after.seeds[: len(before.seeds)] != before.seeds:
-        raise UserError(
+        raise SelfTrainError(
             f"--resume: seeds must begin with those of the run, {_listed(before.seeds)} (got {_listed(after.seeds)}); more may follow, none may go."
         )
     if list(after.variants)[: len(before.variants)] != list(before.variants):
         gone = [name for name in before.variants if name not in after.variants]
-        raise UserError(f"--resume: variants.{gone[0] if gone else next(iter(after.variants))} was taken away or moved; variants may only be added.")
+        raise SelfTrainError(
+            f"--resume: variants.{gone[0] if gone else next(iter(after.variants))} was taken away or moved; variants may only be added."
+        )
     old, new = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
     for key in [*old, *(key for key in new if key not in old)]:
         added = key == "seeds" or (key.startswith("variants.") and key.split(".")[1] not in before.variants) or key == "variants"
         if old.get(key) != new.get(key) and not added and not key.startswith(_FREE):
-            raise UserError(
+            raise SelfTrainError(
                 f"--resume: {key} cannot change ({old.get(key)!r} in the run, now {new.get(key)!r}), because rows that are finished would not be true any "
                 "more; start a new run, or pass only seeds and variants."
             )

@@ -32,7 +32,7 @@ from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import describe as describe_supervision
 from selftrain.data.supervision import grant
 from selftrain.data.texts import TextRequest, continuations, no_texts
-from selftrain.errors import ProcessDied, UserError
+from selftrain.errors import ProcessDied, SelfTrainError
 from selftrain.evaluation import figures
 from selftrain.evaluation.metrics import evaluate
 from selftrain.evaluation.report import Findings, hardest_documents, render
@@ -125,7 +125,7 @@ def prepare(experiment: Experiment) -> Prepared:
     """Read the data and check methods, models and variants.
 
     Raises:
-        UserError: whatever a user can mend.
+        SelfTrainError: whatever a user can mend.
     """
     if experiment.model.encoder not in IMAGE_ENCODERS:
         encoder_folder(experiment.model.encoder)
@@ -133,7 +133,7 @@ def prepare(experiment: Experiment) -> Prepared:
     corpus, truth = load_corpus(experiment.data)
     main = str(experiment.method["name"])
     if main in experiment.variants:
-        raise UserError(f"variants.{main} has the name of the experiment's own row; give the variant another name.")
+        raise SelfTrainError(f"variants.{main} has the name of the experiment's own row; give the variant another name.")
     described = {main: experiment.model_copy(update={"variants": {}})} | {name: _at_home(experiment.variant(name)) for name in experiment.variants}
     variants: dict[str, Variant] = {}
     llm_needed = bool(experiment.evaluation.llm_documents) or experiment.evaluation.inference_augmentation
@@ -143,7 +143,7 @@ def prepare(experiment: Experiment) -> Prepared:
             check_masked(variant.model)
         own, own_truth = (corpus, truth) if variant.data == experiment.data else load_corpus(variant.data)
         if own.test.ids != corpus.test.ids:
-            raise UserError(
+            raise SelfTrainError(
                 f"variants.{name} changes the test documents; variants are compared on the same ones, so leave data.source, test_split and "
                 "test_documents alone."
             )
@@ -155,9 +155,11 @@ def prepare(experiment: Experiment) -> Prepared:
             methods.method_class(str(variant.method["name"])).check(options, variants[name].granted(seed))
         llm_needed = llm_needed or (methods.trains(variant.method) and options.wants_texts)
     if llm_needed and corpus.kind == "image":
-        raise UserError("evaluation.llm_documents and evaluation.inference_augmentation want texts, and the documents are images; leave both out.")
+        raise SelfTrainError(
+            "evaluation.llm_documents and evaluation.inference_augmentation want texts, and the documents are images; leave both out."
+        )
     if llm_needed and experiment.augment.model is None:
-        raise UserError(
+        raise SelfTrainError(
             "The experiment wants texts of a language model and augment.model is not set; name one (augment.model: gemma-3-270m), or do without "
             "(method.input_augmentation: false, method.conditional_augmentation: false)."
         )
@@ -217,7 +219,7 @@ def run(experiment: Experiment, *, command: str = "", resume: Path | str | None 
         resume: the folder of a killed run of the same experiment; what it finished is not done again.
 
     Raises:
-        UserError: whatever a user can mend; nothing is written before all inputs were checked.
+        SelfTrainError: whatever a user can mend; nothing is written before all inputs were checked.
     """
     started = time.monotonic()
     stages = Stages()
@@ -250,14 +252,14 @@ def run(experiment: Experiment, *, command: str = "", resume: Path | str | None 
             spool.finish("FINISHED")
         except BaseException as error:
             cause = cause_of(error)
-            with suppress(UserError):  # no space left to say so
+            with suppress(SelfTrainError):  # no space left to say so
                 events.stopped("run stopped", cause)
                 spool.finish("KILLED" if isinstance(cause, KeyboardInterrupt) else "FAILED")
             spool.close(5.0)
             if isinstance(cause, ProcessDied):
                 raise ProcessDied(f"{cause} Continue with selftrain run --resume {folder}.") from None
-            if isinstance(error, Exception) and not isinstance(error, UserError) and (problem := disk_problem(error)):
-                raise UserError(_no_disk(folder, problem)) from error
+            if isinstance(error, Exception) and not isinstance(error, SelfTrainError) and (problem := disk_problem(error)):
+                raise SelfTrainError(_no_disk(folder, problem)) from error
             raise
         reason = spool.close()
         reason = reason or work.unregistered

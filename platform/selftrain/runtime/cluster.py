@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selftrain.config import Experiment
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.runtime.guard import Guard, guarded
 from selftrain.runtime.ray_start import join_ray, start_ray
 from selftrain.runtime.sharing import free_memory_gb, share_of_memory
@@ -62,7 +62,7 @@ def session(experiment: Experiment, wanted: Needs) -> Iterator[None]:
     A local Ray is watched over (guard.py), and runs of one machine share its memory (sharing.py).
 
     Raises:
-        UserError: too little memory, CPUs or GPUs, or no cluster at the address.
+        SelfTrainError: too little memory, CPUs or GPUs, or no cluster at the address.
         ProcessDied: a process without which a local Ray cannot go on was lost.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -110,7 +110,7 @@ def _answers(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except OSError as error:
-        raise UserError(
+        raise SelfTrainError(
             f"No Ray cluster answers at --address {address!r} ({error}); start one (RAY_AUTH_MODE=token ray start --head), or leave --address away for a local one."
         ) from None
 
@@ -133,7 +133,7 @@ def _scale_up(wanted: Needs, seconds: float) -> None:
 def _enough(wanted: Needs, have: dict[str, float]) -> None:
     for name, need in (("CPU", wanted.cpus), ("GPU", wanted.gpus)):
         if have.get(name, 0.0) + 1e-6 < need:
-            raise UserError(
+            raise SelfTrainError(
                 f"The run needs {need:g} {name}s and the Ray cluster has {have.get(name, 0.0):g}; add nodes, ask for less (training.workers), "
                 "or let it scale up (ray.wait_seconds)."
             )

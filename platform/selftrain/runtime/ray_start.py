@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.runtime.signals import own_handlers_kept
 
 _MODE, _TOKEN, _TOKEN_FILE = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
@@ -44,7 +44,7 @@ def start_ray(**options: Any) -> None:
         options: of `ray.init`.
 
     Raises:
-        UserError: the token cannot be kept.
+        SelfTrainError: the token cannot be kept.
     """
     _keep_token()
     os.environ.update(_ALONE)
@@ -63,12 +63,14 @@ def join_ray(address: str) -> None:
         address: HOST:PORT, `auto`, or `ray://...`, whose server for clients asks for the token itself.
 
     Raises:
-        UserError: no cluster there, it wants another token, or none.
+        SelfTrainError: no cluster there, it wants another token, or none.
     """
     if os.environ.setdefault(_MODE, "token").lower() == "disabled":
-        raise UserError(f"{_MODE} is 'disabled', and a Ray without a token runs anybody's code; unset it, and start the cluster with {_MODE}=token.")
+        raise SelfTrainError(
+            f"{_MODE} is 'disabled', and a Ray without a token runs anybody's code; unset it, and start the cluster with {_MODE}=token."
+        )
     if _known_token() is None:
-        raise UserError(
+        raise SelfTrainError(
             f"There is no token for the Ray cluster at {address!r}; copy ~/.ray/auth_token from its head node with mode 600, or set {_TOKEN_FILE} to the file."
         )
     os.environ.pop(_CLUSTERS, None)
@@ -83,13 +85,13 @@ def join_ray(address: str) -> None:
         with own_handlers_kept():
             ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        raise UserError(
+        raise SelfTrainError(
             f"No Ray cluster answers at --address {address!r} ({error}); start one ({_MODE}=token ray start --head), or leave --address away for a local one."
         ) from None
     if not named and not address.startswith("ray://"):
         try:
             _require_token(ray.get_runtime_context().gcs_address)
-        except UserError:
+        except SelfTrainError:
             ray.shutdown()
             raise
 
@@ -98,7 +100,7 @@ def _require_token(address: str) -> None:
     """Ask the cluster's control store a question without a token, and with ours.
 
     Raises:
-        UserError: it answers anybody, or not us.
+        SelfTrainError: it answers anybody, or not us.
     """
     import grpc  # type: ignore[import-untyped]
     from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
@@ -110,19 +112,19 @@ def _require_token(address: str) -> None:
             except grpc.RpcError as error:
                 if error.code() == grpc.StatusCode.UNAUTHENTICATED:
                     return False
-                raise UserError(
+                raise SelfTrainError(
                     f"No Ray cluster answers at --address {address!r} ({error.details()}); start one ({_MODE}=token ray start --head), or leave --address "
                     "away for a local one."
                 ) from None
         return True
 
     if answered():
-        raise UserError(
+        raise SelfTrainError(
             f"The Ray cluster at {address!r} asks for no token, so that anybody who reaches it can run code; start it with {_MODE}=token."
         )
     ours = AuthenticationTokenLoader.instance().get_raw_token(ignore_auth_mode=True)
     if not answered(("authorization", f"Bearer {ours}")):
-        raise UserError(f"The Ray cluster at {address!r} wants another token than this machine has; copy ~/.ray/auth_token from its head node.")
+        raise SelfTrainError(f"The Ray cluster at {address!r} wants another token than this machine has; copy ~/.ray/auth_token from its head node.")
 
 
 def is_alone() -> bool:
@@ -171,7 +173,9 @@ def _keep_token() -> None:
                 with suppress(FileExistsError):
                     os.link(new.name, file)
         except OSError as error:
-            raise UserError(f"The token of Ray cannot be kept in {file} ({error.strerror}); make the folder writable, or set {_TOKEN}.") from None
+            raise SelfTrainError(
+                f"The token of Ray cannot be kept in {file} ({error.strerror}); make the folder writable, or set {_TOKEN}."
+            ) from None
 
 
 def _known_token() -> str | Path | None:
@@ -189,11 +193,11 @@ def _known_token() -> str | Path | None:
     except FileNotFoundError:
         pass
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
+        raise SelfTrainError(
             f"The token of Ray {file} cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'}); delete it, or set {_TOKEN}."
         ) from None
     if named:
-        raise UserError(f"{_TOKEN_FILE} names {named}, which is no file with a token; correct or unset it.")
+        raise SelfTrainError(f"{_TOKEN_FILE} names {named}, which is no file with a token; correct or unset it.")
     return None
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 
 _POLL_SECONDS = 2.0
 
@@ -48,7 +48,7 @@ def share_of_memory(
         say: told once before a wait, and once after it.
 
     Raises:
-        UserError: it would not be enough with all other runs gone.
+        SelfTrainError: it would not be enough with all other runs gone.
     """
     free = free or free_memory_gb
     folder = folder or Path(tempfile.gettempdir()) / f"selftrain-{os.getuid()}"
@@ -62,7 +62,7 @@ def share_of_memory(
                 own.write_text(json.dumps({"pid": os.getpid(), "created": psutil.Process().create_time(), "memory_gb": memory_gb}), encoding="ascii")
                 break
         if available + sum(other.memory_gb - other.to_come_gb for other in others) < memory_gb:
-            raise UserError(
+            raise SelfTrainError(
                 f"The run needs about {memory_gb:.1f} GiB of memory and {available:.1f} GiB are free; free some, choose a smaller language model, "
                 "or lower augment.engine_memory_gb."
             )

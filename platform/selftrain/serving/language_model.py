@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from selftrain.bundle.format import BundleCard
 from selftrain.config import AugmentConfig
 from selftrain.data.texts import TextRequest
-from selftrain.errors import UserError, nearest
+from selftrain.errors import SelfTrainError, nearest
 from selftrain.serving.limits import Refused, read_secret
 from selftrain.serving.metrics import Metrics
 from selftrain.serving.requests import Answer
@@ -63,11 +63,11 @@ def read_key(file: str | None) -> str | None:
     """The API key of the language model's server: from `file`, else from the environment variable SELFTRAIN_LANGUAGE_MODEL_KEY; None for none.
 
     Raises:
-        UserError: the file cannot be read, or what it or the variable holds is no key.
+        SelfTrainError: the file cannot be read, or what it or the variable holds is no key.
     """
     found = read_secret(file, KEY_VARIABLE, "--language-model-key-file")
     if found is not None and not found.printable:
-        raise UserError(f"{found.where} holds no key: it takes printable ASCII characters without spaces.")
+        raise SelfTrainError(f"{found.where} holds no key: it takes printable ASCII characters without spaces.")
     return None if found is None else found.text
 
 
@@ -75,7 +75,7 @@ def settings_of(card: BundleCard) -> AugmentConfig:
     """How continuations were asked for while the model was trained; what its experiment leaves open is as the default has it.
 
     Raises:
-        UserError: the experiment holds a value that this version does not know.
+        SelfTrainError: the experiment holds a value that this version does not know.
     """
     stated = card.experiment.get("augment")
     known = {key: value for key, value in stated.items() if key in AugmentConfig.model_fields} if isinstance(stated, dict) else {}
@@ -83,7 +83,7 @@ def settings_of(card: BundleCard) -> AugmentConfig:
         return AugmentConfig.model_validate(known)
     except ValidationError as error:
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise UserError(
+        raise SelfTrainError(
             f"augment: the model {card.name} was trained with a setting that is not known here (augment.{key}); upgrade selftrain."
         ) from None
 
@@ -129,7 +129,7 @@ class LanguageModel:
         """
         try:
             settings = settings_of(card)
-        except UserError as error:
+        except SelfTrainError as error:
             raise Refused(422, str(error)) from None
         if settings.input_samples == 0:
             raise Refused(422, f'augment: the model {model} was trained without continuations (augment.input_samples is 0); leave out "augment"')
@@ -308,19 +308,19 @@ def with_its_name(given: Augmentation) -> Augmentation:
     """`given` with the name of the model, which its server is asked for.
 
     Raises:
-        UserError: the server does not answer, lists no model of this name, or lists several where none is named.
+        SelfTrainError: the server does not answer, lists no model of this name, or lists several where none is named.
     """
     try:
         names = asyncio.run(LanguageModel(given, Metrics(), read_key(given.key_file)).models())
     except Refused as refused:
-        raise UserError(
+        raise SelfTrainError(
             f"The language model at {given.url} cannot be used: {refused}; check the address and the server, or leave out --language-model."
         ) from None
     if given.model is None and len(names) != 1:
         listed = ", ".join(sorted(names)[:10]) or "none"
-        raise UserError(f"The server at {given.url} lists {len(names)} models ({listed}); name one with --language-model-name.")
+        raise SelfTrainError(f"The server at {given.url} lists {len(names)} models ({listed}); name one with --language-model-name.")
     if given.model is not None and given.model not in names:
-        raise UserError(f"The server at {given.url} has no model {given.model!r}; {nearest(given.model, names)}")
+        raise SelfTrainError(f"The server at {given.url} has no model {given.model!r}; {nearest(given.model, names)}")
     return given.model_copy(update={"model": given.model or names[0]})
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.serving.heads import Hosts, Refused, read_head
 from selftrain.serving.metrics import Metrics
 from selftrain.serving.requests import MAX_BODY_BYTES
@@ -32,13 +32,13 @@ def read_token(file: str | Path | None) -> bytes | None:
     """The token that requests have to carry: from `file`, else from the environment variable SELFTRAIN_SERVE_TOKEN; None for none.
 
     Raises:
-        UserError: the file cannot be read, or what it or the variable holds is no token.
+        SelfTrainError: the file cannot be read, or what it or the variable holds is no token.
     """
     found = read_secret(file, TOKEN_VARIABLE, "--token-file")
     if found is None:
         return None
     if len(found.text) < 16 or not found.printable:
-        raise UserError(
+        raise SelfTrainError(
             f"{found.where} holds no token: it takes at least 16 printable ASCII characters without spaces, e.g. of `openssl rand -hex 32`."
         )
     return found.text.encode()
@@ -60,7 +60,7 @@ def read_secret(file: str | Path | None, variable: str, option: str) -> Secret |
     """What `file` holds, else the environment's `variable`; None where neither is given. It stands on no command line and in no configuration.
 
     Raises:
-        UserError: the file, which `option` names, cannot be read.
+        SelfTrainError: the file, which `option` names, cannot be read.
     """
     if file is None:
         given = os.environ.get(variable)
@@ -69,7 +69,9 @@ def read_secret(file: str | Path | None, variable: str, option: str) -> Secret |
     try:
         return Secret(where, Path(file).read_text(encoding="utf-8").strip())
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{where} cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'}); name another with {option}.") from None
+        raise SelfTrainError(
+            f"{where} cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'}); name another with {option}."
+        ) from None
 
 
 class Gate:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import BundleCard, read_card
 from selftrain.bundle.tokens import Continued, Tokens
-from selftrain.errors import UserError, nearest
+from selftrain.errors import SelfTrainError, nearest
 from selftrain.runtime.memory import settle
 from selftrain.serving.batching import Batcher, Closed, Ticket
 from selftrain.serving.metrics import Metrics, gauge
@@ -80,7 +80,7 @@ def load(source: Source, tracking_uri: str | None, *, threads: int, max_waiting:
     """Open a model and warm it.
 
     Raises:
-        UserError: no such bundle, model, version or champion, or a damaged one.
+        SelfTrainError: no such bundle, model, version or champion, or a damaged one.
     """
     if source.bundle is not None:
         folder, version = Path(source.bundle), source.version
@@ -94,7 +94,7 @@ def load(source: Source, tracking_uri: str | None, *, threads: int, max_waiting:
     classifier = Classifier.load(folder, threads=threads)
     for words in WARM_WORDS:
         if not np.isfinite(classifier.predict_proba(["word " * words])).all():
-            raise UserError(f"The bundle {folder} answers numbers that are not finite; train it again.")
+            raise SelfTrainError(f"The bundle {folder} answers numbers that are not finite; train it again.")
 
     def observe(texts: int, padding: float, seconds: float) -> None:
         metrics.batch_texts.labels(name).observe(texts)
@@ -142,7 +142,7 @@ class Models(Collector):
         max_seconds: how long they may.
 
     Raises:
-        UserError: one of them cannot be loaded, or two have the same name and version.
+        SelfTrainError: one of them cannot be loaded, or two have the same name and version.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Models(Collector):
         for source in sources:
             live = self._load(source)
             if any((one.live.name, one.live.version) == (live.name, live.version) for one in self._places if one.source.followed == source.followed):
-                raise UserError(f"The model {live.name!r} version {live.version} is named twice; give one of them another name.")
+                raise SelfTrainError(f"The model {live.name!r} version {live.version} is named twice; give one of them another name.")
             self._places.append(Place(source, live))
         settle()
         metrics.watch(self)

@@ -11,7 +11,7 @@ from selftrain.config import Experiment, read_yaml
 from selftrain.data.corpus import Corpus, Truth
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import grant
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.models.opening import located, open_encoder
 from selftrain.models.sources import language_model_folder
 from selftrain.sweeps.search import check_search, corners, draw
@@ -38,7 +38,7 @@ def prepare(space: Space) -> Prepared:
     """Read the data and validate every cell: its keys, the ranges of its values, its labels, and what its method itself refuses.
 
     Raises:
-        UserError: whatever a user can mend; nothing was started.
+        SelfTrainError: whatever a user can mend; nothing was started.
     """
     adaptive = space.search is not None and space.search.sampler == "optuna"
     if space.search is not None:
@@ -47,7 +47,7 @@ def prepare(space: Space) -> Prepared:
     else:
         settings = space.settings()
     if len({setting.name for setting in settings}) < len(settings) and not adaptive:
-        raise UserError(f"{space.name}: two settings of the grid have the same name; list every value of an axis once.")
+        raise SelfTrainError(f"{space.name}: two settings of the grid have the same name; list every value of an axis once.")
     read: dict[str, tuple[Corpus, Truth]] = {}
     corpora: dict[str, tuple[Corpus, Truth]] = {}
     tested: dict[str, tuple[str, ...]] = {}
@@ -65,13 +65,13 @@ def prepare(space: Space) -> Prepared:
             corpus, truth = read.setdefault(source.model_dump_json(), ()) or load_corpus(source)  # type: ignore[arg-type]
             read[source.model_dump_json()] = corpora[corpus.fingerprint] = corpus, truth
             if not len(corpus.test) or not truth.test:
-                raise UserError(f"{where}: there are no labeled test documents, so there is nothing to put into a table.")
+                raise SelfTrainError(f"{where}: there are no labeled test documents, so there is nothing to put into a table.")
             if tested.setdefault(column, corpus.test.ids) != corpus.test.ids:
-                raise UserError(f"{where}: the axis changes the test documents; the rows of a column are compared on the same ones.")
+                raise SelfTrainError(f"{where}: the axis changes the test documents; the rows of a column are compared on the same ones.")
             if wants_texts(experiment):
                 name = experiment.augment.model
                 if name is None:
-                    raise UserError(f"{where}: it wants texts of a language model and augment.model is not set; name one in the base.")
+                    raise SelfTrainError(f"{where}: it wants texts of a language model and augment.model is not set; name one in the base.")
                 folders[name] = folders.get(name) or language_model_folder(name)
             try:
                 for seed in space.seeds:
@@ -81,10 +81,10 @@ def prepare(space: Space) -> Prepared:
                     frozen = experiment.model.train == "head"
                     encoders[key] = open_shared(at_home(experiment), corpus) if frozen else open_encoder(experiment.model, corpus)
                 method = methods.build(experiment, granted, encoders[key])
-            except UserError as error:
-                raise UserError(f"{where}: {error}") from None
+            except SelfTrainError as error:
+                raise SelfTrainError(f"{where}: {error}") from None
             if space.search is not None and space.search.asha and method.rounds < 2:
-                raise UserError(f"{where}: ASHA has nothing to end early, the method trains {method.rounds} round; set search.asha: false.")
+                raise SelfTrainError(f"{where}: ASHA has nothing to end early, the method trains {method.rounds} round; set search.asha: false.")
             seeds = space.seeds if methods.trains(experiment.method) else space.seeds[:1]
             cells += [Cell(setting.name, column, seed, experiment, corpus.fingerprint) for seed in seeds]
     assert base is not None
@@ -100,11 +100,11 @@ def resumed(folder: Path | str) -> Space:
     """The sweep of a folder.
 
     Raises:
-        UserError: the folder is not a sweep's.
+        SelfTrainError: the folder is not a sweep's.
     """
     file = Path(folder) / "space.yaml"
     if not file.is_file():
-        raise UserError(f"--resume: {str(folder)!r} is no sweep's folder, it has no space.yaml; give one of those under runs/{FOLDER}/.")
+        raise SelfTrainError(f"--resume: {str(folder)!r} is no sweep's folder, it has no space.yaml; give one of those under runs/{FOLDER}/.")
     return parse_space(read_yaml(file, "sweep", "tune_spaces/"))
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selftrain.config import Experiment
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.runtime.cluster import ENGINE_CPUS, ENGINE_GB, Needs, session
 from selftrain.sweeps.space import Range, Space
 
@@ -43,7 +43,7 @@ def workers(experiment: Experiment, at_once: int, *, gpus: float = 0.0, engine: 
     """Ray for a sweep that trains `at_once` trials at the same time, beside the text engine where there is one.
 
     Raises:
-        UserError: too little memory, too few CPUs or GPUs.
+        SelfTrainError: too little memory, too few CPUs or GPUs.
     """
     cpus = float(at_once)
     memory = 2.0 + 1.5 * at_once
@@ -126,12 +126,12 @@ def check_optuna() -> None:
     """Optuna is an extra.
 
     Raises:
-        UserError: it is not installed.
+        SelfTrainError: it is not installed.
     """
     from importlib.util import find_spec
 
     if find_spec("optuna") is None:
-        raise UserError(
+        raise SelfTrainError(
             "search.sampler optuna needs the package optuna; install the extra (pip install 'selftrain[search]'), or set sampler: random."
         )
 
@@ -143,7 +143,10 @@ def _trial(config: Mapping[str, Any], work: Work, shared: Any, configs: Sequence
     try:
         result = work(own, shared, lambda objective: tune.report({"objective": objective}))
     except Exception as error:
-        result = {"error": str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        result = {
+            "error": str(error) if isinstance(error, SelfTrainError) else f"{type(error).__name__}: {error}",
+            "traceback": traceback.format_exc(),
+        }
     tune.report({"outcome": json.dumps(result), "objective": result.get("objective", float("-inf"))})
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.evaluation.significance import mean_std
 from selftrain.sweeps.space import Range, Setting, Space
 
@@ -16,19 +16,19 @@ def check_search(space: Space) -> None:
     """Refuse a search that would choose on test documents, or that cannot be compared.
 
     Raises:
-        UserError: what is wrong.
+        SelfTrainError: what is wrong.
     """
     search = space.search
     assert search is not None
     if len(space.columns) > 1:
-        raise UserError(f"{space.name}: a search has one data set, and this one has {len(space.columns)}; give each a file of its own.")
+        raise SelfTrainError(f"{space.name}: a search has one data set, and this one has {len(space.columns)}; give each a file of its own.")
     if changed := [key for key in space.axes if key.startswith("data.")]:
-        raise UserError(f"{space.name}: a search compares settings on the same documents, so {changed[0]!r} cannot be an axis of it.")
+        raise SelfTrainError(f"{space.name}: a search compares settings on the same documents, so {changed[0]!r} cannot be an axis of it.")
     if (search.asha or search.sampler == "optuna") and len(space.seeds) > 1:
-        raise UserError(f"{space.name}: with ASHA or Optuna a trial is one training; give one seed, and repeat the winner with more.")
+        raise SelfTrainError(f"{space.name}: with ASHA or Optuna a trial is one training; give one seed, and repeat the winner with more.")
     validation = space.base["data"].get("validation_documents", 0) if isinstance(space.base, Mapping) and "data" in space.base else 0
     if not max(validation, space.datasets.get(space.columns[0], {}).get("validation_documents", 0)):
-        raise UserError(f"{space.name}: a search chooses on validation documents, never on test documents; set data.validation_documents.")
+        raise SelfTrainError(f"{space.name}: a search chooses on validation documents, never on test documents; set data.validation_documents.")
     if search.sampler == "optuna":
         from selftrain.sweeps.runner import check_optuna
 

@@ -25,7 +25,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from selftrain import methods
 from selftrain.config import Experiment, Section, merge, nested, parse, read_yaml
-from selftrain.errors import UserError, nearest
+from selftrain.errors import SelfTrainError, nearest
 
 _SECTIONS = ("data", "model", "method", "augment", "training", "evaluation")
 Metric = Literal["accuracy", "error", "macro_f1", "ece"]
@@ -129,10 +129,10 @@ class Space(Section):
         """Every combination of the axes' values, the last axis running fastest.
 
         Raises:
-            UserError: an axis is a range, which has no combinations.
+            SelfTrainError: an axis is a range, which has no combinations.
         """
         if ranged := [key for key, axis in self.axes.items() if isinstance(axis, Range)]:
-            raise UserError(f"{self.name}: the axis {ranged[0]!r} is a range; a grid needs values.")
+            raise SelfTrainError(f"{self.name}: the axis {ranged[0]!r} is a range; a grid needs values.")
         return [self.setting(dict(zip(self.axes, values, strict=True))) for values in itertools.product(*map(list, self.axes.values()))]
 
     def setting(self, values: Mapping[str, Any]) -> Setting:
@@ -147,7 +147,7 @@ class Space(Section):
         """The experiment of a cell, without its seed.
 
         Raises:
-            UserError: an unknown key, a value out of its range.
+            SelfTrainError: an unknown key, a value out of its range.
         """
         base = _base(self)
         changes = setting.changes
@@ -222,20 +222,20 @@ def load_space(path: Path | str, *, small: bool = False) -> Space:
         small: with its `small` block.
 
     Raises:
-        UserError: no such file, no YAML, an unknown key, an empty grid, a paper's figure for a row or column that the space does not have.
+        SelfTrainError: no such file, no YAML, an unknown key, an empty grid, a paper's figure for a row or column that the space does not have.
     """
     document = read_yaml(path, "sweep", "tune_spaces/")
     if isinstance(base := document.get("base"), str):
         found = Path(path).parent / base
         if not found.is_file():
-            raise UserError(f"base in {path}: there is no experiment file {str(found)!r}; give its path as seen from the sweep file's folder.")
+            raise SelfTrainError(f"base in {path}: there is no experiment file {str(found)!r}; give its path as seen from the sweep file's folder.")
         document["base"] = read_yaml(found, "experiment", "jobs/experiments/")
     full = _parse(document, str(path))
     _check_paper(full)
     if not small:
         return full
     if not full.small:
-        raise UserError(f"{path} has no small block; run it at full size, or write one.")
+        raise SelfTrainError(f"{path} has no small block; run it at full size, or write one.")
     changes = dict(full.small)
     document = {**document, **changes, "base": merge(document["base"], changes.get("base", {})), "small": {}}
     return _parse(document, f"small of {path}")
@@ -260,9 +260,9 @@ def _parse(document: Mapping[str, Any], where: str) -> Space:
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("list[", "dict[", "Range"))) or "the document"
         if first["type"] == "extra_forbidden":
-            raise UserError(f"Unknown key {path!r} in {where}; {nearest(path, Space.model_fields)}") from None
+            raise SelfTrainError(f"Unknown key {path!r} in {where}; {nearest(path, Space.model_fields)}") from None
         message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{path} in {where}: {message[0].lower()}{message[1:]}.") from None
+        raise SelfTrainError(f"{path} in {where}: {message[0].lower()}{message[1:]}.") from None
     _check_axes(space)
     return space
 
@@ -280,14 +280,14 @@ def _check_axes(space: Space) -> None:
         if head == "method":
             known = sorted({option for name in used for option in methods.method_class(name).Options.model_fields})
             if tail not in known:
-                raise UserError(f"Unknown axis {key!r} in {space.name}: no option of {', '.join(sorted(used))}; {nearest(tail, known)}")
+                raise SelfTrainError(f"Unknown axis {key!r} in {space.name}: no option of {', '.join(sorted(used))}; {nearest(tail, known)}")
             continue
         section = Experiment.model_fields.get(head)
         fields: Sequence[str] = list(getattr(section.annotation, "model_fields", {})) if section is not None else []
         if not fields:
-            raise UserError(f"Unknown axis {key!r} in {space.name}; {nearest(head, ['method', *_SECTIONS])}")
+            raise SelfTrainError(f"Unknown axis {key!r} in {space.name}; {nearest(head, ['method', *_SECTIONS])}")
         if tail not in fields:
-            raise UserError(f"Unknown axis {key!r} in {space.name}; {nearest(tail, fields)}")
+            raise SelfTrainError(f"Unknown axis {key!r} in {space.name}; {nearest(tail, fields)}")
 
 
 def _check_paper(space: Space) -> None:
@@ -296,10 +296,10 @@ def _check_paper(space: Space) -> None:
     rows = [setting.name for setting in space.settings()]
     for row, cells in space.paper.figures.items():
         if row not in rows:
-            raise UserError(f"paper.figures of {space.name} has a row {row!r} that the grid does not have; {nearest(row, rows)}")
+            raise SelfTrainError(f"paper.figures of {space.name} has a row {row!r} that the grid does not have; {nearest(row, rows)}")
         for column in cells:
             if column not in space.columns:
-                raise UserError(f"paper.figures of {space.name} has a column {column!r}; {nearest(column, space.columns)}")
+                raise SelfTrainError(f"paper.figures of {space.name} has a column {column!r}; {nearest(column, space.columns)}")
 
 
 def _base(space: Space) -> dict[str, Any]:

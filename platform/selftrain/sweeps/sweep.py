@@ -21,7 +21,7 @@ import torch
 from selftrain import methods
 from selftrain.config import Experiment
 from selftrain.data.texts import no_texts
-from selftrain.errors import ProcessDied, UserError
+from selftrain.errors import ProcessDied, SelfTrainError
 from selftrain.files.durable import check_writable, explained, write_whole
 from selftrain.models.sources import fingerprint
 from selftrain.passwords import without_passwords
@@ -66,7 +66,7 @@ def run_sweep(
         command: how it was asked for, for the report.
 
     Raises:
-        UserError: whatever a user can mend; nothing is started before all cells were validated.
+        SelfTrainError: whatever a user can mend; nothing is started before all cells were validated.
     """
     started = time.monotonic()
     prepared = prepare(space)
@@ -89,7 +89,7 @@ def run_sweep(
             result = work.finish(place, started, run_id, command)
     except BaseException as error:
         cause = cause_of(error)
-        with suppress(UserError):  # no space left to say so
+        with suppress(SelfTrainError):  # no space left to say so
             events.stopped("sweep stopped", cause)
             recorder.close("KILLED" if isinstance(cause, KeyboardInterrupt) else "FAILED", 5.0)
         if isinstance(cause, ProcessDied):

@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.files.durable import explained, replacing, sync
 
 
@@ -80,7 +80,7 @@ class TextCache:
     `broken`; its texts are generated anew.
 
     Raises:
-        UserError: the folder cannot be written, or a block not be read for a reason that is not its content.
+        SelfTrainError: the folder cannot be written, or a block not be read for a reason that is not its content.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -111,7 +111,7 @@ class TextCache:
         """Commit what has no text yet, as one block: all of it or nothing. Of a key that another process has committed, its text is taken over.
 
         Raises:
-            UserError: the disk is full, or the folder cannot be written.
+            SelfTrainError: the disk is full, or the folder cannot be written.
         """
         wanted = [answer for answer in answers if answer.key not in self._answers]
         if not wanted:
@@ -160,7 +160,7 @@ class TextCache:
             return
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE):
-                raise UserError(
+                raise SelfTrainError(
                     f"The text cache's block {file} cannot be read ({error.strerror or error}); fix that and repeat the command."
                 ) from None
             self._set_aside(file, error)

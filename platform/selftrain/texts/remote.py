@@ -24,7 +24,7 @@ import ray
 from selftrain.config import AugmentConfig
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextRequest
-from selftrain.errors import ProcessDied, UserError
+from selftrain.errors import ProcessDied, SelfTrainError
 from selftrain.runtime.deaths import why_it_died
 from selftrain.runtime.guard import ray_is_lost
 from selftrain.texts.cache import Answer, TextCache
@@ -85,7 +85,7 @@ class ServedEngine:
 
         Raises:
             ProcessDied: the engine cannot be started, or keeps dying.
-            UserError: no text came for `augment.stall_seconds`.
+            SelfTrainError: no text came for `augment.stall_seconds`.
         """
         if self._begin is None:
             self._begin = self._deployment.start()
@@ -110,7 +110,7 @@ class ServedEngine:
                 if self._look():
                     heard = time.monotonic()
                 if time.monotonic() - heard > self.config.stall_seconds:
-                    raise UserError(
+                    raise SelfTrainError(
                         f"The language model {self.model_folder} gave no text for {self.config.stall_seconds:.0f} s ({wanted} wanted); see the engine's log "
                         "under Ray's session folder, give it more memory or cores, or raise augment.stall_seconds. What was generated is cached."
                     ) from None
@@ -374,7 +374,7 @@ class RemoteTexts:
         try:
             return ray.get(method.remote(list(requests)))
         except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UserError):
+            if isinstance(error.cause, SelfTrainError):
                 raise type(error.cause)(str(error.cause)) from None
             raise
         except ray.exceptions.RayActorError as error:

@@ -129,7 +129,7 @@ class TextService:
 
         Raises:
             KeyError: a request names a document that the corpus does not hold.
-            UserError: the engine cannot start, or stalls.
+            SelfTrainError: the engine cannot start, or stalls.
         """
         prompts = {
             request: prompt_for(request, self.documents[request.document_id], self.labels, style=self.config.style, words=self.config.document_words)
@@ -163,7 +163,7 @@ class TextService:
         """The raw answers for `requests`, which the caller filters; those that the engine failed on are missing.
 
         Raises:
-            UserError: the engine cannot start, or stalls.
+            SelfTrainError: the engine cannot start, or stalls.
         """
         wanted: dict[PromptRequest, EngineRequest] = {}
         for request in requests:

@@ -26,7 +26,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 from urllib.parse import unquote, urlparse
 
 from selftrain.config import TrackingConfig
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.passwords import without_passwords
 
 CHAMPION = "champion"
@@ -42,7 +42,7 @@ _PARAM_LENGTH, _TAG_LENGTH, _KEY_LENGTH, _PARAMS_A_BATCH, _METRICS_A_BATCH = 600
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
-class TrackingAway(UserError):
+class TrackingAway(SelfTrainError):
     """A tracking server or database that does not answer."""
 
 
@@ -77,12 +77,12 @@ def tracking_uri(uri: str | None = None) -> str:
         uri: what the configuration says; default: MLFLOW_TRACKING_URI, else the file mlflow.db in the working directory.
 
     Raises:
-        UserError: a folder or an unknown kind of address; MLflow 3 keeps no runs in plain folders.
+        SelfTrainError: a folder or an unknown kind of address; MLflow 3 keeps no runs in plain folders.
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_LOCAL_DATABASE}"
     scheme = uri.partition(":")[0].partition("+")[0] if "://" in uri else ""
     if scheme not in (*_DATABASES, "http", "https"):
-        raise UserError(
+        raise SelfTrainError(
             f"Tracking address {without_passwords(uri)!r} is neither a server (http://...) nor a database; write e.g. sqlite:///mlflow.db."
         )
     file = _sqlite_file(uri)
@@ -93,7 +93,7 @@ def check_tracking(uri: str) -> None:
     """Ask a tracking server or a database server whether it is there; a file is not asked.
 
     Raises:
-        UserError: no answer within some seconds, an answer that says that it cannot work, or no driver for this kind of database.
+        SelfTrainError: no answer within some seconds, an answer that says that it cannot work, or no driver for this kind of database.
     """
     if not _is_server(uri):
         if _sqlite_file(uri) is None:
@@ -122,11 +122,13 @@ def _check_database(uri: str) -> None:
     try:
         engine = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": int(_ANSWER_SECONDS)} if uri.startswith("postgresql") else {})
     except ImportError as error:
-        raise UserError(
+        raise SelfTrainError(
             f"{where} needs the package {error.name}, which is not installed; for PostgreSQL: pip install 'selftrain[postgresql]'."
         ) from None
     except sqlalchemy.exc.SQLAlchemyError as error:
-        raise UserError(f"The tracking address {where} cannot be used ({_reason(error)}); correct tracking.uri or MLFLOW_TRACKING_URI.") from None
+        raise SelfTrainError(
+            f"The tracking address {where} cannot be used ({_reason(error)}); correct tracking.uri or MLFLOW_TRACKING_URI."
+        ) from None
     try:
         with engine.connect():
             return
@@ -215,7 +217,7 @@ class Tracker:
         uri: the absolute address that is written to.
 
     Raises:
-        UserError: the server does not answer, or the database cannot be opened.
+        SelfTrainError: the server does not answer, or the database cannot be opened.
     """
 
     def __init__(self, config: TrackingConfig, run_folder: Path, name: str) -> None:
@@ -355,7 +357,7 @@ class Tracker:
         else:
             try:
                 theirs = float(evaluate(_local_copy(self._client, self.uri, holder)))
-            except (UserError, OSError) as error:
+            except (SelfTrainError, OSError) as error:
                 unlike = " ".join(str(error).split())
             else:
                 words = f"accuracy {accuracy:.4f} against {theirs:.4f} of champion version {holder.version} on the same documents"
@@ -386,7 +388,7 @@ def champion_bundle(model_name: str, uri: str | None = None) -> RegisteredBundle
     """The bundle that holds the alias `champion`.
 
     Raises:
-        UserError: the server does not answer, or the registry has no such model or no champion of it; the message says how to make one.
+        SelfTrainError: the server does not answer, or the registry has no such model or no champion of it; the message says how to make one.
     """
     return registered_bundle(f"models:/{model_name}@{CHAMPION}", uri)
 
@@ -399,16 +401,18 @@ def registered_bundle(model_uri: str, uri: str | None = None) -> RegisteredBundl
         uri: the registry; default as in `tracking_uri`.
 
     Raises:
-        UserError: no such address, server, model, alias or version.
+        SelfTrainError: no such address, server, model, alias or version.
     """
     matched = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", model_uri)
     if matched is None:
-        raise UserError(f"{model_uri!r} names no registered model; write models:/NAME@champion or models:/NAME/1.")
+        raise SelfTrainError(f"{model_uri!r} names no registered model; write models:/NAME@champion or models:/NAME/1.")
     name, alias, number = matched.groups()
     uri = tracking_uri(uri)
     file = _sqlite_file(uri)
     if file is not None and not file.exists():
-        raise UserError(f"There is no MLflow database {file}; run `selftrain run` here first, or name the tracking server (MLFLOW_TRACKING_URI).")
+        raise SelfTrainError(
+            f"There is no MLflow database {file}; run `selftrain run` here first, or name the tracking server (MLFLOW_TRACKING_URI)."
+        )
     client, _ = _open(uri, None)
     if alias is not None:
         version = _alias(client, name, alias)
@@ -420,7 +424,7 @@ def registered_bundle(model_uri: str, uri: str | None = None) -> RegisteredBundl
         except MlflowException:
             version = None
     if version is None:
-        raise UserError(_missing(client, uri, name, alias, number))
+        raise SelfTrainError(_missing(client, uri, name, alias, number))
     return RegisteredBundle(_local_copy(client, uri, version), str(version.version))
 
 
@@ -439,7 +443,7 @@ class Champions:
         """The number of the version that is champion now.
 
         Raises:
-            UserError: the server does not answer, or the model has no champion; the message says how to make one.
+            SelfTrainError: the server does not answer, or the model has no champion; the message says how to make one.
         """
         if self._client is None:
             self._client, _ = _open(self._uri, None)
@@ -447,7 +451,7 @@ class Champions:
             check_tracking(self._uri)  # MLflow itself would try for minutes
         found = _alias(self._client, model_name, CHAMPION)
         if found is None:
-            raise UserError(_missing(self._client, self._uri, model_name, CHAMPION, None))
+            raise SelfTrainError(_missing(self._client, self._uri, model_name, CHAMPION, None))
         return str(found.version)
 
 
@@ -455,17 +459,21 @@ def finished_metrics(uri: str | None = None, experiment: str = "selftrain") -> l
     """metrics.json of every finished run of an experiment; runs without one (sweeps, single seeds) are left out.
 
     Raises:
-        UserError: no database yet, a server that does not answer, or no such experiment.
+        SelfTrainError: no database yet, a server that does not answer, or no such experiment.
     """
     uri = tracking_uri(uri)
     file = _sqlite_file(uri)
     if file is not None and not file.exists():
-        raise UserError(f"There is no MLflow database {file}; run `selftrain run` here first, or name the tracking server (MLFLOW_TRACKING_URI).")
+        raise SelfTrainError(
+            f"There is no MLflow database {file}; run `selftrain run` here first, or name the tracking server (MLFLOW_TRACKING_URI)."
+        )
     client, _ = _open(uri, None)
     found = client.get_experiment_by_name(experiment)
     if found is None:
         known = ", ".join(sorted(one.name for one in client.search_experiments()))
-        raise UserError(f"There is no MLflow experiment {experiment!r} in {without_passwords(uri)} (it has: {known}); name one with --experiment.")
+        raise SelfTrainError(
+            f"There is no MLflow experiment {experiment!r} in {without_passwords(uri)} (it has: {known}); name one with --experiment."
+        )
     query = f"attributes.status = 'FINISHED' and tags.`{RUN_TAG}` != ''"
     runs: list[dict[str, Any]] = []
     token = None
@@ -486,14 +494,14 @@ def ui_command(uri: str | None, port: int = 5000) -> tuple[list[str], dict[str, 
     The address of the database stands in the environment, since every user of the machine can read command lines, and it may hold a password.
 
     Raises:
-        UserError: there are no runs yet, or a tracking server shows them already.
+        SelfTrainError: there are no runs yet, or a tracking server shows them already.
     """
     uri = tracking_uri(uri)
     if _is_server(uri):
-        raise UserError(f"The runs are on the tracking server; open {without_passwords(uri)} in a browser.")
+        raise SelfTrainError(f"The runs are on the tracking server; open {without_passwords(uri)} in a browser.")
     file = _sqlite_file(uri)
     if file is not None and not file.exists():
-        raise UserError(f"There is no MLflow database {file}; run `selftrain run` here first, or name another with --set tracking.uri.")
+        raise SelfTrainError(f"There is no MLflow database {file}; run `selftrain run` here first, or name another with --set tracking.uri.")
     _quiet()  # by environment variables, which the command inherits
     root = _artifact_root(uri)
     assert root is not None
@@ -534,12 +542,12 @@ def _open(uri: str, experiment: str | None) -> tuple[Any, str]:
             # The first question is what makes the tables of a fresh file.
             client.search_experiments(max_results=1)
             return client, _experiment(client, experiment, _artifact_root(uri)) if experiment is not None else ""
-        except UserError:
+        except SelfTrainError:
             raise
         except Exception as error:  # SQLAlchemy, SQLite and MLflow each have classes of their own for a database that cannot be used
             if _is_server(uri) and not isinstance(error, MlflowException):
                 raise
-            raise UserError(
+            raise SelfTrainError(
                 f"The tracking store {without_passwords(uri)} cannot be used ({_reason(error)}); mend it or name another with tracking.uri."
             ) from error
 
@@ -557,7 +565,7 @@ def _experiment(client: Any, name: str, artifacts: Path | None) -> str:
             if found is None:
                 raise
     if found.lifecycle_stage != "active":
-        raise UserError(f"The MLflow experiment {name!r} was deleted; restore it, or choose another with --set tracking.experiment=NAME.")
+        raise SelfTrainError(f"The MLflow experiment {name!r} was deleted; restore it, or choose another with --set tracking.experiment=NAME.")
     return str(found.experiment_id)
 
 
@@ -570,7 +578,7 @@ def _locked(file: Path | None) -> Iterator[None]:
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = open(f"{file}.lock", "a")  # noqa: SIM115  closed below; the with statement must not cover the yield's own OSErrors
     except OSError as error:
-        raise UserError(f"The tracking database {file} cannot be written ({error.strerror}); name another with tracking.uri.") from None
+        raise SelfTrainError(f"The tracking database {file} cannot be written ({error.strerror}); name another with tracking.uri.") from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -631,7 +639,7 @@ def _local_copy(client: Any, uri: str, version: Any) -> Path:
     if parsed.scheme in ("", "file"):
         folder = Path(unquote(parsed.path))
         if not folder.is_dir():
-            raise UserError(
+            raise SelfTrainError(
                 f"Version {version.version} of {version.name!r} is registered, but its files {folder} are gone; run again to make a new one."
             )
         return folder

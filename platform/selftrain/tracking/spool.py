@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.files.journal import Journal
 from selftrain.passwords import without_passwords
 from selftrain.tracking import Round, Status, Tracker, check_tracking, refused
@@ -156,7 +156,7 @@ class Spool:
 
     def _sent(self, entry: dict[str, Any]) -> None:
         with self._changed:
-            with suppress(UserError):  # a full disk: it may be sent a second time, which does no harm
+            with suppress(SelfTrainError):  # a full disk: it may be sent a second time, which does no harm
                 self._journal.add({"sent": entry["number"]})
             self._entries = [other for other in self._entries if other is not entry]
 

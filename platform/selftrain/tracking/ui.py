@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import psutil
 
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.runtime.ports import require_free_port
 from selftrain.tracking import ui_command
 
@@ -25,7 +25,7 @@ def show_runs(tracking_uri: str | None, port: int) -> None:
         port: port to listen on.
 
     Raises:
-        UserError: no database, the port is taken, or MLflow ends by itself.
+        SelfTrainError: no database, the port is taken, or MLflow ends by itself.
     """
     command, environment = ui_command(tracking_uri, port)
     require_free_port(_HOST, port)
@@ -39,7 +39,7 @@ def show_runs(tracking_uri: str | None, port: int) -> None:
     finally:
         _end(process)
     if code is not None:
-        raise UserError(f"MLflow's page ended by itself (exit code {code}); its own lines above say why.")
+        raise SelfTrainError(f"MLflow's page ended by itself (exit code {code}); its own lines above say why.")
     print("Stopped.", flush=True)
 
 

@@ -51,7 +51,7 @@ class RoundCheckpoint:
         """Write a state, whole or not at all.
 
         Raises:
-            UserError: the disk is full, or the folder cannot be written.
+            SelfTrainError: the disk is full, or the folder cannot be written.
         """
         start = time.monotonic()
         content = io.BytesIO()  # torch says of a full disk only that writing failed

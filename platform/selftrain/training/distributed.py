@@ -21,7 +21,7 @@ from selftrain import methods
 from selftrain.config import Experiment
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel, TextRequest
-from selftrain.errors import ProcessDied, UserError
+from selftrain.errors import ProcessDied, SelfTrainError
 from selftrain.models.opening import open_encoder
 from selftrain.models.workers import Workers
 from selftrain.runtime.deaths import why_it_died
@@ -65,7 +65,7 @@ def train_variant(
         validation: documents to choose the best round by.
 
     Raises:
-        UserError: what the method or the text channel raised in a worker.
+        SelfTrainError: what the method or the text channel raised in a worker.
     """
     # The controller polls its workers at this interval, and every report waits for a poll: 2 s by default, which a small round does not take.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -102,7 +102,7 @@ def _fitted(trainer: Any) -> Any:
     """The result of `trainer.fit()`; a controller that dies is started again, and goes on from the last checkpoint.
 
     Raises:
-        UserError: what the method or the text channel raised in a worker.
+        SelfTrainError: what the method or the text channel raised in a worker.
         ProcessDied: workers or controllers died more often than is put up with.
     """
     import ray
@@ -195,9 +195,9 @@ def _shared(texts: TextChannel, workers: Workers) -> TextChannel:
     return ask
 
 
-def _user_error(error: BaseException | None) -> UserError | None:
+def _user_error(error: BaseException | None) -> SelfTrainError | None:
     while error is not None:
-        if isinstance(error, UserError):
+        if isinstance(error, SelfTrainError):
             return error
         error = getattr(error, "cause", None) or error.__cause__
     return None

@@ -14,7 +14,7 @@ from few_labels import LABELED, SHORT, TEXTS, TRUTH, WORDS, ByHand, HalvedEncode
 from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import TextRequest
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.few_labels.selection import choose_negatives
 from selftrain.methods.losses import confident_cross_entropy
 
@@ -148,16 +148,16 @@ def test_a_head_embeds_all_documents_and_views_at_once_and_only_once():
 
 @pytest.mark.parametrize("name", ["vat", "mixmatch"])
 def test_an_encoder_that_cannot_be_perturbed_is_refused(name):
-    with pytest.raises(UserError, match=rf"The method {name} .*set model\.train: head"):
+    with pytest.raises(SelfTrainError, match=rf"The method {name} .*set model\.train: head"):
         methods.build(parse({"method": {"name": name}}), toy(), LinearEncoder(WORDS))
 
 
 def test_mixmatch_takes_negative_labels_from_its_guesses_alone():
-    with pytest.raises(UserError, match=r"set method\.ns3l_negatives: threshold"):
+    with pytest.raises(SelfTrainError, match=r"set method\.ns3l_negatives: threshold"):
         built("mixmatch", ns3l_weight=0.1, ns3l_threshold=0.2, ns3l_negatives="uniform")
     built("mixmatch", ns3l_negatives="uniform")  # without a weight nothing is chosen
     built("mixmatch", ns3l_weight=0.1, ns3l_threshold=0.2)
-    with pytest.raises(UserError, match="needs labels"):  # and what all of the family need
+    with pytest.raises(SelfTrainError, match="needs labels"):  # and what all of the family need
         built("mixmatch", toy(labeled=()))
 
 
@@ -192,7 +192,7 @@ def test_what_does_not_fit_is_refused(options, corpus, refused):
     if refused is None:
         cls.check(given, corpus)
     else:
-        with pytest.raises(UserError, match=refused):
+        with pytest.raises(SelfTrainError, match=refused):
             cls.check(given, corpus)
 
 

@@ -17,7 +17,7 @@ from masked_by_hand import LinearMasked, states
 
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.data.texts import no_texts
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods import options_of
 from selftrain.methods.zero_shot.ipet import IPET, IPETOptions
 from selftrain.models.workers import Workers
@@ -308,5 +308,5 @@ def test_models_learn_in_training_mode_and_are_asked_without(monkeypatch):
 
 def test_documents_may_be_as_long_as_leaves_24_tokens_for_a_pattern():
     assert built({}, LinearMasked(WORDS, max_tokens=40)).encoder.max_tokens == 40
-    with pytest.raises(UserError, match=r"model\.max_tokens 41 leaves no room .* lower it to 40 or less"):
+    with pytest.raises(SelfTrainError, match=r"model\.max_tokens 41 leaves no room .* lower it to 40 or less"):
         built({}, LinearMasked(WORDS, max_tokens=41))

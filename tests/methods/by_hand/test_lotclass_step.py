@@ -16,7 +16,7 @@ from masked_by_hand import SPECIAL, LinearMasked, states
 
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.data.texts import no_texts
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods import options_of
 from selftrain.methods.zero_shot.lotclass import LOTClass, LOTClassOptions, label_names
 from selftrain.models.workers import Workers
@@ -254,7 +254,7 @@ def test_too_few_documents_with_indicative_words_are_refused_from_the_first_miss
     fewest = min(len(found) for found in numbers)
     built({"fewest_documents": fewest}).refresh(0, no_texts)
     name, found = next((label.name, len(own)) for label, own in zip(LABELS, numbers, strict=True) if len(own) < fewest + 1)
-    with pytest.raises(UserError, match=rf"of the class '{name}' in {found} documents, fewer than method\.fewest_documents {fewest + 1}"):
+    with pytest.raises(SelfTrainError, match=rf"of the class '{name}' in {found} documents, fewer than method\.fewest_documents {fewest + 1}"):
         built({"fewest_documents": fewest + 1}).refresh(0, no_texts)
 
 
@@ -270,7 +270,7 @@ def test_names_are_words_in_lower_case_without_connecting_ones():
 
 def test_a_word_of_two_names_is_refused_and_twice_in_one_is_not():
     shared = (Label("a", "water sport", ""), Label("b", "team sport", ""), LABELS[2])
-    with pytest.raises(UserError, match="The word 'sport' is in the names of two classes"):
+    with pytest.raises(SelfTrainError, match="The word 'sport' is in the names of two classes"):
         LOTClass.check(LOTClassOptions(), corpus(labels=shared))
     LOTClass.check(LOTClassOptions(), corpus(labels=(Label("a", "sport and sport", ""), *LABELS[1:])))
 

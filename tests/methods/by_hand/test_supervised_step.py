@@ -11,7 +11,7 @@ from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.data.texts import no_texts
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.few_labels.supervised import SupervisedOptions
 
 CLASSES = ("sport", "money", "film")
@@ -104,5 +104,5 @@ def test_every_label_moves_the_weights(place):
 
 
 def test_it_says_what_it_needs_where_nothing_is_granted():
-    with pytest.raises(UserError, match=r"needs labels; set data\.supervision: all \(or few\)"):
+    with pytest.raises(SelfTrainError, match=r"needs labels; set data\.supervision: all \(or few\)"):
         built({}, {})

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from selftrain.data.corpus import Corpus
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.base import Options
 from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
 
@@ -34,9 +34,11 @@ class PartialLabels(SemiSupervised):
     @classmethod
     def check_supervision(cls, options: Any, corpus: Corpus) -> None:
         if not corpus.candidates:
-            raise UserError(f"The method {cls.name} learns from candidate sets; set data.supervision: candidates (and data.flip_probability).")
+            raise SelfTrainError(f"The method {cls.name} learns from candidate sets; set data.supervision: candidates (and data.flip_probability).")
         if options.ns3l_negatives in ("exclude_nearest", "furthest"):
-            raise UserError(f"method.ns3l_negatives: {options.ns3l_negatives} needs documents with one label, and here they have sets; leave it out.")
+            raise SelfTrainError(
+                f"method.ns3l_negatives: {options.ns3l_negatives} needs documents with one label, and here they have sets; leave it out."
+            )
 
     def granted(self) -> Mapping[str, Any]:
         return self.corpus.candidates

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from selftrain.data.corpus import Corpus
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.base import Options
 from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
 from selftrain.methods.losses import text_to_label
@@ -42,14 +42,14 @@ class MixMatch(SemiSupervised):
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
         if not self.encoder.continuous:
-            raise UserError("The method mixmatch mixes the embeddings that a head gets; set model.train: head.")
+            raise SelfTrainError("The method mixmatch mixes the embeddings that a head gets; set model.train: head.")
         self._mixed: tuple[torch.Tensor, torch.Tensor] | None = None  # logits and targets of the mixed unlabeled rows of the step
 
     @classmethod
     def check(cls, options: MixMatchOptions, corpus: Corpus) -> None:
         super().check(options, corpus)
         if options.ns3l_weight and options.ns3l_negatives != "threshold":
-            raise UserError("With mixmatch, NS3L's negative labels come from the guessed labels; set method.ns3l_negatives: threshold.")
+            raise SelfTrainError("With mixmatch, NS3L's negative labels come from the guessed labels; set method.ns3l_negatives: threshold.")
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         classes = len(self.corpus.labels)

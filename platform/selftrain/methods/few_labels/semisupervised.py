@@ -20,7 +20,7 @@ from pydantic import Field
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel, TextRequest
 from selftrain.data.views import edited
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.base import Method, Options
 from selftrain.methods.few_labels.selection import choose_negatives
 from selftrain.methods.losses import negative_sampling
@@ -98,28 +98,28 @@ class SemiSupervised(Method):
     def check(cls, options: Any, corpus: Corpus) -> None:
         cls.check_supervision(options, corpus)
         if corpus.kind == "image" and options.views != "edits":
-            raise UserError("method.views is 'continuations', which a language model writes for texts; the documents are images: leave it out.")
+            raise SelfTrainError("method.views is 'continuations', which a language model writes for texts; the documents are images: leave it out.")
         classes = len(corpus.labels)
         if options.ns3l_weight and options.ns3l_threshold >= 1 / classes:
-            raise UserError(
+            raise SelfTrainError(
                 f"method.ns3l_threshold {options.ns3l_threshold:g} is not below 1/{classes} (one over the number of classes): an undecided prediction "
                 "would have every class as a negative label and a loss without gradient; lower it."
             )
         if options.ns3l_weight and options.ns3l_negatives == "oracle" and not corpus.oracle:
-            raise UserError(
+            raise SelfTrainError(
                 "method.ns3l_negatives: oracle looks at the true labels of unlabeled documents, which is a bound and no method; set data.supervision: oracle."
             )
 
     @classmethod
     def check_supervision(cls, options: Any, corpus: Corpus) -> None:
-        """Raise a `UserError` unless the experiment grants what the method learns from."""
+        """Raise a `SelfTrainError` unless the experiment grants what the method learns from."""
         if corpus.candidates:
-            raise UserError(
+            raise SelfTrainError(
                 f"The method {cls.name} needs one label a document, and data.supervision is 'candidates'; set it to few or all, or choose a method for "
                 "candidate sets (selftrain methods)."
             )
         if not corpus.granted:
-            raise UserError(f"The method {cls.name} needs labels; set data.supervision: few (data.labels_per_class each), all or weak.")
+            raise SelfTrainError(f"The method {cls.name} needs labels; set data.supervision: few (data.labels_per_class each), all or weak.")
 
     def granted(self) -> Mapping[str, Any]:
         """What the learner is told of documents, by their ids: a label each."""

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.base import Method, Options
 from selftrain.methods.losses import similarity, text_to_label
 
@@ -42,7 +42,7 @@ class Supervised(Method):
     @classmethod
     def check(cls, options: SupervisedOptions, corpus: Corpus) -> None:
         if not corpus.granted:
-            raise UserError(
+            raise SelfTrainError(
                 "The method supervised needs labels; set data.supervision: all (or few), and name the column with data.label_column if the source is a file."
             )
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.base import Options
 from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
 from selftrain.methods.losses import confident_cross_entropy, entropy
@@ -44,7 +44,7 @@ class VAT(SemiSupervised):
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
         if not self.encoder.continuous:
-            raise UserError("The method vat perturbs the embedding that a head gets; set model.train: head.")
+            raise SelfTrainError("The method vat perturbs the embedding that a head gets; set model.train: head.")
 
     def unlabeled_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
         options = self.options

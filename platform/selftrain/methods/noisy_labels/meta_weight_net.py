@@ -15,7 +15,7 @@ from pydantic import Field
 
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.base import Options
 from selftrain.methods.noisy_labels.bilevel import HeadModel, meta_gradient, weights_of
 from selftrain.methods.noisy_labels.noisy import NoisyLabelOptions, NoisyLabels
@@ -46,12 +46,14 @@ class MetaWeightNet(NoisyLabels):
         super().check(options, corpus)
         count = len(corpus.granted)
         if not 0 < round(options.validation_share * count) < count:
-            raise UserError(f"method.validation_share {options.validation_share:g} of {count} labeled documents leaves one side empty; change it.")
+            raise SelfTrainError(
+                f"method.validation_share {options.validation_share:g} of {count} labeled documents leaves one side empty; change it."
+            )
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
         if not self.encoder.tensors:
-            raise UserError(
+            raise SelfTrainError(
                 "The method meta_weight_net takes a virtual step in every step, and a full encoder is too slow for that; "
                 "set model.train: head, or model.encoder: bilstm."
             )

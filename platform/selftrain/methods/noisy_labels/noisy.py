@@ -16,7 +16,7 @@ from pydantic import Field
 
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.base import Method, Options
 from selftrain.models.student import Student
 
@@ -52,7 +52,7 @@ class NoisyLabels(Method):
     @classmethod
     def check(cls, options: Any, corpus: Corpus) -> None:
         if not corpus.granted:
-            raise UserError(f"The method {cls.name} needs labels, right or wrong; set data.supervision: all (or few).")
+            raise SelfTrainError(f"The method {cls.name} needs labels, right or wrong; set data.supervision: all (or few).")
 
     def make_classifier(self) -> torch.nn.Linear:
         """What turns embeddings `[N, D]` into logits `[N, L]`."""

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.base import Options
 from selftrain.methods.losses import mean_absolute_error, reverse_cross_entropy
 from selftrain.methods.noisy_labels.bilevel import HeadModel, Weights, logits_of, meta_gradient, weights_of
@@ -80,7 +80,7 @@ class SunGen(NoisyLabels):
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
         if not self.encoder.tensors:
-            raise UserError(
+            raise SelfTrainError(
                 "The method sungen trains its inner model dozens of times, and a full encoder is too slow for that; "
                 "set model.train: head, or model.encoder: bilstm."
             )
@@ -89,7 +89,9 @@ class SunGen(NoisyLabels):
     def check(cls, options: SunGenOptions, corpus: Corpus) -> None:
         super().check(options, corpus)
         if options.budget is not None and options.budget > len(corpus.granted):
-            raise UserError(f"method.budget is {options.budget}, but there are {len(corpus.granted)} labeled documents; lower it, or leave it out.")
+            raise SelfTrainError(
+                f"method.budget is {options.budget}, but there are {len(corpus.granted)} labeled documents; lower it, or leave it out."
+            )
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         figures: dict[str, float] = {}

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from torch.func import functional_call
 
 from selftrain.data.texts import TextChannel
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.base import Options
 from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
 from selftrain.methods.losses import bidirectional_divergence, text_to_label, top_k_cross_entropy
@@ -114,7 +114,7 @@ class SEAL(SemiSupervised):
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
         if not self.encoder.tensors:
-            raise UserError("The method seal takes second derivatives of what it trains, which is meant for a head; set model.train: head.")
+            raise SelfTrainError("The method seal takes second derivatives of what it trains, which is meant for a head; set model.train: head.")
         # Registered with the very modules that are trained, so f's parameters here are the ones that the optimiser changes.
         self.net = Net(self.encoder, self.classifier)
         self.generator = self.fresh_generator()  # psi

@@ -23,7 +23,7 @@ from pydantic import Field, field_validator
 
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
-from selftrain.errors import UserError, nearest
+from selftrain.errors import SelfTrainError, nearest
 from selftrain.methods.base import Method, Options
 from selftrain.methods.losses import distillation
 from selftrain.models.masked import INFERENCE_TEXTS, MaskedEncoder
@@ -84,7 +84,7 @@ class IPET(Method):
         super().__init__(**common)
         longest = self.encoder.longest - PATTERN_TOKENS
         if self.encoder.max_tokens > longest:
-            raise UserError(
+            raise SelfTrainError(
                 f"model.max_tokens {self.encoder.max_tokens} leaves no room for iPET's patterns in this model; lower it to {longest} or less."
             )
         self.words = self._verbalizer()
@@ -100,7 +100,7 @@ class IPET(Method):
     def check(cls, options: IPETOptions, corpus: Corpus) -> None:
         for name in options.verbalizers:
             if name not in corpus.class_names:
-                raise UserError(f"method.verbalizers names {name!r}, which is no class; {nearest(name, corpus.class_names)}")
+                raise SelfTrainError(f"method.verbalizers names {name!r}, which is no class; {nearest(name, corpus.class_names)}")
 
     @property
     def rounds(self) -> int:
@@ -192,12 +192,12 @@ class IPET(Method):
             word = given.get(label.name, label.words)
             token = self.encoder.word_token(word)
             if token is None:
-                raise UserError(
+                raise SelfTrainError(
                     f"The word {word!r} of the class {label.name!r} is not one token of the masked language model; give a shorter one: "
                     f"method.verbalizers: {{{label.name}: ...}}."
                 )
             if token in tokens:
-                raise UserError(f"The word {word!r} stands for two classes; give each its own (method.verbalizers).")
+                raise SelfTrainError(f"The word {word!r} stands for two classes; give each its own (method.verbalizers).")
             tokens.append(token)
         return tokens
 

@@ -23,7 +23,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from selftrain.data.corpus import Corpus, Label
 from selftrain.data.texts import TextChannel
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.methods.base import Method, Options
 from selftrain.methods.losses import sharpened_targets, text_to_label
 from selftrain.models.masked import INFERENCE_TEXTS, MaskedEncoder
@@ -79,7 +79,7 @@ class LOTClass(Method):
         names = label_names(corpus.labels)
         twice = next((word for word, count in Counter(word for group in names for word in set(group)).items() if count > 1), None)
         if twice is not None:
-            raise UserError(
+            raise SelfTrainError(
                 f"The word {twice!r} is in the names of two classes, and LOTClass learns a class from its name's words; rename one (data.classes)."
             )
 
@@ -125,7 +125,7 @@ class LOTClass(Method):
         """Tokens of every class's vocabulary, most frequent first (step 1).
 
         Raises:
-            UserError: a class's name stands in no document.
+            SelfTrainError: a class's name stands in no document.
         """
         found = [self._with_names(text, row) for text, row in zip(self.corpus.unlabeled.texts, rows, strict=True)]
         with_names = [(row, places) for row, places in found if places]
@@ -138,7 +138,7 @@ class LOTClass(Method):
                     counts[label].update(likeliest[number, place].tolist())
         for names, counted in zip(self.names, counts, strict=True):
             if not counted:
-                raise UserError(
+                raise SelfTrainError(
                     f"No unlabeled document contains {' or '.join(map(repr, names))}, so LOTClass has no place to learn the class from; use a name that the "
                     "documents use (data.classes), or more documents."
                 )
@@ -215,7 +215,7 @@ class LOTClass(Method):
         """Step 2's training data: every document once for each class that it has category-indicative words of.
 
         Raises:
-            UserError: a class has them in fewer than `fewest_documents` documents.
+            SelfTrainError: a class has them in fewer than `fewest_documents` documents.
         """
         special = set(self.encoder.tokenizer.all_special_ids)
         member = torch.zeros(len(self.names), len(self.encoder.tokenizer), dtype=torch.bool, device=self.encoder.device)
@@ -233,7 +233,7 @@ class LOTClass(Method):
         for label, name in enumerate(self.corpus.class_names):
             documents = sum(1 for _, own, _ in found if own == label)
             if documents < self.options.fewest_documents:
-                raise UserError(
+                raise SelfTrainError(
                     f"LOTClass found category-indicative words of the class {name!r} in {documents} documents, fewer than method.fewest_documents "
                     f"{self.options.fewest_documents}; use more documents, or lower method.match_threshold."
                 )

@@ -23,7 +23,7 @@ from selftrain.config import Experiment
 from selftrain.data.catalogue import CATALOGUE
 from selftrain.data.classes import check_class_names, describe, words_of
 from selftrain.data.corpus import Corpus, Documents, Label
-from selftrain.errors import UserError, nearest
+from selftrain.errors import SelfTrainError, nearest
 from selftrain.files.durable import check_writable, explained, sync, sync_tree
 from selftrain.files.parsing import json_of
 from selftrain.models.sources import fingerprint, language_model_folder
@@ -88,15 +88,15 @@ def generate(
         command: how it was asked for, for dataset.json.
 
     Raises:
-        UserError: whatever a user can mend; nothing is written then.
+        SelfTrainError: whatever a user can mend; nothing is written then.
     """
     if per_class < 1:
-        raise UserError(f"--per-class is {per_class}; at least one text a class is needed.")
+        raise SelfTrainError(f"--per-class is {per_class}; at least one text a class is needed.")
     labels = _labels(experiment, named)
     _check_folder(out)
     model = experiment.augment.model
     if model is None:
-        raise UserError("No language model to write the texts; name one with --model, e.g. --model gemma-3-270m.")
+        raise SelfTrainError("No language model to write the texts; name one with --model, e.g. --model gemma-3-270m.")
     template = template or TEMPLATE_OF.get(named or "", "text")
     prompts = label_prompts(template, labels, style=experiment.augment.style)
     folder = language_model_folder(model)
@@ -112,10 +112,10 @@ def generate(
 def _labels(experiment: Experiment, named: str | None) -> tuple[Label, ...]:
     names = experiment.data.classes
     if named is not None and named not in CATALOGUE:
-        raise UserError(f"--data: no named set {named!r}; {nearest(named, CATALOGUE)}")
+        raise SelfTrainError(f"--data: no named set {named!r}; {nearest(named, CATALOGUE)}")
     if named is None:
         if names is None:
-            raise UserError('No classes to write for; name them (--classes "negative,positive") or a named set that has them (--data sst2).')
+            raise SelfTrainError('No classes to write for; name them (--classes "negative,positive") or a named set that has them (--data sst2).')
         check_class_names(names, "--classes")
         return describe([Label(name, words_of(name), words_of(name)) for name in names], experiment.data.descriptions)
     known = CATALOGUE[named]
@@ -123,7 +123,7 @@ def _labels(experiment: Experiment, named: str | None) -> tuple[Label, ...]:
     for name in names or [entry.name for entry in known.classes]:
         entry = known.entry(name)
         if entry is None:
-            raise UserError(f"--classes: {named} has no class {name!r}; {nearest(name, [entry.name for entry in known.classes])}")
+            raise SelfTrainError(f"--classes: {named} has no class {name!r}; {nearest(name, [entry.name for entry in known.classes])}")
         chosen.append(Label(entry.name, entry.words, entry.description))
     check_class_names([label.name for label in chosen], "--classes")
     return describe(chosen, experiment.data.descriptions)
@@ -160,11 +160,11 @@ def _stated(
 def _check_folder(out: Path) -> None:
     """Refuse what may not be written over, before anything long starts."""
     if out.exists() and not out.is_dir():
-        raise UserError(f"--out: {str(out)!r} is a file; name a folder that is not there yet.")
+        raise SelfTrainError(f"--out: {str(out)!r} is a file; name a folder that is not there yet.")
     with explained(out, "pass another folder with --out"):
         _check_can_be_made(out)
     if out.is_dir() and any(out.iterdir()) and not (out / DESCRIPTION).is_file():
-        raise UserError(f"--out: the folder {str(out)!r} holds something else, and no {DESCRIPTION}; name a folder that is not there yet.")
+        raise SelfTrainError(f"--out: the folder {str(out)!r} holds something else, and no {DESCRIPTION}; name a folder that is not there yet.")
 
 
 def _check_can_be_made(out: Path) -> None:
@@ -193,7 +193,7 @@ def _there(out: Path, order: Order) -> dict[str, Any] | None:
     """dataset.json of `out` if it holds this order; None if it holds nothing.
 
     Raises:
-        UserError: it holds something else.
+        SelfTrainError: it holds something else.
     """
     if not (out / DESCRIPTION).is_file():
         return None
@@ -203,12 +203,12 @@ def _there(out: Path, order: Order) -> dict[str, Any] | None:
         facts: dict[str, Any] = json_of((out / DESCRIPTION).read_text(encoding="utf-8"))
         asked = facts["generated"]["asked"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{another}; {mend}.") from None
+        raise SelfTrainError(f"{another}; {mend}.") from None
     if asked != order.stated:
         differs = [key for key in order.stated if asked.get(key) != order.stated[key]]
-        raise UserError(f"{another}, generated with other {' and '.join(differs)}; {mend}.")
+        raise SelfTrainError(f"{another}, generated with other {' and '.join(differs)}; {mend}.")
     if not (out / "train.parquet").is_file():
-        raise UserError(f"--out: {str(out)!r} has lost its train.parquet; delete the folder and repeat the command, its texts are in the cache.")
+        raise SelfTrainError(f"--out: {str(out)!r} has lost its train.parquet; delete the folder and repeat the command, its texts are in the cache.")
     return facts
 
 
@@ -272,7 +272,7 @@ def save(out: Path, order: Order, texts: LabelTexts, counts: Counts, *, command:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
-        raise UserError(
+        raise SelfTrainError(
             f"--out: {str(out)!r} cannot be written ({error.strerror or error}); the texts are in the cache, repeat the command with another folder."
         ) from None
     return facts

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selftrain.data.corpus import Label
-from selftrain.errors import UserError, nearest
+from selftrain.errors import SelfTrainError, nearest
 from selftrain.texts.prompts import Cleaned, Style, clean, sentence_ends
 
 
@@ -90,10 +90,10 @@ def label_prompts(template: str, labels: Sequence[Label], *, style: Style) -> La
     """Fill `template` for every class.
 
     Raises:
-        UserError: no such template.
+        SelfTrainError: no such template.
     """
     if template not in TEMPLATES:
-        raise UserError(f"--template: no template {template!r}; {nearest(template, TEMPLATES)}")
+        raise SelfTrainError(f"--template: no template {template!r}; {nearest(template, TEMPLATES)}")
     chosen = TEMPLATES[template]
 
     def filled(pattern: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from selftrain.config import AugmentConfig
-from selftrain.errors import UserError
+from selftrain.errors import SelfTrainError
 from selftrain.texts.cache import Answer
 from selftrain.texts.dataset.prompts import STOP, SUBJECT, LabelPrompts, clean_subject, clean_text
 from selftrain.texts.prompts import Cleaned, Style
@@ -65,7 +65,7 @@ def write_texts(
         origin: of the requests; another one gets other texts for the same prompts.
 
     Raises:
-        UserError: no usable subject, or a class without a single usable text.
+        SelfTrainError: no usable subject, or a class without a single usable text.
     """
     style = config.style
     subjects: list[Collected] = []
@@ -139,7 +139,7 @@ def _subjects(prompt: str, style: Style, origin: str) -> Series:
 def _refuse_none(got: Collected, what: str) -> None:
     if not got.texts:
         reasons = ", ".join(f"{count} {reason}" for reason, count in got.filtered.most_common())
-        raise UserError(
+        raise SelfTrainError(
             f"The language model wrote no usable {what} in {got.tries} tries ({reasons}); describe the classes (data.descriptions), try another --template, "
             "or name a stronger model."
         )
