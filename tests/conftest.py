@@ -17,6 +17,15 @@ from selftrain.models.encoder import TextEncoder
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For several processes (`--dist loadgroup`): what starts Ray or the engine comes first and stays in one, every other file in whichever is free."""
+    for item in items:
+        heavy = any(item.iter_markers("ray")) or any(item.iter_markers("engine"))
+        item.add_marker(pytest.mark.xdist_group("ray" if heavy else item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] != "ray")
+
+
 WORDS = {
     "sport": ["match", "goal", "team", "player", "coach", "league", "score", "win"],
     "money": ["bank", "market", "profit", "share", "price", "trade", "company", "cash"],
