@@ -196,7 +196,7 @@ def test_ray(free_port, tmp_path, monkeypatch):
     assert look()["Ray"].ok
     for address in (f"127.0.0.1:{free_port}", f"ray://127.0.0.1:{free_port}"):
         check = look(ray={"address": address})["Ray"]
-        assert not check.ok and "does not answer" in check.found and "--address" in check.fix
+        assert not check.ok and "does not answer" in check.found and "ray.address" in check.fix
     assert "is not host:port" in look(ray={"address": "nonsense"})["Ray"].found
     assert "no cluster was started" in look(ray={"address": "auto"})["Ray"].found
     with socket.create_server(("127.0.0.1", 0)) as server:
