@@ -1,7 +1,7 @@
 """What the commands share: the parser, options of several commands, and the flags of parameters.
 
 The library speaks to Python callers and names parameters; a command's users know flags. Each command therefore states which of its options set which parameter
-(`sets`, option -> parameter; an option of the parameter's own name needs no entry), and `in_flags` puts the flag into an error's sentence.
+(`sets`, option -> parameter; an option of the parameter's own name needs no entry), and `in_flags` puts flags into an error's sentence.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from selftrain.errors import ConfigError, SelfTrainError
 if TYPE_CHECKING:
     from selftrain.config import Experiment
 
+_PARAMETER = re.compile(r"""(?<![\w./'"-])[a-z]\w*[_.][\w.]*\w(?!['"/]|\.?\w)""")  # unquoted, and no word of an English sentence
 TRACKING_URI = "tracking server; default: MLFLOW_TRACKING_URI, else the local SQLite file"
 DATA_KEYS = {
     "data": "data.source",
@@ -138,12 +139,18 @@ def flag_of(options: argparse.Namespace, parameter: str) -> str | None:
 def _by_flag(options: argparse.Namespace, parser: Parser, option: str, key: str) -> bool:
     if getattr(options, option) != parser.get_default(option):
         return True
-    return getattr(options, "experiment", None) is None and not any(override.strip().startswith(key) for override in options.overrides)
+    return getattr(options, "experiment", None) is None and not any(
+        override.strip().startswith(key) for override in getattr(options, "overrides", ())
+    )
 
 
 def in_flags(error: SelfTrainError, options: argparse.Namespace) -> str:
-    """The error's sentence; where it begins with a parameter that the command has a flag for, it begins with that flag."""
+    """The error's sentence with the command's flags: for the parameter that it begins with, and for the ones with an underscore or a dot in the rest of it."""
     said = str(error)
-    if error.parameter is None or (flag := flag_of(options, error.parameter)) is None:
+    if error.parameter is None:
         return said
-    return re.sub(rf"^{re.escape(error.parameter)}(?![\w.]*\w)", lambda _: flag, said)
+
+    def flag(found: re.Match[str]) -> str:
+        return flag_of(options, found[0]) or found[0]
+
+    return _PARAMETER.sub(flag, re.sub(rf"^{re.escape(error.parameter)}(?!\.?\w)", flag, said))

@@ -44,7 +44,7 @@ def add_commands(commands: Any) -> None:
         _sweep,
         "train one experiment over settings, data sets and seeds: a table like those of the papers",
         examples=("selftrain sweep tune_spaces/genco_tau.yaml --small", "selftrain sweep --resume runs/sweeps/genco_tau-0123456789ab"),
-        sets={"space": "path", "resume": "folder"},
+        sets={"space": "path", "resume": "folder", "address": "ray.address"},
         continues="`selftrain sweep --resume FOLDER` continues the sweep",
     )
     sweep.add_argument("space", nargs="?", metavar="SPACE.yaml", help="what to sweep, such as the files of tune_spaces/")
