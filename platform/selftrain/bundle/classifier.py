@@ -109,12 +109,7 @@ class Classifier:
             ServiceError: the registry does not answer, or has no such model.
             MissingExtraError: the package of the backend, or MLflow for a registered model, is not installed.
         """
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads must be at least 1 (got {threads}).", parameter="threads")
-        if backend is not None:
-            check_name(backend, "backend")
-            if backend != "torch" and device not in (None, "cpu"):
-                raise ConfigError(f"device must be cpu or None with the backend {backend} (got {device!r}).", parameter="device")
+        _check_choices(device, backend, threads)
         if isinstance(source, str) and source.startswith("models:/"):
             from selftrain.tracking import registered_bundle  # MLflow takes seconds to import, and a folder needs none
 
@@ -206,6 +201,15 @@ class Classifier:
     def classify(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
         """The second half of `predict_proba`: probabilities `[rows, classes]` of token ids, as one batch padded to its longest row."""
         return self._compute(*padded(rows, self._read.padding))
+
+
+def _check_choices(device: str | None, backend: str | None, threads: int | None) -> None:
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads must be at least 1 (got {threads}).", parameter="threads")
+    if backend is not None:
+        check_name(backend, "backend")
+        if backend != "torch" and device not in (None, "cpu"):
+            raise ConfigError(f"device must be cpu or None with the backend {backend} (got {device!r}).", parameter="device")
 
 
 @cache

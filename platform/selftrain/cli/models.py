@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Any) -> None:
     """Add this file's commands."""
+    _add_predict(commands)
+    _add_export(commands)
+    _add_distill(commands)
+    _add_register(commands)
+
+
+def _add_predict(commands: Any) -> None:
     predict = add_command(
         commands,
         "predict",
@@ -34,6 +41,8 @@ def add_commands(commands: Any) -> None:
     which.add_argument("--bundle", metavar="FOLDER", help="a bundle folder, without a registry")
     add_tracking_uri(predict)
 
+
+def _add_export(commands: Any) -> None:
     export = add_command(
         commands,
         "export",
@@ -56,6 +65,8 @@ def add_commands(commands: Any) -> None:
     export.add_argument("--threads", type=int, metavar="N", help="cores for the measurement (default: all that this process may use)")
     add_tracking_uri(export)
 
+
+def _add_distill(commands: Any) -> None:
     distill = add_command(
         commands,
         "distill",
@@ -73,6 +84,8 @@ def add_commands(commands: Any) -> None:
     distill.add_argument("--layers", type=int, default=3, metavar="K", help="layers of the shallow student (default: 3)")
     distill.add_argument("--max-documents", type=int, default=20_000, metavar="N", help="documents to learn from at most (default: 20,000)")
 
+
+def _add_register(commands: Any) -> None:
     register = add_command(
         commands,
         "register",
