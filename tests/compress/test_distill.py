@@ -85,7 +85,7 @@ def distilled(teacher, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(students, "DIMENSIONS", 16)
         corpus, truth = load_documents(read_card(teacher), file, label_column="label", test_documents=200)
-        result = distilling.distill(teacher, corpus, truth, out=folder / "out", layers=2)
+        result = distilling.distill(teacher, (corpus, truth), out=folder / "out", layers=2)
     assert result.folder == folder / "out"
     assert "learned from 500 texts" in result.note and "200 documents against labels" in result.note
     return result.folder
@@ -227,13 +227,14 @@ def test_what_cannot_be_asked_for_is_one_sentence_and_leaves_nothing(teacher, tm
 def test_a_student_that_there_is_not(teacher, tmp_path) -> None:
     corpus, truth = load_documents(read_card(teacher), file_of(tmp_path, 100, labeled=False))
     with pytest.raises(ConfigError, match=r"^students 'statik' is not one; did you mean 'static'"):
-        distilling.distill(teacher, corpus, truth, students=("statik",), out=tmp_path / "out")
+        distilling.distill(teacher, (corpus, truth), students=("statik",), out=tmp_path / "out")
 
 
 def test_texts_of_a_language_model_are_learned_from_too(teacher, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(students, "_STATIC_EPOCHS", 1)
-    corpus, truth = load_documents(read_card(teacher), file_of(tmp_path, 100, labeled=False))
-    result = distilling.distill(teacher, corpus, truth, generated=["a team", "a bank"], students=("static",), out=tmp_path / "out")
+    result = distilling.distill(
+        teacher, file_of(tmp_path, 100, labeled=False), generated=["a team", "a bank"], students=("static",), out=tmp_path / "out"
+    )
     assert "learned from 92 texts" in result.note  # and 10 of 100 are held out
 
 
@@ -243,7 +244,7 @@ def test_what_is_no_transformer_has_nothing_smaller(teacher, distilled, tmp_path
     words = write_bundle(tmp_path / "bilstm", backbone=bilstm(WORDS.split(), hidden=4), prototypes=torch.randn(2, 8), card=card)
     for folder in (words, distilled / "static"):
         with pytest.raises(BundleError, match="is not a transformer"):
-            distilling.distill(folder, corpus, truth, students=("static",), out=tmp_path / "out")
+            distilling.distill(folder, (corpus, truth), students=("static",), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -255,7 +256,7 @@ def test_training_that_fails_leaves_nothing(teacher, tmp_path, monkeypatch) -> N
 
     monkeypatch.setattr(students, "_learn", no_memory)
     with pytest.raises(MemoryError):
-        distilling.distill(teacher, corpus, truth, students=("static",), out=tmp_path / "out")
+        distilling.distill(teacher, (corpus, truth), students=("static",), out=tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["texts.csv"]
 
 
@@ -264,6 +265,6 @@ def test_the_same_seed_gives_the_same_student(teacher, tmp_path, monkeypatch) ->
     corpus, truth = load_documents(read_card(teacher), file_of(tmp_path, 100, labeled=False))
     found = []
     for name in ("first", "second"):
-        distilling.distill(teacher, corpus, truth, students=("static",), out=tmp_path / name)
+        distilling.distill(teacher, (corpus, truth), students=("static",), out=tmp_path / name)
         found.append(Classifier.load(tmp_path / name / "static", device="cpu").predict_proba(documents(20)[0]))
     np.testing.assert_array_equal(*found)

@@ -167,20 +167,14 @@ def _export(options: argparse.Namespace) -> int:
                 f"{options.bundle!r} is a registered model, and the files of a version never change; pass a folder for a copy of it with --out."
             )
         folder = champion_bundle(options.bundle, options.tracking_uri).folder
-    if options.threads is not None and options.threads < 1:
-        raise ConfigError(f"--threads must be at least 1 (got {options.threads}).")
     from selftrain.bundle.backends import BACKENDS
-    from selftrain.bundle.format import read_card
-    from selftrain.compress.folders import require_empty
-    from selftrain.compress.onnx import describe, documents_to_check, export_bundle
+    from selftrain.compress.onnx import describe, export_bundle
 
-    card = read_card(folder)
-    if out is not None:
-        require_empty(out)
-    documents = documents_to_check(card, options.documents, text_column=options.text_column, label_column=options.label_column)
     record = export_bundle(
         folder,
-        documents,
+        options.documents,
+        text_column=options.text_column,
+        label_column=options.label_column,
         out=out,
         max_accuracy_loss=options.max_accuracy_loss,
         backends=BACKENDS if options.backends is None else names_of(options.backends),
@@ -195,8 +189,6 @@ def _distill(options: argparse.Namespace) -> int:
     from selftrain.files.outputs import check_folder
 
     _require_columns_of_file(options)
-    if options.max_documents < 1:
-        raise ConfigError(f"--max-documents must be at least 1 (got {options.max_documents}).")
     check_folder(Path(options.out) if options.out else Path(options.bundle).absolute().parent / "distilled", "out")
     from selftrain.bundle.documents import load_documents
     from selftrain.bundle.format import read_card
@@ -208,12 +200,11 @@ def _distill(options: argparse.Namespace) -> int:
         require_empty(Path(options.out))
     corpus, truth = load_documents(card, options.documents or options.data, text_column=options.text_column, label_column=options.label_column)
     result = distill(
-        Path(options.bundle),
-        corpus,
-        truth,
+        options.bundle,
+        (corpus, truth),
         generated=generated_texts(card, corpus),
         students=STUDENTS if options.student is None else (options.student,),
-        out=Path(options.out) if options.out else None,
+        out=options.out or None,
         layers=options.layers,
         max_documents=options.max_documents,
     )

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from selftrain.bundle.backends import FOLDER, GRAPHS
 from selftrain.bundle.classifier import Classifier, open_backbone
-from selftrain.bundle.documents import labels_of
+from selftrain.bundle.documents import labels_of, load_documents
 from selftrain.bundle.format import BundleCard, BundleMetrics, checked_card, read_prototypes, write_bundle
 from selftrain.bundle.tokens import FastReader, reader_of
 from selftrain.compress.folders import put_in_place, require_empty, scratch_beside
@@ -51,13 +51,14 @@ class Distilled:
 
 
 def distill(
-    folder: Path,
-    corpus: Corpus,
-    truth: Truth,
+    folder: str | Path,
+    documents: str | Path | tuple[Corpus, Truth] | None = None,
     *,
+    text_column: str = "text",
+    label_column: str | None = None,
     generated: Sequence[str] = (),
     students: Sequence[str] = STUDENTS,
-    out: Path | None = None,
+    out: str | Path | None = None,
     layers: int = 3,
     max_documents: int = 20_000,
     seed: int = 0,
@@ -66,8 +67,10 @@ def distill(
 
     Args:
         folder: the teacher's bundle.
-        corpus: its unlabeled documents are learned from; its test documents are measured on, if they have labels, else some of the others are held out.
-        truth: true labels of the test documents, for measuring alone.
+        documents: a corpus with its true labels, a file, or a name of the catalogue; None for those of the bundle's own experiment. Its unlabeled documents are
+            learned from; its test documents are measured on, if they have labels, else some of the others are held out. Labels are for measuring alone.
+        text_column: column of the texts in a file.
+        label_column: column of the true labels in a file.
         generated: further texts to learn from, such as those that a language model wrote for the documents.
         students: of `STUDENTS`.
         out: a new or empty folder for the bundles, the table and the picture; default: `distilled` beside the bundle.
@@ -85,8 +88,13 @@ def distill(
     card = checked_card(folder)
     if unknown := [name for name in students if name not in STUDENTS]:
         raise ConfigError(f"students {unknown[0]!r} is not one; {nearest(unknown[0], STUDENTS)}", parameter="students")
+    if max_documents < 1:
+        raise ConfigError(f"max_documents must be at least 1 (got {max_documents}).", parameter="max_documents")
     home = (Path(out) if out is not None else folder.absolute().parent / "distilled").absolute()
     require_empty(home)
+    if not isinstance(documents, tuple):
+        documents = load_documents(card, documents, text_column=text_column, label_column=label_column)
+    corpus, truth = documents
     texts, measured_on, labels = _divided(corpus, truth, max_documents)
     texts += generated
     backbone, reader = _encoder(folder, card, layers if "shallow" in students else None)

@@ -62,7 +62,7 @@ class CheckedOn:
     labels: np.ndarray | None = None
 
 
-def documents_to_check(card: BundleCard, source: str | None, *, text_column: str = "text", label_column: str | None = None) -> CheckedOn:
+def documents_to_check(card: BundleCard, source: str | Path | None, *, text_column: str = "text", label_column: str | None = None) -> CheckedOn:
     """The documents of an export: those of `source`, with their labels where it has any; else the validation documents of the bundle's own experiment; else its
     unlabeled ones, without labels.
 
@@ -86,10 +86,12 @@ def documents_to_check(card: BundleCard, source: str | None, *, text_column: str
 
 
 def export_bundle(
-    folder: Path,
-    documents: CheckedOn,
+    folder: str | Path,
+    documents: CheckedOn | str | Path | None = None,
     *,
-    out: Path | None = None,
+    text_column: str = "text",
+    label_column: str | None = None,
+    out: str | Path | None = None,
     max_accuracy_loss: float = 0.005,
     backends: Sequence[str] = BACKENDS,
     threads: int | None = None,
@@ -98,7 +100,9 @@ def export_bundle(
 
     Args:
         folder: the bundle.
-        documents: real documents; those beyond the first `DOCUMENTS` are left out.
+        documents: real documents to check and measure on, or what `documents_to_check` takes; those beyond the first `DOCUMENTS` are left out.
+        text_column: column of the texts in a file.
+        label_column: column of the true labels in a file; documents without one are left out.
         out: an empty or new folder that becomes a copy of the bundle with them; None puts them into the bundle itself.
         max_accuracy_loss: of the int8 graph, in accuracy where the documents have labels, else in agreement with the float32 graph; 0 to 1.
         backends: which to make and measure, of `BACKENDS`; PyTorch is always measured, and is what the others are compared with.
@@ -117,11 +121,15 @@ def export_bundle(
     graphs = _graphs(backends)
     if not 0 <= max_accuracy_loss <= 1:
         raise ConfigError(f"max_accuracy_loss must be a share from 0 to 1, such as 0.005 (got {max_accuracy_loss:g}).", parameter="max_accuracy_loss")
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads must be at least 1 (got {threads}).", parameter="threads")
     require_packages("onnx", "onnxscript", "onnxruntime", *(PACKAGES[name] for name in graphs))
-    folder = Path(folder)
+    folder, out = Path(folder), Path(out) if out is not None else None
     card = checked_card(folder)
     if out is not None:
         require_empty(out)
+    if not isinstance(documents, CheckedOn):
+        documents = documents_to_check(card, documents, text_column=text_column, label_column=label_column)
     texts = _texts(documents, graphs)
     work = _Export(folder, card, texts, threads or cores())
     with _whole_or_not_at_all(folder, out) as place, _torch_threads(work.threads):
