@@ -12,7 +12,7 @@ from tiny import tiny_backbone
 
 from selftrain.bundle.format import BundleCard, write_bundle
 
-BLOCKED = "import sys; sys.modules |= dict.fromkeys(('ray', 'mlflow', 'datasets', 'vllm', 'fastapi', 'sklearn', 'scipy', 'matplotlib', 'pandas'))\n"
+BLOCKED = "import sys; sys.modules |= dict.fromkeys(('ray', 'mlflow', 'datasets', 'vllm', 'fastapi', 'uvicorn', 'matplotlib'))\n"
 
 
 @pytest.fixture(scope="module")

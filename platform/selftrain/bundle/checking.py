@@ -110,7 +110,7 @@ def _sha256(file: Path) -> str:
 
 def _check_hashes(folder: Path, files: Mapping[str, int], hashes: Mapping[str, str]) -> None:
     if lost := sorted(set(hashes) - set(files)):
-        raise BundleError(f"{folder / lost[0]} is listed in {CARD} and missing; write the bundle again, or copy all of it.")
+        raise BundleError(f"{folder / lost[0]} is missing, although {CARD} lists it; write the bundle again, or copy all of it.")
     for name in files:
         if name in _LATER or name.startswith("onnx/"):
             continue
