@@ -124,7 +124,8 @@ def export_bundle(
     if threads is not None and threads < 1:
         raise ConfigError(f"threads must be at least 1 (got {threads}).", parameter="threads")
     require_packages("onnx", "onnxscript", "onnxruntime", *(PACKAGES[name] for name in graphs))
-    folder, out = Path(folder), Path(out) if out is not None else None
+    folder = Path(folder)
+    out = Path(out) if out is not None else None
     card = checked_card(folder)
     if out is not None:
         require_empty(out)
