@@ -43,10 +43,7 @@ def test_too_little_memory_is_said_before_ray_starts():
 
 
 def test_no_cluster_at_the_address():
-    with (
-        pytest.raises(SelfTrainError, match=r"ray\.address '127\.0\.0\.1:1' is not answered"),
-        session(parse({"ray": {"address": "127.0.0.1:1"}}), Needs(1, 0, 1)),
-    ):
+    with pytest.raises(SelfTrainError, match="No Ray cluster answers"), session(parse({"ray": {"address": "127.0.0.1:1"}}), Needs(1, 0, 1)):
         pass
 
 

@@ -173,7 +173,7 @@ class Store(grpc.GenericRpcHandler):
 
 @pytest.mark.parametrize(
     ("tokens", "words"),
-    [((), "asks for no token"), (("another-token",), "wants another token"), (None, "is not answered by a Ray cluster")],
+    [((), "asks for no token"), (("another-token",), "wants another token"), (None, "No Ray cluster answers")],
     ids=["open", "another token", "none there"],
 )
 def test_a_cluster_that_is_open_or_not_ours_is_told_in_a_sentence(home, monkeypatch, tokens, words) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selftrain.config import Experiment
-from selftrain.errors import SelfTrainError, ServiceError
+from selftrain.errors import SelfTrainError
 from selftrain.runtime.guard import Guard, guarded
 from selftrain.runtime.ray_start import join_ray, start_ray
 from selftrain.runtime.sharing import free_memory_gb, share_of_memory
@@ -110,9 +110,8 @@ def _answers(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except OSError as error:
-        raise ServiceError(
-            f"ray.address {address!r} is not answered by a Ray cluster ({error}); start one (RAY_AUTH_MODE=token ray start --head), or unset it for a local one.",
-            parameter="ray.address",
+        raise SelfTrainError(
+            f"No Ray cluster answers at --address {address!r} ({error}); start one (RAY_AUTH_MODE=token ray start --head), or leave --address away for a local one."
         ) from None
 
 

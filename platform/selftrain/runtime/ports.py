@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import socket
 
-from selftrain.errors import ConfigError, ResourceError
+from selftrain.errors import SelfTrainError
 
 
 def require_free_port(host: str, port: int) -> None:
     """Make sure that a server can listen on `host:port`.
 
     Raises:
-        ConfigError: there is no such port.
-        ResourceError: something listens there already, or this process may not.
+        SelfTrainError: something listens there already, or it is not ours to take.
     """
     if not 0 < port < 2**16:
-        raise ConfigError(f"port must be from 1 to 65535 (got {port}).", parameter="port")
+        raise SelfTrainError(f"Port {port} does not exist; choose one from 1 to 65535 with --port.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -23,4 +22,4 @@ def require_free_port(host: str, port: int) -> None:
             probe.bind(address)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ResourceError(f"port {port} of {host} cannot be used ({reason}); choose another one.", parameter="port") from None
+        raise SelfTrainError(f"Port {port} of {host} cannot be used ({reason}); choose another with --port.") from None

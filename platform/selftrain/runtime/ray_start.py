@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from selftrain.errors import SelfTrainError, ServiceError
+from selftrain.errors import SelfTrainError
 from selftrain.runtime.signals import own_handlers_kept
 
 _MODE, _TOKEN, _TOKEN_FILE = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
@@ -85,9 +85,8 @@ def join_ray(address: str) -> None:
         with own_handlers_kept():
             ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        raise ServiceError(
-            f"ray.address {address!r} is not answered by a Ray cluster ({error}); start one ({_MODE}=token ray start --head), or unset it for a local one.",
-            parameter="ray.address",
+        raise SelfTrainError(
+            f"No Ray cluster answers at --address {address!r} ({error}); start one ({_MODE}=token ray start --head), or leave --address away for a local one."
         ) from None
     if not named and not address.startswith("ray://"):
         try:
@@ -113,10 +112,9 @@ def _require_token(address: str) -> None:
             except grpc.RpcError as error:
                 if error.code() == grpc.StatusCode.UNAUTHENTICATED:
                     return False
-                raise ServiceError(
-                    f"ray.address {address!r} is not answered by a Ray cluster ({error.details()}); start one ({_MODE}=token ray start --head), or unset it "
-                    "for a local one.",
-                    parameter="ray.address",
+                raise SelfTrainError(
+                    f"No Ray cluster answers at --address {address!r} ({error.details()}); start one ({_MODE}=token ray start --head), or leave --address "
+                    "away for a local one."
                 ) from None
         return True
 

@@ -11,7 +11,7 @@ from selftrain.config import Experiment, read_yaml
 from selftrain.data.corpus import Corpus, Truth
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import grant
-from selftrain.errors import ConfigError, SelfTrainError
+from selftrain.errors import SelfTrainError
 from selftrain.models.opening import located, open_encoder
 from selftrain.models.sources import language_model_folder
 from selftrain.sweeps.search import check_search, corners, draw
@@ -100,13 +100,11 @@ def resumed(folder: Path | str) -> Space:
     """The sweep of a folder.
 
     Raises:
-        ConfigError: the folder is not a sweep's.
+        SelfTrainError: the folder is not a sweep's.
     """
     file = Path(folder) / "space.yaml"
     if not file.is_file():
-        raise ConfigError(
-            f"folder {str(folder)!r} is not that of a sweep, it has no space.yaml; pass one of those under runs/{FOLDER}/.", parameter="folder"
-        )
+        raise SelfTrainError(f"--resume: {str(folder)!r} is no sweep's folder, it has no space.yaml; give one of those under runs/{FOLDER}/.")
     return parse_space(read_yaml(file, "sweep", "tune_spaces/"))
 
 
