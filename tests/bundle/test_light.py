@@ -12,7 +12,18 @@ from tiny import tiny_backbone
 
 from selftrain.bundle.format import BundleCard, write_bundle
 
-BLOCKED = "import sys; sys.modules |= dict.fromkeys(('ray', 'mlflow', 'datasets', 'vllm', 'fastapi', 'uvicorn', 'matplotlib'))\n"
+# Neither importable nor installed, as far as anyone asks: sentence-transformers looks at the metadata of `datasets`.
+BLOCKED = """
+import importlib.metadata, sys
+blocked = ("ray", "mlflow", "datasets", "vllm", "fastapi", "uvicorn", "matplotlib")
+found = importlib.metadata.Distribution.from_name
+def from_name(name):
+    if name in blocked:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return found(name)
+importlib.metadata.Distribution.from_name = from_name
+sys.modules |= dict.fromkeys(blocked)
+"""
 
 
 @pytest.fixture(scope="module")
