@@ -14,9 +14,10 @@ import pytest
 from completions import completions
 from endpoint import VERSION, endpoint, free_port, make_bundle
 
-from selftrain import Client, SelfTrainError
+from selftrain import Client
 from selftrain.bundle.classifier import Classifier
 from selftrain.client import ServingError
+from selftrain.errors import ConfigError, DataError
 from selftrain.serving.language_model import Augmentation
 from selftrain.serving.models import Source
 from selftrain.serving.requests import MAX_CHARACTERS
@@ -86,18 +87,18 @@ def test_a_refusal_is_said_at_once(served, monkeypatch) -> None:
         assert refused.value.status == status
     with Client(served.url) as client:
         for texts in ("one text", ["a", 3]):
-            with pytest.raises(SelfTrainError, match=r"[Tt]ext"):
+            with pytest.raises(DataError, match=r"[Tt]ext"):
                 client.classify(texts)
     for url in ("127.0.0.1:8000", "ftp://a", "http://", "http://a:b"):
-        with pytest.raises(SelfTrainError, match="no address"):
+        with pytest.raises(ConfigError, match=r"^url must be"):
             Client(url)
-    with pytest.raises(SelfTrainError, match="batch_size"):
+    with pytest.raises(ConfigError, match=r"^batch_size must be at least 1 \(got 0\)"):
         Client(served.url, batch_size=0)
 
 
 def test_a_server_that_is_not_there_yet_is_waited_for(bundle) -> None:
     port = free_port()
-    with Client(f"http://127.0.0.1:{port}", patience_seconds=0.3) as client, pytest.raises(ServingError, match="is it running") as missing:
+    with Client(f"http://127.0.0.1:{port}", patience_seconds=0.3) as client, pytest.raises(ServingError, match="check that it is running") as missing:
         client.classify(["a"])
     assert missing.value.status is None
     found = []

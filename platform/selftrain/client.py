@@ -1,6 +1,6 @@
-"""A client of the endpoint: `Client("http://127.0.0.1:8000").classify(texts)`; the standard library alone, so that it runs where no model could.
+"""A client of the endpoint: `Client("http://127.0.0.1:8000").classify(texts)`; with the standard library alone, so that it runs anywhere.
 
-Texts go in requests of the server's size; a busy server, a broken connection or a timeout is tried again, with longer and longer pauses.
+Texts are sent in requests of a size that the server takes; after a busy answer, a broken connection or a timeout it retries, with longer and longer pauses.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ConfigError, DataError, ServiceError
 
 TOKEN_VARIABLE = "SELFTRAIN_SERVE_TOKEN"
-_AGAIN = (502, 503, 504)  # busy, starting, stopping or too slow; classifying a text twice does no harm
+_RETRIED = (502, 503, 504)  # busy, starting, stopping or too slow; classifying a text twice does no harm
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
 
-class ServingError(SelfTrainError):
+class ServingError(ServiceError):
     """The server did not classify the texts.
 
     Attributes:
-        status: what it answered; None where there was no answer.
+        status: HTTP status of its answer; None where there was no answer.
     """
 
     def __init__(self, message: str, status: int | None = None) -> None:
@@ -38,31 +38,31 @@ class ServingError(SelfTrainError):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the server says of one text."""
+    """The server's answer for one text."""
 
-    label: str | None  # None where it abstains or failed
+    label: str | None  # None where it abstains or fails
     probability: float | None  # of the most probable class
-    probabilities: dict[str, float]  # by class, the most probable first; empty where it failed
+    probabilities: dict[str, float]  # by class, the most probable first; empty where it fails
     abstain: bool  # the highest probability is below the threshold
-    truncated: bool  # the model did not read the text to its end
+    truncated: bool  # the model did not read all of the text
     error: str | None  # why this text could not be classified
     model: str  # NAME@VERSION that answered
-    continuations: int | None = None  # with augment: how many of the language model's continuations the text was read with
+    continuations: int | None = None  # with augment: continuations by the language model that the text was read with
 
 
 class Client:
-    """The endpoint, over one connection that is kept open; not for several threads at once.
+    """The endpoint, over one connection that stays open; one client for each thread.
 
     Args:
-        url: where it is, e.g. http://127.0.0.1:8000.
+        url: its address, e.g. http://127.0.0.1:8000.
         token: its bearer token; default: the environment variable SELFTRAIN_SERVE_TOKEN, if set.
         model: NAME or NAME@VERSION; default: the server's first.
         timeout_seconds: for one answer.
-        patience_seconds: how long a request that fails is tried again.
-        batch_size: texts in one request; at most the server's limit are sent.
+        patience_seconds: how long a failing request is repeated.
+        batch_size: texts in one request; at most the server's limit.
 
     Raises:
-        SelfTrainError: the address is none.
+        ConfigError: an argument is wrong.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class Client:
         except ValueError:
             port = 0
         if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or parts.query or parts.fragment:
-            raise SelfTrainError(f"{url!r} is no address of a server; write e.g. http://127.0.0.1:8000.")
+            raise ConfigError(f"url must be a server's address, e.g. http://127.0.0.1:8000 (got {url!r}).", parameter="url")
         if batch_size < 1:
-            raise SelfTrainError(f"batch_size is {batch_size}; at least one text has to go in a request.")
+            raise ConfigError(f"batch_size must be at least 1 (got {batch_size}).", parameter="batch_size")
         self._url = url.rstrip("/")
         self._path = parts.path.rstrip("/")
         if parts.scheme == "https":
@@ -98,23 +98,23 @@ class Client:
         self._limits: dict[str, int] | None = None
 
     def classify(self, texts: Iterable[str], *, top_k: int | None = None, threshold: float | None = None, augment: bool = False) -> list[Prediction]:
-        """Classify texts; `[texts]`, in order. A text that cannot be classified has an `error` and fails no other.
+        """Classify texts; `[texts]`, in order. A text that cannot be classified gets an `error`; the others are classified.
 
         Args:
             texts: any number of them.
-            top_k: give the probabilities of this many classes only.
+            top_k: return the probabilities of this many classes only.
             threshold: abstain where the highest probability is below this.
             augment: read each text with continuations of the server's language model; a small `batch_size` keeps such requests within the server's time.
 
         Raises:
-            SelfTrainError: `texts` is one string, or holds something that is no string.
-            ServingError: the server refuses, or did not answer within `patience_seconds`; what it answered before is lost.
+            DataError: `texts` is one string, or holds something that is not a string.
+            ServingError: the server refuses, or did not answer within `patience_seconds`; earlier answers of this call are lost.
         """
         if isinstance(texts, str | bytes):
-            raise SelfTrainError(f"classify got one {type(texts).__name__}, not a list of texts; for one text write classify([text]).")
+            raise DataError(f"texts must be a list of texts (got {type(texts).__name__}); for one text write classify([text]).", parameter="texts")
         given = list(texts)
         if (wrong := next((index for index, text in enumerate(given) if not isinstance(text, str)), None)) is not None:
-            raise SelfTrainError(f"Text {wrong} of {len(given)} is no string but {type(given[wrong]).__name__}; leave it out or mend it.")
+            raise DataError(f"Text {wrong} of {len(given)} is not a string but {type(given[wrong]).__name__}; fix it or leave it out.")
         if not given:
             return []
         options = {"top_k": top_k, "threshold": threshold, "model": self._model, "augment": augment or None}
@@ -127,7 +127,7 @@ class Client:
         return found
 
     def models(self) -> list[dict[str, Any]]:
-        """What the server serves: name, version, labels, metrics and more of each model.
+        """The models that the server serves, each with its name, version, labels, metrics and more.
 
         Raises:
             ServingError: as `classify`.
@@ -145,7 +145,7 @@ class Client:
         self.close()
 
     def _parts(self, texts: Sequence[str]) -> Iterator[list[str]]:
-        """The texts in requests that the server takes."""
+        """The texts, divided into requests that the server takes."""
         if self._limits is None:
             self._limits = self._ask("GET", "/v1/models")["limits"]
         most, longest = min(self._batch_size, self._limits["texts"]), self._limits["characters"]
@@ -153,7 +153,7 @@ class Client:
         part: list[str] = []
         size = 0
         for text in texts:
-            text = text[: longest + 1]  # the server cuts at `longest`, and has to see that there was more
+            text = text[: longest + 1]  # the server cuts at `longest`, and has to see that there is more
             bytes_ = len(json.dumps(text)) + 2
             if part and (len(part) == most or size + bytes_ > room):
                 yield part
@@ -173,18 +173,20 @@ class Client:
                 if status < 300:
                     return dict(json.loads(content))
                 reason = _error_of(content) or f"status {status}"
-                if status not in _AGAIN:
+                if status not in _RETRIED:
                     raise ServingError(f"{self._url} refuses the request ({status}): {reason}", status)
                 wait = _seconds(headers.get("retry-after"))
+            except ServingError:  # an OSError too
+                raise
             except (OSError, http.client.HTTPException) as error:
                 self._connection.close()
                 reason = str(error) or type(error).__name__
             except ValueError:
-                raise ServingError(f"{self._url} does not answer as a selftrain server does; is the address right?", status) from None
+                raise ServingError(f"{self._url} does not answer like a selftrain server; check the address.", status) from None
             pause = min(2 * pause, _LONGEST_PAUSE)
-            wait = max(wait, pause * random.uniform(0.5, 1.0))  # many clients must not come back at the same moment
+            wait = max(wait, pause * random.uniform(0.5, 1.0))  # many clients must not retry at the same moment
             if time.monotonic() + wait > end:
-                raise ServingError(f"{self._url} did not answer within {self._patience:g} s ({reason}); is it running?", status)
+                raise ServingError(f"{self._url} did not answer within {self._patience:g} s ({reason}); check that it is running.", status)
             time.sleep(wait)
 
     def _exchange(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, http.client.HTTPMessage, bytes]:

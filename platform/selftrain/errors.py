@@ -1,4 +1,4 @@
-"""Every error that a caller is meant to read, as a small hierarchy, and what the command line prints of one.
+"""Every error that a caller is meant to read, as a small hierarchy, and how an error is shown in a terminal.
 
     SelfTrainError
     |-- ConfigError (ValueError)            an option, a key or an argument
@@ -8,10 +8,11 @@
     |-- MissingExtraError (ImportError)     a package that an extra of ours installs
     |-- ServiceError (ConnectionError)      a tracking store, a cluster or a server that cannot be reached, or refuses
     |-- ResourceError                       memory, processors, GPUs or a port that are not there
-    `-- ProcessDied                         a process that the work stands on is gone; the work can be continued
+    `-- ProcessDied                         a process that the work needs is gone; the work can be continued
 
-A message is one sentence: what is wrong, where, and how to fix it. It names parameters (`per_class`), never flags; `parameter` says which one it begins
-with, and the command line puts its flag there. The command line prints the sentence and exits with code 2; any other exception is a bug and keeps its traceback.
+A message is one sentence: what is wrong, where, and how to fix it. It names parameters (`per_class`), never flags. Where it begins with one, `parameter` says
+which, and the command line puts its flag there. The command line prints the sentence and exits with code 2; any other exception is a bug and keeps its
+traceback.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 SENTENCE_CHARACTERS = 2000  # of an error: a file may put a key of a megabyte where a name belongs
-_NEAREST_CHARACTERS, _NEAREST_NAMES = 100, 1000  # beyond which no spelling is looked for: comparing takes time with the product of the lengths
+_NEAREST_CHARACTERS, _NEAREST_NAMES = 100, 1000  # beyond these no spelling is compared: the time grows with the product of the lengths
 # What moves a terminal's cursor, changes its colours or the order of what is read, or cannot be encoded: control characters, line and paragraph separators,
 # overrides of the direction of writing, halves of surrogate pairs.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -32,7 +33,7 @@ class SelfTrainError(Exception):
 
     Args:
         message: one sentence, subject first.
-        parameter: the parameter that is wrong, as the message spells it; None where no single one is.
+        parameter: the parameter that is wrong, if the message begins with it; spelled as there.
     """
 
     def __init__(self, message: str = "", *, parameter: str | None = None) -> None:
@@ -69,11 +70,11 @@ class ResourceError(SelfTrainError):
 
 
 class ProcessDied(SelfTrainError):
-    """A process that the work stands on is gone; the message says which and why. The work can be continued, and whoever knows how adds that."""
+    """A process that the work needs is gone; the message says which and why. The work can be continued, and the caller who knows how adds that."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint that names the known spelling nearest to `name`, or all of them when none is near; empty when nothing is known."""
+    """A hint with the known spelling nearest to `name`, or with all of them where none is near; empty where nothing is known."""
     choices = sorted(known)
     near = [choice for choice in choices[:_NEAREST_NAMES] if len(choice) <= _NEAREST_CHARACTERS]
     close = get_close_matches(name, near, n=1, cutoff=0.5) if len(name) <= _NEAREST_CHARACTERS else []
@@ -93,8 +94,8 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(_escaped, text)
 
 
-def sentence(error: SelfTrainError) -> str:
-    """What the command line prints of an error: on one line, printable, and not longer than a screen."""
+def sentence(error: SelfTrainError | str) -> str:
+    """An error, or its words, as a terminal gets it: on one line, printable, and not longer than a screen."""
     text = printable(" ".join(str(error).splitlines()))
     return text if len(text) <= SENTENCE_CHARACTERS else f"{text[: SENTENCE_CHARACTERS // 2]} ... {text[-SENTENCE_CHARACTERS // 2 :]}"
 

@@ -1,4 +1,4 @@
-"""Passwords inside addresses: where they are refused, and how they are left out of what is shown."""
+"""Passwords inside addresses: finding them, to refuse them, and hiding them, to show the address."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from tiny import tiny_backbone
 
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import BundleCard, BundleMetrics, installed_versions, model_card, read_card, read_prototypes, write_bundle
-from selftrain.errors import SelfTrainError
+from selftrain.errors import BundleError, OutputError
 from selftrain.models.bilstm import bilstm
 from selftrain.models.frozen import HeadEncoder
 
@@ -79,7 +79,7 @@ def test_a_failed_write_keeps_the_old_bundle(tmp_path: Path, backbone, prototype
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("selftrain.bundle.format.save_file", no_space)
-    with pytest.raises(SelfTrainError, match="no space left on device; free some space"):
+    with pytest.raises(OutputError, match="no space left on device; free some space"):
         write_bundle(folder, backbone=backbone, prototypes=prototypes, card=card(name="new"))
     assert read_card(folder).name == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
@@ -101,7 +101,7 @@ def test_a_bundle_that_cannot_be_put_in_its_place_leaves_the_old_one_there(tmp_p
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", refuses)
-    with pytest.raises(SelfTrainError, match="the disk is gone"):
+    with pytest.raises(OutputError, match="the disk is gone"):
         write_bundle(folder, backbone=backbone, prototypes=prototypes, card=card(name="new"))
     assert [name.partition("-")[0] for name in moved] == ["bundle", ".bundle.partial", ".bundle.old"]
     assert read_card(folder).name == "old" and torch.equal(read_prototypes(folder, card())[0], prototypes)
@@ -122,7 +122,7 @@ def test_a_bundle_may_go_into_an_empty_folder_and_into_folders_that_are_not_ther
     assert read_card(write_bundle(tmp_path / "empty", backbone=backbone, prototypes=prototypes, card=card())).name == "news"
     assert read_card(write_bundle(tmp_path / "a" / "b" / "c", backbone=backbone, prototypes=prototypes, card=card())).name == "news"
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(SelfTrainError, match="not a bundle"):
+    with pytest.raises(OutputError, match="not a bundle"):
         write_bundle(tmp_path / "file", backbone=backbone, prototypes=prototypes, card=card())
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -145,10 +145,10 @@ def test_a_bias_comes_back_and_has_to_fit(tmp_path: Path, backbone, prototypes) 
     write_bundle(folder, backbone=backbone, prototypes=prototypes, card=card())
     assert read_prototypes(folder, card())[1] is None
     save_file({"prototypes": torch.zeros(3, 32), "bias": torch.zeros(2)}, str(folder / "prototypes.safetensors"))
-    with pytest.raises(SelfTrainError, match=r"bias of shape \(2,\).*3 classes"):
+    with pytest.raises(BundleError, match=r"bias of shape \(2,\).*3 classes"):
         read_prototypes(folder, card())
     save_file({"prototypes": torch.zeros(3)}, str(folder / "prototypes.safetensors"))
-    with pytest.raises(SelfTrainError, match=r"shape \(3,\).*3 classes"):
+    with pytest.raises(BundleError, match=r"shape \(3,\).*3 classes"):
         read_prototypes(folder, card())
 
 
@@ -171,7 +171,7 @@ def test_the_versions_are_those_of_what_computes() -> None:
 def test_never_overwrites_what_is_no_bundle(tmp_path: Path, backbone, prototypes) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(SelfTrainError, match="not a bundle"):
+    with pytest.raises(OutputError, match="not a bundle"):
         write_bundle(tmp_path / "mine", backbone=backbone, prototypes=prototypes, card=card())
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
@@ -183,26 +183,26 @@ def test_prototypes_have_to_fit_the_labels(tmp_path: Path, backbone, prototypes)
 
 
 def test_what_is_no_bundle_is_said_to_be_none(tmp_path: Path) -> None:
-    with pytest.raises(SelfTrainError, match="no such folder"):
+    with pytest.raises(BundleError, match="There is no folder"):
         read_card(tmp_path / "nowhere")
-    with pytest.raises(SelfTrainError, match=r"is not a selftrain bundle: it has no selftrain\.json"):
+    with pytest.raises(BundleError, match=r"is not a selftrain bundle, it has no selftrain\.json"):
         read_card(tmp_path)
     (tmp_path / "selftrain.json").write_text("{")
-    with pytest.raises(SelfTrainError, match="damaged"):
+    with pytest.raises(BundleError, match="damaged"):
         read_card(tmp_path)
     (tmp_path / "selftrain.json").write_text(json.dumps({"format": 99}))
-    with pytest.raises(SelfTrainError, match=r"format 99.*upgrade"):
+    with pytest.raises(BundleError, match=r"format 99.*upgrade"):
         read_card(tmp_path)
 
 
 def test_damaged_prototypes_are_named(tmp_path: Path) -> None:
-    with pytest.raises(SelfTrainError, match=r"prototypes\.safetensors cannot be read"):
+    with pytest.raises(BundleError, match=r"prototypes\.safetensors cannot be read"):
         read_prototypes(tmp_path, card())
     (tmp_path / "prototypes.safetensors").write_bytes(b"not safetensors")
-    with pytest.raises(SelfTrainError, match="cannot be read"):
+    with pytest.raises(BundleError, match="cannot be read"):
         read_prototypes(tmp_path, card())
     save_file({"prototypes": torch.zeros(2, 32)}, str(tmp_path / "prototypes.safetensors"))
-    with pytest.raises(SelfTrainError, match="3 classes"):
+    with pytest.raises(BundleError, match="3 classes"):
         read_prototypes(tmp_path, card())
 
 
@@ -218,7 +218,7 @@ def test_model_card_of_a_bundle_that_knows_little() -> None:
     assert "the learner saw labels of the training documents (supervision: all)." in bare
     assert "- Data: unnamed (fingerprint unknown).\n- Encoder at the start: unknown (fingerprint unknown)." in bare
     assert "wrote texts for training: none." in bare and "## Classes\n\n- a\n- b\n" in bare
-    assert "(fingerprint unknown), needed no more" in model_card(BundleCard(name="x", labels=("a", "b"), method="genco", llm="gemma"))
+    assert "(fingerprint unknown), no longer needed" in model_card(BundleCard(name="x", labels=("a", "b"), method="genco", llm="gemma"))
     only = model_card(card(metrics=BundleMetrics(ece=0.0, documents=12)))
     assert "On 12 labeled test documents:\n\n| | |\n|---|---|\n| Expected calibration error | 0.0000 |\n" in only and "Accuracy" not in only
 
@@ -232,7 +232,7 @@ def test_a_bundle_from_before_cards_listed_their_files_opens_and_is_held_to_all_
     (folder / "selftrain.json").write_text(json.dumps(document))
     assert (Classifier.load(folder).predict_proba(["the team won"]) == before).all()
     (folder / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(SelfTrainError, match=r"pytorch_model\.bin is no file that a bundle has"):
+    with pytest.raises(BundleError, match=r"pytorch_model\.bin is not a file of a bundle"):
         Classifier.load(folder)
 
 

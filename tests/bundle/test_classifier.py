@@ -1,4 +1,4 @@
-"""The classifier computes equation 3 of GenCo, and refuses what is no list of texts."""
+"""The classifier computes equation 3 of GenCo, and refuses what is not a list of texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tiny import tiny_backbone
 
 from selftrain.bundle.classifier import Classifier, problem_with
 from selftrain.bundle.format import BundleCard, write_bundle
-from selftrain.errors import SelfTrainError
+from selftrain.errors import BundleError, DataError
 
 TEXTS = ["the team won the match", "a phone and a chip", "the minister lost the vote in the election " * 5, "music"]
 
@@ -78,12 +78,12 @@ def test_takes_any_list_of_texts(classifier) -> None:
 
 
 def test_refuses_what_is_no_text(classifier) -> None:
-    with pytest.raises(SelfTrainError, match=r"predict\(\[text\]\)"):
+    with pytest.raises(DataError, match=r"predict\(\[text\]\)"):
         classifier.predict("one text")
-    with pytest.raises(SelfTrainError, match="got a int"):
+    with pytest.raises(DataError, match=r"^texts must be .*got int\)"):
         classifier.predict(3)
     for bad, words in ((None, "not a string but NoneType"), (1.5, "float"), ("  \n", "empty"), ("a\x00b", "binary"), ("\ud800", "Unicode")):
-        with pytest.raises(SelfTrainError, match=f"Text 1 of 3.*{words}"):
+        with pytest.raises(DataError, match=f"Text 1 of 3.*{words}"):
             classifier.predict(["fine", bad, "fine"])
 
 
@@ -101,8 +101,8 @@ def test_a_damaged_encoder_is_one_sentence(folder, tmp_path) -> None:
     copy = tmp_path / "bundle"
     shutil.copytree(folder, copy)
     (copy / "modules.json").write_text("{")
-    with pytest.raises(SelfTrainError, match=r"modules\.json is not the file that was written"):
+    with pytest.raises(BundleError, match=r"modules\.json is not the file that was written"):
         Classifier.load(copy)
     (copy / "config.json").unlink()
-    with pytest.raises(SelfTrainError, match=r"config\.json is missing"):
+    with pytest.raises(BundleError, match=r"config\.json is missing"):
         Classifier.load(copy)

@@ -13,7 +13,7 @@ from tiny import tiny_backbone
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from selftrain.bundle.tokens import BATCH_START_TOKENS, FastReader, Tokens, _WordPieces, batches, padded, reader_of
-from selftrain.errors import SelfTrainError
+from selftrain.errors import BundleError
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm
 from selftrain.models.encoder import TextEncoder
 
@@ -112,7 +112,7 @@ def test_the_padding_is_the_tokenizers_own(backbone, tmp_path) -> None:
 
 def test_a_damaged_tokenizer_is_one_sentence(tmp_path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(SelfTrainError, match=r"tokenizer\.json cannot be read"):
+    with pytest.raises(BundleError, match=r"tokenizer\.json cannot be read"):
         FastReader.load(tmp_path / "tokenizer.json")
 
 

@@ -23,11 +23,11 @@ from selftrain.bundle.documents import load_documents
 from selftrain.bundle.format import BundleCard, read_card, write_bundle
 from selftrain.bundle.tokens import BATCH_START_TOKENS, BATCH_TOKENS_CPU, reader_of
 from selftrain.cli import main
+from selftrain.cli.models import generated_texts
 from selftrain.compress import distill as distilling
 from selftrain.compress import students
-from selftrain.compress.distill import generated_texts
 from selftrain.compress.students import layers_of
-from selftrain.errors import SelfTrainError
+from selftrain.errors import BundleError, ConfigError, DataError
 from selftrain.models.bilstm import bilstm
 from selftrain.texts.cache import Answer, TextCache
 
@@ -85,7 +85,7 @@ def distilled(teacher, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(students, "DIMENSIONS", 16)
         corpus, truth = load_documents(read_card(teacher), file, label_column="label", test_documents=200)
-        result = distilling.distill(teacher, corpus, truth, out=folder / "out", layers=2)
+        result = distilling.distill(teacher, (corpus, truth), out=folder / "out", layers=2)
     assert result.folder == folder / "out"
     assert "learned from 500 texts" in result.note and "200 documents against labels" in result.note
     return result.folder
@@ -125,8 +125,8 @@ def test_the_shallow_student_starts_from_the_first_and_the_last_layer(teacher, m
     backbone = SentenceTransformer(str(teacher), device="cpu")
     before = [layer.attention.self.query.weight.clone() for layer in layers_of(backbone)[1]]
     reader = reader_of(backbone, 32)
-    lesson = students.Lesson(backbone, reader, read_card(teacher), torch.zeros(2, 32), None, [[1]], torch.zeros(1, 2))
-    student = students.shallow_student(lesson, layers=2)
+    taught = students.Teacher(backbone, reader, read_card(teacher), torch.zeros(2, 32), None, [[1]], torch.zeros(1, 2))
+    student = students.shallow_student(taught, layers=2)
     after = [layer.attention.self.query.weight for layer in layers_of(student.backbone)[1]]
     assert torch.equal(after[0], before[0]) and torch.equal(after[1], before[2])
     assert len(layers_of(backbone)[1]) == 3
@@ -163,7 +163,7 @@ def test_the_language_models_row_is_taken_from_the_run(teacher, tmp_path) -> Non
         tiers, note = distilling._language_model(teacher, corpus, labels)
         assert tiers == [] and "on other documents" in note
         run.write_text("{")
-        with pytest.raises(SelfTrainError, match=r"metrics\.json is damaged"):
+        with pytest.raises(DataError, match=r"metrics\.json is damaged"):
             distilling._language_model(teacher, corpus, labels)
     finally:
         run.unlink()
@@ -212,9 +212,9 @@ def test_the_command_measures_agreement_without_labels(teacher, tmp_path, capsys
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
-        (["--layers", "3"], "--layers is 3 and the teacher has 3 layers; give a number from 1 to 2"),
+        (["--layers", "3"], "--layers must be from 1 to 2, since the teacher has 3 (got 3)"),
         (["--max-documents", "40"], "has 36 documents to learn from, fewer than 50"),
-        (["--max-documents", "0"], "--max-documents is 0"),
+        (["--max-documents", "0"], "--max-documents must be at least 1 (got 0)"),
     ],
 )
 def test_what_cannot_be_asked_for_is_one_sentence_and_leaves_nothing(teacher, tmp_path, capsys, extra, words) -> None:
@@ -224,13 +224,27 @@ def test_what_cannot_be_asked_for_is_one_sentence_and_leaves_nothing(teacher, tm
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
+def test_a_student_that_there_is_not(teacher, tmp_path) -> None:
+    corpus, truth = load_documents(read_card(teacher), file_of(tmp_path, 100, labeled=False))
+    with pytest.raises(ConfigError, match=r"^students 'statik' is not one; did you mean 'static'"):
+        distilling.distill(teacher, (corpus, truth), students=("statik",), out=tmp_path / "out")
+
+
+def test_texts_of_a_language_model_are_learned_from_too(teacher, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(students, "_STATIC_EPOCHS", 1)
+    result = distilling.distill(
+        teacher, file_of(tmp_path, 100, labeled=False), generated=["a team", "a bank"], students=("static",), out=tmp_path / "out"
+    )
+    assert "learned from 92 texts" in result.note  # and 10 of 100 are held out
+
+
 def test_what_is_no_transformer_has_nothing_smaller(teacher, distilled, tmp_path) -> None:
     corpus, truth = load_documents(read_card(teacher), file_of(tmp_path, 100, labeled=False))
     card = BundleCard(name="words", labels=LABELS, method="sungen", similarity="dot")
     words = write_bundle(tmp_path / "bilstm", backbone=bilstm(WORDS.split(), hidden=4), prototypes=torch.randn(2, 8), card=card)
     for folder in (words, distilled / "static"):
-        with pytest.raises(SelfTrainError, match="is no transformer"):
-            distilling.distill(folder, corpus, truth, students=("static",), out=tmp_path / "out")
+        with pytest.raises(BundleError, match="is not a transformer"):
+            distilling.distill(folder, (corpus, truth), students=("static",), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -242,7 +256,7 @@ def test_training_that_fails_leaves_nothing(teacher, tmp_path, monkeypatch) -> N
 
     monkeypatch.setattr(students, "_learn", no_memory)
     with pytest.raises(MemoryError):
-        distilling.distill(teacher, corpus, truth, students=("static",), out=tmp_path / "out")
+        distilling.distill(teacher, (corpus, truth), students=("static",), out=tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["texts.csv"]
 
 
@@ -251,6 +265,6 @@ def test_the_same_seed_gives_the_same_student(teacher, tmp_path, monkeypatch) ->
     corpus, truth = load_documents(read_card(teacher), file_of(tmp_path, 100, labeled=False))
     found = []
     for name in ("first", "second"):
-        distilling.distill(teacher, corpus, truth, students=("static",), out=tmp_path / name)
+        distilling.distill(teacher, (corpus, truth), students=("static",), out=tmp_path / name)
         found.append(Classifier.load(tmp_path / name / "static", device="cpu").predict_proba(documents(20)[0]))
     np.testing.assert_array_equal(*found)

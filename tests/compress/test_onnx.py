@@ -24,8 +24,9 @@ from selftrain.bundle.classifier import Classifier, _say_once
 from selftrain.bundle.format import BundleCard, write_bundle
 from selftrain.cli import main
 from selftrain.compress import onnx as compiling
-from selftrain.compress.onnx import CheckedOn, describe, export_bundle, int8_cost, largest_difference
-from selftrain.errors import SelfTrainError
+from selftrain.compress.graph import Graph, int8_cost, largest_difference
+from selftrain.compress.onnx import CheckedOn, describe, export_bundle
+from selftrain.errors import BundleError, ConfigError, DataError, MissingExtraError, OutputError
 from selftrain.models.bilstm import bilstm
 
 LABELS = ("sport", "tech", "politics")
@@ -87,7 +88,7 @@ def test_every_backend_gives_the_same_probabilities(plain, exported) -> None:
         assert opened.classes_.tolist() == list(LABELS)
         assert [(len(ids), truncated) for ids, truncated in opened.tokenize(["the team", "match " * 40])] == [(4, False), (16, True)]
         assert opened.predict_proba([]).shape == (0, 3)
-        with pytest.raises(SelfTrainError, match=r"Text 1 of 2.*empty"):
+        with pytest.raises(DataError, match=r"Text 1 of 2.*empty"):
             opened.predict(["fine", " "])
 
 
@@ -139,7 +140,7 @@ def test_on_another_machine_pytorch_is_used_and_the_reason_is_said_once(copied, 
     _say_once.cache_clear()
     assert [Classifier.load(copied).backend for _ in range(2)] == ["torch", "torch"]
     said = capsys.readouterr().err
-    assert said.count("opened with PyTorch and not with onnx") == 1 and "Another One" in said
+    assert said.count("opened with PyTorch instead of onnx") == 1 and "Another One" in said
     assert Classifier.load(copied, backend="onnx").backend == "onnx"
 
 
@@ -151,9 +152,9 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(copied, ca
     _say_once.cache_clear()
     assert Classifier.load(copied).backend == "torch"
     assert "pip install 'selftrain[export]'" in capsys.readouterr().err
-    with pytest.raises(SelfTrainError, match=r"onnxruntime, which is not installed; pip install 'selftrain\[export\]'"):
+    with pytest.raises(MissingExtraError, match=r"onnxruntime is not installed; pip install 'selftrain\[export\]'"):
         Classifier.load(copied, backend="onnx")
-    with pytest.raises(SelfTrainError, match="onnxruntime"):
+    with pytest.raises(MissingExtraError, match="onnxruntime"):
         export_bundle(copied, DOCUMENTS)
 
 
@@ -162,34 +163,34 @@ def test_damage_is_one_sentence(copied) -> None:
     whole = graph.read_bytes()
     graph.write_bytes(whole[:-100])
     for name in ("onnx", "openvino"):
-        with pytest.raises(SelfTrainError, match=r"model\.onnx is not the file that selftrain export wrote"):
+        with pytest.raises(BundleError, match=r"model\.onnx is not the file that selftrain export wrote"):
             Classifier.load(copied, backend=name)
     assert Classifier.load(copied, backend="torch").backend == "torch"
     graph.unlink()
-    with pytest.raises(SelfTrainError, match=r"model\.onnx cannot be read"):
+    with pytest.raises(BundleError, match=r"model\.onnx cannot be read"):
         Classifier.load(copied, backend="onnx")
     graph.write_bytes(whole)
     (copied / "onnx" / "tokenizer.json").write_text("{}")
-    with pytest.raises(SelfTrainError, match=r"tokenizer\.json is not the file"):
+    with pytest.raises(BundleError, match=r"tokenizer\.json is not the file"):
         Classifier.load(copied, backend="onnx")
     (copied / "backend.json").write_text("{")
-    with pytest.raises(SelfTrainError, match=r"backend\.json is damaged"):
+    with pytest.raises(BundleError, match=r"backend\.json is damaged"):
         Classifier.load(copied)
     assert Classifier.load(copied, backend="torch").backend == "torch"
 
 
 def test_a_backend_that_is_not_there_is_said(plain, copied) -> None:
-    with pytest.raises(SelfTrainError, match="There is no backend 'onxx'; did you mean 'onnx'"):
+    with pytest.raises(ConfigError, match=r"^backend 'onxx' is not one; did you mean 'onnx'"):
         Classifier.load(plain, backend="onxx")
-    with pytest.raises(SelfTrainError, match="has no graph for the backend onnx; run selftrain export"):
+    with pytest.raises(BundleError, match="has no graph for the backend onnx; run selftrain export"):
         Classifier.load(plain, backend="onnx")
-    with pytest.raises(SelfTrainError, match="computes on the CPU"):
+    with pytest.raises(ConfigError, match=r"^device must be cpu"):
         Classifier.load(copied, backend="onnx", device="cuda")
-    with pytest.raises(SelfTrainError, match="threads is 0"):
+    with pytest.raises(ConfigError, match=r"^threads must be at least 1 \(got 0\)"):
         Classifier.load(copied, threads=0)
-    with pytest.raises(SelfTrainError, match="did you mean 'openvino'"):
+    with pytest.raises(ConfigError, match=r"^backends 'openvin' .*did you mean 'openvino'"):
         export_bundle(plain, DOCUMENTS, backends=("openvin",))
-    with pytest.raises(SelfTrainError, match="nothing to export to"):
+    with pytest.raises(ConfigError, match=r"^backends must hold at least one"):
         export_bundle(plain, DOCUMENTS, backends=("torch",))
 
 
@@ -200,9 +201,9 @@ def test_int8_beyond_the_limit_is_refused_with_both_numbers(plain, tmp_path) -> 
     assert f"int8 is refused: agreement {record.int8.after:.4f} after against 1.0000 before" in describe(record)
     assert "onnx-int8" not in [entry.backend for entry in record.measured]
     assert not (tmp_path / "all" / "onnx" / "model_int8.onnx").exists()
-    with pytest.raises(SelfTrainError, match="has no graph for the backend onnx-int8 \\(int8 is refused: agreement"):
+    with pytest.raises(BundleError, match="has no graph for the backend onnx-int8 \\(int8 is refused: agreement"):
         Classifier.load(tmp_path / "all", backend="onnx-int8")
-    with pytest.raises(SelfTrainError, match=r"int8 is refused: agreement 0\.\d+ after against 1\.0000.*nothing was written"):
+    with pytest.raises(BundleError, match=r"int8 is refused: agreement 0\.\d+ after against 1\.0000.*nothing was written"):
         export_bundle(plain, DOCUMENTS, out=tmp_path / "alone", max_accuracy_loss=0.0, backends=("onnx-int8",), threads=1)
     assert [path.name for path in tmp_path.iterdir()] == ["all"]
 
@@ -218,13 +219,13 @@ def test_the_cost_of_int8_is_in_accuracy_where_there_are_labels() -> None:
 def test_a_graph_that_computes_something_else_leaves_nothing(plain, tmp_path, monkeypatch) -> None:
     copy = Path(shutil.copytree(plain, tmp_path / "bundle"))
     before = sorted(path.name for path in copy.iterdir())
-    forward = compiling.Graph.forward
+    forward = Graph.forward
 
     def wrong(self, input_ids, attention_mask):
         return forward(self, input_ids, torch.ones_like(attention_mask))  # reads the padding too
 
-    monkeypatch.setattr(compiling.Graph, "forward", wrong)
-    with pytest.raises(SelfTrainError, match=r"differs from PyTorch by .* the tolerance is 0.0001; nothing was written"):
+    monkeypatch.setattr(Graph, "forward", wrong)
+    with pytest.raises(BundleError, match=r"differs from PyTorch by .* the tolerance is 0.0001; nothing was written"):
         export_bundle(copy, DOCUMENTS, threads=1)
     assert sorted(path.name for path in copy.iterdir()) == before
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
@@ -249,7 +250,7 @@ def test_the_check_reads_every_length_and_batch_size() -> None:
 def test_a_second_export_replaces_the_first(copied) -> None:
     export_bundle(copied, DOCUMENTS, backends=("onnx",), threads=1)
     assert {path.name for path in (copied / "onnx").iterdir()} == {"model.onnx", "tokenizer.json"}
-    with pytest.raises(SelfTrainError, match="no graph for the backend onnx-int8"):
+    with pytest.raises(BundleError, match="no graph for the backend onnx-int8"):
         Classifier.load(copied, backend="onnx-int8")
     assert [path.name for path in copied.parent.iterdir()] == ["bundle"]
 
@@ -284,7 +285,7 @@ def test_a_static_encoder_is_exported_and_reads_what_sentence_transformers_does(
 
 def test_a_bilstm_is_no_graph(tmp_path) -> None:
     folder = write_bundle(tmp_path / "bundle", backbone=bilstm(WORDS.split(), hidden=4), prototypes=torch.randn(3, 8), card=card(similarity="dot"))
-    with pytest.raises(SelfTrainError, match="no ONNX graph is made of it"):
+    with pytest.raises(BundleError, match="no ONNX graph is made of it"):
         export_bundle(folder, DOCUMENTS)
     assert not (folder / "onnx").exists()
 
@@ -292,17 +293,17 @@ def test_a_bilstm_is_no_graph(tmp_path) -> None:
 def test_what_cannot_be_asked_for_is_said(plain, tmp_path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(SelfTrainError, match="is not an empty folder"):
+    with pytest.raises(OutputError, match=r"^out .*is not an empty folder"):
         export_bundle(plain, DOCUMENTS, out=tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     (tmp_path / "file").write_text("")
-    with pytest.raises(SelfTrainError, match=r"Nothing can be written in .*; name another folder with --out"):
+    with pytest.raises(OutputError, match=r"^out cannot be made in .*; pass another folder"):
         export_bundle(plain, DOCUMENTS, out=tmp_path / "file" / "bundle")
-    with pytest.raises(SelfTrainError, match="5 documents, too few to judge int8"):
+    with pytest.raises(DataError, match="5 documents, too few to judge int8"):
         export_bundle(plain, CheckedOn(texts(5), "five"))
-    with pytest.raises(SelfTrainError, match="holds no document"):
+    with pytest.raises(DataError, match="has no document"):
         export_bundle(plain, CheckedOn([], "none"))
-    with pytest.raises(SelfTrainError, match="max-accuracy-loss is 5"):
+    with pytest.raises(ConfigError, match=r"^max_accuracy_loss must be .*got 5\)"):
         export_bundle(plain, DOCUMENTS, max_accuracy_loss=5)
 
 
@@ -324,12 +325,14 @@ def test_the_command_measures_on_a_file_with_labels(plain, tmp_path, capsys) -> 
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        (["nowhere/bundle"], "no such folder"),
-        (["a_model"], "registered model.*name a folder for its copy with --out"),
-        (["BUNDLE"], "does not say which documents it was trained on; name some with --documents"),
-        (["BUNDLE", "--label-column", "topic"], "give it with --documents FILE"),
+        (["nowhere/bundle"], "There is no folder"),
+        (["a_model"], "registered model.*pass a folder for a copy of it with --out"),
+        (["BUNDLE"], "does not say which documents it was trained on; pass documents"),
+        (["BUNDLE", "--label-column", "topic"], "pass it with --documents FILE"),
         (["BUNDLE", "--documents", "none.csv"], "No such file"),
-        (["BUNDLE", "--threads", "0"], "--threads is 0"),
+        (["BUNDLE", "--backends", "onxx"], "--backends 'onxx' is not one; did you mean 'onnx'"),
+        (["BUNDLE", "--max-accuracy-loss", "5"], "--max-accuracy-loss must be a share"),
+        (["BUNDLE", "--threads", "0"], r"--threads must be at least 1 \(got 0\)"),
     ],
 )
 def test_a_wrong_command_is_one_sentence(plain, asked, words, capsys) -> None:

@@ -90,8 +90,8 @@ def test_a_generated_folder_is_trained_on_and_nothing_is_tested_on_it(model, tmp
 
 def test_the_same_order_again_says_that_all_is_there(model, capsys):
     ask(capsys, "--data", "sst2")
-    assert "all is there: 12 negative, 12 positive" in ask(capsys, "--data", "sst2")
-    assert "all is there" in ask(capsys, "--classes", "negative,positive", "--template", "review")  # the same texts by another road
+    assert "nothing to do: 12 negative, 12 positive" in ask(capsys, "--data", "sst2")
+    assert "nothing to do" in ask(capsys, "--classes", "negative,positive", "--template", "review")  # the same texts by another road
     assert len(model) == 1
     message = ask(capsys, "--data", "sst2", "--seed", "1", "--set", "augment.temperature=1", code=2)
     assert "generated with other seed and sampling" in message and len(model) == 1
@@ -125,7 +125,7 @@ def test_too_few_texts_are_said(model, capsys, monkeypatch):
         (["--data", "sst2", "--out", "full"], "'full' holds something else"),
         (["--data", "sst2", "--out", "set"], "'set' holds another data set; name another"),
         (["--data", "sst2", "--out", "file.txt/below"], "cannot be written"),
-        (["--data", "sst2", "--set", "method.tau=1"], "has nothing to say here"),
+        (["--data", "sst2", "--set", "method.tau=1"], "has no effect here"),
         (["--data", "sst2", "--set", "augment.temprature=1"], "did you mean 'temperature'"),
         (["--classes", "a,b", "--set", "data.descriptions={c: cats}"], "describes 'c'"),
     ],

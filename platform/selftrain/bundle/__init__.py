@@ -1,1 +1,1 @@
-"""What training ends in: a folder that opens with sentence_transformers, mlflow.pyfunc and Classifier.load, and holds no pickle."""
+"""The result of training: a folder that opens with sentence_transformers, mlflow.pyfunc and Classifier.load, and holds no pickle."""

@@ -1,9 +1,9 @@
-"""What computes the probabilities of a bundle: PyTorch, or the ONNX graph that `selftrain export` puts beside it, by ONNX Runtime or OpenVINO.
+"""The backends that compute a bundle's probabilities: PyTorch, or ONNX Runtime or OpenVINO with the graph that `selftrain export` adds to the bundle.
 
     onnx/model.onnx        the whole classifier in float32: token ids and mask -> probabilities; batch and length are free
-    onnx/model_int8.onnx   the same with weights in 8 bits, activations quantised as they come
+    onnx/model_int8.onnx   the same with weights in 8 bits, activations quantised on the fly
     onnx/tokenizer.json    the tokenizer, cut at the bundle's length
-    backend.json           `Record`: the backend that was fastest, on which machine, and what was measured
+    backend.json           `BackendRecord`: the backend that was fastest, on which machine, and what was measured
 
 A graph carries its own weights, so a bundle that is opened with one reads neither PyTorch's weights nor transformers.
 """
@@ -27,7 +27,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from selftrain.bundle.tokens import features_of
-from selftrain.errors import SelfTrainError, nearest
+from selftrain.errors import BundleError, ConfigError, MissingExtraError, nearest
 from selftrain.files.parsing import json_of
 
 BACKENDS = ("torch", "onnx", "onnx-int8", "openvino")
@@ -45,7 +45,7 @@ _INSTRUCTIONS = (
     "asimd",
     "asimddp",
     "i8mm",
-)  # what 8-bit and float speed hangs on
+)  # that decide the speed of 8-bit and float products
 
 
 class Backend(Protocol):
@@ -67,7 +67,7 @@ class TorchBackend:
         weights: `[classes, dimensions]`.
         bias: `[classes]` or None.
         scale: factor on the similarities.
-        cosine: whether embeddings are brought to length one.
+        cosine: whether embeddings are normalised to length one.
     """
 
     name = "torch"
@@ -134,7 +134,7 @@ class OpenVinoBackend:
         import openvino
 
         core = openvino.Core()
-        # Left to itself OpenVINO computes in bfloat16 where the processor can, and then the graph is no longer the one that was checked.
+        # By default OpenVINO computes in bfloat16 where the processor can, and then it is not the graph that was checked.
         options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
         self._request = core.compile_model(core.read_model(str(file)), "CPU", options).create_infer_request()
         self._one_at_a_time = threading.Lock()
@@ -152,7 +152,7 @@ def _sum_to_one(probabilities: np.ndarray) -> np.ndarray:
 
 
 class Machine(BaseModel):
-    """The kind of machine that speed was measured on; another kind may have another fastest backend, and rounds 8-bit products in its own way."""
+    """The kind of machine that speed was measured on; another kind may have another fastest backend, and rounds 8-bit products differently."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -194,11 +194,11 @@ class Int8Cost(BaseModel):
     def sentence(self) -> str:
         """The cost in words."""
         words = f"{self.figure} {self.after:.4f} after against {self.before:.4f} before on {self.documents:,} documents"
-        beyond = f"a loss beyond the limit of {self.limit:g} (--max-accuracy-loss)"
+        beyond = f"a loss beyond the limit of {self.limit:g}"
         return f"int8 is refused: {words}, {beyond}." if self.refused else f"int8: {words}."
 
 
-class Record(BaseModel):
+class BackendRecord(BaseModel):
     """backend.json."""
 
     model_config = ConfigDict(frozen=True)
@@ -217,7 +217,7 @@ class Record(BaseModel):
 
 
 def this_machine() -> Machine:
-    """The kind of machine that this is."""
+    """The kind of this machine."""
     facts: dict[str, str] = {}
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
@@ -225,7 +225,7 @@ def this_machine() -> Machine:
                 key, _, value = line.partition(":")
                 facts.setdefault(key.strip(), value.strip())
     except OSError:
-        pass  # not Linux: the name that Python knows has to do
+        pass  # not Linux: Python's own name has to do
     flags = f"{facts.get('flags', '')} {facts.get('Features', '')}".split()
     return Machine(
         architecture=platform.machine(),
@@ -239,35 +239,33 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def read_record(folder: Path) -> Record | None:
+def read_record(folder: Path) -> BackendRecord | None:
     """backend.json of a bundle; None where there is none.
 
     Raises:
-        SelfTrainError: it is damaged, or of a newer format.
+        BundleError: it is damaged, or of a newer format.
     """
     file = folder / RECORD
     if not file.is_file():
         return None
     try:
-        return Record.model_validate(json_of(file.read_text(encoding="utf-8")))
+        return BackendRecord.model_validate(json_of(file.read_text(encoding="utf-8")))
     except (ValueError, ValidationError) as error:
         reason = " ".join(str(error).split())[:150]
-        raise SelfTrainError(
-            f"{file} is damaged or of a newer selftrain ({reason}); run selftrain export again, or delete it to use PyTorch."
-        ) from None
+        raise BundleError(f"{file} is damaged or of a newer selftrain ({reason}); run selftrain export again, or delete it to use PyTorch.") from None
 
 
-def check_name(name: str) -> None:
-    """Raise a `SelfTrainError` unless `name` is a backend."""
+def check_name(name: str, parameter: str) -> None:
+    """Raise a `ConfigError` unless `name`, a value of the caller's `parameter`, is a backend."""
     if name not in BACKENDS:
-        raise SelfTrainError(f"There is no backend {name!r}; {nearest(name, BACKENDS)} (all: {', '.join(BACKENDS)}).")
+        raise ConfigError(f"{parameter} {name!r} is not one; {nearest(name, BACKENDS)} (all: {', '.join(BACKENDS)}).", parameter=parameter)
 
 
 def require_packages(*packages: str) -> None:
-    """Raise a `SelfTrainError` that names the first of `packages` that is not installed."""
+    """Raise a `MissingExtraError` for the first of `packages` that is not installed."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise SelfTrainError(f"This needs the package {package}, which is not installed; pip install 'selftrain[export]'.")
+            raise MissingExtraError(f"The package {package} is not installed; pip install 'selftrain[export]'.")
 
 
 @dataclass(frozen=True)
@@ -278,7 +276,7 @@ class Choice:
     why: str | None = None
 
 
-def choose(record: Record | None) -> Choice:
+def choose(record: BackendRecord | None) -> Choice:
     """The recorded backend where its package is installed and the machine is of the same kind, else PyTorch."""
     if record is None or record.chosen == "torch":
         return Choice("torch")
@@ -286,20 +284,29 @@ def choose(record: Record | None) -> Choice:
         return Choice("torch", f"the package {package} is not installed (pip install 'selftrain[export]')")
     here = this_machine()
     if here != record.machine:
-        return Choice("torch", f"it was chosen on another kind of machine ({record.machine.cpu}, this is {here.cpu}); selftrain export measures here")
+        return Choice(
+            "torch", f"it was chosen on another kind of machine ({record.machine.cpu}; this is {here.cpu}), run selftrain export here to choose again"
+        )
     return Choice(record.chosen)
 
 
-def open_graph(folder: Path, name: str, record: Record | None, threads: int) -> Backend:
-    """The backend `name`, one of `GRAPHS`, of the bundle in `folder`.
+def open_graph(folder: Path, name: str, record: BackendRecord | None, threads: int) -> Backend:
+    """A backend of a bundle.
+
+    Args:
+        folder: the bundle.
+        name: one of `GRAPHS`.
+        record: its backend.json.
+        threads: cores that it may use.
 
     Raises:
-        SelfTrainError: the bundle has no such graph, the package is missing, or a file is missing, damaged or not the one that was checked.
+        BundleError: the bundle has no such graph, or a file is missing, damaged or not the one that was checked.
+        MissingExtraError: the package is not installed.
     """
     graph = GRAPHS[name]
     if record is None or graph not in record.files:
         why = f" ({record.int8.sentence()[:-1]})" if record is not None and name == "onnx-int8" and record.int8 is not None else ""
-        raise SelfTrainError(f"The bundle {folder} has no graph for the backend {name}{why}; run selftrain export {folder}, or use backend torch.")
+        raise BundleError(f"The bundle {folder} has no graph for the backend {name}{why}; run selftrain export {folder}, or use backend torch.")
     require_packages(PACKAGES[name])
     for file in (graph, TOKENIZER):
         check_file(folder / FOLDER / file, record)
@@ -307,19 +314,19 @@ def open_graph(folder: Path, name: str, record: Record | None, threads: int) -> 
         return OpenVinoBackend(folder / FOLDER / graph, threads) if name == "openvino" else OnnxBackend(folder / FOLDER / graph, name, threads)
     except Exception as error:  # both libraries raise classes of their own, for instance where they are older than the graph
         reason = " ".join(str(error).split())[:200]
-        raise SelfTrainError(
+        raise BundleError(
             f"{PACKAGES[name]} cannot open {folder / FOLDER / graph} ({reason}); run selftrain export again with this version."
         ) from None
 
 
-def check_file(file: Path, record: Record) -> None:
-    """Raise a `SelfTrainError` unless `file` is the one that was checked when it was written."""
+def check_file(file: Path, record: BackendRecord) -> None:
+    """Raise a `BundleError` unless `file` is the one that was checked when it was written."""
     try:
         found = sha256(file)
     except OSError as error:
-        raise SelfTrainError(f"{file} cannot be read ({error.strerror}); run selftrain export again.") from None
+        raise BundleError(f"{file} cannot be read ({error.strerror}); run selftrain export again.") from None
     if found != record.files[file.name]:
-        raise SelfTrainError(f"{file} is not the file that selftrain export wrote; run selftrain export again.")
+        raise BundleError(f"{file} is not the file that selftrain export wrote; run selftrain export again.")
 
 
 def sha256(file: Path) -> str:

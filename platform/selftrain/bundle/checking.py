@@ -1,7 +1,7 @@
-"""What a bundle from anyone holds, checked before anything of it is opened or imported.
+"""The checks that a bundle, which may come from anyone, passes before anything of it is opened or imported.
 
-A bundle is data, and stays data: the kinds of files and modules that `write_bundle` writes are opened, and no others; no configuration may name code, weights
-are as large as their headers say, and files are those that the card lists, where it lists them (bundles from before it did are held to all the rest).
+A bundle is data, and stays data: only files and modules of the kinds that `write_bundle` writes are opened; no configuration may name code; weights are as large
+as their headers say; and files are those that the card lists, where it lists them (older cards do not, and their bundles pass all other checks).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from selftrain.errors import SelfTrainError
+from selftrain.errors import BundleError
 from selftrain.files.parsing import json_of
 from selftrain.models.folders import MODULES, check_keys, read_document
 
 _MB = 1 << 20
 CARD, PROTOTYPES = "selftrain.json", "prototypes.safetensors"
-# Root files -> bytes at most; None: as large as its header says. Tokenizers of 262,144 tokens, the largest that there are, take 33 MB.
+# Root files -> bytes at most; None: as large as its header says. The largest tokenizers there are, of 262,144 tokens, take 33 MB.
 FILES: dict[str, int | None] = {
     CARD: 16 * _MB, PROTOTYPES: None, "README.md": 16 * _MB, "MLmodel": _MB, "registered_model_meta": _MB, "backend.json": _MB,
     "modules.json": _MB, "config_sentence_transformers.json": _MB, "sentence_bert_config.json": _MB, "config.json": _MB, "generation_config.json": _MB,
@@ -49,7 +49,7 @@ Header = dict[str, tuple[str, tuple[int, ...]]]  # tensor -> (type, shape)
 
 
 def check_bundle(folder: Path, hashes: Mapping[str, str]) -> None:
-    """Raise a `SelfTrainError` unless the bundle in `folder` holds nothing but what a bundle holds.
+    """Raise a `BundleError` unless the bundle in `folder` holds nothing but what a bundle holds.
 
     Args:
         folder: of the bundle.
@@ -58,11 +58,11 @@ def check_bundle(folder: Path, hashes: Mapping[str, str]) -> None:
     files = _files(folder)
     for name in (PROTOTYPES, "modules.json"):
         if name not in files:
-            raise SelfTrainError(f"{folder / name} is missing; write the bundle again.")
+            raise BundleError(f"{folder / name} is missing; write the bundle again.")
     if hashes:
         _check_hashes(folder, files, hashes)
     headers = {name: read_header(folder / name) for name in files if name.endswith(".safetensors")}
-    # backend.json is held against its own form by whoever opens a graph (bundle/backends.py), and PyTorch opens none.
+    # backend.json is validated where a graph is opened (bundle/backends.py); PyTorch opens none.
     named = [name for name in files if name.endswith(".json") and not name.endswith("tokenizer.json") and name not in (CARD, "backend.json")]
     documents = {name: read_document(folder / name) for name in named}
     for name, document in documents.items():
@@ -81,22 +81,20 @@ def _files(folder: Path) -> dict[str, int]:
         inside = Path(place).relative_to(folder)
         for name in (*folders, *names):
             if (Path(place) / name).is_symlink():
-                raise SelfTrainError(f"{Path(place) / name} is a link, and a bundle holds none; copy the bundle with its files (cp -rL).")
+                raise BundleError(f"{Path(place) / name} is a link, which a bundle must not hold; copy the bundle with its files (cp -rL).")
         if inside != Path() and (len(inside.parts) > 1 or not (inside.name == "onnx" or _FOLDER.fullmatch(inside.name))):
-            raise SelfTrainError(f"{place} is no folder that a bundle has; remove it, or write the bundle again.")
+            raise BundleError(f"{place} is not a folder of a bundle; remove it, or write the bundle again.")
         allowed = FILES if inside == Path() else _GRAPHS if inside.name == "onnx" else _IN_FOLDER
         for name in names:
             file = Path(place) / name
             if name not in allowed and not (inside == Path() and _SHARD.fullmatch(name)):
-                raise SelfTrainError(
-                    f"{file} is no file that a bundle has, and nobody knows what would open it; remove it, or write the bundle again."
-                )
+                raise BundleError(f"{file} is not a file of a bundle; remove it, or write the bundle again.")
             size, most = file.stat().st_size, allowed.get(name)
             if not file.is_file() or (most is not None and size > most):
-                raise SelfTrainError(f"{file} has {size:,} bytes, more than such a file has ({most or 0:,}); write the bundle again.")
+                raise BundleError(f"{file} must have at most {most or 0:,} bytes (got {size:,}); write the bundle again.")
             found[(inside / name).as_posix()] = size
             if len(found) > _MOST_FILES:
-                raise SelfTrainError(f"{folder} has more than {_MOST_FILES} files, and a bundle a few dozen; write it again.")
+                raise BundleError(f"{folder} has more than {_MOST_FILES} files, where a bundle has a few dozen; write it again.")
     return found
 
 
@@ -112,21 +110,21 @@ def _sha256(file: Path) -> str:
 
 def _check_hashes(folder: Path, files: Mapping[str, int], hashes: Mapping[str, str]) -> None:
     if lost := sorted(set(hashes) - set(files)):
-        raise SelfTrainError(f"{folder / lost[0]} is missing, which {CARD} lists; write the bundle again, or copy it whole.")
+        raise BundleError(f"{folder / lost[0]} is missing, although {CARD} lists it; write the bundle again, or copy all of it.")
     for name in files:
         if name in _LATER or name.startswith("onnx/"):
             continue
         if name not in hashes:
-            raise SelfTrainError(f"{folder / name} is not among the files that {CARD} lists; remove it, or write the bundle again.")
+            raise BundleError(f"{folder / name} is not among the files that {CARD} lists; remove it, or write the bundle again.")
         if _sha256(folder / name) != hashes[name]:
-            raise SelfTrainError(f"{folder / name} is not the file that was written (its SHA-256 differs from {CARD}'s); write the bundle again.")
+            raise BundleError(f"{folder / name} is not the file that was written (its SHA-256 differs from {CARD}'s); write the bundle again.")
 
 
 def read_header(file: Path) -> Header:
-    """The tensors of a safetensors file, from its header, which is held against the file's size.
+    """The tensors of a safetensors file, from its header, which is checked against the file's size.
 
     Raises:
-        SelfTrainError: the file is missing, torn, or of another format.
+        BundleError: the file is missing, torn, or of another format.
     """
     try:
         size = file.stat().st_size
@@ -139,7 +137,7 @@ def read_header(file: Path) -> Header:
         return _tensors(document, size - 8 - length)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())[:150]
-        raise SelfTrainError(f"{file} cannot be read ({reason}); write the bundle again.") from None
+        raise BundleError(f"{file} cannot be read ({reason}); write the bundle again.") from None
 
 
 def _tensors(document: Mapping[str, Any], size: int) -> Header:
@@ -150,15 +148,15 @@ def _tensors(document: Mapping[str, Any], size: int) -> Header:
             continue
         kind, shape, (start, end) = facts["dtype"], facts["shape"], facts["data_offsets"]
         if kind not in _BYTES or not all(type(one) is int and 0 <= one < 1 << 40 for one in (*shape, start, end)) or len(shape) > 8:
-            raise ValueError(f"the tensor {name[:50]!r} has no type and shape that weights have")
+            raise ValueError(f"the tensor {name[:50]!r} does not have a type and shape of weights")
         if end - start != math.prod(shape) * _BYTES[kind]:
-            raise ValueError(f"the tensor {name[:50]!r} is of another size than its shape")
+            raise ValueError(f"the tensor {name[:50]!r} has another size than its shape")
         places.append((start, end))
         found[name] = (kind, tuple(shape))
     at = 0
     for start, end in sorted(places):
         if start != at:
-            raise ValueError("its tensors overlap, or leave gaps")
+            raise ValueError("its tensors overlap or leave gaps")
         at = end
     if at != size:
         raise ValueError(f"its tensors have {at:,} bytes, and the file {size:,}")
@@ -169,36 +167,36 @@ def _modules(folder: Path, document: Any) -> dict[str, str]:
     """Folder of each module -> the last part of its type."""
     file = folder / "modules.json"
     if not isinstance(document, list) or not 1 <= len(document) <= 16:
-        raise SelfTrainError(f"{file} is no list of an encoder's modules; write the bundle again.")
+        raise BundleError(f"{file} is not a list of an encoder's modules; write the bundle again.")
     kinds: dict[str, str] = {}
     for number, entry in enumerate(document):
         if not isinstance(entry, dict) or not {"idx", "name", "path", "type"} >= set(entry) or not {"path", "type"} <= set(entry):
-            raise SelfTrainError(f"{file} has an entry that is no module with idx, name, path and type; write the bundle again.")
+            raise BundleError(f"{file} has an entry that is not a module with idx, name, path and type; write the bundle again.")
         kind, path = entry["type"], entry["path"]
         if kind not in MODULES if isinstance(kind, str) else True:
-            raise SelfTrainError(
-                f"{file} names the module type {str(kind)[:100]!r}, and only these are opened: {', '.join(sorted(set(MODULES.values())))}."
+            raise BundleError(
+                f"{file} has the module type {str(kind)[:100]!r}, but only these are opened: {', '.join(sorted(set(MODULES.values())))}."
             )
         if not isinstance(path, str) or (path and not _FOLDER.fullmatch(path)) or path in kinds or (number > 0) != bool(path):
-            raise SelfTrainError(f"{file} names the folder {str(path)[:100]!r} of a module, which a bundle does not have; write the bundle again.")
+            raise BundleError(f"{file} has a module in the folder {str(path)[:100]!r}, which a bundle does not have; write the bundle again.")
         kinds[path] = MODULES[kind]
     if kinds.get("") not in ("Transformer", "WordEmbeddings", "StaticEmbedding") or set(kinds.values()) & {"Transformer"} != (
         {kinds[""]} & {"Transformer"}
     ):
-        raise SelfTrainError(f"{file} does not begin with a Transformer, WordEmbeddings or StaticEmbedding; write the bundle again.")
+        raise BundleError(f"{file} does not begin with a Transformer, WordEmbeddings or StaticEmbedding; write the bundle again.")
     return kinds
 
 
 def _check_settings(folder: Path, documents: Mapping[str, Any]) -> None:
-    """What sentence-transformers is told about the whole model, and about its transformer."""
+    """The settings of sentence-transformers for the whole model, and for its transformer."""
     whole = documents.get("config_sentence_transformers.json", {})
     if (
         not isinstance(whole, dict)
         or whole.get("model_type", "SentenceTransformer") != "SentenceTransformer"
         or whole.get("truncate_dim") is not None
     ):
-        raise SelfTrainError(
-            f"{folder / 'config_sentence_transformers.json'} describes another kind of model than a bundle holds; write the bundle again."
+        raise BundleError(
+            f"{folder / 'config_sentence_transformers.json'} describes another kind of model than that of a bundle; write the bundle again."
         )
     file = folder / "sentence_bert_config.json"
     told = documents.get(file.name, {})
@@ -208,25 +206,23 @@ def _check_settings(folder: Path, documents: Mapping[str, Any]) -> None:
         isinstance(way, dict) and way.get("method") == "forward" and isinstance(way.get("method_output_name"), str) for way in ways.values()
     )
     if odd or not plain or told.get("transformer_task", "feature-extraction") != "feature-extraction":
-        raise SelfTrainError(
-            f"{file} tells the encoder more than a bundle does ({odd[0] if odd else 'another way of being called'}); write the bundle again."
-        )
+        raise BundleError(f"{file} has a setting that a bundle does not have ({odd[0] if odd else 'modality_config'}); write the bundle again.")
 
 
 def _check_index(folder: Path, document: Any) -> None:
     """Weights in several files are in the files beside their index."""
     names = document.get("weight_map") if isinstance(document, dict) else None
     if document is not None and not (isinstance(names, dict) and all(isinstance(name, str) and _SHARD.fullmatch(name) for name in names.values())):
-        raise SelfTrainError(f"{folder / 'model.safetensors.index.json'} names other files than a bundle's weights; write the bundle again.")
+        raise BundleError(f"{folder / 'model.safetensors.index.json'} lists other files than a bundle's weights; write the bundle again.")
 
 
 def _check_module(folder: Path, path: str, kind: str, documents: Mapping[str, Any], headers: Mapping[str, Header]) -> None:
-    """A module's settings against its weights: a layer is made as large as its settings say before the weights are read."""
+    """Compare a module's settings with its weights: a layer is made as large as its settings say, before the weights are read."""
 
     def settings(name: str) -> dict[str, Any]:
         document = documents.get((Path(path) / name).as_posix())
         if not isinstance(document, dict):
-            raise SelfTrainError(f"{folder / path / name} is missing, or holds no keys and values; write the bundle again.")
+            raise BundleError(f"{folder / path / name} is missing, or does not hold keys and values; write the bundle again.")
         return document
 
     weights = headers.get((Path(path) / "model.safetensors").as_posix(), {})
@@ -235,8 +231,8 @@ def _check_module(folder: Path, path: str, kind: str, documents: Mapping[str, An
     if kind == "Dense":
         told = settings("config.json")
         if told.get("activation_function") is not None and not _ACTIVATIONS.fullmatch(str(told["activation_function"])):
-            raise SelfTrainError(
-                f"{where / 'config.json'} names the activation {str(told['activation_function'])[:100]!r}, which no bundle has; write it again."
+            raise BundleError(
+                f"{where / 'config.json'} has the activation {str(told['activation_function'])[:100]!r}, which a bundle does not have; write the bundle again."
             )
         _agree(where, shapes.get("linear.weight"), (told.get("out_features"), told.get("in_features")))
     elif kind == "LSTM":
@@ -252,22 +248,23 @@ def _check_module(folder: Path, path: str, kind: str, documents: Mapping[str, An
     elif kind == "WordEmbeddings":
         told, words = settings("wordembedding_config.json"), settings("whitespacetokenizer_config.json")
         if told.get("tokenizer_class") not in _TOKENIZERS or not set(words) <= {"vocab", "stop_words", "do_lower_case"}:
-            raise SelfTrainError(
-                f"{where / 'wordembedding_config.json'} names the tokenizer {str(told.get('tokenizer_class'))[:100]!r}, which no bundle has."
+            kind_of_tokenizer = str(told.get("tokenizer_class"))[:100]
+            raise BundleError(
+                f"{where / 'wordembedding_config.json'} has the tokenizer {kind_of_tokenizer!r}, which a bundle does not have; write the bundle again."
             )
         vocabulary = words.get("vocab")
         if not isinstance(vocabulary, list) or not all(isinstance(word, str) for word in vocabulary):
-            raise SelfTrainError(f"{where / 'whitespacetokenizer_config.json'} holds no list of words; write the bundle again.")
+            raise BundleError(f"{where / 'whitespacetokenizer_config.json'} does not hold a list of words; write the bundle again.")
         shape = shapes.get("emb_layer.weight", ())
         _agree(where, shape[:1], (len(vocabulary),))
     elif kind == "StaticEmbedding":
         if set(shapes) != {"embedding.weight"} or len(shapes["embedding.weight"]) != 2:
-            raise SelfTrainError(f"{where / 'model.safetensors'} holds other tensors than a static encoder has; write the bundle again.")
+            raise BundleError(f"{where / 'model.safetensors'} holds other tensors than those of a static encoder; write the bundle again.")
     elif kind == "Transformer" and not isinstance(settings("config.json").get("model_type"), str):
-        raise SelfTrainError(f"{where / 'config.json'} does not say what kind of transformer it is; write the bundle again.")
+        raise BundleError(f"{where / 'config.json'} does not say what kind of transformer it is; write the bundle again.")
 
 
 def _agree(where: Path, weights: tuple[int, ...] | None, told: tuple[Any, ...]) -> None:
     if weights is None or tuple(weights) != told:
         shape = "missing" if weights is None else f"of shape {tuple(weights)}"
-        raise SelfTrainError(f"The weights in {where} are {shape}, and the settings beside them say {told}; write the bundle again.")
+        raise BundleError(f"The weights in {where} are {shape}, and the settings beside them say {told}; write the bundle again.")

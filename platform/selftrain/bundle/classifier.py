@@ -1,4 +1,4 @@
-"""The trained classifier as one uses it: `Classifier.load(folder).predict(texts)`, with scikit-learn's habits and without Ray."""
+"""The trained classifier: `Classifier.load(folder).predict(texts)`, with scikit-learn's conventions and without Ray."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from selftrain.bundle.tokens import (
     padded,
     reader_of,
 )
-from selftrain.errors import SelfTrainError
+from selftrain.errors import BundleError, ConfigError, DataError, SelfTrainError
 
-MISSING_NUMBERS = 8 << 20  # of an encoder that may be lacking in its file: a pooler that nothing uses
+MISSING_NUMBERS = 8 << 20  # of an encoder that its file may lack: a pooler that nothing uses
 
 
 def problem_with(text: object) -> str | None:
@@ -53,17 +53,17 @@ class Classifier:
 
     Args:
         backbone: the encoder f.
-        prototypes: p, `[classes, dimensions]`; an embedding is multiplied by them as they are.
+        prototypes: p, `[classes, dimensions]`; an embedding is multiplied by them without further scaling.
         card: class names, similarity, scale and tokens to read.
         bias: `[classes]`, added to the scaled similarities; None for none.
-        batch_size: texts that the encoder gets at once at most.
+        batch_size: texts in a batch of the encoder at most.
 
     Attributes:
         classes_: class names, `[classes]`, in the order of `predict_proba`'s columns.
         card: what the bundle states about itself.
-        backend: what computes: torch, onnx, onnx-int8 or openvino.
-        most_padding: tokens of padding from which on two batches are faster than one; a static model computes none.
-        most_tokens: of a batch, with padding: more would take more memory and no less time; a static model has no such number.
+        backend: torch, onnx, onnx-int8 or openvino.
+        most_padding: with more tokens of padding than this, two batches are faster than one; infinite for a static model, which computes no padding.
+        most_tokens: of a batch, padding included; more take more memory and no less time. Infinite for a static model.
     """
 
     def __init__(
@@ -97,21 +97,19 @@ class Classifier:
         Args:
             source: its folder, or `models:/NAME@ALIAS` or `models:/NAME/VERSION` of an MLflow registry.
             device: of PyTorch; default: a GPU where there is one, else the CPU. ONNX Runtime and OpenVINO compute on the CPU.
-            batch_size: texts that the encoder gets at once at most.
+            batch_size: texts in a batch of the encoder at most.
             backend: torch, onnx, onnx-int8 or openvino. Default: on the CPU what `selftrain export` found fastest, where its package is installed and the
                 machine is of the same kind, else PyTorch, with the reason on the standard error stream.
             threads: cores to compute with; default: all that this process may use. PyTorch has one such number for the whole process.
             tracking_uri: the registry; default: MLFLOW_TRACKING_URI, else the local SQLite file.
 
         Raises:
-            SelfTrainError: no bundle there, a damaged one, no such registered model, or no such backend in it.
+            BundleError: there is no bundle, it is damaged, or it has no such backend.
+            ConfigError: an argument is wrong.
+            ServiceError: the registry does not answer, or has no such model.
+            MissingExtraError: the package of the backend, or MLflow for a registered model, is not installed.
         """
-        if threads is not None and threads < 1:
-            raise SelfTrainError(f"threads is {threads}; at least one is needed.")
-        if backend is not None:
-            check_name(backend)
-            if backend != "torch" and device not in (None, "cpu"):
-                raise SelfTrainError(f"The backend {backend} computes on the CPU, not on {device!r}; leave out the device, or use backend torch.")
+        _check_choices(device, backend, threads)
         if isinstance(source, str) and source.startswith("models:/"):
             from selftrain.tracking import registered_bundle  # MLflow takes seconds to import, and a folder needs none
 
@@ -123,7 +121,7 @@ class Classifier:
         if backend is None:
             choice = choose(record)
             if choice.why is not None and record is not None:
-                _say_once(f"selftrain: {folder} is opened with PyTorch and not with {record.chosen}: {choice.why}.")
+                _say_once(f"selftrain: {folder} is opened with PyTorch instead of {record.chosen}: {choice.why}.")
             backend = choice.name
         if backend != "torch":
             computes = open_graph(folder, backend, record, threads or cores())
@@ -136,7 +134,7 @@ class Classifier:
         prototypes, bias = read_prototypes(folder, card)
         backbone = open_backbone(folder, where)
         if (dimensions := backbone.get_embedding_dimension()) != prototypes.shape[1]:
-            raise SelfTrainError(
+            raise BundleError(
                 f"The prototypes of the bundle {folder} have {prototypes.shape[1]} dimensions, and its encoder gives {dimensions}; write the bundle again."
             )
         opened = cls(backbone, prototypes, card, bias=bias, batch_size=batch_size)
@@ -144,19 +142,19 @@ class Classifier:
         return opened
 
     def _try(self, folder: Path) -> None:
-        """Classify one text; raise a `SelfTrainError` where that does not give probabilities."""
+        """Classify one text; raise a `BundleError` where that does not give probabilities."""
         try:
             found = self.predict_proba(["a text"])
-        except Exception as error:  # whatever a library says of weights, ids or graphs that do not fit each other
-            raise SelfTrainError(f"The bundle {folder} cannot classify ({_reason(error)}); write it again.") from None
+        except Exception as error:  # whatever a library raises for weights, ids or graphs that do not fit each other
+            raise BundleError(f"The bundle {folder} cannot classify ({_reason(error)}); write it again.") from None
         if found.shape != (1, len(self.classes_)) or not np.isfinite(found).all():
-            raise SelfTrainError(f"The bundle {folder} answers numbers that are no probabilities; train it again.")
+            raise BundleError(f"The bundle {folder} gives numbers that are not probabilities; train it again.")
 
     def predict(self, texts: Iterable[str]) -> np.ndarray:
         """The name of each text's most probable class, `[texts]`.
 
         Raises:
-            SelfTrainError: `texts` is one string, or holds something that is no text; the message says which.
+            DataError: `texts` is one string, or holds something that is not a text; the message says where.
         """
         return self.classes_[self.predict_proba(texts).argmax(axis=1)]
 
@@ -164,7 +162,7 @@ class Classifier:
         """Probability of every class, `[texts, classes]` in float64, each row of sum 1: the softmax of scale times the cosines (equation 4).
 
         Raises:
-            SelfTrainError: as `predict`.
+            DataError: as `predict`.
         """
         checked = _checked(texts)
         if not checked:
@@ -176,21 +174,21 @@ class Classifier:
         return probabilities
 
     def tokenize(self, texts: Iterable[str]) -> list[Tokens]:
-        """The first half of `predict_proba`, for whoever makes batches: token ids of each text, special ones included, and whether it was cut.
+        """The first half of `predict_proba`, for callers that make batches: token ids of each text, special ones included, and whether it was cut.
 
         Raises:
-            SelfTrainError: as `predict`.
+            DataError: as `predict`.
         """
         return self._read(_checked(texts))
 
     def tokenize_continued(self, texts: Sequence[Continued]) -> list[Tokens]:
-        """The same for texts with a continuation, read as `TextEncoder.encode_augmented` reads them: the text is cut where `tokenize` cuts it (and says so), the
-        continuation stands behind it, and both together are read up to twice that length, or as far as the encoder reads.
+        """`tokenize` for texts with a continuation, as `TextEncoder.encode_augmented` reads them: the text is cut where `tokenize` cuts it (and says so), the
+        continuation follows, and both together are read up to twice that length, or as far as the encoder reads.
 
         Raises:
-            SelfTrainError: as `predict`.
+            DataError: as `predict`.
         """
-        different = _checked(list(dict.fromkeys(one.text for one in texts)))  # a text comes once for each of its continuations
+        different = _checked(list(dict.fromkeys(one.text for one in texts)))  # a text is here once for each of its continuations
         beginnings = dict(zip(different, self._read.cut(different), strict=True))
         joined = self._read_continued([f"{beginnings[one.text].text} {one.continuation}".rstrip() for one in texts])
         return [Tokens(tokens.ids, beginnings[one.text].truncated) for one, tokens in zip(texts, joined, strict=True)]
@@ -201,8 +199,17 @@ class Classifier:
         return self._read.up_to(tokens if self.card.longest is None else min(tokens, self.card.longest))
 
     def classify(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
-        """The second half: probabilities `[rows, classes]` of token ids, as one batch that is filled up to its longest row."""
+        """The second half of `predict_proba`: probabilities `[rows, classes]` of token ids, as one batch padded to its longest row."""
         return self._compute(*padded(rows, self._read.padding))
+
+
+def _check_choices(device: str | None, backend: str | None, threads: int | None) -> None:
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads must be at least 1 (got {threads}).", parameter="threads")
+    if backend is not None:
+        check_name(backend, "backend")
+        if backend != "torch" and device not in (None, "cpu"):
+            raise ConfigError(f"device must be cpu or None with the backend {backend} (got {device!r}).", parameter="device")
 
 
 @cache
@@ -214,18 +221,18 @@ def open_backbone(folder: Path, device: str) -> SentenceTransformer:
     """The encoder of a bundle.
 
     Raises:
-        SelfTrainError: it is damaged.
+        BundleError: it is damaged.
     """
     try:
         _check_shapes(folder)
         backbone = SentenceTransformer(str(folder), device=device, local_files_only=True, trust_remote_code=False)
     except SelfTrainError:
         raise
-    except Exception as error:  # transformers, tokenizers and torch raise what they like for settings and weights that make no sense
-        raise SelfTrainError(f"The encoder of the bundle {folder} cannot be opened ({_reason(error)}); write the bundle again.") from None
+    except Exception as error:  # transformers, tokenizers and torch raise many classes for settings and weights that make no sense
+        raise BundleError(f"The encoder of the bundle {folder} cannot be opened ({_reason(error)}); write the bundle again.") from None
     for name, tensor in backbone.state_dict().items():
         if tensor.is_floating_point() and not all(torch.isfinite(part).all() for part in tensor.reshape(-1).split(1 << 22)):
-            raise SelfTrainError(f"The weights {name} of the bundle {folder} hold numbers that are not finite; train it again.")
+            raise BundleError(f"The weights {name} of the bundle {folder} hold numbers that are not finite; train it again.")
     _check_ids(backbone, folder)
     return backbone
 
@@ -235,7 +242,7 @@ def _reason(error: Exception) -> str:
 
 
 def _check_shapes(folder: Path) -> None:
-    """Raise a `SelfTrainError` unless the transformer that config.json describes has the weights' shapes: it is made as large as it says before they are read."""
+    """Raise a `BundleError` unless config.json describes a transformer of the weights' shapes: it is built at that size before the weights are read."""
     if not (folder / "config.json").is_file():
         return  # an encoder of words, or a static one, whose settings were checked
     from transformers import AutoConfig, AutoModel
@@ -252,30 +259,30 @@ def _check_shapes(folder: Path) -> None:
         if shape is None:
             missing += parameter.numel()
         elif shape != tuple(parameter.shape):
-            raise SelfTrainError(
-                f"{folder / 'config.json'} wants {name} of shape {tuple(parameter.shape)}, and the weights have {shape}; write the bundle again."
+            raise BundleError(
+                f"{folder / 'config.json'} says that {name} has shape {tuple(parameter.shape)}, and the weights have {shape}; write the bundle again."
             )
     if missing > MISSING_NUMBERS:
-        raise SelfTrainError(f"The weights of the bundle {folder} lack {missing:,} numbers that config.json asks for; write the bundle again.")
+        raise BundleError(f"The weights of the bundle {folder} lack {missing:,} numbers of those in config.json; write the bundle again.")
 
 
 def _check_ids(backbone: SentenceTransformer, folder: Path) -> None:
-    """Raise a `SelfTrainError` where the tokenizer knows more tokens than the encoder has vectors for."""
+    """Raise a `BundleError` where the tokenizer knows more tokens than the encoder has vectors."""
     known: Any = getattr(backbone.tokenizer, "get_vocab", dict)()
     table = next((module for module in backbone.modules() if isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag)), None)
-    # The tokenizer of words has a list, which was compared with the vectors already.
+    # A tokenizer of words has a list, which was compared with the vectors already.
     if isinstance(known, dict) and known and table is not None and max(known.values()) >= table.num_embeddings:
-        raise SelfTrainError(
-            f"The tokenizer of the bundle {folder} numbers tokens up to {max(known.values()):,}, and its encoder has {table.num_embeddings:,} of them; "
+        raise BundleError(
+            f"The tokenizer of the bundle {folder} has token ids up to {max(known.values()):,}, and its encoder {table.num_embeddings:,} vectors; "
             "write the bundle again."
         )
 
 
 def _checked(texts: Any) -> list[str]:
     if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
-        raise SelfTrainError(f"predict got a {type(texts).__name__}, not a list of texts; for one text write predict([text]).")
+        raise DataError(f"texts must be a list of texts (got {type(texts).__name__}); for one text write predict([text]).", parameter="texts")
     checked = list(texts)
     for index, text in enumerate(checked):
         if (problem := problem_with(text)) is not None:
-            raise SelfTrainError(f"Text {index} of {len(checked)} cannot be classified, it is {problem}; leave it out or mend it.")
+            raise DataError(f"Text {index} of {len(checked)} cannot be classified, it is {problem}; fix it or leave it out.")
     return [str(text) for text in checked]  # numpy's own strings become plain ones

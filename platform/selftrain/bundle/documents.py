@@ -1,4 +1,4 @@
-"""The documents that export and distillation work on: those that are named, or those of the experiment that the bundle comes from."""
+"""The documents that export, distillation and registration work on: the caller's, or those of the bundle's own experiment."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from selftrain.bundle.format import BundleCard
 from selftrain.config import DataConfig
 from selftrain.data.corpus import Corpus, Documents, Truth
 from selftrain.data.loading import load_corpus
-from selftrain.errors import SelfTrainError
+from selftrain.errors import BundleError, DataError
 
 
 def load_documents(
     card: BundleCard, source: str | Path | None, *, text_column: str = "text", label_column: str | None = None, test_documents: int = 1000
 ) -> tuple[Corpus, Truth]:
-    """The documents of `source`, a file or a name of the catalogue; without it those of the bundle's own experiment.
+    """Documents with the classes of a bundle.
 
     Args:
-        card: of the bundle; the classes have to be its own.
-        source: a file, a catalogue name, or None.
+        card: of the bundle.
+        source: a file or a name of the catalogue; None for the documents of the bundle's own experiment.
         text_column: column of the texts in a file.
         label_column: column of the true labels in a file, where it has any.
         test_documents: labeled documents that are held out where the source has no test split.
 
     Raises:
-        SelfTrainError: no such source, other classes than the bundle's, images, or a bundle that names no data and nothing given instead.
+        DataError: there is no such source, it has other classes than the bundle, or it holds images.
+        BundleError: `source` is None, and the bundle does not say which documents it was trained on.
     """
     if source is not None:
         config = DataConfig(
@@ -39,28 +40,34 @@ def load_documents(
         try:
             config = DataConfig.model_validate(card.experiment["data"])
         except ValidationError:
-            raise SelfTrainError("The bundle's own data section is of another selftrain; name documents with --documents FILE.") from None
+            raise BundleError("The bundle's own data section is of another selftrain; pass documents.") from None
     else:
-        raise SelfTrainError("The bundle does not say which documents it was trained on; name some with --documents FILE.")
+        raise BundleError("The bundle does not say which documents it was trained on; pass documents.")
     corpus, truth = load_corpus(config)
     if corpus.kind != "text":
-        raise SelfTrainError(f"The documents of {corpus.name} are images, and a bundle reads texts; name other documents.")
+        raise DataError(f"The documents of {corpus.name} are images, and a bundle reads texts; pass other documents.")
     if corpus.class_names != tuple(card.labels):
-        raise SelfTrainError(
-            f"{corpus.name} has the classes {', '.join(corpus.class_names)}, the bundle {', '.join(card.labels)}; name documents of these."
+        raise DataError(
+            f"{corpus.name} has the classes {', '.join(corpus.class_names)}, the bundle {', '.join(card.labels)}; pass documents of these classes."
         )
     return corpus, truth
 
 
 def accuracy_of(bundle: Path, texts: Sequence[str], labels: np.ndarray, classes: Sequence[str]) -> float:
-    """Share of `texts` to which a bundle gives the class of `labels`, indices into `classes`.
+    """Accuracy of a bundle.
+
+    Args:
+        bundle: its folder.
+        texts: to classify.
+        labels: true class indices `[texts]`, into `classes`.
+        classes: class names; they have to be the bundle's.
 
     Raises:
-        SelfTrainError: no bundle, or one of other classes.
+        BundleError: there is no bundle, or it has other classes.
     """
     classifier = Classifier.load(bundle)
     if tuple(classifier.classes_) != tuple(classes):
-        raise SelfTrainError("its classes are other ones")
+        raise BundleError(f"the classes of {bundle} are {', '.join(map(str, classifier.classes_))}, not {', '.join(classes)}")
     return float((classifier.predict_proba(texts).argmax(axis=1) == labels).mean())
 
 

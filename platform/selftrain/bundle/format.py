@@ -1,13 +1,13 @@
-"""A bundle: the folder that a trained classifier is handed over in.
+"""A bundle: the folder that holds a trained classifier.
 
     model.safetensors, modules.json, ...   the encoder, as sentence-transformers writes it
-    prototypes.safetensors                 tensor "prototypes" [classes, dimensions]: what an embedded text is compared with; "bias" [classes] where there is one
-    selftrain.json                         `BundleCard`: labels, how it was trained, on what, and how well it does
+    prototypes.safetensors                 tensor "prototypes" [classes, dimensions]: what an embedded text is compared with; "bias" [classes], if any
+    selftrain.json                         `BundleCard`: labels, how and on what it was trained, and how good it is
     README.md                              the same facts as a model card
     backend.json, onnx/                    added by selftrain export: the fastest backend of one kind of machine, and its graphs (bundle/backends.py)
     MLmodel                                added by selftrain.tracking where the bundle goes to a registry
 
-It holds no pickle, so that opening one from a stranger runs none of the stranger's code.
+It holds no pickle, so opening a bundle from a stranger runs none of the stranger's code.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from selftrain.bundle.checking import CARD, PROTOTYPES, check_bundle, hashes_of, read_header
-from selftrain.errors import SelfTrainError
+from selftrain.errors import BundleError, OutputError
 from selftrain.files.durable import sync, sync_tree
 from selftrain.files.outputs import reason
 from selftrain.files.parsing import json_of
@@ -51,18 +51,18 @@ def installed_versions() -> dict[str, str]:
 
 
 class BundleMetrics(BaseModel):
-    """How well the classifier does on its test documents; None where they have no labels."""
+    """How good the classifier is on its test documents; None where they have no labels."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     accuracy: float | None = Field(default=None, description="share of test documents whose most probable class is the true one, 0 to 1")
     macro_f1: float | None = Field(default=None, description="mean of the classes' F1, 0 to 1")
     ece: float | None = Field(default=None, description="expected calibration error, 0 to 1; smaller is better")
-    documents: int = Field(default=0, description="labeled test documents that the figures are from")
+    documents: int = Field(default=0, description="labeled test documents that were measured on")
 
 
 class BundleCard(BaseModel):
-    """What a bundle states about itself. Unknown keys are kept out of the way, so that a newer minor version opens here."""
+    """What a bundle states about itself. Unknown keys are ignored, so that a bundle of a newer minor version opens here."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
@@ -73,31 +73,29 @@ class BundleCard(BaseModel):
     similarity: Literal["cosine", "dot"] = "cosine"
     scale: float = Field(default=1.0, gt=0, description="factor on the similarity")
     max_tokens: int = Field(default=64, ge=1, le=1 << 20, description="tokens of a document that the encoder reads")
-    longest: int | None = Field(default=None, ge=1, description="tokens of a text that the encoder can read at most; None: nobody wrote it down")
+    longest: int | None = Field(default=None, ge=1, description="tokens of a text that the encoder can read at most; None: not known")
     method: str = Field(description="how it was trained, e.g. genco")
     supervision: str = Field(default="none", description="labels that the learner saw: none, all, or in words, e.g. 10 a class")
     experiment: dict[str, Any] = Field(default_factory=dict, description="the resolved experiment document")
     data: str = Field(default="", description="name of the data set")
     data_fingerprint: str = ""
-    llm: str | None = Field(default=None, description="language model that helped while training; None: none did")
+    llm: str | None = Field(default=None, description="language model that helped in training; None: none did")
     llm_fingerprint: str | None = None
     encoder: str = Field(default="", description="the encoder that training started from")
     encoder_fingerprint: str = ""
     metrics: BundleMetrics = BundleMetrics()
     versions: dict[str, str] = Field(default_factory=installed_versions)
-    files: dict[str, str] = Field(
-        default_factory=dict, description="SHA-256 of the files that it was written with; none in bundles from before they were"
-    )
+    files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of the files that it was written with; older bundles have none")
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"), description="UTC, ISO 8601")
 
 
 def write_bundle(
     folder: Path, *, backbone: SentenceTransformer, prototypes: torch.Tensor, card: BundleCard, bias: torch.Tensor | None = None
 ) -> Path:
-    """Write a bundle; a kill at any moment leaves either the whole bundle or none.
+    """Write a bundle; a kill at any moment leaves the whole bundle or none.
 
     Args:
-        folder: where it goes; a bundle that is there already is replaced.
+        folder: where to write it; a bundle that is there already is replaced.
         backbone: the trained encoder.
         prototypes: `[classes, dimensions]`, in the order of `card.labels`.
         card: the facts.
@@ -107,21 +105,22 @@ def write_bundle(
         `folder`.
 
     Raises:
-        SelfTrainError: `folder` exists and holds something else than a bundle.
+        OutputError: `folder` holds something else than a bundle, or cannot be written.
+        ValueError: the prototypes do not fit the card's labels or the encoder.
     """
     dimensions = backbone.get_embedding_dimension()
     if tuple(prototypes.shape) != (len(card.labels), dimensions):
         raise ValueError(f"prototypes are {tuple(prototypes.shape)}, not {(len(card.labels), dimensions)}: one row a class, one column a dimension")
     folder = Path(folder)
     if folder.exists() and not (folder / CARD).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SelfTrainError(f"{folder} exists and is not a bundle; name an empty or new folder, so that nothing of yours is overwritten.")
+        raise OutputError(f"{folder} exists and is not a bundle; pass an empty or new folder, so that nothing of yours is overwritten.")
     partial, old = (folder.parent / f".{folder.name}.{word}-{os.getpid()}" for word in ("partial", "old"))
     longest = backbone.max_seq_length
     cuts = not isinstance(backbone[0], StaticEmbedding)  # whose tokenizer holds the cut
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
-        # What opens the folder without selftrain has to read as much of a text as the classifier does.
+        # Whoever opens the folder without selftrain has to read as much of a text as the classifier does.
         if cuts:
             backbone.max_seq_length = min(card.max_tokens, longest or card.max_tokens)
         backbone.save_pretrained(str(partial), create_model_card=False, safe_serialization=True)
@@ -138,8 +137,8 @@ def write_bundle(
         partial.rename(folder)
         sync(folder.parent)
     except (OSError, SafetensorError) as error:
-        why = reason(error) if isinstance(error, OSError) else f"{' '.join(str(error).split())[:200]}; free some space, or name another disk"
-        raise SelfTrainError(f"The bundle {folder} cannot be written: {why}.") from None
+        why = reason(error) if isinstance(error, OSError) else f"{' '.join(str(error).split())[:200]}; free some space, or choose another disk"
+        raise OutputError(f"The bundle {folder} cannot be written: {why}.") from None
     finally:
         if cuts:
             backbone.max_seq_length = longest
@@ -152,7 +151,7 @@ def write_bundle(
 
 
 def _without_code(file: Path) -> None:
-    """An encoder that was opened without the code that its settings name needs none of it, and a bundle that names code is refused."""
+    """Take code out of an encoder's settings: the encoder was opened without it, and a bundle that names code is refused."""
     if file.is_file() and (plain := without_code(document := read_document(file))) != document:
         file.write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -161,30 +160,32 @@ def read_card(folder: str | Path) -> BundleCard:
     """What the bundle in `folder` states about itself.
 
     Raises:
-        SelfTrainError: no such folder, no bundle, a damaged one, or one of a newer format.
+        BundleError: there is no such folder, it is not a bundle, it is damaged, or it has a newer format.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise SelfTrainError(f"No bundle {str(folder)!r}: there is no such folder; give the bundle/ folder of a run.")
+        raise BundleError(f"There is no folder {str(folder)!r}; pass the bundle/ folder of a run.")
     file = folder / CARD
     if not file.is_file():
-        raise SelfTrainError(f"{folder} is not a selftrain bundle: it has no {CARD}; give the bundle/ folder of a run.")
+        raise BundleError(f"{folder} is not a selftrain bundle, it has no {CARD}; pass the bundle/ folder of a run.")
     try:
         with file.open(encoding="utf-8") as stream:
             document = json_of(stream.read(_CARD_CHARACTERS + 1), characters=_CARD_CHARACTERS)
-        if isinstance(document, dict) and isinstance(document.get("format"), int) and document["format"] > FORMAT:
-            raise SelfTrainError(f"{folder} has bundle format {document['format']}, this selftrain reads up to {FORMAT}; upgrade selftrain.")
-        json.dumps(document, ensure_ascii=False).encode("utf-8")  # half of a surrogate pair is no character, and could be neither printed nor sent
-        return BundleCard.model_validate(document)
-    except (OSError, ValueError, ValidationError) as error:
-        raise SelfTrainError(f"{file} is damaged ({' '.join(str(error).split())[:200]}); write the bundle again.") from None
+        json.dumps(document, ensure_ascii=False).encode("utf-8")  # half of a surrogate pair is not a character, and could be neither printed nor sent
+        newer = document["format"] if isinstance(document, dict) and isinstance(document.get("format"), int) and document["format"] > FORMAT else None
+        card = None if newer is not None else BundleCard.model_validate(document)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{file} is damaged ({' '.join(str(error).split())[:200]}); write the bundle again.") from None
+    if card is None:
+        raise BundleError(f"{folder} has bundle format {newer}, this selftrain reads up to {FORMAT}; upgrade selftrain.")
+    return card
 
 
 def checked_card(folder: str | Path) -> BundleCard:
-    """The same, of a bundle that holds nothing but what bundles hold (bundle/checking.py): to be called before any of its files is opened.
+    """The card of a bundle that passes the checks of bundle/checking.py; to be called before any of its files is opened.
 
     Raises:
-        SelfTrainError: as `read_card`, or it holds something else.
+        BundleError: as `read_card`, or a check fails.
     """
     card = read_card(folder)
     check_bundle(Path(folder), card.files)
@@ -195,7 +196,7 @@ def read_prototypes(folder: Path, card: BundleCard) -> tuple[torch.Tensor, torch
     """The prototypes of the bundle in `folder`, `[classes, dimensions]`, and its bias, `[classes]` or None, on the CPU.
 
     Raises:
-        SelfTrainError: the file is missing, damaged, or has another number of classes than the card.
+        BundleError: the file is missing, damaged, or has another number of classes than the card.
     """
     file = folder / PROTOTYPES
     read_header(file)
@@ -203,20 +204,20 @@ def read_prototypes(folder: Path, card: BundleCard) -> tuple[torch.Tensor, torch
         tensors = load_file(str(file))
         prototypes, bias = tensors["prototypes"], tensors.get("bias")
     except Exception as error:  # safetensors raises a class of its own for a damaged header and OSError for a missing file
-        raise SelfTrainError(f"{file} cannot be read ({error}); write the bundle again.") from None
+        raise BundleError(f"{file} cannot be read ({error}); write the bundle again.") from None
     if prototypes.ndim != 2 or prototypes.shape[0] != len(card.labels):
-        raise SelfTrainError(f"{file} has shape {tuple(prototypes.shape)}, but {CARD} names {len(card.labels)} classes; write the bundle again.")
+        raise BundleError(f"{file} has shape {tuple(prototypes.shape)}, but {CARD} lists {len(card.labels)} classes; write the bundle again.")
     if not all(tensor.is_floating_point() and torch.isfinite(tensor).all() for tensor in (prototypes, bias) if tensor is not None):
-        raise SelfTrainError(f"{file} holds numbers that are not finite, or not fractions; train the bundle again.")
+        raise BundleError(f"{file} holds numbers that are not finite, or not of a floating-point type; train the bundle again.")
     if bias is not None and tuple(bias.shape) != (len(card.labels),):
-        raise SelfTrainError(f"{file} has a bias of shape {tuple(bias.shape)}, but {CARD} names {len(card.labels)} classes; write the bundle again.")
+        raise BundleError(f"{file} has a bias of shape {tuple(bias.shape)}, but {CARD} lists {len(card.labels)} classes; write the bundle again.")
     return prototypes, bias
 
 
 def model_card(card: BundleCard) -> str:
-    """The model card (README.md) that says in Markdown what `card` says in JSON."""
+    """The model card (README.md): the facts of `card` in Markdown."""
     seen = "no label of any document" if card.supervision == "none" else f"labels of the training documents (supervision: {card.supervision})"
-    helper = f"{card.llm} (fingerprint {card.llm_fingerprint or 'unknown'}), needed no more" if card.llm else "none"
+    helper = f"{card.llm} (fingerprint {card.llm_fingerprint or 'unknown'}), no longer needed" if card.llm else "none"
     lines = [
         "---",
         "library_name: sentence-transformers",
@@ -240,7 +241,7 @@ def model_card(card: BundleCard) -> str:
         f"- Language model that wrote texts for training: {helper}.",
         f"- Full configuration: `experiment` in {CARD}.",
         "",
-        "## How well it does",
+        "## How good it is",
         "",
         *_metrics_lines(card.metrics),
         "",
@@ -251,15 +252,15 @@ def model_card(card: BundleCard) -> str:
         "",
         "## Intended use and limits",
         "",
-        "- For texts like those it was trained on, and for these classes alone: every text gets one of them, also a text that fits none.",
-        f"- What stands beyond the first {card.max_tokens} tokens of a text is not read.",
-        "- The probabilities are as well calibrated as the figures above say, and on other texts worse. Look before you act on a single one of them.",
-        "- It carries on the biases of its encoder and of the language model's texts; their licences and terms hold for it too.",
+        "- For texts like those it was trained on, and for these classes only: every text gets one of them, even a text that fits none.",
+        f"- Only the first {card.max_tokens} tokens of a text are read.",
+        "- The calibration is that of the figures above, and worse on other texts. Do not act on a single prediction without a look at the text.",
+        "- It inherits the biases of its encoder and of the language model's texts; their licences and terms apply to it too.",
         "",
         "## How to load it",
         "",
         "```python",
-        "from selftrain.bundle.classifier import Classifier",
+        "from selftrain import Classifier",
         "",
         'classifier = Classifier.load("path/to/this/folder")',
         'classifier.predict(["a text"]), classifier.predict_proba(["a text"])',

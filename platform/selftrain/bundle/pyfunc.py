@@ -1,4 +1,4 @@
-"""What MLflow loads a bundle with: the MLmodel file that selftrain.tracking writes names this module as its loader."""
+"""MLflow's loader of a bundle: the MLmodel file that selftrain.tracking writes names this module."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from selftrain.bundle.classifier import Classifier
-from selftrain.errors import SelfTrainError
+from selftrain.errors import DataError
 
 
 class PyfuncClassifier:
@@ -21,16 +21,19 @@ class PyfuncClassifier:
 
         Args:
             model_input: a list or Series of texts, or a DataFrame with a column `text` (or with one column alone).
-            params: accepted because MLflow hands it over; there are none.
+            params: accepted because MLflow passes it; there are none.
 
         Returns:
-            Columns `label` and `probability` (of that label), one row a text, on the input's index.
+            Columns `label` and `probability` (of that label), one row a text, with the input's index.
+
+        Raises:
+            DataError: the table has several columns and none of them is `text`, or a text cannot be classified.
         """
         index = getattr(model_input, "index", None) if isinstance(model_input, pd.DataFrame | pd.Series) else None
         if isinstance(model_input, pd.DataFrame):
             if "text" not in model_input and model_input.shape[1] != 1:
-                raise SelfTrainError(
-                    f"The table has columns {list(model_input.columns)} and none of them is 'text'; name the column with the texts so."
+                raise DataError(
+                    f"The table has the columns {list(model_input.columns)} and none of them is 'text'; rename the column with the texts."
                 )
             model_input = model_input["text"] if "text" in model_input else model_input.iloc[:, 0]
         probabilities = self.classifier.predict_proba(model_input)

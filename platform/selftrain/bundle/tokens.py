@@ -1,7 +1,7 @@
 """Texts to token ids, as the encoder of a bundle reads them, and batches of them that waste little padding.
 
-A tokenizer of the library `tokenizers` is asked once a call and computes no offsets. Tokenizers of BERT's kind (WordPiece behind BERT's rules for words) are quicker
-still: an ASCII text falls into the same words by a regular expression, and the pieces of what was seen before are looked up. That is most of the time of a static
+A tokenizer of the library `tokenizers` is called once and computes no offsets. Tokenizers of BERT's kind (WordPiece after BERT's rules for words) are faster
+still: a regular expression splits an ASCII text into the same words, and the pieces of known words are looked up. Tokenizing is most of the time of a static
 student.
 """
 
@@ -22,13 +22,13 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding, WordEmbeddings
 from tokenizers import Tokenizer
 
-from selftrain.errors import SelfTrainError
+from selftrain.errors import BundleError
 
-BATCH_START_TOKENS = 64  # what starting one more batch costs, in padded tokens that could be computed meanwhile
-BATCH_TOKENS_CPU = 1024  # of a batch from which on a core computes no more tokens a second
+BATCH_START_TOKENS = 64  # the cost of one more batch, in padded tokens that could be computed meanwhile
+BATCH_TOKENS_CPU = 1024  # in a batch; with more, a core computes no more tokens a second
 BATCH_TOKENS_GPU = 8192
 _KNOWN_WORDS = 100_000  # words whose pieces are kept, with and without the punctuation around them
-_KNOWN_CHARACTERS = 32  # of such a word; what is longer hardly comes twice, and whoever sends texts must not fill the memory
+_KNOWN_CHARACTERS = 32  # of such a word; a longer one is rarely seen twice, and senders of texts must not fill the memory
 _HEAD_CHARACTERS = 12  # of a text for each token that is read; English has four or five
 _WORD = re.compile(r"[A-Za-z0-9]+|[!-/:-@\[-`{-~]")  # BERT's words of an ASCII text: runs of letters and digits, and every punctuation mark alone
 _PLAIN = re.compile(r"[\t\n\r\x20-\x7e]*")  # ASCII without the control characters that BERT drops
@@ -38,12 +38,12 @@ class Tokens(NamedTuple):
     """What the encoder reads of one text."""
 
     ids: list[int]
-    truncated: bool  # whether the text goes on
+    truncated: bool  # whether there is more of the text
 
 
 @dataclass(frozen=True, slots=True)
 class Continued:
-    """x ⊕ x_k of GenCo's equation 9: a text, and what a language model wrote behind it."""
+    """x ⊕ x_k of GenCo's equation 9: a text, and its continuation by a language model."""
 
     text: str
     continuation: str
@@ -56,7 +56,7 @@ class Beginning(NamedTuple):
     """The part of a text that the encoder reads."""
 
     text: str
-    truncated: bool  # whether the text goes on
+    truncated: bool  # whether there is more of the text
 
 
 class Reader(Protocol):
@@ -65,11 +65,11 @@ class Reader(Protocol):
     padding: int  # id that fills the end of a shorter row
 
     def __call__(self, texts: Sequence[str]) -> list[Tokens]:
-        """What is read of each text, with the special tokens where the encoder has any."""
+        """The tokens that are read of each text, with the special tokens where the encoder has any."""
         ...
 
     def cut(self, texts: Sequence[str]) -> list[Beginning]:
-        """What is read of each text, as text: a continuation is appended there."""
+        """The part of each text that is read, as text: a continuation is appended to it."""
         ...
 
     def up_to(self, tokens: int) -> Reader:
@@ -78,7 +78,7 @@ class Reader(Protocol):
 
 
 class FastReader:
-    """By a tokenizer of the library `tokenizers`, which holds the cut and the padding's id.
+    """A reader with a tokenizer of the library `tokenizers`, which holds the cut and the id of padding.
 
     Args:
         tokenizer: with truncation and padding set, and a post-processor where special tokens are wanted.
@@ -107,7 +107,7 @@ class FastReader:
                 continue
             if len(tokens.ids) >= self._words.longest and _WORD.search(text, len(head)):
                 rows[index] = tokens._replace(truncated=True)
-            else:  # the head does not fill the length, or nothing that is surely a word stands behind it
+            else:  # the head does not fill the length, or is not surely followed by a word
                 unfilled.append(index)
         for index, tokens in zip(unfilled, self._ask([texts[index] for index in unfilled]), strict=True):
             rows[index] = tokens
@@ -130,7 +130,7 @@ class FastReader:
         return FastReader(copy)
 
     def special_tokens(self) -> tuple[list[int], list[int]]:
-        """Ids that stand (before, behind) every text."""
+        """Ids (before, after) every text."""
         return around(self._tokenizer)
 
     def without_special_tokens(self) -> Tokenizer:
@@ -148,16 +148,16 @@ class FastReader:
         """Read what `save` wrote.
 
         Raises:
-            SelfTrainError: the file is missing or damaged.
+            BundleError: the file is missing or damaged.
         """
         try:
             return cls(Tokenizer.from_str(file.read_text(encoding="utf-8")))
         except Exception as error:  # the library raises plain Exception for whatever it cannot read
-            raise SelfTrainError(f"{file} cannot be read ({' '.join(str(error).split())[:150]}); run selftrain export again.") from None
+            raise BundleError(f"{file} cannot be read ({' '.join(str(error).split())[:150]}); run selftrain export again.") from None
 
 
 class _WordPieces:
-    """The ids of ASCII texts by looking up the pieces of each word; equal to what the tokenizer gives, for BERT's kind of tokenizer alone."""
+    """The ids of ASCII texts by looking up the pieces of each word; equal to the tokenizer's, for tokenizers of BERT's kind only."""
 
     def __init__(self, tokenizer: Tokenizer, *, lower: bool, special: Sequence[str], longest: int) -> None:
         self._lower, self._special = lower, special
@@ -185,10 +185,10 @@ class _WordPieces:
         return text if len(text) <= most else text[: max(text.rfind(" ", 0, most), 0)] or text
 
     def __call__(self, text: str) -> Tokens | None:
-        """What is read of `text`; None where the tokenizer itself has to be asked."""
+        """The tokens that are read of `text`; None where the tokenizer itself has to find them."""
         if not _PLAIN.fullmatch(text):
             return None
-        # A text may spell out a special token ("[SEP]"), which the tokenizer takes for one.
+        # A text may spell a special token ("[SEP]"), and the tokenizer takes it for one.
         for token in self._special:
             if token in text:
                 return None
@@ -204,9 +204,9 @@ class _WordPieces:
 
 
 class _Pieces(dict[str, tuple[int, ...]]):
-    """The ids of what stands between blanks, "(team's" as a whole, each asked for once: splitting at blanks is much quicker than finding words.
+    """The ids of what is between blanks, "(team's" as a whole, each computed once: splitting at blanks is much faster than finding words.
 
-    In tuples, since Python's collector of garbage goes through all lists again and again.
+    In tuples, since Python's garbage collector goes through lists again and again.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -225,17 +225,17 @@ class _Pieces(dict[str, tuple[int, ...]]):
 
 
 def around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """The special tokens' ids that the tokenizer puts (before, behind) a text."""
+    """The special tokens' ids that the tokenizer puts (before, after) a text."""
     word, full = tokenizer.encode("a", add_special_tokens=False).ids, tokenizer.encode("a").ids
     start = full.index(word[0])
     return full[:start], full[start + len(word) :]
 
 
 class PreprocessReader:
-    """By the encoder's own preprocessing, for encoders without a tokenizer of the library `tokenizers`, such as a BiLSTM's words.
+    """A reader with the encoder's own preprocessing, for encoders without a tokenizer of the library `tokenizers`, such as a BiLSTM's words.
 
     Args:
-        backbone: the encoder; how much it reads is set anew at every call, since readers of several lengths may share it.
+        backbone: the encoder; its length is set at every call, since readers of several lengths may share it.
         longest: tokens of a text that are read.
     """
 
@@ -246,7 +246,7 @@ class PreprocessReader:
         self._longest = longest
 
     def __call__(self, texts: Sequence[str]) -> list[Tokens]:
-        """See `Reader`; where the length is filled, words that the encoder does not know count as more of the text, though it skips them."""
+        """See `Reader`; where the length is filled, unknown words count as more of the text, although the encoder skips them."""
         if not texts:
             return []
         self._backbone.max_seq_length = self._longest
@@ -268,7 +268,7 @@ def reader_of(backbone: SentenceTransformer, max_tokens: int) -> Reader:
     """The reader of an encoder, cut at `max_tokens` or at what the encoder reads at most.
 
     Raises:
-        SelfTrainError: the encoder wants more than token ids and their mask.
+        BundleError: the encoder needs more than token ids and their mask.
     """
     found = backbone.tokenizer
     tokenizer = found if isinstance(found, Tokenizer) else getattr(found, "backend_tokenizer", None)
@@ -282,14 +282,14 @@ def reader_of(backbone: SentenceTransformer, max_tokens: int) -> Reader:
     copy.enable_truncation(longest)
     copy.enable_padding(pad_id=int(getattr(found, "pad_token_id", None) or 0))
     if any(copy.encode("a text").type_ids):
-        raise SelfTrainError(
-            "The encoder's tokenizer numbers the segments of a single text (as XLNet's does); a classifier reads token ids alone, train another encoder."
+        raise BundleError(
+            "The encoder's tokenizer gives a single text segment ids (as XLNet's does), and a classifier reads token ids only; train another encoder."
         )
     return FastReader(copy)
 
 
 def batches(lengths: Sequence[int], most: int, most_padding: float = BATCH_START_TOKENS) -> Iterator[list[int]]:
-    """Indices in groups of like length, shortest first: the next text joins unless the group then wastes more padding than a batch of its own costs.
+    """Indices in groups of similar length, shortest first: the next text joins unless the group then wastes more padding than one more batch costs.
 
     Args:
         lengths: tokens of each text.
@@ -310,7 +310,7 @@ def batches(lengths: Sequence[int], most: int, most_padding: float = BATCH_START
 
 
 def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, mask), both `[texts, longest]` in int64; the mask is 1 where a token stands. A batch without any token is one column wide."""
+    """(ids, mask), both `[texts, longest]` in int64; the mask is 1 at a token. A batch without tokens is one column wide."""
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     there = np.arange(max(1, int(lengths.max(initial=0)))) < lengths[:, None]
     ids = np.full(there.shape, padding, np.int64)
@@ -319,7 +319,7 @@ def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[np.ndarray, np.
 
 
 def features_of(backbone: SentenceTransformer, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What the encoder's first module takes, from padded ids and mask."""
+    """The input of the encoder's first module, from padded ids and mask."""
     if isinstance(backbone[0], StaticEmbedding):
         lengths = mask.sum(dim=1)
         return {"input_ids": ids[mask.bool()], "offsets": lengths.cumsum(0) - lengths}

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,23 +18,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tqdm import tqdm
 
 from selftrain.bundle.backends import FOLDER, GRAPHS
 from selftrain.bundle.classifier import Classifier, open_backbone
-from selftrain.bundle.documents import labels_of
+from selftrain.bundle.documents import labels_of, load_documents
 from selftrain.bundle.format import BundleCard, BundleMetrics, checked_card, read_prototypes, write_bundle
 from selftrain.bundle.tokens import FastReader, reader_of
-from selftrain.compress.onnx import require_empty, scratch_beside
-from selftrain.compress.students import Lesson, Student, layers_of, shallow_student, static_student
+from selftrain.compress.folders import put_in_place, require_empty, scratch_beside
+from selftrain.compress.students import DistilledStudent, Teacher, layers_of, shallow_student, static_student
 from selftrain.data.corpus import Corpus, Truth
-from selftrain.errors import SelfTrainError
+from selftrain.errors import BundleError, ConfigError, DataError, nearest
 from selftrain.evaluation.metrics import evaluate
 from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
 from selftrain.evaluation.tiers import Tier, tiers
 from selftrain.files.parsing import json_of
-from selftrain.texts.cache import TextCache
 
 STUDENTS = ("static", "shallow")
 FEWEST_DOCUMENTS = 50
@@ -44,7 +43,7 @@ _HELD_OUT = 1000  # documents for the agreement, at most and at most a tenth, wh
 
 @dataclass(frozen=True)
 class Distilled:
-    """What a distillation left: its folder, with one bundle a student, `tiers.json` and `tiers.svg`, and the rows of the table."""
+    """The result of a distillation: its folder, with one bundle a student, `tiers.json` and `tiers.svg`; the rows of the table; and a note below it."""
 
     folder: Path
     tiers: list[Tier]
@@ -52,12 +51,14 @@ class Distilled:
 
 
 def distill(
-    folder: Path,
-    corpus: Corpus,
-    truth: Truth,
+    folder: str | Path,
+    documents: str | Path | tuple[Corpus, Truth] | None = None,
     *,
+    text_column: str = "text",
+    label_column: str | None = None,
+    generated: Sequence[str] = (),
     students: Sequence[str] = STUDENTS,
-    out: Path | None = None,
+    out: str | Path | None = None,
     layers: int = 3,
     max_documents: int = 20_000,
     seed: int = 0,
@@ -66,24 +67,61 @@ def distill(
 
     Args:
         folder: the teacher's bundle.
-        corpus: its unlabeled documents are learned from, together with the texts that a language model wrote for them, where the bundle's experiment names
-            their cache and it exists; its test documents are measured on, if they have labels, else some of the others are held out.
-        truth: true labels of the test documents; they are for measuring alone.
+        documents: a corpus with its true labels, a file, or a name of the catalogue; None for those of the bundle's own experiment. Its unlabeled documents are
+            learned from; its test documents are measured on, if they have labels, else some of the others are held out. Labels are for measuring alone.
+        text_column: column of the texts in a file.
+        label_column: column of the true labels in a file.
+        generated: further texts to learn from, such as those that a language model wrote for the documents.
         students: of `STUDENTS`.
         out: a new or empty folder for the bundles, the table and the picture; default: `distilled` beside the bundle.
         layers: of the shallow student.
-        max_documents: more unlabeled documents than this are left out.
-        seed: of what is random in training.
+        max_documents: unlabeled documents that are learned from at most.
+        seed: of the training's random numbers.
 
     Raises:
-        SelfTrainError: no bundle, too few documents, `out` is not empty, or a student that cannot be made of this teacher.
+        BundleError: there is no bundle, or no such student can be made of it.
+        ConfigError: an argument is wrong.
+        DataError: there are too few documents.
+        OutputError: `out` is not empty, or cannot be written.
     """
     folder = Path(folder)
     card = checked_card(folder)
     if unknown := [name for name in students if name not in STUDENTS]:
-        raise SelfTrainError(f"There is no student {unknown[0]!r}; known: {', '.join(STUDENTS)}.")
-    out = Path(out) if out is not None else folder.absolute().parent / "distilled"
-    require_empty(out)
+        raise ConfigError(f"students {unknown[0]!r} is not one; {nearest(unknown[0], STUDENTS)}", parameter="students")
+    if max_documents < 1:
+        raise ConfigError(f"max_documents must be at least 1 (got {max_documents}).", parameter="max_documents")
+    home = (Path(out) if out is not None else folder.absolute().parent / "distilled").absolute()
+    require_empty(home)
+    if not isinstance(documents, tuple):
+        documents = load_documents(card, documents, text_column=text_column, label_column=label_column)
+    corpus, truth = documents
+    texts, measured_on, labels = _divided(corpus, truth, max_documents)
+    texts += generated
+    backbone, reader = _encoder(folder, card, layers if "shallow" in students else None)
+    weights, bias = read_prototypes(folder, card)
+    classifier = Classifier.load(folder)
+    soft = torch.from_numpy(_probabilities(classifier, texts)).float()
+    teacher = Teacher(backbone, reader, card, weights, bias, [tokens.ids for tokens in reader(texts)], soft)
+    with scratch_beside(home) as scratch:
+        comparison = _Comparison(measured_on, labels, _probabilities(classifier, measured_on))
+        found = [comparison.tier("teacher", folder, backend) for backend in dict.fromkeys(("torch", classifier.backend))]
+        for name in students:
+            torch.manual_seed(seed)
+            student = static_student(teacher) if name == "static" else shallow_student(teacher, layers=layers)
+            place = comparison.write(scratch / name, card, name, student)
+            found.append(comparison.tier(name, place, "torch"))
+        llm, note = _language_model(folder, corpus, labels)
+        found += llm
+        _write_tiers(scratch, found, comparison, teacher=str(folder), learned_from=len(texts))
+        put_in_place(scratch, home)
+        home.chmod(0o755)  # a scratch folder is its owner's alone
+    kind = "labels" if labels is not None else "the teacher's answers"
+    learned = f"learned from {len(texts):,} texts of {corpus.name}, measured on {len(measured_on):,} documents against {kind}"
+    return Distilled(home, found, f"{learned}{note}")
+
+
+def _divided(corpus: Corpus, truth: Truth, max_documents: int) -> tuple[list[str], list[str], np.ndarray | None]:
+    """(texts to learn from, texts to measure on, true class indices of the latter or None)."""
     labels = labels_of(corpus.test, dict(truth.test))
     texts = list(corpus.unlabeled.texts[:max_documents])
     if labels is not None:
@@ -92,105 +130,86 @@ def distill(
         count = min(_HELD_OUT, len(texts) // 10)
         measured_on, texts = texts[:count], texts[count:]
     if len(texts) < FEWEST_DOCUMENTS or not measured_on:
-        raise SelfTrainError(f"{corpus.name} has {len(texts)} documents to learn from, fewer than {FEWEST_DOCUMENTS}; give more with --documents.")
-    texts += generated_texts(card, corpus)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone = open_backbone(folder, device)
-    weights, bias = read_prototypes(folder, card)
+        raise DataError(f"{corpus.name} has {len(texts)} documents to learn from, fewer than {FEWEST_DOCUMENTS}; pass more documents.")
+    return texts, measured_on, labels
+
+
+def _encoder(folder: Path, card: BundleCard, layers: int | None) -> tuple[SentenceTransformer, FastReader]:
+    """The teacher's encoder and its reader; raises unless students, and one of so many layers, can be made of it."""
+    backbone = open_backbone(folder, "cuda" if torch.cuda.is_available() else "cpu")
     reader = reader_of(backbone, card.max_tokens)
     if not isinstance(reader, FastReader) or isinstance(backbone[0], StaticEmbedding):
-        raise SelfTrainError(
-            f"The encoder of {folder} is no transformer, so there is nothing smaller to distill it into; distill a bundle of a sentence encoder."
+        raise BundleError(
+            f"The encoder of {folder} is not a transformer, so there is nothing smaller to distill it into; distill a bundle of a sentence encoder."
         )
-    makers: dict[str, Callable[[Lesson], Student]] = {"static": static_student, "shallow": partial(shallow_student, layers=layers)}
-    if "shallow" in students:
+    if layers is not None:
         _, stack = layers_of(backbone)
         if not 1 <= layers < len(stack):
-            raise SelfTrainError(f"--layers is {layers} and the teacher has {len(stack)} layers; give a number from 1 to {len(stack) - 1}.")
+            raise ConfigError(f"layers must be from 1 to {len(stack) - 1}, since the teacher has {len(stack)} (got {layers}).", parameter="layers")
+    return backbone, reader
 
-    teacher = Classifier.load(folder)
-    lesson = Lesson(
-        backbone, reader, card, weights, bias, [tokens.ids for tokens in reader(texts)], torch.from_numpy(_labeled_by(teacher, texts)).float()
-    )
-    home = out.absolute()
-    scratch = scratch_beside(home)
-    try:
-        answers = _labeled_by(teacher, measured_on)
-        found = [_tier("teacher", folder, teacher.backend, measured_on, answers, labels)]
-        if teacher.backend != "torch":
-            found.insert(0, _tier("teacher", folder, "torch", measured_on, answers, labels))
-        for name in students:
-            torch.manual_seed(seed)
-            student = makers[name](lesson)
-            changes = {
-                "name": f"{card.name}_{name}",
-                "method": f"distilled from {card.method} ({name})",
-                "metrics": BundleMetrics(),
-                **student.changes,
-            }
-            facts = BundleCard.model_validate({**card.model_dump(exclude={"versions", "created", "files"}), **changes})
-            place = write_bundle(scratch / name, backbone=student.backbone, prototypes=student.weights, bias=student.bias, card=facts)
-            if labels is not None:
-                scores = evaluate(Classifier.load(place, device="cpu").predict_proba(measured_on), labels, card.labels)
-                metrics = BundleMetrics(accuracy=scores.accuracy, macro_f1=scores.macro_f1, ece=scores.ece, documents=scores.documents)
-                facts = facts.model_copy(update={"metrics": metrics})
-                write_bundle(place, backbone=student.backbone, prototypes=student.weights, bias=student.bias, card=facts)
-            found.append(_tier(name, place, "torch", measured_on, answers, labels))
-        llm, note = _language_model(folder, corpus, labels)
-        found += llm
-        figure = "accuracy" if labels is not None else "agreement"
-        document = {
-            "teacher": str(folder),
-            "figure": figure,
-            "documents": len(measured_on),
-            "learned_from": len(texts),
-            "tiers": [asdict(tier) for tier in found],
+
+@dataclass(frozen=True)
+class _Comparison:
+    """What every tier is measured on."""
+
+    texts: Sequence[str]
+    labels: np.ndarray | None  # true class indices [texts]; None: tiers are compared with the teacher
+    teacher: np.ndarray  # its probabilities [texts, classes]
+
+    @property
+    def figure(self) -> str:
+        """What a tier's share of right answers is called."""
+        return "accuracy" if self.labels is not None else "agreement"
+
+    def write(self, place: Path, card: BundleCard, name: str, student: DistilledStudent) -> Path:
+        """The student's bundle, with its metrics where there are labels."""
+        changes = {
+            "name": f"{card.name}_{name}",
+            "method": f"distilled from {card.method} ({name})",
+            "metrics": BundleMetrics(),
+            **student.changes,
         }
-        (scratch / "tiers.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (scratch / "tiers.svg").write_bytes(tiers(found, figure))
-        if home.exists():
-            home.rmdir()
-        scratch.rename(home)
-        home.chmod(0o755)  # a scratch folder is its owner's alone
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    kind = "labels" if labels is not None else "the teacher's answers"
-    learned = f"learned from {len(texts):,} texts of {corpus.name}, measured on {len(measured_on):,} documents against {kind}"
-    return Distilled(home, found, f"{learned}{note}")
+        facts = BundleCard.model_validate({**card.model_dump(exclude={"versions", "created", "files"}), **changes})
+        write = partial(write_bundle, place, backbone=student.backbone, prototypes=student.weights, bias=student.bias)
+        write(card=facts)
+        if self.labels is not None:
+            scores = evaluate(Classifier.load(place, device="cpu").predict_proba(self.texts), self.labels, card.labels)
+            metrics = BundleMetrics(accuracy=scores.accuracy, macro_f1=scores.macro_f1, ece=scores.ece, documents=scores.documents)
+            write(card=facts.model_copy(update={"metrics": metrics}))
+        return place
+
+    def tier(self, name: str, folder: Path, backend: str) -> Tier:
+        """One row: what a bundle's backend gets right, and how fast one core computes it."""
+        device = "cpu" if backend == "torch" else None
+        predicted = Classifier.load(folder, device=device, backend=backend).predict_proba(self.texts).argmax(axis=1)
+        right = float((predicted == (self.labels if self.labels is not None else self.teacher.argmax(axis=1))).mean())
+        weights = [*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")] if backend == "torch" else [folder / FOLDER / GRAPHS[backend]]
+        size = sum(file.stat().st_size for file in weights)
+        with _one_thread():
+            one = Classifier.load(folder, device=device, backend=backend, threads=1)
+            return Tier(name=f"{name} ({backend})", right=right, texts_per_second=speed(one, self.texts), size_mb=round(size / 1e6, 2))
 
 
-def generated_texts(card: BundleCard, corpus: Corpus) -> list[str]:
-    """Texts that a language model wrote for documents of `corpus`, from the cache that the bundle's experiment names; none where it is not there."""
-    augment = card.experiment.get("augment") or {}
-    folder = Path(str(augment.get("cache") or ""))
-    if card.llm is None or not augment.get("cache") or not folder.is_dir():
-        return []
-    wanted = set(corpus.unlabeled.ids)
-    texts = (answer.text.strip() for answer in TextCache(folder).answers() if answer.document_id in wanted and answer.kind != "classify")
-    return sorted({text for text in texts if text})
+def _write_tiers(folder: Path, found: Sequence[Tier], comparison: _Comparison, *, teacher: str, learned_from: int) -> None:
+    document = {
+        "teacher": teacher,
+        "figure": comparison.figure,
+        "documents": len(comparison.texts),
+        "learned_from": learned_from,
+        "tiers": [asdict(tier) for tier in found],
+    }
+    (folder / "tiers.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "tiers.svg").write_bytes(tiers(found, comparison.figure))
 
 
-def _labeled_by(teacher: Classifier, texts: Sequence[str]) -> np.ndarray:
+def _probabilities(teacher: Classifier, texts: Sequence[str]) -> np.ndarray:
     parts = []
     with tqdm(total=len(texts), desc="teacher", unit=" texts", file=sys.stderr, disable=None) as bar:
         for start in range(0, len(texts), 1024):
             parts.append(teacher.predict_proba(texts[start : start + 1024]))
             bar.update(len(parts[-1]))
     return np.concatenate(parts)
-
-
-def _tier(name: str, folder: Path, backend: str, texts: Sequence[str], teacher: np.ndarray, labels: np.ndarray | None) -> Tier:
-    """One row: what a bundle's backend gets right, and how fast one core computes it."""
-    classifier = Classifier.load(folder, device="cpu" if backend == "torch" else None, backend=backend)
-    predicted = classifier.predict_proba(texts).argmax(axis=1)
-    right = float((predicted == (labels if labels is not None else teacher.argmax(axis=1))).mean())
-    if backend == "torch":
-        size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) + sum(file.stat().st_size for file in folder.glob("*/*.safetensors"))
-    else:
-        size = (folder / FOLDER / GRAPHS[backend]).stat().st_size
-    with _one_thread():
-        one = Classifier.load(folder, device="cpu" if backend == "torch" else None, backend=backend, threads=1)
-        return Tier(name=f"{name} ({backend})", right=right, texts_per_second=speed(one, texts), size_mb=round(size / 1e6, 2))
 
 
 def speed(classifier: Classifier, texts: Sequence[str]) -> float:
@@ -222,10 +241,10 @@ def _one_thread() -> Iterator[None]:
 
 
 def _language_model(folder: Path, corpus: Corpus, labels: np.ndarray | None) -> tuple[list[Tier], str]:
-    """(the language model's own zero-shot row, from metrics.json of the run that the bundle lies in, and a note on it); nothing where there is none.
+    """(the language model's own zero-shot row, from metrics.json of the run that the bundle belongs to, and a note on it); nothing where there is none.
 
     Raises:
-        SelfTrainError: metrics.json is damaged.
+        DataError: metrics.json is damaged.
     """
     file = folder.absolute().parent / "metrics.json"
     if labels is None or not file.is_file():
@@ -237,12 +256,10 @@ def _language_model(folder: Path, corpus: Corpus, labels: np.ndarray | None) -> 
             return [], ""
         if metrics["data"]["fingerprint"] != corpus.fingerprint:
             return [], f"; {file} has a row of the language model, but on other documents"
-        rate = round(1000 / row["inference_ms"], 2) if row["inference_ms"] else None  # none where answers came from the cache
+        rate = round(1000 / row["inference_ms"], 2) if row["inference_ms"] else None  # none where all answers came from the cache
         tier = Tier(name=f"{metrics['asked']['llm']} (zero-shot)", right=float(row["scores"]["accuracy"]), texts_per_second=rate, size_mb=None)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SelfTrainError(
-            f"{file} is damaged ({type(error).__name__}: {' '.join(str(error).split())[:100]}); move the bundle away from it."
-        ) from None
+        raise DataError(f"{file} is damaged ({type(error).__name__}: {' '.join(str(error).split())[:100]}); move the bundle away from it.") from None
     return [tier], f"; the language model: {row['documents']:,} of the documents, on all cores, in the run {folder.absolute().parent.name}"
 
 

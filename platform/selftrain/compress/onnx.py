@@ -1,46 +1,37 @@
-"""`selftrain export`: a bundle's classifier as an ONNX graph, checked against PyTorch, in 8 bits where that costs little, and the fastest backend of this machine.
+"""`selftrain export`: a bundle's classifier as ONNX graphs, checked against PyTorch, in 8 bits where that costs little, and the fastest backend of this machine.
 
 Nothing is written unless every float32 graph computes what PyTorch does, on real documents of every length and in batches of many sizes.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import statistics
-import tempfile
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from selftrain.bundle.backends import (
     BACKENDS,
     FOLDER,
     GRAPHS,
-    INPUTS,
-    OUTPUT,
     PACKAGES,
     RECORD,
     TOKENIZER,
     Backend,
+    BackendRecord,
     Int8Cost,
     Measured,
     OnnxBackend,
     OpenVinoBackend,
-    Record,
     TorchBackend,
     check_name,
     cores,
@@ -52,14 +43,14 @@ from selftrain.bundle.classifier import open_backbone
 from selftrain.bundle.documents import labels_of, load_documents
 from selftrain.bundle.format import BundleCard, checked_card, read_prototypes
 from selftrain.bundle.tokens import FastReader, batches, padded, reader_of
-from selftrain.errors import SelfTrainError
+from selftrain.compress.folders import put_in_place, require_empty, scratch_beside
+from selftrain.compress.graph import Graph, int8_cost, largest_difference, quantize, write_graph
+from selftrain.errors import BundleError, ConfigError, DataError
 
 TOLERANCE = 1e-4  # largest difference of a probability between a float32 graph and PyTorch
 DOCUMENTS = 1000  # at most; int8 is judged on them
 FEWEST_DOCUMENTS = 100  # fewer cannot show a loss of a percent
-_BATCH_SIZES = (1, 2, 3, 5, 8, 13, 21, 32)
 _MEASURED_ROUNDS, _MEASURED_SECONDS = 5, 8.0
-_NEWEST_FORMAT = 20  # ONNX operators of this set: ONNX Runtime and OpenVINO of the last two years read it
 
 
 @dataclass(frozen=True)
@@ -71,8 +62,8 @@ class CheckedOn:
     labels: np.ndarray | None = None
 
 
-def documents_to_check(card: BundleCard, source: str | None, *, text_column: str = "text", label_column: str | None = None) -> CheckedOn:
-    """The documents of an export: those of `source`, with their labels where it has any, else the validation documents of the bundle's own experiment, else its
+def documents_to_check(card: BundleCard, source: str | Path | None, *, text_column: str = "text", label_column: str | None = None) -> CheckedOn:
+    """The documents of an export: those of `source`, with their labels where it has any; else the validation documents of the bundle's own experiment; else its
     unlabeled ones, without labels.
 
     Args:
@@ -82,7 +73,7 @@ def documents_to_check(card: BundleCard, source: str | None, *, text_column: str
         label_column: column of the true labels in a file; documents without one are left out.
 
     Raises:
-        SelfTrainError: as `load_documents`.
+        ConfigError, DataError, BundleError: as `load_documents`.
     """
     corpus, truth = load_documents(card, source, text_column=text_column, label_column=label_column, test_documents=0)
     if source is None and len(corpus.validation):
@@ -94,47 +85,24 @@ def documents_to_check(card: BundleCard, source: str | None, *, text_column: str
     return CheckedOn([text for text, _ in pairs], corpus.name, np.array([label for _, label in pairs]) if labels else None)
 
 
-class Graph(torch.nn.Module):
-    """The whole classifier as one function of two tensors, ids and mask `[texts, tokens]`, to probabilities `[texts, classes]` in float32."""
-
-    def __init__(self, backbone: SentenceTransformer, card: BundleCard, weights: torch.Tensor, bias: torch.Tensor | None) -> None:
-        super().__init__()
-        self.parts = torch.nn.ModuleList(list(backbone))
-        self.cosine = card.similarity == "cosine"
-        self.register_buffer("weights", (card.scale * weights).float())
-        self.register_buffer("bias", torch.zeros(len(weights)) if bias is None else bias.float())
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """See the class."""
-        features: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
-        for part in self.parts:
-            if isinstance(part, StaticEmbedding):
-                there = attention_mask.unsqueeze(-1).float()
-                total = (part.embedding.weight[input_ids] * there).sum(dim=1)
-                features["sentence_embedding"] = total / there.sum(dim=1).clamp(min=1.0)  # a text without a known token is zero
-            else:
-                features = part(features)
-        embeddings = features["sentence_embedding"]
-        if self.cosine:
-            embeddings = F.normalize(embeddings, dim=-1)
-        assert isinstance(self.weights, torch.Tensor)
-        return torch.softmax(embeddings @ self.weights.T + self.bias, dim=-1)
-
-
 def export_bundle(
-    folder: Path,
-    documents: CheckedOn,
+    folder: str | Path,
+    documents: CheckedOn | str | Path | None = None,
     *,
-    out: Path | None = None,
+    text_column: str = "text",
+    label_column: str | None = None,
+    out: str | Path | None = None,
     max_accuracy_loss: float = 0.005,
     backends: Sequence[str] = BACKENDS,
     threads: int | None = None,
-) -> Record:
+) -> BackendRecord:
     """Put ONNX graphs and the record of the fastest backend into a bundle; a kill at any moment leaves a bundle that opens.
 
     Args:
         folder: the bundle.
-        documents: real documents; those beyond the first `DOCUMENTS` are left out.
+        documents: real documents to check and measure on, or what `documents_to_check` takes; those beyond the first `DOCUMENTS` are left out.
+        text_column: column of the texts in a file.
+        label_column: column of the true labels in a file; documents without one are left out.
         out: an empty or new folder that becomes a copy of the bundle with them; None puts them into the bundle itself.
         max_accuracy_loss: of the int8 graph, in accuracy where the documents have labels, else in agreement with the float32 graph; 0 to 1.
         backends: which to make and measure, of `BACKENDS`; PyTorch is always measured, and is what the others are compared with.
@@ -144,187 +112,137 @@ def export_bundle(
         What was written as backend.json.
 
     Raises:
-        SelfTrainError: no bundle, a missing package, an encoder that ONNX cannot hold, a graph that computes something else, too few documents for int8, int8
-            beyond the limit where it was the only graph asked for, or `out` is not empty.
+        ConfigError: an argument is wrong.
+        MissingExtraError: a package is not installed.
+        DataError: there are too few documents.
+        BundleError: there is no bundle, ONNX cannot hold its encoder, a graph computes something else, or int8 was the only graph asked for and loses too much.
+        OutputError: `out` is not empty, or cannot be written.
     """
-    for name in backends:
-        check_name(name)
-    wanted = [name for name in BACKENDS if name in backends or name == "torch"]
-    graphs = [name for name in wanted if name != "torch"]
-    if not graphs:
-        raise SelfTrainError("There is nothing to export to; name at least one of onnx, onnx-int8 and openvino with --backends.")
+    graphs = _graphs(backends)
     if not 0 <= max_accuracy_loss <= 1:
-        raise SelfTrainError(f"--max-accuracy-loss is {max_accuracy_loss:g}; give a share from 0 to 1, such as 0.005.")
+        raise ConfigError(f"max_accuracy_loss must be a share from 0 to 1, such as 0.005 (got {max_accuracy_loss:g}).", parameter="max_accuracy_loss")
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads must be at least 1 (got {threads}).", parameter="threads")
     require_packages("onnx", "onnxscript", "onnxruntime", *(PACKAGES[name] for name in graphs))
     folder = Path(folder)
+    out = Path(out) if out is not None else None
     card = checked_card(folder)
     if out is not None:
         require_empty(out)
+    if not isinstance(documents, CheckedOn):
+        documents = documents_to_check(card, documents, text_column=text_column, label_column=label_column)
+    texts = _texts(documents, graphs)
+    work = _Export(folder, card, texts, threads or cores())
+    with _whole_or_not_at_all(folder, out) as place, _torch_threads(work.threads):
+        work.make_float32(place, graphs)
+        cost = work.make_int8(place, documents.labels, max_accuracy_loss, only=graphs == ["onnx-int8"]) if "onnx-int8" in graphs else None
+        record = work.record(place, ["torch", *graphs], f"{len(texts):,} documents of {documents.source}", cost)
+        (place / RECORD).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return record
+
+
+def _graphs(backends: Sequence[str]) -> list[str]:
+    """The backends with a graph among `backends`, in the order of `BACKENDS`."""
+    for name in backends:
+        check_name(name, "backends")
+    graphs = [name for name in BACKENDS if name in backends and name != "torch"]
+    if not graphs:
+        raise ConfigError("backends must hold at least one of onnx, onnx-int8 and openvino.", parameter="backends")
+    return graphs
+
+
+def _texts(documents: CheckedOn, graphs: Sequence[str]) -> list[str]:
     texts = list(documents.texts[:DOCUMENTS])
     if not texts:
-        raise SelfTrainError(f"{documents.source} holds no document to check the graph on; name some with --documents FILE.")
+        raise DataError(f"{documents.source} has no document to check the graph on; pass other documents.")
     if "onnx-int8" in graphs and len(texts) < FEWEST_DOCUMENTS:
-        raise SelfTrainError(
-            f"{documents.source} has {len(texts)} documents, too few to judge int8 ({FEWEST_DOCUMENTS} are needed); give more with --documents, or leave int8 "
-            "out with --backends onnx,openvino."
+        raise DataError(
+            f"{documents.source} has {len(texts)} documents, too few to judge int8 ({FEWEST_DOCUMENTS} are needed); pass more documents, or leave out the "
+            "backend onnx-int8."
         )
-    weights, bias = read_prototypes(folder, card)
-    backbone = open_backbone(folder, "cpu").eval()
-    reader = reader_of(backbone, card.max_tokens)
-    if not isinstance(reader, FastReader):
-        raise SelfTrainError(
-            f"The encoder of {folder} has no tokenizer of the library tokenizers (it is of words, as a BiLSTM is), and no ONNX graph is made of it."
-        )
-    rows = [tokens.ids for tokens in reader(texts)]
-    threads = threads or cores()
-    opened: dict[str, Backend] = {"torch": TorchBackend(backbone, weights, bias, card.scale, cosine=card.similarity == "cosine")}
+    return texts
 
-    with _whole_or_not_at_all(folder, out) as place, _torch_threads(threads):
-        graph_file = place / GRAPHS["onnx"]
-        write_graph(Graph(backbone, card, weights, bias).eval(), graph_file)
-        reader.save(place / TOKENIZER)
-        differences = {"torch": 0.0}
+
+class _Export:
+    """An export in progress: a backend is opened as soon as its graph is there.
+
+    Args:
+        folder: the bundle.
+        card: its card.
+        texts: to check and measure on.
+        threads: cores to compute with.
+    """
+
+    def __init__(self, folder: Path, card: BundleCard, texts: Sequence[str], threads: int) -> None:
+        self.folder, self.card, self.threads = folder, card, threads
+        self.weights, self.bias = read_prototypes(folder, card)
+        self.backbone = open_backbone(folder, "cpu").eval()
+        reader = reader_of(self.backbone, card.max_tokens)
+        if not isinstance(reader, FastReader):
+            raise BundleError(
+                f"The encoder of {folder} has no tokenizer of the library tokenizers (it reads words, as a BiLSTM does), so no ONNX graph is made of it."
+            )
+        self.reader, self.padding = reader, reader.padding
+        self.rows = [tokens.ids for tokens in reader(texts)]
+        torch_backend = TorchBackend(self.backbone, self.weights, self.bias, card.scale, cosine=card.similarity == "cosine")
+        self.opened: dict[str, Backend] = {"torch": torch_backend}
+        self.differences = {"torch": 0.0}
+
+    def make_float32(self, place: Path, graphs: Sequence[str]) -> None:
+        """Write the float32 graph and the tokenizer into `place`, and check the graph by the backends of `graphs` that compute it."""
+        file = place / GRAPHS["onnx"]
+        write_graph(Graph(self.backbone, self.card, self.weights, self.bias).eval(), file)
+        self.reader.save(place / TOKENIZER)
         for name in ("onnx", "openvino"):
-            if name in graphs or name == "onnx":  # int8 is compared with the float32 graph
-                opened[name] = OpenVinoBackend(graph_file, threads) if name == "openvino" else OnnxBackend(graph_file, "onnx", threads)
-                differences[name] = largest_difference(opened["torch"], opened[name], rows, reader.padding, card.max_tokens)
-                if not differences[name] <= TOLERANCE:
-                    raise SelfTrainError(
-                        f"The graph of {folder} by {PACKAGES[name]} differs from PyTorch by {differences[name]:.2g} in a probability, the tolerance is "
-                        f"{TOLERANCE:g}; nothing was written: leave {name} out with --backends, or report it."
-                    )
-        cost = None
-        if "onnx-int8" in graphs:
-            file = place / GRAPHS["onnx-int8"]
-            quantize(graph_file, file)
-            opened["onnx-int8"] = OnnxBackend(file, "onnx-int8", threads)
-            before, after = (_probabilities(opened[name], rows, reader.padding) for name in ("onnx", "onnx-int8"))
-            differences["onnx-int8"] = float(np.abs(before - after).max())
-            cost = int8_cost(before, after, documents.labels, max_accuracy_loss)
-            if cost.refused:
-                if graphs == ["onnx-int8"]:
-                    raise SelfTrainError(f"{cost.sentence()[:-1]}; nothing was written: raise the limit, or name other backends.")
-                del opened["onnx-int8"]
-                file.unlink()
-        opened = {name: opened[name] for name in wanted if name in opened}
+            if name not in graphs and name != "onnx":  # int8 is compared with the float32 graph
+                continue
+            opened = OpenVinoBackend(file, self.threads) if name == "openvino" else OnnxBackend(file, "onnx", self.threads)
+            difference = largest_difference(self.opened["torch"], opened, self.rows, self.padding, self.card.max_tokens)
+            if not difference <= TOLERANCE:
+                raise BundleError(
+                    f"The graph of {self.folder} by {PACKAGES[name]} differs from PyTorch by {difference:.2g} in a probability, the tolerance is "
+                    f"{TOLERANCE:g}; nothing was written: leave out the backend {name}, or report it."
+                )
+            self.opened[name], self.differences[name] = opened, difference
+
+    def make_int8(self, place: Path, labels: np.ndarray | None, limit: float, *, only: bool) -> Int8Cost:
+        """Write the int8 graph into `place`, unless it loses more than `limit`; that is an error where it is the `only` one that was asked for."""
+        file = place / GRAPHS["onnx-int8"]
+        quantize(place / GRAPHS["onnx"], file)
+        int8 = OnnxBackend(file, "onnx-int8", self.threads)
+        before, after = (_probabilities(computes, self.rows, self.padding) for computes in (self.opened["onnx"], int8))
+        cost = int8_cost(before, after, labels, limit)
+        if cost.refused:
+            if only:
+                raise BundleError(f"{cost.sentence()[:-1]}; nothing was written: raise the limit, or choose other backends.")
+            file.unlink()
+        else:
+            self.opened["onnx-int8"], self.differences["onnx-int8"] = int8, float(np.abs(before - after).max())
+        return cost
+
+    def record(self, place: Path, wanted: Sequence[str], documents: str, cost: Int8Cost | None) -> BackendRecord:
+        """Measure the backends of `wanted` that are open, and delete the float32 graph from `place` where none of them computes it."""
+        opened = {name: self.opened[name] for name in wanted if name in self.opened}
         if not {"onnx", "openvino"} & set(opened):
-            graph_file.unlink()
+            (place / GRAPHS["onnx"]).unlink()
         sizes = {name: (place / GRAPHS[name]).stat().st_size for name in opened if name != "torch"}
-        sizes["torch"] = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
-        speeds = measure(opened, rows, reader.padding)
+        sizes["torch"] = sum(file.stat().st_size for file in self.folder.rglob("*.safetensors"))
         measured = [
-            Measured(backend=name, one=one, many=many, size_mb=round(sizes[name] / 1e6, 2), difference=differences[name])
-            for name, (one, many) in speeds.items()
+            Measured(backend=name, one=one, many=many, size_mb=round(sizes[name] / 1e6, 2), difference=self.differences[name])
+            for name, (one, many) in measure(opened, self.rows, self.padding).items()
         ]
-        record = Record(
+        return BackendRecord(
             chosen=max(measured, key=lambda entry: entry.one * entry.many).backend,
             machine=this_machine(),
-            threads=threads,
+            threads=self.threads,
             measured=tuple(measured),
             tolerance=TOLERANCE,
-            documents=f"{len(texts):,} documents of {documents.source}",
+            documents=documents,
             int8=cost,
             files={file.name: sha256(file) for file in sorted(place.iterdir())},
             versions={name: version(name) for name in ("torch", "onnx", *sorted({PACKAGES[name] for name in opened if name != "torch"}))},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        (place / RECORD).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    return record
-
-
-def write_graph(graph: Graph, file: Path) -> None:
-    """Write `graph` as ONNX with free batch and length.
-
-    Raises:
-        SelfTrainError: PyTorch cannot turn the encoder into a graph.
-    """
-    ids = torch.arange(5, 37).reshape(2, 16) % 5
-    mask = torch.ones_like(ids)
-    mask[1, 9:] = 0
-    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)  # it reports every torchvision operator that it does not find
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                graph,
-                (ids, mask),
-                str(file),
-                dynamo=True,
-                external_data=False,
-                opset_version=_NEWEST_FORMAT,
-                input_names=list(INPUTS),
-                output_names=[OUTPUT],
-                dynamic_shapes=(free, free),
-                verbose=False,
-            )
-    except Exception as error:  # the exporter raises whatever its stages raise
-        raise SelfTrainError(
-            f"The encoder cannot be turned into an ONNX graph ({' '.join(str(error).split())[:200]}); use it with PyTorch."
-        ) from None
-    finally:
-        log.setLevel(level)
-
-
-def quantize(source: Path, target: Path) -> None:
-    """Write `source` with the weights of its matrix products and embeddings in 8 bits, a scale for each output of a product; the prototypes stay as they are."""
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    products = [node.name for node in onnx.load(str(source), load_external_data=False).graph.node if node.op_type in ("MatMul", "Gemm")]
-    # The last product is that with the prototypes: a few rows, of which every digit counts.
-    kinds = ["MatMul", "Gemm", "Gather"]
-    # Without VNNI, AVX2 adds pairs of products of signed weights in 16 bits, which overflow; with unsigned ones it takes another way, slower and exact.
-    signed = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"} & set(this_machine().instructions)
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it advises on the root logger to optimise first, which dynamic shapes do not need
-    try:
-        quantize_dynamic(
-            str(source),
-            str(target),
-            per_channel=True,
-            weight_type=QuantType.QInt8 if signed else QuantType.QUInt8,
-            op_types_to_quantize=kinds,
-            nodes_to_exclude=products[-1:],
-        )
-    finally:
-        logger.setLevel(level)
-
-
-def largest_difference(reference: Backend, other: Backend, rows: Sequence[Sequence[int]], padding: int, longest: int) -> float:
-    """Largest difference of a probability: documents cut to every length from 1 to `longest` tokens, in batches from 1 to 32 of mixed lengths."""
-    by_length = sorted((row for row in rows if row), key=len)
-    if not by_length:
-        raise SelfTrainError("No document holds a token that the encoder knows; name other documents with --documents FILE.")
-    lengths = np.random.default_rng(0).permutation(np.arange(1, longest + 1))
-    # For every length a document that is as long, or the longest there is.
-    starts = np.searchsorted([len(row) for row in by_length], lengths)
-    cut = [
-        by_length[min(int(start) + turn % 7, len(by_length) - 1)][:length] for turn, (start, length) in enumerate(zip(starts, lengths, strict=True))
-    ]
-    cut += [list(row) for row in rows[: max(64, sum(_BATCH_SIZES) - len(cut))]]
-    found, start, turn = 0.0, 0, 0
-    while start < len(cut):
-        size = _BATCH_SIZES[turn % len(_BATCH_SIZES)]
-        ids, mask = padded(cut[start : start + size], padding)
-        difference = float(np.abs(reference(ids, mask) - other(ids, mask)).max())
-        if not np.isfinite(difference):
-            return float("inf")
-        found, start, turn = max(found, difference), start + size, turn + 1
-    return found
-
-
-def int8_cost(before: np.ndarray, after: np.ndarray, labels: np.ndarray | None, limit: float) -> Int8Cost:
-    """What 8 bits cost: of probabilities `[documents, classes]` by the float32 and the int8 graph, and true class indices where there are labels."""
-    if labels is not None:
-        labels = labels[: len(before)]
-        shares = [float((found.argmax(axis=1) == labels).mean()) for found in (before, after)]
-        return Int8Cost(figure="accuracy", before=shares[0], after=shares[1], limit=limit, documents=len(before))
-    agreement = float((before.argmax(axis=1) == after.argmax(axis=1)).mean())
-    return Int8Cost(figure="agreement", before=1.0, after=agreement, limit=limit, documents=len(before))
 
 
 def measure(opened: Mapping[str, Backend], rows: Sequence[Sequence[int]], padding: int) -> dict[str, tuple[float, float]]:
@@ -350,7 +268,7 @@ def measure(opened: Mapping[str, Backend], rows: Sequence[Sequence[int]], paddin
     return {name: (round(statistics.median(one), 1), round(statistics.median(many), 1)) for name, (one, many) in rates.items()}
 
 
-def describe(record: Record) -> str:
+def describe(record: BackendRecord) -> str:
     """The table of an export, and what was chosen."""
     lines = [f"{'backend':<10}  {'1 text a call':>14}  {'32 texts a call':>15}  {'MB':>7}  {'difference':>10}"]
     for entry in record.measured:
@@ -359,25 +277,6 @@ def describe(record: Record) -> str:
         lines += ["", record.int8.sentence()]
     threads = f"{record.threads} thread{'s' if record.threads > 1 else ''}"
     return "\n".join([*lines, "", f"chosen: {record.chosen}, the fastest on this machine ({record.machine.cpu}, {threads}), on {record.documents}"])
-
-
-def require_empty(out: Path) -> None:
-    """Raise a `SelfTrainError` unless `out` is a new or empty folder."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SelfTrainError(f"{out} exists and is not an empty folder; name a new one with --out, so that nothing of yours is overwritten.")
-
-
-def scratch_beside(home: Path) -> Path:
-    """A new folder beside `home`, on the same disk, to work in and rename from.
-
-    Raises:
-        SelfTrainError: nothing can be written there.
-    """
-    try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{home.name}.partial-", dir=home.parent))
-    except OSError as error:
-        raise SelfTrainError(f"Nothing can be written in {home.parent} ({error.strerror}); name another folder with --out.") from None
 
 
 def _probabilities(computes: Backend, rows: Sequence[Sequence[int]], padding: int) -> np.ndarray:
@@ -391,8 +290,7 @@ def _probabilities(computes: Backend, rows: Sequence[Sequence[int]], padding: in
 def _whole_or_not_at_all(folder: Path, out: Path | None) -> Iterator[Path]:
     """A scratch folder for the graphs and the record; they move to their places when everything has succeeded, the record last."""
     home = (out or folder).absolute()
-    scratch = scratch_beside(home)
-    try:
+    with scratch_beside(home) as scratch:
         place = scratch / FOLDER
         place.mkdir()
         yield place
@@ -403,17 +301,13 @@ def _whole_or_not_at_all(folder: Path, out: Path | None) -> Iterator[Path]:
             shutil.copytree(folder, whole, ignore=lambda where, _: (FOLDER, RECORD) if Path(where) == Path(folder) else ())
             place.rename(whole / FOLDER)
             record.rename(whole / RECORD)
-            if out.exists():
-                out.rmdir()
-            whole.rename(home)
+            put_in_place(whole, home)
         else:
             # Without its record a bundle is opened with PyTorch: so it opens at every moment of the exchange.
             (folder / RECORD).unlink(missing_ok=True)
             shutil.rmtree(folder / FOLDER, ignore_errors=True)
             place.rename(folder / FOLDER)
             os.replace(record, folder / RECORD)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager

@@ -4,8 +4,8 @@
     static    one vector a token and their mean: no transformer at all
 
 Both minimise KL(teacher || student). The static one starts as model2vec's do: every token of the vocabulary goes through the teacher's encoder alone, the principal
-components are kept, and frequent tokens are weighted down (SIF: a / (a + p), Arora et al. 2017); here p is counted on the texts. model2vec itself is not used: its
-distillation wants transformers below 5.4.
+components are kept, and frequent tokens are weighted down by SIF, a / (a + p), of "A Simple but Tough-to-Beat Baseline for Sentence Embeddings" (ICLR 2017); p is
+counted on the texts here. model2vec itself is not used: its distillation needs transformers below 5.4.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from selftrain.bundle.format import BundleCard
 from selftrain.bundle.tokens import FastReader, features_of, padded
-from selftrain.errors import SelfTrainError
+from selftrain.errors import BundleError
 
 SIF = 1e-4  # a of the weights of the tokens
 DIMENSIONS = 256  # of a static student, where the teacher has more
@@ -33,8 +33,8 @@ _STATIC_EPOCHS, _STATIC_BATCH, _STATIC_RATE = 20, 64, 3e-3
 _SHALLOW_EPOCHS, _SHALLOW_BATCH, _SHALLOW_RATE = 3, 32, 1e-4
 
 
-class Lesson(NamedTuple):
-    """The teacher, and what it says of the texts."""
+class Teacher(NamedTuple):
+    """The trained classifier, the texts to learn from as it reads them, and its probabilities on them."""
 
     backbone: SentenceTransformer
     reader: FastReader
@@ -46,7 +46,7 @@ class Lesson(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Student:
+class DistilledStudent:
     """A trained student: its encoder, weights `[classes, dimensions]` and bias `[classes]`, and how its card differs from the teacher's."""
 
     backbone: SentenceTransformer
@@ -55,9 +55,9 @@ class Student:
     changes: Mapping[str, Any]
 
 
-def static_student(lesson: Lesson) -> Student:
-    """A student of one vector a token; see the file's head."""
-    backbone, reader, card, _, _, rows, soft = lesson
+def static_student(teacher: Teacher) -> DistilledStudent:
+    """A student of one vector a token; see the top of this file."""
+    backbone, reader, card, _, _, rows, soft = teacher
     tokenizer = reader.without_special_tokens()
     special = set(reader([""])[0].ids)
     bare = [[token for token in row if token not in special] for row in rows]
@@ -84,12 +84,12 @@ def static_student(lesson: Lesson) -> Student:
     _learn("static", logits, soft, (sparse, dense), fade, epochs=_STATIC_EPOCHS, batch=_STATIC_BATCH)
     module.embedding.sparse = False
     changes = {"similarity": "dot", "scale": 1.0, "encoder": f"static embeddings of {card.encoder or 'the teacher'}", "encoder_fingerprint": ""}
-    return Student(SentenceTransformer(modules=[module], device="cpu"), head.weight.detach(), head.bias.detach(), changes)
+    return DistilledStudent(SentenceTransformer(modules=[module], device="cpu"), head.weight.detach(), head.bias.detach(), changes)
 
 
-def shallow_student(lesson: Lesson, *, layers: int) -> Student:
+def shallow_student(teacher: Teacher, *, layers: int) -> DistilledStudent:
     """A student of `layers` of the teacher's layers, the first and the last among them."""
-    backbone, reader, card, weights, bias, rows, soft = lesson
+    backbone, reader, card, weights, bias, rows, soft = teacher
     student = copy.deepcopy(backbone)
     owner, stack = layers_of(student)
     kept = sorted({round(float(place)) for place in np.linspace(0, len(stack) - 1, layers)}) if layers > 1 else [0]
@@ -117,14 +117,14 @@ def shallow_student(lesson: Lesson, *, layers: int) -> Student:
     _learn("shallow", logits, soft.to(device), (optimizer,), fade, epochs=_SHALLOW_EPOCHS, batch=_SHALLOW_BATCH, lengths=[len(row) for row in rows])
     student.eval()
     changes = {"encoder": f"{len(kept)} layers of {card.encoder or 'the teacher'}", "encoder_fingerprint": ""}
-    return Student(student, head["weights"].detach().cpu(), head["bias"].detach().cpu(), changes)
+    return DistilledStudent(student, head["weights"].detach().cpu(), head["bias"].detach().cpu(), changes)
 
 
 def layers_of(backbone: SentenceTransformer) -> tuple[torch.nn.Module, torch.nn.ModuleList]:
     """(module, its list of layers): the transformer's stack.
 
     Raises:
-        SelfTrainError: there is none of as many layers as the model's configuration says.
+        BundleError: none has as many layers as the model's configuration says.
     """
     model = backbone[0].auto_model
     count = getattr(model.config, "num_hidden_layers", 0)
@@ -132,7 +132,7 @@ def layers_of(backbone: SentenceTransformer) -> tuple[torch.nn.Module, torch.nn.
         for child in module.children():
             if isinstance(child, torch.nn.ModuleList) and len(child) == count:
                 return module, child
-    raise SelfTrainError(f"The encoder's layers were not found ({type(model).__name__}); distill into --student static instead.")
+    raise BundleError(f"The encoder's layers were not found ({type(model).__name__}); distill into the student static instead.")
 
 
 def _learn(
@@ -146,7 +146,18 @@ def _learn(
     batch: int,
     lengths: Sequence[int] | None = None,
 ) -> None:
-    """Minimise KL(soft || student); `fade` sets the learning rate for the share of the steps that is over; texts of like `lengths` go together."""
+    """Minimise KL(soft || student).
+
+    Args:
+        name: of the student, for the progress bar.
+        logits: logits `[texts, classes]` of the texts with these indices.
+        soft: the teacher's probabilities `[texts, classes]`.
+        optimizers: all of them take every step.
+        fade: sets the learning rate, given the share of the steps that is over, 0 to 1.
+        epochs: passes over the texts.
+        batch: texts in a step.
+        lengths: of the texts in tokens; if given, texts of similar length share a batch.
+    """
     steps = epochs * -(-len(soft) // batch)
     generator = torch.Generator().manual_seed(torch.initial_seed() % 2**31)
     done = 0

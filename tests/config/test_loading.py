@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from selftrain.config import Experiment, load, merge, parse
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ConfigError
 
 
 def write(folder, text):
@@ -47,18 +47,18 @@ def test_an_empty_mapping_leaves_out_what_the_file_has_and_any_other_is_laid_ove
     ],
 )
 def test_a_mistake_gets_one_sentence_that_names_it(tmp_path, text, says):
-    with pytest.raises(SelfTrainError, match=says) as error:
+    with pytest.raises(ConfigError, match=says) as error:
         load(write(tmp_path, text))
     assert "\n" not in str(error.value)
 
 
 def test_no_such_file():
-    with pytest.raises(SelfTrainError, match="No experiment file"):
+    with pytest.raises(ConfigError, match="No experiment file"):
         load("nowhere.yaml")
 
 
 def test_an_override_without_equals():
-    with pytest.raises(SelfTrainError, match=r"section\.key=value"):
+    with pytest.raises(ConfigError, match=r"section\.key=value"):
         load(None, ["method.tau"])
 
 
@@ -78,7 +78,7 @@ def test_a_variant_keeps_the_rest_and_another_method_starts_from_its_own_default
 
 
 def test_a_variant_may_not_change_the_language_model():
-    with pytest.raises(SelfTrainError, match=r"variants\.x sets 'augment'"):
+    with pytest.raises(ConfigError, match=r"variants\.x sets 'augment'"):
         parse({"variants": {"x": {"augment": {}}}}).variant("x")
 
 

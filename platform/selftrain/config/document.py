@@ -1,27 +1,22 @@
-"""The one typed document that describes an experiment, read from YAML; every default is stated once, here.
+"""The typed document that describes an experiment; every default is stated once, here.
 
-The options of a method live in the method's own file (so that a new method is one file) and are validated by `selftrain.methods.options_of`. Everything
-else is here. `load` reads a file, applies `--set a.b=c` overrides and turns every mistake into one sentence that names the key.
+The options of a method live in the method's own file, so that a new method is one file, and are validated by `selftrain.methods.options_of`. Everything else
+is here.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import math
-import types
-import typing
 import unicodedata
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from selftrain.errors import SelfTrainError, nearest
-from selftrain.files.parsing import DEPTH, YAML_CHARACTERS, yaml_of
+from selftrain.config.mistakes import explain
+from selftrain.errors import ConfigError
 from selftrain.passwords import keys_with_passwords
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy, torch and scikit-learn all take
@@ -46,33 +41,33 @@ class DataConfig(Section):
         description="a name of the catalogue, a CSV, JSONL or Parquet file, a folder of selftrain generate, or a Hugging Face datasets name",
     )
     text_column: str = Field("text", description="column with the text (files and hub data sets outside the catalogue)")
-    label_column: str | None = Field(None, description="column with the true label; used for evaluation alone unless supervision says otherwise")
+    label_column: str | None = Field(None, description="column with the true label; for evaluation only, unless supervision says otherwise")
     classes: tuple[str, ...] | None = Field(None, description="class names; default: the catalogue's")
     descriptions: dict[str, str] = Field(
-        default_factory=dict, description="a few words a class for the language model, e.g. tech: computers and gadgets"
+        default_factory=dict, description="a few words about each class for the language model, e.g. tech: computers and gadgets"
     )
     prompts: tuple[str, ...] | None = Field(None, description="label prompts with {label}; default: the catalogue's, else table 4 of GenCo")
     test_documents: int = Field(1000, ge=0, description="documents held out for evaluation where the source has no test split of its own")
     validation_documents: int = Field(
-        0, ge=0, description="labeled documents kept apart from training; beside the last checkpoint, the best one on them is then reported too"
+        0, ge=0, description="labeled documents kept out of training; the best checkpoint on them is then reported beside the last one"
     )
     unlabeled_documents: int | None = Field(None, ge=1, description="use at most this many unlabeled documents")
     train_split: str | None = Field(
-        None, description="split to learn from, where a set has several (imdb_generated: gpt2_xl); default: train, or all others"
+        None, description="split to train on, where a set has several (imdb_generated: gpt2_xl); default: train, or all others"
     )
     test_split: str | None = Field(None, description="split to test on; default: test, or the one whose name ends so")
     test_source: str | None = Field(
         None,
-        description="another source of the same classes, in any form of source, whose test split (data.test_split; all of it where it has none) is tested on",
+        description="another source of the same classes, in any form of source; its test split (data.test_split; all of it where it has none) is the test set",
     )
     max_characters: int = Field(100_000, ge=1, description="longer texts are skipped and counted")
     min_documents: int = Field(20, ge=2, description="fewer usable unlabeled documents than this is an error")
     weak_label_column: str | None = Field(None, description="column with a label that may be wrong or missing, for supervision weak")
     supervision: Literal["none", "few", "all", "weak", "candidates", "oracle"] = Field(
         "none",
-        description="labels that the learner may see: none, labels_per_class of each class (few), all of the training documents, those of weak_label_column "
-        "(weak), or for every document a set that holds the label among others (candidates, flip_probability); "
-        "oracle: few to learn from, and all for a choice that only a bound may make (method.ns3l_negatives: oracle)",
+        description="labels that the learner may see: none, labels_per_class of each class (few), those of all training documents (all), those of "
+        "weak_label_column (weak), or for every document a set that holds the label among others (candidates, flip_probability); "
+        "oracle: few to learn from, and all for a choice that only an upper bound may make (method.ns3l_negatives: oracle)",
     )
     labels_per_class: int = Field(10, ge=1, description="labels of each class with supervision few; which documents get one follows from the seed")
     flip_probability: float = Field(0.3, ge=0, lt=1, description="probability that a wrong class is in a document's candidate set (SEAL table 3)")
@@ -94,7 +89,7 @@ class ModelConfig(Section):
 
     encoder: str = Field(
         "all-MiniLM-L6-v2",
-        description="a sentence-transformers folder or name; all-MiniLM-L6-v2 is also found in the package that carries it; bilstm: without pre-training",
+        description="a sentence-transformers folder or name; all-MiniLM-L6-v2 is also found in the package that holds it; bilstm: without pre-training",
     )
     masked_lm: str | None = Field(
         None, description="a masked language model's folder or name (bert-base-uncased): what ipet and lotclass train instead of the encoder"
@@ -120,7 +115,7 @@ class AugmentConfig(Section):
     """The large language model that helps while training."""
 
     model: str | None = Field(
-        None, description="a model folder or hub name; gemma-3-270m is assembled from the packages that carry it; none: no texts"
+        None, description="a model folder or hub name; gemma-3-270m is assembled from the packages that hold it; none: no generated texts"
     )
     style: Literal["continue", "instruct"] = Field("continue", description="continue: base models; instruct: chat models, the paper's table 4")
     input_samples: int = Field(1, ge=0, description="K of equation 9: continuations a document (the paper: 5)")
@@ -131,9 +126,9 @@ class AugmentConfig(Section):
     )
     min_tokens: int = Field(8, ge=0, description="the paper: 64")
     max_tokens: int = Field(32, ge=1, description="the paper: 128")
-    document_words: int = Field(48, ge=1, description="words of a document that are shown to the language model (the released code: 100)")
+    document_words: int = Field(48, ge=1, description="words of a document that the language model reads (the released code: 100)")
     max_model_tokens: int = Field(512, ge=64, description="longest prompt and answer together")
-    concurrent_requests: int = Field(32, ge=1, description="requests that the engine works on at once")
+    concurrent_requests: int = Field(32, ge=1, description="requests that the engine handles at once")
     engine_memory_gb: float = Field(0.125, gt=0, description="memory for the engine's key-value cache on a CPU (a token of Gemma 3 270M takes 18 KB)")
     gpus: int = Field(0, ge=0, description="GPUs for the engine; 0 runs it on the CPU")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -141,7 +136,7 @@ class AugmentConfig(Section):
     )
     engine_seed: int = Field(0, description="seed of the engine's sampler")
     cache: str = Field(".selftrain/texts", description="folder of the cache of generated texts, shared by all runs")
-    stall_seconds: float = Field(600.0, gt=0, description="no new text for this long is an error, never an endless wait")
+    stall_seconds: float = Field(600.0, gt=0, description="a run fails when no new text comes for this long")
 
 
 class TrainingConfig(Section):
@@ -172,14 +167,14 @@ class TrackingConfig(Section):
     uri: str | None = Field(None, description="tracking server; default: MLFLOW_TRACKING_URI, else a local SQLite file")
     experiment: str = Field("selftrain", min_length=1)
     registered_model: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]{1,128}$", description="name in the registry; default: the experiment's name")
-    promote: bool = Field(False, description="make the new model champion although no labels can compare it")
+    promote: bool = Field(False, description="make the new model champion even where no labels can compare it")
 
 
 class RayConfig(Section):
     """The Ray cluster."""
 
-    address: str | None = Field(None, description="an existing cluster; default: a local Ray that is started and stopped for the run")
-    wait_seconds: float = Field(0.0, ge=0, description="how long a cluster that scales from zero may take to bring up what the run asks for")
+    address: str | None = Field(None, description="address of an existing cluster; default: a local Ray, started and stopped with the run")
+    wait_seconds: float = Field(0.0, ge=0, description="how long a cluster that scales from zero may take to provide what the run needs")
 
 
 class Experiment(Section):
@@ -208,16 +203,22 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _seeds_differ(self) -> Experiment:
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds holds the same seed twice; list each once")
+            raise ValueError("seeds hold the same seed twice; list each once")
         return self
 
     def variant(self, name: str) -> Experiment:
-        """The experiment with what the variant `name` changes; `variants` themselves are dropped."""
+        """The experiment with the changes of the variant `name`; it has no variants of its own.
+
+        Raises:
+            ConfigError: the variant changes something that a variant may not, or something to a wrong value.
+        """
         changes = self.variants[name]
         if flat := next((key for key, value in changes.items() if key in ("method", "data", "model") and not isinstance(value, Mapping)), None):
-            raise SelfTrainError(f"variants.{name}.{flat} is {changes[flat]!r}; give keys and values, e.g. {flat}: {{{_EXAMPLES[flat]}}}.")
+            key = f"variants.{name}.{flat}"
+            raise ConfigError(f"{key} must be keys and values, e.g. {flat}: {{{_EXAMPLES[flat]}}} (got {changes[flat]!r}).", parameter=key)
         if unknown := sorted(set(changes) - {"method", "data", "model"}):
-            raise SelfTrainError(f"variants.{name} sets {unknown[0]!r}; a variant may set method, data and model.")
+            key = f"variants.{name}"
+            raise ConfigError(f"{key} sets {unknown[0]!r}; a variant may set method, data and model.", parameter=key)
         document = self.model_dump()
         document["variants"] = {}
         own_method = changes.get("method", {})
@@ -254,108 +255,19 @@ def nested(key: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def load(path: str | Path | None = None, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None) -> Experiment:
-    """Read an experiment.
-
-    Args:
-        path: YAML file; None for the defaults alone.
-        overrides: `section.key=value` strings, the value in YAML (`method.tau=0.05`, `seeds=[0,1]`); `variants={}` leaves out all that the file has.
-        base: values laid over the file and under the overrides (what command-line flags say).
-
-    Raises:
-        SelfTrainError: no such file, no YAML, an unknown key (the nearest known one is named) or a value out of range.
-    """
-    document: dict[str, Any] = {}
-    if path is not None:
-        document = read_yaml(path, "experiment", "jobs/experiments/")
-    document = merge(document, base or {})
-    for override in overrides:
-        key, value = _override(override)
-        if value == {}:  # none of what the file has there; any other mapping is laid over it
-            document = merge(document, nested(key, None))
-        document = merge(document, nested(key, value))
-    return parse(document, where=str(path) if path is not None else "the options")
-
-
-def read_yaml(path: str | Path, kind: str, examples: str) -> dict[str, Any]:
-    """The keys and values of a YAML file; none where it is empty.
-
-    Args:
-        path: the file.
-        kind: what it should be, for the error.
-        examples: a folder of files that are.
-
-    Raises:
-        SelfTrainError: no such file, no YAML, or no keys and values.
-    """
-    file = Path(path)
-    try:
-        found = file.is_file()
-    except OSError:  # a name too long, or a link to itself
-        found = False
-    if not found:
-        raise SelfTrainError(f"No {kind} file {str(path)!r}; give the path of a YAML file, such as one of {examples}.")
-    try:
-        with file.open(encoding="utf-8") as stream:
-            read = yaml_of(stream.read(YAML_CHARACTERS + 1))
-    except OSError as error:
-        raise SelfTrainError(f"{path} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
-        raise SelfTrainError(f"{path} is not valid YAML: {error}.") from None
-    if read is not None and not isinstance(read, dict):
-        raise SelfTrainError(f"{path} holds a {type(read).__name__}, not keys and values; start from one of {examples}.")
-    return read or {}
-
-
 def parse(document: Mapping[str, Any], where: str = "the experiment") -> Experiment:
-    """Validate a plain mapping; the first mistake becomes a `SelfTrainError` of one sentence."""
+    """Validate a plain mapping.
+
+    Raises:
+        ConfigError: the first mistake, as one sentence that names the key.
+    """
     if (key := next(keys_with_passwords(document), None)) is not None:
-        raise SelfTrainError(
-            f"{key} holds a password, which would stand in the report, in MLflow and in the bundle; set the address by the environment variable "
-            "MLFLOW_TRACKING_URI, or leave the password to ~/.pgpass."
+        raise ConfigError(
+            f"{key} holds a password, which would be shown in the report, in MLflow and in the bundle; set the address by the environment variable "
+            "MLFLOW_TRACKING_URI, or keep the password in ~/.pgpass.",
+            parameter=key,
         )
     try:
         return Experiment.model_validate(document)
     except ValidationError as error:
-        raise SelfTrainError(_sentence(error, where)) from None
-
-
-def _override(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise SelfTrainError(f"--set {text[:100]!r} is not of the form section.key=value, e.g. --set method.tau=0.05.")
-    if key.count(".") > DEPTH:
-        raise SelfTrainError(f"--set {key[:100]!r} names a key more than {DEPTH} levels deep; an experiment has sections with keys, e.g. method.tau.")
-    try:
-        result = yaml_of(value)
-    except ValueError as error:
-        raise SelfTrainError(f"--set {key}: {value[:100]!r} is not a YAML value ({error}); quote it if it holds special characters.") from None
-    if isinstance(result, str):
-        # YAML 1.1 reads 1e-5 as text; a user who writes it on a command line means the number.
-        with contextlib.suppress(ValueError):
-            result = number if math.isfinite(number := float(result)) else result
-    return key.strip(), result
-
-
-def _sentence(error: ValidationError, where: str) -> str:
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
-    dotted = ".".join(path) or "the document"
-    if first["type"] == "extra_forbidden":
-        return f"Unknown key {dotted!r} in {where}; {nearest(path[-1], _known_keys(path[:-1]))}"
-    message = first["msg"].removeprefix("Value error, ")
-    given = first.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) or given is None else ""
-    return f"{dotted} in {where}: {message[0].lower()}{message[1:]}{shown}."
-
-
-def _known_keys(path: Sequence[str]) -> list[str]:
-    model: type[BaseModel] = Experiment
-    for part in path:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        candidates = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-        below = [item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)]
-        if not below:
-            return []
-        model = below[0]
-    return list(model.model_fields)
+        raise explain(error, Experiment, where) from None

@@ -1,0 +1,156 @@
+"""What the commands share: the parser, options of several commands, and the flags of parameters.
+
+The library speaks to Python callers and names parameters; a command's users know flags. Each command therefore states which of its options set which parameter
+(`sets`, option -> parameter; an option of the parameter's own name needs no entry), and `in_flags` puts flags into an error's sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from selftrain.errors import ConfigError, SelfTrainError
+
+if TYPE_CHECKING:
+    from selftrain.config import Experiment
+
+_PARAMETER = re.compile(r"""(?<![\w./'"-])[a-z]\w*[_.][\w.]*\w(?!['"/]|\.?\w)""")  # unquoted, and no word of an English sentence
+TRACKING_URI = "tracking server; default: MLFLOW_TRACKING_URI, else the local SQLite file"
+DATA_KEYS = {
+    "data": "data.source",
+    "classes": "data.classes",
+    "text_column": "data.text_column",
+    "label_column": "data.label_column",
+    "address": "ray.address",
+    "promote": "tracking.promote",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with its errors in the form of all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a `ConfigError` instead of leaving the program."""
+        raise ConfigError(f"{self.prog}: {message}; see {self.prog} --help.")
+
+    def flags(self) -> dict[str, str]:
+        """The flag of every option, the metavar of every positional argument: dest -> what the user types."""
+        return {action.dest: action.option_strings[-1] if action.option_strings else str(action.metavar) for action in self._actions}
+
+
+def add_command(
+    commands: Any,
+    name: str,
+    function: Callable[[argparse.Namespace], int],
+    text: str,
+    *,
+    examples: Sequence[str],
+    sets: Mapping[str, str] | None = None,
+    continues: str | None = None,
+) -> Parser:
+    """Add a command.
+
+    Args:
+        commands: what `add_subparsers` returned.
+        name: of the command.
+        function: what runs it; returns the exit code.
+        text: what it does, for both helps, in lower case and without a full stop.
+        examples: one or two commands that end its help.
+        sets: option -> parameter of the library, where the two have different names; a parameter with dots is a key of the experiment.
+        continues: how a stopped command is continued, for the message after Ctrl-C.
+    """
+    epilog = "\n".join(["example:" if len(examples) == 1 else "examples:", *(f"  {example}" for example in examples)])
+    parser: Parser = commands.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(command=function, parser=parser, sets=dict(sets or {}), continues=continues, examples=tuple(examples))
+    return parser
+
+
+def add_experiment(parser: Parser) -> None:
+    """The options that make an experiment; `load_experiment` reads them."""
+    parser.add_argument("experiment", nargs="?", metavar="EXPERIMENT.yaml", help="experiment file; default: every default")
+    parser.add_argument(
+        "--data", metavar="SOURCE", help="catalogue name, CSV/JSONL/Parquet file, folder of selftrain generate, or hub name (data.source)"
+    )
+    parser.add_argument("--classes", metavar="A,B,...", help="class names, separated by commas (data.classes)")
+    parser.add_argument("--text-column", help="column of the text (data.text_column)")
+    parser.add_argument("--label-column", help="column of the true label, for evaluation (data.label_column)")
+    add_overrides(parser, "method.tau=0.05")
+
+
+def add_overrides(parser: Parser, example: str) -> None:
+    """`--set KEY=VALUE`, with an example for its help."""
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=f"override a key, e.g. --set {example}")
+
+
+def add_tracking_uri(parser: Parser) -> None:
+    """`--tracking-uri`."""
+    parser.add_argument("--tracking-uri", help=TRACKING_URI)
+
+
+def load_experiment(options: argparse.Namespace) -> Experiment:
+    """The experiment of a command with `add_experiment`."""
+    from selftrain.config import load, merge, nested
+
+    base: dict[str, Any] = {}
+    for option, key in DATA_KEYS.items():
+        value = getattr(options, option, None)
+        if value not in (None, False) and (option, value) != ("address", ""):
+            base = merge(base, nested(key, names_of(value) if option == "classes" else value))
+    return load(options.experiment, options.overrides, base)
+
+
+def names_of(listed: str) -> list[str]:
+    """The names of "a, b"."""
+    return [name.strip() for name in listed.split(",")]
+
+
+def say_unsent(unsent: str | None) -> int:
+    """Say what the tracking store did not take, if anything; returns the exit code."""
+    if unsent is not None:
+        print(f"selftrain: {unsent}", file=sys.stderr)
+    return 0 if unsent is None else 2
+
+
+def flag_of(options: argparse.Namespace, parameter: str) -> str | None:
+    """What the user of a command types for a parameter of the library.
+
+    Args:
+        options: of the command, as parsed.
+        parameter: a parameter's name, or a key of the experiment (`data.source`) or of something below it (`data.classes.0`).
+
+    Returns:
+        The flag; None where the command has none, or where the key was set by the experiment's file or by `--set`.
+    """
+    parser: Parser | None = getattr(options, "parser", None)
+    if parser is None:
+        return None
+    flags = parser.flags()
+    for option, known in options.sets.items():
+        if option in flags and (parameter == known or (known.count(".") and parameter.startswith(f"{known}."))):
+            return flags[option] if "." not in known or _by_flag(options, parser, option, known) else None
+    return flags.get(parameter)
+
+
+def _by_flag(options: argparse.Namespace, parser: Parser, option: str, key: str) -> bool:
+    if getattr(options, option) != parser.get_default(option):
+        return True
+    return getattr(options, "experiment", None) is None and not any(
+        override.strip().startswith(key) for override in getattr(options, "overrides", ())
+    )
+
+
+def in_flags(error: SelfTrainError, options: argparse.Namespace) -> str:
+    """The error's sentence with the command's flags: for the parameter that it begins with, and for the ones with an underscore or a dot in the rest of it."""
+    said = str(error)
+    if error.parameter is None:
+        return said
+
+    def flag(found: re.Match[str]) -> str:
+        return flag_of(options, found[0]) or found[0]
+
+    return _PARAMETER.sub(flag, re.sub(rf"^{re.escape(error.parameter)}(?!\.?\w)", flag, said))

@@ -1,0 +1,247 @@
+"""Commands for trained models: predict, export, distill, register."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selftrain.cli.common import Parser, add_command, add_tracking_uri, names_of
+from selftrain.errors import ConfigError, printable
+
+if TYPE_CHECKING:
+    from selftrain.bundle.classifier import Classifier
+    from selftrain.bundle.format import BundleCard
+    from selftrain.data.corpus import Corpus
+
+
+def add_commands(commands: Any) -> None:
+    """Add this file's commands."""
+    _add_predict(commands)
+    _add_export(commands)
+    _add_distill(commands)
+    _add_register(commands)
+
+
+def _add_predict(commands: Any) -> None:
+    predict = add_command(
+        commands,
+        "predict",
+        _predict,
+        "classify texts with the registered champion or a bundle",
+        examples=('selftrain predict --model mail "Where is my parcel?"', "selftrain predict --bundle bundle --file new.csv --out labeled.parquet"),
+        sets={"file": "source"},
+    )
+    predict.add_argument("texts", nargs="*", metavar="TEXT")
+    predict.add_argument("--file", metavar="FILE", help="CSV, JSONL or Parquet with one text a row")
+    predict.add_argument("--out", metavar="FILE", help="where the labeled rows go (CSV, JSONL or Parquet)")
+    predict.add_argument("--text-column", default="text", help="column of the text in --file (default: text)")
+    which = predict.add_mutually_exclusive_group()
+    which.add_argument("--model", default=None, help="name in the registry; its champion is used (default: bbc_news, the demo's)")
+    which.add_argument("--bundle", metavar="FOLDER", help="a bundle folder, without a registry")
+    add_tracking_uri(predict)
+
+
+def _add_export(commands: Any) -> None:
+    export = add_command(
+        commands,
+        "export",
+        _export,
+        "put ONNX graphs into a bundle, in 8 bits too, and find this machine's fastest backend",
+        examples=("selftrain export bundle --out fast", "selftrain export mail --documents labeled.csv --label-column topic --out fast"),
+        sets={"bundle": "folder", "documents": "source"},
+    )
+    export.add_argument("bundle", metavar="BUNDLE_OR_MODEL", help="a bundle folder, or the name of a registered model, whose champion is taken")
+    export.add_argument("--out", metavar="FOLDER", help="a new folder for a copy of the bundle with the graphs (default: into the bundle itself)")
+    _add_documents(export, "to check and measure on")
+    export.add_argument(
+        "--max-accuracy-loss",
+        type=float,
+        default=0.005,
+        metavar="SHARE",
+        help="of int8, in accuracy where the documents have labels, else in agreement with float32 (default: 0.005)",
+    )
+    export.add_argument("--backends", metavar="A,B,...", help="of onnx, onnx-int8, openvino; PyTorch is always measured (default: all)")
+    export.add_argument("--threads", type=int, metavar="N", help="cores for the measurement (default: all that this process may use)")
+    add_tracking_uri(export)
+
+
+def _add_distill(commands: Any) -> None:
+    distill = add_command(
+        commands,
+        "distill",
+        _distill,
+        "train smaller students on a bundle's probabilities, and compare all of them",
+        examples=("selftrain distill bundle --out small", "selftrain distill bundle --student shallow --layers 2 --documents texts.csv --out small"),
+        sets={"bundle": "folder", "documents": "source", "student": "students"},
+    )
+    distill.add_argument("bundle", metavar="BUNDLE", help="a bundle folder")
+    _add_documents(distill, "to learn from; labeled ones are held out to measure on", data=True)
+    distill.add_argument("--student", choices=("static", "shallow"), help="default: both, one bundle each")
+    distill.add_argument(
+        "--out", metavar="FOLDER", help="a new folder for the students' bundles, tiers.json and tiers.svg (default: distilled beside BUNDLE)"
+    )
+    distill.add_argument("--layers", type=int, default=3, metavar="K", help="layers of the shallow student (default: 3)")
+    distill.add_argument("--max-documents", type=int, default=20_000, metavar="N", help="documents to learn from at most (default: 20,000)")
+
+
+def _add_register(commands: Any) -> None:
+    register = add_command(
+        commands,
+        "register",
+        _register,
+        "make a bundle a version of a registered model, and champion if it is more accurate",
+        examples=(
+            "selftrain register small/static --model mail",
+            "selftrain register fast --model mail --documents labeled.csv --label-column topic",
+        ),
+        sets={"bundle": "folder", "model": "name", "tracking_uri": "uri"},
+    )
+    register.add_argument("bundle", metavar="BUNDLE", help="a bundle folder, such as those of export --out and distill")
+    register.add_argument("--model", metavar="NAME", help="name in the registry (default: the bundle's own)")
+    _add_documents(register, "with labels, to compare it with the champion")
+    register.add_argument("--promote", action="store_true", help="make it champion and compare nothing")
+    add_tracking_uri(register)
+
+
+def _add_documents(parser: Parser, use: str, *, data: bool = False) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--documents", metavar="FILE", help=f"CSV, TSV, JSONL or Parquet with documents {use} (default: the data of the bundle's experiment)"
+    )
+    if data:
+        which.add_argument("--data", metavar="NAME", help="instead of --documents, a named set of the catalogue (selftrain data)")
+    parser.add_argument("--text-column", default="text", help="column of the text in --documents (default: text)")
+    parser.add_argument("--label-column", help="column of the true label in --documents, for measuring alone")
+
+
+def _require_columns_of_file(options: argparse.Namespace) -> None:
+    if options.documents is None and (options.label_column is not None or options.text_column != "text"):
+        raise ConfigError("--text-column and --label-column are columns of a file; pass it with --documents FILE.")
+
+
+def _predict(options: argparse.Namespace) -> int:
+    if bool(options.texts) == bool(options.file):
+        raise ConfigError('selftrain predict takes either texts (selftrain predict "a text") or --file with --out.')
+    if bool(options.file) != bool(options.out):
+        raise ConfigError("--file and --out go together; pass the other one too.")
+    if options.file:
+        from selftrain.data.tables import check_paths
+
+        check_paths(Path(options.file), Path(options.out))  # before the model is opened
+    classifier = _classifier(options)
+    if options.file:
+        from selftrain.bundle.predict import predict_file
+
+        rows = predict_file(classifier, Path(options.file), Path(options.out), options.text_column)
+        print(f"{rows} rows labeled in {options.out}")
+        return 0
+    for text, row in zip(options.texts, classifier.predict_proba(options.texts), strict=True):
+        best = int(row.argmax())
+        print(f"{printable(str(classifier.classes_[best]))}\t{row[best]:.3f}\t{printable(text)}")
+    return 0
+
+
+def _classifier(options: argparse.Namespace) -> Classifier:
+    from selftrain.bundle.classifier import Classifier
+
+    if options.bundle:
+        return Classifier.load(options.bundle)
+    from selftrain.tracking import champion_bundle
+
+    return Classifier.load(champion_bundle(options.model or "bbc_news", options.tracking_uri).folder)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from selftrain.files.outputs import check_folder
+
+    _require_columns_of_file(options)
+    folder, out = Path(options.bundle), Path(options.out) if options.out else None
+    if out is not None:
+        check_folder(out, "out")
+    if not folder.is_dir() and folder.name == options.bundle:
+        from selftrain.tracking import champion_bundle
+
+        if out is None:
+            raise ConfigError(
+                f"{options.bundle!r} is a registered model, and the files of a version never change; pass a folder for a copy of it with --out."
+            )
+        folder = champion_bundle(options.bundle, options.tracking_uri).folder
+    from selftrain.bundle.backends import BACKENDS
+    from selftrain.compress.onnx import describe, export_bundle
+
+    record = export_bundle(
+        folder,
+        options.documents,
+        text_column=options.text_column,
+        label_column=options.label_column,
+        out=out,
+        max_accuracy_loss=options.max_accuracy_loss,
+        backends=BACKENDS if options.backends is None else names_of(options.backends),
+        threads=options.threads,
+    )
+    print(describe(record))
+    print(f"bundle: {out or folder}")
+    return 0
+
+
+def _distill(options: argparse.Namespace) -> int:
+    from selftrain.files.outputs import check_folder
+
+    _require_columns_of_file(options)
+    check_folder(Path(options.out) if options.out else Path(options.bundle).absolute().parent / "distilled", "out")
+    from selftrain.bundle.documents import load_documents
+    from selftrain.bundle.format import read_card
+    from selftrain.compress.distill import STUDENTS, describe, distill
+    from selftrain.compress.folders import require_empty
+
+    card = read_card(options.bundle)
+    if options.out:
+        require_empty(Path(options.out))
+    corpus, truth = load_documents(card, options.documents or options.data, text_column=options.text_column, label_column=options.label_column)
+    result = distill(
+        options.bundle,
+        (corpus, truth),
+        generated=generated_texts(card, corpus),
+        students=STUDENTS if options.student is None else (options.student,),
+        out=options.out or None,
+        layers=options.layers,
+        max_documents=options.max_documents,
+    )
+    print(describe(result))
+    print(f"students: {result.folder}  picture: {result.folder / 'tiers.svg'}")
+    return 0
+
+
+def generated_texts(card: BundleCard, corpus: Corpus) -> list[str]:
+    """Texts that a language model wrote for documents of `corpus`, from the cache of the bundle's experiment; none where there is no such cache."""
+    augment = card.experiment.get("augment") or {}
+    folder = Path(str(augment.get("cache") or ""))
+    if card.llm is None or not augment.get("cache") or not folder.is_dir():
+        return []
+    from selftrain.texts.cache import TextCache
+
+    wanted = set(corpus.unlabeled.ids)
+    texts = (answer.text.strip() for answer in TextCache(folder).answers() if answer.document_id in wanted and answer.kind != "classify")
+    return sorted({text for text in texts if text})
+
+
+def _register(options: argparse.Namespace) -> int:
+    _require_columns_of_file(options)
+    if options.documents is not None and options.promote:
+        raise ConfigError("--promote compares nothing and takes no --documents; leave out one of them.")
+    if options.documents is not None and options.label_column is None:
+        raise ConfigError("--documents are compared by their labels; pass the labels' column with --label-column.")
+    from selftrain.runs.register import register
+
+    found = register(
+        Path(options.bundle),
+        options.model,
+        documents=options.documents,
+        text_column=options.text_column,
+        label_column=options.label_column,
+        promote=options.promote,
+        uri=options.tracking_uri,
+    )
+    print(f"{found.model} version {found.version}, {'champion' if found.champion else 'not champion'}: {found.reason}")
+    return 0

@@ -1,0 +1,100 @@
+"""Commands that serve: serve, ui."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from selftrain.cli.common import add_command, add_tracking_uri
+from selftrain.errors import ConfigError
+
+
+def add_commands(commands: Any) -> None:
+    """Add this file's commands."""
+    serve = add_command(
+        commands,
+        "serve",
+        _serve,
+        "serve registered models and bundles: a page, and POST /v1/classify",
+        examples=("selftrain serve --model mail", "selftrain serve --bundle bundle --host 0.0.0.0 --token-file token.txt"),
+        sets={
+            "model": "models",
+            "allowed_host": "allowed_hosts",
+            "timeout": "timeout_seconds",
+            "max_waiting": "max_waiting_texts",
+        },
+    )
+    serve.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="NAME[@VERSION]",
+        help="name in the registry: its champion is served and followed, or one version",
+    )
+    serve.add_argument("--bundle", action="append", default=[], metavar="FOLDER", help="a bundle folder, without a registry")
+    add_tracking_uri(serve)
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1); beyond this machine a token is needed")
+    serve.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
+    serve.add_argument("--replicas", type=int, default=1, metavar="N", help="processes that share the port (default: 1)")
+    serve.add_argument("--threads", type=int, metavar="N", help="torch threads of a replica (default: all cores but one, divided among the replicas)")
+    serve.add_argument("--token-file", metavar="FILE", help="bearer token that requests carry; default: the variable SELFTRAIN_SERVE_TOKEN, if set")
+    serve.add_argument("--no-token", action="store_true", help="listen beyond this machine without a token")
+    serve.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further name that requests may have in the header host, e.g. of a proxy in front (default: localhost, --host; beyond with a token, any)",
+    )
+    serve.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="after which a request gets 504 (default: 30)")
+    serve.add_argument(
+        "--max-waiting", type=int, default=2048, metavar="TEXTS", help="texts that may wait for a model; beyond it requests get 503 (default: 2048)"
+    )
+    serve.add_argument(
+        "--language-model",
+        metavar="URL",
+        help="of an OpenAI-compatible server (vllm serve), e.g. http://127.0.0.1:8001/v1: requests may say augment, and texts are read with its continuations",
+    )
+    serve.add_argument("--language-model-name", metavar="NAME", help="of the model there (default: the only one that the server lists)")
+    serve.add_argument(
+        "--language-model-key-file", metavar="FILE", help="API key of that server; default: the variable SELFTRAIN_LANGUAGE_MODEL_KEY, if set"
+    )
+
+    ui = add_command(commands, "ui", _ui, "open MLflow on the runs", examples=("selftrain ui --port 5001",), sets={"tracking_uri": "uri"})
+    ui.add_argument("--port", type=int, default=5000, help="port of the page (default: 5000)")
+    add_tracking_uri(ui)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    if options.threads is not None and options.threads < 1:
+        raise ConfigError(f"--threads must be at least 1 (got {options.threads}).")
+    from selftrain_serve.app import run
+
+    from selftrain.serving.models import Source
+
+    sources = [Source(model=name, version=version or None) for name, _, version in (given.partition("@") for given in options.model)]
+    sources += [Source(bundle=folder) for folder in options.bundle]
+    run(
+        sources or [Source(model="bbc_news")],
+        tracking_uri=options.tracking_uri,
+        host=options.host,
+        port=options.port,
+        replicas=options.replicas,
+        threads=options.threads,
+        token_file=options.token_file,
+        no_token=options.no_token,
+        allowed_hosts=options.allowed_host,
+        timeout_seconds=options.timeout,
+        max_waiting_texts=options.max_waiting,
+        language_model=options.language_model,
+        language_model_name=options.language_model_name,
+        language_model_key_file=options.language_model_key_file,
+    )
+    return 0
+
+
+def _ui(options: argparse.Namespace) -> int:
+    from selftrain.tracking.ui import show_runs
+
+    show_runs(options.tracking_uri, options.port)
+    return 0

@@ -1,0 +1,166 @@
+"""Commands that train: run, sweep, generate."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selftrain.cli.common import DATA_KEYS, add_command, add_experiment, add_overrides, load_experiment, names_of, say_unsent
+from selftrain.errors import ConfigError, ProcessDied
+
+if TYPE_CHECKING:
+    from selftrain.config import Experiment
+
+_GENERATE_USES = ("augment.", "ray.", "data.classes", "data.descriptions")  # keys that `generate` reads
+
+
+def add_commands(commands: Any) -> None:
+    """Add this file's commands."""
+    run = add_command(
+        commands,
+        "run",
+        _run,
+        "run an experiment: generate texts, train, evaluate, register",
+        examples=(
+            'selftrain run --data documents.csv --classes "billing,delivery,returns" --set augment.model=gemma-3-270m',
+            "selftrain run jobs/experiments/bbc_news.yaml --dry-run",
+        ),
+        sets=DATA_KEYS,
+        continues="`selftrain run --resume FOLDER` continues the run",
+    )
+    add_experiment(run)
+    run.add_argument("--dry-run", action="store_true", help="print the resolved config and what it will cost, and start nothing")
+    run.add_argument(
+        "--resume", metavar="FOLDER", help="continue a killed run, or add seeds or variants to a finished one (--set); finished work is not repeated"
+    )
+    run.add_argument("--address", help="a Ray cluster (auto, or an address); default: a local Ray for the length of the run (ray.address)")
+    run.add_argument("--promote", action="store_true", help="make the new model champion even where no labels can compare it (tracking.promote)")
+
+    sweep = add_command(
+        commands,
+        "sweep",
+        _sweep,
+        "train one experiment over settings, data sets and seeds: a table like those of the papers",
+        examples=("selftrain sweep tune_spaces/genco_tau.yaml --small", "selftrain sweep --resume runs/sweeps/genco_tau-0123456789ab"),
+        sets={"space": "path", "resume": "folder", "address": "ray.address"},
+        continues="`selftrain sweep --resume FOLDER` continues the sweep",
+    )
+    sweep.add_argument("space", nargs="?", metavar="SPACE.yaml", help="what to sweep, such as the files of tune_spaces/")
+    sweep.add_argument("--small", action="store_true", help="at the size of the file's `small` block, for two CPU cores")
+    sweep.add_argument("--dry-run", action="store_true", help="validate every cell, print what is to do, and start nothing")
+    sweep.add_argument("--resume", metavar="FOLDER", help="continue a killed sweep from its folder; finished trainings are not repeated")
+    sweep.add_argument("--at-once", type=int, metavar="N", help="trials at the same time (default: one a core, one a GPU where trials use one)")
+    sweep.add_argument("--address", help="a Ray cluster (auto, or an address); default: a local Ray for the length of the sweep")
+
+    generate = add_command(
+        commands,
+        "generate",
+        _generate,
+        "write a training set for class names with the language model",
+        examples=(
+            'selftrain generate --classes "negative,positive" --template review --per-class 200 --model gemma-3-270m --out reviews',
+            "selftrain generate --data sst2 --per-class 100 --model gemma-3-270m --out sst2_written",
+        ),
+        sets={"data": "named", "classes": "data.classes", "model": "augment.model", "seed": "augment.engine_seed"},
+        continues="the same command continues, finished texts are in the cache",
+    )
+    generate.add_argument("--classes", metavar="A,B,...", help="class names, separated by commas (data.classes)")
+    generate.add_argument("--data", metavar="NAMED_SET", help="a set of the catalogue whose classes and prompts are used, e.g. sst2")
+    generate.add_argument("--per-class", type=int, required=True, metavar="N", help="texts a class")
+    generate.add_argument("--model", help="language model: a folder, a hub name, or gemma-3-270m (augment.model)")
+    generate.add_argument("--out", required=True, metavar="FOLDER", help="a new folder for train.parquet and dataset.json")
+    generate.add_argument("--template", help="review, restaurant, product, news, text, subject; default: what fits --data, else text")
+    generate.add_argument("--seed", type=int, help="another seed gets other texts (augment.engine_seed; default: 0)")
+    add_overrides(generate, "augment.temperature=1.0")
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.resume and (options.experiment or options.data or options.classes or options.text_column or options.label_column or options.promote):
+        raise ConfigError(
+            "--resume continues a run as it was started; pass no experiment, --data, --classes, columns or --promote beside it. "
+            "More seeds and variants can be added with --set."
+        )
+    asked = None if options.resume else _checked_options(load_experiment(options))  # before torch is imported, which takes seconds
+    from selftrain.runs import run as story
+    from selftrain.runs.resume import resumed
+
+    overrides = [*options.overrides, *([f"ray.address={options.address}"] if options.address else [])]
+    experiment = asked or resumed(options.resume, overrides)
+    if options.dry_run:
+        print(story.plan(story.prepare(experiment)))
+        return 0
+    result = story.run(experiment, command=options.asked, resume=options.resume)
+    facts = result.metrics
+    print(result.table)
+    print(f"\nreport      {result.folder / 'report.html'}")
+    if facts.get("labeled"):
+        print(f"labeled     {facts['labeled']}")
+    print(f"MLflow run  {facts['run']['mlflow_run_id']}  (selftrain ui)")
+    if registered := facts["registered"]:
+        champion = "champion" if registered["champion"] else "not champion"
+        print(f"model       {registered['model']} version {registered['version']}, {champion}: {registered['reason']}")
+    if result.bundle is None:
+        print("bundle      none: a bundle reads texts, and the documents are images")
+    else:
+        print(f"bundle      {result.bundle}")
+        print(f"\nserve it:   {facts['serve'][0]}")
+    return say_unsent(result.unsent)
+
+
+def _checked_options(experiment: Experiment) -> Experiment:
+    """`experiment`, once its method, the method's options and its variants are known to be right."""
+    from selftrain import methods
+
+    for name in experiment.variants:
+        methods.options_of(experiment.variant(name).method)
+    methods.options_of(experiment.method)
+    return experiment
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    if bool(options.space) == bool(options.resume):
+        raise ConfigError("selftrain sweep takes either a file (selftrain sweep tune_spaces/genco_tau.yaml) or --resume FOLDER.")
+    if options.resume and options.small:
+        raise ConfigError("--resume continues a sweep at the size that it was started with; leave out --small.")
+    if options.at_once is not None and options.at_once < 1:
+        raise ConfigError(f"--at-once must be at least 1 (got {options.at_once}).")
+    from selftrain.sweeps.plan import plan, prepare, resumed
+    from selftrain.sweeps.space import load_space
+    from selftrain.sweeps.sweep import run_sweep
+
+    space = resumed(options.resume) if options.resume else load_space(options.space, small=options.small)
+    if options.dry_run:
+        print(plan(prepare(space)))
+        return 0
+    result = run_sweep(space, folder=options.resume, at_once=options.at_once, address=options.address, command=options.asked)
+    print(f"\n{space.title}\n\n{result.text}\n")
+    print(f"report      {result.folder / 'report.html'}")
+    print(f"table       {result.folder / 'table.md'}")
+    print(f"MLflow run  {result.mlflow_run_id}  (selftrain ui)")
+    return say_unsent(result.unsent) or (0 if result.table is None or result.table.complete else 1)
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from selftrain.config import load
+    from selftrain.files.outputs import check_folder
+    from selftrain.texts.dataset.generation import describe_filter, generate
+
+    if unused := next((override for override in options.overrides if not override.strip().startswith(_GENERATE_USES)), None):
+        raise ConfigError(f"--set {unused!r} has no effect here; selftrain generate uses {', '.join(_GENERATE_USES)}.")
+    check_folder(Path(options.out), "out")
+    asked = {"model": options.model, "engine_seed": options.seed}
+    data = {"classes": names_of(options.classes)} if options.classes is not None else {}
+    experiment = load(None, options.overrides, {"data": data, "augment": {key: value for key, value in asked.items() if value is not None}})
+    try:
+        made = generate(
+            experiment, Path(options.out), per_class=options.per_class, template=options.template, named=options.data, command=options.asked
+        )
+    except ProcessDied as error:
+        raise ProcessDied(f"{error} The same command continues.") from None
+    counts = ", ".join(f"{count} {name}" for name, count in made.facts["generated"]["written"].items())
+    print(f"{'nothing to do: ' if made.found else ''}{counts} in {made.folder}; filtered and replaced: {describe_filter(made.facts)}")
+    say_unsent(made.shortfall)
+    print(f"train on it: selftrain run --data {shlex.quote(options.out)} --set data.supervision=all --set model.train=head --set method.name=sungen")
+    return 0

@@ -1,0 +1,38 @@
+"""The one typed document that describes an experiment (document.py), how it is read (loading.py), and what a mistake in it is answered with (mistakes.py)."""
+
+from selftrain.config.document import (
+    AugmentConfig,
+    DataConfig,
+    EvaluationConfig,
+    Experiment,
+    ModelConfig,
+    RayConfig,
+    Section,
+    Seed,
+    TrackingConfig,
+    TrainingConfig,
+    composed,
+    merge,
+    nested,
+    parse,
+)
+from selftrain.config.loading import load, read_yaml
+
+__all__ = [
+    "AugmentConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "Experiment",
+    "ModelConfig",
+    "RayConfig",
+    "Section",
+    "Seed",
+    "TrackingConfig",
+    "TrainingConfig",
+    "composed",
+    "load",
+    "merge",
+    "nested",
+    "parse",
+    "read_yaml",
+]
