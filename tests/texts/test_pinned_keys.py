@@ -9,8 +9,10 @@ import pytest
 from selftrain.config import AugmentConfig
 from selftrain.data.corpus import Corpus, Documents, Label
 from selftrain.data.texts import TextRequest
-from selftrain.texts.cache import Answer, TextCache
-from selftrain.texts.service import EngineAnswer, PromptRequest, TextService
+from selftrain.texts.cache import Completion, TextCache
+from selftrain.texts.engines.base import Generation
+from selftrain.texts.prompts import Prompt, free_sampling
+from selftrain.texts.service import TextService
 
 BLOCK = Path(__file__).with_name("block.parquet")
 LABELS = (Label("sport", "sport", "sport and games"), Label("tech", "technology", "technology"))
@@ -23,19 +25,16 @@ REQUESTS = [
     TextRequest("d1", "conditional", 0, 2),
     TextRequest("d0", "classify"),
 ]
-PROMPTS = [
-    PromptRequest("selftrain generate, seed 3", "label text", "tech", 'A text about technology: "', 4, 8, 32, ('"', "\n")),
-    PromptRequest("selftrain generate, seed 3", "subject", "", 'Movie: "', 0, 1, 10, ('"', "\n")),
-    PromptRequest("selftrain generate, seed 3", "label text", "tech", "Write two sentences.", 0, 64, 32, ()),
-]
 
 
 class Engine:
     """Writes one text for everything."""
 
-    def generate(self, requests):
-        for request in requests:
-            yield EngineAnswer(request.key, "A text of its own.", 7, 5)
+    starting, notices = False, ()
+
+    def generate(self, prompts):
+        for prompt in prompts:
+            yield Generation(prompt, "A text of its own.", 7, 5)
 
     def close(self):
         pass
@@ -75,7 +74,7 @@ def rows(folder):
     ],
 )
 def test_texts_about_documents_have_the_rows_that_they_always_had(tmp_path, config, keys):
-    found = cached(tmp_path, config).answer(REQUESTS)
+    found = cached(tmp_path, config).usable_texts(REQUESTS)
     assert list(found) == REQUESTS and set(found.values()) == {"A text of its own."}
     assert rows(tmp_path) == [
         (keys[0], "d0", "input", "", 0, "A text of its own.", False, 7, 5),
@@ -94,7 +93,13 @@ def test_texts_about_documents_have_the_rows_that_they_always_had(tmp_path, conf
     ],
 )
 def test_texts_for_prompts_of_their_own_have_the_rows_that_they_always_had(tmp_path, config, keys):
-    found = cached(tmp_path, config).complete(PROMPTS)
+    settings, origin, stop = AugmentConfig(**config), "selftrain generate, seed 3", ('"', "\n")
+    prompts = [
+        Prompt('A text about technology: "', origin, "label text", "tech", 4, free_sampling(settings, min_tokens=8, max_tokens=32, stop=stop)),
+        Prompt('Movie: "', origin, "subject", "", 0, free_sampling(settings, min_tokens=1, max_tokens=10, stop=stop)),
+        Prompt("Write two sentences.", origin, "label text", "tech", 0, free_sampling(settings, min_tokens=64, max_tokens=32)),
+    ]
+    found = cached(tmp_path, config).complete(prompts)
     assert [row.key for row in found.values()] == keys
     assert rows(tmp_path) == [
         (keys[0], "selftrain generate, seed 3", "label text", "tech", 4, "A text of its own.", False, 7, 5),
@@ -104,7 +109,10 @@ def test_texts_for_prompts_of_their_own_have_the_rows_that_they_always_had(tmp_p
 
 
 def test_a_block_of_before_opens_and_is_what_is_written_now(tmp_path):
-    written = [Answer("k", "d", "conditional", "sport", 1, "naïve – ‘quotes’ 日本", True, 10, 3), Answer("l", "d", "input", "", 0, "", False, 1, 1)]
+    written = [
+        Completion("k", "d", "conditional", "sport", 1, "naïve – ‘quotes’ 日本", True, 10, 3),
+        Completion("l", "d", "input", "", 0, "", False, 1, 1),
+    ]
     shutil.copy(BLOCK, tmp_path / "00000001-0.parquet")
     assert [TextCache(tmp_path).get(key) for key in "kl"] == written
     TextCache(tmp_path / "new").add(written)
