@@ -1,6 +1,7 @@
 """The text channel: how a method asks for texts of the language model without knowing any engine.
 
-The contract stands here, below methods, training and the room `texts`, because all three share it.
+The contract stands here, below methods, training and the room `texts`, because all three share it. Sections are those of GenCo (Zhang et al. 2024,
+"Generation-driven Contrastive Self-training for Zero-shot Text Classification with Instruction-following LLM", arXiv:2304.11872).
 """
 
 from __future__ import annotations
