@@ -12,7 +12,7 @@ from selftrain.config import AugmentConfig, load, parse
 from selftrain.errors import SelfTrainError
 from selftrain.passwords import has_password, without_passwords
 from selftrain.serving.models import Source
-from selftrain.texts.engines.vllm_options import engine_environment
+from selftrain.texts.engines.vllm import engine_environment
 from selftrain.tracking import check_tracking, tracking_uri, ui_command
 
 SECRET = "hunter2"

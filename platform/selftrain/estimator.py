@@ -141,10 +141,11 @@ class _language_model:
     def __enter__(self) -> TextChannel:
         from selftrain.models.sources import fingerprint, language_model_folder
         from selftrain.runtime.cluster import needs, session
-        from selftrain.texts.remote import RemoteTexts
+        from selftrain.texts.channel import RemoteTexts
+        from selftrain.texts.engines import engine_needs
 
         folder = language_model_folder(str(self.experiment.augment.model))
-        self._session = session(self.experiment, needs(self.experiment, folder))
+        self._session = session(self.experiment, needs(self.experiment, engine_needs(self.experiment.augment, folder)))
         self._session.__enter__()
         cache = os.path.abspath(self.experiment.augment.cache)
         self._texts = RemoteTexts.start(self.experiment.augment, self.corpus, str(folder), fingerprint(folder), cache)

@@ -29,7 +29,7 @@ from selftrain.compress import students
 from selftrain.compress.students import layers_of
 from selftrain.errors import BundleError, ConfigError, DataError
 from selftrain.models.bilstm import bilstm
-from selftrain.texts.cache import Answer, TextCache
+from selftrain.texts.cache import Completion, TextCache
 
 LABELS = ("sport", "business")
 GROUPS = (("sport", "match", "goal", "team", "player", "coach", "league"), ("business", "market", "bank", "profit", "shares", "economy"))
@@ -182,7 +182,7 @@ def test_generated_texts_of_these_documents_are_learned_from(teacher, tmp_path) 
         (own, "input", " "),
         (other, "input", "c"),
     ]
-    cache.add([Answer(key=str(place), document_id=id_, kind=kind, text=text, **facts) for place, (id_, kind, text) in enumerate(asked)])
+    cache.add([Completion(key=str(place), document_id=id_, kind=kind, text=text, **facts) for place, (id_, kind, text) in enumerate(asked)])
     card = read_card(teacher)
     at = card.model_copy(update={"experiment": {"augment": {"cache": str(tmp_path / "cache")}}})
     assert generated_texts(at, corpus) == ["a text", "b"]

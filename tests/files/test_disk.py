@@ -14,7 +14,7 @@ from selftrain.files.durable import check_writable, explained, write_whole
 from selftrain.files.journal import Journal
 from selftrain.runs import run as story
 from selftrain.runs.resume import resumed
-from selftrain.texts.cache import Answer, TextCache
+from selftrain.texts.cache import Completion, TextCache
 from selftrain.tracking import Tracker
 from selftrain.tracking.spool import SPOOL, Spool
 from selftrain.training.checkpoints import RoundCheckpoint
@@ -85,8 +85,8 @@ def test_a_journal_that_finds_no_space_keeps_its_lines(disk):
 
 
 def test_a_text_cache_that_finds_no_space_keeps_its_texts(disk):
-    def answer(key: str) -> Answer:
-        return Answer(key, "doc", "input", "", 0, os.urandom(50_000).hex(), False, 1, 1)
+    def answer(key: str) -> Completion:
+        return Completion(key, "doc", "input", "", 0, os.urandom(50_000).hex(), False, 1, 1)
 
     TextCache(disk.folder / "texts").add([answer("a")])
     disk.fill()

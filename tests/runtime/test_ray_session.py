@@ -6,7 +6,9 @@ import pytest
 
 from selftrain.config import AugmentConfig, parse
 from selftrain.errors import SelfTrainError
-from selftrain.runtime.cluster import ENGINE_CPUS, ENGINE_GB, Needs, _enough, needs, session
+from selftrain.runtime.cluster import Needs, _enough, needs, session
+from selftrain.texts.engines import engine_needs
+from selftrain.texts.engines.vllm import ENGINE_CPUS, ENGINE_GB
 
 
 def test_needs_of_a_run_without_a_language_model():
@@ -19,13 +21,14 @@ def test_the_engine_adds_cpus_and_the_memory_of_its_weights(tmp_path):
     with (tmp_path / "model.safetensors").open("r+b") as file:
         file.truncate(4 * 2**30)
     experiment = parse({"augment": {"engine_memory_gb": 3}})
-    plain, found = needs(experiment, None), needs(experiment, tmp_path)
+    plain, found = needs(experiment, None), needs(experiment, engine_needs(experiment.augment, tmp_path))
     assert found.cpus == plain.cpus + ENGINE_CPUS
     assert found.memory_gb - plain.memory_gb == pytest.approx(1.5 * 4 + 3 + ENGINE_GB)
 
 
 def test_gpus_of_engine_and_training_add_up(tmp_path):
-    found = needs(parse({"augment": {"gpus": 2}, "training": {"gpu": True, "workers": 2}}), tmp_path)
+    experiment = parse({"augment": {"gpus": 2}, "training": {"gpu": True, "workers": 2}})
+    found = needs(experiment, engine_needs(experiment.augment, tmp_path))
     assert found.gpus == 4
 
 
@@ -48,7 +51,7 @@ def test_no_cluster_at_the_address():
 
 
 def test_engine_settings():
-    from selftrain.texts.engines.vllm_options import engine_environment, engine_kwargs, resolve_dtype
+    from selftrain.texts.engines.vllm import engine_environment, engine_kwargs, resolve_dtype
 
     cpu = AugmentConfig(model="x", dtype="float32")
     assert engine_kwargs(cpu)["enforce_eager"]

@@ -90,7 +90,7 @@ def test_what_cannot_be_served_is_said_before_ray_starts(bundle: Path, tmp_path:
         run([source], token_file=tmp_path / "none")
     with pytest.raises(SelfTrainError, match="--replicas is 0"):
         run([source], replicas=0)
-    with pytest.raises(SelfTrainError, match=r"cannot be reached .* or leave out --language-model"):
+    with pytest.raises(SelfTrainError, match=r"cannot be reached .* or leave out language_model"):
         run([source], port=free_port(), language_model=f"http://127.0.0.1:{free_port()}/v1")
     with pytest.raises(SelfTrainError, match="say more of a --language-model URL"):
         run([source], language_model_name="writer")

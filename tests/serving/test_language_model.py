@@ -22,10 +22,10 @@ from selftrain.config import AugmentConfig
 from selftrain.errors import SelfTrainError
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.student import Student
-from selftrain.serving.language_model import MAX_ANSWER_BYTES, Augmentation, combined, question, read_key, settings_of, with_its_name
+from selftrain.serving.language_model import MAX_ANSWER_BYTES, Augmentation, combined, completion_request, read_key, training_settings, with_its_name
 from selftrain.serving.models import Source, load
 from selftrain.serving.requests import FAILED, Answer
-from selftrain.texts.prompts import clean
+from selftrain.texts.filter import clean
 
 KEY = "a-key-that-nobody-may-see"
 TEXTS = ["the team won the match", "a phone and a chip", "the minister lost the vote in the election " * 20, "Zoë's café 中文 naïve", "x"]
@@ -86,25 +86,25 @@ def test_a_probability_of_zero_is_no_error_and_a_row_that_failed_is_one() -> Non
     assert combined([sure, Answer(None)], 2).probabilities is None
 
 
-def test_the_question_is_the_one_that_training_asked() -> None:
+def test_the_request_has_the_prompt_and_the_sampling_of_the_training() -> None:
     document = "The company said on Tuesday that its new phone would be on sale"
     settings = AugmentConfig(input_samples=5, temperature=0.7, top_p=0.95, min_tokens=64, max_tokens=16, document_words=5)
-    path, body = question(document, "writer", settings)
+    path, body = completion_request(document, "writer", settings)
     assert path == "/completions"
     sampling = {"n": 5, "temperature": 0.7, "top_p": 0.95, "min_tokens": 16, "max_tokens": 16, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
     assert body == {"model": "writer", "prompt": "The company said on Tuesday", **sampling}
-    path, body = question(document, "writer", settings.model_copy(update={"style": "instruct", "temperature": 0.0}))
+    path, body = completion_request(document, "writer", settings.model_copy(update={"style": "instruct", "temperature": 0.0}))
     assert path == "/chat/completions" and body["n"] == 1 and "prompt" not in body
     assert body["messages"] == [{"role": "user", "content": "Elaborate the text in a few sentences.\n\nThe company said on Tuesday"}]
 
 
 def test_settings_are_the_bundles_own() -> None:
     card = {"name": "a", "labels": ("b", "c"), "method": "genco"}
-    assert settings_of(BundleCard(**card)) == AugmentConfig()
+    assert training_settings(BundleCard(**card)) == AugmentConfig()
     stated = {"augment": {"input_samples": 5, "a key of a later version": 1, "gpus": 1}}
-    assert settings_of(BundleCard(**card, experiment=stated)) == AugmentConfig(input_samples=5, gpus=1)
+    assert training_settings(BundleCard(**card, experiment=stated)) == AugmentConfig(input_samples=5, gpus=1)
     with pytest.raises(SelfTrainError, match=r"augment\.style"):
-        settings_of(BundleCard(**card, experiment={"augment": {"style": "poem"}}))
+        training_settings(BundleCard(**card, experiment={"augment": {"style": "poem"}}))
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_a_text_whose_continuations_are_all_dropped_is_read_by_itself(client, se
 def test_the_models_name_is_asked_for_once_and_only_where_there_is_one(client, writer) -> None:
     writer.models = ("one", "two")
     refused = ask(client, "a phone")
-    assert refused.status_code == 502 and "lists 2 models; name one in augmentation.model" in refused.json()["error"]
+    assert refused.status_code == 502 and "lists 2 models; set augmentation.model to one of them" in refused.json()["error"]
     writer.models = ("one",)
     assert ask(client, "a phone").status_code == ask(client, "a phone").status_code == 200
     assert [path for path, _, _ in writer.asked].count("/v1/models") == 2
@@ -212,7 +212,7 @@ def test_a_model_that_was_trained_without_continuations_refuses_them(client, wri
     [
         (lambda body: 500, 502, "status", "failed (500)"),
         (lambda body: (302, {"location": "http://127.0.0.1:9/"}, b""), 502, "status", "failed (302)"),
-        (lambda body: 401, 502, "status", "does not accept the key of this one (401)"),
+        (lambda body: 401, 502, "status", "does not accept this server's key (401)"),
         (lambda body: 404, 502, "status", "no model 'writer'"),
         (lambda body: b"<html>", 502, "nonsense", "does not answer as an OpenAI-compatible one does"),
         (lambda body: b"[" * 100_000, 502, "nonsense", "does not answer as"),
@@ -287,7 +287,7 @@ def test_a_slow_language_model_holds_up_nobody_else_and_too_many_texts_are_refus
 
     slow, over, *plain = asyncio.run(load())
     assert [one.status_code for one in plain] == [200] * 5
-    assert over.status_code == 503 and int(over.headers["retry-after"]) >= 1 and "4 texts under way already" in over.json()["error"]
+    assert over.status_code == 503 and int(over.headers["retry-after"]) >= 1 and "4 texts in progress already" in over.json()["error"]
     assert slow.status_code == 200 and [one["continuations"] for one in slow.json()["results"]] == [2] * 4
     assert ask(client, "a phone").status_code == 200
 
@@ -375,7 +375,7 @@ def test_a_key_comes_from_a_file_or_the_environment(tmp_path, monkeypatch) -> No
         file.write_text(wrong)
         with pytest.raises(SelfTrainError, match="holds no key"):
             read_key(str(file))
-    with pytest.raises(SelfTrainError, match="--language-model-key-file"):
+    with pytest.raises(SelfTrainError, match="language_model_key_file"):
         read_key(str(tmp_path / "none"))
 
 
@@ -385,7 +385,7 @@ def test_a_language_model_is_looked_at_before_anything_starts(writer, monkeypatc
     writer.models = ("writer", "reader")
     assert with_its_name(Augmentation(url=writer.url, model="reader")).model == "reader"
     for url, model, words in (
-        (writer.url, None, r"lists 2 models \(reader, writer\); name one with --language-model-name"),
+        (writer.url, None, r"lists 2 models \(reader, writer\); set language_model_name to one of them"),
         (writer.url, "righter", "has no model 'righter'; did you mean 'writer'"),
         (writer.url.removesuffix("/v1"), None, r"no /models at the address"),
         (f"http://127.0.0.1:{free_port()}/v1", None, "cannot be reached"),

@@ -12,31 +12,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selftrain.errors import SelfTrainError
-from selftrain.texts.cache import Answer, TextCache, broken_blocks, cache_key
+from selftrain.texts.cache import Completion, TextCache, broken_blocks, cache_key
 
 
-def answer(key, text="a text"):
-    return Answer(key, "doc", "input", "", 0, text, False, 10, 3)
+def completion(key, text="a text"):
+    return Completion(key, "doc", "input", "", 0, text, False, 10, 3)
 
 
 def test_a_second_reader_finds_what_the_first_wrote(tmp_path):
-    TextCache(tmp_path).add([answer("a"), answer("b", "naïve – ‘quotes’ 日本")])
+    TextCache(tmp_path).add([completion("a"), completion("b", "naïve – ‘quotes’ 日本")])
     again = TextCache(tmp_path)
     assert len(again) == 2
-    assert again.get("b") == answer("b", "naïve – ‘quotes’ 日本")
+    assert again.get("b") == completion("b", "naïve – ‘quotes’ 日本")
     assert again.get("c") is None
 
 
 def test_a_known_key_is_not_written_twice(tmp_path):
     cache = TextCache(tmp_path)
-    cache.add([answer("a", "first")])
-    cache.add([answer("a", "second")])
+    cache.add([completion("a", "first")])
+    cache.add([completion("a", "second")])
     assert cache.get("a").text == "first"
     assert len(list(tmp_path.glob("*.parquet"))) == 1
 
 
 def test_what_a_kill_leaves_of_a_block_in_flight_is_ignored(tmp_path):
-    TextCache(tmp_path).add([answer("a")])
+    TextCache(tmp_path).add([completion("a")])
     (tmp_path / ".half.tmp").write_bytes(b"PAR1 half a block")
     assert len(TextCache(tmp_path)) == 1
 
@@ -52,14 +52,14 @@ def test_a_block_appears_under_its_name_when_it_is_whole(tmp_path, monkeypatch):
         write(table, where, **options)
 
     monkeypatch.setattr("selftrain.texts.cache.pq.write_table", slowly)
-    cache.add([answer("a"), answer("b")])
+    cache.add([completion("a"), completion("b")])
     assert during == [0] and len(TextCache(tmp_path)) == 2
     assert sorted(path.suffix for path in tmp_path.iterdir() if path.name != ".lock") == [".parquet"]  # no scratch is left
 
 
 def test_a_block_that_cannot_be_written_leaves_the_cache_as_it_was(tmp_path, monkeypatch):
     cache = TextCache(tmp_path)
-    cache.add([answer("a")])
+    cache.add([completion("a")])
 
     def full(table, where, **options):
         Path(where).write_bytes(b"PAR1 half")
@@ -68,9 +68,9 @@ def test_a_block_that_cannot_be_written_leaves_the_cache_as_it_was(tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr("selftrain.texts.cache.pq.write_table", full)
         with pytest.raises(SelfTrainError, match=r"parquet cannot be written: the disk is full \(No space left on device\); free some space"):
-            cache.add([answer("b")])
+            cache.add([completion("b")])
     assert len(cache) == len(TextCache(tmp_path)) == 1 and cache.get("b") is None
-    cache.add([answer("b")])
+    cache.add([completion("b")])
     assert len(TextCache(tmp_path)) == 2
 
 
@@ -80,14 +80,14 @@ def test_a_folder_in_a_folder_is_made_and_nothing_is_written_for_nothing(tmp_pat
     assert folder.is_dir() and list(folder.iterdir()) == []
 
 
-def test_a_block_holds_what_is_new_and_answers_are_counted_by_document(tmp_path):
+def test_a_block_holds_what_is_new_and_completions_are_counted_by_document(tmp_path):
     cache = TextCache(tmp_path)
-    cache.add([answer("a")])
-    cache.add([answer("a", "again"), answer("b"), Answer("c", "other", "conditional", "sport", 1, "a text", True, 1, 2)])
+    cache.add([completion("a")])
+    cache.add([completion("a", "again"), completion("b"), Completion("c", "other", "conditional", "sport", 1, "a text", True, 1, 2)])
     assert [len(pq.read_table(file)) for file in sorted(tmp_path.glob("*.parquet"), key=lambda file: file.stat().st_mtime_ns)] == [1, 2]
     assert (cache.count("doc"), cache.count("other"), cache.count("none")) == (2, 1, 0)
-    assert sorted(found.key for found in cache.answers()) == ["a", "b", "c"]
-    assert cache.get("c") == TextCache(tmp_path).get("c") == Answer("c", "other", "conditional", "sport", 1, "a text", True, 1, 2)
+    assert sorted(found.key for found in cache.completions()) == ["a", "b", "c"]
+    assert cache.get("c") == TextCache(tmp_path).get("c") == Completion("c", "other", "conditional", "sport", 1, "a text", True, 1, 2)
 
 
 def test_the_key_of_a_text_is_the_one_it_has_always_been():
@@ -98,8 +98,8 @@ def test_the_key_of_a_text_is_the_one_it_has_always_been():
 
 @pytest.mark.parametrize("content", [b"not parquet", b"", b"PAR1" + b"\0" * 64 + b"PAR1"])
 def test_a_broken_block_costs_its_own_texts_and_is_said(tmp_path, capsys, content):
-    TextCache(tmp_path).add([answer("a")])
-    TextCache(tmp_path).add([answer("b")])
+    TextCache(tmp_path).add([completion("a")])
+    TextCache(tmp_path).add([completion("b")])
     second = sorted(tmp_path.glob("*.parquet"))[1]
     second.write_bytes(content)
     cache = TextCache(tmp_path)
@@ -107,13 +107,13 @@ def test_a_broken_block_costs_its_own_texts_and_is_said(tmp_path, capsys, conten
     aside = second.with_name(f"{second.name}.broken")
     assert cache.broken == [aside] and broken_blocks(tmp_path) == {aside} and aside.read_bytes() == content  # kept for who wants to look
     assert str(second) in capsys.readouterr().err
-    cache.add([answer("b", "anew")])
+    cache.add([completion("b", "anew")])
     again = TextCache(tmp_path)
     assert again.get("b").text == "anew" and again.broken == [] and capsys.readouterr().err == ""
 
 
 def test_a_page_that_rotted_and_a_column_that_is_missing_are_broken_blocks(tmp_path, capsys):
-    TextCache(tmp_path).add([answer(f"{n}", f"text {n}") for n in range(50)])
+    TextCache(tmp_path).add([completion(f"{n}", f"text {n}") for n in range(50)])
     (block,) = tmp_path.glob("*.parquet")
     content = bytearray(block.read_bytes())
     content[4:40] = b"\xff" * 36
@@ -125,7 +125,7 @@ def test_a_page_that_rotted_and_a_column_that_is_missing_are_broken_blocks(tmp_p
 
 
 def test_a_block_that_may_not_be_read_is_no_broken_one(tmp_path, monkeypatch):
-    TextCache(tmp_path).add([answer("a")])
+    TextCache(tmp_path).add([completion("a")])
 
     def denied(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
@@ -138,8 +138,8 @@ def test_a_block_that_may_not_be_read_is_no_broken_one(tmp_path, monkeypatch):
 
 def test_of_two_writers_of_a_key_the_first_commit_counts_for_both_and_for_all_later_runs(tmp_path):
     one, other = TextCache(tmp_path), TextCache(tmp_path)
-    one.add([answer("a", "first")])
-    other.add([answer("a", "second"), answer("b", "of the other")])
+    one.add([completion("a", "first")])
+    other.add([completion("a", "second"), completion("b", "of the other")])
     assert other.get("a").text == "first"  # what it reports is what stays
     later = TextCache(tmp_path)
     assert (later.get("a").text, later.get("b").text) == ("first", "of the other")
@@ -149,12 +149,12 @@ def test_of_two_writers_of_a_key_the_first_commit_counts_for_both_and_for_all_la
 WRITER = """
 import sys
 from pathlib import Path
-from selftrain.texts.cache import Answer, TextCache
+from selftrain.texts.cache import Completion, TextCache
 cache = TextCache(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
 for key in range(40):
-    cache.add([Answer(f"k{key}", "doc", "input", "", 0, f"{key} of {sys.argv[2]}", False, 1, 1)])
+    cache.add([Completion(f"k{key}", "doc", "input", "", 0, f"{key} of {sys.argv[2]}", False, 1, 1)])
 print("|".join(cache.get(f"k{key}").text for key in range(40)))
 """
 
@@ -181,25 +181,25 @@ def test_two_processes_that_write_the_same_keys_report_the_same_texts_as_a_later
 
 def test_blocks_without_numbers_count_as_they_always_did_and_before_the_numbered(tmp_path):
     cache = TextCache(tmp_path)
-    cache.add([answer("a", "numbered"), answer("b", "numbered")])
+    cache.add([completion("a", "numbered"), completion("b", "numbered")])
     blank = TextCache(tmp_path / "other")
-    blank.add([answer("a", "earlier name")])
+    blank.add([completion("a", "earlier name")])
     next((tmp_path / "other").glob("*.parquet")).rename(tmp_path / f"{'1' * 32}.parquet")
     blank = TextCache(tmp_path / "another")
-    blank.add([answer("a", "later name")])
+    blank.add([completion("a", "later name")])
     next((tmp_path / "another").glob("*.parquet")).rename(tmp_path / f"{'2' * 32}.parquet")
     found = TextCache(tmp_path)
     assert (found.get("a").text, found.get("b").text) == ("later name", "numbered")
 
 
 def test_blocks_are_plain_parquet(tmp_path):
-    TextCache(tmp_path).add([answer("a")])
+    TextCache(tmp_path).add([completion("a")])
     assert pq.read_table(next(tmp_path.glob("*.parquet"))).column("text").to_pylist() == ["a text"]
 
 
 def test_a_block_says_its_types_whatever_it_holds_and_one_with_more_columns_opens(tmp_path):
     cache = TextCache(tmp_path)
-    cache.add([answer("a")])
+    cache.add([completion("a")])
     (file,) = tmp_path.glob("*.parquet")
     schema = pq.read_schema(file)
     assert [str(schema.field(name).type) for name in ("key", "sample", "cut_off", "prompt_tokens", "generated_tokens")] == [
@@ -210,7 +210,7 @@ def test_a_block_says_its_types_whatever_it_holds_and_one_with_more_columns_open
         "int32",
     ]
     pq.write_table(pq.read_table(file).append_column("added_later", [[1]]), file)
-    assert TextCache(tmp_path).get("a") == answer("a")
+    assert TextCache(tmp_path).get("a") == completion("a")
 
 
 parts = st.fixed_dictionaries(

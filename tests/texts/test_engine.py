@@ -1,16 +1,16 @@
-"""The engine without Serve: what it asks, what it does when engines die, fail or are silent, and what it says."""
+"""The engine without Serve: what it asks, what it does when its processes die, fail or are silent, and what it reports."""
 
 import asyncio
 
 import pytest
 
 from selftrain.config import AugmentConfig
-from selftrain.errors import ProcessDied, SelfTrainError
-from selftrain.texts import remote as module
-from selftrain.texts.remote import EngineGone, ServedEngine
-from selftrain.texts.service import EngineRequest
+from selftrain.errors import ProcessDied, ServiceError
+from selftrain.texts.engines import engine_needs, resilient
+from selftrain.texts.engines.resilient import EngineGone, ResilientEngine
+from selftrain.texts.prompts import Prompt, Sampling
 
-REQUESTS = [EngineRequest(key, f"prompt {key}", {"max_tokens": 4}) for key in "abcdef"]
+PROMPTS = [Prompt(f"prompt {name}", name, "input", "", 0, Sampling(0.8, 4)) for name in "abcdef"]
 
 
 class Scripted:
@@ -22,9 +22,8 @@ class Scripted:
 
     def start(self):
         self.started += 1
-        return "<s>"
 
-    async def ask(self, prompt, sampling):
+    async def complete(self, prompt, options):
         self.asked.append(prompt)
         self.at_once += 1
         self.most = max(self.most, self.at_once)
@@ -35,7 +34,7 @@ class Scripted:
                 found = await found
         finally:
             self.at_once -= 1
-        return found, 3, sampling["max_tokens"]
+        return found, 3, options["max_tokens"]
 
     def deaths(self):
         died, self.dying = self.dying, []
@@ -50,25 +49,25 @@ class Scripted:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(resilient, "POLL_SECONDS", 0.05)
 
 
 def engine(deployment, **settings):
-    return ServedEngine(AugmentConfig(**settings), "folder", deployment)
+    return ResilientEngine(AugmentConfig(**settings), "folder", deployment)
 
 
 async def silence():
     await asyncio.sleep(3600)
 
 
-def test_every_request_gets_its_answer_and_the_engine_starts_once():
+def test_every_prompt_gets_its_generation_and_the_engine_starts_once():
     deployment = Scripted(lambda prompt, nth: prompt.upper())
     served = engine(deployment, concurrent_requests=2)
     assert served.starting and deployment.started == 0
     for _ in range(2):
-        found = {answer.key: answer for answer in served.generate(REQUESTS)}
-        assert {key: answer.text for key, answer in found.items()} == {key: f"<S>PROMPT {key.upper()}" for key in "abcdef"}
-        assert {(answer.prompt_tokens, answer.generated_tokens, answer.error) for answer in found.values()} == {(3, 4, "")}
+        found = {found.prompt.document_id: found for found in served.generate(PROMPTS)}
+        assert {name: generation.text for name, generation in found.items()} == {name: f"PROMPT {name.upper()}" for name in "abcdef"}
+        assert {(generation.prompt_tokens, generation.generated_tokens, generation.error) for generation in found.values()} == {(3, 4, "")}
     assert (deployment.started, deployment.most) == (1, 4)  # twice `concurrent_requests`
     assert not served.starting
     served.close()
@@ -92,11 +91,11 @@ def test_what_was_in_flight_is_asked_again_when_the_engine_dies():
 
     deployment.act = act
     served = engine(deployment)
-    found = list(served.generate(REQUESTS))
-    assert sorted(answer.key for answer in found) == list("abcdef") and all(answer.text == "text" for answer in found)
-    list(served.generate(REQUESTS))  # looked after here at the latest
+    found = list(served.generate(PROMPTS))
+    assert sorted(one.prompt.document_id for one in found) == list("abcdef") and all(one.text == "text" for one in found)
+    list(served.generate(PROMPTS))  # polled here at the latest
     assert set(served.notices) == {
-        "The language model's engine was killed, or crashed; another one is started, and what it was writing is asked for again."
+        "The language model's engine was killed, or crashed; another one is starting, and gets the texts that were in flight."
     }
 
 
@@ -104,7 +103,7 @@ def test_engines_that_keep_dying_end_the_wait_and_say_why():
     deployment = Scripted(lambda prompt, nth: silence())
     deployment.deaths = lambda: ["was killed for lack of memory (by the kernel)"]
     with pytest.raises(ProcessDied, match=r"died 3 times without a text in between; the last one was killed for lack of memory \(by the kernel\)"):
-        list(engine(deployment).generate(REQUESTS))
+        list(engine(deployment).generate(PROMPTS))
 
 
 def test_deaths_with_texts_in_between_do_not_add_up():
@@ -118,43 +117,54 @@ def test_deaths_with_texts_in_between_do_not_add_up():
 
     deployment.act = act
     served = engine(deployment, concurrent_requests=1)
-    for request in REQUESTS:
-        served._looked = 0.0
-        assert [answer.key for answer in served.generate([request])] == [request.key]
+    for prompt in PROMPTS:
+        served._last_poll = 0.0
+        assert [found.prompt for found in served.generate([prompt])] == [prompt]
 
 
-def test_an_answer_that_fails_again_and_again_is_an_error_of_its_own():
+def test_a_prompt_that_fails_again_and_again_is_an_error_of_its_own():
     def act(prompt, nth):
         if prompt.endswith("c"):
             raise ValueError("too long")
-        if prompt.endswith("d") and nth < module.TRIES:
+        if prompt.endswith("d") and nth < resilient.MAX_TRIES:
             raise OSError("now and then")
         return "text"
 
     deployment = Scripted(act)
-    found = {answer.key: answer for answer in engine(deployment).generate(REQUESTS)}
+    found = {one.prompt.document_id: one for one in engine(deployment).generate(PROMPTS)}
     assert found["c"].error == "ValueError: too long" and found["c"].text == ""
-    assert [key for key, answer in found.items() if answer.error] == ["c"]
-    assert deployment.asked.count("<s>prompt c") == deployment.asked.count("<s>prompt d") == module.TRIES
+    assert [name for name, generation in found.items() if generation.error] == ["c"]
+    assert deployment.asked.count("prompt c") == deployment.asked.count("prompt d") == resilient.MAX_TRIES
 
 
 def test_a_stall_is_an_error():
     deployment = Scripted(lambda prompt, nth: silence() if prompt.endswith("b") else "text")
-    with pytest.raises(SelfTrainError, match=r"gave no text for 0 s \(1 wanted\)"):
-        list(engine(deployment, stall_seconds=0.3).generate(REQUESTS))
+    with pytest.raises(ServiceError, match=r"generated no text for 0 s \(1 are missing\)"):
+        list(engine(deployment, stall_seconds=0.3).generate(PROMPTS))
 
 
 def test_a_caller_that_leaves_ends_the_asking():
     deployment = Scripted(lambda prompt, nth: "text" if prompt.endswith("a") else silence())
-    answers = engine(deployment).generate(REQUESTS)
-    assert next(answers).key == "a"
-    answers.close()
+    generations = engine(deployment).generate(PROMPTS)
+    assert next(generations).prompt.document_id == "a"
+    generations.close()
     assert deployment.at_once == 0
 
 
 def test_without_an_engine_texts_are_said_to_wait_for_one():
     deployment = Scripted(lambda prompt, nth: "text")
     served = engine(deployment)
-    list(served.generate(REQUESTS))
+    list(served.generate(PROMPTS))
     deployment.there = False
     assert served.starting
+
+
+def test_the_engine_states_what_it_needs(tmp_path):
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(2**30)
+    found = engine_needs(AugmentConfig(engine_memory_gb=0.5), tmp_path)
+    assert (found.cpus, found.gpus, found.memory_gb) == (1.0, 0.0, 1.5 + 0.5 + 3.0)
+    assert engine_needs(AugmentConfig(engine_memory_gb=0.5), "a/hub-name").memory_gb == 0.5 + 3.0  # weights of a size that is not known
+    on_gpus = engine_needs(AugmentConfig(gpus=2), tmp_path)
+    assert (on_gpus.gpus, on_gpus.memory_gb) == (2.0, 0.0)
+    assert engine_needs(AugmentConfig(), None) is None

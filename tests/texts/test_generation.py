@@ -14,21 +14,21 @@ from selftrain.config import DataConfig, load
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import grant
 from selftrain.errors import SelfTrainError
-from selftrain.texts.cache import Answer
+from selftrain.texts.cache import Completion
 from selftrain.texts.dataset import generation
 from selftrain.texts.dataset.generation import NOT_TRUE, generate
 from selftrain.texts.service import Counts
 
 
-def story(requests):
-    def text(request):
+def story(prompts):
+    def text(prompt):
         return (
-            f"Film {request.sample}"
-            if request.kind == "subject"
-            else f"A {request.label} word on {request.prompt.split(chr(34))[1]} by critic {request.sample}."
+            f"Film {prompt.sample}"
+            if prompt.kind == "subject"
+            else f"A {prompt.label} word on {prompt.text.split(chr(34))[1]} by critic {prompt.sample}."
         )
 
-    return {request: Answer("", request.origin, request.kind, request.label, request.sample, text(request), False, 1, 1) for request in requests}
+    return {prompt: Completion("", prompt.document_id, prompt.kind, prompt.label, prompt.sample, text(prompt), False, 1, 1) for prompt in prompts}
 
 
 @pytest.fixture
@@ -38,11 +38,11 @@ def model(tmp_path, monkeypatch):
     (tmp_path / "model" / "config.json").write_text("{}")
     calls = []
 
-    def by_rule(experiment, order):
-        calls.append(order.stated)
-        return generation.write(experiment, order, story), Counts()
+    def by_rule(experiment, request):
+        calls.append(request.settings)
+        return generation.write(experiment, request, story), Counts()
 
-    monkeypatch.setattr(generation, "_written_by_engine", by_rule)
+    monkeypatch.setattr(generation, "_write_with_engine", by_rule)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SELFTRAIN_DATA", raising=False)
     return calls
@@ -88,7 +88,7 @@ def test_a_generated_folder_is_trained_on_and_nothing_is_tested_on_it(model, tmp
     assert load_corpus(DataConfig(source="reviews"))[0].fingerprint == corpus.fingerprint
 
 
-def test_the_same_order_again_says_that_all_is_there(model, capsys):
+def test_the_same_request_again_says_that_all_is_there(model, capsys):
     ask(capsys, "--data", "sst2")
     assert "nothing to do: 12 negative, 12 positive" in ask(capsys, "--data", "sst2")
     assert "nothing to do" in ask(capsys, "--classes", "negative,positive", "--template", "review")  # the same texts by another road
@@ -98,10 +98,10 @@ def test_the_same_order_again_says_that_all_is_there(model, capsys):
 
 
 def test_too_few_texts_are_said(model, capsys, monkeypatch):
-    def poor(requests):
-        return {request: answer for request, answer in story(requests).items() if request.label != "positive" or request.sample < 1}
+    def poor(prompts):
+        return {prompt: completion for prompt, completion in story(prompts).items() if prompt.label != "positive" or prompt.sample < 1}
 
-    monkeypatch.setattr(generation, "_written_by_engine", lambda experiment, order: (generation.write(experiment, order, poor), Counts()))
+    monkeypatch.setattr(generation, "_write_with_engine", lambda experiment, request: (generation.write(experiment, request, poor), Counts()))
     assert main([*ASK, "--data", "ag_news", "--classes", "sports,world", "--template", "text"]) == 0
     capsys.readouterr()
     assert main([*ASK[:-1], "other", "--classes", "negative,positive"]) == 0
@@ -113,8 +113,8 @@ def test_too_few_texts_are_said(model, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--per-class", "0", "--data", "sst2"], "--per-class is 0"),
-        ([], "No classes to write for"),
+        (["--per-class", "0", "--data", "sst2"], "must be at least 1 (got 0)"),
+        ([], "no classes to write for"),
         (["--classes", "negative"], "names 1 class; at least two"),
         (["--classes", "good,Good"], "twice"),
         (["--data", "sst3"], "did you mean 'sst2'"),
@@ -123,7 +123,7 @@ def test_too_few_texts_are_said(model, capsys, monkeypatch):
         (["--data", "sst2", "--model", "./none"], "no folder './none'"),
         (["--data", "sst2", "--out", "file.txt"], "'file.txt' is a file"),
         (["--data", "sst2", "--out", "full"], "'full' holds something else"),
-        (["--data", "sst2", "--out", "set"], "'set' holds another data set; name another"),
+        (["--data", "sst2", "--out", "set"], "'set' holds another data set; pass another"),
         (["--data", "sst2", "--out", "file.txt/below"], "cannot be written"),
         (["--data", "sst2", "--set", "method.tau=1"], "has no effect here"),
         (["--data", "sst2", "--set", "augment.temprature=1"], "did you mean 'temperature'"),
@@ -141,7 +141,7 @@ def test_bad_input_gets_one_sentence(model, tmp_path, capsys, arguments, says):
 
 
 def test_no_model_is_an_error_before_anything_starts(model, tmp_path):
-    with pytest.raises(SelfTrainError, match="No language model to write the texts"):
+    with pytest.raises(SelfTrainError, match="no language model to write the texts"):
         generate(load(), tmp_path / "out", per_class=1, named="sst2")
 
 

@@ -35,7 +35,7 @@ def test_a_class_name_with_braces_is_text():
 def test_named_sets_and_their_templates_exist():
     assert set(TEMPLATE_OF) <= set(CATALOGUE)
     assert set(TEMPLATE_OF.values()) <= set(TEMPLATES)
-    with pytest.raises(SelfTrainError, match="no template 'revew'; did you mean 'review'"):
+    with pytest.raises(SelfTrainError, match="template 'revew' does not exist; did you mean 'review'"):
         label_prompts("revew", SENTIMENT, style="continue")
 
 

@@ -1,5 +1,6 @@
 """Texts for classes, with a dictionary or a rule in the language model's place."""
 
+import hashlib
 from collections import Counter
 
 import pytest
@@ -7,10 +8,11 @@ import pytest
 from selftrain.config import AugmentConfig
 from selftrain.data.corpus import Label
 from selftrain.errors import SelfTrainError
-from selftrain.texts.cache import Answer, TextCache
+from selftrain.texts.cache import Completion, TextCache
 from selftrain.texts.dataset.prompts import label_prompts
 from selftrain.texts.dataset.writing import SUBJECT_TRIES, TRIES, write_texts
-from selftrain.texts.service import EngineAnswer, TextService
+from selftrain.texts.engines.base import Generation
+from selftrain.texts.service import TextService
 
 LABELS = (Label("negative", "bad", "a negative opinion"), Label("positive", "good", "a positive opinion"))
 NAMES = ("negative", "positive")
@@ -24,13 +26,15 @@ class Model:
 
     def __call__(self, requests):
         self.rounds.append(list(requests))
-        return {r: Answer("", r.origin, r.kind, r.label, r.sample, text, False, 1, 1) for r in requests if (text := self.rule(r)) is not None}
+        return {
+            r: Completion("", r.document_id, r.kind, r.label, r.sample, text, False, 1, 1) for r in requests if (text := self.rule(r)) is not None
+        }
 
 
 def story(request):
     if request.kind == "subject":
         return f"Film {'abc'[request.sample % 3]}"
-    return f"A {request.label} word on {request.prompt.split(chr(34))[1]} by critic {request.sample}."
+    return f"A {request.label} word on {request.text.split(chr(34))[1]} by critic {request.sample}."
 
 
 def written(model, per_class=4, template="review", labels=LABELS, **config):
@@ -54,7 +58,7 @@ def test_two_stages_and_every_class_gets_its_texts():
     assert [len(got.texts) for got in found.classes] == [4, 4]
     texts = [request for request in model.rounds[-1] if request.kind == "label text"]
     assert Counter(request.label for request in texts) == {"negative": 4, "positive": 4}
-    assert all(request.stop == ('"', "\n") for request in texts)
+    assert all(request.sampling.stop == ('"', "\n") for request in texts)
 
 
 def test_one_stage_asks_for_samples_of_one_prompt():
@@ -62,7 +66,7 @@ def test_one_stage_asks_for_samples_of_one_prompt():
     found = written(model, template="text")
     assert found.subjects == () and len(model.rounds) == 1
     assert [request.sample for request in model.rounds[0] if request.label == "positive"] == [0, 1, 2, 3]
-    assert {request.prompt for request in model.rounds[0]} == {'A text about a negative opinion: "', 'A text about a positive opinion: "'}
+    assert {request.text for request in model.rounds[0]} == {'A text about a negative opinion: "', 'A text about a positive opinion: "'}
 
 
 def test_subjects_of_a_class_of_its_own():
@@ -70,8 +74,8 @@ def test_subjects_of_a_class_of_its_own():
 
     def rule(request):
         if request.kind == "subject":
-            return f"{'Bad' if 'negative' in request.prompt else 'Good'} thing {request.sample}"
-        return "It was said of " + request.prompt.split("subject of ")[1].rstrip('": ') + " before."
+            return f"{'Bad' if 'negative' in request.text else 'Good'} thing {request.sample}"
+        return "It was said of " + request.text.split("subject of ")[1].rstrip('": ') + " before."
 
     found = written(Model(rule), template="subject", per_class=2)
     assert [got.texts for got in found.subjects] == [["Bad thing 0", "Bad thing 1"], ["Good thing 0", "Good thing 1"]]
@@ -125,18 +129,20 @@ def test_a_class_without_texts_is_an_error(rule, template, message):
 
 
 class Engine:
-    """The service's engine: writes by `story`; `die_after` stands for a kill."""
+    """The service's engine: a text of its own for every prompt; `die_after` stands for a kill."""
+
+    starting = False
 
     def __init__(self, die_after=None):
-        self.die_after, self.generated = die_after, []
+        self.die_after, self.generated, self.notices = die_after, [], []
 
-    def generate(self, requests):
-        for request in requests:
+    def generate(self, prompts):
+        for prompt in prompts:
             if len(self.generated) == self.die_after:
                 raise KeyboardInterrupt
-            self.generated.append(request.key)
-            subject = request.prompt == 'Movie: "'
-            yield EngineAnswer(request.key, f"Film {request.key}" if subject else f"All that is said of it is {request.key}.", 5, 5)
+            name = hashlib.sha256(f"{prompt.text}{prompt.sample}".encode()).hexdigest()[:32]
+            self.generated.append(name)
+            yield Generation(prompt, f"Film {name}" if prompt.kind == "subject" else f"All that is said of it is {name}.", 5, 5)
 
     def close(self):
         pass

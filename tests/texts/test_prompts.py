@@ -2,16 +2,18 @@
 
 import pytest
 
+from selftrain.config import AugmentConfig
 from selftrain.data.corpus import Label
 from selftrain.data.texts import TextRequest
-from selftrain.texts.prompts import clean, prompt_for
+from selftrain.texts.filter import clean
+from selftrain.texts.prompts import Sampling, prompt_for
 
 LABELS = (Label("sport", "sport", "sport"), Label("tech", "technology", "technology and computers"))
 DOCUMENT = "The company said on Tuesday that its new phone would be on sale before the end of the year in all of its shops"
 
 
 def ask(kind, label=-1, style="continue", words=5):
-    return prompt_for(TextRequest("id", kind, label), DOCUMENT, LABELS, style=style, words=words)
+    return prompt_for(TextRequest("id", kind, label), DOCUMENT, LABELS, AugmentConfig(style=style, document_words=words))
 
 
 def test_a_base_model_continues_the_document():
@@ -28,19 +30,38 @@ def test_the_papers_instruction_for_input_augmentation():
 
 
 def test_classification_must_choose_one_of_the_names():
-    assert ask("classify").choices == (" sport", " tech")
-    assert ask("classify", style="instruct").choices == ("sport", "tech")
+    assert ask("classify").sampling.choices == (" sport", " tech")
+    assert ask("classify", style="instruct").sampling.choices == ("sport", "tech")
     assert "sport, tech" in ask("classify").text
 
 
 def test_no_single_word_makes_a_prompt_too_long_for_the_engine():
-    prompt = prompt_for(TextRequest("id", "input"), "x" * 100_000, LABELS, style="continue", words=48)
+    prompt = prompt_for(TextRequest("id", "input"), "x" * 100_000, LABELS, AugmentConfig())
     assert len(prompt.text) == 40
 
 
 def test_braces_in_a_document_are_text():
-    prompt = prompt_for(TextRequest("id", "input"), "a {document} and {0}", LABELS, style="continue", words=9)
+    prompt = prompt_for(TextRequest("id", "input"), "a {document} and {0}", LABELS, AugmentConfig())
     assert prompt.text == "a {document} and {0}"
+
+
+def test_a_prompt_has_the_document_the_class_and_the_sample():
+    prompt = prompt_for(TextRequest("id", "conditional", 1, 3), DOCUMENT, LABELS, AugmentConfig())
+    assert (prompt.document_id, prompt.kind, prompt.label, prompt.sample) == ("id", "conditional", "tech", 3)
+    assert ask("input").label == ask("classify").label == ""
+
+
+def test_options_hold_what_is_used_and_nothing_else():
+    """They are part of the cache key."""
+    assert Sampling(0.8, 32, 8).options() == {"temperature": 0.8, "max_tokens": 32, "min_tokens": 8}
+    full = Sampling(0.8, 32, 0, 0.9, ("x",)).options()
+    assert full == {"temperature": 0.8, "max_tokens": 32, "min_tokens": 0, "top_p": 0.9, "stop": ["x"]}
+    assert ask("classify").sampling.options() == {"temperature": 0.0, "max_tokens": 16, "structured_outputs": {"choice": [" sport", " tech"]}}
+
+
+def test_the_least_number_of_tokens_is_not_above_the_largest():
+    prompt = prompt_for(TextRequest("id", "input"), DOCUMENT, LABELS, AugmentConfig(min_tokens=64, max_tokens=16))
+    assert (prompt.sampling.min_tokens, prompt.sampling.max_tokens) == (16, 16)
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,7 @@ def generated_texts(card: BundleCard, corpus: Corpus) -> list[str]:
     from selftrain.texts.cache import TextCache
 
     wanted = set(corpus.unlabeled.ids)
-    texts = (answer.text.strip() for answer in TextCache(folder).answers() if answer.document_id in wanted and answer.kind != "classify")
+    texts = (answer.text.strip() for answer in TextCache(folder).completions() if answer.document_id in wanted and answer.kind != "classify")
     return sorted({text for text in texts if text})
 
 

@@ -52,6 +52,7 @@ from selftrain.runs.stages import Events, Stages
 from selftrain.runtime.cluster import needs, session
 from selftrain.runtime.guard import cause_of, listen
 from selftrain.runtime.memory import trim
+from selftrain.texts.engines import engine_needs
 from selftrain.tracking import Round, Tracker, check_tracking, is_away
 from selftrain.tracking.spool import SPOOL, Spool
 from selftrain.training.checkpoints import RoundCheckpoint
@@ -235,7 +236,7 @@ def run(experiment: Experiment, *, command: str = "", resume: Path | str | None 
     with ExitStack() as stack:
         if prepared.needs_ray:
             with stages("start of Ray"):
-                stack.enter_context(session(experiment, needs(experiment, prepared.language_model)))
+                stack.enter_context(session(experiment, needs(experiment, engine_needs(experiment.augment, prepared.language_model))))
         parts = Parts(folder / "checkpoints" / "parts.json", command, started, stages)
         with explained(folder):
             write_whole(folder / "config.yaml", experiment.to_yaml())
@@ -379,7 +380,7 @@ class _Run:
         stack.callback(self._note_broken_blocks, cache, before)
         self.texts = RemoteTexts.start(self.experiment.augment, self.corpus, str(self.prepared.language_model), self.llm_fingerprint, str(cache))
         stack.callback(self.texts.close)
-        stack.enter_context(ProgressBar(self.texts.progress, tell=lambda notice: self.events("recovered", what=notice)))
+        stack.enter_context(ProgressBar(self.texts.progress, notify=lambda notice: self.events("recovered", what=notice)))
         self._note_broken_blocks(cache, before)
 
     def _note_broken_blocks(self, cache: Path, before: set[Path]) -> None:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from selftrain.config import Experiment
 from selftrain.errors import SelfTrainError
@@ -23,8 +22,6 @@ from selftrain.runtime.sharing import free_memory_gb, share_of_memory
 
 _TRAINING_GB = 1.5  # a worker with a small encoder, its optimiser and its batches
 _RAY_GB = 2.0  # raylet, control store, and the processes that wait for work
-ENGINE_GB = 3.0  # vLLM, the text service and Ray Serve's controller, without weights and key-value cache
-ENGINE_CPUS = 1.0  # logical CPUs of the engine
 
 
 @dataclass(frozen=True)
@@ -36,19 +33,15 @@ class Needs:
     memory_gb: float
 
 
-def needs(experiment: Experiment, model_folder: Path | str | None, *, trains: bool = True) -> Needs:
-    """What `experiment` asks for; `model_folder` is the language model's, None for a run without one; `trains` is false where texts are all that is wanted."""
+def needs(experiment: Experiment, engine: Needs | None, *, trains: bool = True) -> Needs:
+    """What `experiment` asks for; `engine` is what its language model asks for, None for a run without one; `trains` is false where texts are all that is wanted."""
     training = experiment.training
     workers = training.workers if trains else 0
     cpus = 1.0 + workers
     gpus = float(workers if training.gpu else 0)
     memory = _RAY_GB + workers * _TRAINING_GB
-    if model_folder is not None:
-        cpus += ENGINE_CPUS
-        gpus += experiment.augment.gpus
-        if experiment.augment.gpus == 0:
-            weights = sum(file.stat().st_size for file in model_folder.glob("*.safetensors")) / 2**30 if isinstance(model_folder, Path) else 0.0
-            memory += 1.5 * weights + experiment.augment.engine_memory_gb + ENGINE_GB
+    if engine is not None:
+        cpus, gpus, memory = cpus + engine.cpus, gpus + engine.gpus, memory + engine.memory_gb
     return Needs(cpus, gpus, memory)
 
 

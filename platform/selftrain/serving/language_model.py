@@ -1,7 +1,8 @@
-"""A language model in front of the classifier, for requests that ask for it: each text is read with continuations, as GenCo's equation 9 has it.
+"""A language model in front of the classifier, for requests with `augment`: each text is read with continuations, as in GenCo's equation 9.
 
-The model is in no replica. An OpenAI-compatible server is asked (`vllm serve MODEL`), with the prompts and the sampling that the bundle was trained with, and its
-answers pass the same filter. Requests that do not ask for it come by nothing of this.
+The model runs in an OpenAI-compatible server (`vllm serve MODEL`), not in a replica. It gets the prompts and the sampling that the bundle was trained with
+(texts/prompts.py), and its continuations pass the same filter (texts/filter.py). Requests without `augment` use nothing of this.
+The HTTP client is aiohttp's: the `openai` package bounds neither the bytes of an answer nor the time of a whole request.
 """
 
 from __future__ import annotations
@@ -21,27 +22,28 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from selftrain.bundle.format import BundleCard
 from selftrain.config import AugmentConfig
 from selftrain.data.texts import TextRequest
-from selftrain.errors import SelfTrainError, nearest
+from selftrain.errors import BundleError, ConfigError, SelfTrainError, ServiceError, nearest
 from selftrain.serving.limits import Refused, read_secret
 from selftrain.serving.metrics import Metrics
 from selftrain.serving.requests import Answer
-from selftrain.texts.prompts import clean, prompt_for
+from selftrain.texts.filter import clean
+from selftrain.texts.prompts import prompt_for
 
 KEY_VARIABLE = "SELFTRAIN_LANGUAGE_MODEL_KEY"
 MAX_ANSWER_BYTES = 4 * 2**20
-_ABOUT_THE_TEXT = (400, 413, 422)  # the server refuses one text, for instance because its tokens are too many for the model
+_TEXT_REFUSED = (400, 413, 422)  # the server refuses one text, for instance because it has too many tokens for the model
 _BUSY = (429, 503)
 
 
 class Augmentation(BaseModel):
-    """Where the language model is: `augmentation` in the `args` of a Serve config file."""
+    """The language model's server: `augmentation` in the `args` of a Serve config file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: str = Field(description="of an OpenAI-compatible server, with its version: http://127.0.0.1:8001/v1")
     model: str | None = Field(default=None, min_length=1, description="its name there; default: the only one that the server lists")
-    concurrency: int = Field(default=32, ge=1, description="texts that a replica has continued at a time; while there are as many, requests get 503")
-    timeout_seconds: float = Field(default=20.0, gt=0, description="for the continuations of one text; after it, 504")
+    concurrency: int = Field(default=32, ge=1, description="texts that a replica sends at a time; further requests get 503")
+    timeout_seconds: float = Field(default=20.0, gt=0, description="for the continuations of one text; after that, 504")
     key_file: str | None = Field(
         default=None, description=f"file with the server's API key; default: the environment variable {KEY_VARIABLE}, if set"
     )
@@ -54,28 +56,29 @@ class Augmentation(BaseModel):
             good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not (parts.query or parts.fragment)
         except ValueError:
             good = False
-        if not good or "@" in parts.netloc:  # a password there would stand in Serve's configuration
-            raise ValueError("write the address of an OpenAI-compatible server, e.g. http://127.0.0.1:8001/v1; a key goes into a file")
+        if not good or "@" in parts.netloc:  # Serve's configuration would show a password there
+            raise ValueError("must be the address of an OpenAI-compatible server, e.g. http://127.0.0.1:8001/v1; a key goes into a file")
         return url.rstrip("/")
 
 
 def read_key(file: str | None) -> str | None:
-    """The API key of the language model's server: from `file`, else from the environment variable SELFTRAIN_LANGUAGE_MODEL_KEY; None for none.
+    """The API key of the language model's server: from `file`, else from the environment variable SELFTRAIN_LANGUAGE_MODEL_KEY; None without either.
 
     Raises:
-        SelfTrainError: the file cannot be read, or what it or the variable holds is no key.
+        SelfTrainError: the file cannot be read.
+        ConfigError: the content of the file or the variable is not a key.
     """
-    found = read_secret(file, KEY_VARIABLE, "--language-model-key-file")
+    found = read_secret(file, KEY_VARIABLE, "language_model_key_file")
     if found is not None and not found.printable:
-        raise SelfTrainError(f"{found.where} holds no key: it takes printable ASCII characters without spaces.")
+        raise ConfigError(f"{found.where} holds no key: a key is printable ASCII characters without spaces.")
     return None if found is None else found.text
 
 
-def settings_of(card: BundleCard) -> AugmentConfig:
-    """How continuations were asked for while the model was trained; what its experiment leaves open is as the default has it.
+def training_settings(card: BundleCard) -> AugmentConfig:
+    """Style and sampling of the continuations that the model was trained with; what its experiment leaves open has its default.
 
     Raises:
-        SelfTrainError: the experiment holds a value that this version does not know.
+        BundleError: the experiment holds a value that this version does not know.
     """
     stated = card.experiment.get("augment")
     known = {key: value for key, value in stated.items() if key in AugmentConfig.model_fields} if isinstance(stated, dict) else {}
@@ -83,66 +86,66 @@ def settings_of(card: BundleCard) -> AugmentConfig:
         return AugmentConfig.model_validate(known)
     except ValidationError as error:
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise SelfTrainError(
+        raise BundleError(
             f"augment: the model {card.name} was trained with a setting that is not known here (augment.{key}); upgrade selftrain."
         ) from None
 
 
-class Written(NamedTuple):
-    """What the language model made of one text."""
+class TextContinuations(NamedTuple):
+    """What the language model wrote for one text."""
 
     continuations: list[str]  # that passed the filter
     problem: str | None = None  # why it refuses this text
 
 
 class LanguageModel:
-    """The server of a language model, as one replica asks it; used by one event loop.
+    """The client of a language model's server, in one replica; one event loop uses it.
 
     Args:
-        given: where it is.
-        metrics: where its answers are counted.
-        key: its API key; None for none.
+        settings: address, name and limits.
+        metrics: counts completions and failures.
+        key: the server's API key; None if it needs none.
     """
 
-    def __init__(self, given: Augmentation, metrics: Metrics, key: str | None = None) -> None:
-        self._given = given
+    def __init__(self, settings: Augmentation, metrics: Metrics, key: str | None = None) -> None:
+        self._settings = settings
         self._metrics = metrics
         self._headers = {} if key is None else {"authorization": f"Bearer {key}"}
-        self._name = given.model
-        self._free = asyncio.Semaphore(given.concurrency)
-        self._texts = 0  # under way
+        self._name = settings.model
+        self._free = asyncio.Semaphore(settings.concurrency)
+        self._texts = 0  # in progress
         self._seconds_a_text = 1.0
 
-    async def write(self, texts: Sequence[str], card: BundleCard, model: str) -> list[Written]:
+    async def write(self, texts: Sequence[str], card: BundleCard, model: str) -> list[TextContinuations]:
         """Continuations of each text; `[texts]`.
 
-        A request is taken as long as fewer than `concurrency` texts of others are under way; of its own texts as many are asked for at a time.
+        A request is accepted while fewer than `concurrency` texts of others are in progress; at most `concurrency` are sent at a time.
 
         Args:
-            texts: what is to be continued.
+            texts: to continue.
             card: of the classifier that will read them.
-            model: what the classifier is called in the metrics.
+            model: the classifier's name in the metrics.
 
         Raises:
-            Refused: the classifier was trained without continuations, too many texts are under way, or the server cannot be reached, answers too late, an error
-                or nonsense.
+            Refused: the classifier was trained without continuations, too many texts are in progress, or the server cannot be reached, is late, fails, or
+                does not answer as an OpenAI-compatible one.
         """
         try:
-            settings = settings_of(card)
+            training = training_settings(card)
         except SelfTrainError as error:
             raise Refused(422, str(error)) from None
-        if settings.input_samples == 0:
+        if training.input_samples == 0:
             raise Refused(422, f'augment: the model {model} was trained without continuations (augment.input_samples is 0); leave out "augment"')
-        if self._texts >= self._given.concurrency:
-            ahead = self._texts - self._given.concurrency + 1
-            seconds = max(1, math.ceil(ahead * self._seconds_a_text / self._given.concurrency))
-            raise self._failure("busy", 503, f"the language model has {self._texts} texts under way already; try again in {seconds} s", seconds)
+        if self._texts >= self._settings.concurrency:
+            ahead = self._texts - self._settings.concurrency + 1
+            seconds = max(1, math.ceil(ahead * self._seconds_a_text / self._settings.concurrency))
+            raise self._failure("busy", 503, f"the language model has {self._texts} texts in progress already; try again in {seconds} s", seconds)
         self._texts += len(texts)
         try:
             async with self._session() as session:
                 name = self._name = self._name or await self._only_model(session)
                 async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(self._continue(session, name, text, settings, model)) for text in texts]
+                    tasks = [group.create_task(self._continue(session, name, text, training, model)) for text in texts]
         except ExceptionGroup as failed:  # the others are cancelled: the request fails as a whole
             raise failed.exceptions[0] from None
         finally:
@@ -153,20 +156,20 @@ class LanguageModel:
         """The names that the server lists.
 
         Raises:
-            Refused: it cannot be reached, answers too late, an error or nonsense.
+            Refused: the server cannot be reached, is late, fails, or does not answer as an OpenAI-compatible one.
         """
         async with self._session() as session:
             return await self._listed(session)
 
     def _session(self) -> aiohttp.ClientSession:
-        # One for each request: what it costs is nothing beside the language model, and none outlives the event loop.
-        timeout = aiohttp.ClientTimeout(total=self._given.timeout_seconds)
+        # One for each request: it costs nothing beside the language model, and none outlives the event loop.
+        timeout = aiohttp.ClientTimeout(total=self._settings.timeout_seconds)
         return aiohttp.ClientSession(headers=self._headers, timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
 
     async def _only_model(self, session: aiohttp.ClientSession) -> str:
         names = await self._listed(session)
         if len(names) != 1:
-            raise self._failure("nonsense", 502, f"the language model's server lists {len(names)} models; name one in augmentation.model")
+            raise self._failure("nonsense", 502, f"the language model's server lists {len(names)} models; set augmentation.model to one of them")
         return names[0]
 
     async def _listed(self, session: aiohttp.ClientSession) -> list[str]:
@@ -176,14 +179,14 @@ class LanguageModel:
         except (KeyError, TypeError):
             raise self._nonsense() from None
 
-    async def _continue(self, session: aiohttp.ClientSession, name: str, text: str, settings: AugmentConfig, model: str) -> Written:
+    async def _continue(self, session: aiohttp.ClientSession, name: str, text: str, training: AugmentConfig, model: str) -> TextContinuations:
         async with self._free:
-            path, body = question(text, name, settings)
+            path, body = completion_request(text, name, training)
             start = time.monotonic()
             try:
                 answer = await self._ask(session, "POST", path, body)
             except RefusedText as refused:
-                return Written([], str(refused))
+                return TextContinuations([], str(refused))
             seconds = time.monotonic() - start
         self._metrics.language_model_seconds.observe(seconds)
         self._seconds_a_text += 0.1 * (seconds - self._seconds_a_text)
@@ -192,10 +195,10 @@ class LanguageModel:
         cleaned = await asyncio.to_thread(lambda: [clean(raw, text, cut_off=cut_off) for raw, cut_off in choices])
         for one in cleaned:
             self._metrics.continuations.labels(model, one.reason or "used").inc()
-        return Written([one.text for one in cleaned if not one.reason])
+        return TextContinuations([one.text for one in cleaned if not one.reason])
 
     def _choices(self, answer: Any, wanted: int) -> list[tuple[str, bool]]:
-        """(text, whether it was cut off by the limit of tokens) of each continuation."""
+        """(text, whether the token limit cut it off) of each continuation."""
         try:
             found = [
                 ((one["text"] if "text" in one else one["message"]["content"]) or "", one["finish_reason"] == "length") for one in answer["choices"]
@@ -213,22 +216,28 @@ class LanguageModel:
     async def _ask(self, session: aiohttp.ClientSession, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """The JSON of an answer.
 
+        Args:
+            session: with the key.
+            method: GET or POST.
+            path: below the server's address.
+            body: sent as JSON; it is about one text.
+
         Raises:
-            RefusedText: the server does not take this text.
-            Refused: it did not answer, or not as it should.
+            RefusedText: the server refuses this text.
+            Refused: it cannot be reached, is late, fails, or does not answer as an OpenAI-compatible one.
         """
         try:
-            async with session.request(method, self._given.url + path, json=body, allow_redirects=False) as response:
+            async with session.request(method, self._settings.url + path, json=body, allow_redirects=False) as response:
                 status, headers, content = response.status, response.headers, bytearray()
                 async for part in response.content.iter_chunked(2**16):
                     content += part
                     if len(content) > MAX_ANSWER_BYTES:
                         raise self._nonsense()
         except TimeoutError:
-            raise self._failure("timeout", 504, f"the language model did not answer within {self._given.timeout_seconds:g} s") from None
+            raise self._failure("timeout", 504, f"the language model did not answer within {self._settings.timeout_seconds:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise self._failure("unreachable", 502, f"the language model's server cannot be reached ({type(error).__name__})") from None
-        if status in _ABOUT_THE_TEXT and body is not None:
+        if status in _TEXT_REFUSED and body is not None:
             self._metrics.language_model_errors.labels("refused").inc()
             raise RefusedText(f"the language model refuses this text ({status}{_message(content)})")
         if status in _BUSY:
@@ -236,7 +245,7 @@ class LanguageModel:
             seconds = min(int(after), 60) if after.isascii() and after.isdigit() else 1
             raise self._failure("busy", 503, f"the language model's server is busy ({status}); try again in {seconds} s", seconds)
         if status in (401, 403):
-            raise self._failure("status", 502, f"the language model's server does not accept the key of this one ({status})")
+            raise self._failure("status", 502, f"the language model's server does not accept this server's key ({status})")
         if status == 404:
             what = f"no model {self._name!r}, or no {path}," if body is not None else f"no {path}"
             raise self._failure("status", 502, f"the language model's server has {what} at the address that is configured (404)")
@@ -256,42 +265,47 @@ class LanguageModel:
 
 
 class RefusedText(Exception):
-    """The server takes other texts, but not this one."""
+    """The server refuses this text, and accepts others."""
 
 
-def question(text: str, name: str, settings: AugmentConfig) -> tuple[str, dict[str, Any]]:
-    """(route, body) that ask for the continuations of `text` as training did.
+def completion_request(text: str, model: str, training: AugmentConfig) -> tuple[str, dict[str, Any]]:
+    """(route, body) for the continuations of `text`, with prompt and sampling of the training.
 
-    No seed is sent: one of a request's own ends vLLM on a CPU.
+    No seed is sent: a seed of a request's own kills vLLM on a CPU.
+
+    Args:
+        text: to continue.
+        model: its name on the server.
+        training: the classifier's `training_settings`.
     """
-    prompt = prompt_for(TextRequest("", "input"), text, (), style=settings.style, words=settings.document_words).text
+    prompt = prompt_for(TextRequest("", "input"), text, (), training)
     body: dict[str, Any] = {
-        "model": name,
-        "n": settings.input_samples if settings.temperature > 0 else 1,  # without chance they would all be the same, and vLLM refuses to write them
-        "temperature": settings.temperature,
-        "top_p": settings.top_p,
-        "min_tokens": min(settings.min_tokens, settings.max_tokens),
-        "max_tokens": settings.max_tokens,
-        # Training left these alone. Unless they are said, vLLM takes them from the model's generation_config.json.
+        "model": model,
+        "n": training.input_samples if training.temperature > 0 else 1,  # without chance they would all be the same, and vLLM refuses several
+        "temperature": prompt.sampling.temperature,
+        "top_p": prompt.sampling.top_p,
+        "min_tokens": prompt.sampling.min_tokens,
+        "max_tokens": prompt.sampling.max_tokens,
+        # The training's values. vLLM takes what is left open from the model's generation_config.json.
         "top_k": 0,
         "min_p": 0.0,
         "repetition_penalty": 1.0,
     }
-    if settings.style == "instruct":
-        return "/chat/completions", {**body, "messages": [{"role": "user", "content": prompt}]}
-    return "/completions", {**body, "prompt": prompt}
+    if training.style == "instruct":
+        return "/chat/completions", {**body, "messages": [{"role": "user", "content": prompt.text}]}
+    return "/completions", {**body, "prompt": prompt.text}
 
 
 def combined(answers: Sequence[Answer], continuations: int) -> Answer:
-    """One answer from those to x ⊕ x_1, ..., x ⊕ x_K: the softmax of the mean of the logarithms of their probabilities.
+    """One answer from those to x ⊕ x_1, ..., x ⊕ x_K: the softmax of the mean of their log-probabilities.
 
-    A logit is linear in the embedding, and what a softmax takes off all classes alike does not matter to the next one. So for a dot product these are the
-    probabilities of the mean embedding: GenCo's equation 9. For cosines they are as well, but of the mean as it is: `TextEncoder.encode_augmented` brings it back to
-    length one. The mean of unit vectors is shorter, so where there is no bias the label is the same and its probability a little lower.
+    A logit is linear in the embedding, and a softmax ignores what all logits share. So for a dot product these are the probabilities of the mean embedding:
+    GenCo's equation 9. For cosines they are those of the mean embedding, too, but without `TextEncoder.encode_augmented`'s scaling to length one. The mean of
+    unit vectors is shorter, so without a bias the label is the same and its probability a little lower.
 
     Args:
-        answers: of the batcher, one for each continuation, or the one to the text by itself.
-        continuations: how many of them the text was read with.
+        answers: of the batcher, one for each continuation, or the one to the text alone.
+        continuations: the number of continuations that the text was read with.
     """
     rows = [one.probabilities for one in answers if one.probabilities is not None]
     truncated = any(one.truncated for one in answers)
@@ -304,28 +318,29 @@ def combined(answers: Sequence[Answer], continuations: int) -> Answer:
     return Answer((powers / powers.sum()).tolist(), truncated, continuations)
 
 
-def with_its_name(given: Augmentation) -> Augmentation:
-    """`given` with the name of the model, which its server is asked for.
+def with_its_name(settings: Augmentation) -> Augmentation:
+    """`settings` with the name of the model; the server is asked for it.
 
     Raises:
-        SelfTrainError: the server does not answer, lists no model of this name, or lists several where none is named.
+        ServiceError: the server does not answer as it should.
+        ConfigError: the server has no model of this name, or several where no name is set.
     """
     try:
-        names = asyncio.run(LanguageModel(given, Metrics(), read_key(given.key_file)).models())
+        names = asyncio.run(LanguageModel(settings, Metrics(), read_key(settings.key_file)).models())
     except Refused as refused:
-        raise SelfTrainError(
-            f"The language model at {given.url} cannot be used: {refused}; check the address and the server, or leave out --language-model."
+        raise ServiceError(
+            f"The language model at {settings.url} cannot be used: {refused}; check the address and the server, or leave out language_model."
         ) from None
-    if given.model is None and len(names) != 1:
+    if settings.model is None and len(names) != 1:
         listed = ", ".join(sorted(names)[:10]) or "none"
-        raise SelfTrainError(f"The server at {given.url} lists {len(names)} models ({listed}); name one with --language-model-name.")
-    if given.model is not None and given.model not in names:
-        raise SelfTrainError(f"The server at {given.url} has no model {given.model!r}; {nearest(given.model, names)}")
-    return given.model_copy(update={"model": given.model or names[0]})
+        raise ConfigError(f"The server at {settings.url} lists {len(names)} models ({listed}); set language_model_name to one of them.")
+    if settings.model is not None and settings.model not in names:
+        raise ConfigError(f"The server at {settings.url} has no model {settings.model!r}; {nearest(settings.model, names)}")
+    return settings.model_copy(update={"model": settings.model or names[0]})
 
 
 def _message(content: bytearray) -> str:
-    """What an error of an OpenAI-compatible server says, as it goes behind the status; empty where it says nothing."""
+    """The message of an OpenAI-compatible server's error, to follow the status; empty without one."""
     try:
         answer = json.loads(content)
         error = answer.get("error", answer)

@@ -18,8 +18,9 @@ from typing import Any
 
 from selftrain.config import Experiment
 from selftrain.errors import SelfTrainError
-from selftrain.runtime.cluster import ENGINE_CPUS, ENGINE_GB, Needs, session
+from selftrain.runtime.cluster import Needs, session
 from selftrain.sweeps.space import Range, Space
+from selftrain.texts.engines.vllm import ENGINE_CPUS, ENGINE_GB
 
 Heard = Callable[[float], None]  # the objective so far, of a trial that may be ended early
 # work(config of the trial, what all trials share, heard) -> a result that JSON can hold

@@ -1,1 +1,10 @@
-"""Texts by a language model: prompts, filter, cache, the service that answers requests, and whole data sets written for class names."""
+"""Texts by a language model.
+
+    channel    opens the service of one language model, and is how driver and workers ask it (`open_texts`)
+    service    looks texts up in the cache, has the missing ones generated, filters and counts
+    prompts    what is asked: templates and sampling          filter    which completions are used
+    cache      every completion, on disk                      progress  the bar
+    engines/   what generates: one file an engine             dataset/  whole labeled data sets for class names
+
+What a method sees of all this is `selftrain.data.texts`.
+"""

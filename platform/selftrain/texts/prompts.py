@@ -1,16 +1,16 @@
-"""What the language model is asked, and which of its answers are used.
+"""What the language model is asked.
 
-Two styles: `continue` for base models, which go on writing where the prompt ends, and `instruct` for chat models, in the wording of GenCo's table 4. The
-prompt's text is part of the cache key, so an edited template generates anew and an old one stays valid.
+Two styles: `continue` for base models, which continue where the prompt ends, and `instruct` for chat models, in the wording of GenCo's table 4. Text and
+sampling of a prompt are part of the cache key, so an edited template generates anew and an old one stays valid.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from selftrain.config import AugmentConfig
 from selftrain.data.corpus import Label
 from selftrain.data.texts import TextRequest
 
@@ -24,78 +24,77 @@ TEMPLATES: dict[tuple[str, str], str] = {
     ("instruct", "conditional"): "Discuss the {description} aspects of the article.\n\n{document}",
     ("instruct", "classify"): "Classify the text by outputting a single category from {categories}.\n\n{document}",
 }
+CHOICE_TOKENS = 16  # enough for the name of any class
+WORD_CHARACTERS = 40  # of a single word: a longer one is not prose, and an over-long prompt fails in the engine
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a completion is drawn."""
+
+    temperature: float
+    max_tokens: int
+    min_tokens: int = 0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()  # the completion ends before the first of these
+    choices: tuple[str, ...] = ()  # the completion is one of these; empty: free text
+
+    def options(self) -> dict[str, Any]:
+        """The options under vLLM's names. They are part of the cache key, so what is not used must stay out."""
+        found: dict[str, Any] = {"temperature": self.temperature, "max_tokens": self.max_tokens}
+        if self.choices:
+            return found | {"structured_outputs": {"choice": list(self.choices)}}
+        found["min_tokens"] = self.min_tokens
+        if self.top_p < 1:
+            found["top_p"] = self.top_p
+        if self.stop:
+            found["stop"] = list(self.stop)
+        return found
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What goes to the engine for one request."""
+    """One completion that is wanted, ready for an engine."""
 
     text: str
-    choices: tuple[str, ...] = ()  # the answer must be one of these; empty: free text
+    document_id: str  # of the document that it is about; where there is none, a name: the same prompt under two names gets two completions
+    kind: str
+    label: str  # class name, or ""
+    sample: int
+    sampling: Sampling
 
 
-def prompt_for(request: TextRequest, document: str, labels: Sequence[Label], *, style: Style, words: int) -> Prompt:
+def free_sampling(config: AugmentConfig, *, min_tokens: int | None = None, max_tokens: int | None = None, stop: Sequence[str] = ()) -> Sampling:
+    """Sampling of a free text.
+
+    Args:
+        config: for temperature and top_p, and for the limits that are not passed.
+        min_tokens: of the completion; cut to `max_tokens`.
+        max_tokens: of the completion.
+        stop: strings before which the completion ends.
+    """
+    most = config.max_tokens if max_tokens is None else max_tokens
+    least = config.min_tokens if min_tokens is None else min_tokens
+    return Sampling(config.temperature, most, min(least, most), config.top_p, tuple(stop))
+
+
+def prompt_for(request: TextRequest, document: str, labels: Sequence[Label], config: AugmentConfig) -> Prompt:
     """Fill the template of (style, kind).
 
     Args:
         request: which kind, and for `conditional` which class.
-        document: the whole document; its first `words` words are shown, and no single word of more than 40 characters (they are no prose, and an
-            over-long prompt fails in the engine).
+        document: the whole document; the prompt holds its first `config.document_words` words.
         labels: the classes in index order.
-        style: of the language model.
-        words: words of the document that are shown.
+        config: style, words of the document, and sampling.
     """
-    shown = " ".join(word[:40] for word in document.split()[:words])
+    shown = " ".join(word[:WORD_CHARACTERS] for word in document.split()[: config.document_words])
     fields = {"document": shown, "description": "", "categories": ", ".join(label.name for label in labels)}
+    name = ""
+    sampling = free_sampling(config)
     if request.kind == "conditional":
-        fields["description"] = labels[request.label].description
-    text = TEMPLATES[style, request.kind].format(**fields)
-    lead = " " if style == "continue" else ""
-    choices = tuple(f"{lead}{label.name}" for label in labels) if request.kind == "classify" else ()
-    return Prompt(text, choices)
-
-
-@dataclass(frozen=True)
-class Cleaned:
-    """An answer after the filter: `text` to use, or the reason why it is not used."""
-
-    text: str
-    reason: str = ""  # "" | failed | empty | truncated | repeated | echo
-
-
-def clean(raw: str, document: str, *, cut_off: bool) -> Cleaned:
-    """Keep an answer, shortened to whole sentences, or say why not.
-
-    empty: fewer than three words; truncated: cut off by the token limit before three whole words were written; repeated: more than half of its word
-    triples occur before in it; echo: more than half of its word 5-grams stand in the document.
-    """
-    text = " ".join(raw.replace("�", " ").split())
-    if len(text.split()) < 3:
-        return Cleaned("", "truncated" if cut_off and text else "empty")
-    if cut_off:
-        text = _whole(text)
-        if len(text.split()) < 3:
-            return Cleaned("", "truncated")
-    words = re.findall(r"\w+", text.lower())
-    triples = list(zip(words, words[1:], words[2:], strict=False))
-    if len(triples) >= 4 and len(set(triples)) < 0.5 * len(triples):
-        return Cleaned(text, "repeated")
-    source = re.findall(r"\w+", document.lower())
-    known = {tuple(source[i : i + 5]) for i in range(len(source) - 4)}
-    grams = [tuple(words[i : i + 5]) for i in range(len(words) - 4)]
-    if grams and sum(gram in known for gram in grams) > 0.5 * len(grams):
-        return Cleaned(text, "echo")
-    return Cleaned(text)
-
-
-def sentence_ends(text: str) -> list[int]:
-    """Where the sentences of `text` end."""
-    return [match.end() for match in re.finditer(r"[.!?][\"')\]]*(?=\s|$)", text)]
-
-
-def _whole(text: str) -> str:
-    """`text` up to its last whole sentence if that keeps half of it, else up to its last whole word."""
-    ends = sentence_ends(text)
-    if ends and ends[-1] >= len(text) / 2:
-        return text[: ends[-1]]
-    return text.rsplit(" ", 1)[0]
+        name, fields["description"] = labels[request.label].name, labels[request.label].description
+    elif request.kind == "classify":
+        lead = " " if config.style == "continue" else ""
+        sampling = Sampling(0.0, CHOICE_TOKENS, choices=tuple(f"{lead}{label.name}" for label in labels))
+    text = TEMPLATES[config.style, request.kind].format(**fields)
+    return Prompt(text, request.document_id, request.kind, name, request.sample, sampling)

@@ -1,6 +1,6 @@
-"""The text channel of a run: looks answers up in the cache, has the missing ones generated, filters and counts.
+"""The text service of a run: looks completions up in the cache, has the missing ones generated, filters and counts.
 
-It knows no engine: `Engine` is a protocol, kept by texts/remote.py with Ray Serve and vLLM and by a dictionary in unit tests.
+It knows no engine but by its protocol (engines/base.py): vLLM in a run, a dictionary in unit tests.
 """
 
 from __future__ import annotations
@@ -8,68 +8,26 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from selftrain.config import AugmentConfig
 from selftrain.data.corpus import Corpus, Label
 from selftrain.data.texts import TextRequest
-from selftrain.texts.cache import Answer, TextCache, cache_key
-from selftrain.texts.prompts import Prompt, clean, prompt_for
+from selftrain.texts.cache import Completion, TextCache, cache_key
+from selftrain.texts.engines.base import Engine, Generation
+from selftrain.texts.filter import Cleaned, clean
+from selftrain.texts.prompts import Prompt, prompt_for
 
-BLOCK = 32  # answers a Parquet block: what a killed run may lose
-
-
-@dataclass(frozen=True)
-class EngineRequest:
-    """What the engine is given."""
-
-    key: str
-    prompt: str
-    sampling: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class EngineAnswer:
-    """What the engine gives back; `error` is empty when it worked."""
-
-    key: str
-    text: str
-    prompt_tokens: int
-    generated_tokens: int
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class PromptRequest:
-    """One text that is wanted for a prompt of its own, with no document of the corpus behind it (texts/dataset/writing.py)."""
-
-    origin: str  # stands in the document's place: the same prompt of two origins gets two texts
-    kind: str
-    label: str  # class name, or ""
-    prompt: str
-    sample: int
-    min_tokens: int
-    max_tokens: int
-    stop: tuple[str, ...] = ()  # the text ends before the first of these
-
-
-class Engine(Protocol):
-    """Generates texts; started at the first call of a run and kept until `close`."""
-
-    def generate(self, requests: Sequence[EngineRequest]) -> Iterator[EngineAnswer]:
-        """Answers in the order in which they become ready; every request gets one."""
-        ...
-
-    def close(self) -> None:
-        """End the engine and its processes."""
-        ...
+BLOCK = 32  # completions a Parquet block: what a killed run may lose
+MAX_CONDITIONAL = 1000  # conditional texts kept for the label alignment picture
+MAX_EXAMPLES = {True: 6, False: 3}  # for the report, of each kind: used ones, filtered ones
 
 
 @dataclass
 class Counts:
-    """What a run asked of the language model, for metrics.json and the report."""
+    """What a run requested of the language model, for metrics.json and the report."""
 
     requested: int = 0
     generated: int = 0
@@ -96,19 +54,35 @@ class Counts:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the present batch of texts stands; what the progress bar shows."""
+    """The state of the present batch of texts; what the progress bar shows."""
 
-    wanted: int = 0
+    total: int = 0  # texts of the batch; 0 between batches
     done: int = 0
     generated_tokens: int = 0
-    seconds: float = 0.0  # since the first answer of the batch: the engine's start is not its speed
+    seconds: float = 0.0  # since the first text of the batch: the engine's start is not its speed
     starting: bool = False
-    answered: int = 0  # of all batches so far
-    notices: tuple[str, ...] = ()  # what went wrong and was mended, so far
+    done_so_far: int = 0  # of all batches
+    notices: tuple[str, ...] = ()  # what failed and was repaired, so far
+
+
+class Summary(NamedTuple):
+    """What the report shows of a run's texts."""
+
+    counts: Counts
+    examples: list[dict[str, Any]]
+    conditional: list[tuple[int, str]]  # (class index, text)
 
 
 class TextService:
-    """Answers `TextRequest`s for one corpus and one language model. `answer` may be called from one thread at a time, `progress` from any."""
+    """Serves one corpus and one language model. It works on one request at a time; `progress` may be called meanwhile.
+
+    Args:
+        config: style, sampling and limits of the prompts.
+        corpus: documents and classes that requests are about.
+        model_fingerprint: of the language model, for the cache keys.
+        cache: of completions.
+        engine: generates what the cache lacks.
+    """
 
     def __init__(self, config: AugmentConfig, corpus: Corpus, model_fingerprint: str, cache: TextCache, engine: Engine) -> None:
         self.config = config
@@ -119,160 +93,151 @@ class TextService:
         self.engine = engine
         self.counts = Counts()
         self.examples: list[dict[str, Any]] = []
-        self.conditional: list[tuple[int, str]] = []  # (class asked for, text), for the label alignment picture
-        self._seen: set[str] = set()
+        self.conditional: list[tuple[int, str]] = []
+        self._counted: set[str] = set()  # keys
         self._progress = Progress()
-        self._lock = threading.Lock()
+        self._progress_lock = threading.Lock()
+        self._request_lock = threading.Lock()
 
-    def answer(self, requests: Sequence[TextRequest]) -> dict[TextRequest, str]:
-        """The usable texts for `requests`; those that were filtered out are missing.
+    def usable_texts(self, requests: Sequence[TextRequest]) -> dict[TextRequest, str]:
+        """The texts for `requests` that pass the filter; the others are missing.
 
         Raises:
-            KeyError: a request names a document that the corpus does not hold.
-            SelfTrainError: the engine cannot start, or stalls.
+            KeyError: a request has a document id that the corpus does not hold.
+            SelfTrainError: the engine cannot start, dies or stalls, or the cache cannot be written.
         """
-        prompts = {
-            request: prompt_for(request, self.documents[request.document_id], self.labels, style=self.config.style, words=self.config.document_words)
-            for request in requests
-        }
-        keys = {request: self._key(request, prompt) for request, prompt in prompts.items()}
-        missing = {keys[request]: request for request in requests if self.cache.get(keys[request]) is None}
-        self._generate(
-            [
-                (EngineRequest(key, prompts[request].text, self._sampling(request, prompts[request])), self._blank(request, key))
-                for key, request in missing.items()
-            ]
-        )
-
-        usable: dict[TextRequest, str] = {}
-        for request, key in keys.items():
-            answer = self.cache.get(key)
-            reason = "failed"
-            if answer is not None:
-                cleaned = clean(answer.text, self.documents[request.document_id], cut_off=answer.cut_off) if request.kind != "classify" else None
-                text, reason = (cleaned.text, cleaned.reason) if cleaned is not None else (answer.text.strip(), "")
-                if not reason:
-                    usable[request] = text
-                    if request.kind == "conditional" and key not in self._seen and len(self.conditional) < 1000:
-                        self.conditional.append((request.label, text))
-                self._remember(request, text or answer.text, reason)
-            self._count(key, fresh=key in missing, reason=reason)
+        prompts = {request: prompt_for(request, self.documents[request.document_id], self.labels, self.config) for request in requests}
+        with self._request_lock:
+            keys, generated = self._complete_missing(prompts.values())
+            usable: dict[TextRequest, str] = {}
+            for request, prompt in prompts.items():
+                key = keys[prompt]
+                completion = self.cache.get(key)
+                cleaned = self._filtered(request, completion)
+                if not cleaned.reason:
+                    usable[request] = cleaned.text
+                    if request.kind == "conditional" and key not in self._counted and len(self.conditional) < MAX_CONDITIONAL:
+                        self.conditional.append((request.label, cleaned.text))
+                if completion is not None:
+                    self._add_example(request, cleaned.text or completion.text, cleaned.reason)
+                self._count(key, generated=key in generated, reason=cleaned.reason)
         return usable
 
-    def complete(self, requests: Sequence[PromptRequest]) -> dict[PromptRequest, Answer]:
-        """The raw answers for `requests`, which the caller filters; those that the engine failed on are missing.
+    def complete(self, prompts: Sequence[Prompt]) -> dict[Prompt, Completion]:
+        """The raw completions of `prompts`, which the caller filters; those that the engine failed on are missing.
 
         Raises:
-            SelfTrainError: the engine cannot start, or stalls.
+            SelfTrainError: the engine cannot start, dies or stalls, or the cache cannot be written.
         """
-        wanted: dict[PromptRequest, EngineRequest] = {}
-        for request in requests:
-            sampling = self._free_sampling(request.min_tokens, request.max_tokens) | ({"stop": list(request.stop)} if request.stop else {})
-            key = self._cache_key(request.origin, request.prompt, sampling, request.sample)
-            wanted[request] = EngineRequest(key, request.prompt, sampling)
-        missing = {asked.key: (request, asked) for request, asked in wanted.items() if self.cache.get(asked.key) is None}
-        self._generate(
-            [
-                (asked, Answer(key, request.origin, request.kind, request.label, request.sample, "", False, 0, 0))
-                for key, (request, asked) in missing.items()
-            ]
-        )
-        found: dict[PromptRequest, Answer] = {}
-        for request, asked in wanted.items():
-            answer = self.cache.get(asked.key)
-            if answer is not None:
-                found[request] = answer
-            self._count(asked.key, fresh=asked.key in missing, reason="" if answer is not None else "failed")
+        with self._request_lock:
+            keys, generated = self._complete_missing(prompts)
+            found: dict[Prompt, Completion] = {}
+            for prompt, key in keys.items():
+                if (completion := self.cache.get(key)) is not None:
+                    found[prompt] = completion
+                self._count(key, generated=key in generated, reason="" if completion is not None else "failed")
         return found
 
     def progress(self) -> Progress:
-        """Where the present call of `answer` or `complete` stands."""
-        with self._lock:
-            return self._progress
+        """The state of the present call of `usable_texts` or `complete`."""
+        with self._progress_lock:
+            found = self._progress
+        return replace(found, starting=bool(found.total) and self.engine.starting, notices=tuple(self.engine.notices))
+
+    def summary(self) -> Summary:
+        """Counts and samples of all that was requested so far."""
+        return Summary(self.counts, self.examples, self.conditional)
 
     def close(self) -> None:
         """End the engine."""
         self.engine.close()
 
-    def _generate(self, wanted: Sequence[tuple[EngineRequest, Answer]]) -> None:
-        """Have the texts written and cached; each request comes with its cache row, still without the text."""
-        if not wanted:
-            return
-        by_key = {asked.key: (asked, blank) for asked, blank in wanted}
-        start = time.monotonic()
-        first: float | None = None
-        before = self._progress.answered
-        with self._lock:
-            self._progress = Progress(wanted=len(wanted), starting=True, answered=before)
-        block: list[Answer] = []
+    def _key(self, prompt: Prompt) -> str:
+        return cache_key(
+            document=prompt.document_id,
+            prompt=f"{self.config.style}\n{prompt.text}",
+            model=self.model_fingerprint,
+            sampling=prompt.sampling.options(),
+            sample=prompt.sample,
+        )
+
+    def _complete_missing(self, prompts: Iterable[Prompt]) -> tuple[dict[Prompt, str], set[str]]:
+        """Have everything in the cache that can be; returns the key of every prompt, and the keys that were missing."""
+        keys = {prompt: self._key(prompt) for prompt in prompts}
+        missing = {key: prompt for prompt, key in keys.items() if self.cache.get(key) is None}
+        if missing:
+            self._generate(missing)
+        return keys, set(missing)
+
+    def _generate(self, prompts: Mapping[str, Prompt]) -> None:
+        """Generate and cache; `prompts` by key."""
+        keys = {prompt: key for key, prompt in prompts.items()}
+        start, first = time.monotonic(), 0.0
+        done_before = self._progress.done_so_far
+        self._set_progress(Progress(total=len(prompts), done_so_far=done_before))
+        block: list[Completion] = []
         tokens = 0
         try:
-            for number, answer in enumerate(self.engine.generate([asked for asked, _ in wanted]), 1):
+            for number, generation in enumerate(self.engine.generate(list(prompts.values())), 1):
                 first = first or time.monotonic()
-                tokens += answer.generated_tokens
-                self.counts.prompt_tokens += answer.prompt_tokens
-                self.counts.generated_tokens += answer.generated_tokens
-                if not answer.error:
-                    asked, blank = by_key[answer.key]
-                    block.append(
-                        replace(
-                            blank,
-                            text=answer.text,
-                            cut_off=answer.generated_tokens >= asked.sampling["max_tokens"],
-                            prompt_tokens=answer.prompt_tokens,
-                            generated_tokens=answer.generated_tokens,
-                        )
-                    )
+                tokens += generation.generated_tokens
+                self.counts.prompt_tokens += generation.prompt_tokens
+                self.counts.generated_tokens += generation.generated_tokens
+                if not generation.error:
+                    block.append(_completion(keys[generation.prompt], generation))
                 if len(block) >= BLOCK:
                     self.cache.add(block)
                     block = []
-                with self._lock:
-                    self._progress = Progress(len(wanted), number, tokens, time.monotonic() - first, answered=before + number)
+                self._set_progress(Progress(len(prompts), number, tokens, time.monotonic() - first, done_so_far=done_before + number))
         finally:
             self.cache.add(block)
             self.counts.seconds += time.monotonic() - start
-            with self._lock:
-                self._progress = Progress(answered=self._progress.answered)
+            self._set_progress(Progress(done_so_far=self._progress.done_so_far))
 
-    def _blank(self, request: TextRequest, key: str) -> Answer:
-        label = self.labels[request.label].name if request.kind == "conditional" else ""
-        return Answer(key, request.document_id, request.kind, label, request.sample, "", False, 0, 0)
+    def _set_progress(self, progress: Progress) -> None:
+        with self._progress_lock:
+            self._progress = progress
 
-    def _sampling(self, request: TextRequest, prompt: Prompt) -> dict[str, Any]:
-        if request.kind == "classify":
-            return {"temperature": 0.0, "max_tokens": 16, "structured_outputs": {"choice": list(prompt.choices)}}
-        return self._free_sampling(self.config.min_tokens, self.config.max_tokens)
+    def _filtered(self, request: TextRequest, completion: Completion | None) -> Cleaned:
+        if completion is None:
+            return Cleaned("", "failed")
+        if request.kind == "classify":  # one of the class names
+            return Cleaned(completion.text.strip())
+        return clean(completion.text, self.documents[request.document_id], cut_off=completion.cut_off)
 
-    def _free_sampling(self, min_tokens: int, max_tokens: int) -> dict[str, Any]:
-        sampling: dict[str, Any] = {"temperature": self.config.temperature, "max_tokens": max_tokens, "min_tokens": min(min_tokens, max_tokens)}
-        if self.config.top_p < 1:
-            sampling["top_p"] = self.config.top_p
-        return sampling
-
-    def _key(self, request: TextRequest, prompt: Prompt) -> str:
-        return self._cache_key(request.document_id, prompt.text, self._sampling(request, prompt), request.sample)
-
-    def _cache_key(self, document: str, prompt: str, sampling: dict[str, Any], sample: int) -> str:
-        return cache_key(document=document, prompt=f"{self.config.style}\n{prompt}", model=self.model_fingerprint, sampling=sampling, sample=sample)
-
-    def _count(self, key: str, *, fresh: bool, reason: str) -> None:
-        """Every text counts once a run, however often rounds and seeds ask for it."""
-        if key in self._seen:
+    def _count(self, key: str, *, generated: bool, reason: str) -> None:
+        """Every text counts once a run, however often rounds and seeds request it."""
+        if key in self._counted:
             return
-        self._seen.add(key)
+        self._counted.add(key)
         self.counts.requested += 1
-        if fresh:
+        if generated:
             self.counts.generated += 1
         else:
             self.counts.cached += 1
         if reason:
             self.counts.filtered[reason] += 1
 
-    def _remember(self, request: TextRequest, text: str, reason: str) -> None:
+    def _add_example(self, request: TextRequest, text: str, reason: str) -> None:
         """Up to 20 examples for the report, a few of each kind, filtered ones among them."""
         same = sum(example["kind"] == request.kind and example["kept"] == (not reason) for example in self.examples)
-        if request.kind == "classify" or same >= (6 if not reason else 3):
+        if request.kind == "classify" or same >= MAX_EXAMPLES[not reason]:
             return
         label = self.labels[request.label].name if request.kind == "conditional" else None
         document = " ".join(self.documents[request.document_id].split()[: self.config.document_words])
         self.examples.append({"document": document, "kind": request.kind, "label": label, "text": text, "kept": not reason, "reason": reason or None})
+
+
+def _completion(key: str, generation: Generation) -> Completion:
+    prompt = generation.prompt
+    return Completion(
+        key=key,
+        document_id=prompt.document_id,
+        kind=prompt.kind,
+        label=prompt.label,
+        sample=prompt.sample,
+        text=generation.text,
+        cut_off=generation.generated_tokens >= prompt.sampling.max_tokens,
+        prompt_tokens=generation.prompt_tokens,
+        generated_tokens=generation.generated_tokens,
+    )

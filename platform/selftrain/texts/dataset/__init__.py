@@ -1,1 +1,1 @@
-"""A training set that a language model writes for class names (`selftrain generate`)."""
+"""Whole labeled data sets by a language model, for class names alone (`selftrain generate`)."""

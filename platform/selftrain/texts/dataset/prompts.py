@@ -1,9 +1,10 @@
-"""What the language model is asked when it writes a text for a class out of nothing, and which of its answers are used (ZeroGen, Ye et al. 2022).
+"""What the language model is asked for a text of a class without any document, and which completions are used.
 
-Two stages: the first writes subjects (film titles, the same ones for all classes), the second a text about one of them for a class. A template without
-a first stage asks for the text at once. As in prompts.py there are two styles; a prompt for base models ends in an open quotation mark, and the answer is
-what comes before it is closed.
-Films are ZeroGen's prompts, restaurants, products and news SunGen's (its table 10), word for word but for "news articles is".
+ZeroGen (Ye et al. 2022, "ZeroGen: Efficient Zero-shot Learning via Dataset Generation", arXiv:2202.07922) has two stages: the first writes subjects (film
+titles, the same ones for all classes), the second a text about one of them for a class. A template without a first stage asks for the text at once.
+As in texts/prompts.py there are two styles; a prompt for base models ends in an open quotation mark, and the text ends where the quotation does.
+Films are ZeroGen's prompts; restaurants, products and news are those of SunGen (Gao et al. 2023, "Self-Guided Noise-Free Data Generation for Efficient
+Zero-Shot Learning", arXiv:2205.12679, table 10), word for word but for "news articles is".
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selftrain.data.corpus import Label
-from selftrain.errors import SelfTrainError, nearest
-from selftrain.texts.prompts import Cleaned, Style, clean, sentence_ends
+from selftrain.errors import ConfigError, nearest
+from selftrain.texts.filter import Cleaned, clean, sentence_ends
+from selftrain.texts.prompts import Style
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ TEMPLATES: dict[str, LabelTemplate] = {
     ),
 }
 
-# Which template a named set's classes ask for; every other set gets `text`.
+# The template that fits the classes of a named set; every other set gets `text`.
 TEMPLATE_OF = {
     "imdb": "review",
     "sst2": "review",
@@ -80,20 +82,25 @@ SUBJECT = "{subject}"
 
 @dataclass(frozen=True)
 class LabelPrompts:
-    """A template filled for the classes of one generation, in class order."""
+    """A template filled for classes, in class order."""
 
-    texts: tuple[str, ...]  # `SUBJECT` is still open where there is a first stage
-    subjects: tuple[str, ...] | None  # the same prompt for all classes means the same subjects for all
+    texts: tuple[str, ...]  # with a first stage they still hold `SUBJECT`
+    subjects: tuple[str, ...] | None  # of the first stage; where all classes have the same prompt, they share their subjects
 
 
 def label_prompts(template: str, labels: Sequence[Label], *, style: Style) -> LabelPrompts:
     """Fill `template` for every class.
 
+    Args:
+        template: a key of `TEMPLATES`.
+        labels: the classes in index order.
+        style: of the language model.
+
     Raises:
-        SelfTrainError: no such template.
+        ConfigError: no such template.
     """
     if template not in TEMPLATES:
-        raise SelfTrainError(f"--template: no template {template!r}; {nearest(template, TEMPLATES)}")
+        raise ConfigError(f"template {template!r} does not exist; {nearest(template, TEMPLATES)}", parameter="template")
     chosen = TEMPLATES[template]
 
     def filled(pattern: str) -> tuple[str, ...]:
@@ -102,14 +109,20 @@ def label_prompts(template: str, labels: Sequence[Label], *, style: Style) -> La
     return LabelPrompts(filled(chosen.text[style]), filled(chosen.subject[style]) if chosen.subject is not None else None)
 
 
-# Where an answer of a base model ends; ZeroGen cuts there after the fact. The engine watches from `min_tokens` on, an earlier mark is cut here.
+# Where a completion of a base model ends. The engine stops there from `min_tokens` on; at an earlier mark `_quoted` cuts, as ZeroGen does.
 STOP: dict[Style, tuple[str, ...]] = {"continue": ('"', "\n"), "instruct": ()}
 _SUBJECT_WORDS = 10
 _MARKUP = re.compile(r"</?[A-Za-z_]{1,30} ?/?>")  # <br />, and tokens of the model that are no text, such as <start_of_image>
 
 
 def clean_subject(raw: str, *, style: Style, cut_off: bool) -> Cleaned:
-    """A subject, or why it is none: empty (no letter in it), truncated (cut off by the token limit), over-long (more than ten words are no name)."""
+    """A subject, or why it is not used: empty (no letter in it), truncated (the token limit cut it off), over-long (a name has at most ten words).
+
+    Args:
+        raw: the completion as the engine returned it.
+        style: of the language model.
+        cut_off: the token limit ended it.
+    """
     found, ended = _quoted(raw, style=style, cut_off=cut_off)
     found = found.strip(" .,;:*'")
     if not any(character.isalpha() for character in found):
@@ -122,7 +135,13 @@ def clean_subject(raw: str, *, style: Style, cut_off: bool) -> Cleaned:
 def clean_text(raw: str, prompt: str, *, style: Style, cut_off: bool) -> Cleaned:
     """The text for a class, shortened to whole sentences where the token limit cut it off, or why it is not used.
 
-    Reasons: those of `prompts.clean`, with the prompt as the document for `echo`; `truncated` also where no sentence is whole (ZeroGen drops these too).
+    Reasons: those of `filter.clean`, with the prompt as the document for `echo`; `truncated` also where no sentence is whole (ZeroGen drops these too).
+
+    Args:
+        raw: the completion as the engine returned it.
+        prompt: that it completes.
+        style: of the language model.
+        cut_off: the token limit ended it.
     """
     found, ended = _quoted(raw, style=style, cut_off=cut_off)
     found = " ".join(found.split())
@@ -138,7 +157,7 @@ def clean_text(raw: str, prompt: str, *, style: Style, cut_off: bool) -> Cleaned
 
 
 def _quoted(raw: str, *, style: Style, cut_off: bool) -> tuple[str, bool]:
-    """(the answer without markup up to the end of the quotation, whether it ended by itself)."""
+    """(the completion without markup up to the end of the quotation, whether the model ended it)."""
     text = _MARKUP.sub(" ", raw).replace("”", '"').replace("“", '"').strip()
     if style == "instruct":
         return text.strip('"'), not cut_off

@@ -1,1 +1,39 @@
-"""One file an engine that writes texts."""
+"""One file an engine that writes texts. This one alone knows which of them a configuration asks for; today there is vLLM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from selftrain.config import AugmentConfig
+from selftrain.runtime.cluster import Needs
+from selftrain.texts.engines.base import Engine
+
+
+def engine_needs(config: AugmentConfig, model: Path | str | None) -> Needs | None:
+    """What the engine asks of the cluster; None for a run without a language model.
+
+    Args:
+        config: of the language model.
+        model: its folder, whose weights are added up, or the name of a model on the hub, whose size is not known; None for no language model.
+    """
+    if model is None:
+        return None
+    from selftrain.texts.engines import vllm
+
+    return vllm.needs(config, model)
+
+
+def make_engine(config: AugmentConfig, model: str, *, application: str, owner: Any) -> Engine:
+    """The engine that `config` asks for; it does not start yet.
+
+    Args:
+        config: of the language model.
+        model: its folder, or its name on the hub.
+        application: a name that no other run on the cluster uses, and that a restarted service uses again.
+        owner: the actor of the text service; the engine ends with it.
+    """
+    from selftrain.texts.engines.resilient import ResilientEngine
+    from selftrain.texts.engines.vllm import VllmDeployment
+
+    return ResilientEngine(config, model, VllmDeployment(config, model, application, owner))

@@ -1,23 +1,31 @@
-"""The language model as a Ray Serve deployment: vLLM in a replica, which Serve starts, checks and replaces when it dies.
+"""vLLM in a replica of Ray Serve, which starts it, checks it and replaces it when it dies.
+
+    _TextActor (channel.py) -> TextService -> ResilientEngine -> VllmDeployment --Serve's handle--> VllmReplica, in a process of its own
 
 vLLM is imported in the replica alone. On a CPU its engine runs in the replica's own process: one process to start, and none that outlives another.
+No seed is sent with a request: on a CPU that kills vLLM.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import ray
-from ray import serve
-
 from selftrain.config import AugmentConfig
+from selftrain.errors import ProcessDied
+from selftrain.runtime.cluster import Needs
+from selftrain.runtime.deaths import why_it_died
 from selftrain.runtime.ray_start import close_serves_port, is_alone
-from selftrain.texts.engines.vllm_options import engine_environment, engine_kwargs
+from selftrain.texts.engines.resilient import MAX_DEATHS, POLL_SECONDS, EngineGone
 
+ENGINE_GB = 3.0  # vLLM, the text service and Ray Serve's controller, without weights and key-value cache
+ENGINE_CPUS = 1.0  # logical CPUs of the replica; on GPUs with tensor parallelism vLLM's workers are its processes
 # Serve takes a replica as dead when it misses three checks. On few cores a step of the model may hold up the process that would answer.
 CHECK_SECONDS, CHECK_PATIENCE_SECONDS = 2.0, 60.0
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
@@ -25,17 +33,186 @@ _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 Written = tuple[str, int, int]  # text, tokens of the prompt, tokens of the text
 
 
-class Teacher:
-    """An engine that ends with the service that asked for it: Serve's applications outlive the program that started them.
+def needs(config: AugmentConfig, model: Path | str) -> Needs:
+    """What the engine asks of the cluster; `model` is the language model's folder, or its name on the hub, whose weights are not known."""
+    memory = 0.0
+    if config.gpus == 0:
+        weights = sum(file.stat().st_size for file in model.glob("*.safetensors")) / 2**30 if isinstance(model, Path) else 0.0
+        memory = 1.5 * weights + config.engine_memory_gb + ENGINE_GB
+    return Needs(ENGINE_CPUS, float(config.gpus), memory)
+
+
+def engine_kwargs(config: AugmentConfig) -> dict[str, Any]:
+    """Arguments of vLLM's engine, on a CPU and on GPUs."""
+    kwargs: dict[str, Any] = {
+        "dtype": resolve_dtype(config),
+        "max_model_len": config.max_model_tokens,
+        "max_num_seqs": config.concurrent_requests,
+        "seed": config.engine_seed,
+        "enable_prefix_caching": True,  # the samples of a document share its prompt
+        "generation_config": "vllm",  # what a request leaves open is vLLM's neutral value, not the model's own
+    }
+    if config.gpus == 0:
+        kwargs["enforce_eager"] = True  # compiling takes longer than a small run generates
+        kwargs["kv_cache_memory_bytes"] = int(config.engine_memory_gb * 2**30)
+    else:
+        kwargs["tensor_parallel_size"] = config.gpus
+    return kwargs
+
+
+def engine_environment(config: AugmentConfig) -> dict[str, str]:
+    """Environment of the vLLM processes; threads are set here, since vLLM's `auto` leaves cores of a small machine idle.
+
+    Ray's state and logs show it, so it must hold no token of a hub.
+
+    On a CPU the engine core runs the model itself: a worker process of its own costs 0.7 GB and gains nothing. vLLM allows that only with
+    VLLM_ENABLE_V1_MULTIPROCESSING=0, and then takes its threads from OMP_NUM_THREADS (Ray sets that to 1).
+    """
+    environment = {name: os.environ[name] for name in ("HF_HUB_OFFLINE", "HF_HOME") if name in os.environ}
+    if config.gpus == 0:
+        environment |= {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    return environment | {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+
+
+def resolve_dtype(config: AugmentConfig) -> str:
+    """`auto` made concrete on a CPU; a GPU's is left to vLLM, which follows the model."""
+    from selftrain.models.precision import fast_cpu_dtype
+
+    return config.dtype if config.dtype != "auto" or config.gpus else fast_cpu_dtype()
+
+
+class VllmDeployment:
+    """The `Deployment` of vLLM by Ray Serve, in the process of the text service.
 
     Args:
         config: of the engine.
-        model_folder: the model.
+        model: its folder, or its name on the hub.
+        application: a name that no other run on the cluster uses, and that a restarted service uses again.
+        owner: the actor of the text service; the application ends with it.
+    """
+
+    def __init__(self, config: AugmentConfig, model: str, application: str, owner: Any) -> None:
+        import ray
+
+        self._config = config
+        self._model = model
+        self._application = application
+        self._owner = owner
+        self._restarted = ray.get_runtime_context().was_current_actor_reconstructed
+        self._handle: Any = None
+        self._replicas: dict[str, _Replica] = {}
+        self._unreported: list[str] = []  # deaths while the application started
+
+    def start(self) -> None:
+        """See `Deployment.start`."""
+        from ray import serve
+
+        # A service that was killed and restarted finds the engine of its earlier life.
+        if not self._restarted or self._application not in serve.status().applications:
+            self._deploy()
+        self._handle = serve.get_app_handle(self._application)
+        self._handle.wait_until_ready.remote().result()
+
+    def _deploy(self) -> None:
+        failures: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                _run_application(self._config, self._model, self._application, self._owner)
+            except BaseException as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=run, name="selftrain-deploy", daemon=True)
+        thread.start()
+        deaths: list[str] = []
+        while thread.is_alive():
+            thread.join(POLL_SECONDS)
+            deaths += self.deaths()
+            if len(deaths) >= MAX_DEATHS:
+                break
+        if failures or len(deaths) >= MAX_DEATHS:
+            why = f"its engine {deaths[-1]}" if deaths else " ".join(str(failures[0]).split())[-600:]
+            self.stop()
+            raise ProcessDied(f"The language model {self._model} could not be started: {why}.")
+        self._unreported = deaths
+
+    async def complete(self, prompt: str, options: dict[str, Any]) -> Written:
+        """See `Deployment.complete`."""
+        from ray.exceptions import OutOfMemoryError, RayActorError
+        from ray.serve.exceptions import RayServeException
+
+        try:
+            found: Written = await self._handle.complete.remote(prompt, options)
+        except (RayActorError, OutOfMemoryError, RayServeException) as error:
+            raise EngineGone from error
+        return found
+
+    def deaths(self) -> list[str]:
+        """See `Deployment.deaths`."""
+        import ray
+
+        found, self._unreported = self._unreported, []
+        for entry in ray.util.list_named_actors(all_namespaces=True):
+            name = entry["name"]
+            # Serve names the actors of its replicas so; the only way to learn why one died is its handle, and no public function gives that.
+            if name.startswith(f"SERVE_REPLICA::{self._application}#") and name not in self._replicas:
+                with suppress(ValueError):  # gone already
+                    self._replicas[name] = _Replica(ray.get_actor(name, namespace=entry["namespace"]))
+        return found + [why for replica in self._replicas.values() if (why := replica.poll()) is not None]
+
+    def ready(self) -> bool:
+        """See `Deployment.ready`."""
+        return any(replica.ready for replica in self._replicas.values())
+
+    def stop(self) -> None:
+        """See `Deployment.stop`."""
+        from ray import serve
+
+        with suppress(Exception):  # a run that ends may have lost Serve before
+            serve.delete(self._application)
+
+
+class _Replica:
+    """One process of the engine, as seen from outside."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+        self._probe: Any = None
+        self._dead = False
+        self.ready = False
+
+    def poll(self) -> str | None:
+        """Update `ready`; returns why the process died, once."""
+        import ray
+
+        if self._dead:
+            return None
+        self._probe = self._probe or self._actor.__ray_ready__.remote()
+        if not ray.wait([self._probe], timeout=0)[0]:
+            return None
+        try:
+            ray.get(self._probe)
+            self.ready = True
+        except ray.exceptions.ActorUnavailableError:
+            pass
+        except ray.exceptions.RayError as error:
+            self._dead, self.ready = True, False
+            return why_it_died(error)
+        self._probe = None
+        return None
+
+
+class VllmReplica:
+    """The process with the model. It ends with the service that owns it: an application of Serve outlives the program that started it.
+
+    Args:
+        config: of the engine.
+        model: its folder, or its name on the hub.
         owner: the actor of the text service.
         application: the name of this application.
     """
 
-    def __init__(self, config: AugmentConfig, model_folder: str, owner: Any, application: str) -> None:
+    def __init__(self, config: AugmentConfig, model: str, owner: Any, application: str) -> None:
         from transformers import AutoTokenizer
         from vllm import EngineArgs, LLMEngine
 
@@ -44,104 +221,103 @@ class Teacher:
         self._owner = owner
         self._application = application
         self._chat = config.style == "instruct"
-        self._tokenizer = AutoTokenizer.from_pretrained(model_folder)
-        self._engine = LLMEngine.from_engine_args(EngineArgs(model=model_folder, disable_log_stats=True, **engine_kwargs(config)))
-        self._asked: SimpleQueue[tuple[str, dict[str, Any], Future[Written]]] = SimpleQueue()
-        self._broken: BaseException | None = None
-        threading.Thread(target=self._work, name="selftrain-vllm", daemon=True).start()
+        self._tokenizer = AutoTokenizer.from_pretrained(model)
+        self._beginning = self._beginning_of_prompts()
+        self._engine = LLMEngine.from_engine_args(EngineArgs(model=model, disable_log_stats=True, **engine_kwargs(config)))
+        self._waiting: SimpleQueue[tuple[str, dict[str, Any], Future[Written]]] = SimpleQueue()
+        self._failure: BaseException | None = None
+        threading.Thread(target=self._run_engine, name="selftrain-vllm", daemon=True).start()
 
-    async def begin(self) -> str:
-        """What every prompt has to begin with: the beginning-of-sequence token, where the tokenizer does not add it by itself.
-
-        One made from a GGUF does not, and Gemma without it repeats itself for ever.
-        """
-        if self._chat:  # the template says it
+    def _beginning_of_prompts(self) -> str:
+        """The beginning-of-sequence token where the tokenizer does not add it: one made from a GGUF does not, and Gemma repeats itself for ever without it."""
+        if self._chat:  # the chat template holds it
             return ""
-        begins = self._tokenizer("a")["input_ids"][:1] == [self._tokenizer.bos_token_id]
-        return "" if begins or self._tokenizer.bos_token is None else str(self._tokenizer.bos_token)
+        added = self._tokenizer("a")["input_ids"][:1] == [self._tokenizer.bos_token_id]
+        return "" if added or self._tokenizer.bos_token is None else str(self._tokenizer.bos_token)
 
-    async def write(self, prompt: str, sampling: dict[str, Any]) -> Written:
-        """Go on with one prompt.
+    async def wait_until_ready(self) -> None:
+        """Returns as soon as a replica answers."""
+
+    async def complete(self, prompt: str, options: dict[str, Any]) -> Written:
+        """Complete one prompt.
 
         Raises:
-            ValueError: vLLM does not take it, for instance because it is too long.
+            ValueError: vLLM refuses it, for instance because it is too long.
         """
         if self._chat:
             prompt = self._tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
         future: Future[Written] = Future()
-        self._asked.put((prompt, sampling, future))
+        self._waiting.put((f"{self._beginning}{prompt}", options, future))
         return await asyncio.wrap_future(future)
 
     async def check_health(self) -> None:
-        """Called by Serve every few seconds: raises when the engine is broken, and ends the application once its owner has died."""
-        if self._broken is not None:
-            raise RuntimeError(f"the engine failed: {self._broken}") from self._broken
+        """Serve calls this every few seconds: raises when the engine has failed, and ends the application once its owner has died."""
+        import ray
+        from ray import serve
+
+        if self._failure is not None:
+            raise RuntimeError(f"the engine failed: {self._failure}") from self._failure
         try:
             await asyncio.wait_for(asyncio.wrap_future(self._owner.__ray_ready__.remote().future()), timeout=CHECK_PATIENCE_SECONDS / 2)
         except ray.exceptions.ActorDiedError:
             await asyncio.to_thread(serve.delete, self._application, _blocking=False)
         except (TimeoutError, ray.exceptions.RayError):
-            return  # busy, or being started again
+            return  # busy, or restarting
 
-    def _work(self) -> None:
-        """The engine's own thread: it takes what is asked between two steps, as vLLM's own loop does."""
-        open_: dict[str, Future[Written]] = {}
+    def _run_engine(self) -> None:
+        """The engine's own thread: it takes new prompts between two steps, as vLLM's own loop does."""
+        running: dict[str, Future[Written]] = {}
         number = 0
         try:
             while True:
-                number = self._take(open_, number)
+                number = self._add_waiting(running, number)
                 for output in self._engine.step():
                     if output.finished:
                         first = output.outputs[0]
-                        open_.pop(output.request_id).set_result((first.text, len(output.prompt_token_ids), len(first.token_ids)))
+                        running.pop(output.request_id).set_result((first.text, len(output.prompt_token_ids), len(first.token_ids)))
         except BaseException as error:
-            self._broken = error
-            for future in open_.values():
+            self._failure = error
+            for future in running.values():
                 future.set_exception(RuntimeError(f"the engine failed: {type(error).__name__}: {error}"))
 
-    def _take(self, open_: dict[str, Future[Written]], number: int) -> int:
-        """Hand what was asked to the engine; with nothing in hand it waits for something."""
+    def _add_waiting(self, running: dict[str, Future[Written]], number: int) -> int:
+        """Pass new prompts to the engine, and wait for one where none is running; returns the number of the last one."""
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
         while True:
             try:
-                prompt, sampling, future = self._asked.get(block=not open_)
+                prompt, options, future = self._waiting.get(block=not running)
             except Empty:
                 return number
             number += 1
-            given = dict(sampling)
-            if (structure := given.pop("structured_outputs", None)) is not None:
-                given["structured_outputs"] = StructuredOutputsParams(**structure)
             try:
-                self._engine.add_request(str(number), prompt, SamplingParams(**given))
+                structured = {name: StructuredOutputsParams(**value) for name, value in options.items() if name == "structured_outputs"}
+                self._engine.add_request(str(number), prompt, SamplingParams(**options | structured))
             except (ValueError, TypeError) as error:
                 future.set_exception(error)
                 continue
-            open_[str(number)] = future
+            running[str(number)] = future
 
 
-def deploy(config: AugmentConfig, model_folder: str, application: str, owner: Any) -> None:
-    """Start the application and wait until its engine is ready.
+def _run_application(config: AugmentConfig, model: str, application: str, owner: Any) -> None:
+    """Start the application and wait until its replica is ready.
 
     Raises:
-        RuntimeError: Serve gave up; it says why.
+        RuntimeError: Serve gave up; the message holds the reason.
     """
+    from ray import serve
+
     serve.start(proxy_location="Disabled", logging_config=_QUIET)
-    teacher = serve.deployment(
-        name="teacher",
+    deployment = serve.deployment(
+        name="vllm",
         num_replicas=1,
-        ray_actor_options={
-            # On a GPU with tensor parallelism vLLM's workers are processes of the replica, which has all the GPUs.
-            "num_cpus": 1,
-            "num_gpus": config.gpus,
-            "runtime_env": {"env_vars": engine_environment(config)},
-        },
+        ray_actor_options={"num_cpus": ENGINE_CPUS, "num_gpus": config.gpus, "runtime_env": {"env_vars": engine_environment(config)}},
         max_ongoing_requests=4 * config.concurrent_requests,
         health_check_period_s=CHECK_SECONDS,
         health_check_timeout_s=CHECK_PATIENCE_SECONDS,
         graceful_shutdown_timeout_s=1,
         graceful_shutdown_wait_loop_s=0.1,
         max_constructor_retry_count=3,
-    )(Teacher)
-    serve.run(teacher.bind(config, model_folder, owner, application), name=application, route_prefix=None, logging_config=_QUIET)
+    )(VllmReplica)
+    serve.run(deployment.bind(config, model, owner, application), name=application, route_prefix=None, logging_config=_QUIET)

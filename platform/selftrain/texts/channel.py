@@ -1,0 +1,154 @@
+"""The text service of a run as a Ray actor, and how the driver and its workers ask it.
+
+method -> RemoteTexts (a TextChannel, anywhere) -> _TextActor (on the driver's node, with the cache) -> engine (anywhere)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from selftrain.config import AugmentConfig
+from selftrain.data.corpus import Corpus
+from selftrain.data.texts import TextRequest
+from selftrain.errors import ProcessDied, SelfTrainError
+from selftrain.models.sources import fingerprint
+from selftrain.runtime.deaths import why_it_died
+from selftrain.runtime.guard import ray_is_lost
+from selftrain.texts.cache import Completion, TextCache
+from selftrain.texts.engines import make_engine
+from selftrain.texts.progress import ProgressBar
+from selftrain.texts.prompts import Prompt
+from selftrain.texts.service import Progress, Summary, TextService
+
+CLOSE_SECONDS = 60  # for the engine to end, before its service is killed
+
+
+@contextmanager
+def open_texts(
+    config: AugmentConfig,
+    corpus: Corpus,
+    model: Path | str,
+    *,
+    model_fingerprint: str | None = None,
+    progress: bool = True,
+    notify: Callable[[str], None] | None = None,
+) -> Iterator[RemoteTexts]:
+    """The text channel of one language model for the length of a `with` block; Ray has to be initialized.
+
+    The engine itself starts when the first text is missing in the cache `config.cache`.
+
+    Args:
+        config: of the language model.
+        corpus: documents and classes that requests are about.
+        model: folder of the language model, or its name on the hub.
+        model_fingerprint: of the language model, where it is known; default: computed.
+        progress: draw a bar on stderr while texts are generated.
+        notify: with `progress`: called with each sentence about what failed and was repaired; default: write it above the bar.
+
+    Raises:
+        ray.exceptions.RayActorError: the service cannot start, for instance because the cache cannot be read; the message holds the reason.
+    """
+    found = model_fingerprint or fingerprint(model)
+    with (
+        closing(RemoteTexts.start(config, corpus, str(model), found, os.path.abspath(config.cache))) as texts,
+        ProgressBar(texts.progress, notify=notify) if progress else nullcontext(),
+    ):
+        yield texts
+
+
+@ray.remote(num_cpus=0, max_concurrency=64, max_restarts=3, max_task_retries=3)
+class _TextActor(TextService):
+    """`TextService` on the driver's node, where the cache is.
+
+    Killed, it is restarted and asked again: what it had cached is there, and the engine went on.
+    """
+
+    def __init__(self, config: AugmentConfig, corpus: Corpus, model: str, model_fingerprint: str, cache_folder: str) -> None:
+        actor = ray.get_runtime_context()
+        engine = make_engine(config, model, application=f"selftrain-{actor.get_actor_id()}", owner=actor.current_actor)
+        super().__init__(config, corpus, model_fingerprint, TextCache(Path(cache_folder)), engine)
+
+
+class RemoteTexts:
+    """A `TextChannel` to the service of this run; it can be sent to Ray workers."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteTexts, (self._actor,)
+
+    @classmethod
+    def start(cls, config: AugmentConfig, corpus: Corpus, model: str, model_fingerprint: str, cache_folder: str) -> RemoteTexts:
+        """Start the service, which `close` ends; see `open_texts`, which does both.
+
+        Args:
+            config: of the language model.
+            corpus: documents and classes that requests are about.
+            model: folder of the language model, or its name on the hub.
+            model_fingerprint: of the language model.
+            cache_folder: of the completions; absolute.
+
+        Raises:
+            ray.exceptions.RayActorError: the service cannot start; the message holds the reason.
+        """
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+        actor = _TextActor.options(  # type: ignore[attr-defined]
+            scheduling_strategy=here
+        ).remote(config, corpus, model, model_fingerprint, cache_folder)
+        ray.get(actor.progress.remote())
+        return cls(actor)
+
+    def __call__(self, requests: Sequence[TextRequest]) -> Mapping[TextRequest, str]:
+        """See `TextService.usable_texts`."""
+        texts: Mapping[TextRequest, str] = self._ask(self._actor.usable_texts, requests)
+        return texts
+
+    def complete(self, prompts: Sequence[Prompt]) -> Mapping[Prompt, Completion]:
+        """See `TextService.complete`."""
+        completions: Mapping[Prompt, Completion] = self._ask(self._actor.complete, prompts)
+        return completions
+
+    @staticmethod
+    def _ask(method: Any, requests: Sequence[Any]) -> Any:
+        if not requests:
+            return {}
+        try:
+            return ray.get(method.remote(list(requests)))
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, SelfTrainError):
+                raise type(error.cause)(str(error.cause), parameter=error.cause.parameter) from None
+            raise
+        except ray.exceptions.RayActorError as error:
+            raise ProcessDied(f"The process of the text service {why_it_died(error)}. What was generated is cached.") from None
+
+    def progress(self) -> Progress | None:
+        """The state of the present request; None if the service is gone."""
+        if ray_is_lost():
+            return None
+        try:
+            result: Progress = ray.get(self._actor.progress.remote())
+        except ray.exceptions.RayError:
+            return None
+        return result
+
+    def summary(self) -> Summary:
+        """Counts, examples for the report, and (class index, conditional text) pairs so far."""
+        result: Summary = ray.get(self._actor.summary.remote())
+        return result
+
+    def close(self) -> None:
+        """End engine and service."""
+        if ray_is_lost():
+            return
+        with suppress(ray.exceptions.RayError, TimeoutError):  # gone before, or with its node
+            ray.get(self._actor.close.remote(), timeout=CLOSE_SECONDS)
+        ray.kill(self._actor)

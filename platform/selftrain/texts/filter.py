@@ -1,0 +1,59 @@
+"""Which completions of the language model are used as texts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+MIN_WORDS = 3
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """A completion after the filter: `text` to use, or the reason why it is not used."""
+
+    text: str
+    reason: str = ""  # "" | failed | empty | truncated | repeated | echo
+
+
+def clean(raw: str, document: str, *, cut_off: bool) -> Cleaned:
+    """Keep a completion, shortened to whole sentences, or state why not.
+
+    empty: fewer than three words; truncated: cut off by the token limit before three whole words were written; repeated: more than half of its word
+    triples occur before in it; echo: more than half of its word 5-grams stand in the document.
+
+    Args:
+        raw: the completion as the engine returned it.
+        document: the document that it is about.
+        cut_off: the token limit ended it.
+    """
+    text = " ".join(raw.replace("�", " ").split())
+    if len(text.split()) < MIN_WORDS:
+        return Cleaned("", "truncated" if cut_off and text else "empty")
+    if cut_off:
+        text = _whole(text)
+        if len(text.split()) < MIN_WORDS:
+            return Cleaned("", "truncated")
+    words = re.findall(r"\w+", text.lower())
+    triples = list(zip(words, words[1:], words[2:], strict=False))
+    if len(triples) >= 4 and len(set(triples)) < 0.5 * len(triples):
+        return Cleaned(text, "repeated")
+    source = re.findall(r"\w+", document.lower())
+    known = {tuple(source[i : i + 5]) for i in range(len(source) - 4)}
+    grams = [tuple(words[i : i + 5]) for i in range(len(words) - 4)]
+    if grams and sum(gram in known for gram in grams) > 0.5 * len(grams):
+        return Cleaned(text, "echo")
+    return Cleaned(text)
+
+
+def sentence_ends(text: str) -> list[int]:
+    """The positions in `text` behind its sentences."""
+    return [match.end() for match in re.finditer(r"[.!?][\"')\]]*(?=\s|$)", text)]
+
+
+def _whole(text: str) -> str:
+    """`text` up to its last whole sentence if that keeps half of it, else up to its last whole word."""
+    ends = sentence_ends(text)
+    if ends and ends[-1] >= len(text) / 2:
+        return text[: ends[-1]]
+    return text.rsplit(" ", 1)[0]

@@ -1,0 +1,110 @@
+"""The way from a request through Ray and Serve to an engine and back. vLLM is a stub: a package of its name that the replica finds first."""
+
+import os
+from pathlib import Path
+
+import pytest
+from tiny import tiny_language_model
+
+from selftrain.config import AugmentConfig, Experiment
+from selftrain.data.texts import TextRequest
+from selftrain.errors import DataError, SelfTrainError, ServiceError
+from selftrain.runtime.cluster import Needs, session
+from selftrain.texts.cache import TextCache
+from selftrain.texts.channel import RemoteTexts, open_texts
+from selftrain.texts.prompts import Prompt, Sampling
+
+pytestmark = pytest.mark.ray
+
+STUB = """
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+class EngineArgs:
+    def __init__(self, model, **_):
+        self.model = Path(model)
+
+class SamplingParams:
+    def __init__(self, temperature, max_tokens, min_tokens=0, structured_outputs=None):
+        self.choices = structured_outputs.choice if structured_outputs else []
+
+class LLMEngine:
+    @classmethod
+    def from_engine_args(cls, args):
+        engine = cls()
+        engine.model, engine.waiting = args.model, []
+        return engine
+
+    def add_request(self, id, prompt, sampling):
+        if "refused" in prompt:
+            raise ValueError("the prompt is too long")
+        self.waiting.append((id, prompt, sampling))
+
+    def step(self):
+        waiting, self.waiting = self.waiting, []
+        for id, prompt, sampling in waiting:
+            if "deadly" in prompt and not (self.model / "died").exists():
+                (self.model / "died").touch()
+                os._exit(1)
+            text = sampling.choices[-1] if sampling.choices else f"It went on after {prompt.split()[-1]}."
+            yield SimpleNamespace(request_id=id, finished=True, prompt_token_ids=[1, 2], outputs=[SimpleNamespace(text=text, token_ids=[1, 2, 3])])
+"""
+PARAMS = "class StructuredOutputsParams:\n    def __init__(self, choice):\n        self.choice = choice\n"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A model folder, and a Ray whose processes take the stub for vLLM."""
+    folder = tmp_path_factory.mktemp("stub")
+    (folder / "vllm").mkdir()
+    (folder / "vllm" / "__init__.py").write_text(STUB)
+    (folder / "vllm" / "sampling_params.py").write_text(PARAMS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")])))
+        with session(Experiment(), Needs(2.0, 0.0, 1.0)):
+            yield tiny_language_model(folder / "model")
+
+
+def test_texts_are_generated_once_and_a_dead_engine_is_replaced(model, corpus, tmp_path, capfd):
+    config = AugmentConfig(cache=str(tmp_path / "cache"))
+    ids = corpus.unlabeled.ids
+    requests = [TextRequest(ids[0], "input"), TextRequest(ids[1], "conditional", 1), TextRequest(ids[2], "classify")]
+    notices = []
+    with open_texts(config, corpus, model, notify=notices.append) as texts:
+        found = texts(requests)
+        assert found == {requests[0]: "It went on after 0.", requests[1]: "It went on after like,.", requests[2]: "money"}
+        deadly, refused = (Prompt(f"a {word} prompt", "here", "label text", "", 0, Sampling(0.8, 3)) for word in ("deadly", "refused"))
+        completions = texts.complete([deadly, refused])
+        assert list(completions) == [deadly] and completions[deadly].text == "It went on after prompt." and completions[deadly].cut_off
+        counts, examples, conditional = texts.summary()
+        assert (counts.requested, counts.generated, dict(counts.filtered)) == (5, 5, {"failed": 1})
+        assert len(examples) == 2 and conditional == [(1, "It went on after like,.")]
+        progress = texts.progress()
+        assert progress.done_so_far == 5 and len(progress.notices) == 1 and "another one is starting" in progress.notices[0]
+    assert "language model" in capfd.readouterr().err and texts.progress() is None
+    assert len(TextCache(tmp_path / "cache")) == 4
+
+
+def test_what_the_cache_holds_starts_no_engine(model, corpus, tmp_path):
+    config = AugmentConfig(cache=str(tmp_path / "cache"))
+    request = TextRequest(corpus.unlabeled.ids[0], "input")
+    with open_texts(config, corpus, model, model_fingerprint="known", progress=False) as texts:
+        texts([request])
+    with open_texts(config, corpus, tmp_path / "no model", model_fingerprint="known", progress=False) as texts:
+        assert texts([request]) == {request: "It went on after 0."} and texts([]) == {}
+        assert texts.summary().counts.cached == 1
+
+
+@pytest.mark.parametrize("kind", [ServiceError, DataError])
+def test_an_error_of_the_service_reaches_its_caller_as_it_is(model, kind):
+    """Classes that are builtin errors, too, travel through Ray with their parameter."""
+    import ray
+
+    @ray.remote(num_cpus=0)
+    def fails(requests):
+        raise kind("no text for 5 s", parameter="augment.stall_seconds")
+
+    with pytest.raises(SelfTrainError, match="no text for 5 s") as caught:
+        RemoteTexts._ask(fails, ["a request"])
+    assert type(caught.value) is kind and caught.value.parameter == "augment.stall_seconds"
