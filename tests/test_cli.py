@@ -50,7 +50,7 @@ def fails(capsys, *arguments):
         (["run", "nowhere.yaml"], "No experiment file 'nowhere.yaml'"),
         (["sweep"], "takes either a file"),
         (["sweep", "nowhere.yaml"], "No sweep file 'nowhere.yaml'"),
-        (["sweep", "--resume", "nowhere"], "is no sweep's folder"),
+        (["sweep", "--resume", "nowhere"], "is not the folder of a sweep"),
         (["sweep", "--resume", "nowhere", "--small"], "leave --small away"),
         (["sweep", "nowhere.yaml", "--at-once", "0"], "at least one trial"),
         (["leaderboard"], "There is no MLflow database"),

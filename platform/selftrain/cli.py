@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SelfTrainError as error:
         print(f"selftrain: {sentence(error)}", file=sys.stderr)
         if isinstance(error, ProcessDied):
-            from selftrain.runtime.guard import leave
+            from selftrain.runtime.watch import leave
 
             leave(2)
         return 2

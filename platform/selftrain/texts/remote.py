@@ -25,8 +25,7 @@ from selftrain.config import AugmentConfig
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextRequest
 from selftrain.errors import ProcessDied, SelfTrainError
-from selftrain.runtime.deaths import why_it_died
-from selftrain.runtime.guard import ray_is_lost
+from selftrain.runtime.watch import ray_is_lost, why_it_died
 from selftrain.texts.cache import Answer, TextCache
 from selftrain.texts.service import Counts, EngineAnswer, EngineRequest, Progress, PromptRequest, TextService
 
