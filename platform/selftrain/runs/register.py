@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -56,11 +57,8 @@ def register(
         raise ConfigError(f"name must be 1 to 128 letters, digits, dots, dashes and underscores (got {name!r}).", parameter="name") from None
     classifier = Classifier.load(folder)
     compared = None if promote else _labeled(card, documents, text_column=text_column, label_column=label_column)
-    probabilities = classifier.predict_proba(list(compared.texts) if compared is not None else ["a text"])
-    if not np.isfinite(probabilities).all():
-        raise BundleError(f"The bundle {folder} gives probabilities that are not finite; train it again.")
+    scores = _scores(classifier, folder, compared)
     labels = compared.labels if compared is not None else None
-    scores = evaluate(probabilities, labels, card.labels).to_json() if labels is not None else {}
 
     def champions_accuracy(folder: Path) -> float:
         assert compared is not None and labels is not None
@@ -84,6 +82,16 @@ def register(
         raise
     tracker.finish()
     return found
+
+
+def _scores(classifier: Classifier, folder: Path, compared: CheckedOn | None) -> dict[str, Any]:
+    """The scores on labeled documents; none without them. Either way the bundle must classify."""
+    probabilities = classifier.predict_proba(list(compared.texts) if compared is not None else ["a text"])
+    if not np.isfinite(probabilities).all():
+        raise BundleError(f"The bundle {folder} gives probabilities that are not finite; train it again.")
+    if compared is None or compared.labels is None:
+        return {}
+    return dict(evaluate(probabilities, compared.labels, classifier.card.labels).to_json())
 
 
 def _labeled(card: BundleCard, documents: str | None, *, text_column: str, label_column: str | None) -> CheckedOn | None:
