@@ -12,8 +12,8 @@ from pathlib import Path
 
 from selftrain.data.loading import load_corpus
 from selftrain.sweeps.plan import prepare
+from selftrain.sweeps.results import Results
 from selftrain.sweeps.space import load_space, parse_space
-from selftrain.sweeps.store import Store
 from selftrain.sweeps.sweep import run_sweep
 from selftrain.sweeps.trial import open_shared
 
@@ -37,8 +37,8 @@ def main() -> None:
             if cell.experiment.model.train == "head":
                 open_shared(cell.experiment, corpus).encode([*corpus.unlabeled.texts, *corpus.test.texts])
         result = run_sweep(space, at_once=options.at_once)
-        store = Store(result.folder / "results.jsonl", "")
-        found = [store.result(cell) or {} for cell in prepared.cells]
+        results = Results(result.folder / "results.jsonl", "")
+        found = [results.get(cell) or {} for cell in prepared.cells]
     training = sum(one["train_seconds"] for one in found) / options.at_once
     whole = sum(one["seconds"] for one in found) / options.at_once
     print(result.text)

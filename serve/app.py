@@ -27,11 +27,11 @@ from starlette.types import ASGIApp
 from selftrain.bundle.format import read_card, read_prototypes
 from selftrain.errors import SelfTrainError, nearest
 from selftrain.passwords import has_password
-from selftrain.runtime.guard import guarded, ray_is_lost
 from selftrain.runtime.memory import keep_trimming
 from selftrain.runtime.ports import require_free_port
 from selftrain.runtime.ray_start import close_serves_port, start_ray
 from selftrain.runtime.signals import interruptible
+from selftrain.runtime.watch import guarded, ray_is_lost
 from selftrain.serving.connections import STOP_SECONDS, ConnectionLimits, Listener
 from selftrain.serving.heads import Hosts, is_local
 from selftrain.serving.language_model import Augmentation, LanguageModel, read_key, with_its_name

@@ -13,7 +13,8 @@ from selftrain.errors import SelfTrainError
 from selftrain.passwords import has_password, without_passwords
 from selftrain.serving.models import Source
 from selftrain.texts.engines.vllm import engine_environment
-from selftrain.tracking import check_tracking, tracking_uri, ui_command
+from selftrain.tracking import check_tracking, tracking_uri
+from selftrain.tracking.ui import ui_command
 
 SECRET = "hunter2"
 ADDRESS = f"postgresql://me:{SECRET}@db.example/runs"

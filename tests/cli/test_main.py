@@ -50,7 +50,7 @@ def fails(capsys, *arguments):
         (["run", "nowhere.yaml"], "No experiment file 'nowhere.yaml'"),
         (["sweep"], "takes either a file"),
         (["sweep", "nowhere.yaml"], "No sweep file 'nowhere.yaml'"),
-        (["sweep", "--resume", "nowhere"], "'nowhere' is no"),
+        (["sweep", "--resume", "nowhere"], "is not the folder of a sweep"),
         (["sweep", "--resume", "nowhere", "--small"], "leave out --small"),
         (["sweep", "nowhere.yaml", "--at-once", "0"], "--at-once must be at least 1 (got 0)"),
         (["leaderboard"], "There is no MLflow database"),

@@ -66,7 +66,7 @@ def test_promote_compares_nothing(places, uri) -> None:
 def test_without_labels_nothing_is_promoted(places, uri) -> None:
     _, first, _, file = places
     found = register(first, documents=file, uri=uri)
-    assert (found.model, found.champion) == (read_card(first).name, False) and "--promote" in found.reason
+    assert (found.model, found.champion) == (read_card(first).name, False) and "set promote" in found.reason
 
 
 def test_the_command_says_what_became_of_it(places, uri, capsys) -> None:
@@ -100,7 +100,7 @@ def test_a_bundle_that_does_not_work_leaves_no_version(places, uri, tmp_path, ha
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["BUNDLE", "--model", "a name"], "cannot be a name"),
+        (["BUNDLE", "--model", "a name"], "128 letters, digits"),
         (["nothing-here"], "nothing-here"),
         (["BUNDLE"], "--documents FILE"),  # the bundle names no experiment whose documents could be taken
         (["BUNDLE", "--documents", "FILE"], "--label-column"),

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from selftrain.config import AugmentConfig, parse
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ResourceError, ServiceError
 from selftrain.runtime.cluster import Needs, _enough, needs, session
 from selftrain.texts.engines import engine_needs
 from selftrain.texts.engines.vllm import ENGINE_CPUS, ENGINE_GB
@@ -33,20 +33,21 @@ def test_gpus_of_engine_and_training_add_up(tmp_path):
 
 
 def test_too_little_is_an_error_with_both_numbers():
-    with pytest.raises(SelfTrainError, match="needs 4 CPUs and the Ray cluster has 2"):
+    with pytest.raises(ResourceError, match="needs 4 CPUs and the Ray cluster has 2"):
         _enough(Needs(4, 0, 1), {"CPU": 2.0})
-    with pytest.raises(SelfTrainError, match="needs 1 GPUs and the Ray cluster has 0"):
+    with pytest.raises(ResourceError, match="needs 1 GPUs and the Ray cluster has 0"):
         _enough(Needs(1, 1, 1), {"CPU": 2.0})
     _enough(Needs(2, 0, 1), {"CPU": 2.0})
 
 
 def test_too_little_memory_is_said_before_ray_starts():
-    with pytest.raises(SelfTrainError, match="needs about 100000"), session(parse({}), Needs(1, 0, 100_000.0)):
+    with pytest.raises(ResourceError, match="needs about 100000"), session(parse({}), Needs(1, 0, 100_000.0)):
         pass
 
 
 def test_no_cluster_at_the_address():
-    with pytest.raises(SelfTrainError, match="No Ray cluster answers"), session(parse({"ray": {"address": "127.0.0.1:1"}}), Needs(1, 0, 1)):
+    experiment = parse({"ray": {"address": "127.0.0.1:1"}})
+    with pytest.raises(ServiceError, match=r"ray\.address '127\.0\.0\.1:1': no Ray cluster answers"), session(experiment, Needs(1, 0, 1)):
         pass
 
 

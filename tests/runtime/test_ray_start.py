@@ -16,7 +16,7 @@ import grpc
 import pytest
 from endpoint import free_port
 
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ConfigError, ServiceError
 from selftrain.runtime import ray_start
 from selftrain.runtime.ray_start import join_ray
 
@@ -128,7 +128,7 @@ def test_a_token_that_the_user_names_is_taken(home, monkeypatch) -> None:
     ray_start._keep_token()
     assert not (home / ".ray").exists() and stat.S_IMODE(file.stat().st_mode) == 0o600
     file.unlink()
-    with pytest.raises(SelfTrainError, match="which is no file with a token"):
+    with pytest.raises(ConfigError, match="RAY_AUTH_TOKEN_PATH must be a file with a token"):
         ray_start._keep_token()
     monkeypatch.setenv("RAY_AUTH_TOKEN", "a-token-too")
     ray_start._keep_token()
@@ -137,19 +137,19 @@ def test_a_token_that_the_user_names_is_taken(home, monkeypatch) -> None:
 
 def test_a_token_that_cannot_be_kept_or_read_is_one_sentence(home) -> None:
     (home / ".ray").write_text("no folder")
-    with pytest.raises(SelfTrainError, match="cannot be"):
+    with pytest.raises(ConfigError, match="cannot be"):
         ray_start._keep_token()
     (home / ".ray").unlink()
     (home / ".ray" / "auth_token").mkdir(parents=True)
-    with pytest.raises(SelfTrainError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         ray_start._keep_token()
 
 
 def test_a_cluster_is_joined_with_a_token_or_not_at_all(home, monkeypatch) -> None:
-    with pytest.raises(SelfTrainError, match="There is no token for the Ray cluster at 'auto'"):
+    with pytest.raises(ConfigError, match="There is no token for the Ray cluster at 'auto'"):
         join_ray("auto")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    with pytest.raises(SelfTrainError, match="RAY_AUTH_MODE is 'disabled'"):
+    with pytest.raises(ConfigError, match="RAY_AUTH_MODE is 'disabled'"):
         join_ray("auto")
 
 
@@ -173,7 +173,7 @@ class Store(grpc.GenericRpcHandler):
 
 @pytest.mark.parametrize(
     ("tokens", "words"),
-    [((), "asks for no token"), (("another-token",), "wants another token"), (None, "No Ray cluster answers")],
+    [((), "asks for no token"), (("another-token",), "wants another token"), (None, "no Ray cluster answers")],
     ids=["open", "another token", "none there"],
 )
 def test_a_cluster_that_is_open_or_not_ours_is_told_in_a_sentence(home, monkeypatch, tokens, words) -> None:
@@ -183,14 +183,14 @@ def test_a_cluster_that_is_open_or_not_ours_is_told_in_a_sentence(home, monkeypa
     monkeypatch.setattr("ray.init", lambda **_: pytest.fail("joined"))
     port = free_port()
     if tokens is None:
-        with pytest.raises(SelfTrainError, match=words):
+        with pytest.raises(ServiceError, match=words):
             join_ray(f"127.0.0.1:{port}")
         return
     server = grpc.server(ThreadPoolExecutor(2), handlers=[Store(*tokens)])
     server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     try:
-        with pytest.raises(SelfTrainError, match=words):
+        with pytest.raises(ServiceError, match=words):
             join_ray(f"127.0.0.1:{port}")
     finally:
         server.stop(None)

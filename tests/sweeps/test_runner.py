@@ -33,7 +33,7 @@ def test_one_that_fails_or_dies_is_reported_and_the_others_go_on(ray):
     # Functions of a test cannot be imported by a worker: as closures they travel with what they need.
     mistake = SelfTrainError
 
-    def work(config, shared, heard):
+    def work(config, shared, report):
         if config["n"] == 1:
             raise mistake("the second cannot be trained")
         if config["n"] == 2:
@@ -52,14 +52,14 @@ def test_one_that_fails_or_dies_is_reported_and_the_others_go_on(ray):
 
 
 def test_processes_are_kept_from_trial_to_trial(ray):
-    def work(config, shared, heard):
+    def work(config, shared, report):
         return {"process": os.getpid()}
 
     assert len({result["process"] for _, result in outcomes(work, [{"n": n} for n in range(8)])}) <= 3
 
 
 def test_a_budget_in_minutes_leaves_the_rest(ray):
-    def work(config, shared, heard):
+    def work(config, shared, report):
         time.sleep(1 if config["n"] < 2 else 600)
         return {}
 
@@ -70,10 +70,10 @@ def test_a_budget_in_minutes_leaves_the_rest(ray):
 
 
 def test_asha_ends_weak_trials(ray):
-    def work(config, shared, heard):
+    def work(config, shared, report):
         for round_ in range(9):
             time.sleep(0.05)
-            heard(config["n"] + round_ / 100)
+            report(config["n"] + round_ / 100)
         return {"objective": config["n"] + 1.0}
 
     found = outcomes(work, [{"n": n} for n in range(9, 0, -1)], asha_rounds=9)
@@ -89,7 +89,7 @@ def test_optuna_looks_at_results_and_goes_on_from_known_ones(ray, document):
     document["search"] = {"sampler": "optuna"}
     space = parse_space(document)
 
-    def work(config, shared, heard):
+    def work(config, shared, report):
         return {"objective": -abs(config["method.learning_rate"] - 0.7)}
 
     known = [({"method.learning_rate": 0.69, "method.rounds": 0}, -0.01)]

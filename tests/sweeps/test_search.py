@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ConfigError, MissingExtraError
 from selftrain.sweeps.plan import prepare
 from selftrain.sweeps.search import draw, ranking
 from selftrain.sweeps.space import parse_space
@@ -41,26 +41,26 @@ def test_random_settings_follow_the_seed_and_stay_in_their_ranges(searched):
     [
         ({"datasets": {"a": {}, "b": {}}}, "a search has one data set"),
         ({"axes": {"data.labels_per_class": [1, 2]}}, "cannot be an axis"),
-        ({"search": {"asha": True}, "seeds": [0, 1]}, "give one seed"),
+        ({"search": {"asha": True}, "seeds": [0, 1]}, "set one seed"),
         ({"search": {"sampler": "grid"}}, "search.sampler in the sweep"),
         ({"search": {"trials": 0}}, "search.trials in the sweep"),
     ],
 )
 def test_what_a_search_may_not(searched, changes, sentence):
-    with pytest.raises(SelfTrainError, match=sentence):
+    with pytest.raises(ConfigError, match=sentence):
         prepare(parse_space({**searched, **changes}))
 
 
 def test_a_search_never_chooses_on_test_documents(searched):
     del searched["base"]["data"]["validation_documents"]
-    with pytest.raises(SelfTrainError, match="never on test documents"):
+    with pytest.raises(ConfigError, match="never on test documents"):
         prepare(parse_space(searched))
 
 
 def test_optuna_is_an_extra(searched, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     searched["search"]["sampler"] = "optuna"
-    with pytest.raises(SelfTrainError, match=r"needs the package optuna; install the extra"):
+    with pytest.raises(MissingExtraError, match=r"needs the package optuna; install the extra"):
         prepare(parse_space(searched))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ConfigError, DataError, SelfTrainError
 from selftrain.sweeps.plan import prepare
 from selftrain.sweeps.space import Cell, load_space, parse_space, shown
 
@@ -53,12 +53,12 @@ def test_datasets_are_columns(document, tmp_path):
         ({"axes": {"dat.source": ["x"]}}, "Unknown axis 'dat.source'.*did you mean 'data'"),
         ({"axes": {"model.max_token": [8]}}, "Unknown axis 'model.max_token'.*did you mean 'max_tokens'"),
         ({"axes": {}}, "axes in the sweep"),
-        ({"axes": {"method.learning_rate": []}}, "'method.learning_rate' is empty"),
+        ({"axes": {"method.learning_rate": []}}, "'method.learning_rate' must have at least one value"),
         ({"axes": {"method.learning_rate": [0.1, -1.0]}}, "learning_rate of cross_entropy.*given: -1.0"),
         ({"axes": {"method.learning_rate": {"low": 0.1, "high": 1.0}}}, "is a range and a grid needs values"),
         ({"axes": {"method.learning_rate": [0.1, 0.1]}}, "have the same name"),
         ({"seeds": []}, "seeds in the sweep"),
-        ({"seeds": [1, 1]}, "the same seed twice"),
+        ({"seeds": [1, 1]}, "seeds must differ"),
         ({"metric": "speed"}, "metric in the sweep"),
         ({"sedes": [1]}, "Unknown key 'sedes'.*did you mean 'seeds'"),
         ({"axes": {"data.test_documents": [10, 20]}}, "the axis changes the test documents"),
@@ -75,7 +75,7 @@ def test_without_labeled_test_documents_there_is_no_table(document, tmp_path):
     rows = tmp_path / "unlabeled.csv"
     rows.write_text("text\n" + "\n".join(f"a short text about team {number}" for number in range(60)))
     document["base"]["data"] = {"source": str(rows), "classes": ["a", "b"]}
-    with pytest.raises(SelfTrainError, match="no labeled test documents"):
+    with pytest.raises(ConfigError, match="no labeled test documents"):
         prepare(parse_space(document))
 
 
@@ -94,7 +94,7 @@ def test_the_methods_own_conditions_are_checked(document):
 def test_texts_without_a_language_model_are_refused(document):
     document["base"]["method"] = {"name": "genco"}
     document["axes"] = {"method.tau": [0.1, 0.5]}
-    with pytest.raises(SelfTrainError, match=r"augment\.model is not set"):
+    with pytest.raises(SelfTrainError, match=r"at 0\.1 on .*augment\.model is not set"):
         prepare(parse_space(document))
 
 
@@ -115,18 +115,18 @@ def test_the_base_may_be_a_file(document, tmp_path):
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump({**document, "base": "experiment.yaml"}))
     assert load_space(tmp_path / "toy.yaml").fingerprint() == parse_space({**document, "base": {**document["base"], "variants": {}}}).fingerprint()
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump({**document, "base": "absent.yaml"}))
-    with pytest.raises(SelfTrainError, match="there is no experiment file"):
+    with pytest.raises(ConfigError, match="there is no experiment file"):
         load_space(tmp_path / "toy.yaml")
 
 
 def test_the_papers_figures_belong_to_rows_and_columns(document, tmp_path):
     document["paper"] = {"source": "a table", "figures": {0.1: {"documents": "1.0"}}}
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(document))
-    with pytest.raises(SelfTrainError, match="has a column 'documents'"):
+    with pytest.raises(ConfigError, match="has a column 'documents'"):
         load_space(tmp_path / "toy.yaml")
     document["paper"]["figures"] = {0.2: {}}
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(document))
-    with pytest.raises(SelfTrainError, match=r"has a row '0\.2' that the grid does not have"):
+    with pytest.raises(ConfigError, match=r"has a row '0\.2' that the grid does not have"):
         load_space(tmp_path / "toy.yaml")
 
 
@@ -159,3 +159,12 @@ def test_every_space_of_the_repository_is_valid(file):
         for column in space.columns:
             for setting in space.settings():
                 space.experiment(setting, column)
+
+
+def test_an_error_of_a_cell_keeps_its_class(document, monkeypatch):
+    def build(*_):
+        raise DataError("it does not fit")
+
+    monkeypatch.setattr("selftrain.methods.build", build)
+    with pytest.raises(DataError, match=r"^toy at 0\.0001 on .*: it does not fit$"):
+        prepare(parse_space(document))

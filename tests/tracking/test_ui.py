@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -17,8 +18,10 @@ from endpoint import free_port
 
 from selftrain.cli import main
 from selftrain.config import TrackingConfig
+from selftrain.errors import ConfigError, ServiceError
 from selftrain.runtime.ports import require_free_port
 from selftrain.tracking import Tracker
+from selftrain.tracking.ui import ui_command
 
 SELFTRAIN = [sys.executable, "-c", "import sys; from selftrain.cli import main; sys.exit(main())"]
 
@@ -79,3 +82,16 @@ def test_a_page_that_ends_by_itself_is_no_success(database, monkeypatch, capsys)
     monkeypatch.setattr("selftrain.tracking.ui.ui_command", lambda *_: ([sys.executable, "-c", "raise SystemExit(3)"], {}))
     assert main(["ui", "--tracking-uri", database, "--port", str(free_port())]) == 2
     assert "exit code 3" in capsys.readouterr().err
+
+
+def test_the_page(uri: str, tmp_path: Path) -> None:
+    command, environment = ui_command(uri, 5123)
+    assert command[:4] == [sys.executable, "-m", "mlflow", "server"]
+    assert command[command.index("--host") + 1] == "127.0.0.1" and command[command.index("--port") + 1] == "5123"
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == environment["MLFLOW_REGISTRY_STORE_URI"] == uri
+    assert uri not in " ".join(command)  # it may hold a password
+    assert command[command.index("--default-artifact-root") + 1] == (tmp_path / "mlartifacts").as_uri()
+    with pytest.raises(ConfigError, match="open http://host"):
+        ui_command("http://host")
+    with pytest.raises(ServiceError, match="There is no MLflow database"):
+        ui_command(f"sqlite:///{tmp_path}/absent.db")

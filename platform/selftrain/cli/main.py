@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SelfTrainError as error:
         _say(in_flags(error, options))
         if isinstance(error, ProcessDied):
-            from selftrain.runtime.guard import leave
+            from selftrain.runtime.watch import leave
 
             leave(2)
         return 2

@@ -1,9 +1,10 @@
-"""`selftrain register`: a bundle that was exported, distilled or received becomes a version of a registered model, and champion where it has earned that."""
+"""`selftrain register`: a bundle that was exported, distilled or received becomes a version of a registered model, and champion if it is more accurate."""
 
 from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -13,7 +14,7 @@ from selftrain.bundle.documents import accuracy_of, labels_of, load_documents
 from selftrain.bundle.format import BundleCard, read_card
 from selftrain.compress.onnx import CheckedOn, documents_to_check
 from selftrain.config import TrackingConfig
-from selftrain.errors import SelfTrainError
+from selftrain.errors import BundleError, ConfigError
 from selftrain.evaluation.metrics import evaluate
 from selftrain.tracking import KIND_TAG, Registered, Tracker
 
@@ -30,19 +31,22 @@ def register(
     promote: bool = False,
     uri: str | None = None,
 ) -> Registered:
-    """Upload a bundle as a new version; it becomes champion if it is more accurate than the champion on the same labeled documents, or by `promote`.
+    """Upload a bundle as a new version. It becomes champion if it is more accurate than the champion on the same labeled documents, or by `promote`.
 
     Args:
         folder: the bundle.
         name: in the registry; default: the bundle's own.
         documents: a file with labeled documents; default: the test documents of the bundle's own experiment.
-        text_column: column of the texts in it.
-        label_column: column of the true labels in it.
+        text_column: column of the texts in the file.
+        label_column: column of the true labels in the file.
         promote: make it champion and compare nothing: a smaller model may be worth a little accuracy.
         uri: the registry; default as in `tracking.tracking_uri`.
 
     Raises:
-        SelfTrainError: no bundle, one that does not open, a name that the registry cannot take, no such documents, or a registry that does not answer.
+        BundleError: `folder` is not a bundle, or the bundle does not work.
+        ConfigError: the registry does not accept the name, or `uri` is not an address.
+        DataError: there are no such documents.
+        ServiceError: the registry does not answer.
     """
     folder = Path(folder)
     card = read_card(folder)
@@ -50,18 +54,15 @@ def register(
     try:
         config = TrackingConfig(uri=uri, registered_model=name)
     except ValidationError:
-        raise SelfTrainError(f"{name!r} cannot be a name in the registry; use up to 128 letters, digits, dots, dashes and underscores.") from None
+        raise ConfigError(f"name must be 1 to 128 letters, digits, dots, dashes and underscores (got {name!r}).", parameter="name") from None
     classifier = Classifier.load(folder)
     compared = None if promote else _labeled(card, documents, text_column=text_column, label_column=label_column)
-    probabilities = classifier.predict_proba(list(compared.texts) if compared is not None else ["a text"])
-    if not np.isfinite(probabilities).all():
-        raise SelfTrainError(f"The bundle {folder} answers numbers that are not finite; train it again.")
+    scores = _scores(classifier, folder, compared)
     labels = compared.labels if compared is not None else None
-    scores = evaluate(probabilities, labels, card.labels).to_json() if labels is not None else {}
 
-    def accuracy_of_champion(other: Path) -> float:
+    def champions_accuracy(folder: Path) -> float:
         assert compared is not None and labels is not None
-        return accuracy_of(other, compared.texts, labels, card.labels)
+        return accuracy_of(folder, compared.texts, labels, card.labels)
 
     tracker = Tracker(config, folder.absolute(), f"register {name}")
     tracker.start(
@@ -74,7 +75,7 @@ def register(
         tracker.log_metrics(figures)
         tags = {"data_fingerprint": card.data_fingerprint, "method": card.method}
         found = tracker.log_bundle_and_register(
-            folder, name, figures, labeled=labels is not None, promote=promote, evaluate=accuracy_of_champion, tags=tags
+            folder, name, figures, labeled=labels is not None, promote=promote, evaluate=champions_accuracy, tags=tags
         )
     except BaseException:
         tracker.finish("FAILED")
@@ -83,8 +84,18 @@ def register(
     return found
 
 
+def _scores(classifier: Classifier, folder: Path, compared: CheckedOn | None) -> dict[str, Any]:
+    """The scores on labeled documents; none without them. Either way the bundle must classify."""
+    probabilities = classifier.predict_proba(list(compared.texts) if compared is not None else ["a text"])
+    if not np.isfinite(probabilities).all():
+        raise BundleError(f"The bundle {folder} gives probabilities that are not finite; train it again.")
+    if compared is None or compared.labels is None:
+        return {}
+    return dict(evaluate(probabilities, compared.labels, classifier.card.labels).to_json())
+
+
 def _labeled(card: BundleCard, documents: str | None, *, text_column: str, label_column: str | None) -> CheckedOn | None:
-    """What bundles are compared on; None where there is no label."""
+    """The documents that bundles are compared on; None where they have no labels."""
     if documents is not None:
         found = documents_to_check(card, documents, text_column=text_column, label_column=label_column)
         return found if found.labels is not None else None

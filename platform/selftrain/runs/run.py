@@ -50,8 +50,8 @@ from selftrain.runs.labeled import write_labeled
 from selftrain.runs.resume import Finished, Parts, finished_metrics
 from selftrain.runs.stages import Events, Stages
 from selftrain.runtime.cluster import needs, session
-from selftrain.runtime.guard import cause_of, listen
 from selftrain.runtime.memory import trim
+from selftrain.runtime.watch import cause_of, listen
 from selftrain.texts.engines import engine_needs
 from selftrain.tracking import Round, Tracker, check_tracking, is_away
 from selftrain.tracking.spool import SPOOL, Spool

@@ -1,6 +1,6 @@
-"""The Ray that a run works on: an existing cluster, or a local one that is started and stopped for the user.
+"""The Ray that a run works on: an existing cluster, or a local one that is started and stopped for the run.
 
-`needs` adds up what a run asks for and `session` compares it with what there is before anything starts: too little is an error with both numbers, never an
+`needs` adds up what a run asks for, and `session` compares it with what is there before anything starts: too little is an error with both numbers, never an
 endless wait.
 """
 
@@ -15,10 +15,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from selftrain.config import Experiment
-from selftrain.errors import SelfTrainError
-from selftrain.runtime.guard import Guard, guarded
-from selftrain.runtime.ray_start import join_ray, start_ray
-from selftrain.runtime.sharing import free_memory_gb, share_of_memory
+from selftrain.errors import ResourceError
+from selftrain.runtime.memory import free_memory_gb, share_of_memory
+from selftrain.runtime.ray_start import join_ray, no_cluster, start_ray
+from selftrain.runtime.watch import Guard, guarded
 
 _TRAINING_GB = 1.5  # a worker with a small encoder, its optimiser and its batches
 _RAY_GB = 2.0  # raylet, control store, and the processes that wait for work
@@ -50,13 +50,17 @@ def session(experiment: Experiment, wanted: Needs) -> Iterator[None]:
     """Ray for the length of a `with` block.
 
     A local Ray gets at least as many logical CPUs as the run asks for, whatever the machine has: on two cores the text pipeline would otherwise wait for ever
-    for a third. Threads, not logical CPUs, decide how much of the machine is used.
+    for a third. Threads, not logical CPUs, decide how much of the machine is used. It is watched (watch.py), and the runs of one machine share its memory
+    (memory.py).
 
-    A local Ray is watched over (guard.py), and runs of one machine share its memory (sharing.py).
+    Args:
+        experiment: its `ray` section says which cluster.
+        wanted: what the run asks for.
 
     Raises:
-        SelfTrainError: too little memory, CPUs or GPUs, or no cluster at the address.
-        ProcessDied: a process without which a local Ray cannot go on was lost.
+        ResourceError: too little memory, CPUs or GPUs.
+        ServiceError: no cluster answers at the address, or it wants another token.
+        ProcessDied: a process without which a local Ray cannot continue was lost.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -64,7 +68,7 @@ def session(experiment: Experiment, wanted: Needs) -> Iterator[None]:
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     # Ray keeps an idle Python process a logical CPU, a tenth of a gigabyte each; a run starts few tasks and can wait a second for a new one.
     os.environ.setdefault("RAY_num_workers_soft_limit", "1")
-    if experiment.ray.address is None:  # nobody takes this machine away, and the process that would watch for it is another tenth
+    if experiment.ray.address is None:  # nobody takes this machine away, and the process that watches for it takes another tenth
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     import ray
 
@@ -77,7 +81,7 @@ def session(experiment: Experiment, wanted: Needs) -> Iterator[None]:
             guard = _started(wanted, stack)
             stack.callback(guard.shut_down)
         else:
-            _answers(experiment.ray.address)
+            _require_answer(experiment.ray.address)
             join_ray(experiment.ray.address)
             stack.callback(ray.shutdown)
         _scale_up(wanted, experiment.ray.wait_seconds)
@@ -87,7 +91,7 @@ def session(experiment: Experiment, wanted: Needs) -> Iterator[None]:
 def _started(wanted: Needs, stack: ExitStack) -> Guard:
     """A local Ray, its guard and its share of the memory."""
     free = free_memory_gb()
-    print(f"selftrain: about {wanted.memory_gb:.1f} GiB of memory are needed, {free:.1f} GiB are free; starting Ray", file=sys.stderr, flush=True)
+    print(f"selftrain: the run needs about {wanted.memory_gb:.1f} GiB of memory, {free:.1f} GiB are free; starting Ray", file=sys.stderr, flush=True)
     stack.enter_context(share_of_memory(wanted.memory_gb))
     guard = stack.enter_context(guarded())
     cores = len(os.sched_getaffinity(0))
@@ -95,7 +99,7 @@ def _started(wanted: Needs, stack: ExitStack) -> Guard:
     return guard
 
 
-def _answers(address: str) -> None:
+def _require_answer(address: str) -> None:
     """Ray itself tries an address for minutes before it gives up."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit():
@@ -103,9 +107,7 @@ def _answers(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except OSError as error:
-        raise SelfTrainError(
-            f"No Ray cluster answers at --address {address!r} ({error}); start one (RAY_AUTH_MODE=token ray start --head), or leave --address away for a local one."
-        ) from None
+        raise no_cluster(address, error) from None
 
 
 def _scale_up(wanted: Needs, seconds: float) -> None:
@@ -126,7 +128,7 @@ def _scale_up(wanted: Needs, seconds: float) -> None:
 def _enough(wanted: Needs, have: dict[str, float]) -> None:
     for name, need in (("CPU", wanted.cpus), ("GPU", wanted.gpus)):
         if have.get(name, 0.0) + 1e-6 < need:
-            raise SelfTrainError(
+            raise ResourceError(
                 f"The run needs {need:g} {name}s and the Ray cluster has {have.get(name, 0.0):g}; add nodes, ask for less (training.workers), "
                 "or let it scale up (ray.wait_seconds)."
             )

@@ -1,7 +1,7 @@
-"""Starting a Ray of our own, and joining another's, so that nobody else gets in: with a token always, and a Ray of our own on the loopback address alone.
+"""Starting a local Ray and joining a cluster, so that nobody else gets in: always with a token, and a local Ray on the loopback address alone.
 
-A Ray that anybody reaches runs anybody's code. Ray 2.60 itself asks for a token in some cases only, writes it for all users of the machine to read, and listens on
-every interface with about a dozen ports, three of which show metrics to whoever asks.
+A Ray that anybody can reach runs anybody's code. Ray 2.60 itself asks for a token in some cases only, writes it for all users of the machine to read, and
+listens on every interface with about a dozen ports, three of which show metrics to whoever asks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ConfigError, OutputError, SelfTrainError, ServiceError
 from selftrain.runtime.signals import own_handlers_kept
 
 _MODE, _TOKEN, _TOKEN_FILE = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
@@ -27,10 +27,10 @@ _ALONE = {
     # machine's own address.)
     _CLUSTERS: "0",
     "RAY_enable_metrics_collection": "0",
-    # Autoscaler and dashboard have no such switch: a port that does not exist cannot be opened, of which their logs in the session's folder have a line.
+    # Autoscaler and dashboard have no such switch. A port that does not exist cannot be opened; their logs in the session's folder say so.
     "AUTOSCALER_METRIC_PORT": "-1",
     "DASHBOARD_METRIC_PORT": "-1",
-    # What PyTorch's and vLLM's processes speak to each other through.
+    # The interface through which the processes of PyTorch and vLLM speak to each other.
     "GLOO_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",
     "VLLM_HOST_IP": "127.0.0.1",
@@ -38,13 +38,14 @@ _ALONE = {
 
 
 def start_ray(**options: Any) -> None:
-    """`ray.init` for a Ray of our own.
+    """`ray.init` for a local Ray.
 
     Args:
         options: of `ray.init`.
 
     Raises:
-        SelfTrainError: the token cannot be kept.
+        OutputError: the token cannot be written.
+        ConfigError: the token cannot be read.
     """
     _keep_token()
     os.environ.update(_ALONE)
@@ -52,25 +53,26 @@ def start_ray(**options: Any) -> None:
 
     _settings_read_again(alone=True)
     with own_handlers_kept():
-        # "local": not the cluster of RAY_ADDRESS, nor one that happens to run on this machine, which would take these options for a mistake.
+        # "local": not the cluster of RAY_ADDRESS, nor one that happens to run on this machine, which would refuse these options.
         ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False, **options)
 
 
 def join_ray(address: str) -> None:
-    """`ray.init` for a cluster that is there.
+    """`ray.init` for a running cluster.
 
     Args:
         address: HOST:PORT, `auto`, or `ray://...`, whose server for clients asks for the token itself.
 
     Raises:
-        SelfTrainError: no cluster there, it wants another token, or none.
+        ConfigError: there is no token on this machine, or it is switched off.
+        ServiceError: no cluster answers, or it wants another token, or none.
     """
     if os.environ.setdefault(_MODE, "token").lower() == "disabled":
-        raise SelfTrainError(
+        raise ConfigError(
             f"{_MODE} is 'disabled', and a Ray without a token runs anybody's code; unset it, and start the cluster with {_MODE}=token."
         )
     if _known_token() is None:
-        raise SelfTrainError(
+        raise ConfigError(
             f"There is no token for the Ray cluster at {address!r}; copy ~/.ray/auth_token from its head node with mode 600, or set {_TOKEN_FILE} to the file."
         )
     os.environ.pop(_CLUSTERS, None)
@@ -85,9 +87,7 @@ def join_ray(address: str) -> None:
         with own_handlers_kept():
             ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        raise SelfTrainError(
-            f"No Ray cluster answers at --address {address!r} ({error}); start one ({_MODE}=token ray start --head), or leave --address away for a local one."
-        ) from None
+        raise no_cluster(address, error) from None
     if not named and not address.startswith("ray://"):
         try:
             _require_token(ray.get_runtime_context().gcs_address)
@@ -100,7 +100,7 @@ def _require_token(address: str) -> None:
     """Ask the cluster's control store a question without a token, and with ours.
 
     Raises:
-        SelfTrainError: it answers anybody, or not us.
+        ServiceError: it answers anybody, or not us, or does not answer.
     """
     import grpc  # type: ignore[import-untyped]
     from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
@@ -112,19 +112,22 @@ def _require_token(address: str) -> None:
             except grpc.RpcError as error:
                 if error.code() == grpc.StatusCode.UNAUTHENTICATED:
                     return False
-                raise SelfTrainError(
-                    f"No Ray cluster answers at --address {address!r} ({error.details()}); start one ({_MODE}=token ray start --head), or leave --address "
-                    "away for a local one."
-                ) from None
+                raise no_cluster(address, error.details()) from None
         return True
 
     if answered():
-        raise SelfTrainError(
-            f"The Ray cluster at {address!r} asks for no token, so that anybody who reaches it can run code; start it with {_MODE}=token."
-        )
+        raise ServiceError(f"The Ray cluster at {address!r} asks for no token, so anybody who reaches it can run code; start it with {_MODE}=token.")
     ours = AuthenticationTokenLoader.instance().get_raw_token(ignore_auth_mode=True)
     if not answered(("authorization", f"Bearer {ours}")):
-        raise SelfTrainError(f"The Ray cluster at {address!r} wants another token than this machine has; copy ~/.ray/auth_token from its head node.")
+        raise ServiceError(f"The Ray cluster at {address!r} wants another token than this machine has; copy ~/.ray/auth_token from its head node.")
+
+
+def no_cluster(address: str, problem: object) -> ServiceError:
+    """The error for an address where no cluster answers, and why."""
+    return ServiceError(
+        f"ray.address {address!r}: no Ray cluster answers there ({problem}); start one ({_MODE}=token ray start --head), or leave it out for a local one.",
+        parameter="ray.address",
+    )
 
 
 def is_alone() -> bool:
@@ -133,10 +136,12 @@ def is_alone() -> bool:
 
 
 def close_serves_port() -> tempfile.TemporaryDirectory[str]:
-    """Called while a replica of Serve is made, which would open a port on all interfaces for other deployments and unpickle what comes with Ray's token.
+    """Keep a replica of Serve, which is being made, from opening a port on all interfaces, where it would unpickle whatever comes with Ray's token.
 
-    Instead it gets a socket in the folder that is returned and has to be kept, which this user alone can enter. Nobody calls that way unless
-    RAY_SERVE_USE_GRPC_BY_DEFAULT is set.
+    It gets a socket instead, in a folder that this user alone can enter. No other deployment calls that way unless RAY_SERVE_USE_GRPC_BY_DEFAULT is set.
+
+    Returns:
+        The folder; keep it as long as the replica lives.
     """
     from ray.serve._private import replica
 
@@ -160,7 +165,7 @@ def _settings_read_again(*, alone: bool) -> None:
 
 
 def _keep_token() -> None:
-    """Make sure that there is a token which this user alone can read; Ray would write one for everybody."""
+    """Make sure that there is a token which this user alone can read; Ray would write one that everybody can read."""
     file = _default_file()
     if _known_token() is None:
         try:
@@ -173,8 +178,8 @@ def _keep_token() -> None:
                 with suppress(FileExistsError):
                     os.link(new.name, file)
         except OSError as error:
-            raise SelfTrainError(
-                f"The token of Ray cannot be kept in {file} ({error.strerror}); make the folder writable, or set {_TOKEN}."
+            raise OutputError(
+                f"The token of Ray cannot be written to {file} ({error.strerror}); make the folder writable, or set {_TOKEN}."
             ) from None
 
 
@@ -193,11 +198,11 @@ def _known_token() -> str | Path | None:
     except FileNotFoundError:
         pass
     except (OSError, UnicodeDecodeError) as error:
-        raise SelfTrainError(
+        raise ConfigError(
             f"The token of Ray {file} cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'}); delete it, or set {_TOKEN}."
         ) from None
     if named:
-        raise SelfTrainError(f"{_TOKEN_FILE} names {named}, which is no file with a token; correct or unset it.")
+        raise ConfigError(f"{_TOKEN_FILE} must be a file with a token (got {named}); fix or unset it.")
     return None
 
 

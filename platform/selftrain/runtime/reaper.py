@@ -1,7 +1,7 @@
-"""Ends what a session of Ray leaves behind: run as a program of its own, `python reaper.py MARK PARENT`, with the session's process at the other end of its input.
+"""Ends what a session of Ray leaves behind. A program of its own: `python reaper.py MARK PARENT`, whose input the session's process holds open.
 
-When that process ends, however it does, every process that carries the mark in its environment gets a moment to end by itself and is killed then. It stands on
-the standard library alone, so that it takes 10 MB and starts at once.
+When that process ends, in whatever way, every process with the mark in its environment gets a moment to end, and is then killed. The program imports the
+standard library alone, so that it takes 10 MB and starts at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,16 @@ def marked(mark: str) -> Iterator[int]:
 
 
 def kill_all(mark: str, *, grace: float, limit: float = LIMIT_SECONDS) -> bool:
-    """Kill what carries the mark after `grace` seconds; whether nothing is left."""
+    """Kill every process that carries the mark.
+
+    Args:
+        mark: what the processes carry in their environment.
+        grace: seconds before the first is killed.
+        limit: seconds after which to give up.
+
+    Returns:
+        Whether nothing is left.
+    """
     start = time.monotonic()
     while (left := list(marked(mark))) and time.monotonic() - start < limit:
         if time.monotonic() - start >= grace:

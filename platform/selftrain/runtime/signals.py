@@ -1,6 +1,6 @@
-"""Being told to stop: SIGTERM, by which `ray job stop`, containers and batch systems end a process, does what Ctrl-C does.
+"""Stop signals: SIGTERM, by which `ray job stop`, containers and batch systems end a process, does what Ctrl-C does.
 
-KeyboardInterrupt unwinds what runs, so that it can say what it leaves behind, close its MLflow runs as killed and end the processes that it started.
+KeyboardInterrupt unwinds the work, so that it can say what it leaves behind, close its MLflow runs as killed and end the processes that it started.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def own_handlers_kept() -> Iterator[None]:
-    """Put around `ray.init`, whose handler of SIGTERM prints a stack as after a crash and exits; it stays where there was none before."""
+    """Put around `ray.init`, whose handler of SIGTERM prints a stack as after a crash and exits; that handler stays only where there was none before."""
     with _restored(unless_default=True):
         yield
 

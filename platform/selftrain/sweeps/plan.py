@@ -11,19 +11,19 @@ from selftrain.config import Experiment, read_yaml
 from selftrain.data.corpus import Corpus, Truth
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import grant
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ConfigError, SelfTrainError
 from selftrain.models.opening import located, open_encoder
 from selftrain.models.sources import language_model_folder
+from selftrain.sweeps.results import Results
 from selftrain.sweeps.search import check_search, corners, draw
 from selftrain.sweeps.space import Cell, Setting, Space, parse_space, wants_texts
-from selftrain.sweeps.store import Store
 from selftrain.sweeps.trial import open_shared
 
 FOLDER = "sweeps"  # below the experiment's output
 
 
-@dataclass
-class Prepared:
+@dataclass(frozen=True)
+class SweepPlan:
     """A sweep of which every cell was validated."""
 
     space: Space
@@ -34,11 +34,11 @@ class Prepared:
     folders: dict[str, Path | str] = field(default_factory=dict)  # language models by name
 
 
-def prepare(space: Space) -> Prepared:
+def prepare(space: Space) -> SweepPlan:
     """Read the data and validate every cell: its keys, the ranges of its values, its labels, and what its method itself refuses.
 
     Raises:
-        SelfTrainError: whatever a user can mend; nothing was started.
+        ConfigError, DataError, BundleError: what is wrong, and in which cell; nothing was started.
     """
     adaptive = space.search is not None and space.search.sampler == "optuna"
     if space.search is not None:
@@ -47,52 +47,69 @@ def prepare(space: Space) -> Prepared:
     else:
         settings = space.settings()
     if len({setting.name for setting in settings}) < len(settings) and not adaptive:
-        raise SelfTrainError(f"{space.name}: two settings of the grid have the same name; list every value of an axis once.")
-    read: dict[str, tuple[Corpus, Truth]] = {}
-    corpora: dict[str, tuple[Corpus, Truth]] = {}
-    tested: dict[str, tuple[str, ...]] = {}
-    folders: dict[str, Path | str] = {}
-    encoders: dict[tuple[str, str], Any] = {}
-    cells: list[Cell] = []
-    base: Experiment | None = None
-    for column in space.columns:
-        for setting in settings:
-            experiment = space.experiment(setting, column)
-            base = base or experiment
-            where = f"{space.name} at {setting.name} on {column}"
-            # Who may see which labels is decided later: documents and splits are the same.
-            source = experiment.data.model_copy(update={"supervision": "none", "labels_per_class": 1, "label_noise": 0.0})
-            corpus, truth = read.setdefault(source.model_dump_json(), ()) or load_corpus(source)  # type: ignore[arg-type]
-            read[source.model_dump_json()] = corpora[corpus.fingerprint] = corpus, truth
-            if not len(corpus.test) or not truth.test:
-                raise SelfTrainError(f"{where}: there are no labeled test documents, so there is nothing to put into a table.")
-            if tested.setdefault(column, corpus.test.ids) != corpus.test.ids:
-                raise SelfTrainError(f"{where}: the axis changes the test documents; the rows of a column are compared on the same ones.")
-            if wants_texts(experiment):
-                name = experiment.augment.model
-                if name is None:
-                    raise SelfTrainError(f"{where}: it wants texts of a language model and augment.model is not set; name one in the base.")
-                folders[name] = folders.get(name) or language_model_folder(name)
-            try:
-                for seed in space.seeds:
-                    granted = grant(corpus, truth, experiment.data, seed)
-                key = experiment.model.model_dump_json(), corpus.fingerprint
-                if key not in encoders:
-                    frozen = experiment.model.train == "head"
-                    encoders[key] = open_shared(at_home(experiment), corpus) if frozen else open_encoder(experiment.model, corpus)
-                method = methods.build(experiment, granted, encoders[key])
-            except SelfTrainError as error:
-                raise SelfTrainError(f"{where}: {error}") from None
-            if space.search is not None and space.search.asha and method.rounds < 2:
-                raise SelfTrainError(f"{where}: ASHA has nothing to end early, the method trains {method.rounds} round; set search.asha: false.")
-            seeds = space.seeds if methods.trains(experiment.method) else space.seeds[:1]
-            cells += [Cell(setting.name, column, seed, experiment, corpus.fingerprint) for seed in seeds]
-    assert base is not None
-    return Prepared(space, [] if adaptive else settings, [] if adaptive else cells, corpora, base, folders)
+        raise ConfigError(f"{space.name}: two settings of the grid have the same name; list every value of an axis once.")
+    validation = _Validation(space)
+    cells = [cell for column in space.columns for setting in settings for cell in validation.cells(setting, column)]
+    base = space.experiment(settings[0], space.columns[0])
+    return SweepPlan(space, [] if adaptive else settings, [] if adaptive else cells, validation.corpora, base, validation.folders)
 
 
-def folder_of(prepared: Prepared) -> Path:
-    """Where the sweep keeps what it finishes: the same sweep, the same folder."""
+class _Validation:
+    """The validation of a sweep's cells. Every data set, encoder and language model is opened once."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self.corpora: dict[str, tuple[Corpus, Truth]] = {}  # by the fingerprint of the documents
+        self.folders: dict[str, Path | str] = {}  # language models by name
+        self._by_source: dict[str, tuple[Corpus, Truth]] = {}
+        self._tested: dict[str, tuple[str, ...]] = {}  # column -> ids of the test documents
+        self._encoders: dict[tuple[str, str], Any] = {}
+
+    def cells(self, setting: Setting, column: str) -> list[Cell]:
+        """The cells of a setting on a data set, one a seed; a method that trains nothing needs one seed only."""
+        experiment = self.space.experiment(setting, column)
+        where = f"{self.space.name} at {setting.name} on {column}"
+        corpus, truth = self._documents(experiment, column, where)
+        if wants_texts(experiment):
+            name = experiment.augment.model
+            if name is None:
+                raise ConfigError(f"{where}: the method wants texts of a language model and augment.model is not set; set it in the base.")
+            self.folders[name] = self.folders.get(name) or language_model_folder(name)
+        try:
+            rounds = self._rounds(experiment, corpus, truth)
+        except SelfTrainError as error:
+            raise type(error)(f"{where}: {error}") from None
+        if self.space.search is not None and self.space.search.asha and rounds < 2:
+            raise ConfigError(f"{where}: ASHA has nothing to end early, the method trains {rounds} round; set search.asha: false.")
+        seeds = self.space.seeds if methods.trains(experiment.method) else self.space.seeds[:1]
+        return [Cell(setting.name, column, seed, experiment, corpus.fingerprint) for seed in seeds]
+
+    def _documents(self, experiment: Experiment, column: str, where: str) -> tuple[Corpus, Truth]:
+        # Who may see which labels is decided later: documents and splits are the same.
+        source = experiment.data.model_copy(update={"supervision": "none", "labels_per_class": 1, "label_noise": 0.0})
+        key = source.model_dump_json()
+        if key not in self._by_source:
+            self._by_source[key] = load_corpus(source)
+        corpus, truth = self.corpora[self._by_source[key][0].fingerprint] = self._by_source[key]
+        if not len(corpus.test) or not truth.test:
+            raise ConfigError(f"{where}: there are no labeled test documents, so the table would be empty.")
+        if self._tested.setdefault(column, corpus.test.ids) != corpus.test.ids:
+            raise ConfigError(f"{where}: the axis changes the test documents; the rows of a column are compared on the same ones.")
+        return corpus, truth
+
+    def _rounds(self, experiment: Experiment, corpus: Corpus, truth: Truth) -> int:
+        """How many rounds the method trains; building it is what checks its own conditions."""
+        for seed in self.space.seeds:
+            granted = grant(corpus, truth, experiment.data, seed)
+        key = experiment.model.model_dump_json(), corpus.fingerprint
+        if key not in self._encoders:
+            frozen = experiment.model.train == "head"
+            self._encoders[key] = open_shared(with_whole_paths(experiment), corpus) if frozen else open_encoder(experiment.model, corpus)
+        return int(methods.build(experiment, granted, self._encoders[key]).rounds)
+
+
+def folder_of(prepared: SweepPlan) -> Path:
+    """The folder of the sweep's results: the same sweep, the same folder."""
     return Path(prepared.base.output) / FOLDER / f"{prepared.space.name}-{prepared.space.fingerprint()}"
 
 
@@ -100,19 +117,21 @@ def resumed(folder: Path | str) -> Space:
     """The sweep of a folder.
 
     Raises:
-        SelfTrainError: the folder is not a sweep's.
+        ConfigError: the folder is not a sweep's.
     """
     file = Path(folder) / "space.yaml"
     if not file.is_file():
-        raise SelfTrainError(f"--resume: {str(folder)!r} is no sweep's folder, it has no space.yaml; give one of those under runs/{FOLDER}/.")
+        raise ConfigError(
+            f"folder {str(folder)!r} is not the folder of a sweep, it has no space.yaml; pass one of those under runs/{FOLDER}/.", parameter="folder"
+        )
     return parse_space(read_yaml(file, "sweep", "tune_spaces/"))
 
 
-def plan(prepared: Prepared) -> str:
+def plan(prepared: SweepPlan) -> str:
     """What a sweep would do; nothing is started."""
     space = prepared.space
-    store = Store(folder_of(prepared) / "results.jsonl", "")
-    missing = [cell for cell in prepared.cells if not store.done(cell)]
+    results = Results(folder_of(prepared) / "results.jsonl", "")
+    missing = [cell for cell in prepared.cells if not results.done(cell)]
     lines = [space.to_yaml(), f"# folder: {folder_of(prepared)}"]
     if space.search is not None and space.search.sampler == "optuna":
         return "\n".join([*lines, f"# Optuna chooses {space.search.trials} settings"])
@@ -127,7 +146,10 @@ def plan(prepared: Prepared) -> str:
     )
 
 
-def at_home(experiment: Experiment) -> Experiment:
-    """`experiment` with paths that mean the same in a worker's folder."""
+def with_whole_paths(experiment: Experiment) -> Experiment:
+    """`experiment` with paths that mean the same in a worker's folder.
+
+    A run leaves `model.cache` as it is (`located` alone): its config.yaml and the names of its checkpoints hold the model's section.
+    """
     model = located(experiment.model)
     return experiment.model_copy(update={"model": model.model_copy(update={"cache": str(Path(model.cache).absolute())})})

@@ -1,4 +1,4 @@
-"""A sweep in MLflow: a parent run with a child a trial. The driver alone writes, by way of the spool, so that no trial waits for a tracking server."""
+"""A sweep in MLflow: a parent run with a child a trial. The driver alone writes, through the spool, so that no trial waits for a tracking server."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Recorder:
 
     Args:
         tracker: with its parent run started.
-        folder: of the sweep; what tracking did not take is kept there, and the next start sends it.
-        events: told when tracking goes away or comes back.
+        folder: of the sweep; what could not be sent is kept there, and the next start sends it.
+        events: called when tracking goes away or comes back.
     """
 
     def __init__(self, tracker: Tracker, folder: Path, events: Events) -> None:
@@ -28,7 +28,13 @@ class Recorder:
         self._written = tracker.tags_of_children(CELL_TAG) | self._spool.keys()
 
     def add(self, cell: Cell, result: Mapping[str, Any], *, known: bool = False) -> None:
-        """Write a result in a while; one of an earlier start (`known`) only where that start did not come to it."""
+        """Hand a result to the spool.
+
+        Args:
+            cell: what was trained.
+            result: its result, {"error": why} or {"stopped": rounds, "objective": ...}.
+            known: whether it is of an earlier start; it is then written only where that start did not write it.
+        """
         if cell.fingerprint in self._written and known:
             return
         self._written.add(cell.fingerprint)
@@ -49,10 +55,10 @@ class Recorder:
         )
 
     def artifact(self, path: Path) -> None:
-        """Upload a file to the parent run in a while."""
+        """Hand a file of the parent run to the spool."""
         self._spool.artifact(path)
 
     def close(self, status: Status, seconds: float | None = None) -> str | None:
-        """End the parent run and wait for what is still to be sent; returns why something could not be, or None. Results are in the folder either way."""
+        """End the parent run and wait for the rest to be sent; returns why something could not be, or None. Results are in the folder either way."""
         self._spool.finish(status)
         return self._spool.close(seconds)

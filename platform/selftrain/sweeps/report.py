@@ -1,4 +1,4 @@
-"""What a sweep leaves to read: table.md, table.csv, figure.png and report.html, which holds all of them and loads nothing."""
+"""The files of a sweep for readers: table.md, table.csv, figure.png, and report.html, which holds all of them and loads nothing."""
 
 from __future__ import annotations
 
@@ -13,11 +13,21 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from selftrain.evaluation.sensitivity import Line, heatmaps, lines
 from selftrain.files.durable import write_whole
 from selftrain.sweeps.space import Space
-from selftrain.sweeps.table import METRICS, Entry, Table, legend, number, plus_minus, shown, to_csv, to_markdown, to_text
+from selftrain.sweeps.table import METRICS, Table, TableEntry, legend, number, plus_minus, shown, to_csv, to_markdown, to_text
 
 
 def write(folder: Path, space: Space, table: Table, facts: Mapping[str, Any]) -> str:
-    """Write a grid's table, figure and report into `folder`; returns the table for a terminal."""
+    """Write a grid's table, figure and report.
+
+    Args:
+        folder: where to.
+        space: what was asked.
+        table: the results.
+        facts: of the sweep as a whole: command, date, machine, seconds.
+
+    Returns:
+        The table for a terminal.
+    """
     picture = figure(table)
     write_whole(folder / "table.md", f"{_opening(space, facts)}\n{to_markdown(table)}\n![the same as a picture](figure.png)\n")
     write_whole(folder / "table.csv", to_csv(table))
@@ -30,20 +40,30 @@ def write(folder: Path, space: Space, table: Table, facts: Mapping[str, Any]) ->
 
 
 def write_search(folder: Path, space: Space, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
-    """Write a search's ranking and report into `folder`; returns the ranking for a terminal."""
+    """Write a search's ranking and report.
+
+    Args:
+        folder: where to.
+        space: what was asked.
+        rows: of `search.ranking`.
+        facts: as in `write`.
+
+    Returns:
+        The ranking for a terminal.
+    """
     head = ["setting", "validation accuracy (%)", "test accuracy (%)", "ended early"]
-    # Test documents are shown for the chosen setting alone: a second look at them would be a choice.
+    # Accuracy on test documents is shown for the chosen setting alone: with a second one, they would have a part in the choice.
     body = [
         [
             row["setting"],
             plus_minus(row["validation"]),
-            plus_minus(row["test"]) if place == 0 else "",
+            plus_minus(row["test"]) if index == 0 else "",
             f"round {row['stopped']}" if row["stopped"] else "",
         ]
-        for place, row in enumerate(rows)
+        for index, row in enumerate(rows)
     ]
     lines_ = [head, ["---"] * len(head), *body]
-    note = f"{' · '.join(space.axes)}; ranked by accuracy on validation documents; on test documents the first one alone was looked at."
+    note = f"{' · '.join(space.axes)}; ranked by accuracy on validation documents; test accuracy is shown for the first alone."
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines_)
     write_whole(folder / "table.md", f"{_opening(space, facts)}\n{text}\n\n{note}\n")
     write_whole(folder / "report.html", _page(space, facts, ranking=[head, *body], legend=[note]))
@@ -51,7 +71,7 @@ def write_search(folder: Path, space: Space, rows: Sequence[Mapping[str, Any]], 
 
 
 def _opening(space: Space, facts: Mapping[str, Any]) -> str:
-    """What a table needs to be believed: the command, the date, the seeds and the machine."""
+    """The origin of the numbers: the command, the date, the seeds and the machine."""
     seeds = ", ".join(map(str, space.seeds))
     done = (
         f"{facts['trained']} trainings in {facts['seconds']:.0f} s, {facts['at_once']} at once" if facts["trained"] else "nothing was left to train"
@@ -68,7 +88,7 @@ def figure(table: Table) -> bytes:
     if len(table.axes) == 1:
         series = {name: _line([entry for _, entry in table.column(name)]) for name in table.columns}
         return lines(table.axes[0], [row[0] for row in table.rows], series, metric)
-    rows, columns = (tuple(dict.fromkeys(row[place] for row in table.rows)) for place in (-2, -1))
+    rows, columns = (tuple(dict.fromkeys(row[index] for row in table.rows)) for index in (-2, -1))
     leading = list(dict.fromkeys(row[:-2] for row in table.rows))
     panels = {}
     for above, name in itertools.product(leading, table.columns):
@@ -77,12 +97,12 @@ def figure(table: Table) -> bytes:
     return heatmaps((table.axes[-2], table.axes[-1]), rows, columns, panels, metric)
 
 
-def _line(entries: Sequence[Entry]) -> Line:
+def _line(entries: Sequence[TableEntry]) -> Line:
     deviations = [entry.summary["std"] if entry.summary else None for entry in entries]
     return Line([_mean(entry) for entry in entries], deviations, [number(entry.paper) for entry in entries])
 
 
-def _mean(entry: Entry | None) -> float | None:
+def _mean(entry: TableEntry | None) -> float | None:
     return entry.summary["mean"] if entry is not None and entry.summary is not None else None
 
 

@@ -1,7 +1,7 @@
-"""Ray Tune around the trials of a sweep; nothing else here knows Ray.
+"""Ray Tune around the trials of a sweep; no other file of the room knows Ray.
 
 A trial is a plain Tune function: a Train controller of its own would cost it fifteen seconds and more. The processes that run trials are kept from one trial to the
-next, with what they have opened. Tune's own files are thrown away: what is finished is told to the driver at once, which keeps it.
+next, with what they have opened. Tune's own files are thrown away: the driver gets every result at once, and keeps it.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from selftrain.config import Experiment
-from selftrain.errors import SelfTrainError
+from selftrain.errors import MissingExtraError, SelfTrainError
 from selftrain.runtime.cluster import Needs, session
 from selftrain.sweeps.space import Range, Space
 from selftrain.texts.engines.vllm import ENGINE_CPUS, ENGINE_GB
 
-Heard = Callable[[float], None]  # the objective so far, of a trial that may be ended early
-# work(config of the trial, what all trials share, heard) -> a result that JSON can hold
-Work = Callable[[Mapping[str, Any], Any, Heard], dict[str, Any]]
-# done(config, result): the result of `work`, or {"error": why}, or {"stopped": reports, "objective": the last one}
-Done = Callable[[Mapping[str, Any], dict[str, Any]], None]
+# work(config of the trial, what all trials share, report) -> a result that JSON can hold; `report` takes the objective so far
+Work = Callable[[Mapping[str, Any], Any, Callable[[float], None]], dict[str, Any]]
+# on_result(config, result): the result of `work`, or {"error": why}, or {"stopped": reports, "objective": the last one}
+OnResult = Callable[[Mapping[str, Any], dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -41,17 +40,24 @@ class Adaptive:
 
 @contextmanager
 def workers(experiment: Experiment, at_once: int, *, gpus: float = 0.0, engine: bool = False) -> Iterator[None]:
-    """Ray for a sweep that trains `at_once` trials at the same time, beside the text engine where there is one.
+    """Ray for a sweep, for the length of a `with` block.
+
+    Args:
+        experiment: its `ray` section says which cluster, its `augment` section what the text engine needs.
+        at_once: trials at the same time.
+        gpus: GPUs a trial.
+        engine: whether a text engine runs beside the trials.
 
     Raises:
-        SelfTrainError: too little memory, too few CPUs or GPUs.
+        ResourceError: too little memory, CPUs or GPUs.
+        ServiceError: no cluster answers at the address.
     """
     cpus = float(at_once)
     memory = 2.0 + 1.5 * at_once
     if engine:
         cpus += 1.0 + ENGINE_CPUS
         memory += ENGINE_GB + experiment.augment.engine_memory_gb
-    # Tune would move every trial into a folder of its own, and say on the terminal what the driver says already.
+    # Tune would move every trial into a folder of its own, and print what the driver prints already.
     os.environ.update(RAY_CHDIR_TO_TRIAL_DIR="0", TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", TUNE_DISABLE_SIGINT_HANDLER="1", RAY_AIR_NEW_OUTPUT="0")
     os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "0")
     with session(experiment, Needs(cpus, gpus * at_once, memory)):
@@ -68,7 +74,7 @@ def text_channel(experiment: Experiment, corpus: Any, model: Any, fingerprint: s
 def run_trials(
     work: Work,
     shared: Any,
-    done: Done,
+    on_result: OnResult,
     *,
     configs: Sequence[Mapping[str, Any]] | Adaptive,
     at_once: int,
@@ -76,12 +82,12 @@ def run_trials(
     minutes: float | None = None,
     asha_rounds: int | None = None,
 ) -> None:
-    """Run a trial for every config, `at_once` at the same time; one that fails is reported to `done` and the others go on.
+    """Run a trial for every config, `at_once` at the same time; one that fails is reported to `on_result` and the others go on.
 
     Args:
         work: what a trial does; it and `shared` are sent to the workers.
-        shared: given to every trial.
-        done: called here, in the driver, when a trial has ended.
+        shared: passed to every trial.
+        on_result: called here, in the driver, when a trial has ended.
         configs: of the trials, in order; or a search that makes them.
         at_once: trials at the same time, each on one CPU.
         gpus: GPUs a trial.
@@ -97,7 +103,7 @@ def run_trials(
     if asha_rounds is not None:
         # The last report of a trial carries its result and comes after that of its last round.
         scheduler = tune.schedulers.ASHAScheduler(metric="objective", mode="max", max_t=asha_rounds + 1, grace_period=1, reduction_factor=3)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told to `done`
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # `on_result` gets what fails
     with tempfile.TemporaryDirectory(prefix="selftrain-tune-") as scratch:
         function = tune.with_parameters(_trial, work=work, shared=shared, configs=None if adaptive else list(configs))  # type: ignore[arg-type]
         tuner = tune.Tuner(
@@ -115,7 +121,7 @@ def run_trials(
                 name="sweep",
                 storage_path=scratch,
                 verbose=0,
-                callbacks=[_listener(done, None if adaptive else configs)],  # type: ignore[arg-type]
+                callbacks=[_listener(on_result, None if adaptive else configs)],  # type: ignore[arg-type]
                 failure_config=tune.FailureConfig(max_failures=2),  # of its process: what a trial itself raises is a result, see `_trial`
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             ),
@@ -127,12 +133,12 @@ def check_optuna() -> None:
     """Optuna is an extra.
 
     Raises:
-        SelfTrainError: it is not installed.
+        MissingExtraError: it is not installed.
     """
     from importlib.util import find_spec
 
     if find_spec("optuna") is None:
-        raise SelfTrainError(
+        raise MissingExtraError(
             "search.sampler optuna needs the package optuna; install the extra (pip install 'selftrain[search]'), or set sampler: random."
         )
 
@@ -151,11 +157,11 @@ def _trial(config: Mapping[str, Any], work: Work, shared: Any, configs: Sequence
     tune.report({"outcome": json.dumps(result), "objective": result.get("objective", float("-inf"))})
 
 
-def _listener(done: Done, configs: Sequence[Mapping[str, Any]] | None) -> Any:
+def _listener(on_result: OnResult, configs: Sequence[Mapping[str, Any]] | None) -> Any:
     from ray import tune
 
     class Listener(tune.Callback):
-        """Hands what trials end with to `done`."""
+        """Passes the results of trials to `on_result`."""
 
         def config(self, trial: Any) -> Mapping[str, Any]:
             return configs[trial.config["task"]] if configs is not None else dict(trial.config)
@@ -166,14 +172,14 @@ def _listener(done: Done, configs: Sequence[Mapping[str, Any]] | None) -> Any:
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             last = trial.last_result or {}
             if "outcome" in last:
-                done(self.config(trial), json.loads(last["outcome"]))
+                on_result(self.config(trial), json.loads(last["outcome"]))
             elif "objective" in last:
-                done(self.config(trial), {"stopped": last["training_iteration"], "objective": last["objective"]})
+                on_result(self.config(trial), {"stopped": last["training_iteration"], "objective": last["objective"]})
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             error = trial.get_error()
             words = " ".join(str(error).split())[:300] if error is not None else "no reason is known"
-            done(self.config(trial), {"error": f"the trial's process ended: {words}"})
+            on_result(self.config(trial), {"error": f"the trial's process ended: {words}"})
 
     return Listener()
 
@@ -188,7 +194,7 @@ def _optuna(adaptive: Adaptive) -> Any:
 
     def domain(axis: Any) -> Any:
         if not isinstance(axis, Range):
-            return tune.choice(list(range(len(axis))))  # the place in the list: not every value can be a category
+            return tune.choice(list(range(len(axis))))  # the index in the list: not every value can be a category
         if axis.integer:
             return (tune.lograndint if axis.log else tune.randint)(int(axis.low), int(axis.high) + 1)
         return (tune.loguniform if axis.log else tune.uniform)(axis.low, axis.high)

@@ -1,4 +1,4 @@
-"""Search, where a grid is too large: settings that are drawn, and the ranking by validation documents. No test document has a say in it."""
+"""Search, where a grid is too large: settings that are drawn, and their ranking by validation documents. Test documents have no part in it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ConfigError
 from selftrain.evaluation.significance import mean_std
 from selftrain.sweeps.space import Range, Setting, Space
 
@@ -16,19 +16,20 @@ def check_search(space: Space) -> None:
     """Refuse a search that would choose on test documents, or that cannot be compared.
 
     Raises:
-        SelfTrainError: what is wrong.
+        ConfigError: what is wrong.
+        MissingExtraError: Optuna is asked for and not installed.
     """
     search = space.search
     assert search is not None
     if len(space.columns) > 1:
-        raise SelfTrainError(f"{space.name}: a search has one data set, and this one has {len(space.columns)}; give each a file of its own.")
+        raise ConfigError(f"{space.name}: a search has one data set (got {len(space.columns)}); write a file for each.")
     if changed := [key for key in space.axes if key.startswith("data.")]:
-        raise SelfTrainError(f"{space.name}: a search compares settings on the same documents, so {changed[0]!r} cannot be an axis of it.")
+        raise ConfigError(f"{space.name}: a search compares settings on the same documents, so {changed[0]!r} cannot be an axis of it.")
     if (search.asha or search.sampler == "optuna") and len(space.seeds) > 1:
-        raise SelfTrainError(f"{space.name}: with ASHA or Optuna a trial is one training; give one seed, and repeat the winner with more.")
+        raise ConfigError(f"{space.name}: with ASHA or Optuna a trial is one training; set one seed, and repeat the winner with more.")
     validation = space.base["data"].get("validation_documents", 0) if isinstance(space.base, Mapping) and "data" in space.base else 0
     if not max(validation, space.datasets.get(space.columns[0], {}).get("validation_documents", 0)):
-        raise SelfTrainError(f"{space.name}: a search chooses on validation documents, never on test documents; set data.validation_documents.")
+        raise ConfigError(f"{space.name}: a search chooses on validation documents, never on test documents; set data.validation_documents.")
     if search.sampler == "optuna":
         from selftrain.sweeps.runner import check_optuna
 
@@ -55,7 +56,7 @@ def corners(space: Space) -> list[Setting]:
 
 
 def ranking(settings: Sequence[Setting], results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """The settings that were tried, the best on validation documents first; trials that were ended early stand behind all that were not.
+    """The settings that were tried, the best on validation documents first; trials that were ended early come after all others.
 
     Args:
         settings: what was tried.

@@ -1,10 +1,10 @@
-"""What a sweep is asked to do: one short document of tune_spaces/, and the cells that it spans.
+"""The description of a sweep, one short document of tune_spaces/, and the cells that it spans.
 
     axes        method.tau: [1.0, 0.1]                                    a key of the experiment and its values, or
-                method: {VAT: {method: {name: vat}}, ...}                 named settings, each with what it changes, or
+                method: {VAT: {method: {name: vat}}, ...}                 named settings, each with its changes, or
                 method.learning_rate: {low: 1.0e-4, high: 0.1, log: true} a range (for a search)
-    datasets    AG News: {source: ag_news}                                the columns of the table, each with what it changes in `data`
-    small       a size for two CPU cores: `base` is laid over the base, every other key takes the place of the full one
+    datasets    AG News: {source: ag_news}                                the columns of the table, each with its changes of `data`
+    small       a size for two CPU cores: `base` is merged into the base, every other key replaces the full one
 
 A cell is one setting on one data set with one seed: a complete experiment. All of them are validated before anything starts.
 """
@@ -25,7 +25,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from selftrain import methods
 from selftrain.config import Experiment, Section, merge, nested, parse, read_yaml
-from selftrain.errors import SelfTrainError, nearest
+from selftrain.errors import ConfigError, nearest
 
 _SECTIONS = ("data", "model", "method", "augment", "training", "evaluation")
 Metric = Literal["accuracy", "error", "macro_f1", "ece"]
@@ -42,7 +42,7 @@ class Range(Section):
     @model_validator(mode="after")
     def _is_one(self) -> Range:
         if self.high <= self.low or (self.log and self.low <= 0):
-            raise ValueError("a range needs low < high, and 0 < low where it is logarithmic")
+            raise ValueError(f"low must be below high, and above 0 if log is true (got {self.low:g} to {self.high:g})")
         return self
 
 
@@ -50,7 +50,7 @@ Axis = Range | list[Any] | dict[str, dict[str, Any]]
 
 
 class Search(Section):
-    """How settings are found where a grid is too large. They are chosen on validation documents; test documents are looked at for the table alone."""
+    """How settings are found where a grid is too large. They are chosen on validation documents; test documents are for the table alone."""
 
     sampler: Literal["random", "optuna"] = "random"
     trials: int = Field(32, ge=1, description="settings that are tried")
@@ -59,9 +59,9 @@ class Search(Section):
 
 
 class Paper(Section):
-    """The paper's own figures, as it prints them: setting -> column -> figure. Where it gives none, the cell is left out."""
+    """The paper's own figures, as it prints them: setting -> column -> figure. A cell without one is left out."""
 
-    source: str = Field(description="where they stand")
+    source: str = Field(description="table or figure of the paper")
     figures: dict[str, dict[str, str]] = Field(default_factory=dict)
 
     @field_validator("figures", mode="before")
@@ -81,11 +81,11 @@ class Space(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     title: str
-    claim: str = Field("", description="what the paper says, in a sentence: what the table is to be held against")
-    base: dict[str, Any] | str = Field(description="the experiment that every cell starts from, or its file, seen from the space's folder")
+    claim: str = Field("", description="what the paper says, in a sentence; the table tests it")
+    base: dict[str, Any] | str = Field(description="the experiment that every cell starts from, or its file, relative to the folder of this one")
     axes: dict[str, Axis] = Field(min_length=1)
     datasets: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="column of the table -> what it changes in data; default: the base's"
+        default_factory=dict, description="column of the table -> its changes of data; default: the base's data"
     )
     seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1)
     metric: Metric = Field("accuracy", description="shown in percent; error is 100 - accuracy")
@@ -97,23 +97,23 @@ class Space(Section):
     @model_validator(mode="after")
     def _is_whole(self) -> Space:
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds holds the same seed twice; list each once")
+            raise ValueError("seeds must differ; the same seed is listed twice")
         for key, axis in self.axes.items():
             if not isinstance(axis, Range) and not axis:
-                raise ValueError(f"the axis {key!r} is empty; give at least one value")
+                raise ValueError(f"the axis {key!r} must have at least one value")
             if isinstance(axis, Range) and self.search is None:
                 raise ValueError(f"the axis {key!r} is a range and a grid needs values; list them, or set search.sampler")
         base = [("base", self.base)] if isinstance(self.base, Mapping) else []
         named = [(f"the axis {key!r} at {name!r}", one) for key, axis in self.axes.items() if isinstance(axis, dict) for name, one in axis.items()]
         for where, document in (*base, *named, ("small.base", self.small.get("base", {}))):
             if not isinstance(document, Mapping) or (odd := next((key for key in _SECTIONS if not isinstance(document.get(key, {}), Mapping)), None)):
-                raise ValueError(f"{where} gives no keys and values{f' for {odd}' if isinstance(document, Mapping) else ''}")
+                raise ValueError(f"{where} must hold keys and values{f' for {odd}' if isinstance(document, Mapping) else ''}")
         if "name" in self.small or "small" in self.small:
-            raise ValueError("small keeps the name, and holds no small of its own")
+            raise ValueError("small must not hold name or small")
         return self
 
     def fingerprint(self) -> str:
-        """A short hash of everything that is asked."""
+        """A short hash of the document."""
         return _hash(self.model_dump(mode="json"))[:8]
 
     def to_yaml(self) -> str:
@@ -129,14 +129,14 @@ class Space(Section):
         """Every combination of the axes' values, the last axis running fastest.
 
         Raises:
-            SelfTrainError: an axis is a range, which has no combinations.
+            ConfigError: an axis is a range, which has no combinations.
         """
         if ranged := [key for key, axis in self.axes.items() if isinstance(axis, Range)]:
-            raise SelfTrainError(f"{self.name}: the axis {ranged[0]!r} is a range; a grid needs values.")
+            raise ConfigError(f"{self.name}: the axis {ranged[0]!r} is a range; a grid needs values.")
         return [self.setting(dict(zip(self.axes, values, strict=True))) for values in itertools.product(*map(list, self.axes.values()))]
 
     def setting(self, values: Mapping[str, Any]) -> Setting:
-        """One combination: a value, or the name of a named setting, of every axis."""
+        """The setting of a value, or of the name of a named setting, for every axis."""
         changes: dict[str, Any] = {}
         for key, value in values.items():
             axis = self.axes[key]
@@ -147,7 +147,7 @@ class Space(Section):
         """The experiment of a cell, without its seed.
 
         Raises:
-            SelfTrainError: an unknown key, a value out of its range.
+            ConfigError: an unknown key, or a value out of its range.
         """
         base = _base(self)
         changes = setting.changes
@@ -165,7 +165,7 @@ class Setting:
     """One row of the table."""
 
     values: tuple[str, ...]  # of every axis, as they are shown
-    changes: Mapping[str, Any]  # nested, to be laid over the base
+    changes: Mapping[str, Any]  # nested, to be merged into the base
 
     @property
     def name(self) -> str:
@@ -185,7 +185,7 @@ class Cell:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of all that the result depends on: two cells with the same one are trained once."""
+        """Hash of everything that the result depends on: of cells with the same hash, one is trained."""
         experiment = self.experiment
         options = methods.options_of(experiment.method)
         asked = {
@@ -209,7 +209,7 @@ def wants_texts(experiment: Experiment) -> bool:
 
 
 def text_settings(experiment: Experiment) -> dict[str, Any]:
-    """What a generated text depends on besides its request: cells that share it share one text service."""
+    """The settings that a generated text depends on besides its request: cells with the same ones share a text service."""
     machine = {"input_samples", "conditional_samples", "concurrent_requests", "engine_memory_gb", "gpus", "stall_seconds", "cache"}
     return experiment.augment.model_dump(mode="json", exclude=machine)
 
@@ -222,20 +222,22 @@ def load_space(path: Path | str, *, small: bool = False) -> Space:
         small: with its `small` block.
 
     Raises:
-        SelfTrainError: no such file, no YAML, an unknown key, an empty grid, a paper's figure for a row or column that the space does not have.
+        ConfigError: no such file, no YAML, an unknown key, an empty grid, or a paper's figure for a row or column that the space does not have.
     """
     document = read_yaml(path, "sweep", "tune_spaces/")
     if isinstance(base := document.get("base"), str):
         found = Path(path).parent / base
         if not found.is_file():
-            raise SelfTrainError(f"base in {path}: there is no experiment file {str(found)!r}; give its path as seen from the sweep file's folder.")
+            raise ConfigError(
+                f"base in {path}: there is no experiment file {str(found)!r}; write its path relative to the folder of the sweep's file."
+            )
         document["base"] = read_yaml(found, "experiment", "jobs/experiments/")
     full = _parse(document, str(path))
     _check_paper(full)
     if not small:
         return full
     if not full.small:
-        raise SelfTrainError(f"{path} has no small block; run it at full size, or write one.")
+        raise ConfigError(f"{path} has no small block; run it at full size, or add one.")
     changes = dict(full.small)
     document = {**document, **changes, "base": merge(document["base"], changes.get("base", {})), "small": {}}
     return _parse(document, f"small of {path}")
@@ -260,15 +262,15 @@ def _parse(document: Mapping[str, Any], where: str) -> Space:
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("list[", "dict[", "Range"))) or "the document"
         if first["type"] == "extra_forbidden":
-            raise SelfTrainError(f"Unknown key {path!r} in {where}; {nearest(path, Space.model_fields)}") from None
+            raise ConfigError(f"Unknown key {path!r} in {where}; {nearest(path, Space.model_fields)}") from None
         message = first["msg"].removeprefix("Value error, ")
-        raise SelfTrainError(f"{path} in {where}: {message[0].lower()}{message[1:]}.") from None
+        raise ConfigError(f"{path} in {where}: {message[0].lower()}{message[1:]}.") from None
     _check_axes(space)
     return space
 
 
 def _check_axes(space: Space) -> None:
-    """Axis names before values: every key that an axis sets must be one of the experiment's, or an option of the methods that it is used with."""
+    """Check the names of axes before their values: each must be a key of the experiment, or an option of the methods that it is used with."""
     named = {
         name for axis in space.axes.values() if isinstance(axis, Mapping) for one in axis.values() if (name := one.get("method", {}).get("name"))
     }
@@ -280,14 +282,14 @@ def _check_axes(space: Space) -> None:
         if head == "method":
             known = sorted({option for name in used for option in methods.method_class(name).Options.model_fields})
             if tail not in known:
-                raise SelfTrainError(f"Unknown axis {key!r} in {space.name}: no option of {', '.join(sorted(used))}; {nearest(tail, known)}")
+                raise ConfigError(f"Unknown axis {key!r} in {space.name}: no option of {', '.join(sorted(used))}; {nearest(tail, known)}")
             continue
         section = Experiment.model_fields.get(head)
         fields: Sequence[str] = list(getattr(section.annotation, "model_fields", {})) if section is not None else []
         if not fields:
-            raise SelfTrainError(f"Unknown axis {key!r} in {space.name}; {nearest(head, ['method', *_SECTIONS])}")
+            raise ConfigError(f"Unknown axis {key!r} in {space.name}; {nearest(head, ['method', *_SECTIONS])}")
         if tail not in fields:
-            raise SelfTrainError(f"Unknown axis {key!r} in {space.name}; {nearest(tail, fields)}")
+            raise ConfigError(f"Unknown axis {key!r} in {space.name}; {nearest(tail, fields)}")
 
 
 def _check_paper(space: Space) -> None:
@@ -296,10 +298,12 @@ def _check_paper(space: Space) -> None:
     rows = [setting.name for setting in space.settings()]
     for row, cells in space.paper.figures.items():
         if row not in rows:
-            raise SelfTrainError(f"paper.figures of {space.name} has a row {row!r} that the grid does not have; {nearest(row, rows)}")
+            raise ConfigError(f"paper.figures of {space.name} has a row {row!r} that the grid does not have; {nearest(row, rows)}")
         for column in cells:
             if column not in space.columns:
-                raise SelfTrainError(f"paper.figures of {space.name} has a column {column!r}; {nearest(column, space.columns)}")
+                raise ConfigError(
+                    f"paper.figures of {space.name} has a column {column!r} that the table does not have; {nearest(column, space.columns)}"
+                )
 
 
 def _base(space: Space) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The story of a sweep, from top to bottom: cells -> checks -> embeddings and texts -> trials -> table -> report -> tracking.
 
-A sweep's folder has the name of what was asked, so the same sweep again finds what it has finished, whether it was killed or not.
+A sweep's folder has the name of what was asked, so the same sweep, started again, finds what it has finished, also after it was killed.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -20,21 +20,21 @@ import torch
 
 from selftrain import methods
 from selftrain.config import Experiment
-from selftrain.data.texts import no_texts
+from selftrain.data.texts import TextChannel, no_texts
 from selftrain.errors import ProcessDied, SelfTrainError
 from selftrain.files.durable import check_writable, explained, write_whole
 from selftrain.models.sources import fingerprint
 from selftrain.passwords import without_passwords
 from selftrain.runs.run import code_version
 from selftrain.runs.stages import Events
-from selftrain.runtime.guard import cause_of
+from selftrain.runtime.watch import cause_of
 from selftrain.sweeps import report
-from selftrain.sweeps.plan import Prepared, at_home, folder_of, prepare
+from selftrain.sweeps.plan import SweepPlan, folder_of, prepare, with_whole_paths
 from selftrain.sweeps.record import Recorder
+from selftrain.sweeps.results import Results
 from selftrain.sweeps.runner import Adaptive, run_trials, text_channel, workers
 from selftrain.sweeps.search import ranking
 from selftrain.sweeps.space import Cell, Setting, Space, text_settings, wants_texts
-from selftrain.sweeps.store import Store
 from selftrain.sweeps.table import Table, build
 from selftrain.sweeps.trial import Shared, axis_values, open_shared, run_cell, run_found
 from selftrain.tracking import KIND_TAG, Tracker
@@ -63,39 +63,42 @@ def run_sweep(
         folder: of an earlier start of the same sweep; default: the one that belongs to `space`.
         at_once: trials at the same time; default: one a core (one a GPU where trials use one).
         address: a Ray cluster; default: a local Ray.
-        command: how it was asked for, for the report.
+        command: how the sweep was started, for the report.
 
     Raises:
-        SelfTrainError: whatever a user can mend; nothing is started before all cells were validated.
+        ConfigError, DataError, BundleError: a cell is wrong; nothing was started.
+        OutputError: the folder cannot be written.
+        ResourceError, ServiceError: Ray cannot give what the trials need, or the tracking store does not answer.
+        ProcessDied: a process of Ray was lost; the message says how to continue.
     """
     started = time.monotonic()
     prepared = prepare(space)
     base = prepared.base
     if address is not None:
-        base = prepared.base = base.model_copy(update={"ray": base.ray.model_copy(update={"address": address})})
-    place = Path(folder) if folder is not None else folder_of(prepared)
-    check_writable(place, "the folder of the sweep (output)")
-    with explained(place):
-        write_whole(place / "space.yaml", space.to_yaml())
-    events = Events(place / "events.jsonl")
-    store = Store(place / "results.jsonl", code_version())
-    tracker = Tracker(base.tracking, place, space.name)
-    run_id = tracker.start(place.name, space.model_dump(mode="json"), {KIND_TAG: "sweep", "selftrain.code_version": code_version()})
-    recorder = Recorder(tracker, place, events)
-    work = _Sweep(prepared, store, events, recorder, at_once or _at_once(base))
+        base = base.model_copy(update={"ray": base.ray.model_copy(update={"address": address})})
+        prepared = replace(prepared, base=base)
+    folder = Path(folder) if folder is not None else folder_of(prepared)
+    check_writable(folder, "the folder of the sweep (output)")
+    with explained(folder):
+        write_whole(folder / "space.yaml", space.to_yaml())
+    events = Events(folder / "events.jsonl")
+    tracker = Tracker(base.tracking, folder, space.name)
+    run_id = tracker.start(folder.name, space.model_dump(mode="json"), {KIND_TAG: "sweep", "selftrain.code_version": code_version()})
+    recorder = Recorder(tracker, folder, events)
+    sweep = _Sweep(prepared, Results(folder / "results.jsonl", code_version()), events, recorder, at_once or _at_once(base))
     try:
-        work.go()
-        with explained(place, "free some space and repeat the command, nothing is trained again"):
-            result = work.finish(place, started, run_id, command)
+        sweep.train()
+        with explained(folder, "free some space and repeat the command, nothing is trained again"):
+            result = sweep.finish(folder, started, run_id, command)
     except BaseException as error:
         cause = cause_of(error)
         with suppress(SelfTrainError):  # no space left to say so
             events.stopped("sweep stopped", cause)
             recorder.close("KILLED" if isinstance(cause, KeyboardInterrupt) else "FAILED", 5.0)
         if isinstance(cause, ProcessDied):
-            raise ProcessDied(f"{cause} Continue with selftrain sweep --resume {place}.") from None
+            raise ProcessDied(f"{cause} Continue with selftrain sweep --resume {folder}.") from None
         raise
-    for file in sorted(place.iterdir()):
+    for file in sorted(folder.iterdir()):
         if file.is_file():
             recorder.artifact(file)
     if (reason := recorder.close("FINISHED")) is None:
@@ -103,104 +106,98 @@ def run_sweep(
     events("results missing in MLflow", reason=reason)
     return replace(
         result,
-        unsent=f"The results are complete in {place}, but the tracking store {without_passwords(tracker.uri)} did not take all of them ({reason}); "
-        f"when it answers again, send the rest with `selftrain sweep --resume {place}`: nothing is trained again.",
+        unsent=f"The results are complete in {folder}, but the tracking store {without_passwords(tracker.uri)} did not take all of them ({reason}); "
+        f"when it answers again, send the rest with `selftrain sweep --resume {folder}`: nothing is trained again.",
     )
 
 
 class _Sweep:
-    """A sweep in progress: `go` trains what is missing, `finish` writes what it came to."""
+    """A sweep in progress: `train` runs the missing trials, `finish` writes the table."""
 
-    def __init__(self, prepared: Prepared, store: Store, events: Events, recorder: Recorder, at_once: int) -> None:
+    def __init__(self, prepared: SweepPlan, results: Results, events: Events, recorder: Recorder, at_once: int) -> None:
         self.prepared = prepared
         self.space = prepared.space
-        self.store = store
+        self.results = results
         self.events = events
         self.recorder = recorder
         self.at_once = at_once
         self.trained = 0
+        self.gpus = 1.0 if prepared.base.training.gpu else 0.0  # a trial
         self.deadline = time.monotonic() + 60 * self.space.minutes if self.space.minutes else None
-        self.found: list[tuple[dict[str, Any], dict[str, Any]]] = []  # of an adaptive search: (values of the axes, result)
+        self.tried: list[dict[str, Any]] = []  # the results of an adaptive search
 
-    def go(self) -> None:
-        search = self.space.search
+    def train(self) -> None:
         for cell in self.prepared.cells:
-            if self.store.done(cell):
-                self.recorder.add(cell, self.store.result(cell) or {}, known=True)
+            if self.results.done(cell):
+                self.recorder.add(cell, self.results.get(cell) or {}, known=True)
+        search = self.space.search
         if search is not None and search.sampler == "optuna":
-            self._adaptive()
-            return
-        missing = _once([cell for cell in self.prepared.cells if not self.store.done(cell)])
+            self._train_adaptively(search.trials, search.seed)
+        else:
+            self._train_missing()
+
+    def _train_missing(self) -> None:
+        missing = _distinct([cell for cell in self.prepared.cells if not self.results.done(cell)])
         there = len(self.prepared.cells) - len(missing)
         if not missing:
             self.events("nothing to train", reason=f"all {there} results are there")
             return
         self.events("sweep started", trainings=len(missing), there=there, at_once=self.at_once)
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
         self._embed(missing)
         asking = next((cell.experiment for cell in missing if wants_texts(cell.experiment)), None)
-        gpus = 1.0 if self.prepared.base.training.gpu else 0.0
-        with workers(asking or self.prepared.base, min(self.at_once, len(missing)), gpus=gpus, engine=asking is not None):
-            for group in _by_texts(missing):
-                self._group(group, gpus)
+        with workers(asking or self.prepared.base, min(self.at_once, len(missing)), gpus=self.gpus, engine=asking is not None):
+            for cells in _by_texts(missing):
+                with self._texts(cells[0]) as texts:
+                    corpora = {cell.data: self.prepared.corpora[cell.data] for cell in cells}
+                    shared = Shared([_for_workers(cell) for cell in cells], corpora, texts, self.space.search is not None)
 
-    def _group(self, cells: Sequence[Cell], gpus: float) -> None:
-        """Cells that ask one text service, or none."""
-        first = cells[0]
-        with ExitStack() as stack:
-            texts: Any = no_texts
-            if wants_texts(first.experiment):
-                name = str(first.experiment.augment.model)
-                model, corpus = self.prepared.folders[name], self.prepared.corpora[first.data][0]
-                cache = str(Path(first.experiment.augment.cache).absolute())
-                texts = text_channel(first.experiment, corpus, model, fingerprint(model), cache)
-                stack.callback(texts.close)
-            shared = Shared(
-                [_sent(cell) for cell in cells], {cell.data: self.prepared.corpora[cell.data] for cell in cells}, texts, self.space.search is not None
-            )
+                    def on_result(config: Mapping[str, Any], result: dict[str, Any], cells: Sequence[Cell] = cells) -> None:
+                        self._add(cells[config["cell"]], result)
 
-            def done(config: Mapping[str, Any], result: dict[str, Any]) -> None:
-                self._done(cells[config["cell"]], result)
+                    self._run(run_cell, shared, on_result, [{"cell": index} for index in range(len(cells))])
 
-            self._run(run_cell, shared, done, [{"cell": place} for place in range(len(cells))], gpus)
-
-    def _adaptive(self) -> None:
-        search = self.space.search
-        assert search is not None
-        known = [entry for entry in self.store.entries() if "values" in entry["result"]]
-        self.found = [(entry["result"]["values"], entry["result"]) for entry in known]
-        left = search.trials - len(known)
+    def _train_adaptively(self, trials: int, seed: int) -> None:
+        self.tried = [result for result in self.results.finished() if "values" in result]
+        there, left = len(self.tried), trials - len(self.tried)
         if left <= 0:
-            self.events("nothing to train", reason=f"all {len(known)} results are there")
+            self.events("nothing to train", reason=f"all {there} results are there")
             return
         corpus, truth = next(iter(self.prepared.corpora.values()))
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
         probe = Cell("", self.space.columns[0], self.space.seeds[0], self.prepared.base, corpus.fingerprint)
         self._embed([probe])
-        base = self.prepared.base
-        configs = Adaptive(self.space, left, search.seed, [(result["config"], result["objective"]) for _, result in self.found])
-        self.events("search started", trials=left, there=len(known), at_once=self.at_once)
+        configs = Adaptive(self.space, left, seed, [(result["config"], result["objective"]) for result in self.tried])
+        self.events("search started", trials=left, there=there, at_once=self.at_once)
 
-        def done(config: Mapping[str, Any], result: dict[str, Any]) -> None:
+        def on_result(config: Mapping[str, Any], result: dict[str, Any]) -> None:
             values = axis_values(self.space, config)
             setting = self.space.setting(values)
             cell = replace(probe, setting=setting.name, experiment=self.space.experiment(setting, probe.column))
             if "error" not in result:
                 result = {**result, "values": values, "config": dict(config), "objective": result.get("objective")}
-                self.found.append((values, result))
-            self._done(cell, result)
+                self.tried.append(result)
+            self._add(cell, result)
 
-        with ExitStack() as stack:
-            stack.enter_context(workers(base, min(self.at_once, left), gpus=1.0 if base.training.gpu else 0.0, engine=wants_texts(base)))
-            texts: Any = no_texts
-            if wants_texts(base):
-                model = self.prepared.folders[str(base.augment.model)]
-                texts = text_channel(base, corpus, model, fingerprint(model), str(Path(base.augment.cache).absolute()))
-                stack.callback(texts.close)
-            shared = Shared([_sent(probe)], {probe.data: (corpus, truth)}, texts, True, self.space)
-            self._run(run_found, shared, done, configs, 1.0 if base.training.gpu else 0.0)
+        engine = wants_texts(probe.experiment)
+        with workers(probe.experiment, min(self.at_once, left), gpus=self.gpus, engine=engine), self._texts(probe) as texts:
+            shared = Shared([_for_workers(probe)], {probe.data: (corpus, truth)}, texts, True, self.space)
+            self._run(run_found, shared, on_result, configs)
 
-    def _run(self, work: Any, shared: Shared, done: Callable[..., None], configs: Any, gpus: float) -> None:
+    @contextmanager
+    def _texts(self, cell: Cell) -> Iterator[TextChannel]:
+        """The text service of `cell`, and of all that share its data and text settings."""
+        if not wants_texts(cell.experiment):
+            yield no_texts
+            return
+        augment = cell.experiment.augment
+        model = self.prepared.folders[str(augment.model)]
+        corpus, _ = self.prepared.corpora[cell.data]
+        texts = text_channel(cell.experiment, corpus, model, fingerprint(model), str(Path(augment.cache).absolute()))
+        try:
+            yield texts
+        finally:
+            texts.close()
+
+    def _run(self, work: Any, shared: Shared, on_result: Callable[..., None], configs: Any) -> None:
         minutes = (self.deadline - time.monotonic()) / 60 if self.deadline is not None else None
         if minutes is not None and minutes <= 0:
             return
@@ -208,10 +205,10 @@ class _Sweep:
         rounds = None
         if search is not None and search.asha:
             rounds = max(int(getattr(methods.options_of(cell.experiment.method), "rounds", 1)) for cell in shared.cells)
-        run_trials(work, shared, done, configs=configs, at_once=self.at_once, gpus=gpus, minutes=minutes, asha_rounds=rounds)
+        run_trials(work, shared, on_result, configs=configs, at_once=self.at_once, gpus=self.gpus, minutes=minutes, asha_rounds=rounds)
 
-    def _done(self, cell: Cell, result: dict[str, Any]) -> None:
-        self.store.add(cell, result)
+    def _add(self, cell: Cell, result: dict[str, Any]) -> None:
+        self.results.add(cell, result)
         self.trained += 1
         self.recorder.add(cell, result)
         facts = {"setting": cell.setting, "data": cell.column, "seed": cell.seed}
@@ -223,10 +220,11 @@ class _Sweep:
             self.events("trial done", **facts, accuracy=round(result["scores"]["accuracy"], 4), seconds=result["seconds"])
 
     def _embed(self, cells: Sequence[Cell]) -> None:
-        """Embeddings of all documents, once and with all cores: trials read them from the cache."""
+        """Embed all documents once, with all cores: trials read the embeddings from the cache."""
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
         done = set()
         for cell in cells:
-            experiment = at_home(cell.experiment)
+            experiment = with_whole_paths(cell.experiment)
             key = experiment.model.model_dump_json(), cell.data
             if experiment.model.train != "head" or key in done:
                 continue
@@ -236,7 +234,14 @@ class _Sweep:
             open_shared(experiment, corpus).encode([*corpus.unlabeled.texts, *corpus.test.texts, *corpus.validation.texts, *prompts])
 
     def finish(self, folder: Path, started: float, run_id: str, command: str) -> SweepResult:
-        """Table, figure and report."""
+        """Write table, figure and report.
+
+        Args:
+            folder: of the sweep.
+            started: `time.monotonic()` when the sweep began.
+            run_id: MLflow's id of the parent run.
+            command: how the sweep was started.
+        """
         seconds = time.monotonic() - started
         facts = {
             "command": command,
@@ -248,7 +253,7 @@ class _Sweep:
             "at_once": self.at_once,
             "seconds": round(seconds, 1),
             "trained": self.trained,
-            "train_seconds": round(sum((self.store.result(cell) or {}).get("train_seconds", 0.0) for cell in self.prepared.cells), 1),
+            "train_seconds": round(sum((self.results.get(cell) or {}).get("train_seconds", 0.0) for cell in self.prepared.cells), 1),
             "code_version": code_version(),
         }
         if self.space.search is not None:
@@ -261,15 +266,15 @@ class _Sweep:
         return SweepResult(folder, table, text, self.trained, seconds, run_id)
 
     def table(self) -> Table:
-        """What there is, as a table."""
+        """The table of all results so far."""
         values = {setting.name: setting.values for setting in self.prepared.settings}
         results = {
-            (values[cell.setting], cell.column, cell.seed): found for cell in self.prepared.cells if (found := self.store.result(cell)) is not None
+            (values[cell.setting], cell.column, cell.seed): found for cell in self.prepared.cells if (found := self.results.get(cell)) is not None
         }
         paper = self.space.paper
         # A row that trains nothing is the same for every seed.
         for cell in self.prepared.cells:
-            if not methods.trains(cell.experiment.method) and (found := self.store.result(cell)) is not None:
+            if not methods.trains(cell.experiment.method) and (found := self.results.get(cell)) is not None:
                 results |= {(values[cell.setting], cell.column, seed): found for seed in self.space.seeds}
         return build(
             axes=[key.removeprefix("method.") for key in self.space.axes],
@@ -283,22 +288,22 @@ class _Sweep:
         )
 
     def _tried(self) -> tuple[list[Setting], dict[str, list[Mapping[str, Any]]]]:
-        if self.found:
-            settings = [self.space.setting(values) for values, _ in self.found]
-            return settings, {setting.name: [result] for setting, (_, result) in zip(settings, self.found, strict=True)}
+        if self.tried:
+            settings = [self.space.setting(result["values"]) for result in self.tried]
+            return settings, {setting.name: [result] for setting, result in zip(settings, self.tried, strict=True)}
         results: dict[str, list[Mapping[str, Any]]] = {}
         for cell in self.prepared.cells:
-            if (found := self.store.result(cell)) is not None:
+            if (found := self.results.get(cell)) is not None:
                 results.setdefault(cell.setting, []).append(found)
         return self.prepared.settings, results
 
 
-def _sent(cell: Cell) -> Cell:
-    return replace(cell, experiment=at_home(cell.experiment))
+def _for_workers(cell: Cell) -> Cell:
+    return replace(cell, experiment=with_whole_paths(cell.experiment))
 
 
-def _once(cells: Sequence[Cell]) -> list[Cell]:
-    """Cells of which several are the same training (a setting that changes nothing for its method): the first of each."""
+def _distinct(cells: Sequence[Cell]) -> list[Cell]:
+    """The first of all cells that are the same training: a setting may change nothing for its method."""
     return list({cell.fingerprint: cell for cell in reversed(cells)}.values())[::-1]
 
 

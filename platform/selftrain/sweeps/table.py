@@ -1,6 +1,6 @@
-"""From the results of cells to a table like the papers': a row a setting, a column a data set, mean ± std over seeds, the best and what is significantly below it.
+"""A table like the papers' from the results of cells: a row a setting, a column a data set, mean ± std over seeds, marks for the best and the significantly worse.
 
-Pure: what comes in is numbers, what goes out is text. The figure is drawn by evaluation/sensitivity.py.
+Pure: numbers in, text out. The figure is drawn by evaluation/sensitivity.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ METRICS = {"accuracy": "accuracy (%)", "error": "error (%)", "macro_f1": "macro-
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableEntry:
     """One field of the table."""
 
     values: dict[int, float]  # seed -> the metric, in percent
@@ -51,7 +51,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]  # values of the axes
     columns: tuple[str, ...]
     metric: str
-    entries: dict[tuple[tuple[str, ...], str], Entry]
+    entries: dict[tuple[tuple[str, ...], str], TableEntry]
     paper: str | None = None  # where the paper's figures stand
 
     @property
@@ -59,7 +59,7 @@ class Table:
         """Whether every seed of every cell has a result."""
         return all(not entry.failed and not entry.missing for entry in self.entries.values())
 
-    def column(self, name: str) -> list[tuple[tuple[str, ...], Entry]]:
+    def column(self, name: str) -> list[tuple[tuple[str, ...], TableEntry]]:
         """Rows and entries of a data set, in order."""
         return [(row, self.entries[row, name]) for row in self.rows]
 
@@ -82,7 +82,7 @@ def build(
     """The table.
 
     The best of a column is the one with the best mean among rows with all seeds (with what they have where none has all). Every other row with at least two
-    seeds in common with it gets the p-value of a paired t-test over these.
+    seeds in common with the best gets the p-value of a paired t-test over these.
 
     Args:
         axes: names of the axes.
@@ -94,9 +94,9 @@ def build(
         paper: row label -> column -> figure as printed.
         paper_source: where it stands.
     """
-    entries: dict[tuple[tuple[str, ...], str], Entry] = {}
+    entries: dict[tuple[tuple[str, ...], str], TableEntry] = {}
     for column in columns:
-        found: dict[tuple[str, ...], Entry] = {}
+        found: dict[tuple[str, ...], TableEntry] = {}
         for row in rows:
             values, failed, missing = {}, {}, []
             for seed in seeds:
@@ -108,7 +108,7 @@ def build(
                 else:
                     values[seed] = score(result, metric)
             figure = (paper or {}).get(" · ".join(row), {}).get(column)
-            found[row] = Entry(values, failed, tuple(missing), mean_std(list(values.values())) if values else None, paper=figure)
+            found[row] = TableEntry(values, failed, tuple(missing), mean_std(list(values.values())) if values else None, paper=figure)
         entries |= {(row, column): entry for row, entry in _compared(found, metric).items()}
     return Table(tuple(axes), tuple(rows), tuple(columns), metric, entries, paper_source)
 
@@ -119,7 +119,7 @@ def score(result: Mapping[str, Any], metric: str) -> float:
     return 100.0 * (1.0 - float(scores["accuracy"]) if metric == "error" else float(scores[metric]))
 
 
-def _compared(entries: dict[tuple[str, ...], Entry], metric: str) -> dict[tuple[str, ...], Entry]:
+def _compared(entries: dict[tuple[str, ...], TableEntry], metric: str) -> dict[tuple[str, ...], TableEntry]:
     whole = {row: entry for row, entry in entries.items() if entry.summary is not None and len(entry.values) == entry.seeds}
     competing = whole or {row: entry for row, entry in entries.items() if entry.summary is not None}
     if len(competing) < 2:
@@ -131,7 +131,7 @@ def _compared(entries: dict[tuple[str, ...], Entry], metric: str) -> dict[tuple[
     for row, entry in entries.items():
         common = [seed for seed in entry.values if seed in best.values]
         p = paired_t_test([entry.values[s] for s in common], [best.values[s] for s in common]).p if row != winner and len(common) > 1 else None
-        compared[row] = Entry(entry.values, entry.failed, entry.missing, entry.summary, row == winner, p, entry.paper)
+        compared[row] = TableEntry(entry.values, entry.failed, entry.missing, entry.summary, row == winner, p, entry.paper)
     return compared
 
 
@@ -142,7 +142,7 @@ def plus_minus(summary: MeanStd | None, digits: int = 2) -> str:
     return f"{summary['mean']:.{digits}f}" + (f" ± {summary['std']:.{digits}f}" if summary["std"] is not None else "")
 
 
-def shown(entry: Entry) -> str:
+def shown(entry: TableEntry) -> str:
     """A field as text: mean ± std, the mark, and how many seeds it is from where some are missing."""
     text = plus_minus(entry.summary) + (f" {WORSE}" if entry.worse else "")
     if len(entry.values) < entry.seeds:

@@ -18,8 +18,7 @@ from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextRequest
 from selftrain.errors import ProcessDied, SelfTrainError
 from selftrain.models.sources import fingerprint
-from selftrain.runtime.deaths import why_it_died
-from selftrain.runtime.guard import ray_is_lost
+from selftrain.runtime.watch import ray_is_lost, why_it_died
 from selftrain.texts.cache import Completion, TextCache
 from selftrain.texts.engines import make_engine
 from selftrain.texts.progress import ProgressBar

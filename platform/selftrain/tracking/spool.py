@@ -1,7 +1,8 @@
-"""What tracking is to be told, on disk first: a tracking server that is away, or slow, stops no training, and gets everything when it is back.
+"""What a run still has to send to tracking, kept on disk: a tracking server that is away, or slow, stops no training, and gets everything when it is back.
 
-Whoever works adds an entry and goes on; one thread sends entries in their order, and notes what has arrived. What a run could not send stays in its folder, and
-`--resume` sends it. An entry that was sent twice (a kill came between sending and noting) is there once: it carries its time, and a child run its key.
+The run adds an entry and goes on. One thread sends the entries in their order, and notes each that has arrived. What a run could not send stays in its folder,
+and the next start of the run sends it. An entry that is sent twice (the process was killed before it noted the first time) is stored once: it carries its time,
+and a child run its key.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Any
 from selftrain.errors import SelfTrainError
 from selftrain.files.journal import Journal
 from selftrain.passwords import without_passwords
-from selftrain.tracking import Round, Status, Tracker, check_tracking, refused
+from selftrain.tracking.address import check_tracking, is_refusal
+from selftrain.tracking.runs import Round, Status, Tracker
 
 SPOOL = Path("checkpoints") / "tracking.jsonl"  # below the folder of a run or a sweep
 KEY_TAG = "selftrain.key"
@@ -26,12 +28,12 @@ _PATIENCE = 20.0  # seconds that the end of a run waits for a server
 
 
 class Spool:
-    """The way of one run's, or one sweep's, figures and files to tracking.
+    """Sends the figures and files of one run, or one sweep, to tracking.
 
     Args:
         tracker: with its parent run started.
         file: where entries are kept; those that an earlier start could not send are sent first.
-        say: told in words when tracking goes away, comes back or refuses something: `say(event, **facts)`.
+        say: called when tracking goes away, comes back or refuses something: `say(event, **facts)`.
     """
 
     def __init__(self, tracker: Tracker, file: Path, say: Callable[..., None]) -> None:
@@ -60,7 +62,17 @@ class Spool:
         metrics: Mapping[str, float | None] | None = None,
         status: Status = "FINISHED",
     ) -> None:
-        """A run below the parent, with all its figures; `key` tells it from its siblings."""
+        """A run below the parent, with all its figures.
+
+        Args:
+            name: as MLflow shows it.
+            key: tells it from its siblings; the same key is the same run.
+            params: settings.
+            tags: MLflow's tags.
+            rounds: figures of the self-training rounds.
+            metrics: final figures; those that are None are left out.
+            status: how it ended.
+        """
         entry = {"name": name, "key": key, "params": dict(params), "tags": dict(tags or {}), "rounds": list(rounds)}
         self._add("child", {**entry, "metrics": dict(metrics or {}), "status": status})
 
@@ -77,22 +89,26 @@ class Spool:
         self._add("finish", {"status": status})
 
     def owe(self, what: str) -> None:
-        """Note something that no entry can do; the next start of the run does it."""
+        """Note something that this start could not do and no entry can; the next start of the run does it."""
         if not any(entry.get("owed") == what for entry in self._entries):
             self._add("owed", {"owed": what})
 
     def settle(self, what: str) -> None:
-        """What was owed is done."""
+        """Note that what was owed is done."""
         for entry in [entry for entry in self._entries if entry.get("owed") == what]:
             self._sent(entry)
 
     def keys(self) -> set[str]:
-        """Of children that still wait to be sent."""
+        """The keys of children that still wait to be sent."""
         with self._changed:
             return {entry["key"] for entry in self._entries if entry["op"] == "child"}
 
     def close(self, seconds: float | None = None) -> str | None:
-        """Send what is left, for at most so many seconds as long as nothing gets through; returns why something could not be sent, or None."""
+        """Send what is left, and give up after `seconds` in which nothing got through.
+
+        Returns:
+            Why something could not be sent, or None.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -102,10 +118,10 @@ class Spool:
         while self._thread.is_alive() and time.monotonic() < deadline:
             self._thread.join(0.05)
             with self._changed:
-                if len(self._entries) < left:  # it is slow, but it moves
+                if len(self._entries) < left:  # slow, but not stuck
                     left, deadline = len(self._entries), time.monotonic() + seconds
         with self._changed:
-            self._given_up = True  # a thread that is left behind tries nothing more
+            self._given_up = True  # the thread that is left behind tries nothing more
             self._changed.notify_all()
             return (self._reason or "it does not answer in time") if self._entries else None
 
@@ -126,14 +142,14 @@ class Spool:
                 check_tracking(self._tracker.uri)  # MLflow itself would try for a minute
                 self._send(entry)
             except Exception as error:
-                if refused(error):
+                if is_refusal(error):
                     self._say("refused by tracking", entry=entry["op"], reason=_words(error))
                     self._sent(entry)
                     continue
                 if self._reason is None:
                     where = without_passwords(self._tracker.uri)
                     self._say(
-                        "tracking is away", address=where, reason=_words(error), meanwhile="the run goes on, its figures are kept and sent later"
+                        "tracking is away", address=where, reason=_words(error), meanwhile="the run continues; its figures are kept and sent later"
                     )
                 self._reason = _words(error)
                 with self._changed:

@@ -1,33 +1,37 @@
-"""MLflow's own page on the runs, for this machine alone, and the end of all its processes when it is stopped."""
+"""MLflow's own page on the runs, for this machine alone; all its processes end with it."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
+import sys
 from contextlib import suppress
 
 import psutil
 
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ConfigError, ServiceError
+from selftrain.passwords import without_passwords
 from selftrain.runtime.ports import require_free_port
-from selftrain.tracking import ui_command
+from selftrain.tracking.address import artifact_root, is_server, quiet_mlflow, require_database, tracking_uri
 
 _HOST = "127.0.0.1"
 _STOP_SECONDS = 10.0
 
 
-def show_runs(tracking_uri: str | None, port: int) -> None:
-    """Show MLflow's page until Ctrl-C or SIGTERM; what `selftrain ui` does.
+def show_runs(uri: str | None, port: int) -> None:
+    """Show MLflow's page until Ctrl-C or SIGTERM.
 
     Args:
-        tracking_uri: the database; default as in `tracking.tracking_uri`.
+        uri: the database; default as in `tracking_uri`.
         port: port to listen on.
 
     Raises:
-        SelfTrainError: no database, the port is taken, or MLflow ends by itself.
+        ConfigError: `uri` is a tracking server, which shows its runs already, or is not an address; or there is no such port.
+        ServiceError: there is no database, or MLflow ended before it was stopped.
+        ResourceError: the port is taken.
     """
-    command, environment = ui_command(tracking_uri, port)
+    command, environment = ui_command(uri, port)
     require_free_port(_HOST, port)
     # In a session of its own: Ctrl-C reaches this process alone, which then ends them all, and not some of them twice.
     process = subprocess.Popen(command, env={**os.environ, **environment}, start_new_session=True)
@@ -39,25 +43,48 @@ def show_runs(tracking_uri: str | None, port: int) -> None:
     finally:
         _end(process)
     if code is not None:
-        raise SelfTrainError(f"MLflow's page ended by itself (exit code {code}); its own lines above say why.")
+        raise ServiceError(f"MLflow's page ended before it was stopped (exit code {code}); its own lines above say why.")
     print("Stopped.", flush=True)
 
 
+def ui_command(uri: str | None, port: int = 5000) -> tuple[list[str], dict[str, str]]:
+    """The command that opens MLflow's page for this machine alone (127.0.0.1), and the variables to add to its environment.
+
+    The address of the database stands in the environment: every user of the machine can read command lines, and the address may hold a password.
+
+    Raises:
+        ConfigError: `uri` is a tracking server, which shows its runs already, or is not an address.
+        ServiceError: there is no database yet.
+    """
+    uri = tracking_uri(uri)
+    if is_server(uri):
+        raise ConfigError(f"The runs are on the tracking server; open {without_passwords(uri)} in a browser.")
+    require_database(uri)
+    quiet_mlflow()  # by environment variables, which the command inherits
+    root = artifact_root(uri)
+    assert root is not None
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--default-artifact-root", root.as_uri()),
+        *("--host", _HOST, "--port", str(port), "--workers", "1"),
+    ]
+    return command, {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_REGISTRY_STORE_URI": uri}
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """The whole family, also what an already dead parent has left: MLflow ends without its workers."""
-    family = _family(process.pid)
-    for number, seconds in ((signal.SIGTERM, _STOP_SECONDS), (signal.SIGKILL, _STOP_SECONDS)):
-        for one in family:
+    """End every process of the session, also what an already dead parent has left: MLflow ends without its workers."""
+    members = _members(process.pid)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for member in members:
             with suppress(psutil.Error):
-                one.send_signal(number)
-        _, family = psutil.wait_procs(family, timeout=seconds)
+                member.send_signal(number)
+        _, members = psutil.wait_procs(members, timeout=_STOP_SECONDS)
     process.wait()
 
 
-def _family(session: int) -> list[psutil.Process]:
+def _members(session: int) -> list[psutil.Process]:
     found = []
-    for one in psutil.process_iter():
+    for process in psutil.process_iter():
         with suppress(psutil.Error, ProcessLookupError):
-            if os.getsid(one.pid) == session:
-                found.append(one)
+            if os.getsid(process.pid) == session:
+                found.append(process)
     return found

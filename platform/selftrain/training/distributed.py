@@ -24,8 +24,8 @@ from selftrain.data.texts import TextChannel, TextRequest
 from selftrain.errors import ProcessDied, SelfTrainError
 from selftrain.models.opening import open_encoder
 from selftrain.models.workers import Workers
-from selftrain.runtime.deaths import why_it_died
 from selftrain.runtime.memory import trim
+from selftrain.runtime.watch import why_it_died
 from selftrain.training.loop import Validation, train
 from selftrain.training.steps import FollowedSteps, StepFile
 

@@ -20,8 +20,8 @@ from typing import Any
 from selftrain.config import AugmentConfig
 from selftrain.errors import ProcessDied
 from selftrain.runtime.cluster import Needs
-from selftrain.runtime.deaths import why_it_died
 from selftrain.runtime.ray_start import close_serves_port, is_alone
+from selftrain.runtime.watch import why_it_died
 from selftrain.texts.engines.resilient import MAX_DEATHS, POLL_SECONDS, EngineGone
 
 ENGINE_GB = 3.0  # vLLM, the text service and Ray Serve's controller, without weights and key-value cache

@@ -11,9 +11,9 @@ import threading
 import psutil
 import pytest
 
-from selftrain.errors import SelfTrainError
-from selftrain.runtime import sharing
-from selftrain.runtime.sharing import share_of_memory
+from selftrain.errors import ResourceError
+from selftrain.runtime import memory
+from selftrain.runtime.memory import share_of_memory
 
 OTHER = "import sys, time; print(flush=True); time.sleep(600)"
 
@@ -21,8 +21,8 @@ OTHER = "import sys, time; print(flush=True); time.sleep(600)"
 @pytest.fixture
 def other(tmp_path, monkeypatch):
     """Another process that has asked for 8 GiB and holds nothing of it yet."""
-    monkeypatch.setattr(sharing, "_POLL_SECONDS", 0.05)
-    monkeypatch.setattr(sharing, "_held_gb", lambda process: 0.0)
+    monkeypatch.setattr(memory, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(memory, "_held_gb", lambda process: 0.0)
     process = subprocess.Popen([sys.executable, "-c", OTHER], stdout=subprocess.PIPE)
     process.stdout.readline()
     entry = {"pid": process.pid, "created": psutil.Process(process.pid).create_time(), "memory_gb": 8.0}
@@ -59,14 +59,14 @@ def test_the_second_waits_says_so_and_goes_on_when_the_first_was_killed(tmp_path
 
 def test_more_than_there_would_be_without_the_others_is_an_error(tmp_path, other) -> None:
     with (
-        pytest.raises(SelfTrainError, match=r"needs about 11.0 GiB of memory and 10.0 GiB are free"),
+        pytest.raises(ResourceError, match=r"needs about 11.0 GiB of memory and 10.0 GiB are free"),
         share_of_memory(11.0, folder=tmp_path, free=lambda: 10.0),
     ):
         pass
 
 
 def test_what_the_other_holds_already_is_not_counted_twice(tmp_path, other, monkeypatch) -> None:
-    monkeypatch.setattr(sharing, "_held_gb", lambda process: 7.0)
+    monkeypatch.setattr(memory, "_held_gb", lambda process: 7.0)
     with share_of_memory(8.5, folder=tmp_path, free=lambda: 10.0, say=pytest.fail):
         pass
 
@@ -81,4 +81,4 @@ def test_entries_of_nobody_count_for_nothing(tmp_path, entry) -> None:
 
 
 def test_free_memory_is_not_more_than_the_machine_has() -> None:
-    assert 0 < sharing.free_memory_gb() <= psutil.virtual_memory().total / 2**30
+    assert 0 < memory.free_memory_gb() <= psutil.virtual_memory().total / 2**30

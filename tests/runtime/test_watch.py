@@ -12,13 +12,13 @@ import psutil
 import pytest
 
 from selftrain.errors import ProcessDied
-from selftrain.runtime import deaths, guard, reaper
+from selftrain.runtime import reaper, watch
 
 CHILD = "import time; time.sleep(600)"
 # A session in a process of its own, as a run has it: one child that ends by itself and one that has taken leave of its parent, as Ray's workers have.
 SESSION = f"""
 import subprocess, sys, time
-from selftrain.runtime.guard import guarded
+from selftrain.runtime.watch import guarded
 with guarded():
     first = subprocess.Popen([sys.executable, "-c", {CHILD!r}])
     second = subprocess.Popen([sys.executable, "-c", {CHILD!r}], start_new_session=True)
@@ -72,15 +72,15 @@ def test_a_lost_control_store_ends_the_wait_with_a_sentence(tmp_path) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     child = impostor(tmp_path)
     try:
-        with pytest.raises(ProcessDied, match=r"Ray's control store \(gcs_server\) was killed"), guard.guarded() as watch:
+        with pytest.raises(ProcessDied, match=r"Ray's control store \(gcs_server\) was killed"), watch.guarded() as guard:
             end = time.monotonic() + 60
-            while not watch._watched:
+            while not guard._watched:
                 assert time.monotonic() < end
                 time.sleep(0.1)
-            assert not guard.ray_is_lost()
+            assert not watch.ray_is_lost()
             child.kill()
             time.sleep(120)  # what waits for Ray waits for ever
-        assert guard._guard is None and reaper.MARK not in os.environ
+        assert watch._guard is None and reaper.MARK not in os.environ
     finally:
         child.kill()
         child.wait()
@@ -88,23 +88,23 @@ def test_a_lost_control_store_ends_the_wait_with_a_sentence(tmp_path) -> None:
 
 
 def test_an_interrupt_of_a_person_stays_one() -> None:
-    with pytest.raises(KeyboardInterrupt), guard.guarded():
+    with pytest.raises(KeyboardInterrupt), watch.guarded():
         raise KeyboardInterrupt
     error = ValueError()
-    assert guard.cause_of(error) is error
+    assert watch.cause_of(error) is error
 
 
 def test_little_memory_is_told_once_until_there_is_more(monkeypatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr(guard, "_LOOK_SECONDS", 3600.0)
-    with guard.guarded(told.append) as watch:
-        kills = guard.kernel_kills()
+    monkeypatch.setattr(watch, "_LOOK_SECONDS", 3600.0)
+    with watch.guarded(told.append) as guard:
+        kills = watch.kernel_kills()
         for available, more in ((50, 0), (4, 0), (3, 0), (10, 0), (4, 0), (50, 0), (4, 1)):
             memory = type("Memory", (), {"available": available * 2**30, "total": 100 * 2**30})
-            monkeypatch.setattr(guard.psutil, "virtual_memory", lambda memory=memory: memory)
-            monkeypatch.setattr(guard, "kernel_kills", lambda more=more: kills + more)
-            watch._memory()
-        watch._over.set()
+            monkeypatch.setattr(watch.psutil, "virtual_memory", lambda memory=memory: memory)
+            monkeypatch.setattr(watch, "kernel_kills", lambda more=more: kills + more)
+            guard._memory()
+        guard._over.set()
     assert [sentence.partition(":")[0] for sentence in told] == [
         "memory is short",
         "memory is short",
@@ -125,13 +125,13 @@ RAY_SAYS = {
 
 @pytest.mark.parametrize(("said", "why"), RAY_SAYS.items())
 def test_what_ray_says_of_a_death_in_words(said, why) -> None:
-    assert deaths.why_it_died(RuntimeError(said)) == why
+    assert watch.why_it_died(RuntimeError(said)) == why
 
 
 def test_a_kill_that_the_kernel_counted_was_for_memory(monkeypatch) -> None:
     counted = [7]
-    monkeypatch.setattr(deaths, "kernel_kills", lambda: counted[0])
-    monkeypatch.setattr(deaths, "_KERNEL", deaths.KernelKills())
-    assert deaths.why_it_died("exits unexpectedly") == "was killed, or crashed"
+    monkeypatch.setattr(watch, "kernel_kills", lambda: counted[0])
+    monkeypatch.setattr(watch, "_KERNEL", watch.KernelKills())
+    assert watch.why_it_died("exits unexpectedly") == "was killed, or crashed"
     counted[0] = 8
-    assert deaths.why_it_died("exits unexpectedly") == "was killed for lack of memory (by the kernel)"
+    assert watch.why_it_died("exits unexpectedly") == "was killed for lack of memory (by the kernel)"

@@ -1,0 +1,47 @@
+"""The champion rule: whether a new version of a registered model takes the alias `champion`. Pure: no MLflow, no files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The version that holds the alias now, evaluated on the labeled documents of the candidate."""
+
+    version: str
+    accuracy: float | None  # on the candidate's documents; None where it could not be evaluated on them
+    problem: str = ""  # why, where `accuracy` is None
+
+
+class Decision(NamedTuple):
+    """Whether the candidate becomes champion, and why."""
+
+    champion: bool
+    reason: str  # a sentence without its full stop
+
+
+def decide(accuracy: float | None, present: Champion | None, *, labeled: bool, promote: bool) -> Decision:
+    """The rule. With labels, the more accurate version on the same documents is champion; a tie leaves the present one.
+
+    Where nothing compares the two (no labels, or the champion cannot be evaluated on these documents), only `promote` makes a champion.
+
+    Args:
+        accuracy: of the candidate, from 0 to 1; one that is None, or not from labels, does not count.
+        present: the champion now; None where there is none.
+        labeled: whether `accuracy` was measured with labels.
+        promote: make the candidate champion where nothing compares it.
+    """
+    if accuracy is None or not labeled:
+        if promote:
+            return Decision(True, "promoted as asked, no labels compared it")
+        return Decision(False, "no labels to compare it by; set promote to make it champion")
+    if present is None:
+        return Decision(True, f"the first champion, accuracy {accuracy:.4f}")
+    if present.accuracy is not None:
+        reason = f"accuracy {accuracy:.4f} against {present.accuracy:.4f} of champion version {present.version} on the same documents"
+        return Decision(accuracy > present.accuracy, reason)
+    if promote:
+        return Decision(True, f"promoted as asked, champion version {present.version} could not be compared: {present.problem}")
+    return Decision(False, f"champion version {present.version} could not be compared ({present.problem}); set promote to make this one champion")

@@ -1,0 +1,242 @@
+"""The registry: bundles as versions of a registered model, the alias `champion`, and the files of a version on this machine's disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlparse
+
+from selftrain.errors import BundleError, ConfigError, SelfTrainError
+from selftrain.passwords import without_passwords
+from selftrain.tracking.address import check_tracking, connect, is_refusal, quiet_mlflow, require_database, tracking_uri
+from selftrain.tracking.champion import Champion, decide
+
+CHAMPION = "champion"
+BUNDLE = "bundle"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What became of a bundle in the registry."""
+
+    model: str
+    version: str
+    champion: bool
+    reason: str  # a sentence: why it is, or is not, the champion
+
+
+class RegisteredBundle(NamedTuple):
+    """A registered bundle, on this machine's disk."""
+
+    folder: Path
+    version: str
+
+
+def add_version(
+    client: Any,
+    uri: str,
+    run_id: str,
+    bundle: Path,
+    model_name: str,
+    *,
+    accuracy: float | None,
+    labeled: bool,
+    promote: bool,
+    evaluate: Callable[[Path], float] | None,
+    tags: Mapping[str, str],
+) -> Registered:
+    """Upload a bundle, register it as a new version, and make it champion where `champion.decide` says so.
+
+    Args:
+        client: of MLflow.
+        uri: of the registry.
+        run_id: MLflow's id of the run that made the bundle.
+        bundle: the bundle's folder; the file MLmodel is written into it.
+        model_name: name in the registry.
+        accuracy: of the bundle on its test documents.
+        labeled: whether these have labels.
+        promote: make it champion where nothing compares it.
+        evaluate: a bundle's accuracy on the same documents; called with the present champion's bundle.
+        tags: of the version, cut to MLflow's limits.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+
+    write_mlmodel(bundle, run_id)
+    # A version's files never change: a driver that was restarted in the same run, and registers again, must not write over the first ones.
+    earlier = len(client.search_model_versions(f"run_id = '{run_id}'"))
+    folder = BUNDLE if earlier == 0 else f"{BUNDLE}-{earlier + 1}"
+    client.log_artifacts(run_id, str(bundle), folder)
+    try:
+        client.create_registered_model(model_name)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+            raise
+    source = f"{client.get_run(run_id).info.artifact_uri.rstrip('/')}/{folder}"
+    version = client.create_model_version(model_name, source, run_id, tags=dict(tags)).version
+    compares = labeled and accuracy is not None
+    decision = decide(accuracy, _present_champion(client, uri, model_name, evaluate) if compares else None, labeled=labeled, promote=promote)
+    if decision.champion:
+        client.set_registered_model_alias(model_name, CHAMPION, version)
+    client.set_model_version_tag(model_name, version, "champion_decision", decision.reason)
+    return Registered(model_name, str(version), decision.champion, decision.reason)
+
+
+def _present_champion(client: Any, uri: str, model_name: str, evaluate: Callable[[Path], float] | None) -> Champion | None:
+    """The version with the alias, evaluated on the candidate's documents; None where no version has it."""
+    holder = _version_with(client, model_name, CHAMPION)
+    if holder is None:
+        return None
+    if evaluate is None:
+        return Champion(str(holder.version), None, "nothing evaluates it on these documents")
+    try:
+        return Champion(str(holder.version), float(evaluate(_local_copy(client, uri, holder))))
+    except (SelfTrainError, OSError) as error:
+        return Champion(str(holder.version), None, " ".join(str(error).split()))
+
+
+def write_mlmodel(bundle: Path, run_id: str | None = None) -> Path:
+    """Write the file MLmodel into a bundle, which is what `mlflow.pyfunc.load_model(bundle)` looks for; returns its path."""
+    quiet_mlflow()
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    model = Model(run_id=run_id)
+    mlflow.pyfunc.add_to_model(model, loader_module="selftrain.bundle.pyfunc")
+    file = Path(bundle) / "MLmodel"
+    model.save(str(file))
+    return file
+
+
+def champion_bundle(model_name: str, uri: str | None = None) -> RegisteredBundle:
+    """The bundle that holds the alias `champion`.
+
+    Raises:
+        ServiceError, ConfigError, BundleError: as `registered_bundle`.
+    """
+    return registered_bundle(f"models:/{model_name}@{CHAMPION}", uri)
+
+
+def registered_bundle(model_uri: str, uri: str | None = None) -> RegisteredBundle:
+    """A registered bundle on this machine's disk; one that lies elsewhere is downloaded once and kept in the user's cache folder.
+
+    Args:
+        model_uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+        uri: the registry; default as in `tracking_uri`.
+
+    Raises:
+        ServiceError: the store does not answer, or there is no database yet.
+        ConfigError: no such address, model, alias or version; the message says how to make one.
+        BundleError: the version's files are gone.
+    """
+    matched = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", model_uri)
+    if matched is None:
+        raise ConfigError(f"model_uri must be models:/NAME@ALIAS or models:/NAME/VERSION (got {model_uri!r}).", parameter="model_uri")
+    name, alias, number = matched.groups()
+    uri = tracking_uri(uri)
+    require_database(uri)
+    client = connect(uri)
+    if alias is not None:
+        version = _version_with(client, name, alias)
+    else:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            version = client.get_model_version(name, number)
+        except MlflowException:
+            version = None
+    if version is None:
+        raise ConfigError(_missing(client, uri, name, alias, number))
+    return RegisteredBundle(_local_copy(client, uri, version), str(version.version))
+
+
+class Champions:
+    """Which version holds the alias `champion`, asked again and again by one client: a few milliseconds each time.
+
+    Args:
+        uri: the registry; default as in `tracking_uri`.
+    """
+
+    def __init__(self, uri: str | None = None) -> None:
+        self._uri = tracking_uri(uri)
+        self._client: Any = None
+
+    def version(self, model_name: str) -> str:
+        """The number of the version that is champion now.
+
+        Raises:
+            ServiceError: the store does not answer.
+            ConfigError: the model has no champion; the message says how to make one.
+        """
+        if self._client is None:
+            self._client = connect(self._uri)
+        else:
+            check_tracking(self._uri)  # MLflow itself would try for minutes
+        found = _version_with(self._client, model_name, CHAMPION)
+        if found is None:
+            raise ConfigError(_missing(self._client, self._uri, model_name, CHAMPION, None))
+        return str(found.version)
+
+
+def _version_with(client: Any, name: str, alias: str) -> Any:
+    """The version that holds `alias`, or None."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if not is_refusal(error):  # an alias that was never set is an invalid parameter to MLflow, a model that does not exist a missing resource
+            raise
+        return None
+
+
+def _missing(client: Any, uri: str, name: str, alias: str | None, number: str | None) -> str:
+    where = without_passwords(uri)
+    versions = [str(one.version) for one in client.search_model_versions(f"name = '{name.replace(chr(39), '')}'")]
+    if not versions:
+        known = ", ".join(sorted(model.name for model in client.search_registered_models())) or "none"
+        return f"The registry {where} has no model {name!r} (it has: {known}); train one, or register a bundle under this name."
+    if alias is None:
+        return f"The model {name!r} in the registry {where} has no version {number}; it has {', '.join(sorted(versions, key=int))}."
+    return (
+        f"The model {name!r} in the registry {where} has no {alias}: none of its {len(versions)} versions was compared by labels or promoted; "
+        "register one with promote, or pass a bundle's folder."
+    )
+
+
+def _local_copy(client: Any, uri: str, version: Any) -> Path:
+    """The folder of a registered bundle; where it is not on this machine it is downloaded into the user's cache."""
+    source = str(client.get_model_version_download_uri(version.name, version.version))
+    parsed = urlparse(source)
+    if parsed.scheme in ("", "file"):
+        folder = Path(unquote(parsed.path))
+        if not folder.is_dir():
+            raise BundleError(f"Version {version.version} of {version.name!r} is registered, but its files {folder} are gone; register it again.")
+        return folder
+    # A version's files never change; the time of its making tells it from one of a deleted model with the same number.
+    key = hashlib.sha256(f"{uri}\n{version.name}\n{version.version}\n{version.creation_timestamp}".encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selftrain" / "bundles"
+    folder = cache / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', version.name)}-{version.version}-{key}"
+    if folder.is_dir():
+        return folder
+    from mlflow.artifacts import download_artifacts
+
+    cache.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=cache))
+    try:
+        downloaded = Path(download_artifacts(artifact_uri=source, dst_path=str(partial), tracking_uri=uri))
+        try:
+            downloaded.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was as fast
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
