@@ -58,7 +58,7 @@ def _rows(suffix: str) -> Callable[[bytes, Path], None]:
 
 def _table(suffix: str) -> Callable[[bytes, Path], None]:
     def target(content: bytes, folder: Path) -> None:
-        for row, characters in open_table(_written(folder / f"x{suffix}", content)).read():
+        for row, characters, _ in open_table(_written(folder / f"x{suffix}", content), "text").read():
             assert isinstance(row, dict) and characters >= 0
 
     return target

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from selftrain.errors import ProcessDied, SelfTrainError, printable, sentence
-from selftrain.files.outputs import check_file, check_folder, is_full, is_no_name, whole_file
+from selftrain.files.durable import check_file, check_folder, is_full, is_no_name, whole_file
 from selftrain.passwords import has_password
 from selftrain.runtime.signals import interruptible
 

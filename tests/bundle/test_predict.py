@@ -107,16 +107,16 @@ def test_parquet_keeps_its_types_and_a_true_label(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "out", "words"),
     [
-        ("x.csv", "id,txt\n1,a\n", "y.csv", "no column 'text'.*'txt'"),
+        ("x.csv", "id,txt\n1,a\n", "y.csv", "text_column 'text' is not a column of .*did you mean 'txt'"),
         ("x.csv", "", "y.csv", "is empty"),
-        ("x.csv", "text,text\na,b\n", "y.csv", "names a column twice"),
+        ("x.csv", "text,text\na,b\n", "y.csv", "has two columns of one name"),
         ("x.jsonl", "", "y.csv", "is empty"),
-        ("x.jsonl", '{"text": "a"}\nnonsense\n', "y.csv", "Line 2 of .* is not JSON"),
+        ("x.jsonl", '{"text": "a"}\nnonsense\n', "y.csv", "is not valid JSON: .* on line 2"),
         ("x.jsonl", "[1]\n", "y.csv", "Line 1 of .* is a list"),
         ("x.parquet", "text\n", "y.csv", "is not a readable Parquet file"),
-        ("x.txt", "text\n", "y.csv", "ends in .txt"),
-        ("x.csv", "text\na\n", "y.xlsx", "ends in .xlsx"),
-        ("x.csv", "text\na\n", "x.csv", "is the source itself"),
+        ("x.txt", "text\n", "y.csv", "source must be a .csv, .tsv, .jsonl, .json, .parquet file"),
+        ("x.csv", "text\na\n", "y.xlsx", "out must end in .csv, .tsv, .jsonl, .parquet .got .*xlsx"),
+        ("x.csv", "text\na\n", "x.csv", "out must be another file than source"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, name, content, out, words) -> None:
@@ -128,7 +128,7 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, name, conten
 
 
 def test_no_such_file(tmp_path: Path) -> None:
-    with pytest.raises(SelfTrainError, match="No file"):
+    with pytest.raises(SelfTrainError, match="No such file"):
         predict_file(Counting(), tmp_path / "x.csv", tmp_path / "y.csv", "text")
 
 

@@ -20,7 +20,7 @@ def write(tmp_path, name, content):
 def test_csv_with_quotes_newlines_and_a_byte_order_mark(tmp_path):
     path = write(tmp_path, "a.csv", '\ufefftext,label\n"one, two\nthree",x\n\n4,y\nfive\n')
     rows = read_file(path, "text", "label")
-    assert [(row.place, row.text, row.label) for row in rows] == [("line 2", "one, two\nthree", "x"), ("line 5", "4", "y"), ("line 6", "five", "")]
+    assert [(row.place, row.text, row.label) for row in rows] == [("line 2", "one, two\nthree", "x"), ("line 5", "4", "y"), ("line 6", "five", None)]
 
 
 def test_csv_with_unquoted_commas_is_no_text_cut_at_the_comma(tmp_path):
@@ -81,7 +81,7 @@ def test_parquet(tmp_path):
         ("a.parquet", "no parquet", "not a readable Parquet file"),
         ("a.csv", b"text,label\nfine,x\ncaf\xe9,x\n", "not UTF-8: byte 0xe9 on line 3; convert it, e.g. iconv -f WINDOWS-1252"),
         ("a.csv", "text,label\na,b\n".encode("utf-16"), "on line 1; convert it, e.g. iconv -f UTF-16"),
-        ("a.txt", "text", "is of no kind that can be read"),
+        ("a.txt", "text", "must be a .csv, .tsv, .jsonl, .json, .parquet file"),
     ],
 )
 def test_faults_of_a_file(tmp_path, name, content, message):
@@ -95,7 +95,7 @@ def test_no_file_and_a_folder(tmp_path):
     with pytest.raises(SelfTrainError, match="No such file"):
         read_file(tmp_path / "none.csv", "text", None)
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(SelfTrainError, match="is a folder"):
+    with pytest.raises(SelfTrainError, match=r"must be a file \(got the folder"):
         read_file(tmp_path / "folder.csv", "text", None)
 
 

