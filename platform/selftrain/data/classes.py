@@ -11,7 +11,7 @@ from selftrain.data.catalogue import NamedSet, spelling
 from selftrain.data.cleaning import Row, label_key
 from selftrain.data.corpus import Label
 from selftrain.data.sources import Source
-from selftrain.errors import DataError, nearest, unprintable
+from selftrain.errors import ConfigError, DataError, nearest, unprintable
 
 MAX_CLASSES = 1000  # more distinct labels than this are not classes but, say, a column of ids
 CLASS_CHARACTERS = 500  # of a name: it is put into prompts and tables
@@ -26,13 +26,11 @@ def check_class_names(names: Sequence[str], where: str) -> None:
         if (found := unprintable(name)) is not None:
             raise DataError(f"{where} has a class name with the control character {found} ({name[:50]!r}); write names of plain characters.")
         if len(name) > CLASS_CHARACTERS:
-            raise DataError(
-                f"{where} has a class name of {len(name):,} characters, more than {CLASS_CHARACTERS}; shorten it, or name another column."
-            )
+            raise DataError(f"{where} has a class name of {len(name):,} characters, more than {CLASS_CHARACTERS}; shorten it, or set another column.")
     seen: dict[str, str] = {}
     for name in names:
         if not (key := composed(name).strip().casefold()):
-            raise DataError(f"{where} holds an empty class name; give every class a name.")
+            raise DataError(f"{where} has an empty class name; every class must have a name.")
         if key in seen:
             raise DataError(f"{where} names the class {seen[key]!r} twice; name each class once.")
         seen[key] = name.strip()
@@ -80,7 +78,7 @@ def same_classes(source: Source, labels: Sequence[Label], learned: str) -> dict[
         if len(own) != len(names) or any(not any(spelling(name) in spellings for spellings in known) for name in names):
             raise DataError(
                 f"data.test_source {source.name} has the classes {_listed(label.name for label in own)}, and {learned} has {_listed(names)}; a model is tested "
-                "on the classes that it learned: name another source, or the same classes by data.classes."
+                "on the classes that it learned: set another source, or the same classes in data.classes."
             )
     return classes_of(source, names)[1]
 
@@ -89,12 +87,15 @@ def describe(labels: Sequence[Label], descriptions: Mapping[str, str]) -> tuple[
     """`labels` with the user's descriptions for the language model.
 
     Raises:
-        DataError: a description of a class that does not exist.
+        ConfigError: a description of a class that does not exist.
     """
     by_name = {spelling(label.name): label for label in labels}
     for name, description in descriptions.items():
         if spelling(name) not in by_name:
-            raise DataError(f"data.descriptions describes {name!r}, which is no class; {nearest(name, [label.name for label in labels])}")
+            raise ConfigError(
+                f"data.descriptions describes {name!r}, which is not a class; {nearest(name, [label.name for label in labels])}",
+                parameter="data.descriptions",
+            )
         by_name[spelling(name)] = replace(by_name[spelling(name)], description=description)
     return tuple(by_name.values())
 
@@ -139,10 +140,14 @@ def _rearranged(source: Source, labels: tuple[Label, ...], wanted: Sequence[str]
         place.setdefault(spelling(name), position)
     known = f"{source.name} has {len(labels)} ({_listed(label.name for label in labels)})"
     if len(wanted) != len(labels):
-        raise DataError(f"data.classes names {len(wanted)} classes, {known}; name all of them, or leave data.classes out.")
+        raise ConfigError(
+            f"data.classes names {len(wanted)} classes, {known}; name all of them, or leave data.classes out.", parameter="data.classes"
+        )
     origins = [place.get(spelling(name), position) for position, name in enumerate(wanted)]
     if sorted(origins) != list(range(len(labels))):
-        raise DataError(f"data.classes mixes known names and new ones out of order, {known}; use these names, or rename in this order.")
+        raise ConfigError(
+            f"data.classes mixes known names and new ones out of order, {known}; use these names, or rename in this order.", parameter="data.classes"
+        )
     positions = [0] * len(labels)
     for position, origin in enumerate(origins):
         positions[origin] = position

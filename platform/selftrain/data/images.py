@@ -106,7 +106,7 @@ def check_sizes(rows: Sequence[Row], size: tuple[int, int] | None, where: str) -
     pixels = 3 * width * height * len(rows)
     if pixels > FREE_BYTES and sum(len(encoded(row.text) or b"") for row in rows) * EXPANSION < pixels:
         raise DataError(
-            f"The images of {where} would take {pixels / 1e9:,.1f} GB, more than {EXPANSION} times their files: these are no pictures; leave the empty ones out."
+            f"The images of {where} would take {pixels / 1e9:,.1f} GB, more than {EXPANSION} times their files: these are not pictures; leave the empty ones out."
         )
 
 

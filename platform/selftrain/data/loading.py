@@ -20,7 +20,7 @@ from selftrain.data.corpus import Corpus, Documents, Label, Skipped, Truth
 from selftrain.data.images import check_sizes, common_size, stacked, thinned
 from selftrain.data.sources import Source, find_source
 from selftrain.data.splits import hash_order, hold_out
-from selftrain.errors import DataError
+from selftrain.errors import ConfigError, DataError
 
 _LEARNS_FROM_LABELS = ("few", "all", "candidates")  # values of data.supervision with which some of the true labels are granted
 
@@ -34,7 +34,8 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
     `unlabeled_documents` are chosen by their encoded bytes, so that no others are decoded; those of them that cannot be used are not replaced.
 
     Raises:
-        DataError: whatever the user can fix, from a missing file to too few usable documents.
+        DataError: the source cannot be used: from a missing file to too few usable documents.
+        ConfigError: a split, a prompt or a description is wrong.
         ServiceError: the source is on the hub, which cannot be reached.
     """
     if config.classes is not None:
@@ -180,11 +181,16 @@ def _may_be_held_out(config: DataConfig, rest: Mapping[str, Document], ids: Iter
 def corpus_of(texts: Sequence[object], config: DataConfig) -> Corpus:
     """A corpus of texts that are in memory already: all of them unlabeled, cleaned as the rows of a source are.
 
+    Args:
+        texts: at least `config.min_documents` usable ones.
+        config: the classes, prompts, descriptions and limits.
+
     Raises:
         DataError: `config.classes` are not at least two different names, or too few texts are usable.
+        ConfigError: a prompt or a description is wrong.
     """
     if isinstance(texts, str | bytes | Mapping):
-        raise DataError(f"texts is a {type(texts).__name__}, not a list of texts; for one text write [text].")
+        raise DataError(f"texts must be a list of texts (got a {type(texts).__name__}); for one text pass [text].", parameter="texts")
     names = config.classes or ()
     check_class_names(names, "classes")
     labels = describe(tuple(Label(name, name, name) for name in names), config.descriptions)
@@ -205,7 +211,14 @@ def corpus_of(texts: Sequence[object], config: DataConfig) -> Corpus:
 
 
 def fingerprint(class_names: Sequence[str], unlabeled: Sequence[str], test: Sequence[str], validation: Sequence[str] = ()) -> str:
-    """SHA-256 over the class names and the document ids of each split that there is, in order."""
+    """SHA-256 over the class names and the document ids of each split that there is, in order.
+
+    Args:
+        class_names: in index order.
+        unlabeled: ids, in the order of the split; likewise the others.
+        test: of the test split.
+        validation: of the validation split; it does not count where it is empty.
+    """
     splits = [list(class_names), list(unlabeled), list(test), *([list(validation)] if validation else [])]
     return hashlib.sha256(json.dumps(splits).encode()).hexdigest()
 
@@ -223,15 +236,17 @@ def _prompts(prompts: Sequence[str] | None) -> tuple[str, ...] | None:
     if prompts is None:
         return None
     if not prompts:
-        raise DataError("data.prompts is empty; leave it out for the default, or list prompts with {label}.")
+        raise ConfigError("data.prompts is empty; leave it out for the default, or list prompts with {label}.", parameter="data.prompts")
     for prompt in prompts:
         if not _is_template(prompt):
-            raise DataError(f"data.prompts: {prompt[:200]!r} must hold {{label}} and no other braces, e.g. 'It is about {{label}}.'.")
+            raise ConfigError(
+                f"data.prompts: {prompt[:200]!r} must hold {{label}} and no other braces, e.g. 'It is about {{label}}.'.", parameter="data.prompts"
+            )
     return tuple(prompts)
 
 
 def _is_template(prompt: str) -> bool:
-    """Whether a prompt holds plain `{label}` fields and nothing else to be filled in: a width such as `{label:>2000000000}` would take its bytes."""
+    """Whether a prompt holds plain `{label}` fields and no other fields: a width such as `{label:>2000000000}` would take as many bytes."""
     try:
         fields = [part for part in Formatter().parse(prompt) if part[1] is not None]
     except ValueError:  # a brace without its partner

@@ -28,7 +28,7 @@ _HEADER_BYTES = 16 << 20  # of a page header at most, whose statistics may hold 
 
 
 class _Damaged(ValueError):
-    """A page header that is none."""
+    """What stands where a page header should is not one."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def open_checked(path: Path, columns: Iterable[str] | None = None) -> Opened:
         columns: that will be read; None for all.
 
     Raises:
-        DataError: no Parquet file, a damaged one, or one that takes much more memory than its size lets expect.
+        DataError: it is not a Parquet file, is damaged, or one that takes much more memory than its size lets expect.
     """
     import pyarrow.parquet
 
@@ -140,7 +140,7 @@ def cells_of(array: Any, shared: dict[Any, Any]) -> list[Any]:
 
 
 def _decoded(array: Any) -> list[Any]:
-    """The values of an array; bytes of a text that are no UTF-8 are kept apart as surrogates, so that they spoil their own row alone."""
+    """The values of an array; bytes of a text that are not UTF-8 are kept apart as surrogates, so that they spoil their own row alone."""
     import pyarrow
 
     try:
@@ -151,7 +151,9 @@ def _decoded(array: Any) -> list[Any]:
         raw = array.cast(pyarrow.large_binary()).to_pylist()
         return [None if value is None else value.decode("utf-8", "surrogateescape") for value in raw]
     except (OverflowError, ValueError) as error:
-        raise DataError(f"A column of the type {array.type} of a Parquet file holds values that Python has not ({error}); leave it out.") from None
+        raise DataError(
+            f"A column of the type {array.type} of a Parquet file holds values that Python cannot represent ({error}); leave it out."
+        ) from None
 
 
 def _shared(value: Any, shared: dict[Any, Any]) -> Any:
@@ -208,7 +210,7 @@ def _checked(path: Path, stream: BinaryIO, size: int, column: Any, rows: int) ->
             if page.values == 0:
                 raise DataError(f"{path} is not a readable Parquet file (an empty page in column {column.path_in_schema!r}); write it again.")
     if seen > max(rows, PAGE_VALUES) and total < seen * NESTED_BYTES_A_VALUE:
-        raise DataError(f"{where} has lists of {seen:,} values in {total / 1e6:.1f} MB, of which no one expects as many; leave the column out.")
+        raise DataError(f"{where} has lists of {seen:,} values in {total / 1e6:.1f} MB, far more than its size lets expect; leave the column out.")
     if _DELTA_LENGTH in encodings and encodings & _DICTIONARY:
         raise DataError(f"{where} is written both as DELTA_LENGTH_BYTE_ARRAY and with a dictionary; write it again in one of the two.")
     return _Chunk(total, dictionary, _DELTA_LENGTH in encodings)

@@ -21,7 +21,7 @@ from selftrain.data.corpus import Kind
 from selftrain.data.reading import image_column, parquet_schema, read_file, read_parquet, require_columns, table_rows
 from selftrain.data.records import FILE_SUFFIXES
 from selftrain.data.text_files import stem_of, suffix_of
-from selftrain.errors import DataError, ServiceError, nearest
+from selftrain.errors import ConfigError, DataError, ServiceError, nearest
 from selftrain.files.parsing import json_of
 
 FOLDER_VARIABLE = "SELFTRAIN_DATA"
@@ -47,7 +47,9 @@ def find_source(config: DataConfig) -> Source:
     """Find `config.source` and read its rows.
 
     Raises:
-        DataError: it is nowhere (the nearest known name is given), it has not the splits that are asked for, or what is found cannot be read.
+        DataError: it is nowhere (the nearest known name is given), or what is found cannot be read.
+        ConfigError: it lacks the splits that are asked for.
+        ServiceError: it is on the hub, which cannot be reached.
     """
     name = config.source
     path = Path(name).expanduser()
@@ -58,7 +60,7 @@ def find_source(config: DataConfig) -> Source:
     if path.is_dir() and (path / _DESCRIPTION).is_file():
         return _from_folder(path.resolve().name, path, config)
     if path.is_dir() and "/" in name:
-        raise DataError(f"The folder {name!r} holds no {_DESCRIPTION}; give one that selftrain generate wrote, or a {', '.join(FILE_SUFFIXES)} file.")
+        raise DataError(f"The folder {name!r} holds no {_DESCRIPTION}; set one that selftrain generate wrote, or a {', '.join(FILE_SUFFIXES)} file.")
     folder = shared_folder(name)
     if folder is not None:
         return _from_folder(name, folder, config)
@@ -83,13 +85,13 @@ def shared_folders() -> list[Path]:
     """The data sets in the folder that SELFTRAIN_DATA names, sorted; empty when the variable is not set.
 
     Raises:
-        DataError: the variable is set, but names no folder.
+        ConfigError: the variable is set, but is not a folder.
     """
     root = os.environ.get(FOLDER_VARIABLE, "")
     if not root:
         return []
     if not Path(root).is_dir():
-        raise DataError(f"{FOLDER_VARIABLE} names {root!r}, which is not a folder; correct it or unset it.")
+        raise ConfigError(f"{FOLDER_VARIABLE} must be a folder (got {root!r}); correct it or unset it.", parameter=FOLDER_VARIABLE)
     return sorted(file.parent for file in Path(root).glob(f"*/{_DESCRIPTION}"))
 
 
@@ -115,7 +117,7 @@ def _from_folder(name: str, folder: Path, config: DataConfig) -> Source:
     try:
         stated = json_of(description.read_text(encoding="utf-8"))
         if not isinstance(stated.get("labels") or [], list):
-            raise TypeError("labels is no list")
+            raise TypeError("labels is not a list")
         class_names = tuple(str(label) for label in stated["labels"]) if stated.get("labels") else None
         order = list(stated.get("splits", {}))
         named = CATALOGUE.get(name) or CATALOGUE.get(stated.get("catalogue", ""))
@@ -152,7 +154,8 @@ def _choose_splits(splits: Sequence[str], config: DataConfig) -> tuple[list[str]
     all that are neither for validation nor for testing.
 
     Raises:
-        DataError: a split is asked for that is not there, or one split for both.
+        ConfigError: a split is asked for that is not there, or one split for both.
+        DataError: there is nothing to learn from besides the test split.
     """
     _check_splits(splits, config)
     test = _test_split(splits, config)
@@ -166,7 +169,7 @@ def _choose_splits(splits: Sequence[str], config: DataConfig) -> tuple[list[str]
         return train, test
     if config.test_split is not None:
         raise DataError(
-            f"{config.source} has nothing to learn from besides data.test_split {test!r}; name data.train_split, one of {', '.join(splits)}."
+            f"{config.source} has nothing to learn from besides data.test_split {test!r}; set data.train_split to one of {', '.join(splits)}."
         )
     # Only held-out splits exist: they are all there is to train on.
     return list(splits), None
@@ -182,22 +185,24 @@ def _test_split(splits: Sequence[str], config: DataConfig) -> str | None:
 
 
 def _check_splits(splits: Sequence[str], config: DataConfig) -> None:
-    """A `DataError` if a split is asked for that is not there, or one split both to train and to test on."""
+    """Raise a `ConfigError` if a split is asked for that is not there, or one split both to train and to test on."""
     for key, wanted in (("train_split", config.train_split), ("test_split", config.test_split)):
         if wanted is not None and wanted not in splits:
-            raise DataError(f"data.{key} is {wanted!r}, but {config.source} has the splits {', '.join(splits)}; name one of them.")
+            raise ConfigError(
+                f"data.{key} must be one of {', '.join(splits)}, the splits of {config.source} (got {wanted!r}).", parameter=f"data.{key}"
+            )
     if config.train_split is not None and config.train_split == config.test_split:
         raise DataError(
-            f"data.train_split and data.test_split are both {config.train_split!r}, and a model is not tested on what it learned from; name two of "
+            f"data.train_split and data.test_split are both {config.train_split!r}, and a model is not tested on what it learned from; set them to two of "
             f"{', '.join(splits)}."
         )
 
 
 def _refuse_splits(config: DataConfig, why: str) -> None:
-    """A `DataError` if a split is asked for."""
+    """Raise a `ConfigError` if a split is asked for."""
     for key in ("train_split", "test_split"):
         if getattr(config, key) is not None:
-            raise DataError(f"data.{key} is {getattr(config, key)!r}, but {why}; leave it out.")
+            raise ConfigError(f"data.{key} is {getattr(config, key)!r}, but {why}; leave it out.", parameter=f"data.{key}")
 
 
 def _label_column(file: Path, config: DataConfig) -> str | None:
@@ -243,7 +248,7 @@ def _from_hub(name: str, named: NamedSet | None, config: DataConfig) -> Source:
     text_columns = (image,) if image else text_columns
     label_column = named.label_column if named is not None else config.label_column
     if train == test:
-        raise DataError(f"data.test_split {test!r} of {name} is what it trains on by default; name data.train_split, one of {', '.join(splits)}.")
+        raise DataError(f"data.test_split {test!r} of {name} is what it trains on by default; set data.train_split to one of {', '.join(splits)}.")
     if train not in splits:
         raise DataError(f"{name} on the hub has no split {train!r}; it has {', '.join(splits)}.")
 
@@ -262,7 +267,7 @@ def _from_hub(name: str, named: NamedSet | None, config: DataConfig) -> Source:
 
 
 def _download(name: str, hub: str, subset: str | None, revision: str | None) -> dict[str, Any]:
-    """The splits of a data set on the hub, or of an earlier download where the hub is set to offline."""
+    """The splits of a data set on the hub, or of an earlier download where the hub is offline."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import datasets
     from huggingface_hub import constants

@@ -4,7 +4,7 @@
 and the documents' content alone, so all methods of an experiment are compared on the same ones.
 
 A label is what the source's label column says. For texts that a language model wrote (a train split of imdb_generated) that is the label that they were
-written for: it is granted like any other, and nobody claims that it is true.
+written for: it is granted like any other, though it may be wrong.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import replace
 from selftrain.config import DataConfig
 from selftrain.data.corpus import Corpus, Truth
 from selftrain.data.splits import hash_order
-from selftrain.errors import DataError
+from selftrain.errors import ConfigError, DataError
 
 
 def grant(corpus: Corpus, truth: Truth, config: DataConfig, seed: int) -> Corpus:
@@ -28,14 +28,16 @@ def grant(corpus: Corpus, truth: Truth, config: DataConfig, seed: int) -> Corpus
         seed: of the draw of documents (few, oracle), of the noise and of the candidate sets.
 
     Raises:
+        ConfigError: label noise with candidate sets.
         DataError: labels are to be granted and the source has none (for an oracle: not for every document), or a class has no labeled document.
     """
     if config.supervision == "none":
         return corpus
     if config.supervision == "candidates" and config.label_noise:
-        raise DataError(
+        raise ConfigError(
             f"data.label_noise {config.label_noise:g} replaces single labels, and data.supervision is 'candidates'; leave it out (data.flip_probability says how "
-            "large the sets are)."
+            "large the sets are).",
+            parameter="data.label_noise",
         )
     labels = truth.weak if config.supervision == "weak" else truth.unlabeled
     known = {id_: labels[id_] for id_ in corpus.unlabeled.ids if id_ in labels}

@@ -237,7 +237,7 @@ def _there(path: Path, parameter: str) -> bool:
 
 
 def _refuse_links(path: Path, parameter: str) -> None:
-    # A link would be replaced, and not the file that it leads to: nobody means that.
+    # A link would be replaced, and not the file that it leads to, which is not what a user means.
     try:
         link = path.is_symlink()
     except (OSError, ValueError) as error:
