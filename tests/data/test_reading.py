@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from selftrain.data import text_files
-from selftrain.data.cleaning import Fault, Row
+from selftrain.data.cleaning import Fault, SourceRow
 from selftrain.data.reading import read_file
 from selftrain.data.text_files import stem_of, suffix_of
 from selftrain.errors import DataError, SelfTrainError
@@ -105,7 +105,7 @@ def test_no_file_and_a_folder(tmp_path):
 def test_parquet_with_images_gives_their_bytes(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"image": [b"\xff\xd8"], "label": [0]}), tmp_path / "a.parquet")
     for column in ("text", "image"):
-        assert read_file(tmp_path / "a.parquet", column, "label") == [Row("row 1", b"\xff\xd8", 0)]
+        assert read_file(tmp_path / "a.parquet", column, "label") == [SourceRow("row 1", b"\xff\xd8", 0)]
 
 
 def test_a_column_called_image_that_holds_texts_is_no_image(tmp_path):

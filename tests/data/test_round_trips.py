@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selftrain.data.cleaning import Fault, Row
+from selftrain.data.cleaning import Fault, SourceRow
 from selftrain.data.reading import join_texts, read_file
 from selftrain.data.records import FILE_SUFFIXES
 from selftrain.errors import SelfTrainError
@@ -69,7 +69,7 @@ def test_any_bytes_are_rows_or_one_sentence(folder, content, suffix, label):
     except SelfTrainError as error:
         assert str(path) in str(error) and "\n" not in str(error).replace(str(path), "")
     else:
-        assert rows and all(isinstance(row, Row) and row.place for row in rows)
+        assert rows and all(isinstance(row, SourceRow) and row.place for row in rows)
         assert len({row.place for row in rows}) == len(rows)  # each is said to stand somewhere else
 
 

@@ -237,7 +237,7 @@ def test_splits_of_a_named_set_of_the_hub_are_chosen(hub):
     assert found(train_split="validation") == (["validation"], None)
     with pytest.raises(SelfTrainError, match="must be one of train, validation, test, the splits of sst2"):
         found(train_split="dev")
-    with pytest.raises(SelfTrainError, match=r"'train' of sst2 is what it trains on by default; name data.train_split"):
+    with pytest.raises(SelfTrainError, match=r"'train' of sst2 is what it trains on by default; set data.train_split to one of"):
         found(test_split="train")
 
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from selftrain.config import composed
 from selftrain.data.catalogue import NamedSet, spelling
-from selftrain.data.cleaning import Row, label_key
+from selftrain.data.cleaning import SourceRow, label_key
 from selftrain.data.corpus import Label
-from selftrain.data.sources import Source
+from selftrain.data.sources import DataSource
 from selftrain.errors import ConfigError, DataError, nearest, unprintable
 
 MAX_CLASSES = 1000  # more distinct labels than this are not classes but, say, a column of ids
@@ -38,7 +38,7 @@ def check_class_names(names: Sequence[str], where: str) -> None:
         raise DataError(f"{where} names {len(names) or 'no'} class{'es' if not names else ''}; at least two are needed.")
 
 
-def classes_of(source: Source, wanted: Sequence[str] | None) -> tuple[tuple[Label, ...], dict[str, int]]:
+def classes_of(source: DataSource, wanted: Sequence[str] | None) -> tuple[tuple[Label, ...], dict[str, int]]:
     """The classes of a source, and for every label of it, as `label_key` writes it, the index of its class.
 
     A label is a class name (case and outer blanks do not count) or an index. Where the source does not name its classes, they are `wanted`, or else
@@ -65,7 +65,7 @@ def classes_of(source: Source, wanted: Sequence[str] | None) -> tuple[tuple[Labe
     return labels, index | {str(number): position for number, position in enumerate(positions)}
 
 
-def same_classes(source: Source, labels: Sequence[Label], learned: str) -> dict[str, int]:
+def same_classes(source: DataSource, labels: Sequence[Label], learned: str) -> dict[str, int]:
     """For every label of `source`, which is tested on, the index of its class among `labels`, which are learned from `learned`.
 
     Raises:
@@ -108,7 +108,7 @@ def words_of(name: str) -> str:
     return parts.lower() if " " not in spaced and " " in parts else spaced
 
 
-def nothing_matches(source: Source, labels: Sequence[Label]) -> str:
+def nothing_matches(source: DataSource, labels: Sequence[Label]) -> str:
     """The sentence for a source of which no label is one of the classes."""
     found = list(dict.fromkeys(key for row in _rows(source) if (key := label_key(row.label)) is not None))
     return (
@@ -133,7 +133,7 @@ def _stated(own: Sequence[str], named: NamedSet | None) -> tuple[Label, ...]:
     )
 
 
-def _rearranged(source: Source, labels: tuple[Label, ...], wanted: Sequence[str]) -> tuple[tuple[Label, ...], list[int]]:
+def _rearranged(source: DataSource, labels: tuple[Label, ...], wanted: Sequence[str]) -> tuple[tuple[Label, ...], list[int]]:
     """(labels in the order of `wanted`, new position of each of `labels`); a name that no class has renames the class at its place."""
     place = {spelling(label.name): position for position, label in enumerate(labels)}
     for position, name in enumerate(source.class_names or ()):
@@ -157,7 +157,7 @@ def _rearranged(source: Source, labels: tuple[Label, ...], wanted: Sequence[str]
     return renamed, positions
 
 
-def _distinct_labels(source: Source) -> list[str]:
+def _distinct_labels(source: DataSource) -> list[str]:
     names: dict[str, str] = {}
     for row in _rows(source):
         key = label_key(row.label)
@@ -176,7 +176,7 @@ def _distinct_labels(source: Source) -> list[str]:
     return result
 
 
-def _refuse_counting_from_one(source: Source, by_name: Mapping[str, int]) -> None:
+def _refuse_counting_from_one(source: DataSource, by_name: Mapping[str, int]) -> None:
     """Labels 1 to n for n classes would all be one class off, but for the last, and nothing else would show it."""
     keys = {key for row in _rows(source) if (key := label_key(row.label)) is not None}
     numbers = {int(key) for key in keys - set(by_name) if key.isdigit()}
@@ -186,7 +186,7 @@ def _refuse_counting_from_one(source: Source, by_name: Mapping[str, int]) -> Non
         )
 
 
-def _rows(source: Source) -> Iterable[Row]:
+def _rows(source: DataSource) -> Iterable[SourceRow]:
     yield from source.train
     yield from source.test or ()
 

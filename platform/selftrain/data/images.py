@@ -21,7 +21,7 @@ from selftrain.data.splits import hash_order
 from selftrain.errors import DataError
 
 if TYPE_CHECKING:
-    from selftrain.data.cleaning import Row
+    from selftrain.data.cleaning import SourceRow
 
 # Pillow opens some forty kinds of files; PostScript among them would be run by another program.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
@@ -82,7 +82,7 @@ def usable_image(value: object, size: tuple[int, int] | None) -> tuple[np.ndarra
         return none, "not an image"
 
 
-def common_size(rows: Sequence[Row]) -> tuple[int, int] | None:
+def common_size(rows: Sequence[SourceRow]) -> tuple[int, int] | None:
     """(width, height) of most of the first 100 rows, from the files' headers; None where none is an image."""
     from PIL import Image
 
@@ -96,7 +96,7 @@ def common_size(rows: Sequence[Row]) -> tuple[int, int] | None:
     return sizes.most_common(1)[0][0] if sizes else None
 
 
-def check_sizes(rows: Sequence[Row], size: tuple[int, int] | None, where: str) -> None:
+def check_sizes(rows: Sequence[SourceRow], size: tuple[int, int] | None, where: str) -> None:
     """Raise a `DataError` where images of `size` have too many pixels, or all of them together many more than their files let expect."""
     if size is None:
         return
@@ -110,7 +110,7 @@ def check_sizes(rows: Sequence[Row], size: tuple[int, int] | None, where: str) -
         )
 
 
-def thinned(rows: Sequence[Row], count: int | None, preferred: Callable[[Row], bool] | None = None) -> list[Row]:
+def thinned(rows: Sequence[SourceRow], count: int | None, preferred: Callable[[SourceRow], bool] | None = None) -> list[SourceRow]:
     """The `count` rows that come first in the hash order of their bytes: what is not used is not decoded.
 
     Args:
@@ -120,7 +120,7 @@ def thinned(rows: Sequence[Row], count: int | None, preferred: Callable[[Row], b
     """
     if count is None or len(rows) <= count:
         return list(rows)
-    by_hash: dict[str, Row] = {}
+    by_hash: dict[str, SourceRow] = {}
     for row in rows:
         by_hash.setdefault(hashlib.sha256(encoded(row.text) or b"").hexdigest(), row)
     ordered = [by_hash[key] for key in hash_order(by_hash)]

@@ -15,10 +15,10 @@ from typing import NamedTuple
 from selftrain.config import DataConfig
 from selftrain.data.catalogue import DEFAULT_PROMPTS
 from selftrain.data.classes import check_class_names, classes_of, describe, nothing_matches, same_classes
-from selftrain.data.cleaning import Document, Row, clean, label_key
+from selftrain.data.cleaning import Document, SourceRow, clean, label_key
 from selftrain.data.corpus import Corpus, Documents, Label, Skipped, Truth
 from selftrain.data.images import check_sizes, common_size, stacked, thinned
-from selftrain.data.sources import Source, find_source
+from selftrain.data.sources import DataSource, find_source
 from selftrain.data.splits import hash_order, hold_out
 from selftrain.errors import ConfigError, DataError
 
@@ -71,12 +71,12 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
 class _Tested(NamedTuple):
     """What is tested on, where a source has it apart."""
 
-    rows: Sequence[Row]
+    rows: Sequence[SourceRow]
     index: Mapping[str, int]  # its labels as `label_key` writes them -> class index
     name: str
 
 
-def _tested(config: DataConfig, source: Source, labels: Sequence[Label], index: Mapping[str, int]) -> _Tested:
+def _tested(config: DataConfig, source: DataSource, labels: Sequence[Label], index: Mapping[str, int]) -> _Tested:
     if config.test_source is None:
         return _Tested(source.test or (), index, source.name)
     other = find_source(config.model_copy(update={"source": config.test_source, "train_split": None}))
@@ -95,7 +95,7 @@ def _tested(config: DataConfig, source: Source, labels: Sequence[Label], index: 
 
 
 def _cleaned(
-    config: DataConfig, source: Source, tested: _Tested, index: Mapping[str, int]
+    config: DataConfig, source: DataSource, tested: _Tested, index: Mapping[str, int]
 ) -> tuple[dict[str, Document], dict[str, Document], tuple[Skipped, ...]]:
     """(documents that are given to test on, all others, what was skipped)."""
     images = source.kind == "image"
@@ -103,7 +103,7 @@ def _cleaned(
     if images:
         check_sizes([*source.train, *tested.rows], size, source.name)
 
-    def cleaned(rows: Sequence[Row], index: Mapping[str, int], known: Collection[str] = ()) -> tuple[dict[str, Document], tuple[Skipped, ...]]:
+    def cleaned(rows: Sequence[SourceRow], index: Mapping[str, int], known: Collection[str] = ()) -> tuple[dict[str, Document], tuple[Skipped, ...]]:
         result = clean(
             rows,
             index=index,
@@ -132,7 +132,7 @@ def _cleaned(
 
 
 def _splits(
-    config: DataConfig, source: Source, given: Mapping[str, Document], rest: Mapping[str, Document], skipped: Sequence[Skipped]
+    config: DataConfig, source: DataSource, given: Mapping[str, Document], rest: Mapping[str, Document], skipped: Sequence[Skipped]
 ) -> tuple[list[str], list[str], list[str]]:
     """(ids to test on, for validation, unlabeled)."""
     if given:
@@ -194,7 +194,7 @@ def corpus_of(texts: Sequence[object], config: DataConfig) -> Corpus:
     names = config.classes or ()
     check_class_names(names, "classes")
     labels = describe(tuple(Label(name, name, name) for name in names), config.descriptions)
-    found = clean([Row(f"text {place}", text) for place, text in enumerate(texts)], index={}, max_characters=config.max_characters)
+    found = clean([SourceRow(f"text {place}", text) for place, text in enumerate(texts)], index={}, max_characters=config.max_characters)
     if len(found.documents) < config.min_documents:
         raise DataError(_too_few("texts", len(found.documents), 0, found.skipped, config.min_documents))
     documents = {document.id: document for document in found.documents}

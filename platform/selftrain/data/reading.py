@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from selftrain.data.cleaning import Fault, Row
+from selftrain.data.cleaning import Fault, SourceRow
 from selftrain.data.images import COLUMNS
 from selftrain.data.parquet import CELL_BYTES, cells_of, open_checked, readable, schema_of
 from selftrain.data.records import check_source, open_records
@@ -20,7 +20,7 @@ COLUMNS_KEPT = 4096  # names of JSON records that are remembered, to be listed w
 _ODD_CHARACTERS = 1000  # of a record whose text is a list or an object: of a longer one, only that it is not text is kept
 
 
-def read_file(path: Path, text_column: str, label_column: str | None, weak_column: str | None = None) -> list[Row]:
+def read_file(path: Path, text_column: str, label_column: str | None, weak_column: str | None = None) -> list[SourceRow]:
     """The rows of a file, by its suffix.
 
     Args:
@@ -45,23 +45,23 @@ def read_file(path: Path, text_column: str, label_column: str | None, weak_colum
     return rows
 
 
-def _read_text_file(path: Path, text_column: str, label_column: str | None, weak_column: str | None) -> list[Row]:
+def _read_text_file(path: Path, text_column: str, label_column: str | None, weak_column: str | None) -> list[SourceRow]:
     columns = (text_column, label_column, weak_column)
     wanted = [column for column in columns if column]
     records = open_records(path, text_column)
     if records.columns is not None:
         require_columns(records.columns, wanted, str(path))
-    rows: list[Row] = []
+    rows: list[SourceRow] = []
     keys: dict[str, None] = {}  # of JSON records, which have no header
     most = most_rows(path)
     for place, value, characters, slipped in records.read():
         if slipped:
-            rows.append(Row(place, Fault("too many cells")))
+            rows.append(SourceRow(place, Fault("too many cells")))
         elif isinstance(value, dict):
             keys |= dict.fromkeys(value) if records.columns is None and len(keys) < COLUMNS_KEPT else {}
-            rows.append(Row(place, *(_kept(value.get(column), characters) if column else None for column in columns)))
+            rows.append(SourceRow(place, *(_kept(value.get(column), characters) if column else None for column in columns)))
         else:
-            rows.append(Row(place, _kept(value, characters)))
+            rows.append(SourceRow(place, _kept(value, characters)))
         if len(rows) > most:
             raise too_many_rows(path, len(rows))
     if rows and records.columns is None and (len(keys) < COLUMNS_KEPT or any(column not in keys for column in wanted)):
@@ -75,7 +75,7 @@ def _kept(value: object, characters: int) -> object:
 
 def read_parquet(
     path: Path, text_columns: Sequence[str], label_column: str | None, weak_column: str | None = None, *, place: str = "row"
-) -> list[Row]:
+) -> list[SourceRow]:
     """The rows of a Parquet file; several text columns are joined by a newline.
 
     A file that lacks the text column and has one called `image` or `img` holds images (`image_column`).
@@ -91,7 +91,7 @@ def read_parquet(
     opened = open_checked(path, columns)
     if opened.rows > (most := most_rows(path)):
         raise too_many_rows(path, opened.rows)
-    rows: list[Row] = []
+    rows: list[SourceRow] = []
     shared: dict[Any, Any] = {}
     with readable(path):
         for batch in opened.batches(columns):
@@ -129,7 +129,7 @@ def image_column(schema: Any, text_columns: Sequence[str]) -> str | None:
     return next((name for name in COLUMNS if name in names and holds_bytes(name)), None)
 
 
-def table_rows(table: Any, text_columns: Sequence[str], label_column: str | None, place: str, weak_column: str | None = None) -> list[Row]:
+def table_rows(table: Any, text_columns: Sequence[str], label_column: str | None, place: str, weak_column: str | None = None) -> list[SourceRow]:
     """The rows of an Arrow table that has all the columns named."""
     names = dict.fromkeys([*text_columns, *(column for column in (label_column, weak_column) if column)])
     return _rows({name: table.column(name).to_pylist() for name in names}, text_columns, (label_column, weak_column), place, start=1)
@@ -137,10 +137,10 @@ def table_rows(table: Any, text_columns: Sequence[str], label_column: str | None
 
 def _rows(
     cells: dict[str, list[Any]], text_columns: Sequence[str], label_columns: tuple[str | None, str | None], place: str, *, start: int
-) -> list[Row]:
+) -> list[SourceRow]:
     texts = [join_texts(parts) for parts in zip(*(cells[name] for name in text_columns), strict=True)]
     labels, weak = (cells[column] if column else [None] * len(texts) for column in label_columns)
-    return [Row(f"{place} {number}", *row) for number, row in enumerate(zip(texts, labels, weak, strict=True), start=start)]
+    return [SourceRow(f"{place} {number}", *row) for number, row in enumerate(zip(texts, labels, weak, strict=True), start=start)]
 
 
 def join_texts(parts: Sequence[object]) -> object:

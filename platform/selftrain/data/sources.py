@@ -1,6 +1,6 @@
 """Where a source is found: a file or folder, the folder named by SELFTRAIN_DATA, a Python package, or the Hugging Face hub, in this order.
 
-Whatever it is, it comes back as a `Source`: rows to train on, rows to test on where the source has a test split, and its classes where it names them.
+Whatever it is, it comes back as a `DataSource`: rows to train on, rows to test on where the source has a test split, and its classes where it names them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from selftrain.config import DataConfig
 from selftrain.data.catalogue import CATALOGUE, NamedSet
-from selftrain.data.cleaning import Row
+from selftrain.data.cleaning import SourceRow
 from selftrain.data.corpus import Kind
 from selftrain.data.reading import image_column, parquet_schema, read_file, read_parquet, require_columns, table_rows
 from selftrain.data.records import FILE_SUFFIXES
@@ -31,19 +31,19 @@ _HUB_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """The rows of a source as found, and what it says about its classes."""
 
     name: str
-    train: Sequence[Row]
-    test: Sequence[Row] | None = None  # None: the source has no test split
+    train: Sequence[SourceRow]
+    test: Sequence[SourceRow] | None = None  # None: the source has no test split
     class_names: tuple[str, ...] | None = None  # in the order of its integer labels; None: not stated
     named: NamedSet | None = None  # the catalogue's knowledge of it
     kind: Kind = "text"
     generated: bool = False  # a language model wrote it: the labels are what the texts were written for, and nothing is tested on them
 
 
-def find_source(config: DataConfig) -> Source:
+def find_source(config: DataConfig) -> DataSource:
     """Find `config.source` and read its rows.
 
     Raises:
@@ -56,7 +56,7 @@ def find_source(config: DataConfig) -> Source:
     if suffix_of(path) in FILE_SUFFIXES or path.is_file():
         _refuse_splits(config, f"{path.name} is one file and has no splits")
         rows = read_file(path, config.text_column, config.label_column, config.weak_label_column)
-        return Source(stem_of(path), rows, kind=_kind(path, config))
+        return DataSource(stem_of(path), rows, kind=_kind(path, config))
     if path.is_dir() and (path / _DESCRIPTION).is_file():
         return _from_folder(path.resolve().name, path, config)
     if path.is_dir() and "/" in name:
@@ -112,7 +112,7 @@ def _kind(file: Path, config: DataConfig) -> Kind:
     return "image" if file.suffix.lower() == ".parquet" and image_column(parquet_schema(file), (config.text_column,)) else "text"
 
 
-def _from_folder(name: str, folder: Path, config: DataConfig) -> Source:
+def _from_folder(name: str, folder: Path, config: DataConfig) -> DataSource:
     description = folder / _DESCRIPTION
     try:
         stated = json_of(description.read_text(encoding="utf-8"))
@@ -135,7 +135,7 @@ def _from_folder(name: str, folder: Path, config: DataConfig) -> Source:
     else:
         train, test = _choose_splits(list(files), config)
 
-    def rows(splits: Sequence[str], weak: str | None = None) -> list[Row]:
+    def rows(splits: Sequence[str], weak: str | None = None) -> list[SourceRow]:
         return [
             row
             for split in splits
@@ -144,7 +144,7 @@ def _from_folder(name: str, folder: Path, config: DataConfig) -> Source:
 
     kind = _kind(files[train[0] if train else str(test)], config)
     learned = rows(train, config.weak_label_column)
-    return Source(name, learned, rows([test]) if test else None, class_names, named, kind, "generated" in stated)
+    return DataSource(name, learned, rows([test]) if test else None, class_names, named, kind, "generated" in stated)
 
 
 def _choose_splits(splits: Sequence[str], config: DataConfig) -> tuple[list[str], str | None]:
@@ -211,7 +211,7 @@ def _label_column(file: Path, config: DataConfig) -> str | None:
     return "label" if "label" in parquet_schema(file).names else None
 
 
-def _from_package(named: NamedSet) -> Source:
+def _from_package(named: NamedSet) -> DataSource:
     folder = package_folder(named)
     if folder is None:
         raise DataError(f"{named.name} comes with the Python package {named.package}; install that, or put the set into {FOLDER_VARIABLE}.")
@@ -219,8 +219,10 @@ def _from_package(named: NamedSet) -> Source:
     for entry in sorted(path for path in folder.iterdir() if path.is_dir()):
         known = named.entry(entry.name)
         if known is not None:
-            rows += [Row(f"{entry.name}/{file.name}", _decode(file.read_bytes()), named.classes.index(known)) for file in sorted(entry.glob("*.txt"))]
-    return Source(named.name, rows, None, tuple(entry.name for entry in named.classes), named)
+            rows += [
+                SourceRow(f"{entry.name}/{file.name}", _decode(file.read_bytes()), named.classes.index(known)) for file in sorted(entry.glob("*.txt"))
+            ]
+    return DataSource(named.name, rows, None, tuple(entry.name for entry in named.classes), named)
 
 
 def _decode(content: bytes) -> str:
@@ -233,7 +235,7 @@ def _decode(content: bytes) -> str:
     return content.decode("latin-1")
 
 
-def _from_hub(name: str, named: NamedSet | None, config: DataConfig) -> Source:
+def _from_hub(name: str, named: NamedSet | None, config: DataConfig) -> DataSource:
     hub, _, subset = ((named.hub or "") if named is not None else name).partition(":")
     splits = _download(name, hub, subset or None, named.revision if named is not None else None)
     if named is not None:
@@ -252,7 +254,7 @@ def _from_hub(name: str, named: NamedSet | None, config: DataConfig) -> Source:
     if train not in splits:
         raise DataError(f"{name} on the hub has no split {train!r}; it has {', '.join(splits)}.")
 
-    def rows(split: str, weak: str | None = None) -> list[Row]:
+    def rows(split: str, weak: str | None = None) -> list[SourceRow]:
         columns = [*text_columns, *(column for column in (label_column, weak) if column)]
         require_columns(list(splits[split].column_names), columns, f"{name} on the hub")
         return table_rows(splits[split].select_columns(columns).with_format("arrow")[:], text_columns, label_column, f"{split} row", weak)
@@ -261,7 +263,7 @@ def _from_hub(name: str, named: NamedSet | None, config: DataConfig) -> Source:
     if label_column is not None:
         names = getattr(splits[train].features.get(label_column), "names", None)
         class_names = tuple(names) if names else tuple(entry.name for entry in named.classes) if named is not None else None
-    return Source(
+    return DataSource(
         name, rows(train, config.weak_label_column), rows(test) if test in splits else None, class_names, named, "image" if image else "text"
     )
 
