@@ -72,7 +72,7 @@ class _Tested(NamedTuple):
     """What is tested on, where a source has it apart."""
 
     rows: Sequence[SourceRow]
-    index: Mapping[str, int]  # its labels as `label_key` writes them -> class index
+    classes: Mapping[str, int]  # its labels as `label_key` writes them -> class index
     name: str
 
 
@@ -115,7 +115,7 @@ def _cleaned(
         )
         return {document.id: document for document in result.documents}, result.skipped
 
-    given, skipped_test = cleaned(tested.rows, tested.index)
+    given, skipped_test = cleaned(tested.rows, tested.classes)
     # A test row without a label cannot be scored; a test split without any (the hub has such) is no test split.
     given = {id_: document for id_, document in given.items() if document.label is not None}
     if (config.test_split is not None or config.test_source is not None) and not given:
