@@ -66,7 +66,12 @@ def classes_of(source: DataSource, wanted: Sequence[str] | None) -> tuple[tuple[
 
 
 def same_classes(source: DataSource, labels: Sequence[Label], learned: str) -> dict[str, int]:
-    """For every label of `source`, which is tested on, the index of its class among `labels`, which are learned from `learned`.
+    """For every label of `source`, which is tested on, the index of its class among `labels`.
+
+    Args:
+        source: what is tested on.
+        labels: the classes that are learned.
+        learned: name of the source that they are learned from, for the error.
 
     Raises:
         DataError: the classes are not the same; nothing is matched by its place.

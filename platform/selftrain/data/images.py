@@ -97,7 +97,13 @@ def common_size(rows: Sequence[SourceRow]) -> tuple[int, int] | None:
 
 
 def check_sizes(rows: Sequence[SourceRow], size: tuple[int, int] | None, where: str) -> None:
-    """Raise a `DataError` where images of `size` have too many pixels, or all of them together many more than their files let expect."""
+    """Raise a `DataError` where images of `size` have too many pixels, or all of them together many more than their files let expect.
+
+    Args:
+        rows: rows of images.
+        size: (width, height) of all of them; None where no image could be read.
+        where: name of the source, for the error.
+    """
     if size is None:
         return
     width, height = size

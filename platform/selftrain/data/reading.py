@@ -80,6 +80,13 @@ def read_parquet(
 
     A file that lacks the text column and has one called `image` or `img` holds images (`image_column`).
 
+    Args:
+        path: the file.
+        text_columns: columns of the texts.
+        label_column: column of the labels; None for no labels.
+        weak_column: column of labels that may be wrong; None for none.
+        place: what a row is called where it is skipped, before its number.
+
     Raises:
         DataError: not Parquet, a missing column, or a file that stands for much more than its size.
     """
@@ -130,7 +137,15 @@ def image_column(schema: Any, text_columns: Sequence[str]) -> str | None:
 
 
 def table_rows(table: Any, text_columns: Sequence[str], label_column: str | None, place: str, weak_column: str | None = None) -> list[SourceRow]:
-    """The rows of an Arrow table that has all the columns named."""
+    """The rows of an Arrow table that has all these columns.
+
+    Args:
+        table: the table.
+        text_columns: columns of the texts, joined by a newline.
+        label_column: column of the labels; None for no labels.
+        place: what a row is called where it is skipped, before its number.
+        weak_column: column of labels that may be wrong; None for none.
+    """
     names = dict.fromkeys([*text_columns, *(column for column in (label_column, weak_column) if column)])
     return _rows({name: table.column(name).to_pylist() for name in names}, text_columns, (label_column, weak_column), place, start=1)
 
@@ -151,7 +166,13 @@ def join_texts(parts: Sequence[object]) -> object:
 
 
 def require_columns(found: Sequence[str], wanted: Sequence[str], where: str) -> None:
-    """Raise a `DataError` that names the nearest column when one of `wanted` is missing, or that one of them is there twice."""
+    """Raise a `DataError` where a column is missing (with the nearest one) or is there twice.
+
+    Args:
+        found: all columns.
+        wanted: those that are read.
+        where: what has the columns, for the error.
+    """
     for column in wanted:
         if column not in found:
             raise DataError(

@@ -85,7 +85,13 @@ def open_table(source: Path, text_column: str) -> Table:
 
 
 def open_result(file: Path, kind: str, schema: pa.Schema) -> Writer:
-    """A table to write to; `kind` is the suffix that the file will have."""
+    """A table to write to.
+
+    Args:
+        file: what is written, under any name.
+        kind: the suffix that it will have in the end, one of `SUFFIXES`.
+        schema: its columns.
+    """
     return _WRITERS[kind.lower()](file, schema)
 
 
