@@ -232,7 +232,19 @@ def _csv() -> Iterator[Case]:
         0,
         quick=True,
     )
-    yield Case("csv", "a compressed file", ["data", "--data", "x.csv.gz"], write("x.csv.gz", gzip.compress(b"text\n" * 1000)))
+    compressed: dict[str, tuple[str, Content, int]] = {
+        "a compressed file": ("x.csv.gz", gzip.compress(("text,label\n" + GOOD_ROWS).encode()), 0),
+        "a gzip bomb": ("x.csv.gz", lambda: gzip.compress(b"text,label\n" + b"a text,sport\n" * (8 * MB)), 2),
+        "a gzip bomb in one line": ("x.csv.gz", lambda: gzip.compress(b"text,label\n" + b"x" * (100 * MB)), 2),
+        "a gzip bomb of JSON lines": ("x.jsonl.gz", lambda: gzip.compress(b'{"text": [[],[],[],[]], "label": "a"}\n' * (2 * MB)), 2),
+        "a gzip bomb with a list": ("x.json.gz", lambda: gzip.compress(b"[" + b'{"text": "a", "label": "b"},' * (2 * MB) + b"{}]"), 2),
+        "a torn gzip file": ("x.csv.gz", gzip.compress(("text,label\n" + GOOD_ROWS).encode())[:-20], 2),
+        "a gzip file that is none": ("x.csv.gz", "text,label\n" + GOOD_ROWS, 2),
+        "a compressed file, compressed again": ("x.csv.gz", gzip.compress(gzip.compress(("text,label\n" + GOOD_ROWS).encode())), 2),
+    }
+    for name, (file, content, code) in compressed.items():
+        arguments = ["data", "--data", file, "--label-column", "label", "--set", "data.test_documents=20"]
+        yield Case("csv", name, arguments, write(file, content), code, quick=name in ("a compressed file", "a gzip bomb in one line"))
     yield Case("csv", "a fifo", ["data", "--data", "fifo.csv"], lambda: os.mkfifo("fifo.csv"))
 
 
@@ -426,6 +438,9 @@ def _predict() -> Iterator[Case]:
         "null bytes": "\0" * 1000,
     }.items():
         files[name] = "x.csv", write("x.csv", content)
+    files["a gzip bomb"] = "x.csv.gz", write("x.csv.gz", lambda: gzip.compress(b"text\n" + b"a text\n" * (8 * MB)))
+    files["semicolons and an unclosed quote"] = "x.csv", write("x.csv", 'id;text\n1;"a\n' + "2;b\n" * 1000)
+    files["a list of numbers"] = "x.json", write("x.json", "[1, 2]")
     for name, (file, make) in files.items():
         yield Case("predict", name, ["predict", "--bundle", "bundle", "--file", file, "--out", "out.csv"], make, quick=name in quick)
 

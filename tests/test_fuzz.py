@@ -58,7 +58,7 @@ def _rows(suffix: str) -> Callable[[bytes, Path], None]:
 
 def _table(suffix: str) -> Callable[[bytes, Path], None]:
     def target(content: bytes, folder: Path) -> None:
-        for row, characters in open_table(_written(folder / f"x{suffix}", content)).read():
+        for row, characters, _ in open_table(_written(folder / f"x{suffix}", content), "text").read():
             assert isinstance(row, dict) and characters >= 0
 
     return target
@@ -111,10 +111,12 @@ TARGETS: dict[str, Callable[[bytes, Path], None]] = {
     "set": _set,
     "csv": _rows(".csv"),
     "tsv": _rows(".tsv"),
+    "csv.gz": _rows(".csv.gz"),
     "json": _rows(".json"),
     "jsonl": _rows(".jsonl"),
     "parquet": _rows(".parquet"),
     "predict.csv": _table(".csv"),
+    "predict.csv.gz": _table(".csv.gz"),
     "predict.jsonl": _table(".jsonl"),
     "predict.parquet": _table(".parquet"),
     "card": _card,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 
 from selftrain.bundle import predict
 from selftrain.bundle.predict import predict_file
-from selftrain.errors import SelfTrainError
+from selftrain.data import text_files
+from selftrain.errors import DataError, OutputError, SelfTrainError
 
 
 class Counting:
@@ -107,16 +109,16 @@ def test_parquet_keeps_its_types_and_a_true_label(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "out", "words"),
     [
-        ("x.csv", "id,txt\n1,a\n", "y.csv", "no column 'text'.*'txt'"),
+        ("x.csv", "id,txt\n1,a\n", "y.csv", "text_column 'text' is not a column of .*did you mean 'txt'"),
         ("x.csv", "", "y.csv", "is empty"),
-        ("x.csv", "text,text\na,b\n", "y.csv", "names a column twice"),
+        ("x.csv", "text,text\na,b\n", "y.csv", "has two columns of one name"),
         ("x.jsonl", "", "y.csv", "is empty"),
-        ("x.jsonl", '{"text": "a"}\nnonsense\n', "y.csv", "Line 2 of .* is not JSON"),
+        ("x.jsonl", '{"text": "a"}\nnonsense\n', "y.csv", "is not valid JSON: .* on line 2"),
         ("x.jsonl", "[1]\n", "y.csv", "Line 1 of .* is a list"),
         ("x.parquet", "text\n", "y.csv", "is not a readable Parquet file"),
-        ("x.txt", "text\n", "y.csv", "ends in .txt"),
-        ("x.csv", "text\na\n", "y.xlsx", "ends in .xlsx"),
-        ("x.csv", "text\na\n", "x.csv", "is the source itself"),
+        ("x.txt", "text\n", "y.csv", "source must be a .csv, .tsv, .jsonl, .json, .parquet file"),
+        ("x.csv", "text\na\n", "y.xlsx", "out must end in .csv, .tsv, .jsonl, .parquet .got .*xlsx"),
+        ("x.csv", "text\na\n", "x.csv", "out must be another file than source"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, name, content, out, words) -> None:
@@ -128,7 +130,7 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, name, conten
 
 
 def test_no_such_file(tmp_path: Path) -> None:
-    with pytest.raises(SelfTrainError, match="No file"):
+    with pytest.raises(SelfTrainError, match="No such file"):
         predict_file(Counting(), tmp_path / "x.csv", tmp_path / "y.csv", "text")
 
 
@@ -147,3 +149,46 @@ def test_a_failure_leaves_nothing_half_written(tmp_path: Path, monkeypatch) -> N
         predict_file(Failing(), tmp_path / "x.csv", tmp_path / "y.csv", "text")
     assert (tmp_path / "y.csv").read_text() == "of yesterday"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.csv", "y.csv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", "text;id\na longer text;1\ntiny;2\n"),
+        ("x.csv", "id\ttext\n1\ta longer text\n2\ttiny\n"),
+        ("x.tsv", "text\tid\na longer text\t1\ntiny\t2\n"),
+        ("x.json", '[{"text": "a longer text", "id": "1"},\n {"text": "tiny", "id": "2"}]'),
+        ("x.json", '{"text": "a longer text", "id": "1"}\n{"text": "tiny", "id": "2"}\n'),
+        ("x.csv.gz", "id,text\n1,a longer text\n2,tiny\n"),
+        ("x.jsonl.gz", '{"text": "a longer text", "id": "1"}\n{"text": "tiny", "id": "2"}\n'),
+    ],
+)
+@pytest.mark.parametrize("out", ["y.csv", "y.tsv"])
+def test_whatever_a_run_reads_is_classified(tmp_path: Path, name, content, out) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
+    assert predict_file(Counting(), tmp_path / name, tmp_path / out, "text") == 2
+    with (tmp_path / out).open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t" if out == "y.tsv" else ","))
+    assert [(row["id"], row["text"], row["label"], row["error"]) for row in rows] == [("1", "a longer text", "long", ""), ("2", "tiny", "short", "")]
+
+
+def test_a_compressed_file_that_is_much_larger_than_its_size_is_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(text_files, "GZIP_FREE_BYTES", 100_000)
+    (tmp_path / "x.csv.gz").write_bytes(gzip.compress(b"text\n" + b"a longer text\n" * 100_000))
+    with pytest.raises(DataError, match="25 times its size"):
+        predict_file(Counting(), tmp_path / "x.csv.gz", tmp_path / "y.csv", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.csv.gz"]
+
+
+def test_errors_say_which_parameter_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("txt\na\n")
+    for error, parameter, arguments in (
+        (DataError, "text_column", ("x.csv", "y.csv")),
+        (DataError, "source", ("x.txt", "y.csv")),
+        (OutputError, "out", ("x.csv", "y.xlsx")),
+        (OutputError, "out", ("x.csv", "x.csv/y.csv")),
+    ):
+        source, out = (tmp_path / name for name in arguments)
+        with pytest.raises(error) as caught:
+            predict_file(Counting(), source, out, "text")
+        assert caught.value.parameter == parameter and str(caught.value).startswith(parameter)

@@ -5,14 +5,14 @@ import pytest
 from selftrain.config import DataConfig
 from selftrain.data.catalogue import CATALOGUE
 from selftrain.data.classes import check_class_names, classes_of, describe, words_of
-from selftrain.data.cleaning import Row, class_index, label_key
+from selftrain.data.cleaning import SourceRow, class_index, label_key
 from selftrain.data.corpus import Label
-from selftrain.data.sources import Source
+from selftrain.data.sources import DataSource
 from selftrain.errors import SelfTrainError
 
 
 def source(labels=(), **options):
-    return Source("pets", [Row(str(number), f"text {number}", label) for number, label in enumerate(labels)], **options)
+    return DataSource("pets", [SourceRow(str(number), f"text {number}", label) for number, label in enumerate(labels)], **options)
 
 
 def meant(src, wanted, labels):

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selftrain.data.cleaning import UNKNOWN, Fault, Row, class_index, clean, label_key
+from selftrain.data.cleaning import UNKNOWN, Fault, SourceRow, class_index, clean, label_key
 from selftrain.data.corpus import Skipped, document_id
 
 INDEX = {"0": 0, "1": 1, "cats": 0, "dogs": 1}
 
 
 def reasons(*texts, **options):
-    result = clean([Row(f"row {number}", text) for number, text in enumerate(texts, start=1)], index=INDEX, **{"max_characters": 50, **options})
+    result = clean([SourceRow(f"row {number}", text) for number, text in enumerate(texts, start=1)], index=INDEX, **{"max_characters": 50, **options})
     return [item.reason for item in result.skipped]
 
 
@@ -51,7 +51,7 @@ def test_a_good_row_stays(text):
 
 
 def test_of_equal_texts_the_first_stays_and_places_are_kept():
-    rows = [Row("line 2", " a cat "), Row("line 3", "a dog"), Row("line 4", "a cat")]
+    rows = [SourceRow("line 2", " a cat "), SourceRow("line 3", "a dog"), SourceRow("line 4", "a cat")]
     result = clean(rows, index=INDEX, max_characters=50)
     assert [document.text for document in result.documents] == ["a cat", "a dog"]
     assert [document.id for document in result.documents] == [document_id("a cat"), document_id("a dog")]
@@ -59,7 +59,7 @@ def test_of_equal_texts_the_first_stays_and_places_are_kept():
 
 
 def test_a_row_with_an_unknown_label_does_not_shadow_a_good_one():
-    rows = [Row("1", "a cat", "bird"), Row("2", "a cat", "CATS ")]
+    rows = [SourceRow("1", "a cat", "bird"), SourceRow("2", "a cat", "CATS ")]
     result = clean(rows, index=INDEX, max_characters=50)
     assert [(document.text, document.label) for document in result.documents] == [("a cat", 0)]
     assert result.skipped == (Skipped("1", "unknown label"),)
@@ -104,7 +104,7 @@ anything = st.one_of(
 
 @given(st.lists(st.tuples(anything, anything), max_size=20))
 def test_whatever_the_rows_hold_each_is_used_or_counted(rows):
-    result = clean([Row(str(number), text, label) for number, (text, label) in enumerate(rows)], index=INDEX, max_characters=30)
+    result = clean([SourceRow(str(number), text, label) for number, (text, label) in enumerate(rows)], index=INDEX, max_characters=30)
     assert len(result.documents) + len(result.skipped) == len(rows)
     assert len({document.id for document in result.documents}) == len(result.documents)
     assert all(item.reason for item in result.skipped)

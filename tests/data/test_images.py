@@ -11,7 +11,7 @@ from PIL import Image
 from tiny import encoded_image, toy_images
 
 from selftrain.config import DataConfig
-from selftrain.data.cleaning import Row
+from selftrain.data.cleaning import SourceRow
 from selftrain.data.describing import describe_catalogue, describe_corpus
 from selftrain.data.images import common_size, image_id, thinned, usable_image
 from selftrain.data.loading import load_corpus
@@ -79,9 +79,9 @@ def test_what_cannot_be_used_has_a_reason(value, reason):
 
 
 def test_the_size_is_that_of_most():
-    rows = [Row(str(n), encoded_image(np.full((3, side, side), n, np.uint8))) for n, side in enumerate((4, 8, 8, 4, 8))]
-    assert common_size([Row("x", b"no image"), *rows]) == (8, 8)
-    assert common_size([Row("x", b"no image")]) is None
+    rows = [SourceRow(str(n), encoded_image(np.full((3, side, side), n, np.uint8))) for n, side in enumerate((4, 8, 8, 4, 8))]
+    assert common_size([SourceRow("x", b"no image"), *rows]) == (8, 8)
+    assert common_size([SourceRow("x", b"no image")]) is None
 
 
 def test_a_set_of_images_is_a_corpus_like_one_of_texts(shared):
@@ -124,7 +124,7 @@ def test_images_that_are_not_used_are_not_decoded(shared, monkeypatch):
 
 
 def test_the_cut_does_not_depend_on_the_order_of_the_rows():
-    rows = [Row(str(n), bytes([n])) for n in range(20)]
+    rows = [SourceRow(str(n), bytes([n])) for n in range(20)]
     assert {row.text for row in thinned(rows, 5)} == {row.text for row in thinned(rows[::-1], 5)}
     assert thinned(rows, None) == rows and len(thinned([*rows, *rows], 30)) == 20
 

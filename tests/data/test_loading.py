@@ -295,7 +295,7 @@ def test_nothing_is_tested_on_what_a_language_model_wrote(tmp_path):
     corpus, truth = load_corpus(DataConfig(source=written, validation_documents=10))
     assert (len(corpus.test), len(corpus.validation), len(corpus.unlabeled)) == (0, 10, 50)
     assert len(truth.unlabeled) == 50
-    with pytest.raises(SelfTrainError, match="nobody claims that its labels are true; test on real documents"):
+    with pytest.raises(SelfTrainError, match="and its labels may be wrong; test on real documents"):
         load_corpus(config(tmp_path, pets(), test_source=written))
 
 
@@ -323,3 +323,54 @@ def test_weak_labels_come_from_their_own_column(tmp_path, name):
     weak = {document_id(text) for number, text in enumerate(TEXTS) if number % 3 == 0}
     assert set(truth.weak) == weak & set(corpus.unlabeled.ids) and set(truth.weak.values()) == {0}
     assert set(truth.unlabeled.values()) == {0, 1}
+
+
+def some_labeled(tmp_path, labeled, name="some.csv"):
+    """Pets of which the first `labeled` rows alone have a label."""
+    lines = [f"{text},{text.split()[1] if place < labeled else ''}\n" for place, text in enumerate(TEXTS)]
+    (tmp_path / name).write_text("text,label\n" + "".join(lines))
+    return {"source": str(tmp_path / name), "label_column": "label", "min_documents": 10}
+
+
+@pytest.mark.parametrize("supervision", ["few", "all", "candidates"])
+def test_of_some_labeled_rows_every_class_keeps_half_to_learn_from(tmp_path, supervision):
+    options = some_labeled(tmp_path, 14)  # 7 of each class
+    config = DataConfig(**options, supervision=supervision, test_documents=1000)
+    corpus, truth = load_corpus(config)
+    assert sorted(truth.test.values()) == [0] * 3 + [1] * 3 and set(truth.test) == set(corpus.test.ids)
+    found = grant(corpus, truth, config, seed=0)
+    learned = found.candidates if supervision == "candidates" else found.granted
+    assert len(learned) == 8 and set(learned) == set(truth.unlabeled) and not set(learned) & set(corpus.test.ids)
+    assert len(corpus.unlabeled) == 54 and set(learned) | set(corpus.test.ids) == {document_id(text) for text in TEXTS[:14]}
+    for animal in ("cat", "dog"):  # the first half in hash order is tested on
+        ordered = hash_order(document_id(text) for text in TEXTS[:14] if animal in text)
+        assert set(ordered[:3]) <= set(corpus.test.ids)
+    small, _ = load_corpus(DataConfig(**options, supervision=supervision, test_documents=2))
+    assert list(small.test.ids) == hash_order(corpus.test.ids)[:2]
+    with_validation, facts = load_corpus(DataConfig(**options, supervision=supervision, validation_documents=1000))
+    assert sorted(facts.validation.values()) == [0] * 2 + [1] * 2 and len(facts.unlabeled) == 4 and with_validation.test == corpus.test
+
+
+def test_one_labeled_row_a_class_is_learned_from_and_not_tested_on(tmp_path):
+    config = DataConfig(**some_labeled(tmp_path, 2), supervision="few")
+    corpus, truth = load_corpus(config)
+    assert len(corpus.test) == 0 and len(grant(corpus, truth, config, seed=0).granted) == 2
+
+
+def test_rows_with_a_label_are_not_left_out_of_a_limit(tmp_path):
+    options = {**some_labeled(tmp_path, 14), "unlabeled_documents": 12}
+    corpus, truth = load_corpus(DataConfig(**options, supervision="all"))
+    assert len(corpus.unlabeled) == 12 and len(truth.unlabeled) == 8
+    assert list(corpus.unlabeled.ids) == hash_order(corpus.unlabeled.ids)
+    without, _ = load_corpus(DataConfig(**options, test_documents=0))
+    assert list(without.unlabeled.ids) == hash_order(document_id(text) for text in TEXTS)[:12]
+
+
+def test_where_no_label_is_learned_from_all_of_them_are_tested_on(tmp_path):
+    corpus, truth = load_corpus(DataConfig(**some_labeled(tmp_path, 14)))
+    assert len(corpus.test) == 14 and not truth.unlabeled
+
+
+def test_where_every_row_has_a_label_supervision_changes_no_split(tmp_path):
+    options = {**some_labeled(tmp_path, 60), "test_documents": 45, "min_documents": 5}
+    assert load_corpus(DataConfig(**options, supervision="all"))[0] == load_corpus(DataConfig(**options))[0]

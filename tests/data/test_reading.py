@@ -1,14 +1,17 @@
 """Files to rows, and the sentence for each fault of a whole file."""
 
+import gzip
 import json
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from selftrain.data.cleaning import Fault, Row
+from selftrain.data import text_files
+from selftrain.data.cleaning import Fault, SourceRow
 from selftrain.data.reading import read_file
-from selftrain.errors import SelfTrainError
+from selftrain.data.text_files import stem_of, suffix_of
+from selftrain.errors import DataError, SelfTrainError
 
 
 def write(tmp_path, name, content):
@@ -20,7 +23,7 @@ def write(tmp_path, name, content):
 def test_csv_with_quotes_newlines_and_a_byte_order_mark(tmp_path):
     path = write(tmp_path, "a.csv", '\ufefftext,label\n"one, two\nthree",x\n\n4,y\nfive\n')
     rows = read_file(path, "text", "label")
-    assert [(row.place, row.text, row.label) for row in rows] == [("line 2", "one, two\nthree", "x"), ("line 5", "4", "y"), ("line 6", "five", "")]
+    assert [(row.place, row.text, row.label) for row in rows] == [("line 2", "one, two\nthree", "x"), ("line 5", "4", "y"), ("line 6", "five", None)]
 
 
 def test_csv_with_unquoted_commas_is_no_text_cut_at_the_comma(tmp_path):
@@ -81,7 +84,7 @@ def test_parquet(tmp_path):
         ("a.parquet", "no parquet", "not a readable Parquet file"),
         ("a.csv", b"text,label\nfine,x\ncaf\xe9,x\n", "not UTF-8: byte 0xe9 on line 3; convert it, e.g. iconv -f WINDOWS-1252"),
         ("a.csv", "text,label\na,b\n".encode("utf-16"), "on line 1; convert it, e.g. iconv -f UTF-16"),
-        ("a.txt", "text", "is of no kind that can be read"),
+        ("a.txt", "text", "must be a .csv, .tsv, .jsonl, .json, .parquet file"),
     ],
 )
 def test_faults_of_a_file(tmp_path, name, content, message):
@@ -95,17 +98,68 @@ def test_no_file_and_a_folder(tmp_path):
     with pytest.raises(SelfTrainError, match="No such file"):
         read_file(tmp_path / "none.csv", "text", None)
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(SelfTrainError, match="is a folder"):
+    with pytest.raises(SelfTrainError, match=r"must be a file \(got the folder"):
         read_file(tmp_path / "folder.csv", "text", None)
 
 
 def test_parquet_with_images_gives_their_bytes(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"image": [b"\xff\xd8"], "label": [0]}), tmp_path / "a.parquet")
     for column in ("text", "image"):
-        assert read_file(tmp_path / "a.parquet", column, "label") == [Row("row 1", b"\xff\xd8", 0)]
+        assert read_file(tmp_path / "a.parquet", column, "label") == [SourceRow("row 1", b"\xff\xd8", 0)]
 
 
 def test_a_column_called_image_that_holds_texts_is_no_image(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"image": ["a.png"]}), tmp_path / "a.parquet")
     with pytest.raises(SelfTrainError, match="has no column 'text'"):
         read_file(tmp_path / "a.parquet", "text", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv.gz", "id;text\n1;a cat\n2;caf\u00e9\n"),
+        ("a.TSV.GZ", "id\ttext\n1\ta cat\n2\tcaf\u00e9\n"),
+        ("a.jsonl.gz", '{"text": "a cat"}\n{"text": "caf\u00e9"}\n'),
+        ("a.json.gz", '\n[{"text": "a cat"}, {"text": "caf\u00e9"}]'),
+    ],
+)
+def test_compressed_files_read_like_plain_ones(tmp_path, name, content):
+    rows = read_file(write(tmp_path, name, gzip.compress(content.encode())), "text", None)
+    plain = read_file(write(tmp_path, name[:-3], content), "text", None)
+    assert rows == plain and [row.text for row in rows] == ["a cat", "caf\u00e9"]
+    path = tmp_path / name
+    assert suffix_of(path) == path.name.lower()[1:-3] and stem_of(path) == "a"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv.gz", b"text\na cat\n", "is not a readable gzip file"),
+        ("a.csv.gz", gzip.compress(b"text\na cat\n" * 100)[:-9], "is not a readable gzip file"),
+        (
+            "a.csv.gz",
+            gzip.compress(b"text\nfine\ncaf\xe9\n"),
+            "byte 0xe9 on line 3; convert it, e.g. iconv -f WINDOWS-1252 -t UTF-8 a.csv > a.utf8.csv",
+        ),
+        ("a.csv.gz", gzip.compress(b""), "is empty"),
+        ("a.parquet.gz", gzip.compress(b"x"), "data.source must be a .csv"),
+    ],
+)
+def test_faults_of_a_compressed_file(tmp_path, name, content, message):
+    with pytest.raises(DataError) as caught:
+        read_file(write(tmp_path, name, content), "text", None)
+    assert message in str(caught.value)
+
+
+def test_a_compressed_file_gives_no_more_than_its_size_allows(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_files, "GZIP_FREE_BYTES", 100_000)
+    for kind, row in (("csv", "a text of some length\n"), ("jsonl", '{"text": "a text of some length"}\n')):
+        content = ("text\n" if kind == "csv" else "") + row * 10_000
+        path = write(tmp_path, f"bomb.{kind}.gz", gzip.compress(content.encode()))
+        with pytest.raises(DataError, match=r"bomb\.\w+\.gz holds more than .* 25 times its size"):
+            read_file(path, "text", None)
+    monkeypatch.setattr(text_files, "GZIP_FREE_BYTES", len(content))
+    assert len(read_file(path, "text", None)) == 10_000
+    monkeypatch.setattr(text_files, "FREE_ROWS", 9_999)
+    with pytest.raises(DataError, match="fewer than 4 bytes a row"):
+        read_file(path, "text", None)

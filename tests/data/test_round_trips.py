@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selftrain.data.cleaning import Fault, Row
-from selftrain.data.reading import SUFFIXES, join_texts, read_file
+from selftrain.data.cleaning import Fault, SourceRow
+from selftrain.data.reading import join_texts, read_file
+from selftrain.data.records import FILE_SUFFIXES
 from selftrain.errors import SelfTrainError
 
 # Whatever UTF-8 can say but NUL, which makes a CSV file binary; a carriage return inside of quotes is read as it stands.
@@ -59,7 +60,7 @@ some = st.lists(pieces, max_size=25).map(b"".join)
 contents = st.one_of(st.binary(max_size=60), some, some.map(lambda rest: b"text,label\n" + rest))
 
 
-@given(contents, st.sampled_from(SUFFIXES), st.sampled_from([None, "label"]))
+@given(contents, st.sampled_from(FILE_SUFFIXES), st.sampled_from([None, "label"]))
 def test_any_bytes_are_rows_or_one_sentence(folder, content, suffix, label):
     path = folder / f"any{suffix}"
     path.write_bytes(content)
@@ -68,7 +69,7 @@ def test_any_bytes_are_rows_or_one_sentence(folder, content, suffix, label):
     except SelfTrainError as error:
         assert str(path) in str(error) and "\n" not in str(error).replace(str(path), "")
     else:
-        assert rows and all(isinstance(row, Row) and row.place for row in rows)
+        assert rows and all(isinstance(row, SourceRow) and row.place for row in rows)
         assert len({row.place for row in rows}) == len(rows)  # each is said to stand somewhere else
 
 
@@ -79,7 +80,7 @@ def test_the_place_of_a_row_is_the_line_that_it_begins_on(tmp_path):
         ("line 2", "one", "x"),
         ("line 4", "two\nlines", "y"),
         ("line 6", Fault("too many cells"), None),
-        ("line 7", "four", ""),
+        ("line 7", "four", None),
     ]
     (tmp_path / "a.json").write_text('[{"text": "a"}, {"text": "b"}]')
     assert [row.place for row in read_file(tmp_path / "a.json", "text", None)] == ["item 1", "item 2"]

@@ -87,9 +87,9 @@ def test_splits_of_a_folder_are_chosen(written, chosen, train, test):
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ({"train_split": "gpt2"}, "data.train_split is 'gpt2', but written has the splits gpt2_xl, opt_6_7b, gold_test; name one"),
-        ({"test_split": "test"}, "data.test_split is 'test', but written has the splits gpt2_xl, opt_6_7b, gold_test"),
-        ({"train_split": "gpt2_xl", "test_split": "gpt2_xl"}, "both 'gpt2_xl'.* name two of gpt2_xl, opt_6_7b, gold_test"),
+        ({"train_split": "gpt2"}, "data.train_split must be one of gpt2_xl, opt_6_7b, gold_test, the splits of written .got 'gpt2'."),
+        ({"test_split": "test"}, "data.test_split must be one of gpt2_xl, opt_6_7b, gold_test, the splits of written .got 'test'."),
+        ({"train_split": "gpt2_xl", "test_split": "gpt2_xl"}, "both 'gpt2_xl'.* set them to two of gpt2_xl, opt_6_7b, gold_test"),
     ],
 )
 def test_a_split_that_is_not_there_is_answered_with_those_that_are(written, chosen, message):
@@ -132,7 +132,7 @@ def test_images_and_broken_folders(shared):
 
 def test_the_variable_names_no_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("SELFTRAIN_DATA", str(tmp_path / "gone"))
-    with pytest.raises(SelfTrainError, match="which is not a folder; correct it or unset it"):
+    with pytest.raises(SelfTrainError, match=r"SELFTRAIN_DATA must be a folder \(got .*; correct it or unset it"):
         find_source(DataConfig(source="ag_news"))
 
 
@@ -235,9 +235,9 @@ def test_splits_of_a_named_set_of_the_hub_are_chosen(hub):
     assert found(test_split="test") == (["train"], ["test"])
     assert found(train_split="test") == (["test"], ["validation"])
     assert found(train_split="validation") == (["validation"], None)
-    with pytest.raises(SelfTrainError, match="but sst2 has the splits train, validation, test"):
+    with pytest.raises(SelfTrainError, match="must be one of train, validation, test, the splits of sst2"):
         found(train_split="dev")
-    with pytest.raises(SelfTrainError, match=r"'train' of sst2 is what it trains on by default; name data.train_split"):
+    with pytest.raises(SelfTrainError, match=r"'train' of sst2 is what it trains on by default; set data.train_split to one of"):
         found(test_split="train")
 
 

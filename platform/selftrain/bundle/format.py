@@ -30,8 +30,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from selftrain.bundle.checking import CARD, PROTOTYPES, check_bundle, hashes_of, read_header
 from selftrain.errors import BundleError, OutputError
-from selftrain.files.durable import sync, sync_tree
-from selftrain.files.outputs import reason
+from selftrain.files.durable import reason, sync, sync_tree
 from selftrain.files.parsing import json_of
 from selftrain.models.folders import read_document, without_code
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from tqdm import tqdm
 
 from selftrain.bundle.classifier import Classifier, problem_with
-from selftrain.data.tables import BATCH_ROWS, RAGGED, Row, check_paths, clean, open_result, open_table
-from selftrain.errors import SelfTrainError, nearest
-from selftrain.files.outputs import whole_file
+from selftrain.data.tables import BATCH_ROWS, TableRow, check_paths, clean, open_result, open_table
+from selftrain.files.durable import whole_file
 
 BATCH_CHARACTERS = 4 << 20  # of rows that are classified together: a tokenizer takes some hundred bytes a token, and a character may be one
 TEXT_CHARACTERS = 1 << 20  # of a text that the tokenizer gets to see; no encoder reads a thousandth of them
@@ -29,21 +29,20 @@ def predict_file(classifier: Classifier, source: Path, out: Path, text_column: s
 
     Args:
         classifier: the classifier.
-        source: a .csv (UTF-8, with a header), .jsonl or .parquet file.
-        out: where the result goes, in the format of its suffix.
+        source: a .csv or .tsv (UTF-8, with a header), .jsonl or .json file, plain or compressed (.csv.gz), or a .parquet file.
+        out: where the result goes: a .csv, .tsv, .jsonl or .parquet file.
         text_column: the column with the texts.
 
     Returns:
         The number of rows.
 
     Raises:
-        SelfTrainError: no such file, an unknown suffix, no such column, or a file that is not what its suffix says.
+        DataError: no such file, an unknown suffix, no such column, or a file that is not what its suffix says.
+        OutputError: `out` cannot be written.
     """
     source, out = Path(source), Path(out)
     check_paths(source, out)
-    table = open_table(source)
-    if text_column not in table.schema.names:
-        raise SelfTrainError(f"{source} has no column {text_column!r}; {nearest(text_column, table.schema.names)} Name it with --text-column.")
+    table = open_table(source, text_column)
     classes = [str(name) for name in classifier.classes_]
     names = _new_columns(["label", "probability", "error", *(f"p_{name}" for name in classes)], table.schema.names)
     types = [pa.string(), pa.float64(), pa.string(), *([pa.float64()] * len(classes))]
@@ -51,7 +50,7 @@ def predict_file(classifier: Classifier, source: Path, out: Path, text_column: s
 
     written = 0
     with (
-        whole_file(out, "--out") as partial,
+        whole_file(out, "out") as partial,
         open_result(partial, out.suffix, schema) as writer,
         tqdm(total=table.rows, unit=" texts", file=sys.stderr, disable=None) as bar,
     ):
@@ -62,14 +61,14 @@ def predict_file(classifier: Classifier, source: Path, out: Path, text_column: s
     return written
 
 
-def _classified(classifier: Classifier, batch: list[Row], text_column: str, names: list[str]) -> list[Row]:
+def _classified(classifier: Classifier, batch: list[TableRow], text_column: str, names: list[str]) -> list[dict[str, Any]]:
     label, probability, error, *columns = names
-    problems = ["more cells than the header" if row.pop(RAGGED, None) else problem_with(row.get(text_column)) for row in batch]
+    problems = ["more cells than the header" if row.slipped else problem_with(row.cells[text_column]) for row in batch]
     usable = [index for index, problem in enumerate(problems) if problem is None]
-    answers = dict(zip(usable, classifier.predict_proba([batch[index][text_column][:TEXT_CHARACTERS] for index in usable]), strict=True))
+    answers = dict(zip(usable, classifier.predict_proba([batch[index].cells[text_column][:TEXT_CHARACTERS] for index in usable]), strict=True))
     result = []
-    for index, row in enumerate(batch):
-        row = {name: clean(value) for name, value in row.items()}
+    for index, (cells, *_) in enumerate(batch):
+        row = {name: clean(value) for name, value in cells.items()}
         probabilities = answers.get(index)
         if probabilities is None:
             row |= {label: None, probability: None, error: problems[index], **dict.fromkeys(columns)}
@@ -90,14 +89,14 @@ def _new_columns(wanted: list[str], taken: list[str]) -> list[str]:
     return result
 
 
-def _batches(rows: Iterable[tuple[Row, int]]) -> Iterator[list[Row]]:
-    batch: list[Row] = []
+def _batches(rows: Iterable[TableRow]) -> Iterator[list[TableRow]]:
+    batch: list[TableRow] = []
     characters = 0
-    for row, more in rows:
-        if batch and (len(batch) == BATCH_ROWS or characters + more > BATCH_CHARACTERS):
+    for row in rows:
+        if batch and (len(batch) == BATCH_ROWS or characters + row.characters > BATCH_CHARACTERS):
             yield batch
             batch, characters = [], 0
         batch.append(row)
-        characters += more
+        characters += row.characters
     if batch:
         yield batch

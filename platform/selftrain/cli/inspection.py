@@ -88,7 +88,7 @@ def _methods(options: argparse.Namespace) -> int:
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
-    from selftrain.files.outputs import check_file, whole_file
+    from selftrain.files.durable import check_file, whole_file
 
     if options.html:
         check_file(Path(options.html), "html")

@@ -76,7 +76,7 @@ def _say(text: str) -> None:
 
 def _disk_problem(error: OSError) -> str | None:
     """What the user can fix about a file's name or a full disk, in a sentence; None for any other error."""
-    from selftrain.files.outputs import is_full, is_no_name
+    from selftrain.files.durable import is_full, is_no_name
 
     if is_no_name(error):
         return f"{error.filename}: {error.strerror}; choose another file or folder."

@@ -153,7 +153,7 @@ def _classifier(options: argparse.Namespace) -> Classifier:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from selftrain.files.outputs import check_folder
+    from selftrain.files.durable import check_folder
 
     _require_columns_of_file(options)
     folder, out = Path(options.bundle), Path(options.out) if options.out else None
@@ -186,7 +186,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _distill(options: argparse.Namespace) -> int:
-    from selftrain.files.outputs import check_folder
+    from selftrain.files.durable import check_folder
 
     _require_columns_of_file(options)
     check_folder(Path(options.out) if options.out else Path(options.bundle).absolute().parent / "distilled", "out")

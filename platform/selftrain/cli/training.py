@@ -144,7 +144,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _generate(options: argparse.Namespace) -> int:
     from selftrain.config import load
-    from selftrain.files.outputs import check_folder
+    from selftrain.files.durable import check_folder
     from selftrain.texts.dataset.generation import describe_filter, generate
 
     if unused := next((override for override in options.overrides if not override.strip().startswith(_GENERATE_USES)), None):

@@ -8,46 +8,44 @@ from dataclasses import replace
 
 from selftrain.config import composed
 from selftrain.data.catalogue import NamedSet, spelling
-from selftrain.data.cleaning import Row, label_key
+from selftrain.data.cleaning import SourceRow, label_key
 from selftrain.data.corpus import Label
-from selftrain.data.sources import Source
-from selftrain.errors import SelfTrainError, nearest, unprintable
+from selftrain.data.sources import DataSource
+from selftrain.errors import ConfigError, DataError, nearest, unprintable
 
 MAX_CLASSES = 1000  # more distinct labels than this are not classes but, say, a column of ids
 CLASS_CHARACTERS = 500  # of a name: it is put into prompts and tables
 
 
 def check_class_names(names: Sequence[str], where: str) -> None:
-    """Raise a `SelfTrainError` unless there are at least two names, none empty, too long or with control characters, and no two alike.
+    """Raise a `DataError` unless there are at least two names, none empty, too long or with control characters, and no two alike.
 
     Case, outer blanks and the way in which an accent is written do not count.
     """
     for name in names:
         if (found := unprintable(name)) is not None:
-            raise SelfTrainError(f"{where} has a class name with the control character {found} ({name[:50]!r}); write names of plain characters.")
+            raise DataError(f"{where} has a class name with the control character {found} ({name[:50]!r}); write names of plain characters.")
         if len(name) > CLASS_CHARACTERS:
-            raise SelfTrainError(
-                f"{where} has a class name of {len(name):,} characters, more than {CLASS_CHARACTERS}; shorten it, or name another column."
-            )
+            raise DataError(f"{where} has a class name of {len(name):,} characters, more than {CLASS_CHARACTERS}; shorten it, or set another column.")
     seen: dict[str, str] = {}
     for name in names:
         if not (key := composed(name).strip().casefold()):
-            raise SelfTrainError(f"{where} holds an empty class name; give every class a name.")
+            raise DataError(f"{where} has an empty class name; every class must have a name.")
         if key in seen:
-            raise SelfTrainError(f"{where} names the class {seen[key]!r} twice; name each class once.")
+            raise DataError(f"{where} names the class {seen[key]!r} twice; name each class once.")
         seen[key] = name.strip()
     if len(names) < 2:
-        raise SelfTrainError(f"{where} names {len(names) or 'no'} class{'es' if not names else ''}; at least two are needed.")
+        raise DataError(f"{where} names {len(names) or 'no'} class{'es' if not names else ''}; at least two are needed.")
 
 
-def classes_of(source: Source, wanted: Sequence[str] | None) -> tuple[tuple[Label, ...], dict[str, int]]:
+def classes_of(source: DataSource, wanted: Sequence[str] | None) -> tuple[tuple[Label, ...], dict[str, int]]:
     """The classes of a source, and for every label of it, as `label_key` writes it, the index of its class.
 
     A label is a class name (case and outer blanks do not count) or an index. Where the source does not name its classes, they are `wanted`, or else
     the distinct labels in alphabetical order. Where it does, `wanted` may reorder or rename them.
 
     Raises:
-        SelfTrainError: no class names anywhere, numbers where names are needed, over 1,000 distinct labels, labels counted from 1, or a wrong `wanted`.
+        DataError: no class names anywhere, numbers where names are needed, over 1,000 distinct labels, labels counted from 1, or a wrong `wanted`.
     """
     own = source.class_names
     if own is None:
@@ -67,20 +65,25 @@ def classes_of(source: Source, wanted: Sequence[str] | None) -> tuple[tuple[Labe
     return labels, index | {str(number): position for number, position in enumerate(positions)}
 
 
-def same_classes(source: Source, labels: Sequence[Label], learned: str) -> dict[str, int]:
-    """For every label of `source`, which is tested on, the index of its class among `labels`, which are learned from `learned`.
+def same_classes(source: DataSource, labels: Sequence[Label], learned: str) -> dict[str, int]:
+    """For every label of `source`, which is tested on, the index of its class among `labels`.
+
+    Args:
+        source: what is tested on.
+        labels: the classes that are learned.
+        learned: name of the source that they are learned from, for the error.
 
     Raises:
-        SelfTrainError: the classes are not the same; nothing is matched by its place.
+        DataError: the classes are not the same; nothing is matched by its place.
     """
     names = [label.name for label in labels]
     if source.class_names is not None:
         own = _stated(source.class_names, source.named)
         known = [{spelling(name), spelling(label.name)} for name, label in zip(source.class_names, own, strict=True)]
         if len(own) != len(names) or any(not any(spelling(name) in spellings for spellings in known) for name in names):
-            raise SelfTrainError(
+            raise DataError(
                 f"data.test_source {source.name} has the classes {_listed(label.name for label in own)}, and {learned} has {_listed(names)}; a model is tested "
-                "on the classes that it learned: name another source, or the same classes by data.classes."
+                "on the classes that it learned: set another source, or the same classes in data.classes."
             )
     return classes_of(source, names)[1]
 
@@ -89,12 +92,15 @@ def describe(labels: Sequence[Label], descriptions: Mapping[str, str]) -> tuple[
     """`labels` with the user's descriptions for the language model.
 
     Raises:
-        SelfTrainError: a description of a class that does not exist.
+        ConfigError: a description of a class that does not exist.
     """
     by_name = {spelling(label.name): label for label in labels}
     for name, description in descriptions.items():
         if spelling(name) not in by_name:
-            raise SelfTrainError(f"data.descriptions describes {name!r}, which is no class; {nearest(name, [label.name for label in labels])}")
+            raise ConfigError(
+                f"data.descriptions describes {name!r}, which is not a class; {nearest(name, [label.name for label in labels])}",
+                parameter="data.descriptions",
+            )
         by_name[spelling(name)] = replace(by_name[spelling(name)], description=description)
     return tuple(by_name.values())
 
@@ -107,7 +113,7 @@ def words_of(name: str) -> str:
     return parts.lower() if " " not in spaced and " " in parts else spaced
 
 
-def nothing_matches(source: Source, labels: Sequence[Label]) -> str:
+def nothing_matches(source: DataSource, labels: Sequence[Label]) -> str:
     """The sentence for a source of which no label is one of the classes."""
     found = list(dict.fromkeys(key for row in _rows(source) if (key := label_key(row.label)) is not None))
     return (
@@ -132,17 +138,21 @@ def _stated(own: Sequence[str], named: NamedSet | None) -> tuple[Label, ...]:
     )
 
 
-def _rearranged(source: Source, labels: tuple[Label, ...], wanted: Sequence[str]) -> tuple[tuple[Label, ...], list[int]]:
+def _rearranged(source: DataSource, labels: tuple[Label, ...], wanted: Sequence[str]) -> tuple[tuple[Label, ...], list[int]]:
     """(labels in the order of `wanted`, new position of each of `labels`); a name that no class has renames the class at its place."""
     place = {spelling(label.name): position for position, label in enumerate(labels)}
     for position, name in enumerate(source.class_names or ()):
         place.setdefault(spelling(name), position)
     known = f"{source.name} has {len(labels)} ({_listed(label.name for label in labels)})"
     if len(wanted) != len(labels):
-        raise SelfTrainError(f"data.classes names {len(wanted)} classes, {known}; name all of them, or leave data.classes out.")
+        raise ConfigError(
+            f"data.classes names {len(wanted)} classes, {known}; name all of them, or leave data.classes out.", parameter="data.classes"
+        )
     origins = [place.get(spelling(name), position) for position, name in enumerate(wanted)]
     if sorted(origins) != list(range(len(labels))):
-        raise SelfTrainError(f"data.classes mixes known names and new ones out of order, {known}; use these names, or rename in this order.")
+        raise ConfigError(
+            f"data.classes mixes known names and new ones out of order, {known}; use these names, or rename in this order.", parameter="data.classes"
+        )
     positions = [0] * len(labels)
     for position, origin in enumerate(origins):
         positions[origin] = position
@@ -152,36 +162,36 @@ def _rearranged(source: Source, labels: tuple[Label, ...], wanted: Sequence[str]
     return renamed, positions
 
 
-def _distinct_labels(source: Source) -> list[str]:
+def _distinct_labels(source: DataSource) -> list[str]:
     names: dict[str, str] = {}
     for row in _rows(source):
         key = label_key(row.label)
         if key is not None and isinstance(row.label, str | int | float):
             names.setdefault(key, composed(str(row.label)).strip())
     if not names:
-        raise SelfTrainError(f"{source.name} names no classes; set data.classes to their names (or data.label_column to a column with class names).")
+        raise DataError(f"{source.name} names no classes; set data.classes to their names (or data.label_column to a column with class names).")
     if all(key.lstrip("-").isdigit() for key in names):
-        raise SelfTrainError(
+        raise DataError(
             f"The labels of {source.name} are numbers ({_listed(sorted(names))}); set data.classes to the names of the classes, the first for 0."
         )
     if len(names) > MAX_CLASSES:
-        raise SelfTrainError(f"The label column of {source.name} holds {len(names):,} values, more than {MAX_CLASSES:,}; correct data.label_column.")
+        raise DataError(f"The label column of {source.name} holds {len(names):,} values, more than {MAX_CLASSES:,}; correct data.label_column.")
     result = [names[key] for key in sorted(names)]
     check_class_names(result, f"The label column of {source.name}")
     return result
 
 
-def _refuse_counting_from_one(source: Source, by_name: Mapping[str, int]) -> None:
+def _refuse_counting_from_one(source: DataSource, by_name: Mapping[str, int]) -> None:
     """Labels 1 to n for n classes would all be one class off, but for the last, and nothing else would show it."""
     keys = {key for row in _rows(source) if (key := label_key(row.label)) is not None}
     numbers = {int(key) for key in keys - set(by_name) if key.isdigit()}
     if numbers and len(numbers) == len(keys) and min(numbers) == 1 and max(numbers) == len(by_name):
-        raise SelfTrainError(
+        raise DataError(
             f"The labels of {source.name} count from 1 to {len(by_name)}; data.classes counts from 0: subtract 1, or write class names as labels."
         )
 
 
-def _rows(source: Source) -> Iterable[Row]:
+def _rows(source: DataSource) -> Iterable[SourceRow]:
     yield from source.train
     yield from source.test or ()
 

@@ -13,7 +13,7 @@ from selftrain.data.corpus import Skipped, document_id
 from selftrain.data.images import image_id, usable_image
 
 
-class Row(NamedTuple):
+class SourceRow(NamedTuple):
     """One row of a source as it was found: text (or encoded image) and label may be of any type."""
 
     place: str  # where it stands: "line 17", "train row 3", a file name
@@ -56,7 +56,7 @@ _CONTROL_SHARE = 0.05  # a text may hold a stray control character; a document o
 
 
 def clean(
-    rows: Iterable[Row],
+    rows: Iterable[SourceRow],
     *,
     index: Mapping[str, int],
     max_characters: int,

@@ -1,4 +1,4 @@
-"""Documents, classes and splits, with the labels that nobody may learn from kept apart.
+"""Documents, classes and splits, with the labels that must not be learned from kept apart.
 
 `Corpus` is all that a method sees. `Truth` holds the true labels for evaluation; it is a second object so that a method cannot reach it by mistake, and
 the leak test (tests/test_leak.py) shuffles it and asserts that no trained weight changes.

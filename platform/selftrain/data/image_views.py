@@ -45,7 +45,14 @@ def weak_views(images: Sequence[Any], rng: np.random.Generator, *, mirrored: boo
 
 
 def strong_views(images: Sequence[Any], rng: np.random.Generator, *, mirrored: bool = True, device: torch.device | str = "cpu") -> list[torch.Tensor]:
-    """A strong view of each image; arguments as of `weak_views`."""
+    """A strong view of each image.
+
+    Args:
+        images: at least one.
+        rng: of every choice.
+        mirrored: whether a flipped image keeps its class.
+        device: where views are made, and stay.
+    """
     batch = _weak(as_batch(images, device), rng, mirrored).float() / 255.0
     batch = cutout(rand_augment(batch, rng), rng)
     return list((batch * 255.0).round().clamp(0, 255).to(torch.uint8))
@@ -67,7 +74,13 @@ def _weak(batch: torch.Tensor, rng: np.random.Generator, mirrored: bool) -> torc
 
 
 def rand_augment(batch: torch.Tensor, rng: np.random.Generator, operations: int = OPERATIONS_OF_A_VIEW) -> torch.Tensor:
-    """Each image `[N, 3, H, W]` in [0, 1] after `operations` random operations of its own."""
+    """Each image after random operations of its own.
+
+    Args:
+        batch: `[N, 3, H, W]` in [0, 1].
+        rng: of every choice.
+        operations: how many an image goes through, one after the other.
+    """
     for _ in range(operations):
         chosen = rng.integers(len(OPERATIONS), size=len(batch))
         strengths = torch.from_numpy(rng.random(len(batch))).to(batch)

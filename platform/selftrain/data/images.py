@@ -11,17 +11,17 @@ import struct
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from selftrain.data.splits import hash_order
-from selftrain.errors import SelfTrainError
+from selftrain.errors import DataError
 
 if TYPE_CHECKING:
-    from selftrain.data.cleaning import Row
+    from selftrain.data.cleaning import SourceRow
 
 # Pillow opens some forty kinds of files; PostScript among them would be run by another program.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
@@ -82,7 +82,7 @@ def usable_image(value: object, size: tuple[int, int] | None) -> tuple[np.ndarra
         return none, "not an image"
 
 
-def common_size(rows: Sequence[Row]) -> tuple[int, int] | None:
+def common_size(rows: Sequence[SourceRow]) -> tuple[int, int] | None:
     """(width, height) of most of the first 100 rows, from the files' headers; None where none is an image."""
     from PIL import Image
 
@@ -96,28 +96,43 @@ def common_size(rows: Sequence[Row]) -> tuple[int, int] | None:
     return sizes.most_common(1)[0][0] if sizes else None
 
 
-def check_sizes(rows: Sequence[Row], size: tuple[int, int] | None, where: str) -> None:
-    """Raise a `SelfTrainError` where images of `size` have too many pixels, or all of them together many more than their files let expect."""
+def check_sizes(rows: Sequence[SourceRow], size: tuple[int, int] | None, where: str) -> None:
+    """Raise a `DataError` where images of `size` have too many pixels, or all of them together many more than their files let expect.
+
+    Args:
+        rows: rows of images.
+        size: (width, height) of all of them; None where no image could be read.
+        where: name of the source, for the error.
+    """
     if size is None:
         return
     width, height = size
     if width * height > PIXELS:
-        raise SelfTrainError(f"The images of {where} have {width:,} by {height:,} pixels, more than {PIXELS:,} in all; make them smaller first.")
+        raise DataError(f"The images of {where} have {width:,} by {height:,} pixels, more than {PIXELS:,} in all; make them smaller first.")
     pixels = 3 * width * height * len(rows)
     if pixels > FREE_BYTES and sum(len(encoded(row.text) or b"") for row in rows) * EXPANSION < pixels:
-        raise SelfTrainError(
-            f"The images of {where} would take {pixels / 1e9:,.1f} GB, more than {EXPANSION} times their files: these are no pictures; leave the empty ones out."
+        raise DataError(
+            f"The images of {where} would take {pixels / 1e9:,.1f} GB, more than {EXPANSION} times their files: these are not pictures; leave the empty ones out."
         )
 
 
-def thinned(rows: Sequence[Row], count: int | None) -> list[Row]:
-    """The `count` rows that come first in the hash order of their bytes: what is not used is not decoded."""
+def thinned(rows: Sequence[SourceRow], count: int | None, preferred: Callable[[SourceRow], bool] | None = None) -> list[SourceRow]:
+    """The `count` rows that come first in the hash order of their bytes: what is not used is not decoded.
+
+    Args:
+        rows: rows of images.
+        count: of rows to keep; None for all.
+        preferred: which rows come before all others; None for no such order.
+    """
     if count is None or len(rows) <= count:
         return list(rows)
-    by_hash: dict[str, Row] = {}
+    by_hash: dict[str, SourceRow] = {}
     for row in rows:
         by_hash.setdefault(hashlib.sha256(encoded(row.text) or b"").hexdigest(), row)
-    return [by_hash[key] for key in hash_order(by_hash)[:count]]
+    ordered = [by_hash[key] for key in hash_order(by_hash)]
+    if preferred is not None:
+        ordered = sorted(ordered, key=lambda row: not preferred(row))
+    return ordered[:count]
 
 
 def stacked(images: Sequence[Any]) -> Any:

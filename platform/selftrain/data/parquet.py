@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from selftrain.errors import SelfTrainError
+from selftrain.errors import DataError
 
 PAGE_BYTES = 128 << 20  # of a page when decompressed; writers make pages of a megabyte, or of one value where that is larger
 PAGE_VALUES = 1 << 24  # of a page; an Arrow row group has a million rows by default
@@ -28,7 +28,7 @@ _HEADER_BYTES = 16 << 20  # of a page header at most, whose statistics may hold 
 
 
 class _Damaged(ValueError):
-    """A page header that is none."""
+    """What stands where a page header should is not one."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def schema_of(path: Path) -> Any:
     """The Arrow schema of a Parquet file.
 
     Raises:
-        SelfTrainError: not a Parquet file.
+        DataError: not a Parquet file.
     """
     import pyarrow.parquet
 
@@ -69,7 +69,7 @@ def schema_of(path: Path) -> Any:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """What Arrow says of a file that it cannot read, as a `SelfTrainError`."""
+    """What Arrow says of a file that it cannot read, as a `DataError`."""
     import pyarrow
 
     try:
@@ -79,7 +79,7 @@ def readable(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = " ".join((str(error).splitlines() or [type(error).__name__])[0].split())[:200]
-        raise SelfTrainError(f"{path} is not a readable Parquet file ({reason}); write it again.") from None
+        raise DataError(f"{path} is not a readable Parquet file ({reason}); write it again.") from None
 
 
 def open_checked(path: Path, columns: Iterable[str] | None = None) -> Opened:
@@ -90,7 +90,7 @@ def open_checked(path: Path, columns: Iterable[str] | None = None) -> Opened:
         columns: that will be read; None for all.
 
     Raises:
-        SelfTrainError: no Parquet file, a damaged one, or one that takes much more memory than its size lets expect.
+        DataError: it is not a Parquet file, is damaged, or one that takes much more memory than its size lets expect.
     """
     import pyarrow.parquet
 
@@ -140,19 +140,19 @@ def cells_of(array: Any, shared: dict[Any, Any]) -> list[Any]:
 
 
 def _decoded(array: Any) -> list[Any]:
-    """The values of an array; bytes of a text that are no UTF-8 are kept apart as surrogates, so that they spoil their own row alone."""
+    """The values of an array; bytes of a text that are not UTF-8 are kept apart as surrogates, so that they spoil their own row alone."""
     import pyarrow
 
     try:
         return list(array.to_pylist())
     except UnicodeDecodeError:
         if not _is_bytes(array.type):
-            raise SelfTrainError("A text inside of a list or an object of a Parquet file is not UTF-8; leave the column out.") from None
+            raise DataError("A text inside of a list or an object of a Parquet file is not UTF-8; leave the column out.") from None
         raw = array.cast(pyarrow.large_binary()).to_pylist()
         return [None if value is None else value.decode("utf-8", "surrogateescape") for value in raw]
     except (OverflowError, ValueError) as error:
-        raise SelfTrainError(
-            f"A column of the type {array.type} of a Parquet file holds values that Python has not ({error}); leave it out."
+        raise DataError(
+            f"A column of the type {array.type} of a Parquet file holds values that Python cannot represent ({error}); leave it out."
         ) from None
 
 
@@ -179,7 +179,7 @@ class _Chunk(NamedTuple):
 
 
 def _checked(path: Path, stream: BinaryIO, size: int, column: Any, rows: int) -> _Chunk:
-    """Raise a `SelfTrainError` where a page is beyond the bounds."""
+    """Raise a `DataError` where a page is beyond the bounds."""
     where = f"{path}, column {column.path_in_schema!r}"
     offset = column.data_page_offset
     if column.dictionary_page_offset is not None:
@@ -190,16 +190,14 @@ def _checked(path: Path, stream: BinaryIO, size: int, column: Any, rows: int) ->
         try:
             page, length = read_header(stream, offset)
         except (_Damaged, IndexError, struct.error):
-            raise SelfTrainError(
-                f"{path} is not a readable Parquet file (a damaged page in column {column.path_in_schema!r}); write it again."
-            ) from None
+            raise DataError(f"{path} is not a readable Parquet file (a damaged page in column {column.path_in_schema!r}); write it again.") from None
         if page.compressed < 0 or page.bytes < 0 or page.values < 0 or offset + length + page.compressed > size:
-            raise SelfTrainError(f"{path} is not a readable Parquet file (a torn page in column {column.path_in_schema!r}); write it again.")
+            raise DataError(f"{path} is not a readable Parquet file (a torn page in column {column.path_in_schema!r}); write it again.")
         if page.bytes > PAGE_BYTES or page.values > PAGE_VALUES:
             what = f"{page.bytes / 1e6:,.0f} MB" if page.bytes > PAGE_BYTES else f"{page.values:,} values"
-            raise SelfTrainError(f"{where} has a page of {what}, more than any writer makes; write the file again with pages of about a megabyte.")
+            raise DataError(f"{where} has a page of {what}, more than any writer makes; write the file again with pages of about a megabyte.")
         if page.encoding == _DELTA_BYTE_ARRAY:
-            raise SelfTrainError(
+            raise DataError(
                 f"{where} is written as DELTA_BYTE_ARRAY, of which a few bytes may stand for gigabytes; write it again with dictionaries."
             )
         offset += length + page.compressed
@@ -210,11 +208,11 @@ def _checked(path: Path, stream: BinaryIO, size: int, column: Any, rows: int) ->
             seen += page.values
             encodings.add(page.encoding)
             if page.values == 0:
-                raise SelfTrainError(f"{path} is not a readable Parquet file (an empty page in column {column.path_in_schema!r}); write it again.")
+                raise DataError(f"{path} is not a readable Parquet file (an empty page in column {column.path_in_schema!r}); write it again.")
     if seen > max(rows, PAGE_VALUES) and total < seen * NESTED_BYTES_A_VALUE:
-        raise SelfTrainError(f"{where} has lists of {seen:,} values in {total / 1e6:.1f} MB, of which no one expects as many; leave the column out.")
+        raise DataError(f"{where} has lists of {seen:,} values in {total / 1e6:.1f} MB, far more than its size lets expect; leave the column out.")
     if _DELTA_LENGTH in encodings and encodings & _DICTIONARY:
-        raise SelfTrainError(f"{where} is written both as DELTA_LENGTH_BYTE_ARRAY and with a dictionary; write it again in one of the two.")
+        raise DataError(f"{where} is written both as DELTA_LENGTH_BYTE_ARRAY and with a dictionary; write it again in one of the two.")
     return _Chunk(total, dictionary, _DELTA_LENGTH in encodings)
 
 

@@ -1,6 +1,6 @@
 """Where a source is found: a file or folder, the folder named by SELFTRAIN_DATA, a Python package, or the Hugging Face hub, in this order.
 
-Whatever it is, it comes back as a `Source`: rows to train on, rows to test on where the source has a test split, and its classes where it names them.
+Whatever it is, it comes back as a `DataSource`: rows to train on, rows to test on where the source has a test split, and its classes where it names them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from typing import Any
 
 from selftrain.config import DataConfig
 from selftrain.data.catalogue import CATALOGUE, NamedSet
-from selftrain.data.cleaning import Row
+from selftrain.data.cleaning import SourceRow
 from selftrain.data.corpus import Kind
-from selftrain.data.reading import SUFFIXES, image_column, parquet_schema, read_file, read_parquet, require_columns, table_rows
-from selftrain.errors import SelfTrainError, nearest
+from selftrain.data.reading import image_column, parquet_schema, read_file, read_parquet, require_columns, table_rows
+from selftrain.data.records import FILE_SUFFIXES
+from selftrain.data.text_files import stem_of, suffix_of
+from selftrain.errors import ConfigError, DataError, ServiceError, nearest
 from selftrain.files.parsing import json_of
 
 FOLDER_VARIABLE = "SELFTRAIN_DATA"
@@ -29,34 +31,36 @@ _HUB_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """The rows of a source as found, and what it says about its classes."""
 
     name: str
-    train: Sequence[Row]
-    test: Sequence[Row] | None = None  # None: the source has no test split
+    train: Sequence[SourceRow]
+    test: Sequence[SourceRow] | None = None  # None: the source has no test split
     class_names: tuple[str, ...] | None = None  # in the order of its integer labels; None: not stated
     named: NamedSet | None = None  # the catalogue's knowledge of it
     kind: Kind = "text"
     generated: bool = False  # a language model wrote it: the labels are what the texts were written for, and nothing is tested on them
 
 
-def find_source(config: DataConfig) -> Source:
+def find_source(config: DataConfig) -> DataSource:
     """Find `config.source` and read its rows.
 
     Raises:
-        SelfTrainError: it is nowhere (the nearest known name is given), it has not the splits that are asked for, or what is found cannot be read.
+        DataError: it is nowhere (the nearest known name is given), or what is found cannot be read.
+        ConfigError: it lacks the splits that are asked for.
+        ServiceError: it is on the hub, which cannot be reached.
     """
     name = config.source
     path = Path(name).expanduser()
-    if path.suffix.lower() in SUFFIXES or path.is_file():
+    if suffix_of(path) in FILE_SUFFIXES or path.is_file():
         _refuse_splits(config, f"{path.name} is one file and has no splits")
         rows = read_file(path, config.text_column, config.label_column, config.weak_label_column)
-        return Source(path.stem, rows, kind=_kind(path, config))
+        return DataSource(stem_of(path), rows, kind=_kind(path, config))
     if path.is_dir() and (path / _DESCRIPTION).is_file():
         return _from_folder(path.resolve().name, path, config)
     if path.is_dir() and "/" in name:
-        raise SelfTrainError(f"The folder {name!r} holds no {_DESCRIPTION}; give one that selftrain generate wrote, or a {', '.join(SUFFIXES)} file.")
+        raise DataError(f"The folder {name!r} holds no {_DESCRIPTION}; set one that selftrain generate wrote, or a {', '.join(FILE_SUFFIXES)} file.")
     folder = shared_folder(name)
     if folder is not None:
         return _from_folder(name, folder, config)
@@ -64,15 +68,15 @@ def find_source(config: DataConfig) -> Source:
     if named is not None and named.package is not None:
         _refuse_splits(config, f"{name} in the package {named.package} has no splits")
         if config.weak_label_column is not None:
-            raise SelfTrainError(
+            raise DataError(
                 f"data.weak_label_column is {config.weak_label_column!r}, but {name} in the package {named.package} has no columns; leave it out."
             )
         return _from_package(named)
     if named is not None or "/" in name.strip("/."):
         return _from_hub(name, named, config)
     known = sorted({*CATALOGUE, *(found.name for found in shared_folders())})
-    raise SelfTrainError(
-        f"Unknown data source {name!r}; {nearest(name, known)} Or give a {', '.join(SUFFIXES)} file, a folder with a {_DESCRIPTION}, "
+    raise DataError(
+        f"Unknown data source {name!r}; {nearest(name, known)} Or give a {', '.join(FILE_SUFFIXES)} file, a folder with a {_DESCRIPTION}, "
         "or owner/name of a data set on the hub."
     )
 
@@ -81,13 +85,13 @@ def shared_folders() -> list[Path]:
     """The data sets in the folder that SELFTRAIN_DATA names, sorted; empty when the variable is not set.
 
     Raises:
-        SelfTrainError: the variable is set, but names no folder.
+        ConfigError: the variable is set, but is not a folder.
     """
     root = os.environ.get(FOLDER_VARIABLE, "")
     if not root:
         return []
     if not Path(root).is_dir():
-        raise SelfTrainError(f"{FOLDER_VARIABLE} names {root!r}, which is not a folder; correct it or unset it.")
+        raise ConfigError(f"{FOLDER_VARIABLE} must be a folder (got {root!r}); correct it or unset it.", parameter=FOLDER_VARIABLE)
     return sorted(file.parent for file in Path(root).glob(f"*/{_DESCRIPTION}"))
 
 
@@ -108,30 +112,30 @@ def _kind(file: Path, config: DataConfig) -> Kind:
     return "image" if file.suffix.lower() == ".parquet" and image_column(parquet_schema(file), (config.text_column,)) else "text"
 
 
-def _from_folder(name: str, folder: Path, config: DataConfig) -> Source:
+def _from_folder(name: str, folder: Path, config: DataConfig) -> DataSource:
     description = folder / _DESCRIPTION
     try:
         stated = json_of(description.read_text(encoding="utf-8"))
         if not isinstance(stated.get("labels") or [], list):
-            raise TypeError("labels is no list")
+            raise TypeError("labels is not a list")
         class_names = tuple(str(label) for label in stated["labels"]) if stated.get("labels") else None
         order = list(stated.get("splits", {}))
         named = CATALOGUE.get(name) or CATALOGUE.get(stated.get("catalogue", ""))
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise SelfTrainError(f"{description} cannot be read ({error}); it needs an object with labels and splits.") from None
+        raise DataError(f"{description} cannot be read ({error}); it needs an object with labels and splits.") from None
     files = {
         file.stem: file
         for file in sorted(folder.glob("*.parquet"), key=lambda file: (order.index(file.stem) if file.stem in order else len(order), file.stem))
     }
     if not files:
-        raise SelfTrainError(f"{folder} holds no .parquet file; put one a split beside dataset.json.")
+        raise DataError(f"{folder} holds no .parquet file; put one a split beside dataset.json.")
     if config.source == config.test_source and (test := _test_split(list(files), config)):
         _check_splits(list(files), config)
         train: list[str] = []  # it is tested on alone
     else:
         train, test = _choose_splits(list(files), config)
 
-    def rows(splits: Sequence[str], weak: str | None = None) -> list[Row]:
+    def rows(splits: Sequence[str], weak: str | None = None) -> list[SourceRow]:
         return [
             row
             for split in splits
@@ -140,7 +144,7 @@ def _from_folder(name: str, folder: Path, config: DataConfig) -> Source:
 
     kind = _kind(files[train[0] if train else str(test)], config)
     learned = rows(train, config.weak_label_column)
-    return Source(name, learned, rows([test]) if test else None, class_names, named, kind, "generated" in stated)
+    return DataSource(name, learned, rows([test]) if test else None, class_names, named, kind, "generated" in stated)
 
 
 def _choose_splits(splits: Sequence[str], config: DataConfig) -> tuple[list[str], str | None]:
@@ -150,7 +154,8 @@ def _choose_splits(splits: Sequence[str], config: DataConfig) -> tuple[list[str]
     all that are neither for validation nor for testing.
 
     Raises:
-        SelfTrainError: a split is asked for that is not there, or one split for both.
+        ConfigError: a split is asked for that is not there, or one split for both.
+        DataError: there is nothing to learn from besides the test split.
     """
     _check_splits(splits, config)
     test = _test_split(splits, config)
@@ -163,8 +168,8 @@ def _choose_splits(splits: Sequence[str], config: DataConfig) -> tuple[list[str]
     if train := [split for split in splits if split not in held]:
         return train, test
     if config.test_split is not None:
-        raise SelfTrainError(
-            f"{config.source} has nothing to learn from besides data.test_split {test!r}; name data.train_split, one of {', '.join(splits)}."
+        raise DataError(
+            f"{config.source} has nothing to learn from besides data.test_split {test!r}; set data.train_split to one of {', '.join(splits)}."
         )
     # Only held-out splits exist: they are all there is to train on.
     return list(splits), None
@@ -180,22 +185,24 @@ def _test_split(splits: Sequence[str], config: DataConfig) -> str | None:
 
 
 def _check_splits(splits: Sequence[str], config: DataConfig) -> None:
-    """A `SelfTrainError` if a split is asked for that is not there, or one split both to train and to test on."""
+    """Raise a `ConfigError` if a split is asked for that is not there, or one split both to train and to test on."""
     for key, wanted in (("train_split", config.train_split), ("test_split", config.test_split)):
         if wanted is not None and wanted not in splits:
-            raise SelfTrainError(f"data.{key} is {wanted!r}, but {config.source} has the splits {', '.join(splits)}; name one of them.")
+            raise ConfigError(
+                f"data.{key} must be one of {', '.join(splits)}, the splits of {config.source} (got {wanted!r}).", parameter=f"data.{key}"
+            )
     if config.train_split is not None and config.train_split == config.test_split:
-        raise SelfTrainError(
-            f"data.train_split and data.test_split are both {config.train_split!r}, and a model is not tested on what it learned from; name two of "
+        raise DataError(
+            f"data.train_split and data.test_split are both {config.train_split!r}, and a model is not tested on what it learned from; set them to two of "
             f"{', '.join(splits)}."
         )
 
 
 def _refuse_splits(config: DataConfig, why: str) -> None:
-    """A `SelfTrainError` if a split is asked for."""
+    """Raise a `ConfigError` if a split is asked for."""
     for key in ("train_split", "test_split"):
         if getattr(config, key) is not None:
-            raise SelfTrainError(f"data.{key} is {getattr(config, key)!r}, but {why}; leave it out.")
+            raise ConfigError(f"data.{key} is {getattr(config, key)!r}, but {why}; leave it out.", parameter=f"data.{key}")
 
 
 def _label_column(file: Path, config: DataConfig) -> str | None:
@@ -204,16 +211,18 @@ def _label_column(file: Path, config: DataConfig) -> str | None:
     return "label" if "label" in parquet_schema(file).names else None
 
 
-def _from_package(named: NamedSet) -> Source:
+def _from_package(named: NamedSet) -> DataSource:
     folder = package_folder(named)
     if folder is None:
-        raise SelfTrainError(f"{named.name} comes with the Python package {named.package}; install that, or put the set into {FOLDER_VARIABLE}.")
+        raise DataError(f"{named.name} comes with the Python package {named.package}; install that, or put the set into {FOLDER_VARIABLE}.")
     rows = []
     for entry in sorted(path for path in folder.iterdir() if path.is_dir()):
         known = named.entry(entry.name)
         if known is not None:
-            rows += [Row(f"{entry.name}/{file.name}", _decode(file.read_bytes()), named.classes.index(known)) for file in sorted(entry.glob("*.txt"))]
-    return Source(named.name, rows, None, tuple(entry.name for entry in named.classes), named)
+            rows += [
+                SourceRow(f"{entry.name}/{file.name}", _decode(file.read_bytes()), named.classes.index(known)) for file in sorted(entry.glob("*.txt"))
+            ]
+    return DataSource(named.name, rows, None, tuple(entry.name for entry in named.classes), named)
 
 
 def _decode(content: bytes) -> str:
@@ -226,7 +235,7 @@ def _decode(content: bytes) -> str:
     return content.decode("latin-1")
 
 
-def _from_hub(name: str, named: NamedSet | None, config: DataConfig) -> Source:
+def _from_hub(name: str, named: NamedSet | None, config: DataConfig) -> DataSource:
     hub, _, subset = ((named.hub or "") if named is not None else name).partition(":")
     splits = _download(name, hub, subset or None, named.revision if named is not None else None)
     if named is not None:
@@ -241,13 +250,11 @@ def _from_hub(name: str, named: NamedSet | None, config: DataConfig) -> Source:
     text_columns = (image,) if image else text_columns
     label_column = named.label_column if named is not None else config.label_column
     if train == test:
-        raise SelfTrainError(
-            f"data.test_split {test!r} of {name} is what it trains on by default; name data.train_split, one of {', '.join(splits)}."
-        )
+        raise DataError(f"data.test_split {test!r} of {name} is what it trains on by default; set data.train_split to one of {', '.join(splits)}.")
     if train not in splits:
-        raise SelfTrainError(f"{name} on the hub has no split {train!r}; it has {', '.join(splits)}.")
+        raise DataError(f"{name} on the hub has no split {train!r}; it has {', '.join(splits)}.")
 
-    def rows(split: str, weak: str | None = None) -> list[Row]:
+    def rows(split: str, weak: str | None = None) -> list[SourceRow]:
         columns = [*text_columns, *(column for column in (label_column, weak) if column)]
         require_columns(list(splits[split].column_names), columns, f"{name} on the hub")
         return table_rows(splits[split].select_columns(columns).with_format("arrow")[:], text_columns, label_column, f"{split} row", weak)
@@ -256,28 +263,28 @@ def _from_hub(name: str, named: NamedSet | None, config: DataConfig) -> Source:
     if label_column is not None:
         names = getattr(splits[train].features.get(label_column), "names", None)
         class_names = tuple(names) if names else tuple(entry.name for entry in named.classes) if named is not None else None
-    return Source(
+    return DataSource(
         name, rows(train, config.weak_label_column), rows(test) if test in splits else None, class_names, named, "image" if image else "text"
     )
 
 
 def _download(name: str, hub: str, subset: str | None, revision: str | None) -> dict[str, Any]:
-    """The splits of a data set on the hub, or of an earlier download where the hub is set to offline."""
+    """The splits of a data set on the hub, or of an earlier download where the hub is offline."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import datasets
     from huggingface_hub import constants
 
     nowhere = f"{name} is not in {FOLDER_VARIABLE} and the hub cannot be reached"
     if not constants.HF_HUB_OFFLINE and not hub_answers(constants.ENDPOINT):
-        raise SelfTrainError(f"{nowhere}; put the set into that folder, or connect (HF_HUB_OFFLINE=1 uses an earlier download).")
+        raise ServiceError(f"{nowhere}; put the set into that folder, or connect (HF_HUB_OFFLINE=1 uses an earlier download).")
     try:
         return dict(datasets.load_dataset(hub, subset, revision=revision))
     except datasets.exceptions.DatasetNotFoundError:
-        raise SelfTrainError(f"There is no data set {hub!r} on the hub, or it is private; check data.source, or log in with a token.") from None
+        raise DataError(f"There is no data set {hub!r} on the hub, or it is private; check data.source, or log in with a token.") from None
     except (ConnectionError, urllib.error.URLError) as error:
-        raise SelfTrainError(f"{nowhere} ({_first_line(error)}); put the set into that folder, or connect.") from None
+        raise ServiceError(f"{nowhere} ({_first_line(error)}); put the set into that folder, or connect.") from None
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise SelfTrainError(f"{name} cannot be loaded from the hub: {_first_line(error)}") from None
+        raise DataError(f"{name} cannot be loaded from the hub: {_first_line(error)}") from None
 
 
 def hub_answers(endpoint: str, seconds: float = _HUB_SECONDS) -> bool:

@@ -4,7 +4,7 @@
 and the documents' content alone, so all methods of an experiment are compared on the same ones.
 
 A label is what the source's label column says. For texts that a language model wrote (a train split of imdb_generated) that is the label that they were
-written for: it is granted like any other, and nobody claims that it is true.
+written for: it is granted like any other, though it may be wrong.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import replace
 from selftrain.config import DataConfig
 from selftrain.data.corpus import Corpus, Truth
 from selftrain.data.splits import hash_order
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ConfigError, DataError
 
 
 def grant(corpus: Corpus, truth: Truth, config: DataConfig, seed: int) -> Corpus:
@@ -28,28 +28,30 @@ def grant(corpus: Corpus, truth: Truth, config: DataConfig, seed: int) -> Corpus
         seed: of the draw of documents (few, oracle), of the noise and of the candidate sets.
 
     Raises:
-        SelfTrainError: labels are to be granted and the source has none (for an oracle: not for every document), or a class has no labeled document.
+        ConfigError: label noise with candidate sets.
+        DataError: labels are to be granted and the source has none (for an oracle: not for every document), or a class has no labeled document.
     """
     if config.supervision == "none":
         return corpus
     if config.supervision == "candidates" and config.label_noise:
-        raise SelfTrainError(
+        raise ConfigError(
             f"data.label_noise {config.label_noise:g} replaces single labels, and data.supervision is 'candidates'; leave it out (data.flip_probability says how "
-            "large the sets are)."
+            "large the sets are).",
+            parameter="data.label_noise",
         )
     labels = truth.weak if config.supervision == "weak" else truth.unlabeled
     known = {id_: labels[id_] for id_ in corpus.unlabeled.ids if id_ in labels}
     if not known and config.supervision == "weak":
-        raise SelfTrainError(
+        raise DataError(
             f"data.supervision is 'weak', but {corpus.name} has no weak labels; set data.weak_label_column to the column that holds them."
         )
     if not known:
-        raise SelfTrainError(
+        raise DataError(
             f"data.supervision is {config.supervision!r}, but {corpus.name} has no labels; set data.label_column, or data.supervision: none."
         )
     oracle = dict(known) if config.supervision == "oracle" else {}
     if oracle and (missing := len(corpus.unlabeled) - len(oracle)):
-        raise SelfTrainError(
+        raise DataError(
             f"data.supervision is 'oracle', but {missing} documents of {corpus.name} have no label; use a source that labels all, or few."
         )
     classes = len(corpus.labels)
@@ -57,9 +59,9 @@ def grant(corpus: Corpus, truth: Truth, config: DataConfig, seed: int) -> Corpus
         ordered = hash_order(known, salt=f"selftrain labels 1, seed {seed}")
         groups = [[id_ for id_ in ordered if known[id_] == label][: config.labels_per_class] for label in range(classes)]
         if empty := [corpus.class_names[label] for label, group in enumerate(groups) if not group]:
-            raise SelfTrainError(
+            raise DataError(
                 f"data.supervision is {config.supervision!r}, but no document of {corpus.name} is labeled {empty[0]!r}; "
-                "raise data.unlabeled_documents, or leave the class out."
+                "raise data.unlabeled_documents, lower data.test_documents, or leave the class out."
             )
         known = {id_: known[id_] for group in groups for id_ in group}
     if config.supervision == "candidates":

@@ -1,6 +1,6 @@
-"""Tables that rows come from and go to: CSV, JSON lines and Parquet, larger than memory if need be.
+"""Tables that rows come from and go to, larger than memory if need be, with every column kept.
 
-Rows are dictionaries. What is read is bounded row by row (data/reading.py, data/parquet.py), and rows are handed out with the characters that they took.
+Rows are dictionaries. What is read is bounded row by row (records.py, parquet.py), and rows are handed out with the characters that they took.
 """
 
 from __future__ import annotations
@@ -10,149 +10,132 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selftrain.data.parquet import CELL_BYTES, cells_of, open_checked, readable
-from selftrain.data.reading import RECORD_CHARACTERS, Cells, lines_of, most_rows, too_many_rows
-from selftrain.errors import SelfTrainError
-from selftrain.files.outputs import check_file
-from selftrain.files.parsing import json_of
+from selftrain.data.records import Records, check_source, open_records
+from selftrain.data.text_files import most_rows, suffix_of, too_many_rows
+from selftrain.errors import DataError, OutputError, nearest
+from selftrain.files.durable import check_file
 
-SUFFIXES = (".csv", ".jsonl", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")  # of results
 COLUMNS = 4096  # of a table at most: a thousand rows of as many are in memory at once
 BATCH_ROWS = 1024
-RAGGED = "\0ragged"  # marks a CSV row with more cells than the header
 
-Row = dict[str, Any]
+
+class TableRow(NamedTuple):
+    """A row of a table."""
+
+    cells: dict[str, Any]  # column -> cell, with every column
+    characters: int  # (or bytes) that it took
+    slipped: bool = False  # it has more cells than the header
 
 
 @dataclass(frozen=True)
 class Table:
-    """A source: its columns, the types that a Parquet file gives them, how many rows there are, and the rows with the characters (or bytes) of each."""
+    """A file of rows that is read as a stream."""
 
-    schema: pa.Schema
-    rows: int | None  # None where counting would mean reading it twice
-    read: Callable[[], Iterator[tuple[Row, int]]]
+    schema: pa.Schema  # columns, with the types that a Parquet file gives them
+    rows: int | None  # how many there are; None where counting would mean reading the file twice
+    read: Callable[[], Iterator[TableRow]]
 
 
 def check_paths(source: Path, out: Path) -> None:
-    """Raise a `SelfTrainError` unless `source` is a file of a known kind, and `out` can be written and is another one."""
-    if not _is_file(source):
-        raise SelfTrainError(f"No file {str(source)[:300]!r} to classify; give the path of a CSV, JSONL or Parquet file.")
-    for file, option in ((source, "--file"), (out, "--out")):
-        if file.suffix.lower() not in SUFFIXES:
-            raise SelfTrainError(f"{option} {file} ends in {file.suffix or 'nothing'}; its name has to end in {', '.join(SUFFIXES)}.")
-    check_file(out, "--out")
-    if out.resolve() == source.resolve():
-        raise SelfTrainError(f"--out {out} is the source itself; name another file.")
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def open_table(source: Path) -> Table:
-    """A file as a table.
+    """Check where a table is read from and written to, before the work.
 
     Raises:
-        SelfTrainError: it is empty, not what its suffix says, or beyond a bound.
+        DataError: `source` is not a file that can be read.
+        OutputError: `out` has an unknown suffix, is `source`, or cannot be written.
+    """
+    check_source(source, "source")
+    if out.suffix.lower() not in SUFFIXES:
+        raise OutputError(f"out must end in {', '.join(SUFFIXES)} (got {str(out)[:300]!r}).", parameter="out")
+    check_file(out, "out")
+    if out.resolve() == source.resolve():
+        raise OutputError(f"out must be another file than source (got {str(out)!r} for both).", parameter="out")
+
+
+def open_table(source: Path, text_column: str) -> Table:
+    """A file as a table; bytes that are not UTF-8 and commas that are not quoted spoil their own row alone.
+
+    Args:
+        source: a file of documents.
+        text_column: column of the texts.
+
+    Raises:
+        DataError: it is empty, not what its suffix says, beyond a bound, or lacks the column.
     """
     try:
-        table = _OPEN[source.suffix.lower()](source)
+        table = _open_parquet(source) if suffix_of(source) == ".parquet" else _open_text_file(source, text_column)
     except OSError as error:
-        raise SelfTrainError(f"{source} cannot be read: {error.strerror or error}.") from None
+        raise DataError(f"{source} cannot be read: {error.strerror or error}.") from None
     names = table.schema.names
     if len(set(names)) != len(names):
-        raise SelfTrainError(f"{source} names a column twice; give each column a name of its own.")
+        raise DataError(f"{source} has two columns of one name; rename one of them.")
     if len(names) > COLUMNS:
-        raise SelfTrainError(f"{source} has {len(names):,} columns, more than {COLUMNS:,}; leave some out.")
+        raise DataError(f"{source} has {len(names):,} columns, more than {COLUMNS:,}; leave some out.")
+    if text_column not in names:
+        raise DataError(f"text_column {text_column!r} is not a column of {source}; {nearest(text_column, names)}", parameter="text_column")
     return table
 
 
 def open_result(file: Path, kind: str, schema: pa.Schema) -> Writer:
-    """A table to write to; `kind` is the suffix that the file will have."""
-    return _WRITE[kind.lower()](file, schema)
+    """A table to write to.
+
+    Args:
+        file: what is written, under any name.
+        kind: the suffix that it will have in the end, one of `SUFFIXES`.
+        schema: its columns.
+    """
+    return _WRITERS[kind.lower()](file, schema)
 
 
 def clean(value: Any) -> Any:
-    """A string that any format can hold: bytes of the source that are no UTF-8, and halves of surrogate pairs, become replacement characters."""
+    """A string that any format can hold: bytes of the source that are not UTF-8, and halves of surrogate pairs, become replacement characters."""
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else value
 
 
 # Sources
 
 
-def _open_csv(source: Path) -> Table:
-    csv.field_size_limit(max(RECORD_CHARACTERS, csv.field_size_limit()))
+def _open_text_file(source: Path, text_column: str) -> Table:
+    records = open_records(source, text_column, "surrogateescape")
+    if records.columns is not None:
+        names, types, rows = [clean(name) for name in records.columns], None, None
+    else:
+        types, rows = _json_types(source, records)
+        names = list(types)
+    schema = pa.schema([(name, pa.string() if types is None else types[name]) for name in names])
 
-    def rows_of_cells() -> Iterator[list[str]]:
-        # Bytes that are no UTF-8 are kept apart as surrogates, so that they spoil their own row alone.
-        with source.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            try:
-                yield from Cells(file, source, ",")
-            except csv.Error as error:
-                raise SelfTrainError(f"{source} is not a CSV file ({error}); save it as UTF-8 CSV with a header.") from None
+    def read() -> Iterator[TableRow]:
+        for record in records.read():
+            cells = {clean(name): value for name, value in record.value.items()}
+            yield TableRow({name: cells.get(name) for name in names}, record.characters, record.slipped)
 
-    header = [clean(name) for name in next(rows_of_cells(), [])]
-    if not header:
-        raise SelfTrainError(f"{source} is empty; its first line has to name the columns.")
-
-    def read() -> Iterator[tuple[Row, int]]:
-        rows = rows_of_cells()
-        next(rows)
-        for cells in rows:
-            if not cells:  # a blank line is no row
-                continue
-            row: Row = dict.fromkeys(header)
-            row.update(zip(header, cells, strict=False))
-            if len(cells) > len(header):
-                row[RAGGED] = True
-            yield row, sum(map(len, cells))
-
-    return Table(pa.schema([(name, pa.string()) for name in header]), None, read)
+    return Table(schema, rows, read)
 
 
-def _open_jsonl(source: Path) -> Table:
-    def read() -> Iterator[tuple[Row, int]]:
-        with source.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
-            for number, line in enumerate(lines_of(file, source), start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json_of(line, characters=RECORD_CHARACTERS)
-                except ValueError as error:
-                    raise SelfTrainError(f"Line {number} of {source} is not JSON ({error}); each line has to be one object.") from None
-                if not isinstance(row, dict):
-                    raise SelfTrainError(
-                        f"Line {number} of {source} is a {type(row).__name__}; each line has to be one object such as {{'text': '...'}}."
-                    )
-                yield {clean(name): value for name, value in row.items()}, len(line)
-
-    # Lines may differ in their keys and types, and a Parquet file wants to know both before its first row: so the file is read twice.
+def _json_types(source: Path, records: Records) -> tuple[dict[str, pa.DataType], int]:
+    """(column -> type, rows): records may differ in their keys and types, and a Parquet file needs both before its first row. So the file is read twice."""
     kinds: dict[str, set[str]] = {}
     rows = 0
-    for row, _ in read():
+    for place, value, _, _ in records.read():
+        if not isinstance(value, dict):
+            raise DataError(f"{place.capitalize()} of {source} is a {type(value).__name__}, not an object such as {{'text': '...'}}.")
         rows += 1
-        for name, value in row.items():
-            long = isinstance(value, int) and not -(2**63) <= value < 2**63
-            kinds.setdefault(name, set()).add("long" if long else type(value).__name__)
+        for name, cell in value.items():
+            long = isinstance(cell, int) and not -(2**63) <= cell < 2**63
+            kinds.setdefault(clean(name), set()).add("long" if long else type(cell).__name__)
         if len(kinds) > COLUMNS:
-            raise SelfTrainError(f"{source} has more than {COLUMNS:,} different keys in its first {rows:,} objects; leave some out.")
+            raise DataError(f"{source} has more than {COLUMNS:,} different keys in its first {rows:,} objects; leave some out.")
     if not rows:
-        raise SelfTrainError(f"{source} is empty; each line has to be one JSON object.")
-    schema = pa.schema([(name, _parquet_type(kind)) for name, kind in kinds.items()])
-
-    def shaped() -> Iterator[tuple[Row, int]]:
-        return (({name: row.get(name) for name in schema.names}, characters) for row, characters in read())
-
-    return Table(schema, rows, shaped)
+        raise DataError(f"{source} is empty; pass a file with one object a row.")
+    return {name: _parquet_type(kind) for name, kind in kinds.items()}, rows
 
 
 def _parquet_type(kinds: set[str]) -> pa.DataType:
@@ -172,7 +155,7 @@ def _open_parquet(source: Path) -> Table:
         raise too_many_rows(source, opened.rows)
     schema = opened.schema.remove_metadata()
 
-    def read() -> Iterator[tuple[Row, int]]:
+    def read() -> Iterator[TableRow]:
         shared: dict[Any, Any] = {}
         batches = opened.batches(most=BATCH_ROWS)
         while True:
@@ -185,8 +168,8 @@ def _open_parquet(source: Path) -> Table:
             for cells in zip(*columns, strict=True):
                 characters = sum(len(cell) for cell in cells if isinstance(cell, str | bytes))
                 if characters > CELL_BYTES:
-                    raise SelfTrainError(f"{source} has a row of {characters / 1e6:,.0f} MB, more than {CELL_BYTES / 1e6:,.0f}; leave it out.")
-                yield dict(zip(schema.names, cells, strict=True)), max(characters, least)
+                    raise DataError(f"{source} has a row of {characters / 1e6:,.0f} MB, more than {CELL_BYTES / 1e6:,.0f}; leave it out.")
+                yield TableRow(dict(zip(schema.names, cells, strict=True)), max(characters, least))
 
     return Table(schema, opened.rows, read)
 
@@ -201,14 +184,14 @@ class Writer(Protocol):
 
     def __exit__(self, *error: object) -> None: ...
 
-    def write(self, rows: list[Row]) -> None:
+    def write(self, rows: list[dict[str, Any]]) -> None:
         """Append rows."""
 
 
 class _ToCsv:
-    def __init__(self, file: Path, schema: pa.Schema) -> None:
+    def __init__(self, file: Path, schema: pa.Schema, delimiter: str = ",") -> None:
         self._file = file.open("w", encoding="utf-8", newline="")
-        self._writer = csv.DictWriter(self._file, schema.names)
+        self._writer = csv.DictWriter(self._file, schema.names, delimiter=delimiter)
         self._writer.writeheader()
 
     def __enter__(self) -> _ToCsv:
@@ -217,7 +200,7 @@ class _ToCsv:
     def __exit__(self, *error: object) -> None:
         self._file.close()
 
-    def write(self, rows: list[Row]) -> None:
+    def write(self, rows: list[dict[str, Any]]) -> None:
         self._writer.writerows({name: _json(value) if isinstance(value, list | dict) else value for name, value in row.items()} for row in rows)
 
 
@@ -231,7 +214,7 @@ class _ToJsonl:
     def __exit__(self, *error: object) -> None:
         self._file.close()
 
-    def write(self, rows: list[Row]) -> None:
+    def write(self, rows: list[dict[str, Any]]) -> None:
         self._file.writelines(f"{_json(row)}\n" for row in rows)
 
 
@@ -246,7 +229,7 @@ class _ToParquet:
     def __exit__(self, *error: object) -> None:
         self._writer.close()
 
-    def write(self, rows: list[Row]) -> None:
+    def write(self, rows: list[dict[str, Any]]) -> None:
         columns = []
         for field in self._schema:
             values = [row.get(field.name) for row in rows]
@@ -271,5 +254,9 @@ def _finite(value: Any) -> Any:
     return clean(value)
 
 
-_OPEN: dict[str, Callable[[Path], Table]] = {".csv": _open_csv, ".jsonl": _open_jsonl, ".parquet": _open_parquet}
-_WRITE: dict[str, Callable[[Path, pa.Schema], Writer]] = {".csv": _ToCsv, ".jsonl": _ToJsonl, ".parquet": _ToParquet}
+_WRITERS: dict[str, Callable[[Path, pa.Schema], Writer]] = {
+    ".csv": _ToCsv,
+    ".tsv": partial(_ToCsv, delimiter="\t"),
+    ".jsonl": _ToJsonl,
+    ".parquet": _ToParquet,
+}

@@ -1,6 +1,12 @@
-"""Files that are there whole or not at all: written beside their place, synced to the disk, renamed, and the folder synced.
+"""Files and folders that are there whole or not at all, and whether they can be written: found out by writing, before the work that they are the result of.
 
-After a kill, a power cut or a full disk a reader finds what was there before, or what is new, and never half of either.
+What is written stands beside its place first, is synced to the disk, and is renamed. After a kill, a power cut or a full disk a reader finds what was there
+before, or what is new, and never half of either.
+
+    replacing, write_whole   a file, from where the caller knows what an error means
+    replacing_folder         the same for a new folder
+    whole_file               a file that a user asked for: every error is one sentence
+    check_file, check_folder, check_writable   before the work
 """
 
 from __future__ import annotations
@@ -9,28 +15,97 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from selftrain.errors import SelfTrainError
+from selftrain.errors import OutputError, SelfTrainError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # the disk takes no more
 # What libraries without error numbers of their own say (safetensors, torch, SQLite under SQLAlchemy under MLflow).
 _FULL_WORDS = ("no space left on device", "os error 28", "file too large", "os error 27", "disk quota exceeded", "disk is full", "file write failed")
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY}
+_FIXES = {
+    errno.ENAMETOOLONG: "shorten the name",
+    errno.EROFS: "set a folder on another disk",
+    errno.EACCES: "set another folder, or change its permissions",
+    errno.EPERM: "set another folder, or change its permissions",
+    errno.ENOTDIR: "a part of the path is a file; set another folder",
+}
+_REFUSED = frozenset({*_FIXES, errno.EISDIR, errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY})
+_PROBE_CHARACTERS = 40  # that the names of unfinished results are longer than those of finished ones
 
 
-def disk_problem(error: BaseException) -> str | None:
-    """What of the disk `error` is about, in a few words; None where it is about something else."""
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return f"the disk is full ({os.strerror(error.errno)})" if error.errno != errno.EFBIG else "the file would be larger than is allowed"
-    words = str(error).lower()
-    if any(known in words for known in _FULL_WORDS):
-        return "the disk is full"
-    if isinstance(error, OSError) and error.errno in _REFUSED:
-        return os.strerror(error.errno)
-    return None
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A path to write to, in the folder of `file`; what it holds at the end of the block takes the place of `file`.
+
+    If the block raises, the file that was there stays, and nothing else is left behind: folders that were made for it are removed.
+    """
+    with _beside(file) as scratch:
+        yield scratch
+        sync(scratch)
+        os.replace(scratch, file)
+    sync(file.parent)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder` to write into; it gets that name at the end of the block, with everything in it synced.
+
+    If the block raises, nothing is left behind.
+
+    Raises:
+        OSError: `folder` is there already and is not empty (ENOTEMPTY), or cannot be written.
+    """
+    with _beside(folder) as scratch:
+        scratch.mkdir()
+        yield scratch
+        sync_tree(scratch)
+        os.replace(scratch, folder)
+    sync(folder.parent)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A free name in the folder of `path`, which is made where it is missing; whatever stands at that name in the end is removed."""
+    made = _make_folders(path.absolute().parent)
+    scratch = path.parent / f".{uuid.uuid4().hex}.tmp"  # no part of the name: one that is nearly too long would become so
+    try:
+        yield scratch
+        made = []
+    finally:
+        with suppress(OSError):
+            if scratch.is_dir():
+                shutil.rmtree(scratch, ignore_errors=True)
+            else:
+                scratch.unlink(missing_ok=True)
+        _remove_folders(made)
+
+
+def write_whole(file: Path, content: str | bytes) -> None:
+    """Write `content` (text as UTF-8) to `file`, whole or not at all."""
+    with replacing(file) as scratch:
+        scratch.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_file(path: Path, parameter: str) -> Iterator[Path]:
+    """`replacing` for a file that a user asked for.
+
+    Args:
+        path: of the file.
+        parameter: that holds it, for the error.
+
+    Raises:
+        OutputError: it cannot be written; inside, every `OSError` counts as that.
+    """
+    try:
+        with replacing(path) as scratch:
+            yield scratch
+    except SelfTrainError:  # a ServiceError and a MissingExtraError are OSErrors or ImportErrors too
+        raise
+    except OSError as error:
+        raise _refused(path, parameter, error) from None
 
 
 @contextmanager
@@ -42,7 +117,7 @@ def explained(path: Path | str, remedy: str = "free some space or fix the folder
         remedy: what the user can do, after a semicolon.
 
     Raises:
-        SelfTrainError: the disk is full, or the path cannot be written to.
+        OutputError: the disk is full, or the path cannot be written to.
     """
     try:
         yield
@@ -52,30 +127,35 @@ def explained(path: Path | str, remedy: str = "free some space or fix the folder
         problem = disk_problem(error)
         if problem is None:
             raise
-        raise SelfTrainError(f"{path} cannot be written: {problem}; {remedy}.") from error
+        raise OutputError(f"{path} cannot be written: {problem}; {remedy}.") from error
 
 
-@contextmanager
-def replacing(file: Path) -> Iterator[Path]:
-    """A path to write to, in the folder of `file`; what it holds at the end of the block takes the place of `file`.
-
-    If the block raises, the file that was there stays and nothing else is left behind.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.parent / f".{uuid.uuid4().hex}.tmp"  # no part of the name: one that is nearly too long would become so
-    try:
-        yield scratch
-        sync(scratch)
-        os.replace(scratch, file)
-    finally:
-        scratch.unlink(missing_ok=True)
-    sync(file.parent)
+def disk_problem(error: BaseException) -> str | None:
+    """What of the disk `error` is about, in a few words; None where it is about something else."""
+    if isinstance(error, OSError) and is_full(error):
+        return f"the disk is full ({os.strerror(error.errno or 0)})" if error.errno != errno.EFBIG else "the file would be larger than is allowed"
+    words = str(error).lower()
+    if any(known in words for known in _FULL_WORDS):
+        return "the disk is full"
+    if isinstance(error, OSError) and error.errno in _REFUSED:
+        return os.strerror(error.errno)
+    return None
 
 
-def write_whole(file: Path, content: str | bytes) -> None:
-    """Write `content` (text as UTF-8) to `file`, whole or not at all."""
-    with replacing(file) as scratch:
-        scratch.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+def is_full(error: OSError) -> bool:
+    """Whether the disk takes no more."""
+    return error.errno in _FULL
+
+
+def is_no_name(error: OSError) -> bool:
+    """Whether a path cannot be one of a file: its name is too long, or it is a link to itself."""
+    return error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
+
+
+def reason(error: OSError) -> str:
+    """Why something cannot be written, in half a sentence that says how to fix it."""
+    said = (error.strerror or str(error) or type(error).__name__).lower()
+    return f"{said}; {'free some space, or set another disk' if is_full(error) else _FIXES.get(error.errno or 0, 'set another path')}"
 
 
 def sync(path: Path) -> None:
@@ -99,31 +179,114 @@ def sync_tree(folder: Path) -> None:
         sync(Path(below))
 
 
+def check_file(path: Path, parameter: str) -> None:
+    """Raise an `OutputError` unless a file can be written at `path`; nothing is left behind.
+
+    Args:
+        path: of the file; one that is there is replaced in the end. Missing folders above it are made when it is written.
+        parameter: that holds it, for the error.
+    """
+    _refuse_links(path, parameter)
+    if path.is_dir():
+        raise OutputError(f"{parameter} must be a file (got the folder {str(path)!r}).", parameter=parameter)
+    if _there(path, parameter) and not path.is_file():
+        raise OutputError(f"{parameter} must be a plain file (got {str(path)!r}, which is none); set another.", parameter=parameter)
+    _probe(path, parameter)
+
+
+def check_folder(path: Path, parameter: str) -> None:
+    """Raise an `OutputError` unless a new folder can be written at `path`; what may be in one that is there already is the caller's to say.
+
+    Args:
+        path: of the folder.
+        parameter: that holds it, for the error.
+    """
+    _refuse_links(path, parameter)
+    if _there(path, parameter) and not path.is_dir():
+        raise OutputError(f"{parameter} must be a new folder (got the file {str(path)!r}).", parameter=parameter)
+    _probe(path, parameter)
+
+
 def check_writable(folder: Path, name: str) -> None:
-    """Make `folder` and a file in it, before anything long starts, and take both away again; a folder that was there stays.
+    """Make `folder` and a file in it, before anything long starts, and remove both; a folder that was there stays.
 
     Args:
         folder: where something is going to be written.
         name: what the folder is, for the sentence, e.g. "the folder of the runs (output)".
 
     Raises:
-        SelfTrainError: it cannot be written to.
+        OutputError: it cannot be written to.
     """
-    missing = folder.absolute()
-    made: list[Path] = []
-    while not missing.exists():
-        made.append(missing)
-        missing = missing.parent
     with explained(folder, f"{name} must be a folder that can be written to: free some space, fix its permissions, or set another"):
+        made = _make_folders(folder.absolute())
+        probe = folder / f".{uuid.uuid4().hex}.tmp"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f".{uuid.uuid4().hex}.tmp"
-            try:
-                probe.write_bytes(b"\0" * 4096)
-                sync(probe)
-            finally:
-                probe.unlink(missing_ok=True)
+            probe.write_bytes(b"\0" * 4096)
+            sync(probe)
         finally:
-            for one in made:
-                if one.is_dir() and not any(one.iterdir()):
-                    shutil.rmtree(one, ignore_errors=True)
+            with suppress(OSError):
+                probe.unlink(missing_ok=True)
+            _remove_folders(made)
+
+
+def _there(path: Path, parameter: str) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError) as error:
+        raise _refused(path, parameter, error) from None
+
+
+def _refuse_links(path: Path, parameter: str) -> None:
+    # A link would be replaced, and not the file that it leads to, which is not what a user means.
+    try:
+        link = path.is_symlink()
+    except (OSError, ValueError) as error:
+        raise _refused(path, parameter, error) from None
+    if link:
+        raise OutputError(f"{parameter} must not be a link (got {str(path)!r}); set what it leads to, or another path.", parameter=parameter)
+
+
+def _probe(path: Path, parameter: str) -> None:
+    """Make and remove what the result will be, under a name as long as the longest that is used; folders that were missing are missing again."""
+    made: list[Path] = []
+    home = path.absolute()
+    try:
+        made = _make_folders(home.parent)
+        probe = home.parent / f".{home.name}.{str(os.getpid()).rjust(_PROBE_CHARACTERS, 'x')}"
+        with probe.open("xb"):
+            pass
+        probe.unlink()
+    except (OSError, ValueError) as error:
+        raise _refused(path, parameter, error) from None
+    finally:
+        _remove_folders(made)
+
+
+def _make_folders(folder: Path) -> list[Path]:
+    """Make `folder` and those above it that are missing; returns them, or makes none."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    made: list[Path] = []
+    try:
+        for one in reversed(missing):
+            one.mkdir(exist_ok=True)  # another process may have made it in the meantime
+            made.append(one)
+        if not missing and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    except OSError:
+        _remove_folders(made)
+        raise
+    return made
+
+
+def _remove_folders(made: Sequence[Path]) -> None:
+    for folder in reversed(made):
+        with suppress(OSError):  # somebody else has put something there
+            folder.rmdir()
+
+
+def _refused(path: Path, parameter: str, error: OSError | ValueError) -> OutputError:
+    why = reason(error) if isinstance(error, OSError) else f"{error}; set another path"
+    return OutputError(f"{parameter} cannot be written (got {str(path)[:300]!r}): {why}.", parameter=parameter)

@@ -34,7 +34,7 @@ class Journal:
         """Append a line; when this returns, the disk has it.
 
         Raises:
-            SelfTrainError: the disk is full, or the file cannot be written.
+            OutputError: the disk is full, or the file cannot be written.
         """
         line = json.dumps(dict(entry), ensure_ascii=False).encode() + b"\n"
         with explained(self._file, "free some space; what was finished before is kept, and --resume goes on from there"):

@@ -30,7 +30,7 @@ _BRACKET_OR_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTA
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader that takes a key that comes twice for a mistake, and a date for the text that it is."""
+    """PyYAML's safe loader that refuses a key that comes twice, and reads a date as text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -54,7 +54,7 @@ def yaml_of(text: str) -> Any:
     """The value that a YAML document stands for.
 
     Raises:
-        ValueError: it is no YAML, holds an anchor, an alias or a tag, a key twice, half of a surrogate pair, a number of more than 100 digits, is nested
+        ValueError: it is not YAML, holds an anchor, an alias or a tag, a key twice, half of a surrogate pair, a number of more than 100 digits, is nested
             more than 32 levels deep, or too large.
     """
     if len(text) > YAML_CHARACTERS:
@@ -92,12 +92,12 @@ def _check_events(text: str) -> None:
 
 def _check_scalar(event: yaml.ScalarEvent, resolver: _Loader) -> None:
     if _SURROGATE.search(event.value):
-        raise ValueError(f"{_line(event)} holds half of a surrogate pair, which is no character")
+        raise ValueError(f"{_line(event)} holds half of a surrogate pair, which is not a character")
     kind = resolver.resolve(yaml.ScalarNode, event.value, (True, False)) if event.implicit[0] else None
     if kind in _NUMBERS and len(event.value) > DIGITS:
         raise ValueError(f"{_line(event)} holds a number of {len(event.value):,} digits, more than {DIGITS}")
     if kind == _NUMBERS[1] and not math.isfinite(resolver.construct_yaml_float(yaml.ScalarNode(kind, event.value))):
-        raise ValueError(f"{_line(event)} holds {event.value}, and every number of ours is finite")
+        raise ValueError(f"{_line(event)} holds {event.value}, and numbers must be finite")
 
 
 def _line(event: yaml.Event) -> str:
@@ -116,7 +116,7 @@ def json_of(text: str, *, characters: int = JSON_CHARACTERS) -> Any:
         characters: that it may have at most. A value takes up to 25 times the memory of its text: an empty list is written with three characters.
 
     Raises:
-        ValueError: it is no JSON (`json.JSONDecodeError`), holds a key twice in one object, an integer of more than 4,300 digits, is nested more than 100 levels
+        ValueError: it is not JSON (`json.JSONDecodeError`), holds a key twice in one object, an integer of more than 4,300 digits, is nested more than 100 levels
             deep, or too large.
     """
     if len(text) > characters:
@@ -133,7 +133,7 @@ def json_items(text: str, *, characters: int) -> Iterator[tuple[Any, int]]:
         characters: of an item at most.
 
     Raises:
-        ValueError: as `json_of`; or the document is no list.
+        ValueError: as `json_of`; or the document is not a list.
     """
     check_depth(text, characters)
     at = _behind(text, 0, "[", "Expecting a list")

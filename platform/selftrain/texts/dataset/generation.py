@@ -23,8 +23,7 @@ from selftrain.data.catalogue import CATALOGUE
 from selftrain.data.classes import check_class_names, describe, words_of
 from selftrain.data.corpus import Corpus, Documents, Label
 from selftrain.errors import ConfigError, OutputError, nearest
-from selftrain.files.durable import check_writable, sync, sync_tree
-from selftrain.files.outputs import check_folder
+from selftrain.files.durable import check_folder, check_writable, sync, sync_tree
 from selftrain.files.parsing import json_of
 from selftrain.models.sources import fingerprint, language_model_folder
 from selftrain.texts.cache import TextCache
