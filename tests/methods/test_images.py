@@ -14,7 +14,7 @@ from selftrain.data.corpus import Documents
 from selftrain.data.images import image_id
 from selftrain.data.texts import no_texts
 from selftrain.errors import SelfTrainError
-from selftrain.models.images import ImageEncoder
+from selftrain.models.cnn import ImageEncoder
 from selftrain.training.loop import train
 
 FAMILY = ["ns3l", "ssc", "seal", "cross_entropy", "pseudo_label", "pi_model", "mean_teacher", "vat", "mixmatch", "fixmatch"]

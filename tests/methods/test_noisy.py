@@ -18,7 +18,7 @@ from selftrain.errors import SelfTrainError
 from selftrain.methods.noisy_labels.noisy import epoch_order
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.frozen import HeadEncoder
+from selftrain.models.head import HeadEncoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -17,7 +17,7 @@ from selftrain.errors import SelfTrainError
 from selftrain.methods.candidate_labels.plcr import negative_candidates
 from selftrain.methods.losses import agreed_labels, candidate_likelihood, consistency
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.frozen import HeadEncoder
+from selftrain.models.head import HeadEncoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -24,7 +24,7 @@ from selftrain.methods.soft_labels.seal import (
     top_k_cross_entropy,
 )
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.frozen import HeadEncoder
+from selftrain.models.head import HeadEncoder
 from selftrain.training.loop import train
 
 

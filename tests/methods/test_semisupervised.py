@@ -14,7 +14,7 @@ from selftrain.errors import SelfTrainError
 from selftrain.methods.few_labels.ns3l import choose_negatives
 from selftrain.methods.semisupervised import SemiSupervised
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.frozen import HeadEncoder
+from selftrain.models.head import HeadEncoder
 from selftrain.training.loop import train
 
 FAMILY = [

@@ -27,7 +27,7 @@ from selftrain.methods.noisy_labels.sungen import (
 )
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.frozen import HeadEncoder
+from selftrain.models.head import HeadEncoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -18,7 +18,7 @@ from selftrain.data.texts import no_texts
 from selftrain.errors import SelfTrainError
 from selftrain.methods.zero_shot.selection import batch_of
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.frozen import HeadEncoder
+from selftrain.models.head import HeadEncoder
 from selftrain.training.loop import train
 
 SHORT = {

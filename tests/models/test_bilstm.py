@@ -14,7 +14,7 @@ from selftrain.errors import SelfTrainError
 from selftrain.methods.bilevel import Net, directional, gradient, meta_gradient, parameters_of
 from selftrain.methods.losses import reverse_cross_entropy
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
-from selftrain.models.opening import is_light, open_encoder
+from selftrain.models.open import is_light, open_encoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -110,7 +110,7 @@ def test_it_is_opened_by_its_name_with_the_vocabulary_of_the_corpus(corpus):
     found = open_encoder(config, corpus)
     assert isinstance(found, BiLSTMEncoder) and found.light and is_light(config) and not found.normalize and not found.frozen
     assert found.dimensions == 6 and found.backbone[0].emb_layer.weight.shape == (6, 2)
-    with pytest.raises(SelfTrainError, match=r"bilstm starts from random weights.*set model\.train: full"):
+    with pytest.raises(SelfTrainError, match=r"model\.train must be 'full'.*bilstm starts from random weights"):
         open_encoder(config.model_copy(update={"train": "head"}), corpus)
 
 

@@ -21,7 +21,7 @@ from selftrain.config import parse
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.errors import SelfTrainError
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.frozen import HeadEncoder
+from selftrain.models.head import HeadEncoder
 from selftrain.models.workers import Workers
 from selftrain.training.loop import train
 

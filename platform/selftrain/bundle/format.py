@@ -33,7 +33,7 @@ from selftrain.errors import SelfTrainError
 from selftrain.files.durable import sync, sync_tree
 from selftrain.files.outputs import reason
 from selftrain.files.parsing import json_of
-from selftrain.models.folders import read_document, without_code
+from selftrain.models.allowlist import read_document, without_code
 
 FORMAT = 1
 _CARD_CHARACTERS = 16 << 20

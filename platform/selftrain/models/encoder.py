@@ -1,7 +1,7 @@
 """The small model f(x): what an encoder is to a method, and the sentence encoder, trained and served alike.
 
 `TextEncoder` wraps a `sentence_transformers.SentenceTransformer`, so that whatever opens there can be trained here, and what is trained here opens there.
-models/opening.py makes the encoder that an experiment names.
+models/open.py makes the encoder that an experiment names.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Encoder(torch.nn.Module):
     continuous: ClassVar[bool] = False
     couples: ClassVar[bool] = False  # whether, while training, an embedding depends on the other documents of its pass (batch normalisation)
     light: ClassVar[bool] = False  # whether it trains in the driver in less time than Ray takes to start
-    default_rate: ClassVar[float] = 5e-5  # learning rate, where the experiment names none
+    default_rate: ClassVar[float] = 5e-5  # learning rate, where the experiment sets none
 
     @property
     @abstractmethod
@@ -72,7 +72,7 @@ class Encoder(torch.nn.Module):
 
 
 class TextEncoder(Encoder):
-    """f(x) of GenCo's equation 1: texts in, embeddings out; all of its weights are trained (models/frozen.py trains a head instead).
+    """f(x) of GenCo's equation 1: texts in, embeddings out; all of its weights are trained (models/head.py trains a head instead).
 
     Args:
         backbone: the encoder; its weights are trained in place.
