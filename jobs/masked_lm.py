@@ -31,8 +31,8 @@ from transformers.utils import logging
 from selftrain.config import load
 from selftrain.data.loading import load_corpus
 from selftrain.errors import SelfTrainError
+from selftrain.models.locate import BILSTM, IMAGE_ENCODERS, encoder_folder, fingerprint
 from selftrain.models.masked import logits_at
-from selftrain.models.sources import BILSTM, IMAGE_ENCODERS, encoder_folder, fingerprint
 
 BATCH = 32
 KEPT_ASIDE = 500  # documents that the loss is measured on; a tenth of all where these are fewer

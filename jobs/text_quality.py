@@ -24,7 +24,7 @@ from selftrain.data.supervision import grant
 from selftrain.errors import ConfigError, SelfTrainError
 from selftrain.evaluation.diversity import correctness, self_bleu
 from selftrain.methods.noisy_labels.sungen import SunGen, inclusion_probabilities, relative_weights
-from selftrain.models.opening import open_encoder
+from selftrain.models.open import open_encoder
 
 
 def rows(method: SunGen, judge: Classifier, class_names: Sequence[str], count: int, seed: int) -> list[tuple[str, float, float]]:

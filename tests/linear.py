@@ -36,7 +36,7 @@ TEXTS = (
 Net = list[torch.Tensor]  # W [5, 5], b [5], C [L, 5], c [L]
 
 
-class LinearEncoder(Encoder):
+class ResidualEncoder(Encoder):
     """See the module's docstring; the layer starts where `seed` says, away from zero."""
 
     tensors = True
@@ -91,9 +91,9 @@ def corpus_of(classes: int = 3, texts: Sequence[str] = TEXTS, **more: Any) -> Co
 
 
 def build(corpus: Corpus, name: str, *, seed: int = 0, encoder: Encoder | None = None, **options: Any) -> Any:
-    """The method around a `LinearEncoder`; torch's random numbers start anew, so that nets of several methods start alike."""
+    """The method around a `ResidualEncoder`; torch's random numbers start anew, so that nets of several methods start alike."""
     torch.manual_seed(7)
-    return methods.build(parse({"method": {"name": name, **options}}), corpus, encoder or LinearEncoder(), seed=seed)
+    return methods.build(parse({"method": {"name": name, **options}}), corpus, encoder or ResidualEncoder(), seed=seed)
 
 
 def steps_of(method: Method, rounds: int | None = None) -> list[dict[str, float]]:

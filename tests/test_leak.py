@@ -18,7 +18,7 @@ from selftrain.data.loading import load_corpus
 from selftrain.data.splits import hash_order
 from selftrain.data.supervision import grant
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.frozen import HeadEncoder
+from selftrain.models.head import HeadEncoder
 from selftrain.training.loop import train
 
 WORDS = [

@@ -24,7 +24,7 @@ import psutil
 
 from selftrain.config import Experiment
 from selftrain.errors import SelfTrainError
-from selftrain.models.sources import BILSTM, ENCODER, IMAGE_ENCODERS, LANGUAGE_MODEL, cache_folder, encoder_folder, language_model_folder
+from selftrain.models.locate import BILSTM, ENCODER, IMAGE_ENCODERS, LANGUAGE_MODEL, cache_folder, encoder_folder, language_model_folder
 from selftrain.runtime.cluster import needs
 from selftrain.texts.engines.vllm import ENGINE_GB
 from selftrain.tracking import check_tracking, tracking_uri

@@ -16,7 +16,7 @@ from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel, no_texts
 from selftrain.errors import SelfTrainError
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.opening import open_encoder
+from selftrain.models.open import open_encoder
 from selftrain.training.loop import train
 
 
@@ -139,7 +139,7 @@ class _language_model:
         self.corpus = corpus
 
     def __enter__(self) -> TextChannel:
-        from selftrain.models.sources import fingerprint, language_model_folder
+        from selftrain.models.locate import fingerprint, language_model_folder
         from selftrain.runtime.cluster import needs, session
         from selftrain.texts.channel import RemoteTexts
         from selftrain.texts.engines import engine_needs

@@ -18,7 +18,7 @@ from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import BundleCard, BundleMetrics, installed_versions, model_card, read_card, read_prototypes, write_bundle
 from selftrain.errors import BundleError, OutputError
 from selftrain.models.bilstm import bilstm
-from selftrain.models.frozen import HeadEncoder
+from selftrain.models.head import HeadEncoder
 
 LABELS = ("sport", "tech", "politics")
 NAMES = {one.metadata["Name"] for one in distributions()}

@@ -12,6 +12,7 @@ from by_hand import AdamW, LinearEncoder, embedded, falling, softmax
 
 from selftrain.data.corpus import Corpus, Documents, Label
 from selftrain.errors import SelfTrainError
+from selftrain.methods import method_class, options_of
 from selftrain.methods.base import Method, Options
 from selftrain.models.workers import Workers
 
@@ -36,6 +37,12 @@ class Quadratic(Method):
 
     def step(self, round_, step):
         return {}
+
+
+class Tempered(Quadratic):
+    @property
+    def output_temperature(self):
+        return self.options.tau
 
 
 def corpus():
@@ -136,11 +143,11 @@ def test_word_vectors_alone_are_trained_by_the_fused_optimiser(light, frozen, fu
 def test_the_rate_is_the_option_or_that_of_what_is_trained(given, frozen, rate):
     encoder = LinearEncoder(WORDS)
     encoder.frozen = frozen
-    assert built(encoder=encoder, options=SimpleNamespace(learning_rate=given)).rate(of_head=0.25) == rate
+    assert built(encoder=encoder, options=SimpleNamespace(learning_rate=given)).rate(given, of_head=0.25) == rate
 
 
 def test_label_embeddings_are_the_mean_of_each_class_and_prototypes_are_them_without_gradient():
-    method = built(scale=3.0, options=SimpleNamespace(rounds=0, tau=0.5))
+    method = built(Tempered, scale=3.0, options=SimpleNamespace(rounds=0, tau=0.5))
     w, words = method.encoder.weight.detach(), method.encoder.words
     wanted = torch.stack([(embedded(w, words, f"about {one}") + embedded(w, words, f"news {one} match")) / 2 for one in ("sport", "money", "film")])
     found = method.label_embeddings()
@@ -152,6 +159,28 @@ def test_label_embeddings_are_the_mean_of_each_class_and_prototypes_are_them_wit
     student = method.student()
     assert student.scale == method.output_scale == 6.0
     assert torch.allclose(student.predict(["goal bank"])[0], softmax(6.0 * wanted @ embedded(w, words, "goal bank")), rtol=0, atol=1e-12)
+
+
+def test_the_steps_planned_are_those_of_all_rounds():
+    class Growing(Quadratic):
+        def steps(self, round_):
+            return 10 + round_
+
+    assert built(Growing, options=SimpleNamespace(rounds=3)).steps_planned() == 33
+    assert built(Growing, options=SimpleNamespace(rounds=0)).steps_planned() == 0
+
+
+def test_a_method_trains_unless_its_options_say_otherwise():
+    assert Options().trains
+    assert [options_of({"name": "genco", "rounds": rounds}).trains for rounds in (0, 1)] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["genco", "pesco"])
+def test_steps_that_a_refresh_decides_are_planned_as_if_it_had(name):
+    method = method_class(name)(
+        options=options_of({"name": name, "rounds": 4, "steps_per_round": 7}), corpus=corpus(), encoder=LinearEncoder(WORDS, seed=4)
+    )
+    assert method.steps(0) == 0 and method.steps_planned() == 28
 
 
 def test_without_tau_the_scale_alone_is_reported():
@@ -192,7 +221,7 @@ def test_batch_normalisation_is_for_one_worker():
     encoder = LinearEncoder(WORDS)
     encoder.norm = torch.nn.BatchNorm1d(3)
     assert built(encoder=encoder).encoder is encoder
-    with pytest.raises(SelfTrainError, match=r"batch normalization.*set training\.workers: 1"):
+    with pytest.raises(SelfTrainError, match=r"training\.workers must be 1.*batch normalization.*\(got 2\)"):
         built(encoder=encoder, workers=Workers(0, 2))
     assert built(workers=Workers(0, 2)).workers.size == 2
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from selftrain.methods.losses import confident_cross_entropy, entropy, negative_sampling, supervised_contrastive
+from selftrain.methods.few_labels.ns3l import negative_sampling
+from selftrain.methods.few_labels.vat import entropy
+from selftrain.methods.losses import confident_cross_entropy, supervised_contrastive
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.1, 0.2, 0.3]])
 

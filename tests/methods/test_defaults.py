@@ -169,7 +169,7 @@ def test_an_option_is_taken_up_to_its_ends_and_refused_behind_them(name, option)
 @pytest.mark.parametrize("name", ["genco", "pesco"])
 def test_shares_may_stand_still_but_not_fall(name):
     assert methods.options_of({"name": name, "first_share": 0.3, "last_share": 0.3}).first_share == 0.3
-    with pytest.raises(SelfTrainError, match=r"last_share 0\.2 is below first_share 0\.3"):
+    with pytest.raises(SelfTrainError, match=r"last_share must be at least first_share, 0\.3.*\(got 0\.2\)"):
         methods.options_of({"name": name, "first_share": 0.3, "last_share": 0.2})
 
 

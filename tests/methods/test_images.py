@@ -14,7 +14,7 @@ from selftrain.data.corpus import Documents
 from selftrain.data.images import image_id
 from selftrain.data.texts import no_texts
 from selftrain.errors import SelfTrainError
-from selftrain.models.images import ImageEncoder
+from selftrain.models.cnn import ImageEncoder
 from selftrain.training.loop import train
 
 FAMILY = ["ns3l", "ssc", "seal", "cross_entropy", "pseudo_label", "pi_model", "mean_teacher", "vat", "mixmatch", "fixmatch"]
@@ -52,7 +52,7 @@ def test_the_family_reads_images_and_others_say_that_they_do_not(images):
         methods.check_kind(name, images)
     with pytest.raises(SelfTrainError, match="toy are images, which the method genco does not learn from; choose one of ns3l, ssc, seal"):
         methods.check_kind("genco", images)
-    with pytest.raises(SelfTrainError, match=r"method\.views is 'continuations'"):
+    with pytest.raises(SelfTrainError, match=r"method\.views must be 'edits' for images"):
         built(images, name="ns3l", views="continuations")
 
 

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from selftrain.methods.losses import sharpened_targets, similarity, soft_targets, text_to_generated, text_to_label
+from selftrain.methods.losses import similarity, text_to_generated, text_to_label
+from selftrain.methods.zero_shot.genco import soft_targets
+from selftrain.methods.zero_shot.lotclass import sharpened_targets
 
 
 def softmax(rows):

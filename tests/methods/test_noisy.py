@@ -18,7 +18,7 @@ from selftrain.errors import SelfTrainError
 from selftrain.methods.noisy_labels.noisy import epoch_order
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.frozen import HeadEncoder
+from selftrain.models.head import HeadEncoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -76,9 +76,9 @@ def test_a_full_encoder_is_trained_too(labeled, tmp_path, name):
 
 
 def test_meta_weight_net_says_that_it_needs_a_head(labeled, tmp_path):
-    with pytest.raises(SelfTrainError, match=r"set model\.train: head"):
+    with pytest.raises(SelfTrainError, match=r"model\.train must be 'head'"):
         build(labeled, tmp_path / "e", "meta_weight_net", encoder=TextEncoder)
-    with pytest.raises(SelfTrainError, match=r"validation_share 0\.01 of 24 labeled documents leaves one side empty"):
+    with pytest.raises(SelfTrainError, match=r"validation_share must leave .* \(got 0\.01 of 24 labeled documents\)"):
         build(labeled, tmp_path / "f", "meta_weight_net", validation_share=0.01)
 
 

@@ -14,9 +14,10 @@ from trained import run, tensors
 from selftrain import methods
 from selftrain.config import parse
 from selftrain.errors import SelfTrainError
-from selftrain.methods.losses import agreed_labels, candidate_likelihood, consistency, negative_candidates
+from selftrain.methods.candidate_labels.plcr import negative_candidates
+from selftrain.methods.losses import agreed_labels, candidate_likelihood, consistency
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.frozen import HeadEncoder
+from selftrain.models.head import HeadEncoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -138,7 +139,7 @@ def test_a_full_encoder_is_trained_too(with_sets, tmp_path, name):
 
 
 def test_sets_and_labels_are_not_taken_for_each_other(with_sets, corpus, tmp_path):
-    with pytest.raises(SelfTrainError, match="learns from candidate sets"):
+    with pytest.raises(SelfTrainError, match="needs candidate sets"):
         build(corpus, tmp_path / "a", "cc")
     with pytest.raises(SelfTrainError, match="needs one label a document"):
         build(with_sets, tmp_path / "b", "cross_entropy")

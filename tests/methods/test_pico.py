@@ -13,10 +13,10 @@ from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.corpus import Documents
 from selftrain.data.images import image_id
-from selftrain.methods.losses import pool_contrastive
+from selftrain.methods.candidate_labels.pico import pool_contrastive
+from selftrain.models.cnn import ImageEncoder
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.frozen import HeadEncoder
-from selftrain.models.images import ImageEncoder
+from selftrain.models.head import HeadEncoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,7 +9,7 @@ from selftrain import methods
 from selftrain.config import parse
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.frozen import HeadEncoder
+from selftrain.models.head import HeadEncoder
 
 
 @pytest.fixture

@@ -14,10 +14,17 @@ from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import no_texts
 from selftrain.errors import SelfTrainError
-from selftrain.methods.losses import bidirectional_divergence, distillation, rank_probabilities, top_k_cross_entropy
-from selftrain.methods.soft_labels.seal import LearnedObjective, sgd_step, smooth_leaky_relu
+from selftrain.methods.losses import distillation
+from selftrain.methods.soft_labels.seal import (
+    LearnedObjective,
+    bidirectional_divergence,
+    rank_probabilities,
+    sgd_step,
+    smooth_leaky_relu,
+    top_k_cross_entropy,
+)
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.frozen import HeadEncoder
+from selftrain.models.head import HeadEncoder
 from selftrain.training.loop import train
 
 
@@ -424,7 +431,7 @@ def test_four_classes_take_the_top_k_loss(corpus, tmp_path):
 
 def test_a_full_encoder_is_refused(corpus, tmp_path):
     experiment = parse({"method": {"name": "seal"}})
-    with pytest.raises(SelfTrainError, match=r"model\.train: head"):
+    with pytest.raises(SelfTrainError, match=r"model\.train must be 'head'"):
         methods.build(experiment, with_labels(corpus), TextEncoder(tiny_backbone(tmp_path / "e"), max_tokens=16))
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from selftrain.methods.few_labels.selection import Selection, batch_of, growing_size, most_confident_per_class
+from selftrain.methods.zero_shot.selection import Selection, batch_of, growing_size, most_confident_per_class
 
 
 def select(rows, size):

@@ -13,9 +13,9 @@ from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import no_texts
 from selftrain.errors import SelfTrainError
-from selftrain.methods.losses import customized_soft_labels
+from selftrain.methods.soft_labels.uskd import customized_soft_labels
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.frozen import HeadEncoder
+from selftrain.models.head import HeadEncoder
 
 ALL = [{"name": "tf_kd"}, {"name": "tf_kd", "variant": "reg"}, {"name": "cs_kd"}, {"name": "ps_kd"}, {"name": "dlb"}, {"name": "uskd"}]
 

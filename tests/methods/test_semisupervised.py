@@ -11,10 +11,10 @@ from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import TextRequest, no_texts
 from selftrain.errors import SelfTrainError
-from selftrain.methods.few_labels.selection import choose_negatives
-from selftrain.methods.few_labels.semisupervised import SemiSupervised
+from selftrain.methods.few_labels.ns3l import choose_negatives
+from selftrain.methods.semisupervised import SemiSupervised
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.frozen import HeadEncoder
+from selftrain.models.head import HeadEncoder
 from selftrain.training.loop import train
 
 FAMILY = [
@@ -121,7 +121,7 @@ def test_a_full_encoder_is_trained_too(few, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["vat", "mixmatch"])
 def test_methods_that_change_inputs_need_a_head(few, tmp_path, name):
-    with pytest.raises(SelfTrainError, match=r"model\.train: head"):
+    with pytest.raises(SelfTrainError, match=r"model\.train must be 'head'"):
         built(few, tmp_path / "a", head=False, name=name)
 
 
@@ -131,7 +131,7 @@ def test_labels_are_needed(corpus, tmp_path):
 
 
 def test_a_threshold_of_one_over_the_classes_is_refused_with_the_reason(few, tmp_path):
-    with pytest.raises(SelfTrainError, match="not below 1/2"):
+    with pytest.raises(SelfTrainError, match="must be below 1/2"):
         built(few, tmp_path / "a", name="ns3l", ns3l_threshold=0.5)
 
 

@@ -14,13 +14,20 @@ from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.corpus import Documents
 from selftrain.errors import SelfTrainError
-from selftrain.methods.losses import mean_absolute_error, reverse_cross_entropy
+from selftrain.methods.bilevel import Net, directional, gradient, meta_gradient, parameters_of
+from selftrain.methods.losses import reverse_cross_entropy
 from selftrain.methods.noisy_labels import sungen
-from selftrain.methods.noisy_labels.bilevel import HeadModel, directional, gradient, meta_gradient, weights_of
-from selftrain.methods.noisy_labels.sungen import OUTER_LOSSES, SunGenOptions, inclusion_probabilities, learn_weights, relative_weights
+from selftrain.methods.noisy_labels.sungen import (
+    OUTER_LOSSES,
+    SunGenOptions,
+    inclusion_probabilities,
+    learn_weights,
+    mean_absolute_error,
+    relative_weights,
+)
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.frozen import HeadEncoder
+from selftrain.models.head import HeadEncoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -91,7 +98,7 @@ def head(tmp_path):
     """A head in float64 whose residual layer is no longer zero, with samples."""
     torch.manual_seed(0)
     encoder = HeadEncoder(tiny_backbone(tmp_path / "e"), max_tokens=16)
-    model = HeadModel(encoder, torch.nn.Linear(32, 3)).double()
+    model = Net(encoder, torch.nn.Linear(32, 3)).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.3)
@@ -117,8 +124,8 @@ def test_the_forward_mode_gradient_is_that_of_double_backward(head, outer):
     def loss(logits):
         return OUTER_LOSSES[outer](logits, targets[some])
 
-    found = meta_gradient(model, weights_of(model), rows, targets, weights, loss, rows[some], 0.5)
-    stepped = virtual_step(model, weights_of(model), rows, targets, weights, 0.5)
+    found = meta_gradient(model, parameters_of(model), rows, targets, weights, loss, rows[some], 0.5)
+    stepped = virtual_step(model, parameters_of(model), rows, targets, weights, 0.5)
     (expected,) = torch.autograd.grad(loss(torch.func.functional_call(model, stepped, (rows[some],))), weights)
     assert expected.abs().min() > 0
     assert torch.allclose(found, expected, rtol=1e-5, atol=0)
@@ -126,7 +133,7 @@ def test_the_forward_mode_gradient_is_that_of_double_backward(head, outer):
 
 def test_directional_derivatives_are_inner_products_and_chunks_do_not_matter(head):
     model, rows, targets = head
-    at = weights_of(model)
+    at = parameters_of(model)
     direction = {name: torch.randn_like(value) for name, value in at.items()}
     found = directional(model, at, direction, rows, targets, chunk=5)
     for place in range(12):
@@ -138,7 +145,7 @@ def test_directional_derivatives_are_inner_products_and_chunks_do_not_matter(hea
 
 def test_the_gradient_of_chunks_is_that_of_the_whole(head):
     model, rows, targets = head
-    found = gradient(model, weights_of(model), lambda logits: F.cross_entropy(logits, targets), rows, chunk=5)
+    found = gradient(model, parameters_of(model), lambda logits: F.cross_entropy(logits, targets), rows, chunk=5)
     F.cross_entropy(model(rows), targets).backward()
     assert all(torch.allclose(found[name], parameter.grad, rtol=1e-10, atol=1e-14) for name, parameter in model.named_parameters())
 
@@ -189,7 +196,7 @@ def test_the_outer_loss_may_see_few_samples():
 def test_learning_weights_leaves_the_model_where_it_was():
     rows, targets, _ = flipped(0.1, count=40)
     model = torch.nn.Linear(8, 2)
-    before = weights_of(model)
+    before = parameters_of(model)
     learn_weights(model, rows, targets, SunGenOptions(outer_iterations=2), seed=0)
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
 
@@ -335,7 +342,7 @@ def test_a_bilstm_finds_flipped_labels(corpus, texts_by_class):
 def test_what_cannot_be_done_is_said(corpus, tmp_path):
     with pytest.raises(SelfTrainError, match=r"sungen needs labels, right or wrong; set data\.supervision: all"):
         build(corpus, tmp_path / "a")
-    with pytest.raises(SelfTrainError, match=r"budget is 25, but there are 24 labeled documents"):
+    with pytest.raises(SelfTrainError, match=r"budget must be at most the number of labeled documents, 24 \(got 25\)"):
         build(labeled(corpus), tmp_path / "b", budget=25)
-    with pytest.raises(SelfTrainError, match=r"set model\.train: head"):
+    with pytest.raises(SelfTrainError, match=r"model\.train must be 'head'"):
         methods.build(parse({"method": {"name": "sungen"}}), labeled(corpus), TextEncoder(tiny_backbone(tmp_path / "c"), max_tokens=16))

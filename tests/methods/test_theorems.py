@@ -13,8 +13,9 @@ from tiny import tiny_backbone
 from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import no_texts
-from selftrain.methods.losses import mean_absolute_error, reverse_cross_entropy, similarity, soft_targets, text_to_label
-from selftrain.methods.noisy_labels.sungen import SunGenOptions, learn_weights
+from selftrain.methods.losses import reverse_cross_entropy, similarity, text_to_label
+from selftrain.methods.noisy_labels.sungen import SunGenOptions, learn_weights, mean_absolute_error
+from selftrain.methods.zero_shot.genco import soft_targets
 from selftrain.models.encoder import TextEncoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -16,9 +16,9 @@ from selftrain.config import parse
 from selftrain.data.corpus import Documents, Label, document_id
 from selftrain.data.texts import no_texts
 from selftrain.errors import SelfTrainError
-from selftrain.methods.few_labels.selection import batch_of
+from selftrain.methods.zero_shot.selection import batch_of
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.frozen import HeadEncoder
+from selftrain.models.head import HeadEncoder
 from selftrain.training.loop import train
 
 SHORT = {
@@ -242,10 +242,10 @@ def test_words_and_patterns_that_cannot_work_are_refused(toy, folder):
     assert built(unknown, folder, "ipet", verbalizers={"sport": "match"}).words[0] != built(toy, folder, "ipet").words[0]
     with pytest.raises(SelfTrainError, match="stands for two classes"):
         built(toy, folder, "ipet", verbalizers={"sport": "money"})
-    with pytest.raises(SelfTrainError, match="which is no class"):
+    with pytest.raises(SelfTrainError, match="is not a class"):
         built(toy, folder, "ipet", verbalizers={"sports": "match"})
     for pattern in ("{text}", "{mask} {mask} {text}", "{mask} {text} {name}"):
-        with pytest.raises(SelfTrainError, match="a pattern holds"):
+        with pytest.raises(SelfTrainError, match="a pattern must hold"):
             methods.options_of({"name": "ipet", "patterns": [pattern, "{mask}: {text}"]})
 
 

@@ -11,10 +11,10 @@ from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import BundleCard, write_bundle
 from selftrain.config import parse
 from selftrain.errors import SelfTrainError
+from selftrain.methods.bilevel import Net, directional, gradient, meta_gradient, parameters_of
 from selftrain.methods.losses import reverse_cross_entropy
-from selftrain.methods.noisy_labels.bilevel import HeadModel, directional, gradient, meta_gradient, weights_of
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
-from selftrain.models.opening import is_light, open_encoder
+from selftrain.models.open import is_light, open_encoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -110,7 +110,7 @@ def test_it_is_opened_by_its_name_with_the_vocabulary_of_the_corpus(corpus):
     found = open_encoder(config, corpus)
     assert isinstance(found, BiLSTMEncoder) and found.light and is_light(config) and not found.normalize and not found.frozen
     assert found.dimensions == 6 and found.backbone[0].emb_layer.weight.shape == (6, 2)
-    with pytest.raises(SelfTrainError, match=r"bilstm starts from random weights.*set model\.train: full"):
+    with pytest.raises(SelfTrainError, match=r"model\.train must be 'full'.*bilstm starts from random weights"):
         open_encoder(config.model_copy(update={"train": "head"}), corpus)
 
 
@@ -121,7 +121,7 @@ def test_it_is_opened_by_its_name_with_the_vocabulary_of_the_corpus(corpus):
 def net():
     """In float64, with texts of different lengths, one of them without words."""
     torch.manual_seed(0)
-    model = HeadModel(encoder(), torch.nn.Linear(8, 2)).double()
+    model = Net(encoder(), torch.nn.Linear(8, 2)).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.5)
@@ -139,8 +139,8 @@ def test_the_forward_mode_gradient_is_that_of_double_backward_through_the_virtua
     def loss(logits):
         return outer(logits, targets[some])
 
-    found = meta_gradient(model, weights_of(model), rows, targets, weights, loss, rows[some], rate, virtual=virtual)
-    at = {name: value.requires_grad_(True) for name, value in weights_of(model).items()}
+    found = meta_gradient(model, parameters_of(model), rows, targets, weights, loss, rows[some], rate, virtual=virtual)
+    at = {name: value.requires_grad_(True) for name, value in parameters_of(model).items()}
     losses = F.cross_entropy(torch.func.functional_call(model, at, (rows,)), targets, reduction="none")
     slopes = torch.autograd.grad((weights * losses).sum() / weights.sum().detach(), list(at.values()), create_graph=True)
     stepped = {name: value - rate * slope for (name, value), slope in zip(at.items(), slopes, strict=True)}
@@ -156,7 +156,7 @@ def test_the_forward_mode_gradient_is_that_of_double_backward_through_the_virtua
 def test_texts_of_one_length_differentiate_too(net):
     # torch hands them to another kernel, and in float32 to one without a forward-mode derivative
     model, targets = net[0].float(), torch.tensor([0, 1])
-    at, rows = weights_of(model), torch.tensor([[1, 2, 3], [4, 5, 6]])
+    at, rows = parameters_of(model), torch.tensor([[1, 2, 3], [4, 5, 6]])
     direction = {name: torch.randn_like(value) for name, value in at.items()}
     together = directional(model, at, direction, rows, targets)
     slopes = [gradient(model, at, lambda logits, i=i: F.cross_entropy(logits, targets[i : i + 1]), rows[i : i + 1]) for i in range(2)]
@@ -166,7 +166,7 @@ def test_texts_of_one_length_differentiate_too(net):
 
 def test_directional_derivatives_do_not_depend_on_the_chunks(net):
     model, rows, targets = net
-    at = weights_of(model)
+    at = parameters_of(model)
     direction = {name: torch.randn_like(value) for name, value in at.items()}
     whole, parts = (directional(model, at, direction, rows, targets, chunk=chunk) for chunk in (6, 4))
     assert torch.allclose(whole, parts, rtol=1e-10, atol=0)

@@ -29,7 +29,7 @@ def masked(folder):
 def test_what_cannot_be_used_is_refused_in_a_sentence(folder, tmp_path):
     with pytest.raises(SelfTrainError, match=r"model\.masked_lm is not set"):
         open_masked(ModelConfig())
-    with pytest.raises(SelfTrainError, match=r"set model\.train: full"):
+    with pytest.raises(SelfTrainError, match=r"model\.train must be 'full'"):
         open_masked(ModelConfig(masked_lm=str(folder), train="head"))
     with pytest.raises(SelfTrainError, match=r"model\.masked_lm: no folder"):
         open_masked(ModelConfig(masked_lm=str(tmp_path / "nowhere")))
@@ -94,7 +94,7 @@ def test_a_run_is_refused_before_it_starts_and_takes_ray_where_it_is_not(folder,
     with pytest.raises(SelfTrainError, match=r"model\.masked_lm is not set"):
         prepare(parse(document))
     document["model"] |= {"train": "head", "masked_lm": folder.name}
-    with pytest.raises(SelfTrainError, match=r"set model\.train: full"):
+    with pytest.raises(SelfTrainError, match=r"model\.train must be 'full'"):
         prepare(parse(document))
     document["variants"]["LOTClass"]["model"] = {"train": "full"}
     prepared = prepare(parse(document))

@@ -87,7 +87,7 @@ def test_the_methods_own_conditions_are_checked(document):
         prepare(parse_space(document))
     document["axes"] = {"method.ns3l_threshold": [0.1, 0.5]}
     document["base"]["method"] = {"name": "ns3l"}
-    with pytest.raises(SelfTrainError, match=r"toy at 0\.5 on .*not below 1/2"), pytest.warns(UserWarning, match="two classes"):
+    with pytest.raises(SelfTrainError, match=r"toy at 0\.5 on .*must be below 1/2"), pytest.warns(UserWarning, match="two classes"):
         prepare(parse_space(document))
 
 

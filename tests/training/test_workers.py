@@ -21,7 +21,7 @@ from selftrain.config import parse
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.errors import SelfTrainError
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.frozen import HeadEncoder
+from selftrain.models.head import HeadEncoder
 from selftrain.models.workers import Workers
 from selftrain.training.loop import train
 
@@ -202,7 +202,7 @@ def test_two_workers_take_the_steps_of_one(two, toy, quiet, number, kind):
     one = trained(quiet, toy, name, options, kind, Watching())
     halves = two[0][number, kind, "quiet"]
     if "refused" in one:
-        assert kind == "full" and "set model.train: head" in one["refused"]
+        assert kind == "full" and "model.train must be 'head'" in one["refused"]
         assert halves == one
         return
     assert len(halves["gradients"]) == len(one["gradients"]) > 0
@@ -237,7 +237,7 @@ def test_batch_normalization_is_refused_with_more_than_one_worker(toy, quiet):
     encoder.extra = torch.nn.BatchNorm1d(32)
     experiment = parse({"method": {"name": "cross_entropy", **FEW}})
     methods.build(experiment, seen_by("cross_entropy", toy), encoder, workers=Workers(0, 1))
-    with pytest.raises(SelfTrainError, match=r"batch normalization.*set training\.workers: 1"):
+    with pytest.raises(SelfTrainError, match=r"training\.workers must be 1.*batch normalization"):
         methods.build(experiment, seen_by("cross_entropy", toy), encoder, workers=Workers(0, 2))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from selftrain.errors import BundleError
 from selftrain.files.parsing import json_of
-from selftrain.models.folders import MODULES, check_keys, read_document
+from selftrain.models.allowlist import MODULES, check_keys, read_document
 
 _MB = 1 << 20
 CARD, PROTOTYPES = "selftrain.json", "prototypes.safetensors"

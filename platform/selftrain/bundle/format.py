@@ -32,7 +32,7 @@ from selftrain.bundle.checking import CARD, PROTOTYPES, check_bundle, hashes_of,
 from selftrain.errors import BundleError, OutputError
 from selftrain.files.durable import reason, sync, sync_tree
 from selftrain.files.parsing import json_of
-from selftrain.models.folders import read_document, without_code
+from selftrain.models.allowlist import read_document, without_code
 
 FORMAT = 1
 _CARD_CHARACTERS = 16 << 20

@@ -3,6 +3,9 @@
 The loop (training/loop.py) calls, for every round: `refresh` (new pseudo-labels, new texts wanted), then `steps(round)` times `step`. A method owns its
 optimiser, because two-level methods take inner and outer steps inside one `step`; `update` is the plain single-level case. A method runs in any Python
 process: it imports neither ray nor mlflow nor vllm.
+
+Each method's file opens with its paper, what it computes, what it needs, and what differs from the paper or the released code. `losses.py` opens with an index of
+all equations. Families are folders, by the supervision that they need; what several families share stands beside this file.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from selftrain.data.corpus import Corpus, Kind
 from selftrain.data.texts import TextChannel
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ConfigError
 from selftrain.models.encoder import Encoder
 from selftrain.models.student import Student
 from selftrain.models.workers import Workers
@@ -34,23 +37,32 @@ class Options(BaseModel):
         """Whether training asks the text channel for anything."""
         return False
 
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained; without training every seed gives the same classifier."""
+        return True
+
+
+_Options = Options  # inside of Method, `Options` is the class variable
+
 
 class Method(ABC):
     """One way of training the classifier `argmax_j sim(f(x), f(p_j))` of GenCo's equations 1 and 2."""
 
     name: ClassVar[str]
-    paper: ClassVar[str]
+    paper: ClassVar[str]  # title, authors, year and arXiv number where there is one
     summary: ClassVar[str]
-    supervision: ClassVar[str]  # what data.supervision must grant: none, or labels (of few documents or of all)
+    supervision: ClassVar[str]  # what data.supervision must grant: none, labels (of few documents or of all), or candidates
     kinds: ClassVar[tuple[Kind, ...]] = ("text",)  # of documents that it learns from
-    language_model: ClassVar[str] = "nothing"  # what it wants of the language model
-    masked_lm: ClassVar[bool] = False  # whether model.masked_lm is what it trains, instead of the sentence encoder
+    language_model: ClassVar[str] = "nothing"  # what it asks the language model for
+    masked_lm: ClassVar[bool] = False  # whether it trains model.masked_lm instead of the sentence encoder
     Options: ClassVar[type[Options]]
+    options: _Options  # every class states its own type
 
     def __init__(
         self,
         *,
-        options: Any,
+        options: _Options,
         corpus: Corpus,
         encoder: Encoder,
         workers: Workers = ONE_WORKER,
@@ -59,11 +71,29 @@ class Method(ABC):
         input_samples: int = 1,
         conditional_samples: int = 1,
     ) -> None:
+        """Check the options and keep the parts.
+
+        Args:
+            options: an instance of the class's `Options`.
+            corpus: documents, classes, and the labels that the experiment grants.
+            encoder: is trained in place.
+            workers: the processes that train together.
+            seed: of every draw.
+            scale: factor on the similarity (of cosines; 1 for plain dot products).
+            input_samples: continuations of a document, K of equation 9.
+            conditional_samples: texts of a document on its pseudo-label, M of algorithm 1.
+
+        Raises:
+            ConfigError: an option does not fit the encoder or the workers.
+            DataError: the documents lack what the method learns from.
+        """
         self.check(options, corpus)
         self.options = options
         if workers.size > 1 and any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in encoder.modules()):
-            raise SelfTrainError(
-                "The encoder has batch normalization, and each of several workers would take its statistics from its own part of a batch; set training.workers: 1."
+            raise ConfigError(
+                "training.workers must be 1: the encoder has batch normalization, and each of several workers would take its statistics from its own part of "
+                f"a batch (got {workers.size}).",
+                parameter="training.workers",
             )
         self.corpus = corpus
         self.encoder = encoder
@@ -77,12 +107,13 @@ class Method(ABC):
 
     @classmethod  # noqa: B027  (most methods take any options with any documents)
     def check(cls, options: Any, corpus: Corpus) -> None:
-        """What of `options` cannot be done with the documents and the labels granted of them, in so far as no model is needed to know.
+        """Check, without a model, that `options` can be used with the documents and the granted labels.
 
-        An experiment asks it for all of its rows before the first is trained.
+        An experiment calls it for all of its variants before it trains the first. `options` is an instance of the class's `Options`.
 
         Raises:
-            SelfTrainError: what does not fit, and how to mend it.
+            ConfigError: an option does not fit the documents.
+            DataError: the documents lack what the method learns from.
         """
 
     @property
@@ -93,28 +124,45 @@ class Method(ABC):
     @property
     def wants_texts(self) -> bool:
         """Whether training asks the text channel for anything."""
-        return self.rounds > 0 and bool(self.options.wants_texts)
+        return self.rounds > 0 and self.options.wants_texts
+
+    @property
+    def output_temperature(self) -> float:
+        """Temperature of the probabilities that are reported and served; 1 leaves the similarity as it is."""
+        return 1.0
 
     @property
     def output_scale(self) -> float:
-        """Factor on the similarity in the probabilities that are reported and served: softmax(scale * sim / tau).
+        """Factor on the similarity in the probabilities that are reported and served: softmax(scale * sim / temperature).
 
-        With `tau` that is Q of GenCo's equation 4. P of equation 3 has the same order, but on cosines it never exceeds e^2 / (e^2 + L - 1): as a statement
-        of confidence it says little.
+        With tau as the temperature that is Q of GenCo's equation 4. P of equation 3 has the same order, but on cosines it never exceeds
+        e^2 / (e^2 + L - 1): as a confidence it says little.
         """
-        return self.scale / float(getattr(self.options, "tau", 1.0))
+        return self.scale / self.output_temperature
 
     def texts_wanted(self) -> int:
-        """Upper bound of the texts that training will ask for; what `--dry-run` prints."""
+        """Upper bound of the texts that training will ask for; a dry run prints it."""
         return 0
+
+    def steps_planned(self) -> int:
+        """Steps of all rounds, as far as they are known before the first `refresh`; a dry run prints them."""
+        return sum(self.steps(round_) for round_ in range(self.rounds))
 
     @abstractmethod
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
-        """New pseudo-labels from the present weights, and the texts that go with them; returns figures to report (none of them from true labels)."""
+        """New pseudo-labels from the present weights, and the texts that go with them.
+
+        Args:
+            round_: counted from 0.
+            texts: answers requests for texts of the language model.
+
+        Returns:
+            Numbers to report, none of them from true labels.
+        """
 
     @abstractmethod
     def steps(self, round_: int) -> int:
-        """Steps in the round; known after its `refresh`."""
+        """Steps in the round; exact after its `refresh`."""
 
     @abstractmethod
     def step(self, round_: int, step: int) -> dict[str, float]:
@@ -135,19 +183,25 @@ class Method(ABC):
     def embed(self, texts: Sequence[Any]) -> torch.Tensor:
         """f(x) of a global batch with gradient, `[texts, dimensions]`; this worker computes its own part of it."""
         mine = self.workers.share(texts)
-        # More workers than texts: one that has none embeds the first text and keeps no row of it, so that all take part in the backward pass.
+        # With more workers than texts, one without a text embeds the first and keeps no row of it, so that all take part in the backward pass.
         return self.workers.gather(self.encoder(mine or texts[:1])[: len(mine)], len(texts))
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """What is trained."""
         return list(self.encoder.parameters())
 
-    def rate(self, of_head: float) -> float:
-        """The option `learning_rate`, else what suits what is trained: the encoder's own rate, or `of_head`, since a head hardly moves at that."""
-        return float(self.options.learning_rate or (of_head if self.encoder.frozen else self.encoder.default_rate))
+    def rate(self, given: float | None, *, of_head: float) -> float:
+        """The learning rate: `given`, else the encoder's own, or `of_head` where a head is trained, which hardly moves at the encoder's."""
+        return given or (of_head if self.encoder.frozen else self.encoder.default_rate)
 
     def adamw(self, learning_rate: float, weight_decay: float, total_steps: int) -> None:
-        """AdamW on `parameters`, its rate falling linearly to 0 over the run."""
+        """Start AdamW on `parameters`, with a rate that falls linearly to 0.
+
+        Args:
+            learning_rate: of the first step.
+            weight_decay: times the rate, taken off the weights in every step.
+            total_steps: after which the rate is 0.
+        """
         # Fused where word vectors are trained: one pass over millions of moments instead of ten.
         fused = self.encoder.light and not self.encoder.frozen
         self.optimizer = torch.optim.AdamW(self.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=fused)
@@ -159,12 +213,12 @@ class Method(ABC):
         return torch.stack([part.mean(dim=0) for part in flat.split([len(group) for group in prompts])])
 
     def backward(self, loss: torch.Tensor) -> float:
-        """Add the gradient of `loss` to that of the present step, and free the graph that it came from; returns the loss as a number."""
+        """Add the gradient of `loss` to that of the present step, and free its graph; returns the loss as a number."""
         loss.backward()
         return float(loss.detach())
 
     def update(self, *, clip: float | None = None) -> None:
-        """One optimiser step on what `backward` added up, averaged over the workers; `clip` is the longest that the gradient may be."""
+        """One optimiser step on what `backward` added up, averaged over the workers; a gradient longer than `clip` is shortened to it."""
         assert self.optimizer is not None
         self.workers.average_gradients(self.parameters())
         if clip is not None:
@@ -175,7 +229,7 @@ class Method(ABC):
             self.scheduler.step()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs besides the round's number."""
+        """What a checkpoint holds besides the number of the round."""
         return {
             "encoder": self.encoder.state_dict(),
             "optimizer": self.optimizer.state_dict() if self.optimizer is not None else None,
@@ -183,7 +237,7 @@ class Method(ABC):
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Back to where `state` was taken."""
+        """Continue where `state` was taken."""
         self.encoder.load_state_dict(state["encoder"])
         if self.optimizer is not None and state["optimizer"] is not None:
             self.optimizer.load_state_dict(state["optimizer"])

@@ -1,41 +1,56 @@
-"""The losses of the papers, as pure functions named as there.
+"""The equations of the papers, as pure functions named as there. Numbers in brackets are arXiv's.
 
-Shapes: N texts of a batch, L classes. A score is `sim(f(x), f(p))`, already scaled: equation 3 is then a plain softmax. The papers sum over the batch; here
-every loss is the mean, so that a learning rate does not depend on the batch size.
+    paper                              equation                     function
+    GenCo (2304.11872)                 equation 1                   similarity
+    GenCo                              equation 4                   zero_shot/genco.py: soft_targets
+    GenCo                              equation 5                   text_to_label
+    GenCo                              equation 10                  text_to_generated
+    GenCo                              equation 11                  text_to_label
+    GenCo                              section 3.4                  zero_shot/selection.py: most_confident_per_class
+    GenCo                              section 3.4                  zero_shot/selection.py: growing_size
+    LOTClass (2010.07245)              Q of self-training           zero_shot/lotclass.py: sharpened_targets
+    NS3L (1911.05166)                  algorithm 1                  few_labels/ns3l.py: negative_sampling
+    NS3L                               table 6                      few_labels/ns3l.py: choose_negatives
+    SupCon (2004.11362)                equation 2                   supervised_contrastive
+    FixMatch (2001.07685)              unlabeled loss               confident_cross_entropy
+    EntMin (Grandvalet & Bengio 2004)  conditional entropy          few_labels/vat.py: entropy
+    Hinton et al. (1503.02531)         T^2 KL(teacher || student)   distillation
+    USKD (2303.13005)                  customized soft labels       soft_labels/uskd.py: customized_soft_labels
+    SEAL (ICML 2024)                   equation 3                   soft_labels/seal.py: LearnedObjective
+    SEAL                               equation 13                  soft_labels/seal.py: bidirectional_divergence
+    SEAL                               equation 14                  soft_labels/seal.py: rank_probabilities
+    SEAL                               equation 14                  soft_labels/seal.py: top_k_cross_entropy
+    SEAL                               equation 15                  consistency
+    SEAL                               equation 16                  agreed_labels
+    CC (2007.08929)                    equation 8                   candidate_likelihood
+    PLCR (ICML 2022)                   supervised loss              candidate_labels/plcr.py: negative_candidates
+    PiCO (2201.08984)                  contrastive loss             candidate_labels/pico.py: pool_contrastive
+    SunGen (2205.12679)                section 3.1                  reverse_cross_entropy
+    SunGen                             table 7                      noisy_labels/sungen.py: mean_absolute_error
+    SunGen                             algorithm 1                  noisy_labels/sungen.py: learn_weights
+    SunGen                             equation 11                  bilevel.py: meta_gradient
+    SunGen                             section 3.1                  noisy_labels/sungen.py: inclusion_probabilities
+
+A function without a file is below; one that a single method uses is in that method's file. Shapes: N texts of a batch, L classes. A score is
+`sim(f(x), f(p))`, already scaled: equation 3 of GenCo is then a plain softmax. The papers sum over the batch; here every loss is the mean, so that a learning
+rate does not depend on the batch size.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
 
 def similarity(texts: torch.Tensor, others: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-    """sim of GenCo's equation 1, `[N, M]`: the dot product times `scale` (a cosine where the embeddings have length one)."""
-    return scale * texts @ others.T
-
-
-def soft_targets(scores: torch.Tensor, tau: float) -> torch.Tensor:
-    """Q of GenCo's equation 4, `[N, L]`, without gradient: softmax(scores / tau); tau -> 0 gives one-hot pseudo-labels, tau = 1 gives P itself."""
-    if not 0 < tau <= 1:
-        raise ValueError(f"tau must lie in (0, 1], not {tau}")
-    return F.softmax(scores.detach() / tau, dim=-1)
-
-
-def sharpened_targets(probabilities: torch.Tensor) -> torch.Tensor:
-    """Q of LOTClass's self-training (Meng et al. 2020; Xie et al. 2016), `[N, L]`, without gradient: (p_ij^2 / f_j) normalised over j, f_j = sum_i p_ij.
-
-    Squaring sharpens, and dividing by how often a class is predicted keeps large classes from growing larger. A class that no document gets anything of
-    stays at zero.
+    """sim of GenCo's equation 1, `[N, M]`: the dot product times `scale` (a cosine where the embeddings have length one).
 
     Args:
-        probabilities: P, `[N, L]`, rows that sum to one.
+        texts: embeddings, `[N, D]`.
+        others: embeddings of prompts or of other texts, `[M, D]`.
+        scale: factor of the similarity.
     """
-    p = probabilities.detach()
-    weights = p**2 / p.sum(dim=0).clamp(min=torch.finfo(p.dtype).tiny)
-    return weights / weights.sum(dim=1, keepdim=True)
+    return scale * texts @ others.T
 
 
 def text_to_label(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -81,24 +96,10 @@ def text_to_generated(
     return per_text[counts > 0].mean()
 
 
-def negative_sampling(logits: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
-    """L_NS3L of NS3L's algorithm 1: the mean over the batch of -log(1 - the probability of the negative labels).
-
-    Computed as a difference of log-sums, which is exact where the probability that is left goes to zero (the authors clamp it at 1e-8 instead). A document
-    whose every class is negative gives no loss and no gradient; it is counted in the mean, as are those without negative labels.
-
-    Args:
-        logits: `[N, L]`, with gradient.
-        negatives: mask `[N, L]`, True for the classes that a document is taken not to belong to.
-    """
-    left = logits.masked_fill(negatives, -torch.inf)
-    decided = ~negatives.all(dim=1)
-    safe = torch.where(decided.unsqueeze(1), left, logits)
-    return ((torch.logsumexp(logits, dim=1) - torch.logsumexp(safe, dim=1)) * decided).mean()
-
-
 def supervised_contrastive(embeddings: torch.Tensor, labels: torch.Tensor, temperature: float, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """SupCon over one set of embeddings (Khosla et al. 2020, equation 2), which SSC applies to prototypes, labeled and unlabeled examples together.
+    """SupCon over one set of embeddings (Khosla et al. 2020, arXiv:2004.11362, equation 2).
+
+    SSC applies it to prototypes, labeled and unlabeled examples together.
 
     Args:
         embeddings: of length one, `[N, D]`; similarities are their dot products over `temperature`.
@@ -121,35 +122,8 @@ def supervised_contrastive(embeddings: torch.Tensor, labels: torch.Tensor, tempe
     return (per_anchor * shares).sum() / shares.sum().clamp(min=torch.finfo(per_anchor.dtype).tiny)
 
 
-def pool_contrastive(queries: torch.Tensor, pool: torch.Tensor, positives: torch.Tensor, temperature: float) -> torch.Tensor:
-    """PiCO's contrastive loss (Wang et al. 2022): minus the mean log-share of a query's positives in the pool without itself, the mean over the queries.
-
-    Args:
-        queries: of length one, `[N, D]`, with gradient.
-        pool: of length one, `[M, D]`; its first N rows are the queries themselves.
-        positives: mask `[N, M]`; a query's own place in it does not count.
-        temperature: tau.
-
-    Returns:
-        A number; a query without a positive adds nothing to the mean over the others.
-    """
-    itself = torch.eye(len(queries), len(pool), dtype=torch.bool, device=queries.device)
-    scores = (similarity(queries, pool) / temperature).masked_fill(itself, float("-inf"))
-    log_shares = scores - torch.logsumexp(scores, dim=1, keepdim=True)
-    positives = positives & ~itself
-    counts = positives.sum(dim=1)
-    found = -torch.where(positives, log_shares, 0.0).sum(dim=1) / counts.clamp(min=1)
-    return found.sum() / (counts > 0).sum().clamp(min=1)
-
-
-def entropy(logits: torch.Tensor) -> torch.Tensor:
-    """The mean conditional entropy of the predictions (Grandvalet & Bengio 2004)."""
-    log_probability = F.log_softmax(logits, dim=1)
-    return -(log_probability.exp() * log_probability).sum(dim=1).mean()
-
-
 def confident_cross_entropy(logits: torch.Tensor, guide: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Cross-entropy of `logits` with the classes that `guide` predicts with at least `threshold`; the mean over the whole batch, as FixMatch counts.
+    """The unlabeled loss of FixMatch: cross-entropy of `logits` with the classes that `guide` predicts with at least `threshold`, the mean over the whole batch.
 
     Args:
         logits: `[N, L]`, with gradient.
@@ -161,7 +135,7 @@ def confident_cross_entropy(logits: torch.Tensor, guide: torch.Tensor, threshold
 
 
 def distillation(logits: torch.Tensor, teacher: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """T^2 KL(teacher || student) at temperature T, the mean over the batch (Hinton et al. 2015); no gradient reaches the teacher.
+    """T^2 KL(teacher || student) at temperature T, the mean over the batch (Hinton et al. 2015, arXiv:1503.02531); no gradient reaches the teacher.
 
     T^2 keeps the size of the gradient where T changes.
 
@@ -172,24 +146,6 @@ def distillation(logits: torch.Tensor, teacher: torch.Tensor, temperature: float
     """
     target = F.log_softmax(teacher.detach() / temperature, dim=1)
     return temperature**2 * F.kl_div(F.log_softmax(logits / temperature, dim=1), target, reduction="batchmean", log_target=True)
-
-
-def customized_soft_labels(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The soft labels of USKD (Yang et al. 2023), from the prediction s itself, without gradient.
-
-    Args:
-        logits: `[N, L]`.
-        labels: `[N]`, class indices.
-
-    Returns:
-        Of the label, `[N]`: s_y^2 + 1 - the batch's mean of s_y^2, which is 1 on average. Of the other classes, `[N, L]`: in proportion to 1 / rank, the rank
-        in the whole prediction, with sum one and zero for the label (no other class: all zero).
-    """
-    logits = logits.detach()
-    squares = torch.softmax(logits, dim=1).gather(1, labels.unsqueeze(1)).squeeze(1) ** 2
-    ranks = logits.argsort(dim=1, descending=True, stable=True).argsort(dim=1) + 1
-    zipf = (1.0 / ranks.to(logits)) * (F.one_hot(labels, logits.shape[1]) == 0)
-    return squares + 1.0 - squares.mean(), zipf / zipf.sum(dim=1, keepdim=True).clamp(min=torch.finfo(zipf.dtype).tiny)
 
 
 def candidate_likelihood(logits: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
@@ -203,21 +159,8 @@ def candidate_likelihood(logits: torch.Tensor, candidates: torch.Tensor) -> torc
     return -torch.logsumexp(log_probabilities, dim=1).mean()
 
 
-def negative_candidates(logits: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-    """PLCR's supervised part (Wu et al. 2022): -sum of log(1 - p_j) over the classes that are no candidates, the mean over the batch.
-
-    Args:
-        logits: `[N, L]`, with gradient.
-        candidates: `[N, L]`, as in `candidate_likelihood`.
-    """
-    # log(1 - p_j) is the log of the other classes' sum: no difference of nearly equal numbers.
-    others = logits.unsqueeze(1).expand(-1, logits.shape[1], -1).masked_fill(torch.eye(logits.shape[1], device=logits.device).bool(), float("-inf"))
-    rest = torch.logsumexp(others, dim=2) - torch.logsumexp(logits, dim=1, keepdim=True)
-    return -((candidates == 0) * rest).sum(dim=1).mean()
-
-
 def agreed_labels(logits: torch.Tensor, candidates: torch.Tensor | None = None) -> torch.Tensor:
-    """u of SEAL's equation 16: the geometric mean of the views' predictions, normalised; with `candidates` over these alone (Wu et al. 2022).
+    """u of SEAL's equation 16: the geometric mean of the views' predictions, normalised; with `candidates` over these alone, as in PLCR.
 
     Args:
         logits: `[K, N, L]`, a document's K views.
@@ -233,7 +176,7 @@ def agreed_labels(logits: torch.Tensor, candidates: torch.Tensor | None = None) 
 
 
 def consistency(logits: torch.Tensor, agreed: torch.Tensor) -> torch.Tensor:
-    """Equation 15 of SEAL, and PLCR's regulariser: the sum over K views of KL(u || f(x^k)), the mean over the batch.
+    """SEAL's equation 15, and PLCR's regulariser: the sum over K views of KL(u || f(x^k)), the mean over the batch.
 
     Args:
         logits: `[K, N, L]`.
@@ -243,74 +186,10 @@ def consistency(logits: torch.Tensor, agreed: torch.Tensor) -> torch.Tensor:
     return (agreed * (log_agreed - F.log_softmax(logits, dim=2))).sum(dim=2).mean(dim=1).sum()
 
 
-def bidirectional_divergence(logits: torch.Tensor, others: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """l^pl of SEAL's equation 13, KL(s || f) + KL(f || s), the mean over the batch; gradients reach both sides.
-
-    Args:
-        logits: of f, `[N, L]`.
-        others: logits of the soft pseudo-labels s, `[N, L]`.
-        temperature: of both; the result is multiplied with its square (SEAL's released code; the paper has none, which is 1).
-    """
-    one, two = F.log_softmax(logits / temperature, dim=1), F.log_softmax(others / temperature, dim=1)
-    # The two divergences add up to sum_j (p_j - q_j) (log p_j - log q_j).
-    return temperature**2 * ((one.exp() - two.exp()) * (one - two)).sum(dim=1).mean()
-
-
-def rank_probabilities(scores: torch.Tensor, steepness: float = 2.0) -> torch.Tensor:
-    """Q of SEAL's equation 14, `[N, L, L]`: entry [i, j, k] is the probability that class k has the j-th highest score of row i.
-
-    An odd-even transposition network with L layers sorts each row; a comparison swaps two neighbours to the degree arctan(steepness * difference) / pi + 1/2,
-    the Cauchy distribution (Petersen et al. 2022, Differentiable Top-k Classification Learning). Rows and columns of Q sum to one; steepness -> infinity
-    gives the hard sort.
-
-    Args:
-        scores: `[N, L]`, with gradient.
-        steepness: inverse temperature of a comparison.
-    """
-    count = scores.shape[1]
-    values = scores
-    places = torch.eye(count, dtype=scores.dtype, device=scores.device).expand(len(scores), count, count)
-    for layer in range(count):
-        left = torch.arange(layer % 2, count - 1, 2, device=scores.device)
-        right = left + 1
-        ahead = steepness * (values[:, left] - values[:, right])
-        # arctan(-ahead) + pi / 2 and its rest, both written so that the smaller share keeps its digits: the sum would round to 0 or 1 far out.
-        swap, stay = (torch.atan2(torch.ones_like(ahead), side) / torch.pi for side in (ahead, -ahead))
-        # [N, L, L], the identity but for the neighbours that this layer compares
-        exchange = torch.diag_embed(torch.ones_like(scores).index_fill(1, left, 0.0).index_fill(1, right, 0.0))
-        for rows, columns, share in ((left, left, stay), (right, right, stay), (left, right, swap), (right, left, swap)):
-            exchange = exchange.index_put((torch.arange(len(scores), device=scores.device).unsqueeze(1), rows, columns), share)
-        values = (exchange @ values.unsqueeze(2)).squeeze(2)
-        places = exchange @ places
-    return places
-
-
-def top_k_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, prior: Sequence[float], steepness: float = 2.0) -> torch.Tensor:
-    """l^t of SEAL's equation 14, -log(sum_k P(k) sum_{j <= k} Q_{j, y}), the mean over the batch.
-
-    Args:
-        logits: `[N, L]`, with gradient.
-        labels: y, `[N]`.
-        prior: P(1), P(2), ...: how much it counts that the label is among the first k. Fewer entries than classes: being among all says nothing.
-        steepness: of the sorting network.
-
-    Raises:
-        ValueError: `prior` does not sum to one, or has as many entries as there are classes.
-    """
-    if len(prior) >= logits.shape[1]:
-        raise ValueError(f"the prior has {len(prior)} entries; with {logits.shape[1]} classes at most {logits.shape[1] - 1} say something")
-    if abs(sum(prior) - 1.0) > 1e-6 or min(prior) < 0:
-        raise ValueError(f"the prior must be probabilities that sum to one, not {tuple(prior)}")
-    own = rank_probabilities(logits, steepness).gather(2, labels.view(-1, 1, 1).expand(-1, logits.shape[1], 1)).squeeze(2)  # Q_{j, y}, [N, L]
-    among_first = own.cumsum(dim=1)[:, : len(prior)]
-    found = (among_first * among_first.new_tensor(list(prior))).sum(dim=1)
-    return -found.clamp(min=torch.finfo(found.dtype).tiny).log().mean()
-
-
 def reverse_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, log_zero: float = -10.0) -> torch.Tensor:
-    """RCE of Wang et al. 2019, SunGen's outer loss (section 3.1): -sum_k p_k log q(k), where q is one-hot and log 0 is taken as the constant A.
+    """RCE of Wang et al. 2019 (arXiv:1908.06112), SunGen's outer loss (section 3.1): -sum_k p_k log q(k), q one-hot and log 0 taken as the constant A.
 
-    It is -A (1 - p_y): the same as `mean_absolute_error` but for the factor -A / 2, and bounded, so that a wrong label cannot pull without end.
+    It is -A (1 - p_y), and bounded, so that a wrong label cannot pull without end.
 
     Args:
         logits: `[N, L]`, with gradient.
@@ -323,13 +202,3 @@ def reverse_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, log_zero: 
     others = F.one_hot(labels, logits.shape[1]) == 0
     # The sum over the other classes rather than 1 - p_y, which would lose its digits as p_y nears one.
     return -log_zero * (torch.softmax(logits, dim=1) * others).sum(dim=1).mean()
-
-
-def mean_absolute_error(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """MAE of Ghosh et al. 2017: sum_k |p_k - q(k)| with a one-hot q, which is 2 (1 - p_y); the mean over the batch.
-
-    Args:
-        logits: `[N, L]`, with gradient.
-        labels: `[N]`, class indices.
-    """
-    return (torch.softmax(logits, dim=1) - F.one_hot(labels, logits.shape[1])).abs().sum(dim=1).mean()

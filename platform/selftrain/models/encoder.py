@@ -1,7 +1,7 @@
 """The small model f(x): what an encoder is to a method, and the sentence encoder, trained and served alike.
 
-`TextEncoder` wraps a `sentence_transformers.SentenceTransformer`, so that whatever opens there can be trained here, and what is trained here opens there.
-models/opening.py makes the encoder that an experiment names.
+`TextEncoder` wraps a `sentence_transformers.SentenceTransformer`, so that what opens there can be trained here, and what is trained here opens there.
+models/open.py opens the encoder that an experiment sets.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 
-if TYPE_CHECKING:  # it takes seconds to import, and whoever checks the options of a method does not need it
+if TYPE_CHECKING:  # the import takes seconds, and checking the options of a method does not need it
     from sentence_transformers import SentenceTransformer
 
 
 class Encoder(torch.nn.Module):
-    """Documents in, embeddings out. Its parameters are what is trained, and its `state_dict` what a checkpoint keeps.
+    """Documents in, embeddings out. Its parameters are trained, and a checkpoint keeps its `state_dict`.
 
     An encoder with `tensors` is made of two halves: `inputs` turns documents into one tensor, and `of_inputs` is a function of that tensor and the
     parameters. That is what two-level methods differentiate. Where the tensor is also `continuous`, methods may perturb and mix its rows.
@@ -30,7 +30,7 @@ class Encoder(torch.nn.Module):
     continuous: ClassVar[bool] = False
     couples: ClassVar[bool] = False  # whether, while training, an embedding depends on the other documents of its pass (batch normalisation)
     light: ClassVar[bool] = False  # whether it trains in the driver in less time than Ray takes to start
-    default_rate: ClassVar[float] = 5e-5  # learning rate, where the experiment names none
+    default_rate: ClassVar[float] = 5e-5  # learning rate, where the experiment sets none
 
     @property
     @abstractmethod
@@ -47,7 +47,7 @@ class Encoder(torch.nn.Module):
         """Embeddings `[documents, dimensions]` without gradient or dropout; the mode of the module is left as it was."""
 
     def uncached(self) -> Encoder:
-        """An encoder with the same weights that keeps no embeddings: what classifying documents costs is measured with it."""
+        """An encoder with the same weights and no cache of embeddings, to measure what classifying documents costs."""
         return self
 
     def inputs(self, documents: Sequence[Any]) -> torch.Tensor:
@@ -59,20 +59,20 @@ class Encoder(torch.nn.Module):
         raise NotImplementedError(f"{type(self).__name__} is not made of two halves")
 
     def fixed_statistics(self) -> AbstractContextManager[None]:
-        """Passes in here leave what evaluation uses as it is: running means of batch normalisation, where there are any, stand still."""
+        """A context in which the running means of batch normalisation, which evaluation uses, do not change."""
         return nullcontext()
 
     def fresh(self) -> dict[str, torch.Tensor]:
-        """Parameters by name, as a second network of the same kind starts with them: zero, unless an encoder says otherwise."""
+        """First parameters of a second network of the same kind, by name: zero, unless an encoder overrides it."""
         return {name: torch.zeros_like(value) for name, value in self.named_parameters()}
 
     def lengths(self, documents: Sequence[Any]) -> list[int] | None:
-        """How long the encoder finds each document, where that decides what a batch costs; None where all are alike."""
+        """Length of each document, where it decides what a batch costs; None where all cost the same."""
         return None
 
 
 class TextEncoder(Encoder):
-    """f(x) of GenCo's equation 1: texts in, embeddings out; all of its weights are trained (models/frozen.py trains a head instead).
+    """f(x) of GenCo's equation 1: texts in, embeddings out; all of its weights are trained (models/head.py trains a head instead).
 
     Args:
         backbone: the encoder; its weights are trained in place.

@@ -15,23 +15,30 @@ from transformers import AutoModelForMaskedLM
 from transformers.utils import logging
 
 from selftrain.config import ModelConfig
-from selftrain.errors import SelfTrainError
+from selftrain.errors import BundleError, ConfigError
 from selftrain.models.encoder import TextEncoder
+from selftrain.models.locate import masked_lm_folder
 from selftrain.models.precision import Precision, resolve
-from selftrain.models.sources import masked_lm_folder
 
 INFERENCE_TEXTS = 16  # at once where a probability of every word at every token is made: 16 texts of 64 tokens take 125 MB
 
 
 def check_masked(config: ModelConfig) -> None:
-    """Raise a `SelfTrainError` unless `config` is one that a method with a masked language model can use; nothing is loaded."""
+    """Check, without loading anything, that a method with a masked language model can use `config`.
+
+    Raises:
+        ConfigError: no model is set or found, or a head is to be trained.
+        BundleError: the folder is not a model.
+    """
     if config.masked_lm is None:
-        raise SelfTrainError(
-            "The method needs a masked language model and model.masked_lm is not set; name one (model.masked_lm: bert-base-uncased, or its folder)."
+        raise ConfigError(
+            "model.masked_lm is not set, and the method needs a masked language model; set one (model.masked_lm: bert-base-uncased, or its folder).",
+            parameter="model.masked_lm",
         )
     if config.train != "full":
-        raise SelfTrainError(
-            f"model.train is {config.train!r}, but the method trains the whole masked language model; set model.train: full (a variant may set its own)."
+        raise ConfigError(
+            f"model.train must be 'full', since the method trains the whole masked language model (got {config.train!r}); a variant may set its own.",
+            parameter="model.train",
         )
     masked_lm_folder(config.masked_lm)
 
@@ -47,7 +54,7 @@ class MaskedEncoder(TextEncoder):
         max_tokens, batch_size, precision: as in `TextEncoder`. Embeddings keep their length.
 
     Raises:
-        SelfTrainError: the model has no masked language model's head.
+        BundleError: the model has no masked language model's head.
     """
 
     def __init__(self, source: str, *, device: str = "cpu", max_tokens: int = 64, batch_size: int = 64, precision: Precision = "float32") -> None:
@@ -58,13 +65,13 @@ class MaskedEncoder(TextEncoder):
             model, loading = AutoModelForMaskedLM.from_pretrained(source, output_loading_info=True, trust_remote_code=False)
             body = Transformer(source)
         except ValueError as error:
-            raise SelfTrainError(f"model.masked_lm: {source!r} opens as no masked language model ({str(error).splitlines()[0][:120]}).") from None
+            raise BundleError(f"model.masked_lm: {source!r} does not open as a masked language model ({str(error).splitlines()[0][:120]}).") from None
         finally:
             logging.set_verbosity(verbosity)
         # The output layer is the word embeddings again in most models, and then not stored twice.
         if missing := sorted(key for key in loading["missing_keys"] if ".decoder." not in key):
-            raise SelfTrainError(
-                f"model.masked_lm: {source!r} has no masked language model's head ({missing[0]} and {len(missing) - 1} more weights are missing); name a "
+            raise BundleError(
+                f"model.masked_lm: {source!r} has no masked language model's head ({missing[0]} and {len(missing) - 1} more weights are missing); use a "
                 "model that was saved with one, such as bert-base-uncased."
             )
         size = int(body.get_embedding_dimension())
@@ -157,7 +164,8 @@ def open_masked(config: ModelConfig, *, device: str = "cpu", precision: Precisio
     """The masked language model that `config` names.
 
     Raises:
-        SelfTrainError: none is named, it is not found, or it has no masked language model's head.
+        ConfigError: none is set, or it is not found.
+        BundleError: it has no masked language model's head.
     """
     check_masked(config)
     source = masked_lm_folder(str(config.masked_lm))

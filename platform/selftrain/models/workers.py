@@ -1,4 +1,4 @@
-"""The processes that train together, seen from a method: which part of a batch is mine, and how parts become a whole again.
+"""The processes that train together, as a method sees them: which part of a batch is this process's, and how the parts are put together again.
 
 A contrastive loss couples all examples of a batch, so averaging the gradients of two half batches is not the gradient of the whole. Here every worker
 embeds its part, `gather` puts the parts together with their gradient, and every worker computes the loss of the whole batch.
@@ -46,7 +46,7 @@ class Workers:
     def part(self, total: int) -> tuple[list[int], float]:
         """My rows of a batch whose mean loss is wanted, and the factor on the sum of my rows' losses: averaged gradients are then those of the mean."""
         rows = list(self.share(range(total)))
-        # More workers than rows: one that has none goes through the first one for nothing, so that all take part in the average.
+        # With more workers than rows, one without a row computes the first with a weight of 0, so that all take part in the average.
         return (rows, self.size / total) if rows else ([0], 0.0)
 
     def mean(self, value: float) -> float:
@@ -75,11 +75,20 @@ class Workers:
         return _Gather.apply(padded).transpose(0, 1).reshape(longest * self.size, -1)[:total]
 
     def encode(self, encode: Callable[[Sequence[Item]], torch.Tensor], items: Sequence[Item], dimensions: int) -> torch.Tensor:
-        """`encode(items)` without gradient, the work divided among the workers."""
+        """`encode(items)` without gradient, the work divided among the workers.
+
+        Args:
+            encode: embeddings of some items, `[items, dimensions]`.
+            items: all of them.
+            dimensions: length of an embedding.
+
+        Returns:
+            `[items, dimensions]`.
+        """
         mine = self.share(items)
         if not items:
             return torch.empty(0, dimensions)
-        # One that has no item encodes the first and keeps no row of it: an empty tensor made here would not be on the encoder's device.
+        # A worker without an item encodes the first and keeps no row of it: an empty tensor made here would not be on the encoder's device.
         return self.gather(encode(mine or items[:1])[: len(mine)], len(items)).detach()
 
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -87,7 +96,7 @@ class Workers:
         if self.size == 1:
             return
         for parameter in parameters:
-            # All workers compute the same loss, so a parameter without a gradient (an unused pooler) has none anywhere; a zero would let weight decay at it.
+            # All workers compute the same loss, so a parameter without a gradient (an unused pooler) has none anywhere; a zero would start its weight decay.
             if parameter.grad is not None:
                 dist.all_reduce(parameter.grad)
                 parameter.grad /= self.size

@@ -41,9 +41,9 @@ from selftrain.evaluation.summary import summarise, text_table
 from selftrain.files.durable import check_writable, disk_problem, explained, write_whole
 from selftrain.methods.base import Method
 from selftrain.models.encoder import TextEncoder
+from selftrain.models.locate import IMAGE_ENCODERS, encoder_folder, fingerprint, language_model_folder, masked_lm_folder
 from selftrain.models.masked import check_masked
-from selftrain.models.opening import check_encoder, is_light, located, open_encoder
-from selftrain.models.sources import IMAGE_ENCODERS, encoder_folder, fingerprint, language_model_folder, masked_lm_folder
+from selftrain.models.open import check_encoder, is_light, located, open_encoder
 from selftrain.models.student import Student
 from selftrain.passwords import without_passwords
 from selftrain.runs.labeled import write_labeled

@@ -12,8 +12,8 @@ from selftrain.data.corpus import Corpus, Truth
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import grant
 from selftrain.errors import ConfigError, SelfTrainError
-from selftrain.models.opening import located, open_encoder
-from selftrain.models.sources import language_model_folder
+from selftrain.models.locate import language_model_folder
+from selftrain.models.open import located, open_encoder
 from selftrain.sweeps.results import Results
 from selftrain.sweeps.search import check_search, corners, draw
 from selftrain.sweeps.space import Cell, Setting, Space, parse_space, wants_texts

@@ -23,7 +23,7 @@ from selftrain.config import Experiment
 from selftrain.data.texts import TextChannel, no_texts
 from selftrain.errors import ProcessDied, SelfTrainError
 from selftrain.files.durable import check_writable, explained, write_whole
-from selftrain.models.sources import fingerprint
+from selftrain.models.locate import fingerprint
 from selftrain.passwords import without_passwords
 from selftrain.runs.run import code_version
 from selftrain.runs.stages import Events

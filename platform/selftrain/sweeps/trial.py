@@ -21,7 +21,7 @@ from selftrain.data.texts import TextChannel, continuations
 from selftrain.evaluation.metrics import evaluate
 from selftrain.methods.base import Method
 from selftrain.models.encoder import Encoder, TextEncoder
-from selftrain.models.opening import open_encoder
+from selftrain.models.open import open_encoder
 from selftrain.models.student import Student
 from selftrain.runs.run import Variant
 from selftrain.sweeps.space import Cell, Range, Space

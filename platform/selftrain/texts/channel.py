@@ -17,7 +17,7 @@ from selftrain.config import AugmentConfig
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextRequest
 from selftrain.errors import ProcessDied, SelfTrainError
-from selftrain.models.sources import fingerprint
+from selftrain.models.locate import fingerprint
 from selftrain.runtime.watch import ray_is_lost, why_it_died
 from selftrain.texts.cache import Completion, TextCache
 from selftrain.texts.engines import make_engine

@@ -22,7 +22,7 @@ from selftrain.config import Experiment
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel, TextRequest
 from selftrain.errors import ProcessDied, SelfTrainError
-from selftrain.models.opening import open_encoder
+from selftrain.models.open import open_encoder
 from selftrain.models.workers import Workers
 from selftrain.runtime.memory import trim
 from selftrain.runtime.watch import why_it_died

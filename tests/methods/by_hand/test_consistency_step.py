@@ -7,9 +7,9 @@ from few_labels import LABELED, TEXTS, built, each_changes, follow, mean, toy, w
 from few_labels_equations import VAT, FixMatch, MeanTeacher, MixMatch, Pi, PseudoLabels
 
 from selftrain.data.texts import TextRequest
-from selftrain.methods.few_labels.semisupervised import SemiSupervisedOptions
+from selftrain.methods.few_labels.ns3l import NS3LHostOptions
 
-SHARED = SemiSupervisedOptions.model_fields.keys()
+SHARED = NS3LHostOptions.model_fields.keys()
 
 
 def results_of(name, cases, hand_of, **more):

@@ -6,9 +6,9 @@ import torch
 from few_labels import LABELED, SHORT, TRUTH, ByHand, built, each_changes, follow, toy
 from few_labels_equations import CrossEntropy
 
-from selftrain.methods.few_labels.semisupervised import SemiSupervisedOptions
+from selftrain.methods.few_labels.ns3l import NS3LHostOptions
 
-SHARED = SemiSupervisedOptions.model_fields.keys()
+SHARED = NS3LHostOptions.model_fields.keys()
 T = {"ns3l_threshold": 0.3}  # three classes: below 1/3
 
 

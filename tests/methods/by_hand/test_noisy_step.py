@@ -8,7 +8,7 @@ import torch
 from linear import (
     TEXTS,
     Adam,
-    LinearEncoder,
+    ResidualEncoder,
     assert_equal,
     bags,
     build,
@@ -88,7 +88,7 @@ def test_zerogen_by_hand(options):
     options = {"weight_decay": 0.01} | SMALL | options
     method = build(corpus(), "zerogen", **options)
     net = net_of(method.encoder, method.classifier)
-    rate = options["learning_rate"] or LinearEncoder.default_rate
+    rate = options["learning_rate"] or ResidualEncoder.default_rate
     adamw = Adam(rate, options["weight_decay"], options["epochs"] * -(-7 // options["batch_size"]))
     what = {name: value for name, value in options.items() if name in ("loss", "label_smoothing")}
     expected = []
@@ -277,7 +277,7 @@ def test_a_short_batch_comes_last_and_is_of_the_shortest():
     assert order[4] == 1 and sorted(map(tuple, order[:4].reshape(2, 2).tolist())) == [(0, 2), (4, 3)]
 
 
-class Sized(LinearEncoder):
+class Sized(ResidualEncoder):
     """One that finds texts as long as they are."""
 
     def lengths(self, documents):

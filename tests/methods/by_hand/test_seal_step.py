@@ -8,7 +8,7 @@ import torch
 from linear import (
     TEXTS,
     Adam,
-    LinearEncoder,
+    ResidualEncoder,
     assert_equal,
     bags,
     build,
@@ -392,7 +392,7 @@ def test_h_has_the_papers_units_and_kaimings_spread(monkeypatch):
 
 def test_a_second_encoder_makes_no_difference_to_the_first():
     """f and g are called with parameters handed in: the modules that are trained are f's alone."""
-    encoder = LinearEncoder()
+    encoder = ResidualEncoder()
     method = build(granted(), "seal", encoder=encoder, **FAST)
     before = [value.clone() for value in encoder.parameters()]
     rows = bags(TEXTS[:4])

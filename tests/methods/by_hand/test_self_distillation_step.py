@@ -4,9 +4,9 @@ import numpy as np
 from few_labels import SHORT, built, each_changes, follow, toy
 from few_labels_equations import Classwise, Customized, LastBatch, Progressive, SelfTeacher, TeacherByHand
 
-from selftrain.methods.few_labels.semisupervised import SemiSupervisedOptions
+from selftrain.methods.few_labels.ns3l import NS3LHostOptions
 
-SHARED = SemiSupervisedOptions.model_fields.keys()
+SHARED = NS3LHostOptions.model_fields.keys()
 
 
 def run(name, cases, hand_of, corpus=None):

@@ -6,7 +6,7 @@ from by_hand import softmax
 from few_labels import TEXTS, built, each_changes, follow
 from few_labels_equations import SSC, unit
 
-from selftrain.methods.few_labels.semisupervised import SemiSupervisedOptions
+from selftrain.methods.few_labels.ns3l import NS3LHostOptions
 
 BASE = {"threshold": 0.6, "confidence_temperature": 0.3}
 CASES = [
@@ -29,7 +29,7 @@ def test_ssc(normalize):
     for options in CASES:
         method = built("ssc", normalize=normalize, **options)
         results.append(follow(method, SSC(method)))
-    each_changes("ssc", CASES, results, SemiSupervisedOptions.model_fields.keys())
+    each_changes("ssc", CASES, results, NS3LHostOptions.model_fields.keys())
     assert min(SSC.confident, SSC.unconfident) > 0
 
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from linear import TEXTS, LinearEncoder, assert_equal, build, corpus_of
+from linear import TEXTS, ResidualEncoder, assert_equal, build, corpus_of
 
 from selftrain.data.texts import no_texts
 from selftrain.methods.noisy_labels import sungen
@@ -33,7 +33,7 @@ WITH_SETS = ("seal_partial", "proden", "cc", "cavl", "plcr", "pico")
 
 def built(name, encoder=0):
     corpus = corpus_of(candidates=dict(enumerate(SETS))) if name in WITH_SETS else corpus_of(granted=dict(enumerate(LABELS)))
-    return build(corpus, name, encoder=LinearEncoder(encoder), **OPTIONS[name])
+    return build(corpus, name, encoder=ResidualEncoder(encoder), **OPTIONS[name])
 
 
 def numbers(state):

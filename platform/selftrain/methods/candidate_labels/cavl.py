@@ -1,6 +1,9 @@
-"""CAVL (Zhang et al. 2022): the candidate with the largest class activation value is taken for the label. Baseline of SEAL's table 3.
+"""CAVL: the candidate with the largest class activation value is taken for the label.
 
-The value of class j is |v_j - 1| v_j of its logit v_j. In the first steps, before logits say anything, all candidates count alike.
+Paper: Exploiting Class Activation Value for Partial-Label Learning (Zhang et al. 2022, ICLR).
+Loss: cross-entropy with the candidate of the largest |v_j - 1| v_j, v_j the logit of class j. In the first steps, before logits say anything, all candidates
+count alike.
+Needs: candidate sets.
 """
 
 from __future__ import annotations
@@ -13,8 +16,8 @@ from pydantic import Field
 
 from selftrain.methods.base import Options
 from selftrain.methods.candidate_labels.partial import PartialLabelOptions, PartialLabels
-from selftrain.methods.few_labels.semisupervised import Batch
 from selftrain.methods.losses import text_to_label
+from selftrain.methods.semisupervised import Batch
 
 
 class CAVLOptions(PartialLabelOptions):
@@ -28,9 +31,10 @@ class CAVL(PartialLabels):
     """See the module's docstring."""
 
     name = "cavl"
-    paper = "Zhang et al. 2022, Exploiting Class Activation Value for Partial-Label Learning; baseline of SEAL"
+    paper = "Exploiting Class Activation Value for Partial-Label Learning (Zhang et al. 2022, ICLR); baseline of SEAL"
     summary = "the candidate with the largest class activation value is the label"
     Options: ClassVar[type[Options]] = CAVLOptions
+    options: CAVLOptions
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         candidates = self.candidates_of(batch)

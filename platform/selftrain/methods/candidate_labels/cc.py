@@ -1,4 +1,9 @@
-"""CC, the classifier-consistent method (Feng et al. 2020): the likelihood that the label is one of the candidates. Baseline of SEAL's table 3."""
+"""CC, the classifier-consistent method: the likelihood that the label is one of the candidates.
+
+Paper: Provably Consistent Partial-Label Learning (Feng et al. 2020, arXiv:2007.08929).
+Loss: `candidate_likelihood` (equation 8 with uniform sets).
+Needs: candidate sets.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,8 @@ import torch
 
 from selftrain.methods.base import Options
 from selftrain.methods.candidate_labels.partial import PartialLabelOptions, PartialLabels
-from selftrain.methods.few_labels.semisupervised import Batch
 from selftrain.methods.losses import candidate_likelihood
+from selftrain.methods.semisupervised import Batch
 
 
 class CCOptions(PartialLabelOptions):
@@ -22,9 +27,10 @@ class CC(PartialLabels):
     """See the module's docstring."""
 
     name = "cc"
-    paper = "Feng et al. 2020, Provably Consistent Partial-Label Learning; baseline of SEAL"
+    paper = "Provably Consistent Partial-Label Learning (Feng et al. 2020, arXiv:2007.08929); baseline of SEAL"
     summary = "the likelihood that the label is one of the candidates"
     Options: ClassVar[type[Options]] = CCOptions
+    options: CCOptions
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"cc": candidate_likelihood(logits, self.candidates_of(batch))}

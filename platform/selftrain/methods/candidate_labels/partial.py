@@ -1,6 +1,6 @@
-"""What methods for candidate sets share: every document comes with a set of classes of which one is its label (`data.supervision: candidates`).
+"""What methods for candidate sets share: a document comes with a set of classes, one of which is its label (`data.supervision: candidates`).
 
-Partial-label learning. A linear classifier on the encoder is trained on the documents that have a set; what the method makes of the set is its own file.
+This is partial-label learning. A linear classifier on the encoder is trained on the documents that have a set; a method's file says what it makes of the set.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import torch
 from pydantic import Field
 
 from selftrain.data.corpus import Corpus
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ConfigError, DataError
 from selftrain.methods.base import Options
-from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
+from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
+from selftrain.methods.semisupervised import Batch
 
 
-class PartialLabelOptions(SemiSupervisedOptions):
-    """Options of the whole family."""
+class PartialLabelOptions(NS3LHostOptions):
+    """Options of the family."""
 
     unlabeled_ratio: int = Field(
         1, ge=1, description="documents without their sets to one with its set in a batch (for NS3L's loss, where it is added)"
     )
 
 
-class PartialLabels(SemiSupervised):
+class PartialLabels(NS3LHost):
     """Base of the family; see the module's docstring."""
 
     supervision = "candidates"
@@ -34,10 +35,11 @@ class PartialLabels(SemiSupervised):
     @classmethod
     def check_supervision(cls, options: Any, corpus: Corpus) -> None:
         if not corpus.candidates:
-            raise SelfTrainError(f"The method {cls.name} learns from candidate sets; set data.supervision: candidates (and data.flip_probability).")
+            raise DataError(f"The method {cls.name} needs candidate sets; set data.supervision: candidates (and data.flip_probability).")
         if options.ns3l_negatives in ("exclude_nearest", "furthest"):
-            raise SelfTrainError(
-                f"method.ns3l_negatives: {options.ns3l_negatives} needs documents with one label, and here they have sets; leave it out."
+            raise ConfigError(
+                f"method.ns3l_negatives: {options.ns3l_negatives} needs documents with one label, and here they have sets; leave it out.",
+                parameter="method.ns3l_negatives",
             )
 
     def granted(self) -> Mapping[str, Any]:
@@ -48,7 +50,7 @@ class PartialLabels(SemiSupervised):
         return self.labeled
 
     def candidates_of(self, batch: Batch) -> torch.Tensor:
-        """The sets of the step's documents, `[N, L]`: one for a candidate, zero for any other class."""
+        """The sets of the step's documents, `[N, L]`: 1 for a candidate, 0 for any other class."""
         mask = torch.zeros(len(batch.labeled), len(self.corpus.labels))
         for row, index in enumerate(batch.labeled):
             mask[row, list(self.targets[index])] = 1.0

@@ -1,11 +1,14 @@
-"""PiCO (Wang et al. 2022): contrastive embeddings whose class prototypes say which candidate is the label. Baseline of SEAL's table 3.
+"""PiCO: contrastive embeddings whose class prototypes say which candidate is the label.
 
-A projection of the embedding is drawn to a slowly moving copy's projections of documents that are predicted to be of the same class; every class has a
-prototype, the moving average of such projections; a document's weights move towards the candidate with the nearest prototype, and the classifier learns by
-cross-entropy with these weights. In the first steps the only positive of a document is its own other view (MoCo), and the weights stay uniform.
-
-As in the released code, prototypes take the classifier's best candidate from the first step on. A queue that is not full yet is read as far as it is filled
-(released, it starts as random vectors), and the negatives of the first steps are the batch's other documents too (released: the queue alone).
+Paper: PiCO: Contrastive Label Disambiguation for Partial Label Learning (Wang et al. 2022, arXiv:2201.08984).
+A projection of the embedding is drawn to a slowly moving copy's projections of documents that are predicted to be of the same class (`pool_contrastive`); every
+class has a prototype, the moving average of such projections; a document's weights move towards the candidate with the nearest prototype, and the classifier
+learns by cross-entropy with these weights. In the first steps the only positive of a document is its own other view (MoCo, He et al. 2020, arXiv:1911.05722),
+and the
+weights stay uniform.
+Needs: candidate sets; one strong view.
+Differs: a queue that is not full yet is read as far as it is filled (released, it starts as random vectors), and the negatives of the first steps are the batch's
+other documents too (released: the queue alone). As in the released code, prototypes take the classifier's best candidate from the first step on.
 """
 
 from __future__ import annotations
@@ -20,8 +23,29 @@ from pydantic import Field
 
 from selftrain.methods.base import Options
 from selftrain.methods.candidate_labels.partial import PartialLabelOptions, WeightedCandidates
-from selftrain.methods.few_labels.semisupervised import Batch
-from selftrain.methods.losses import pool_contrastive, text_to_label
+from selftrain.methods.losses import similarity, text_to_label
+from selftrain.methods.semisupervised import Batch
+
+
+def pool_contrastive(queries: torch.Tensor, pool: torch.Tensor, positives: torch.Tensor, temperature: float) -> torch.Tensor:
+    """PiCO's contrastive loss: minus the mean log-share of a query's positives in the pool without itself, the mean over the queries.
+
+    Args:
+        queries: of length one, `[N, D]`, with gradient.
+        pool: of length one, `[M, D]`; its first N rows are the queries themselves.
+        positives: mask `[N, M]`; a query's own place in it does not count.
+        temperature: tau.
+
+    Returns:
+        A number; a query without a positive adds nothing to the mean over the others.
+    """
+    itself = torch.eye(len(queries), len(pool), dtype=torch.bool, device=queries.device)
+    scores = (similarity(queries, pool) / temperature).masked_fill(itself, float("-inf"))
+    log_shares = scores - torch.logsumexp(scores, dim=1, keepdim=True)
+    positives = positives & ~itself
+    counts = positives.sum(dim=1)
+    found = -torch.where(positives, log_shares, 0.0).sum(dim=1) / counts.clamp(min=1)
+    return found.sum() / (counts > 0).sum().clamp(min=1)
 
 
 class PiCOOptions(PartialLabelOptions):
@@ -42,10 +66,11 @@ class PiCO(WeightedCandidates):
     """See the module's docstring. The views are the document itself (the query) and a strong one (the key)."""
 
     name = "pico"
-    paper = "Wang et al. 2022, PiCO: Contrastive Label Disambiguation for Partial Label Learning; baseline of SEAL"
+    paper = "PiCO: Contrastive Label Disambiguation for Partial Label Learning (Wang et al. 2022, arXiv:2201.08984); baseline of SEAL"
     summary = "prototypes of contrastive embeddings choose among the candidates"
     strong_views = 1
     Options: ClassVar[type[Options]] = PiCOOptions
+    options: PiCOOptions
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)

@@ -1,7 +1,9 @@
-"""PLCR (Wu et al. 2022): a document's views agree on a label distribution over its candidates. Baseline of SEAL's table 3; seal_partial.py builds on it.
+"""PLCR: a document's views agree on a label distribution over its candidates. seal_partial.py builds on it.
 
-The loss is -sum of log(1 - p_j) over the classes that are no candidates, plus lambda(t) times equation 15 of SEAL with the distribution that the views agreed
-on when the document was last seen (at first: uniform over its set).
+Paper: Revisiting Consistency Regularization for Deep Partial Label Learning (Wu et al. 2022, ICML).
+Loss: -sum of log(1 - p_j) over the classes that are no candidates (`negative_candidates`), plus lambda(t) times equation 15 of SEAL (`consistency`) with the
+distribution that the views agreed on when the document was last seen (at first: uniform over its set).
+Needs: candidate sets; two strong views.
 """
 
 from __future__ import annotations
@@ -13,8 +15,21 @@ from pydantic import Field
 
 from selftrain.methods.base import Options
 from selftrain.methods.candidate_labels.partial import PartialLabelOptions, WeightedCandidates
-from selftrain.methods.few_labels.semisupervised import Batch
-from selftrain.methods.losses import agreed_labels, consistency, negative_candidates
+from selftrain.methods.losses import agreed_labels, consistency
+from selftrain.methods.semisupervised import Batch
+
+
+def negative_candidates(logits: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    """PLCR's supervised loss: -sum of log(1 - p_j) over the classes that are no candidates, the mean over the batch.
+
+    Args:
+        logits: `[N, L]`, with gradient.
+        candidates: `[N, L]`, as in `candidate_likelihood`.
+    """
+    # log(1 - p_j) is the log of the other classes' sum: no difference of nearly equal numbers.
+    others = logits.unsqueeze(1).expand(-1, logits.shape[1], -1).masked_fill(torch.eye(logits.shape[1], device=logits.device).bool(), float("-inf"))
+    rest = torch.logsumexp(others, dim=2) - torch.logsumexp(logits, dim=1, keepdim=True)
+    return -((candidates == 0) * rest).sum(dim=1).mean()
 
 
 class PLCROptions(PartialLabelOptions):
@@ -29,10 +44,11 @@ class PLCR(WeightedCandidates):
     """See the module's docstring. The views are the document itself and two strong ones."""
 
     name = "plcr"
-    paper = "Wu et al. 2022, Revisiting Consistency Regularization for Deep Partial Label Learning; baseline of SEAL"
+    paper = "Revisiting Consistency Regularization for Deep Partial Label Learning (Wu et al. 2022, ICML); baseline of SEAL"
     summary = "views of a document agree on a distribution over its candidates"
     strong_views = 2
     Options: ClassVar[type[Options]] = PLCROptions
+    options: PLCROptions
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         candidates = self.candidates_of(batch)

@@ -1,4 +1,9 @@
-"""PRODEN (Lv et al. 2020): the candidates' weights are the classifier's own, ever newer predictions. Baseline of SEAL's table 3."""
+"""PRODEN: the candidates' weights are the classifier's own, ever newer predictions.
+
+Paper: Progressive Identification of True Labels for Partial-Label Learning (Lv et al. 2020, arXiv:2002.08053).
+Loss: cross-entropy with the weights that the document's last step left (algorithm 1), uniform over the set at first.
+Needs: candidate sets.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,8 @@ import torch
 
 from selftrain.methods.base import Options
 from selftrain.methods.candidate_labels.partial import PartialLabelOptions, WeightedCandidates
-from selftrain.methods.few_labels.semisupervised import Batch
 from selftrain.methods.losses import text_to_label
+from selftrain.methods.semisupervised import Batch
 
 
 class PRODENOptions(PartialLabelOptions):
@@ -22,9 +27,10 @@ class PRODEN(WeightedCandidates):
     """See the module's docstring. A document's weights are those that its last step left, as in the paper's algorithm 1."""
 
     name = "proden"
-    paper = "Lv et al. 2020, Progressive Identification of True Labels for Partial-Label Learning; baseline of SEAL"
+    paper = "Progressive Identification of True Labels for Partial-Label Learning (Lv et al. 2020, arXiv:2002.08053); baseline of SEAL"
     summary = "candidates weighted by the classifier's last prediction"
     Options: ClassVar[type[Options]] = PRODENOptions
+    options: PRODENOptions
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         loss = text_to_label(logits, self.weights[batch.labeled])

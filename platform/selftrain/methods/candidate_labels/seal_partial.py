@@ -1,7 +1,11 @@
-"""SEAL for candidate sets (section 3.4 and table 3 of its paper): the task loss is that a document's views agree (equations 15 and 16).
+"""SEAL for candidate sets: the task loss is that a document's views agree.
 
-The paper changes the task loss and says no more. Here the label vector l that h and equation 1 get is the indicator of the set; cross-entropy on a set is the
-likelihood of the set (it is the usual one where the set has one class); and a soft pseudo-label is g's prediction normalised over the set.
+Paper: Aligned Objective for Soft-Pseudo-Label Generation in Supervised Learning (Xu et al. 2024, ICML), section 3.4 and table 3.
+Task loss: equation 15 (`consistency`) with u of equation 16 (`agreed_labels`). The paper changes the task loss and says no more. Here the label vector that h and
+equation 1 get is the indicator of the set; cross-entropy on a set is the likelihood of the set (the usual one where the set has one class); and a soft
+pseudo-label is g's prediction, normalised over the set.
+Needs: candidate sets; two strong views; images, or a head on frozen embeddings (`model.train: head`).
+Differs: the released form for sets is another one (f learns by PLCR's loss, g starts anew from f in every epoch) and is not offered.
 """
 
 from __future__ import annotations
@@ -13,8 +17,8 @@ from pydantic import Field
 
 from selftrain.methods.base import Options
 from selftrain.methods.candidate_labels.partial import PartialLabels
-from selftrain.methods.few_labels.semisupervised import Batch
 from selftrain.methods.losses import agreed_labels, candidate_likelihood, consistency
+from selftrain.methods.semisupervised import Batch
 from selftrain.methods.soft_labels.seal import SEAL, Parameters, SEALOptions
 
 
@@ -40,6 +44,7 @@ class SEALPartial(PartialLabels, SEAL):
     summary = "SEAL for candidate sets: h is judged by how well a document's views agree"
     strong_views = 2
     Options: ClassVar[type[Options]] = SEALPartialOptions
+    options: SEALPartialOptions
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)

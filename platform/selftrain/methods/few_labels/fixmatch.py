@@ -1,4 +1,10 @@
-"""FixMatch (Sohn et al. 2020): a confident prediction on the weak view is the label of the strong one. Baseline of SSC, with SimCLR on the rest as an option."""
+"""FixMatch: a confident prediction on the weak view is the label of the strong one.
+
+Paper: FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence (Sohn et al. 2020, arXiv:2001.07685).
+Loss: cross-entropy of the strong view with the weak view's class where its probability reaches the threshold, the mean over all unlabeled documents. With
+`simclr_weight` the other documents' strong views go into SimCLR (Chen et al. 2020, arXiv:2002.05709), as in SSC's ablation.
+Needs: labels of a few documents; one strong view, two with `simclr_weight`.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +15,12 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from selftrain.methods.base import Options
-from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
+from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import confident_cross_entropy, supervised_contrastive
+from selftrain.methods.semisupervised import Batch
 
 
-class FixMatchOptions(SemiSupervisedOptions):
+class FixMatchOptions(NS3LHostOptions):
     """Options of FixMatch."""
 
     name: Literal["fixmatch"] = "fixmatch"
@@ -23,15 +30,16 @@ class FixMatchOptions(SemiSupervisedOptions):
     temperature: float = Field(0.1, gt=0, description="of SimCLR")
 
 
-class FixMatch(SemiSupervised):
+class FixMatch(NS3LHost):
     """See the module's docstring."""
 
     name = "fixmatch"
-    paper = "Sohn et al. 2020, FixMatch; baseline of SSC"
+    paper = "FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence (Sohn et al. 2020, arXiv:2001.07685); baseline of SSC"
     summary = "a confident prediction on the weak view is the label of the strong view"
     strong_views = 2
     one_pass = True
     Options: ClassVar[type[Options]] = FixMatchOptions
+    options: FixMatchOptions
 
     @property
     def compared_views(self) -> int:

@@ -1,4 +1,11 @@
-"""Mean teacher (Tarvainen & Valpola 2017): the student agrees, on a strong view, with the moving average of its own weights. Baseline of NS3L."""
+"""Mean teacher: the student agrees, on a strong view, with the moving average of its own weights.
+
+Paper: Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised deep learning results (Tarvainen & Valpola 2017,
+arXiv:1703.01780).
+Loss: the mean squared difference of the student's and the teacher's probabilities.
+Needs: labels of a few documents; one strong view.
+Settings: decay and weight are those of NS3L's experiments (Oliver et al. 2018, arXiv:1804.09170). The teacher is evaluated and served.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +17,12 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from selftrain.methods.base import Options
-from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
+from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
+from selftrain.methods.semisupervised import Batch
 from selftrain.models.student import Student
 
 
-class MeanTeacherOptions(SemiSupervisedOptions):
+class MeanTeacherOptions(NS3LHostOptions):
     """Options of mean teacher."""
 
     name: Literal["mean_teacher"] = "mean_teacher"
@@ -22,15 +30,19 @@ class MeanTeacherOptions(SemiSupervisedOptions):
     weight: float = Field(8.0, ge=0, description="of the mean squared difference of probabilities (Oliver et al. 2018)")
 
 
-class MeanTeacher(SemiSupervised):
+class MeanTeacher(NS3LHost):
     """See the module's docstring. The teacher is what is evaluated and served."""
 
     name = "mean_teacher"
-    paper = "Tarvainen & Valpola 2017, Mean teachers; baseline of NS3L"
+    paper = (
+        "Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised deep learning results "
+        "(Tarvainen & Valpola 2017, arXiv:1703.01780); baseline of NS3L"
+    )
     summary = "the student agrees with a moving average of itself"
     strong_views = 1
     image_views = "weak"
     Options: ClassVar[type[Options]] = MeanTeacherOptions
+    options: MeanTeacherOptions
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)

@@ -1,7 +1,10 @@
-"""MixMatch (Berthelot et al. 2019): guessed, sharpened labels and mixed-up documents. Baseline of NS3L.
+"""MixMatch: guessed, sharpened labels and mixed-up documents.
 
-Images are mixed as they are. Text cannot be mixed, so the frozen embeddings that the head gets are (`model.train: head`), as Guo et al. 2019 do. With
-`ns3l_weight` the negative labels come from the mixed, sharpened guesses of the mixed unlabeled documents, as NS3L's section 4 says.
+Paper: MixMatch: A Holistic Approach to Semi-Supervised Learning (Berthelot et al. 2019, arXiv:1905.02249).
+Loss: cross-entropy on the mixed labeled documents, and the squared difference of probabilities and guessed labels on the mixed unlabeled ones.
+Needs: labels of a few documents; two weak views; images, or a head on frozen embeddings (`model.train: head`).
+Differs: text cannot be mixed, so the embeddings that the head gets are mixed (Guo et al. 2019, arXiv:1905.08941); images are mixed as they are. With
+`ns3l_weight` the negative labels come from the mixed, sharpened guesses of the mixed unlabeled documents, as in NS3L's section 4.
 """
 
 from __future__ import annotations
@@ -13,13 +16,14 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from selftrain.data.corpus import Corpus
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ConfigError
 from selftrain.methods.base import Options
-from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
+from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import text_to_label
+from selftrain.methods.semisupervised import Batch
 
 
-class MixMatchOptions(SemiSupervisedOptions):
+class MixMatchOptions(NS3LHostOptions):
     """Options of MixMatch."""
 
     name: Literal["mixmatch"] = "mixmatch"
@@ -29,27 +33,32 @@ class MixMatchOptions(SemiSupervisedOptions):
     unlabeled_ratio: int = Field(1, ge=1, description="unlabeled documents a labeled one in a batch")
 
 
-class MixMatch(SemiSupervised):
+class MixMatch(NS3LHost):
     """See the module's docstring."""
 
     name = "mixmatch"
-    paper = "Berthelot et al. 2019, MixMatch; baseline of NS3L"
+    paper = "MixMatch: A Holistic Approach to Semi-Supervised Learning (Berthelot et al. 2019, arXiv:1905.02249); baseline of NS3L"
     summary = "guessed and sharpened labels on mixed-up embeddings"
     strong_views = 2
     image_views = "weak"
     Options: ClassVar[type[Options]] = MixMatchOptions
+    options: MixMatchOptions
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
         if not self.encoder.continuous:
-            raise SelfTrainError("The method mixmatch mixes the embeddings that a head gets; set model.train: head.")
+            raise ConfigError("model.train must be 'head': the method mixmatch mixes the embeddings that a head gets.", parameter="model.train")
         self._mixed: tuple[torch.Tensor, torch.Tensor] | None = None  # logits and targets of the mixed unlabeled rows of the step
 
     @classmethod
     def check(cls, options: MixMatchOptions, corpus: Corpus) -> None:
         super().check(options, corpus)
         if options.ns3l_weight and options.ns3l_negatives != "threshold":
-            raise SelfTrainError("With mixmatch, NS3L's negative labels come from the guessed labels; set method.ns3l_negatives: threshold.")
+            raise ConfigError(
+                "method.ns3l_negatives must be 'threshold' with mixmatch: NS3L's negative labels come from the guessed labels "
+                f"(got {options.ns3l_negatives!r}).",
+                parameter="method.ns3l_negatives",
+            )
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         classes = len(self.corpus.labels)

@@ -1,4 +1,10 @@
-"""The Pi model (Laine & Aila 2017): two views of a document get the same probabilities. Baseline of NS3L."""
+"""The Pi model: two views of a document get the same probabilities.
+
+Paper: Temporal Ensembling for Semi-Supervised Learning (Laine & Aila 2017, arXiv:1610.02242).
+Loss: the mean squared difference of the probabilities of two views; the gradient goes through one of them.
+Needs: labels of a few documents; one strong view.
+Settings: the weight, and the gradient through one view, are those of NS3L's experiments (Oliver et al. 2018, arXiv:1804.09170).
+"""
 
 from __future__ import annotations
 
@@ -9,25 +15,27 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from selftrain.methods.base import Options
-from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
+from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
+from selftrain.methods.semisupervised import Batch
 
 
-class PiModelOptions(SemiSupervisedOptions):
+class PiModelOptions(NS3LHostOptions):
     """Options of the Pi model."""
 
     name: Literal["pi_model"] = "pi_model"
     weight: float = Field(20.0, ge=0, description="of the mean squared difference of probabilities (Oliver et al. 2018)")
 
 
-class PiModel(SemiSupervised):
+class PiModel(NS3LHost):
     """See the module's docstring."""
 
     name = "pi_model"
-    paper = "Laine & Aila 2017, Temporal Ensembling; baseline of NS3L"
+    paper = "Temporal Ensembling for Semi-Supervised Learning (Laine & Aila 2017, arXiv:1610.02242); baseline of NS3L"
     summary = "two views of a document get the same probabilities"
     strong_views = 1
     image_views = "weak"
     Options: ClassVar[type[Options]] = PiModelOptions
+    options: PiModelOptions
 
     def unlabeled_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
         other = torch.softmax(self.logits(batch.strong[0]), dim=1)

@@ -1,11 +1,12 @@
-"""SSC: one contrastive loss for labeled, confident and unconfident examples (Gauffre et al. 2024).
+"""SSC: one contrastive loss for labeled, confident and unconfident examples.
 
+Paper: A Unified Contrastive Loss for Self-Training (Gauffre et al. 2024, arXiv:2409.07292).
 Class prototypes are trained weights in the embedding space. The probability of a class is the softmax of the weak view's cosines with the prototypes; where it
-is confident, both strong views get that pseudo-label, and otherwise a label of their own, so that each is the other's only positive. One SupCon loss over
-prototypes, labeled documents and both strong views does all the training; there is no cross-entropy.
-
-The confidence threshold is the paper's; that the temperature of the probabilities (0.08 on cosines) differs from the one of the loss (0.1), and the weight 0.2
-of unconfident anchors, are taken from the authors' code, of which the paper is silent.
+is confident, both strong views get that pseudo-label, and otherwise a label of their own, so that each is the other's only positive. One SupCon loss
+(`supervised_contrastive`) over prototypes, labeled documents and both strong views does all the training; there is no cross-entropy.
+Needs: labels of a few documents; two strong views.
+Differs: the threshold is the paper's. It says nothing of the temperature of the probabilities (0.08 on cosines), the temperature of the loss (0.1) and the weight
+of unconfident anchors (0.2); these are the released code's. There, a moving average of the weights is evaluated; here, the last weights are.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from selftrain.methods.base import Options
-from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
+from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import supervised_contrastive
+from selftrain.methods.semisupervised import Batch
 from selftrain.models.student import Student
 
 
-class SSCOptions(SemiSupervisedOptions):
+class SSCOptions(NS3LHostOptions):
     """Options of SSC."""
 
     name: Literal["ssc"] = "ssc"
@@ -48,15 +50,16 @@ class Prototypes(torch.nn.Module):
         return F.normalize(embeddings, dim=1) @ self.normalized().T
 
 
-class SSC(SemiSupervised):
+class SSC(NS3LHost):
     """See the module's docstring."""
 
     name = "ssc"
-    paper = "Gauffre et al. 2024, A Unified Contrastive Loss for Self-Training"
+    paper = "A Unified Contrastive Loss for Self-Training (Gauffre et al. 2024, arXiv:2409.07292)"
     summary = "one contrastive loss over prototypes, labeled, confident and unconfident documents, and no cross-entropy"
     strong_views = 2
     one_pass = True
     Options: ClassVar[type[Options]] = SSCOptions
+    options: SSCOptions
 
     def make_classifier(self) -> torch.nn.Module:
         return Prototypes(len(self.corpus.labels), self.encoder.dimensions)

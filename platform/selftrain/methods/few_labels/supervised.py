@@ -1,6 +1,9 @@
-"""The bound that zero-shot methods are measured against: the same encoder and the same loss, trained on true labels (GenCo table 2, Supervised).
+"""The bound that zero-shot methods are measured against: the same encoder and the same loss, trained on true labels.
 
-It is equation 6 of GenCo, the limit tau -> 0 of equation 5, with the granted labels in place of pseudo-labels. It needs `data.supervision: all`.
+Paper: Generation-driven Contrastive Self-training for Zero-shot Text Classification with Instruction-following LLM (Zhang, Wang & Yang 2023,
+arXiv:2304.11872), the row Supervised of table 2.
+Loss: equation 6, the limit tau -> 0 of equation 5, with the granted labels in place of pseudo-labels.
+Needs: labels of all documents (`data.supervision: all`), or of some.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from pydantic import Field
 
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
-from selftrain.errors import SelfTrainError
+from selftrain.errors import DataError
 from selftrain.methods.base import Method, Options
 from selftrain.methods.losses import similarity, text_to_label
 
@@ -34,16 +37,20 @@ class Supervised(Method):
     """See the module's docstring. A round is an epoch."""
 
     name = "supervised"
-    paper = "the upper bound of Zhang et al. 2023, table 2"
+    paper = (
+        "Generation-driven Contrastive Self-training for Zero-shot Text Classification with Instruction-following LLM "
+        "(Zhang, Wang & Yang 2023, arXiv:2304.11872)"
+    )
     summary = "the same encoder trained on all true labels: what a zero-shot method is measured against"
     supervision = "labels"
     Options: ClassVar[type[Options]] = SupervisedOptions
+    options: SupervisedOptions
 
     @classmethod
     def check(cls, options: SupervisedOptions, corpus: Corpus) -> None:
         if not corpus.granted:
-            raise SelfTrainError(
-                "The method supervised needs labels; set data.supervision: all (or few), and name the column with data.label_column if the source is a file."
+            raise DataError(
+                "The method supervised needs labels; set data.supervision: all (or few), and data.label_column where the source is a file."
             )
 
     def __init__(self, **common: Any) -> None:
@@ -55,17 +62,21 @@ class Supervised(Method):
         ]
         self.texts = [text for text, _ in pairs]
         self.targets = F.one_hot(torch.tensor([label for _, label in pairs]), len(self.corpus.labels)).float()
-        self.adamw(self.rate(of_head=3e-3), self.options.weight_decay, self.rounds * self.steps(0))
+        self.adamw(self.rate(self.options.learning_rate, of_head=3e-3), self.options.weight_decay, self.rounds * self.steps(0))
+
+    @property
+    def output_temperature(self) -> float:
+        return self.options.tau
 
     @property
     def rounds(self) -> int:
-        return int(self.options.epochs)
+        return self.options.epochs
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         return {"labeled": float(len(self.texts))}
 
     def steps(self, round_: int) -> int:
-        return -(-len(self.texts) // int(self.options.batch_size))
+        return -(-len(self.texts) // self.options.batch_size)
 
     def step(self, round_: int, step: int) -> dict[str, float]:
         order = np.random.default_rng([self.seed, round_]).permutation(len(self.texts))

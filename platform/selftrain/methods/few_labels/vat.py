@@ -1,7 +1,11 @@
-"""Virtual adversarial training (Miyato et al. 2018), with entropy minimisation and pseudo-labeling as options. Baseline of NS3L.
+"""Virtual adversarial training: probabilities stay the same in the direction in which they would change most.
 
-The perturbation is added to the pixels of an image. On text it is added to the input embeddings: here to the frozen embedding that a trained head gets
-(`model.train: head`).
+Paper: Virtual Adversarial Training: A Regularization Method for Supervised and Semi-Supervised Learning (Miyato et al. 2018, arXiv:1704.03976).
+Loss: KL of the predictions at x and at x + r_adv (equations 5 and 8); r_adv by power iteration. Options add the entropy of the predictions (EntMin: Semi-
+supervised
+Learning by Entropy Minimization, Grandvalet & Bengio 2004) and pseudo-labeling (NS3L's table 2).
+Needs: labels of a few documents; images, or a head on frozen embeddings (`model.train: head`).
+Differs: on text the paper perturbs the input embeddings; here the frozen embedding that the head gets is perturbed. Of an image the pixels are.
 """
 
 from __future__ import annotations
@@ -12,13 +16,20 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ConfigError
 from selftrain.methods.base import Options
-from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
-from selftrain.methods.losses import confident_cross_entropy, entropy
+from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
+from selftrain.methods.losses import confident_cross_entropy
+from selftrain.methods.semisupervised import Batch
 
 
-class VATOptions(SemiSupervisedOptions):
+def entropy(logits: torch.Tensor) -> torch.Tensor:
+    """The mean conditional entropy of the predictions, which EntMin minimises (Grandvalet & Bengio 2004)."""
+    log_probability = F.log_softmax(logits, dim=1)
+    return -(log_probability.exp() * log_probability).sum(dim=1).mean()
+
+
+class VATOptions(NS3LHostOptions):
     """Options of VAT."""
 
     name: Literal["vat"] = "vat"
@@ -33,18 +44,22 @@ class VATOptions(SemiSupervisedOptions):
     pseudo_threshold: float = Field(0.95, ge=0, le=1, description="smallest probability of a pseudo-label")
 
 
-class VAT(SemiSupervised):
+class VAT(NS3LHost):
     """See the module's docstring."""
 
     name = "vat"
-    paper = "Miyato et al. 2018, Virtual Adversarial Training; baseline of NS3L"
+    paper = (
+        "Virtual Adversarial Training: A Regularization Method for Supervised and Semi-Supervised Learning "
+        "(Miyato et al. 2018, arXiv:1704.03976); baseline of NS3L"
+    )
     summary = "probabilities stay the same in the direction in which they would change most (entropy minimisation and pseudo-labels as options)"
     Options: ClassVar[type[Options]] = VATOptions
+    options: VATOptions
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
         if not self.encoder.continuous:
-            raise SelfTrainError("The method vat perturbs the embedding that a head gets; set model.train: head.")
+            raise ConfigError("model.train must be 'head': the method vat perturbs the embedding that a head gets.", parameter="model.train")
 
     def unlabeled_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
         options = self.options
@@ -56,9 +71,9 @@ class VAT(SemiSupervised):
         return losses
 
     def _smoothness(self, batch: Batch) -> torch.Tensor:
-        """KL of the predictions at x and at x + r_adv, the mean over the batch (equations 5 and 8 of Miyato et al.)."""
+        """KL of the predictions at x and at x + r_adv, the mean over the batch (equations 5 and 8)."""
         rows = self.encoder.inputs(batch.texts)
-        # The difference at a tiny perturbation must be that of the perturbation: the pass holds the documents that the first one held.
+        # The difference at a tiny perturbation must come from the perturbation alone, so the pass holds the same documents as the first one.
         beside = self.encoder.inputs(batch.labeled_views) if self.encoder.couples else rows[:0]
         target = torch.softmax(batch.weak_logits.detach(), dim=1)
         noise = torch.from_numpy(batch.rng.standard_normal(tuple(rows.shape))).to(rows)

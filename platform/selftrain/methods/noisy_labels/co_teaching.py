@@ -1,6 +1,9 @@
-"""Co-teaching (Han et al. 2018): two networks, each trained on the texts of a batch whose loss is small to the other. Baseline of SunGen (table 3).
+"""Co-teaching: two networks, each trained on the texts of a batch whose loss is small to the other.
 
-Networks learn right labels before wrong ones, so a small loss is a sign of a right one; that the other network chooses keeps one's own errors from growing.
+Paper: Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy Labels (Han et al. 2018, arXiv:1804.06872); in SunGen's table 3.
+Networks learn right labels before wrong ones, so a small loss is a sign of a right one; since the other network chooses, a network's own errors do not grow.
+Loss: cross-entropy on the share R(T) of a batch (algorithm 1).
+Needs: a label for every document, right or wrong.
 """
 
 from __future__ import annotations
@@ -28,9 +31,10 @@ class CoTeaching(NoisyLabels):
     """See the module's docstring. Both start at the same encoder and differ in their classifier; the first is what is evaluated and served."""
 
     name = "co_teaching"
-    paper = "Han et al. 2018, Co-teaching; baseline of SunGen"
+    paper = "Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy Labels (Han et al. 2018, arXiv:1804.06872); baseline of SunGen"
     summary = "two networks, each trained on what has a small loss to the other"
     Options: ClassVar[type[Options]] = CoTeachingOptions
+    options: CoTeachingOptions
 
     def __init__(self, **common: Any) -> None:
         self.peer_encoder: torch.nn.Module | None = None

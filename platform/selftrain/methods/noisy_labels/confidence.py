@@ -1,6 +1,9 @@
-"""Confidence filtering (Swayamdipta et al. 2020, as SunGen's table 3 uses it): train once, keep the texts whose label was most probable, train again.
+"""Confidence filtering: train once, keep the texts whose label was most probable, train again.
 
-Confidence is the mean over the first training's epochs of the probability that the model gives the label of a text (SunGen appendix F.2).
+Paper: Dataset Cartography: Mapping and Diagnosing Datasets with Training Dynamics (Swayamdipta et al. 2020, arXiv:2009.10795); as used in
+SunGen's table 3. Confidence is the mean over the first training's epochs of the probability that the model gives the label of a text (SunGen appendix F.2).
+Loss: cross-entropy, in both trainings.
+Needs: a label for every document, right or wrong.
 """
 
 from __future__ import annotations
@@ -28,9 +31,12 @@ class Confidence(NoisyLabels):
     """See the module's docstring. The first half of the rounds is the training that measures confidence, the second the one that counts."""
 
     name = "confidence"
-    paper = "Swayamdipta et al. 2020, Dataset Cartography; baseline of SunGen"
+    paper = (
+        "Dataset Cartography: Mapping and Diagnosing Datasets with Training Dynamics (Swayamdipta et al. 2020, arXiv:2009.10795); baseline of SunGen"
+    )
     summary = "train, keep the texts whose label was most probable on average, train again on them"
     Options: ClassVar[type[Options]] = ConfidenceOptions
+    options: ConfidenceOptions
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
@@ -39,10 +45,10 @@ class Confidence(NoisyLabels):
 
     @property
     def rounds(self) -> int:
-        return 2 * int(self.options.epochs)
+        return 2 * self.options.epochs
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
-        epochs = int(self.options.epochs)
+        epochs = self.options.epochs
         if 1 <= round_ <= epochs:
             self.confidence += self.probabilities().gather(1, self.targets.unsqueeze(1)).squeeze(1) / epochs
         if round_ == epochs:
@@ -53,7 +59,7 @@ class Confidence(NoisyLabels):
         return super().refresh(round_, texts)
 
     def _kept(self) -> np.ndarray:
-        """The most confident places of each class, at least one of each."""
+        """Places of the most confident documents of each class, at least one of each."""
         kept = []
         for label in self.targets.unique():
             members = torch.nonzero(self.targets == label).squeeze(1)

@@ -1,7 +1,12 @@
-"""Meta-Weight-Net (Shu et al. 2019): a small network turns a text's loss into its weight, and a validation set teaches it. Baseline of SunGen (table 3).
+"""Meta-Weight-Net: a small network turns a text's loss into its weight, and a validation set teaches it.
 
-There is no clean validation set: as in SunGen's table 3 a held-out part of the same labels, right or wrong, stands for it. A step takes a virtual step of the
-model with the present weights, improves the weight network by the validation loss there (bilevel.py), and then takes the real step with the new weights.
+Paper: Meta-Weight-Net: Learning an Explicit Mapping For Sample Weighting (Shu et al. 2019, arXiv:1902.07379); in SunGen's table 3.
+A step takes a virtual step of the model with the present weights, improves the weight network by the validation loss there (bilevel.py; equations 3 and 4), and
+then
+takes the real step with the new weights.
+Loss: weighted cross-entropy.
+Needs: a label for every document, right or wrong; a head or a BiLSTM.
+Differs: there is no clean validation set. As in SunGen's table 3, a held-out part of the same labels, right or wrong, stands for it.
 """
 
 from __future__ import annotations
@@ -15,9 +20,9 @@ from pydantic import Field
 
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ConfigError
 from selftrain.methods.base import Options
-from selftrain.methods.noisy_labels.bilevel import HeadModel, meta_gradient, weights_of
+from selftrain.methods.bilevel import Net, meta_gradient, parameters_of
 from selftrain.methods.noisy_labels.noisy import NoisyLabelOptions, NoisyLabels
 
 _VALIDATION = 1_000_004  # stream of random numbers, apart from that of the batches
@@ -37,32 +42,30 @@ class MetaWeightNet(NoisyLabels):
     """See the module's docstring."""
 
     name = "meta_weight_net"
-    paper = "Shu et al. 2019, Meta-Weight-Net; baseline of SunGen"
+    paper = "Meta-Weight-Net: Learning an Explicit Mapping For Sample Weighting (Shu et al. 2019, arXiv:1902.07379); baseline of SunGen"
     summary = "a small network turns losses into weights, taught by a held-out part of the labels"
     Options: ClassVar[type[Options]] = MetaWeightNetOptions
+    options: MetaWeightNetOptions
 
     @classmethod
     def check(cls, options: MetaWeightNetOptions, corpus: Corpus) -> None:
         super().check(options, corpus)
         count = len(corpus.granted)
         if not 0 < round(options.validation_share * count) < count:
-            raise SelfTrainError(
-                f"method.validation_share {options.validation_share:g} of {count} labeled documents leaves one side empty; change it."
+            raise ConfigError(
+                f"method.validation_share must leave labeled documents on both sides (got {options.validation_share:g} of {count} labeled documents).",
+                parameter="method.validation_share",
             )
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
-        if not self.encoder.tensors:
-            raise SelfTrainError(
-                "The method meta_weight_net takes a virtual step in every step, and a full encoder is too slow for that; "
-                "set model.train: head, or model.encoder: bilstm."
-            )
+        self.check_two_levels()
         count = len(self.texts)
         held = round(self.options.validation_share * count)
         order = np.random.default_rng([self.seed, _VALIDATION]).permutation(count)
         self.validation, training = order[:held], np.sort(order[held:])
-        self.model = HeadModel(self.encoder, self.classifier)
-        hidden = int(self.options.hidden)
+        self.model = Net(self.encoder, self.classifier)
+        hidden = self.options.hidden
         layers = torch.nn.Linear(1, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 1), torch.nn.Sigmoid()
         self.weight_net = torch.nn.Sequential(*layers).to(self.encoder.device)
         self.weight_optimizer = torch.optim.Adam(self.weight_net.parameters(), lr=self.options.weight_learning_rate)
@@ -82,14 +85,14 @@ class MetaWeightNet(NoisyLabels):
         return {"ce": (weights * losses).sum() / weights.sum()}
 
     def _improve_weights(self, batch: torch.Tensor, logits: torch.Tensor) -> None:
-        """One step of the weight network on a batch of the validation documents (equations 3 and 4 of Shu et al.)."""
-        size = min(len(self.validation), int(self.options.batch_size))
+        """One step of the weight network on a batch of the validation documents (equations 3 and 4)."""
+        size = min(len(self.validation), self.options.batch_size)
         places = torch.from_numpy(self._rng.choice(self.validation, size=size, replace=False)).to(batch.device)
         targets = self.targets[places]
         weights = self.weight_net(F.cross_entropy(logits, self.targets[batch], reduction="none").unsqueeze(1)).squeeze(1)
         gradient = meta_gradient(
             self.model,
-            weights_of(self.model),
+            parameters_of(self.model),
             self.encoder.inputs(self.texts_of(batch)),
             self.targets[batch],
             weights,

@@ -1,7 +1,7 @@
 """What methods for labels that may be wrong share: every document has one, and the method finds out which to believe.
 
-SunGen and what it is compared with: texts that a language model wrote for a label (`data.supervision: all` on such a split), or any labels with noise. A
-linear classifier on the encoder is trained with a weighted cross-entropy on the chosen documents, epoch by epoch; a round is an epoch.
+They are SunGen and its baselines. The documents are texts that a language model wrote for a label (`data.supervision: all`), or any with noisy labels.
+A linear classifier on the encoder is trained with a weighted cross-entropy on the chosen documents, epoch by epoch; a round is an epoch.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pydantic import Field
 
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ConfigError, DataError
 from selftrain.methods.base import Method, Options
 from selftrain.models.student import Student
 
 
 class NoisyLabelOptions(Options):
-    """Options of the whole family."""
+    """Options of the family."""
 
     epochs: int = Field(5, ge=1, description="passes over the chosen documents in the training that counts (SunGen appendix F.2: 5 for its LSTM)")
     batch_size: int = Field(32, ge=1)
@@ -37,6 +37,7 @@ class NoisyLabels(Method):
 
     supervision = "labels"
     Options: ClassVar[type[Options]] = NoisyLabelOptions
+    options: NoisyLabelOptions
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
@@ -52,16 +53,33 @@ class NoisyLabels(Method):
     @classmethod
     def check(cls, options: Any, corpus: Corpus) -> None:
         if not corpus.granted:
-            raise SelfTrainError(f"The method {cls.name} needs labels, right or wrong; set data.supervision: all (or few).")
+            raise DataError(f"The method {cls.name} needs labels, right or wrong; set data.supervision: all (or few).")
+
+    def check_two_levels(self) -> None:
+        """Check that the encoder is small enough for a method with two levels.
+
+        Raises:
+            ConfigError: it is a full encoder.
+        """
+        if not self.encoder.tensors:
+            raise ConfigError(
+                f"model.train must be 'head' (or model.encoder 'bilstm'): the method {self.name} takes virtual steps, and a full encoder is too slow for that.",
+                parameter="model.train",
+            )
 
     def make_classifier(self) -> torch.nn.Linear:
         """What turns embeddings `[N, D]` into logits `[N, L]`."""
         return torch.nn.Linear(self.encoder.dimensions, len(self.corpus.labels)).to(self.encoder.device)
 
     def choose(self, chosen: np.ndarray, weights: torch.Tensor) -> None:
-        """From here on train on the documents `chosen` (places in `texts`) with the `weights` of all of them, `[N]`, by a new optimiser."""
+        """Train on chosen documents from here on, with a new optimiser.
+
+        Args:
+            chosen: places in `texts`.
+            weights: of all documents, `[N]`.
+        """
         self.chosen, self.weights = chosen, weights.to(self.encoder.device)
-        self.adamw(self.rate(of_head=3e-3), self.options.weight_decay, self.options.epochs * self.steps(0))
+        self.adamw(self.rate(self.options.learning_rate, of_head=3e-3), self.options.weight_decay, self.options.epochs * self.steps(0))
 
     def losses(self, batch: torch.Tensor, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         """The losses of a step by name; their sum is minimised.
@@ -74,22 +92,22 @@ class NoisyLabels(Method):
 
     @property
     def rounds(self) -> int:
-        return int(self.options.epochs)
+        return self.options.epochs
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return [*self.encoder.parameters(), *self.classifier.parameters()]
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
-        if self.encoder.frozen:  # frozen embeddings are made in large batches, and in the same ones where a run is resumed
+        if self.encoder.frozen:  # frozen embeddings are made in large batches, and in the same ones where a training is resumed
             self.encoder.inputs(self.texts)
         return {"labeled": float(len(self.texts)), "chosen": float(len(self.chosen))}
 
     def steps(self, round_: int) -> int:
-        return -(-len(self.chosen) // int(self.options.batch_size))
+        return -(-len(self.chosen) // self.options.batch_size)
 
     def batch(self, round_: int, step: int) -> torch.Tensor:
-        """Places in `texts` of the batch (round, step): every chosen document comes once an epoch."""
-        size = int(self.options.batch_size)
+        """Places in `texts` of the batch (round, step); an epoch has every chosen document once."""
+        size = self.options.batch_size
         order = epoch_order(self.chosen, size, np.random.default_rng([self.seed, round_]), self.lengths)
         return torch.from_numpy(order[step * size : (step + 1) * size]).to(self.encoder.device)
 
@@ -127,12 +145,12 @@ def epoch_order(places: np.ndarray, size: int, rng: np.random.Generator, lengths
     """`places` in the order of an epoch: its batches are the stretches of `size`.
 
     With `lengths` a batch holds texts of like length, as with the bucket iterator of SunGen's released code: a hundred random batches at a time are sorted by
-    length, and the batches are then mixed again. A short batch, where `size` leaves one, comes last.
+    length, and the batches are then shuffled again. A short batch, if there is one, comes last.
 
     Args:
-        places: where documents are in `lengths`, `[M]`.
+        places: indices of documents, `[M]`.
         size: of a batch.
-        rng: of both mixings.
+        rng: of both shuffles.
         lengths: of all documents, `[N]`.
     """
     order = rng.permutation(places)

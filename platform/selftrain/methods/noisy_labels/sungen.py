@@ -1,11 +1,18 @@
-"""SunGen (Gao et al. 2023): a weight for every generated text, learned with no clean label at hand.
+"""SunGen: a weight for every generated text, learned with no clean label at hand.
+
+Paper: Self-Guided Noise-Free Data Generation for Efficient Zero-Shot Learning (Gao et al. 2023, arXiv:2205.12679).
 
     for t in 1..T:  theta(w)  <- weighted cross-entropy from the same first weights        (inner level)
                     w         <- Adam on the robust loss at theta(w), on the same noisy texts  (outer level, algorithm 1)
     then:           plain training on a subset that is drawn by w, or weighted training on all
 
-A bounded outer loss (the reverse cross-entropy) has its minimum where a clean one would have it, as long as most labels are right (section 4). The gradient
-in w goes through one virtual step (bilevel.py). The model of both levels is the one that is trained in the end: a head on frozen embeddings or a BiLSTM.
+A bounded outer loss (`reverse_cross_entropy`) has its minimum where a clean one would have it, as long as most labels are right (section 4). The gradient in w
+goes
+through one virtual step (equation 11, bilevel.py). The model of both levels is the one that is trained in the end.
+Needs: a label for every text, right or wrong; a head on frozen embeddings or a BiLSTM.
+Differs: `balance` keeps a class from losing its weight, which is not in the paper; inclusion probabilities above one are cut and the rest is rescaled. The
+released
+code takes the outer gradient before the virtual step: `virtual_step: false`.
 """
 
 from __future__ import annotations
@@ -22,11 +29,24 @@ from pydantic import Field
 
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ConfigError
 from selftrain.methods.base import Options
-from selftrain.methods.losses import mean_absolute_error, reverse_cross_entropy
-from selftrain.methods.noisy_labels.bilevel import HeadModel, Weights, logits_of, meta_gradient, weights_of
+from selftrain.methods.bilevel import Net, Parameters, logits_of, meta_gradient, parameters_of
+from selftrain.methods.losses import reverse_cross_entropy
 from selftrain.methods.noisy_labels.noisy import NoisyLabelOptions, NoisyLabels, epoch_order
+
+
+def mean_absolute_error(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """MAE of Ghosh et al. 2017 (arXiv:1712.09482), SunGen's table 7: sum_k |p_k - q(k)| with a one-hot q, which is 2 (1 - p_y); the mean over the batch.
+
+    It is `reverse_cross_entropy` but for a factor.
+
+    Args:
+        logits: `[N, L]`, with gradient.
+        labels: `[N]`, class indices.
+    """
+    return (torch.softmax(logits, dim=1) - F.one_hot(labels, logits.shape[1])).abs().sum(dim=1).mean()
+
 
 OUTER_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "rce": reverse_cross_entropy,
@@ -59,7 +79,7 @@ class SunGenOptions(NoisyLabelOptions):
 
 @dataclass(frozen=True)
 class Learned:
-    """Sample weights and how they came about."""
+    """Sample weights, and the outer losses on the way to them."""
 
     weights: torch.Tensor  # sigmoid of the logits, [N], from 0 to 1
     outer: list[float]  # the outer loss at theta(w) of every iteration
@@ -73,24 +93,22 @@ class SunGen(NoisyLabels):
     """See the module's docstring. The weights are learned before the first round, which is the first epoch of the final training."""
 
     name = "sungen"
-    paper = "Gao et al. 2023, Self-Guided Noise-Free Data Generation for Efficient Zero-Shot Learning"
+    paper = "Self-Guided Noise-Free Data Generation for Efficient Zero-Shot Learning (Gao et al. 2023, arXiv:2205.12679)"
     summary = "weights of generated texts, learned by a robust outer loss on the same texts; then training by weight, or on a clean subset"
     Options: ClassVar[type[Options]] = SunGenOptions
+    options: SunGenOptions
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
-        if not self.encoder.tensors:
-            raise SelfTrainError(
-                "The method sungen trains its inner model dozens of times, and a full encoder is too slow for that; "
-                "set model.train: head, or model.encoder: bilstm."
-            )
+        self.check_two_levels()
 
     @classmethod
     def check(cls, options: SunGenOptions, corpus: Corpus) -> None:
         super().check(options, corpus)
         if options.budget is not None and options.budget > len(corpus.granted):
-            raise SelfTrainError(
-                f"method.budget is {options.budget}, but there are {len(corpus.granted)} labeled documents; lower it, or leave it out."
+            raise ConfigError(
+                f"method.budget must be at most the number of labeled documents, {len(corpus.granted)} (got {options.budget}).",
+                parameter="method.budget",
             )
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
@@ -104,18 +122,18 @@ class SunGen(NoisyLabels):
             else:
                 inclusion = inclusion_probabilities(relative.double(), self.options.budget).cpu().numpy()
                 drawn = np.flatnonzero(np.random.default_rng([self.seed, _SUBSET]).random(len(inclusion)) < inclusion)
-                # A draw may leave nothing where the budget is tiny; the likeliest text is then the subset.
+                # Where the budget is tiny a draw may be empty; the likeliest text is then the subset.
                 self.choose(drawn if len(drawn) else inclusion.argsort()[-1:], torch.ones(len(self.texts)))
         return super().refresh(round_, texts) | figures
 
     def learned(self) -> Learned:
-        """The weights from the model as it is; those of an earlier call of this process are taken where everything that they depend on is the same.
+        """The weights from the model as it is, or those of an earlier call of this process where everything that they depend on is the same.
 
-        So the rows of table 4, which differ in what the final training does with the weights, learn them once.
+        The rows of table 4 differ in what the final training does with the weights, so they learn them once.
         """
-        model, rows = HeadModel(self.encoder, self.classifier), self.encoder.inputs(self.texts)
+        model, rows = Net(self.encoder, self.classifier), self.encoder.inputs(self.texts)
         digest = hashlib.sha256(self.options.model_dump_json(exclude=_AFTERWARDS).encode() + str(self.seed).encode())
-        for tensor in (rows, self.targets, *weights_of(model).values()):
+        for tensor in (rows, self.targets, *parameters_of(model).values()):
             digest.update(tensor.cpu().numpy().tobytes())
         key = digest.digest()
         if key not in _LEARNED:
@@ -140,7 +158,7 @@ _SUBSET, _OUTER, _INNER = 1_000_001, 1_000_002, 1_000_003  # streams of random n
 def learn_weights(
     model: torch.nn.Module, rows: torch.Tensor, targets: torch.Tensor, options: SunGenOptions, *, seed: int, lengths: np.ndarray | None = None
 ) -> Learned:
-    """Algorithm 1: the weights of all samples.
+    """SunGen's algorithm 1: the weights of all samples.
 
     Args:
         model: rows to logits; its parameters are where every inner training starts, and stay as they are.
@@ -148,9 +166,9 @@ def learn_weights(
         targets: their labels, right or wrong, `[N]`.
         options: see `SunGenOptions`.
         seed: of the outer subset and of the order of the inner batches.
-        lengths: of all samples, where batches are to hold ones of like length, `[N]`.
+        lengths: of all samples, `[N]`, where batches hold samples of like length.
     """
-    first = weights_of(model)
+    first = parameters_of(model)
     count = len(rows)
     subset = torch.from_numpy(np.random.default_rng([seed, _OUTER]).permutation(count)[: options.outer_samples]).to(rows.device)
     outer_rows, outer_targets = rows[subset], targets[subset]
@@ -168,7 +186,7 @@ def learn_weights(
         history.append(float(outer(logits_of(model, at, outer_rows))))
         rate, virtual = options.inner_learning_rate, options.virtual_step
         gradient = meta_gradient(model, at, rows, targets, weights, outer, outer_rows, rate, virtual=virtual)
-        # Adam divides by the gradient's size, and that of one sample among N is near its epsilon: the length is set to that of N ones, the direction kept.
+        # Adam divides by the gradient's size, and one sample's among N is near Adam's epsilon: the length is set to that of N ones, the direction is kept.
         gradient = gradient * (count**0.5 / gradient.norm().clamp(min=torch.finfo(gradient.dtype).tiny))
         optimizer.zero_grad(set_to_none=True)
         weights.backward(gradient)
@@ -195,7 +213,7 @@ def relative_weights(weights: torch.Tensor, targets: torch.Tensor, *, balance: b
 
 
 def inclusion_probabilities(weights: torch.Tensor, budget: int) -> torch.Tensor:
-    """w' of section 3.1: proportional to the weights, with sum `budget`, for the Bernoulli draw of the clean subset.
+    """w' of SunGen's section 3.1: proportional to the weights, with sum `budget`, for the Bernoulli draw of the clean subset.
 
     The paper's w' may exceed one, where the draw would fall short of D; here what exceeds one is one, and the others share the rest in proportion.
 
@@ -218,14 +236,14 @@ def inclusion_probabilities(weights: torch.Tensor, budget: int) -> torch.Tensor:
 
 def _train_inner(
     model: torch.nn.Module,
-    first: Weights,
+    first: Parameters,
     rows: torch.Tensor,
     targets: torch.Tensor,
     weights: torch.Tensor,
     options: SunGenOptions,
     rng: np.random.Generator,
     lengths: np.ndarray | None,
-) -> Weights:
+) -> Parameters:
     """theta(w): Adam on the weighted cross-entropy, from `first`."""
     found = {name: value.clone().requires_grad_(True) for name, value in first.items()}
     optimizer = torch.optim.Adam(found.values(), lr=options.inner_learning_rate, fused=True)

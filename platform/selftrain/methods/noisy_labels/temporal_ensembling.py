@@ -1,6 +1,9 @@
-"""Temporal ensembling (Laine & Aila 2017): a text's prediction stays near the average of its own earlier ones. Baseline of SunGen (table 8).
+"""Temporal ensembling: a text's prediction stays near the average of its own earlier ones.
 
-A wrong label is learned late: the average remembers what the model thought before.
+Paper: Temporal Ensembling for Semi-Supervised Learning (Laine & Aila 2017, arXiv:1610.02242); in SunGen's table 8.
+A wrong label is learned late, and the average holds what the model predicted before.
+Loss: cross-entropy, and the mean squared difference of the probabilities from the average Z, corrected for its start at zero.
+Needs: a label for every document, right or wrong.
 """
 
 from __future__ import annotations
@@ -29,9 +32,10 @@ class TemporalEnsembling(NoisyLabels):
     """See the module's docstring. The average starts with the second epoch; its weight rises as exp(-5 (1 - t)^2) over the epochs."""
 
     name = "temporal_ensembling"
-    paper = "Laine & Aila 2017, Temporal Ensembling; baseline of SunGen"
+    paper = "Temporal Ensembling for Semi-Supervised Learning (Laine & Aila 2017, arXiv:1610.02242); baseline of SunGen"
     summary = "predictions stay near the average of a text's own earlier ones"
     Options: ClassVar[type[Options]] = TemporalEnsemblingOptions
+    options: TemporalEnsemblingOptions
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)

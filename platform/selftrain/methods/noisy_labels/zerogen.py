@@ -1,7 +1,9 @@
-"""ZeroGen (Ye et al. 2022): plain training on the texts that a language model wrote for each label, all of them believed. Baseline of SunGen.
+"""ZeroGen: plain training on the texts that a language model wrote for each label, all of them believed.
 
-It is the cross_entropy method with epochs over all labeled documents instead of a fixed number of steps, and without the views of unlabeled documents that
-the other family needs. SunGen's tables 8 (label smoothing) and 11 (the robust loss without a second level) are options.
+Paper: ZeroGen: Efficient Zero-shot Learning via Dataset Generation (Ye et al. 2022, arXiv:2202.07922).
+Loss: cross-entropy; options are label smoothing (SunGen's table 8) and the robust loss without a second level (its table 11).
+Needs: a label for every document, right or wrong.
+Differs from the method cross_entropy: it goes in epochs over all labeled documents instead of a fixed number of steps, and takes no views of unlabeled documents.
 """
 
 from __future__ import annotations
@@ -29,9 +31,10 @@ class ZeroGen(NoisyLabels):
     """See the module's docstring."""
 
     name = "zerogen"
-    paper = "Ye et al. 2022, ZeroGen; baseline of SunGen"
+    paper = "ZeroGen: Efficient Zero-shot Learning via Dataset Generation (Ye et al. 2022, arXiv:2202.07922); baseline of SunGen"
     summary = "every label is believed: plain training on generated texts (label smoothing, or the robust loss alone, as options)"
     Options: ClassVar[type[Options]] = ZeroGenOptions
+    options: ZeroGenOptions
 
     def losses(self, batch: torch.Tensor, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         if self.options.loss == "rce":

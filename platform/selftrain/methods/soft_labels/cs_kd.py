@@ -1,7 +1,8 @@
-"""CS-KD (Yun et al. 2020): predictions of two documents of the same class agree. Baseline of SEAL.
+"""CS-KD: predictions of two documents of the same class agree.
 
-Regularizing Class-wise Predictions via Self-knowledge Distillation: the prediction of another labeled document with the same label, without gradient, is the
-teacher of a document's own.
+Paper: Regularizing Class-wise Predictions via Self-knowledge Distillation (Yun et al. 2020, arXiv:2003.13964).
+Loss: cross-entropy, and T^2 KL to the prediction of another labeled document with the same label, which gets no gradient.
+Needs: labels.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from selftrain.methods.base import Options
-from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
+from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import distillation
+from selftrain.methods.semisupervised import Batch
 
 
-class CSKDOptions(SemiSupervisedOptions):
+class CSKDOptions(NS3LHostOptions):
     """Options of CS-KD."""
 
     name: Literal["cs_kd"] = "cs_kd"
@@ -26,13 +28,14 @@ class CSKDOptions(SemiSupervisedOptions):
     temperature: float = Field(4.0, gt=0, description="T of the agreement")
 
 
-class CSKD(SemiSupervised):
+class CSKD(NS3LHost):
     """See the module's docstring."""
 
     name = "cs_kd"
-    paper = "Yun et al. 2020, Class-wise Self-knowledge Distillation; baseline of SEAL"
+    paper = "Regularizing Class-wise Predictions via Self-knowledge Distillation (Yun et al. 2020, arXiv:2003.13964); baseline of SEAL"
     summary = "two labeled documents of the same class get the same prediction"
     Options: ClassVar[type[Options]] = CSKDOptions
+    options: CSKDOptions
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         options = self.options

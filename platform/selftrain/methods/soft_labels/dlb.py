@@ -1,6 +1,8 @@
-"""DLB (Shen et al. 2022): a document's prediction agrees with the one of the step before. Baseline of SEAL.
+"""DLB: a document's prediction agrees with the one of the step before.
 
-Self-Distillation from the Last Mini-Batch: half of a batch are the new documents of the batch before, and their predictions from then are the teacher.
+Paper: Self-Distillation from the Last Mini-Batch for Consistency Regularization (Shen et al. 2022, arXiv:2203.16172).
+Loss: cross-entropy, and T^2 KL to the predictions of the step before: half of a batch are the new documents of the batch before it.
+Needs: labels.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from selftrain.methods.base import Options
-from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
+from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import distillation
+from selftrain.methods.semisupervised import Batch
 
 
-class DLBOptions(SemiSupervisedOptions):
+class DLBOptions(NS3LHostOptions):
     """Options of DLB."""
 
     name: Literal["dlb"] = "dlb"
@@ -26,13 +29,14 @@ class DLBOptions(SemiSupervisedOptions):
     temperature: float = Field(3.0, gt=0, description="T of the agreement")
 
 
-class DLB(SemiSupervised):
+class DLB(NS3LHost):
     """See the module's docstring."""
 
     name = "dlb"
-    paper = "Shen et al. 2022, Self-Distillation from the Last Mini-Batch; baseline of SEAL"
+    paper = "Self-Distillation from the Last Mini-Batch for Consistency Regularization (Shen et al. 2022, arXiv:2203.16172); baseline of SEAL"
     summary = "half of each batch repeats the one before and keeps the predictions that it had there"
     Options: ClassVar[type[Options]] = DLBOptions
+    options: DLBOptions
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)

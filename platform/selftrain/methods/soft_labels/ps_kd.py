@@ -1,7 +1,9 @@
-"""PS-KD (Kim et al. 2021): targets move from the label to the model's own earlier predictions. Baseline of SEAL.
+"""PS-KD: targets move from the label to the model's own earlier predictions.
 
-Self-Knowledge Distillation with Progressive Refinement of Targets: in epoch t the target is (1 - alpha_t) y + alpha_t p_{t-1}(x), alpha_t = alpha_T t / T, and
-p_{t-1} is what the model predicted at the end of the epoch before. A round is the epoch here.
+Paper: Self-Knowledge Distillation with Progressive Refinement of Targets (Kim et al. 2021, arXiv:2006.12000).
+Loss: cross-entropy with the target (1 - alpha_t) y + alpha_t p_{t-1}(x) in epoch t, alpha_t = alpha_T t / T; p_{t-1} is the prediction at the end of the epoch
+before.
+Needs: labels. A round is an epoch.
 """
 
 from __future__ import annotations
@@ -14,24 +16,26 @@ from pydantic import Field
 
 from selftrain.data.texts import TextChannel
 from selftrain.methods.base import Options
-from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
+from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import text_to_label
+from selftrain.methods.semisupervised import Batch
 
 
-class PSKDOptions(SemiSupervisedOptions):
+class PSKDOptions(NS3LHostOptions):
     """Options of PS-KD."""
 
     name: Literal["ps_kd"] = "ps_kd"
     alpha: float = Field(0.8, ge=0, le=1, description="alpha_T: share of the earlier prediction in the last round's targets")
 
 
-class PSKD(SemiSupervised):
+class PSKD(NS3LHost):
     """See the module's docstring."""
 
     name = "ps_kd"
-    paper = "Kim et al. 2021, Progressive Self-Knowledge Distillation; baseline of SEAL"
+    paper = "Self-Knowledge Distillation with Progressive Refinement of Targets (Kim et al. 2021, arXiv:2006.12000); baseline of SEAL"
     summary = "targets move from the label to the model's predictions of the round before"
     Options: ClassVar[type[Options]] = PSKDOptions
+    options: PSKDOptions
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)

@@ -1,12 +1,18 @@
-"""SEAL: soft pseudo-labels from a generator with a learned objective (Xu et al. 2024, Aligned Objective for Soft-Pseudo-Label Generation in Supervised Learning).
+"""SEAL: soft pseudo-labels from a generator with a learned objective.
 
-Three parts learn together. f is the classifier that is served. g, the same small net, gives the soft pseudo-labels. h, a tiny network, is the loss that g is
-trained with; it is changed so that an f that learns from g's labels does well on the task (algorithm 1). f and g are called with parameters handed in, so a
-virtual step is a function of them, and the gradient with respect to h's weights omega goes through both virtual steps.
+Paper: Aligned Objective for Soft-Pseudo-Label Generation in Supervised Learning (Xu et al. 2024, ICML).
+Three parts learn together. f is the classifier that is served. g, the same small net, gives the soft pseudo-labels. h, a tiny network (equation 3), is the loss
+that g is trained with; it changes so that an f that learns from g's labels does well on the task (algorithm 1). f and g are called with parameters handed in, so
+a virtual step is a function of them, and the gradient in h's weights omega goes through both virtual steps.
+Loss of f: equation 1. Task loss: equation 14 (`top_k_cross_entropy`), or cross-entropy.
+Needs: labels; images, or a head on frozen embeddings (`model.train: head`).
+Differs: f's real step is AdamW, as for the whole family; its virtual step is plain SGD, as in equation 9. The released code keeps g's step with the old h and has
+equation 13 in f's loss: `form: released`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -16,18 +22,18 @@ from pydantic import Field, field_validator
 from torch.func import functional_call
 
 from selftrain.data.texts import TextChannel
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ConfigError
 from selftrain.methods.base import Options
-from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
-from selftrain.methods.losses import bidirectional_divergence, text_to_label, top_k_cross_entropy
-from selftrain.models.encoder import Encoder
+from selftrain.methods.bilevel import Net, Parameters
+from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
+from selftrain.methods.losses import text_to_label
+from selftrain.methods.semisupervised import Batch
 
-Parameters = dict[str, torch.Tensor]  # of a net, by name
 HIDDEN = 40  # units in each of h's two hidden layers (section 4.2)
 SLOPE, SHARPNESS = 0.01, 10.0  # gamma and beta of the smooth leaky ReLU, as released
 
 
-class SEALOptions(SemiSupervisedOptions):
+class SEALOptions(NS3LHostOptions):
     """Options of SEAL."""
 
     name: Literal["seal"] = "seal"
@@ -58,8 +64,72 @@ class SEALOptions(SemiSupervisedOptions):
         return prior
 
 
+def bidirectional_divergence(logits: torch.Tensor, others: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """l^pl of SEAL's equation 13, KL(s || f) + KL(f || s), the mean over the batch; gradients reach both sides.
+
+    Args:
+        logits: of f, `[N, L]`.
+        others: logits of the soft pseudo-labels s, `[N, L]`.
+        temperature: of both; the result is multiplied with its square (SEAL's released code; the paper has none, which is 1).
+    """
+    one, two = F.log_softmax(logits / temperature, dim=1), F.log_softmax(others / temperature, dim=1)
+    # The two divergences add up to sum_j (p_j - q_j) (log p_j - log q_j).
+    return temperature**2 * ((one.exp() - two.exp()) * (one - two)).sum(dim=1).mean()
+
+
+def rank_probabilities(scores: torch.Tensor, steepness: float = 2.0) -> torch.Tensor:
+    """Q of SEAL's equation 14, `[N, L, L]`: entry [i, j, k] is the probability that class k has the j-th highest score of row i.
+
+    An odd-even transposition network with L layers sorts each row; a comparison swaps two neighbours to the degree arctan(steepness * difference) / pi + 1/2,
+    the Cauchy distribution (Differentiable Top-k Classification Learning, Petersen et al. 2022, arXiv:2206.07290). Rows and columns of Q sum
+    to one; steepness -> infinity gives the hard sort.
+
+    Args:
+        scores: `[N, L]`, with gradient.
+        steepness: inverse temperature of a comparison.
+    """
+    count = scores.shape[1]
+    values = scores
+    places = torch.eye(count, dtype=scores.dtype, device=scores.device).expand(len(scores), count, count)
+    for layer in range(count):
+        left = torch.arange(layer % 2, count - 1, 2, device=scores.device)
+        right = left + 1
+        ahead = steepness * (values[:, left] - values[:, right])
+        # arctan(-ahead) + pi / 2 and its rest, both written so that the smaller share keeps its digits: the sum would round to 0 or 1 far out.
+        swap, stay = (torch.atan2(torch.ones_like(ahead), side) / torch.pi for side in (ahead, -ahead))
+        # [N, L, L], the identity but for the neighbours that this layer compares
+        exchange = torch.diag_embed(torch.ones_like(scores).index_fill(1, left, 0.0).index_fill(1, right, 0.0))
+        for rows, columns, share in ((left, left, stay), (right, right, stay), (left, right, swap), (right, left, swap)):
+            exchange = exchange.index_put((torch.arange(len(scores), device=scores.device).unsqueeze(1), rows, columns), share)
+        values = (exchange @ values.unsqueeze(2)).squeeze(2)
+        places = exchange @ places
+    return places
+
+
+def top_k_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, prior: Sequence[float], steepness: float = 2.0) -> torch.Tensor:
+    """l^t of SEAL's equation 14, -log(sum_k P(k) sum_{j <= k} Q_{j, y}), the mean over the batch.
+
+    Args:
+        logits: `[N, L]`, with gradient.
+        labels: y, `[N]`.
+        prior: P(1), P(2), ...: how much it counts that the label is among the first k. Fewer entries than classes: being among all says nothing.
+        steepness: of the sorting network.
+
+    Raises:
+        ConfigError: `prior` does not sum to one, or has as many entries as there are classes.
+    """
+    if len(prior) >= logits.shape[1]:
+        raise ConfigError(f"prior must have fewer entries than there are classes, {logits.shape[1]} (got {len(prior)})", parameter="prior")
+    if abs(sum(prior) - 1.0) > 1e-6 or min(prior) < 0:
+        raise ConfigError(f"prior must be probabilities that sum to 1 (got {tuple(prior)})", parameter="prior")
+    own = rank_probabilities(logits, steepness).gather(2, labels.view(-1, 1, 1).expand(-1, logits.shape[1], 1)).squeeze(2)  # Q_{j, y}, [N, L]
+    among_first = own.cumsum(dim=1)[:, : len(prior)]
+    found = (among_first * among_first.new_tensor(list(prior))).sum(dim=1)
+    return -found.clamp(min=torch.finfo(found.dtype).tiny).log().mean()
+
+
 class LearnedObjective(torch.nn.Module):
-    """h of equation 3: a network 2 -> 40 -> 40 -> 1 that is applied to (p_k, y_k) of every class k alike, summed over the classes.
+    """h of SEAL's equation 3: a network 2 -> 40 -> 40 -> 1 that is applied to (p_k, y_k) of every class k alike, summed over the classes.
 
     Without biases, as in the released code. The softplus at its end makes it positive.
     """
@@ -71,7 +141,7 @@ class LearnedObjective(torch.nn.Module):
             torch.nn.init.kaiming_normal_(layer.weight)  # type: ignore[arg-type]
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The mean over the batch, a number, from logits `[N, L]` and one-hot labels `[N, L]`."""
+        """The mean over the batch, a number, of logits `[N, L]` and one-hot labels `[N, L]`."""
         found = torch.stack([torch.softmax(logits, dim=1), targets], dim=2)
         for layer in self.layers[:-1]:
             found = smooth_leaky_relu(layer(found))
@@ -79,43 +149,40 @@ class LearnedObjective(torch.nn.Module):
 
 
 def smooth_leaky_relu(values: torch.Tensor) -> torch.Tensor:
-    """gamma x + (1 - gamma) softplus_beta(x): a leaky ReLU with second derivatives (Raymond et al. 2023)."""
+    """gamma x + (1 - gamma) softplus_beta(x): a leaky ReLU with second derivatives (Online Loss Function Learning, Raymond et al. 2023, arXiv:2301.13247)."""
     return SLOPE * values + (1.0 - SLOPE) * F.softplus(values, beta=SHARPNESS)
 
 
-class Net(torch.nn.Module):
-    """The net that f and g are: the residual layer of a head and a linear classifier, from frozen embeddings `[N, D]` to logits `[N, L]`."""
-
-    def __init__(self, encoder: Encoder, classifier: torch.nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.classifier = classifier
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Logits `[N, L]`."""
-        found: torch.Tensor = self.classifier(self.encoder.of_inputs(rows))
-        return found
-
-
 def sgd_step(loss: torch.Tensor, parameters: Parameters, rate: float, *, differentiable: bool) -> Parameters:
-    """`parameters` after one plain SGD step; with `differentiable` a function of all that `loss` depends on."""
+    """`parameters` after one plain SGD step.
+
+    Args:
+        loss: of the parameters.
+        parameters: where the step starts.
+        rate: of the step.
+        differentiable: the result is a function of all that `loss` depends on.
+    """
     gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=differentiable)
     return {name: value - rate * gradient for (name, value), gradient in zip(parameters.items(), gradients, strict=True)}
 
 
-class SEAL(SemiSupervised):
+class SEAL(NS3LHost):
     """See the module's docstring. Documents without a granted label are used by NS3L's loss alone, if that is on."""
 
     name = "seal"
-    paper = "Xu et al. 2024, Aligned Objective for Soft-Pseudo-Label Generation in Supervised Learning"
+    paper = "Aligned Objective for Soft-Pseudo-Label Generation in Supervised Learning (Xu et al. 2024, ICML)"
     summary = "soft pseudo-labels of a generator whose loss is learned from how well the classifier does with them"
     Options: ClassVar[type[Options]] = SEALOptions
+    options: SEALOptions
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
         if not self.encoder.tensors:
-            raise SelfTrainError("The method seal takes second derivatives of what it trains, which is meant for a head; set model.train: head.")
-        # Registered with the very modules that are trained, so f's parameters here are the ones that the optimiser changes.
+            raise ConfigError(
+                f"model.train must be 'head': the method {self.name} takes second derivatives of what it trains, and a full encoder is too large for that.",
+                parameter="model.train",
+            )
+        # f: the modules that are trained, so the optimiser changes its parameters.
         self.net = Net(self.encoder, self.classifier)
         self.generator = self.fresh_generator()  # psi
         self.objective = LearnedObjective().to(self.encoder.device)
@@ -157,7 +224,7 @@ class SEAL(SemiSupervised):
         Args:
             rows: frozen embeddings of the batch, `[N, D]`.
             labels: `[N]`.
-            weight: lambda, which the virtual step of the released form has in it.
+            weight: lambda of the virtual step's loss in the released form.
 
         Returns:
             The loss, and g's parameters after its virtual step.

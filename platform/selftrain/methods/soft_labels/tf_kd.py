@@ -1,9 +1,10 @@
-"""Tf-KD (Yuan et al. 2020): knowledge distillation without a larger teacher. Baseline of SEAL, in both its forms.
+"""Tf-KD: knowledge distillation without a larger teacher, in both its forms.
 
-Revisiting Knowledge Distillation via Label Smoothing Regularization: the loss is (1 - alpha) CE + alpha KL(teacher_T || student_T).
-
-self: the same model is trained twice; the first training, with cross-entropy, gives the teacher.
-reg: the teacher is made by hand: the label has probability a, the other classes share the rest.
+Paper: Revisiting Knowledge Distillation via Label Smoothing Regularization (Yuan et al. 2020, arXiv:1909.11723).
+Loss: (1 - alpha) CE + alpha T^2 KL(teacher_T || student_T).
+    self  the same model is trained twice; the first training, with cross-entropy, gives the teacher
+    reg   the teacher is made by hand: the label has probability a, the other classes share the rest
+Needs: labels.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from pydantic import Field
 
 from selftrain.data.texts import TextChannel
 from selftrain.methods.base import Options
-from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
+from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import distillation
+from selftrain.methods.semisupervised import Batch
 
 
-class TFKDOptions(SemiSupervisedOptions):
+class TFKDOptions(NS3LHostOptions):
     """Options of Tf-KD."""
 
     name: Literal["tf_kd"] = "tf_kd"
@@ -32,28 +34,29 @@ class TFKDOptions(SemiSupervisedOptions):
     correct: float = Field(0.99, gt=0, lt=1, description="a: probability of the label in the teacher made by hand (the paper: at least 0.9)")
 
 
-class TFKD(SemiSupervised):
+class TFKD(NS3LHost):
     """See the module's docstring."""
 
     name = "tf_kd"
-    paper = "Yuan et al. 2020, Teacher-free Knowledge Distillation; baseline of SEAL"
+    paper = "Revisiting Knowledge Distillation via Label Smoothing Regularization (Yuan et al. 2020, arXiv:1909.11723); baseline of SEAL"
     summary = "the model's own first training, or a teacher made by hand, gives the soft labels"
     Options: ClassVar[type[Options]] = TFKDOptions
+    options: TFKDOptions
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
-        self.temperature = float(self.options.temperature or {"self": 4.0, "reg": 20.0}[self.options.variant])
+        self.temperature = self.options.temperature or {"self": 4.0, "reg": 20.0}[self.options.variant]
         self._place = {index: place for place, index in enumerate(self.labeled)}
         self._teacher: torch.Tensor | None = None  # logits of the labeled documents, [labeled, classes]
         if self.options.variant == "reg":
             self._teacher = self._by_hand()
-        # The weights that both trainings start from: parameters alone, since a frozen trunk does not change.
+        # The weights that both trainings start from.
         self._start = copy.deepcopy([module.state_dict() for module in (self.encoder, self.classifier)])
         self.start_optimizer(self.options.rounds * self.options.steps_per_round)
 
     @property
     def rounds(self) -> int:
-        return int(self.options.rounds) * (2 if self.options.variant == "self" else 1)
+        return self.options.rounds * (2 if self.options.variant == "self" else 1)
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         figures = super().refresh(round_, texts)

@@ -1,10 +1,14 @@
-"""USKD (Yang et al. 2023): soft labels without a teacher, one for the label and one for the other classes. Baseline of SEAL.
+"""USKD: soft labels without a teacher, one for the label and one for the other classes.
 
-From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and Customized Soft Labels. To the cross-entropy come two
-losses: the label's own soft label is the squared prediction, shifted to a mean of one over the batch; the other classes share one by Zipf's law, 1 / rank.
-
-Left out is what needs feature maps from inside the net: a second, weak classifier on them, trained with smoothed labels (mu), whose prediction is added to the
-own one before the ranks are taken. A head on frozen embeddings has no such maps, so ranks are those of the own prediction. Everything else is as released.
+Paper: From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and Customized Soft Labels (Yang et al. 2023,
+arXiv:2303.13005).
+Loss: cross-entropy and two more terms (`customized_soft_labels`). The label's own soft label is the squared prediction, shifted to a mean of one over the
+batch; the
+other classes share one by Zipf's law, 1 / rank.
+Needs: labels.
+Differs: left out is a second, weak classifier on feature maps inside the net, trained with smoothed labels (mu), whose prediction is added to the own one
+before the
+ranks are taken. A head on frozen embeddings has no such maps, so the ranks are those of the own prediction. Everything else is as released.
 """
 
 from __future__ import annotations
@@ -16,11 +20,30 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from selftrain.methods.base import Options
-from selftrain.methods.few_labels.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
-from selftrain.methods.losses import customized_soft_labels, text_to_label
+from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
+from selftrain.methods.losses import text_to_label
+from selftrain.methods.semisupervised import Batch
 
 
-class USKDOptions(SemiSupervisedOptions):
+def customized_soft_labels(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The customized soft labels of USKD, from the prediction s itself, without gradient.
+
+    Args:
+        logits: `[N, L]`.
+        labels: `[N]`, class indices.
+
+    Returns:
+        Of the label, `[N]`: s_y^2 + 1 - the batch's mean of s_y^2, which is 1 on average. Of the other classes, `[N, L]`: in proportion to 1 / rank, the rank
+        in the whole prediction, with sum one and zero for the label (no other class: all zero).
+    """
+    logits = logits.detach()
+    squares = torch.softmax(logits, dim=1).gather(1, labels.unsqueeze(1)).squeeze(1) ** 2
+    ranks = logits.argsort(dim=1, descending=True, stable=True).argsort(dim=1) + 1
+    zipf = (1.0 / ranks.to(logits)) * (F.one_hot(labels, logits.shape[1]) == 0)
+    return squares + 1.0 - squares.mean(), zipf / zipf.sum(dim=1, keepdim=True).clamp(min=torch.finfo(zipf.dtype).tiny)
+
+
+class USKDOptions(NS3LHostOptions):
     """Options of USKD."""
 
     name: Literal["uskd"] = "uskd"
@@ -28,13 +51,17 @@ class USKDOptions(SemiSupervisedOptions):
     beta: float = Field(0.1, ge=0, description="of the loss on the other classes (released: 0.1)")
 
 
-class USKD(SemiSupervised):
+class USKD(NS3LHost):
     """See the module's docstring. With two classes the other one has probability one among the others, and the second loss is zero."""
 
     name = "uskd"
-    paper = "Yang et al. 2023, Unified Self-Knowledge Distillation; baseline of SEAL"
+    paper = (
+        "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and Customized Soft Labels "
+        "(Yang et al. 2023, arXiv:2303.13005); baseline of SEAL"
+    )
     summary = "soft labels of the label and, by rank, of the other classes come from the model's own prediction"
     Options: ClassVar[type[Options]] = USKDOptions
+    options: USKDOptions
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         labels = self.targets_of(batch)

@@ -1,5 +1,6 @@
-"""GenCo: generation-driven contrastive self-training (Zhang et al., 2023), zero-shot.
+"""GenCo: generation-driven contrastive self-training, zero-shot.
 
+Paper: Generation-driven Contrastive Self-training for Zero-shot Text Classification with Instruction-following LLM (Zhang, Wang & Yang 2023, arXiv:2304.11872).
 A round is one self-training iteration of algorithm 1: label the unlabeled documents with the present encoder (equations 2, 3 and, with continuations, 9),
 keep a balanced set of the most confident (S_t), have the language model write a text for each kept (document, pseudo-label) pair, and take contrastive
 steps on them. Two switches give the rows of the paper's table 2:
@@ -10,7 +11,9 @@ steps on them. Two switches give the rows of the paper's table 2:
     no                  yes                        L_g2l           (equation 11: GenCo - IA)
     no                  no                         L_t2l           (equation 5: self-training)
 
-`rounds: 0` is the sentence encoder as it is. The paper's form is the default; options named `released_*` or with a value `released` follow the authors' code.
+`rounds: 0` is the sentence encoder as it is.
+Needs: class names; a language model unless both switches are off.
+Differs: the paper's form is the default; options named `released_*`, or with a value `released`, follow the authors' code.
 """
 
 from __future__ import annotations
@@ -19,13 +22,28 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field, model_validator
 
 from selftrain.data.texts import TextChannel, TextRequest, continuations
+from selftrain.errors import ConfigError
 from selftrain.methods.base import Method, Options
-from selftrain.methods.few_labels.selection import Selection, batch_of, growing_size, most_confident_per_class
-from selftrain.methods.losses import similarity, soft_targets, text_to_generated, text_to_label
+from selftrain.methods.losses import similarity, text_to_generated, text_to_label
+from selftrain.methods.zero_shot.selection import Selection, batch_of, growing_size, most_confident_per_class
 from selftrain.models.encoder import TextEncoder
+
+
+def soft_targets(scores: torch.Tensor, tau: float) -> torch.Tensor:
+    """Q of GenCo's equation 4, `[N, L]`, without gradient: softmax(scores / tau).
+
+    tau -> 0 gives one-hot pseudo-labels, tau = 1 gives P itself.
+
+    Raises:
+        ConfigError: tau is not above 0 and at most 1.
+    """
+    if not 0 < tau <= 1:
+        raise ConfigError(f"tau must be above 0 and at most 1 (got {tau}).", parameter="tau")
+    return F.softmax(scores.detach() / tau, dim=-1)
 
 
 class GenCoOptions(Options):
@@ -60,10 +78,15 @@ class GenCoOptions(Options):
         """Whether training asks the text channel for anything."""
         return self.input_augmentation or self.conditional_augmentation
 
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained; `rounds: 0` is the encoder as it is."""
+        return self.rounds > 0
+
     @model_validator(mode="after")
     def _shares_grow(self) -> GenCoOptions:
         if self.last_share < self.first_share:
-            raise ValueError(f"last_share {self.last_share} is below first_share {self.first_share}; S_t must not shrink")
+            raise ValueError(f"last_share must be at least first_share, {self.first_share}, since S_t must not shrink (got {self.last_share})")
         return self
 
 
@@ -71,11 +94,15 @@ class GenCo(Method):
     """See the module's docstring."""
 
     name = "genco"
-    paper = "Zhang et al. 2023, Generation-driven Contrastive Self-training"
+    paper = (
+        "Generation-driven Contrastive Self-training for Zero-shot Text Classification with Instruction-following LLM "
+        "(Zhang, Wang & Yang 2023, arXiv:2304.11872)"
+    )
     summary = "contrastive self-training of a sentence encoder on continuations and label-conditioned texts by a language model"
     supervision = "none"
     language_model = "continuations and texts on a pseudo-label"
     Options: ClassVar[type[Options]] = GenCoOptions
+    options: GenCoOptions
     encoder: TextEncoder
 
     def __init__(self, **common: Any) -> None:
@@ -84,11 +111,15 @@ class GenCo(Method):
         self._continuations: list[list[str]] | None = None
         self._conditional: dict[int, list[tuple[str, torch.Tensor]]] = {}  # document index -> (text, its Q) of the present round
         if self.rounds:
-            self.adamw(self.rate(of_head=1e-3), self.options.weight_decay, self.rounds * self.options.steps_per_round)
+            self.adamw(self.rate(self.options.learning_rate, of_head=1e-3), self.options.weight_decay, self.rounds * self.options.steps_per_round)
+
+    @property
+    def output_temperature(self) -> float:
+        return self.options.tau
 
     @property
     def rounds(self) -> int:
-        return int(self.options.rounds)
+        return self.options.rounds
 
     def texts_wanted(self) -> int:
         if not self.wants_texts:
@@ -99,6 +130,9 @@ class GenCo(Method):
         sizes = [self.selection_size(round_) * classes for round_ in range(self.rounds)]
         pairs = min(sum(sizes), 2 * sizes[-1]) if self.options.conditional_augmentation else 0
         return inputs + pairs * self.conditional_samples
+
+    def steps_planned(self) -> int:
+        return self.rounds * self.options.steps_per_round
 
     def selection_size(self, round_: int) -> int:
         """S_t: documents a class in round t (0-based), at least one."""
@@ -132,7 +166,7 @@ class GenCo(Method):
         return figures
 
     def steps(self, round_: int) -> int:
-        return int(self.options.steps_per_round) if len(self.selection) else 0
+        return self.options.steps_per_round if len(self.selection) else 0
 
     def step(self, round_: int, step: int) -> dict[str, float]:
         rng = np.random.default_rng([self.seed, round_, step])

@@ -1,12 +1,17 @@
-"""iPET: iterative pattern-exploiting training (Schick & Schütze, 2021), its zero-shot form. Baseline of GenCo (table 2).
+"""iPET: iterative pattern-exploiting training, in its zero-shot form.
 
-A pattern P turns a document into a cloze question ("[MASK] News: ..."), a verbaliser v gives every class one word. A masked language model then scores
+Paper: Exploiting Cloze Questions for Few Shot Text Classification and Natural Language Inference (Schick & Schütze 2021, arXiv:2001.07676); a row
+of GenCo's table 2. A pattern P turns a document into a cloze question ("[MASK] News: ..."), a verbaliser v gives every class one word. A masked language model
+then scores
 
     s(l | x) = the logit of v(l) at the mask of P(x),      q(l | x) = softmax over the classes
 
 Generation 0 is the language model as it is, once a pattern. In generation j every model is trained anew on examples that a random part of the other models
 of generation j - 1 labels together; the examples become d times as many in each. A round is a generation. The last round distils the mean of the last
 generation's scores, at temperature T, into a classifier on the language model's body: that is what is evaluated and bundled.
+Loss: (1 - alpha) cross-entropy + alpha L_MLM; then `distillation`.
+Needs: class names that are one word each for a masked language model (`model.masked_lm`).
+Differs: one of the paper's patterns goes between headline and body and is left out; steps and batch sizes that the paper does not settle are ours.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from pydantic import Field, field_validator
 
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
-from selftrain.errors import SelfTrainError, nearest
+from selftrain.errors import ConfigError, nearest
 from selftrain.methods.base import Method, Options
 from selftrain.methods.losses import distillation
 from selftrain.models.masked import INFERENCE_TEXTS, MaskedEncoder
@@ -63,9 +68,9 @@ class IPETOptions(Options):
     def _cloze(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in patterns:
             if pattern.count("{mask}") != 1 or pattern.count("{text}") != 1:
-                raise ValueError(f"a pattern holds {{text}} and {{mask}} once each, {pattern!r} does not")
+                raise ValueError(f"a pattern must hold {{text}} and {{mask}} once each (got {pattern!r})")
             if "{" in pattern.replace("{mask}", "").replace("{text}", ""):
-                raise ValueError(f"a pattern holds no other braces than {{text}} and {{mask}}, {pattern!r} does")
+                raise ValueError(f"a pattern must hold no other braces than {{text}} and {{mask}} (got {pattern!r})")
         return patterns
 
 
@@ -73,19 +78,24 @@ class IPET(Method):
     """See the module's docstring."""
 
     name = "ipet"
-    paper = "Schick & Schütze 2021, PET/iPET; baseline of GenCo"
+    paper = (
+        "Exploiting Cloze Questions for Few Shot Text Classification and Natural Language Inference "
+        "(Schick & Schütze 2021, arXiv:2001.07676); baseline of GenCo"
+    )
     summary = "an ensemble of cloze questions to a masked language model labels examples for its next generation; distilled into a classifier"
     supervision = "none"
     masked_lm = True
     Options: ClassVar[type[Options]] = IPETOptions
+    options: IPETOptions
     encoder: MaskedEncoder
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
         longest = self.encoder.longest - PATTERN_TOKENS
         if self.encoder.max_tokens > longest:
-            raise SelfTrainError(
-                f"model.max_tokens {self.encoder.max_tokens} leaves no room for iPET's patterns in this model; lower it to {longest} or less."
+            raise ConfigError(
+                f"model.max_tokens must be at most {longest}, so that iPET's patterns fit into this model (got {self.encoder.max_tokens}).",
+                parameter="model.max_tokens",
             )
         self.words = self._verbalizer()
         self.models = [pattern for pattern in self.options.patterns for _ in range(self.options.repeats)]
@@ -100,19 +110,19 @@ class IPET(Method):
     def check(cls, options: IPETOptions, corpus: Corpus) -> None:
         for name in options.verbalizers:
             if name not in corpus.class_names:
-                raise SelfTrainError(f"method.verbalizers names {name!r}, which is no class; {nearest(name, corpus.class_names)}")
+                raise ConfigError(f"method.verbalizers: {name!r} is not a class; {nearest(name, corpus.class_names)}", parameter="method.verbalizers")
 
     @property
     def rounds(self) -> int:
         """The generations, and the distillation."""
-        return int(self.options.generations) + 1
+        return self.options.generations + 1
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return [*self.encoder.parameters(), *self.classifier.parameters()]
 
     def steps(self, round_: int) -> int:
         distilled = round_ == self.options.generations
-        return int(self.options.classifier_steps) if distilled else len(self.models) * int(self.options.model_steps)
+        return self.options.classifier_steps if distilled else len(self.models) * self.options.model_steps
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         if self._scores is None:
@@ -149,7 +159,7 @@ class IPET(Method):
         examples: list[tuple[int, int]] = []
         for label in range(len(self.words)):
             own = probabilities[:, label]
-            if round_ == 0:  # an untrained model may never predict a class: the documents for which it says most come instead
+            if round_ == 0:  # an untrained model may never predict a class: the documents with its highest scores are used instead
                 candidates = np.argsort(-own, kind="stable")[: self.options.first_candidates]
                 weights = np.ones(len(candidates))
             else:
@@ -192,17 +202,17 @@ class IPET(Method):
             word = given.get(label.name, label.words)
             token = self.encoder.word_token(word)
             if token is None:
-                raise SelfTrainError(
-                    f"The word {word!r} of the class {label.name!r} is not one token of the masked language model; give a shorter one: "
+                raise ConfigError(
+                    f"The word {word!r} of the class {label.name!r} is not one token of the masked language model; set a shorter one: "
                     f"method.verbalizers: {{{label.name}: ...}}."
                 )
             if token in tokens:
-                raise SelfTrainError(f"The word {word!r} stands for two classes; give each its own (method.verbalizers).")
+                raise ConfigError(f"The word {word!r} stands for two classes; set one for each (method.verbalizers).")
             tokens.append(token)
         return tokens
 
     def _cloze(self, texts: Sequence[str], pattern: str) -> list[list[int]]:
-        """Tokens of P(x); the document is cut at `max_tokens`, and the pattern's own tokens come on top."""
+        """Tokens of P(x); the document is cut at `max_tokens`, and the pattern's own tokens are added to that."""
         encoder = self.encoder
         mask = encoder.tokenizer.mask_token
         parts = [pattern.format(text=text, mask=mask) for text in encoder.cut([text.replace(mask, " ") for text in texts])]
@@ -273,7 +283,7 @@ class IPET(Method):
         return shown, hidden
 
     def _end(self, model: int) -> None:
-        """Keep what the trained model says about all documents; the model itself is not needed any more."""
+        """Keep the trained model's scores of all documents; the model is not needed any more."""
         assert self._training is not None
         self._next.append(self.scores(self._training[0], self.models[model]))
         self._training = None

@@ -1,4 +1,7 @@
-"""LOTClass: label-name-only text classification (Meng et al., 2020), zero-shot. Baseline of GenCo (table 2).
+"""LOTClass: words that a masked language model would put for a class's name label other words.
+
+Paper: Text Classification Using Label Names Only: A Language Model Self-Training Approach (Meng et al. 2020, arXiv:2010.07245); a row of
+GenCo's table 2.
 
     1  Category vocabulary: where a class's name stands in a document, the masked language model's 50 likeliest words at that place are noted; a class's
        vocabulary is the 100 most frequent ones, without stop words and words of several classes.
@@ -7,6 +10,9 @@
     3  Self-training on all documents, by the first token: L_ST = KL(Q || P) with q_ij = (p_ij^2 / f_j) / sum_j' (p_ij'^2 / f_j'), f_j = sum_i p_ij.
 
 The rounds are the epochs of step 2 (step 1 is the first one's refresh) and then the stretches of step 3 between two computations of Q.
+Needs: class names that stand in the documents; a masked language model (`model.masked_lm`).
+Differs: stop words are scikit-learn's less nine; a name of several tokens becomes one [MASK]. As in the released code, Q is computed over the documents of a
+stretch.
 """
 
 from __future__ import annotations
@@ -23,9 +29,9 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from selftrain.data.corpus import Corpus, Label
 from selftrain.data.texts import TextChannel
-from selftrain.errors import SelfTrainError
+from selftrain.errors import DataError
 from selftrain.methods.base import Method, Options
-from selftrain.methods.losses import sharpened_targets, text_to_label
+from selftrain.methods.losses import text_to_label
 from selftrain.models.masked import INFERENCE_TEXTS, MaskedEncoder
 from selftrain.models.student import Student
 
@@ -33,6 +39,20 @@ CLIP = 1.0  # longest gradient
 # scikit-learn's list holds some words that say what a text is about; NLTK's, which the authors used, does not.
 STOP_WORDS = ENGLISH_STOP_WORDS - {"amount", "bill", "computer", "cry", "fire", "interest", "mill", "sincere", "system"}
 WARM_UP = 0.1  # share of a phase's steps in which the learning rate rises
+
+
+def sharpened_targets(probabilities: torch.Tensor) -> torch.Tensor:
+    """Q of self-training in LOTClass (after Xie et al. 2016, arXiv:1511.06335), `[N, L]`, without gradient: (p_ij^2 / f_j) normalised over j, f_j = sum_i p_ij.
+
+    Squaring sharpens, and dividing by how often a class is predicted keeps large classes from growing larger. A class that no document gets anything of
+    stays at zero.
+
+    Args:
+        probabilities: P, `[N, L]`, rows that sum to one.
+    """
+    p = probabilities.detach()
+    weights = p**2 / p.sum(dim=0).clamp(min=torch.finfo(p.dtype).tiny)
+    return weights / weights.sum(dim=1, keepdim=True)
 
 
 class LOTClassOptions(Options):
@@ -58,11 +78,14 @@ class LOTClass(Method):
     """See the module's docstring."""
 
     name = "lotclass"
-    paper = "Meng et al. 2020, LOTClass; baseline of GenCo"
+    paper = (
+        "Text Classification Using Label Names Only: A Language Model Self-Training Approach (Meng et al. 2020, arXiv:2010.07245); baseline of GenCo"
+    )
     summary = "words that a masked language model would put for a class's name label other words; category prediction at these, then self-training"
     supervision = "none"
     masked_lm = True
     Options: ClassVar[type[Options]] = LOTClassOptions
+    options: LOTClassOptions
     encoder: MaskedEncoder
 
     def __init__(self, **common: Any) -> None:
@@ -79,7 +102,7 @@ class LOTClass(Method):
         names = label_names(corpus.labels)
         twice = next((word for word, count in Counter(word for group in names for word in set(group)).items() if count > 1), None)
         if twice is not None:
-            raise SelfTrainError(
+            raise DataError(
                 f"The word {twice!r} is in the names of two classes, and LOTClass learns a class from its name's words; rename one (data.classes)."
             )
 
@@ -90,16 +113,16 @@ class LOTClass(Method):
 
     @property
     def rounds(self) -> int:
-        return int(self.options.mcp_epochs) + -(-self.self_training_steps // int(self.options.update_interval))
+        return self.options.mcp_epochs + -(-self.self_training_steps // self.options.update_interval)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return [*self.encoder.parameters(), *self.classifier.parameters()]
 
     def steps(self, round_: int) -> int:
         if round_ < self.options.mcp_epochs:  # before the first refresh: as if every document had an indicative word
-            return -(-(len(self._indicative) or len(self.corpus.unlabeled)) // int(self.options.batch_size))
-        done = (round_ - int(self.options.mcp_epochs)) * int(self.options.update_interval)
-        return min(int(self.options.update_interval), self.self_training_steps - done)
+            return -(-(len(self._indicative) or len(self.corpus.unlabeled)) // self.options.batch_size)
+        done = (round_ - self.options.mcp_epochs) * self.options.update_interval
+        return min(self.options.update_interval, self.self_training_steps - done)
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         if round_ == 0:
@@ -125,7 +148,7 @@ class LOTClass(Method):
         """Tokens of every class's vocabulary, most frequent first (step 1).
 
         Raises:
-            SelfTrainError: a class's name stands in no document.
+            DataError: a class's name stands in no document.
         """
         found = [self._with_names(text, row) for text, row in zip(self.corpus.unlabeled.texts, rows, strict=True)]
         with_names = [(row, places) for row, places in found if places]
@@ -138,9 +161,9 @@ class LOTClass(Method):
                     counts[label].update(likeliest[number, place].tolist())
         for names, counted in zip(self.names, counts, strict=True):
             if not counted:
-                raise SelfTrainError(
-                    f"No unlabeled document contains {' or '.join(map(repr, names))}, so LOTClass has no place to learn the class from; use a name that the "
-                    "documents use (data.classes), or more documents."
+                raise DataError(
+                    f"No unlabeled document contains {' or '.join(map(repr, names))}, so LOTClass cannot learn the class; use a name that stands in the "
+                    "documents (data.classes), or more documents."
                 )
         top = [[token for token, _ in sorted(counted.items(), key=lambda item: (-item[1], item[0]))[: self.options.vocabulary]] for counted in counts]
         classes_of = Counter(token for tokens in top for token in tokens)
@@ -151,8 +174,8 @@ class LOTClass(Method):
 
     def documents_of(self, round_: int) -> list[int]:
         """The documents of a stretch of self-training, in an order of the seed; one pass after another."""
-        size, count = int(self.options.batch_size), len(self.corpus.unlabeled)
-        first = (round_ - int(self.options.mcp_epochs)) * int(self.options.update_interval) * size
+        size, count = self.options.batch_size, len(self.corpus.unlabeled)
+        first = (round_ - self.options.mcp_epochs) * self.options.update_interval * size
         order = np.random.default_rng([self.seed, 1]).permutation(count)
         return [int(order[place % count]) for place in range(first, first + min(count, self.steps(round_) * size))]
 
@@ -171,11 +194,11 @@ class LOTClass(Method):
         self.classifier.load_state_dict(state["classifier"])
 
     def _start_phase(self, phase: str) -> None:
-        """A fresh optimiser where a phase begins."""
+        """Start a new optimiser where a phase begins."""
         if phase == self._phase:
             return
         options, mcp = self.options, phase == "mcp"
-        total = int(options.mcp_epochs) * self.steps(0) if mcp else self.self_training_steps
+        total = options.mcp_epochs * self.steps(0) if mcp else self.self_training_steps
         self._phase = phase
         self.optimizer = torch.optim.AdamW(
             self.parameters(), lr=options.mcp_learning_rate if mcp else options.learning_rate, weight_decay=options.weight_decay
@@ -215,7 +238,7 @@ class LOTClass(Method):
         """Step 2's training data: every document once for each class that it has category-indicative words of.
 
         Raises:
-            SelfTrainError: a class has them in fewer than `fewest_documents` documents.
+            DataError: a class has them in fewer than `fewest_documents` documents.
         """
         special = set(self.encoder.tokenizer.all_special_ids)
         member = torch.zeros(len(self.names), len(self.encoder.tokenizer), dtype=torch.bool, device=self.encoder.device)
@@ -233,7 +256,7 @@ class LOTClass(Method):
         for label, name in enumerate(self.corpus.class_names):
             documents = sum(1 for _, own, _ in found if own == label)
             if documents < self.options.fewest_documents:
-                raise SelfTrainError(
+                raise DataError(
                     f"LOTClass found category-indicative words of the class {name!r} in {documents} documents, fewer than method.fewest_documents "
                     f"{self.options.fewest_documents}; use more documents, or lower method.match_threshold."
                 )
@@ -241,7 +264,7 @@ class LOTClass(Method):
 
     def _mcp_loss(self, round_: int, step: int) -> torch.Tensor:
         """L_MCP of a batch, the mean over its masked words."""
-        size = int(self.options.batch_size)
+        size = self.options.batch_size
         order = np.random.default_rng([self.seed, round_]).permutation(len(self._indicative))[step * size : (step + 1) * size]
         batch = [self._indicative[int(place)] for place in order]
         mine, factor = self.workers.part(len(batch))
@@ -258,7 +281,7 @@ class LOTClass(Method):
 
     def _self_training_loss(self, round_: int, step: int) -> torch.Tensor:
         """L_ST of a batch; KL(Q || P) up to the entropy of Q, which has no gradient."""
-        documents, size = self.documents_of(round_), int(self.options.batch_size)
+        documents, size = self.documents_of(round_), self.options.batch_size
         batch = [documents[place % len(documents)] for place in range(step * size, (step + 1) * size)]
         logits = self._classify(self.embed([self.corpus.unlabeled.texts[index] for index in batch]))
         return text_to_label(logits, torch.stack([self._targets[index] for index in batch]))

@@ -1,13 +1,16 @@
-"""PESCO: prompt-enhanced self-contrastive learning (Wang et al., 2023), zero-shot. Baseline of GenCo (table 2), which grew out of it.
+"""PESCO: prompt-enhanced self-contrastive learning, zero-shot; GenCo grew out of it.
 
-A round: label the unlabeled documents by the nearest label prompt (GenCo's equations 1 and 2, which are PESCO's), keep a balanced set of the most
-confident ones, find in each kept document the sentence that says most about its pseudo-label, and take contrastive steps on
+Paper: PESCO: Prompt-enhanced Self Contrastive Learning for Zero-shot Text Classification (Wang et al. 2023, arXiv:2305.14963); a row of
+GenCo's table 2. A round: label the unlabeled documents by the nearest label prompt (GenCo's equations 1 and 2, which are PESCO's), keep a balanced set of the
+most confident ones, find in each kept document the sentence that says most about its pseudo-label, and take contrastive steps on
 
     L_t2p = -1/|I| sum_i log exp sim(f(x_i), f(p_y)) / sum_c exp sim(f(x_i), f(p_c))                                   y = the pseudo-label of x_i
     L_t2t = -1/|I| sum_i 1/|A(i)| sum_{a in A(i)} log exp sim(f(x_i), f(x_a+)) / sum_{j in I} exp sim(f(x_i), f(x_j+))    A(i): documents with x_i's pseudo-label
 
 The positive x+ is the salient sentence behind the label prompt of the pseudo-label ("prompt-enhanced label-aware cloze test", PLCT). The options `sentence`
-and `prompt_in_positive` are the paper's steps towards it. What is uncertain about the paper's form is in docs/zero_shot_baselines.md.
+and `prompt_in_positive` are the paper's steps towards it.
+Needs: class names.
+Differs: written without the paper's text at hand. Hard pseudo-labels, S_t, batch, optimiser and defaults are GenCo's, so that the rows differ in the method alone.
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ from pydantic import Field, model_validator
 from selftrain.data.sentences import sentences
 from selftrain.data.texts import TextChannel
 from selftrain.methods.base import Method, Options
-from selftrain.methods.few_labels.selection import Selection, batch_of, growing_size, most_confident_per_class
 from selftrain.methods.losses import similarity, text_to_generated, text_to_label
+from selftrain.methods.zero_shot.selection import Selection, batch_of, growing_size, most_confident_per_class
 
 
 class PESCOOptions(Options):
@@ -47,7 +50,9 @@ class PESCOOptions(Options):
     @model_validator(mode="after")
     def _shares_grow(self) -> PESCOOptions:
         if self.last_share < self.first_share:
-            raise ValueError(f"last_share {self.last_share} is below first_share {self.first_share}; the kept set must not shrink")
+            raise ValueError(
+                f"last_share must be at least first_share, {self.first_share}, since the kept set must not shrink (got {self.last_share})"
+            )
         return self
 
 
@@ -55,20 +60,27 @@ class PESCO(Method):
     """See the module's docstring."""
 
     name = "pesco"
-    paper = "Wang et al. 2023, PESCO; baseline of GenCo"
+    paper = (
+        "PESCO: Prompt-enhanced Self Contrastive Learning for Zero-shot Text Classification (Wang et al. 2023, arXiv:2305.14963); baseline of GenCo"
+    )
     summary = "contrastive self-training of a sentence encoder on label prompts and on the documents' own salient sentences"
     supervision = "none"
     Options: ClassVar[type[Options]] = PESCOOptions
+    options: PESCOOptions
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
         self.selection = Selection.empty(len(self.corpus.labels))
         self._sentences: dict[int, str] = {}  # document index -> the sentence of the present round
-        self.adamw(self.rate(of_head=1e-3), self.options.weight_decay, self.rounds * self.options.steps_per_round)
+        self.adamw(self.rate(self.options.learning_rate, of_head=1e-3), self.options.weight_decay, self.rounds * self.options.steps_per_round)
+
+    @property
+    def output_temperature(self) -> float:
+        return self.options.tau
 
     @property
     def rounds(self) -> int:
-        return int(self.options.rounds)
+        return self.options.rounds
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         documents, options = self.corpus.unlabeled, self.options
@@ -88,7 +100,10 @@ class PESCO(Method):
         }
 
     def steps(self, round_: int) -> int:
-        return int(self.options.steps_per_round) if len(self.selection) else 0
+        return self.options.steps_per_round if len(self.selection) else 0
+
+    def steps_planned(self) -> int:
+        return self.rounds * self.options.steps_per_round
 
     def step(self, round_: int, step: int) -> dict[str, float]:
         rng = np.random.default_rng([self.seed, round_, step])

@@ -25,7 +25,7 @@ from selftrain.data.corpus import Corpus, Documents, Label
 from selftrain.errors import ConfigError, OutputError, nearest
 from selftrain.files.durable import check_folder, check_writable, sync, sync_tree
 from selftrain.files.parsing import json_of
-from selftrain.models.sources import fingerprint, language_model_folder
+from selftrain.models.locate import fingerprint, language_model_folder
 from selftrain.texts.cache import TextCache
 from selftrain.texts.dataset.prompts import TEMPLATE_OF, LabelPrompts, label_prompts
 from selftrain.texts.dataset.writing import SUBJECT_TOKENS, SUBJECT_TRIES, TRIES, Complete, LabelTexts, write_texts

@@ -1,11 +1,12 @@
-"""The gradient of an outer loss in the weights of the inner one, without a second backward pass. SunGen and Meta-Weight-Net use it.
+"""Training steps as functions of parameters, for methods with two levels: SEAL, SunGen and Meta-Weight-Net.
 
-One virtual step with weights v, theta' = theta - rate * sum_i v_i grad CE_i(theta) / total, gives by the chain rule (equation 11 of SunGen)
+`meta_gradient` is the gradient of an outer loss in the weights of the inner one, without a second backward pass. One virtual step with weights v,
+theta' = theta - rate * sum_i v_i grad CE_i(theta) / total, gives by the chain rule (equation 11 of SunGen)
 
     d outer(theta') / d v_i = -rate / total * <grad CE_i(theta), grad outer(theta')>
 
-An inner product of each sample's gradient with one vector is the derivative of its loss in that direction: one forward-mode pass gives all of them, and no
-gradient of a single sample, nor any graph of gradients, is ever held.
+An inner product of each sample's gradient with one vector is the derivative of its loss in that direction: one forward-mode pass gives all of them. No gradient of
+a single sample, and no graph of gradients, is ever held.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from torch.autograd import forward_ad
 
 from selftrain.models.encoder import Encoder
 
-Weights = dict[str, torch.Tensor]
+Parameters = dict[str, torch.Tensor]  # of a net, by name
 
 
-class HeadModel(torch.nn.Module):
-    """`Encoder.inputs` to logits: the second half of the encoder and the classifier as one module that `torch.func.functional_call` takes."""
+class Net(torch.nn.Module):
+    """The second half of the encoder and the classifier as one module, which `torch.func.functional_call` takes; it shares their parameters."""
 
-    def __init__(self, encoder: Encoder, classifier: torch.nn.Linear) -> None:
+    def __init__(self, encoder: Encoder, classifier: torch.nn.Module) -> None:
         super().__init__()
         self.encoder, self.classifier = encoder, classifier
 
@@ -35,13 +36,23 @@ class HeadModel(torch.nn.Module):
         return found
 
 
-def weights_of(model: torch.nn.Module) -> Weights:
+def parameters_of(model: torch.nn.Module) -> Parameters:
     """A copy of the parameters, apart from every graph."""
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
 def logits_of(model: torch.nn.Module, at: Mapping[str, torch.Tensor], rows: torch.Tensor, chunk: int = 1024) -> torch.Tensor:
-    """Logits `[N, L]` at `at`, without gradient, `chunk` rows in one pass."""
+    """Logits without gradient.
+
+    Args:
+        model: rows to logits.
+        at: its parameters.
+        rows: `[N, ...]`.
+        chunk: rows in one pass.
+
+    Returns:
+        `[N, L]`.
+    """
     with torch.no_grad():
         return torch.cat([torch.func.functional_call(model, dict(at), (part,)) for part in rows.split(chunk)])
 
@@ -52,10 +63,17 @@ def gradient(
     loss: Callable[[torch.Tensor], torch.Tensor],
     rows: torch.Tensor,
     chunk: int = 1024,
-) -> Weights:
+) -> Parameters:
     """Gradient of `loss(logits of rows)` in the parameters, at `at`.
 
     The loss is differentiated in the logits of all rows first, and these then chunk by chunk: the states of a recurrent net for all rows would fill the memory.
+
+    Args:
+        model: rows to logits.
+        at: its parameters.
+        loss: a function of the logits of all rows, `[N, L]`.
+        rows: `[N, ...]`.
+        chunk: rows in one pass.
     """
     found = {name: value.detach().requires_grad_(True) for name, value in at.items()}
     logits = logits_of(model, at, rows, chunk).requires_grad_(True)
@@ -77,11 +95,11 @@ def _composed_of_operations() -> Iterator[None]:
 
 
 def directional(
-    model: torch.nn.Module, at: Weights, direction: Weights, rows: torch.Tensor, targets: torch.Tensor, chunk: int = 1024
+    model: torch.nn.Module, at: Parameters, direction: Parameters, rows: torch.Tensor, targets: torch.Tensor, chunk: int = 1024
 ) -> torch.Tensor:
     """<grad CE_i(at), direction> of every sample, `[N]`, by forward-mode differentiation.
 
-    By dual tensors and not by `torch.func.jvp`: packed sequences, which an LSTM gets, do not pass through the latter.
+    It uses dual tensors because packed sequences, which an LSTM gets, do not pass through `torch.func.jvp`.
 
     Args:
         model: rows `[N, ...]` to logits `[N, L]`.
@@ -104,7 +122,7 @@ def directional(
 
 def meta_gradient(
     model: torch.nn.Module,
-    at: Weights,
+    at: Parameters,
     rows: torch.Tensor,
     targets: torch.Tensor,
     weights: torch.Tensor,
@@ -114,17 +132,18 @@ def meta_gradient(
     *,
     virtual: bool = True,
 ) -> torch.Tensor:
-    """d outer(theta') / d weights, `[N]`: see the module's docstring; total is the sum of the weights, held fixed as in the released code.
+    """d outer(theta') / d weights, `[N]`: SunGen's equation 11, see the module's docstring. `total` is the sum of the weights, held fixed as in the released code.
 
     Args:
         model: rows `[N, ...]` to logits `[N, L]`.
         at: theta.
-        rows, targets: the inner loss's samples, `[N, ...]` and `[N]`.
+        rows: inputs of the inner loss's samples, `[N, ...]`.
+        targets: their labels, `[N]`.
         weights: v, `[N]`.
         outer: logits of `outer_rows` to the outer loss.
         outer_rows: `[M, ...]`.
         rate: of the virtual step.
-        virtual: take grad outer at theta'; False: at theta, as SunGen's released code does, which saves two passes over the samples.
+        virtual: take grad outer at theta'; False: at theta, as SunGen's released code does, which saves two passes.
     """
     weights = weights.detach()
     total = weights.sum()

@@ -9,14 +9,14 @@ from sentence_transformers import SentenceTransformer
 
 from selftrain.config import ModelConfig
 from selftrain.data.corpus import Corpus
-from selftrain.errors import SelfTrainError
+from selftrain.errors import BundleError, ConfigError
+from selftrain.models.allowlist import check_model_folder, check_modules
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
+from selftrain.models.cnn import ImageEncoder
 from selftrain.models.encoder import Encoder, TextEncoder
-from selftrain.models.folders import check_model_folder, check_modules
-from selftrain.models.frozen import HeadEncoder
-from selftrain.models.images import ImageEncoder
+from selftrain.models.head import HeadEncoder
+from selftrain.models.locate import BILSTM, IMAGE_ENCODERS, encoder_folder, fingerprint
 from selftrain.models.precision import Precision, resolve
-from selftrain.models.sources import BILSTM, IMAGE_ENCODERS, encoder_folder, fingerprint
 
 
 def open_encoder(config: ModelConfig, corpus: Corpus, *, device: str = "cpu", precision: Precision = "float32") -> Encoder:
@@ -24,12 +24,13 @@ def open_encoder(config: ModelConfig, corpus: Corpus, *, device: str = "cpu", pr
 
     Args:
         config: what to open.
-        corpus: what it will be trained on: an encoder without a vocabulary of its own takes that of the documents.
+        corpus: what it is trained on; an encoder without a vocabulary takes that of the documents.
         device: where it computes.
         precision: of matrix products while training. Frozen embeddings are made in float32, for every run alike.
 
     Raises:
-        SelfTrainError: the folder is no model, the name is not found, or it is no encoder of such documents, or has nothing pre-trained to freeze.
+        ConfigError: the name is not found, or it is not an encoder of such documents, or has nothing pre-trained to freeze.
+        BundleError: the folder is not a model, or not one that a bundle can hold.
     """
     check_encoder(config, corpus)
     if config.encoder in IMAGE_ENCODERS:
@@ -59,44 +60,55 @@ def _opened(source: Path | str, device: str) -> SentenceTransformer:
     """A sentence encoder of modules that a bundle can hold.
 
     Raises:
-        SelfTrainError: its folder names code, is damaged, or holds another kind of model.
+        BundleError: its folder names code, is damaged, or holds another kind of model.
     """
     if isinstance(source, Path):
         check_model_folder(source)
     try:
         backbone = SentenceTransformer(str(source), device=device, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise SelfTrainError(
-            f"model.encoder: {source} cannot be opened ({type(error).__name__}: {' '.join(str(error).split())[:200]}); name another encoder."
+        raise BundleError(
+            f"model.encoder: {source} cannot be opened ({type(error).__name__}: {' '.join(str(error).split())[:200]}); use another encoder.",
+            parameter="model.encoder",
         ) from None
     check_modules([type(module).__name__ for module in backbone], f"model.encoder: {source}")
     return backbone
 
 
 def located(config: ModelConfig) -> ModelConfig:
-    """`config` with whole paths for its model folders: Ray workers run in folders of their own, where a relative one means nothing."""
+    """`config` with absolute paths of its model folders, since Ray workers run in other working directories."""
     folders = {"encoder": config.encoder, "masked_lm": config.masked_lm}
     found = {key: str(Path(name).expanduser().absolute()) for key, name in folders.items() if name is not None and Path(name).expanduser().is_dir()}
     return config.model_copy(update=found)
 
 
 def check_encoder(config: ModelConfig, corpus: Corpus) -> None:
-    """Raise a `SelfTrainError` where the documents are images and the encoder reads texts, or the other way round, or there is nothing to freeze."""
+    """Check that the encoder reads such documents, and has pre-trained weights where `model.train` freezes them.
+
+    Raises:
+        ConfigError: it does not, or has none.
+    """
     images, reads_images = corpus.kind == "image", config.encoder in IMAGE_ENCODERS
     if images and not reads_images:
-        raise SelfTrainError(
-            f"The documents of {corpus.name} are images, and model.encoder {config.encoder!r} does not read them; name one of {', '.join(IMAGE_ENCODERS)}."
+        raise ConfigError(
+            f"model.encoder must be one of {', '.join(IMAGE_ENCODERS)}: the documents of {corpus.name} are images (got {config.encoder!r}).",
+            parameter="model.encoder",
         )
     if reads_images and not images:
-        raise SelfTrainError(f"model.encoder {config.encoder!r} reads images, and the documents of {corpus.name} are texts; name a sentence encoder.")
+        raise ConfigError(
+            f"model.encoder must be a sentence encoder: the documents of {corpus.name} are texts (got {config.encoder!r}, which reads images).",
+            parameter="model.encoder",
+        )
     if images and config.train == "head":
-        raise SelfTrainError(
-            "model.train is 'head', which stands on a frozen encoder of texts; an encoder of images is trained whole: set model.train: full."
+        raise ConfigError(
+            "model.train must be 'full': an encoder of images has no pre-trained weights to freeze (got 'head').", parameter="model.train"
         )
     if config.encoder == BILSTM and config.train == "head":
-        raise SelfTrainError("model.encoder bilstm starts from random weights, and model.train: head would freeze them; set model.train: full.")
+        raise ConfigError(
+            "model.train must be 'full': model.encoder bilstm starts from random weights (got 'head', which freezes them).", parameter="model.train"
+        )
 
 
 def is_light(config: ModelConfig) -> bool:
-    """Whether `open_encoder` would give a `light` one; said without opening it."""
+    """Whether `open_encoder` returns a `light` encoder; nothing is opened."""
     return config.train == "head" or config.encoder == BILSTM

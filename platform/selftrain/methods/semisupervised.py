@@ -1,7 +1,9 @@
-"""What methods with few labels and many unlabeled documents share: batches of both, views, a linear classifier on the encoder, the ramp-up of the weight.
+"""What methods with labeled and unlabeled documents share: batches of both, views, a linear classifier on the encoder, the ramp-up of the weight.
 
-A method of the family says in `unlabeled_losses` what it adds to the cross-entropy on the labeled documents; that is all there is to each of their files.
-NS3L's loss (ns3l.py) is an option of the whole family, since the paper adds it to other methods.
+    loss = labeled_losses (cross-entropy) + ramp(t) * (unlabeled_losses + added_losses)
+
+A method says in `unlabeled_losses` what it adds to the cross-entropy on the labeled documents; little else is in its file. `added_losses` are for a loss that
+goes with any method: few_labels/ns3l.py adds NS3L's there.
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -20,15 +21,13 @@ from pydantic import Field
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel, TextRequest
 from selftrain.data.views import edited
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ConfigError, DataError
 from selftrain.methods.base import Method, Options
-from selftrain.methods.few_labels.selection import choose_negatives
-from selftrain.methods.losses import negative_sampling
 from selftrain.models.student import Student
 
 
 class SemiSupervisedOptions(Options):
-    """Options of the whole family."""
+    """Options of every method with labeled and unlabeled documents."""
 
     rounds: int = Field(10, ge=1, description="reports; a method with pseudo-labels makes them anew in every step")
     steps_per_round: int = Field(30, ge=1, description="optimiser steps between two reports")
@@ -42,13 +41,6 @@ class SemiSupervisedOptions(Options):
     views: Literal["edits", "continuations"] = Field(
         "edits", description="strong views: words dropped and swapped, or the document with a continuation by the language model (texts)"
     )
-    ns3l_weight: float = Field(0.0, ge=0, description="lambda_1 of NS3L's loss, added to the method's own (NS3L algorithm 1)")
-    ns3l_threshold: float = Field(0.04, gt=0, lt=1, description="T: classes below this probability are negative labels (NS3L algorithm 1)")
-    ns3l_negatives: Literal["threshold", "uniform", "exclude_nearest", "furthest", "oracle"] = Field(
-        "threshold",
-        description="how negative labels are chosen (NS3L table 6); oracle: never the true class, a bound that needs data.supervision: oracle",
-    )
-    ns3l_count: int = Field(1, ge=1, description="P: negative labels a document where they are not chosen by the threshold")
 
     @property
     def wants_texts(self) -> bool:
@@ -72,15 +64,16 @@ class Batch:
 
 
 class SemiSupervised(Method):
-    """Base of the family; see the module's docstring."""
+    """Base of all methods with labeled and unlabeled documents; see the module's docstring."""
 
     supervision = "labels"
     language_model = "nothing (continuations with views: continuations)"
     kinds = ("text", "image")
     strong_views: ClassVar[int] = 0  # how many of a document the method compares
     image_views: ClassVar[Literal["weak", "strong"]] = "strong"  # what the compared views of an image are
-    one_pass: ClassVar[bool] = False  # whether, where embeddings depend on their pass, strong views share it with the weak ones
+    one_pass: ClassVar[bool] = False  # whether strong views share the pass of the weak ones, where embeddings depend on their pass
     Options: ClassVar[type[Options]] = SemiSupervisedOptions
+    options: SemiSupervisedOptions
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
@@ -98,48 +91,49 @@ class SemiSupervised(Method):
     def check(cls, options: Any, corpus: Corpus) -> None:
         cls.check_supervision(options, corpus)
         if corpus.kind == "image" and options.views != "edits":
-            raise SelfTrainError("method.views is 'continuations', which a language model writes for texts; the documents are images: leave it out.")
-        classes = len(corpus.labels)
-        if options.ns3l_weight and options.ns3l_threshold >= 1 / classes:
-            raise SelfTrainError(
-                f"method.ns3l_threshold {options.ns3l_threshold:g} is not below 1/{classes} (one over the number of classes): an undecided prediction "
-                "would have every class as a negative label and a loss without gradient; lower it."
-            )
-        if options.ns3l_weight and options.ns3l_negatives == "oracle" and not corpus.oracle:
-            raise SelfTrainError(
-                "method.ns3l_negatives: oracle looks at the true labels of unlabeled documents, which is a bound and no method; set data.supervision: oracle."
+            raise ConfigError(
+                "method.views must be 'edits' for images: a language model continues texts (got 'continuations').", parameter="method.views"
             )
 
     @classmethod
     def check_supervision(cls, options: Any, corpus: Corpus) -> None:
-        """Raise a `SelfTrainError` unless the experiment grants what the method learns from."""
+        """Check that the documents have what the method learns from.
+
+        Raises:
+            ConfigError: an option does not fit what they have.
+            DataError: they lack it.
+        """
         if corpus.candidates:
-            raise SelfTrainError(
+            raise DataError(
                 f"The method {cls.name} needs one label a document, and data.supervision is 'candidates'; set it to few or all, or choose a method for "
-                "candidate sets (selftrain methods)."
+                "candidate sets."
             )
         if not corpus.granted:
-            raise SelfTrainError(f"The method {cls.name} needs labels; set data.supervision: few (data.labels_per_class each), all or weak.")
+            raise DataError(f"The method {cls.name} needs labels; set data.supervision: few (data.labels_per_class each), all or weak.")
 
     def granted(self) -> Mapping[str, Any]:
-        """What the learner is told of documents, by their ids: a label each."""
+        """The label of each labeled document, by its id."""
         return self.corpus.granted
 
     def start_optimizer(self, steps: int) -> None:
-        """A fresh optimiser for the coming `steps`."""
-        self.adamw(self.rate(of_head=1e-2), self.options.weight_decay, steps)
+        """Start a new optimiser for the coming `steps`."""
+        self.adamw(self.rate(self.options.learning_rate, of_head=1e-2), self.options.weight_decay, steps)
 
     def make_classifier(self) -> torch.nn.Module:
         """What turns embeddings `[N, D]` into logits `[N, L]`."""
         return torch.nn.Linear(self.encoder.dimensions, len(self.corpus.labels))
 
     def unlabeled_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """The method's own losses by name, already weighted but for the ramp-up."""
+        """The method's own losses by name, weighted but not ramped."""
+        return {}
+
+    def added_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Losses that go with any method, by name, weighted but not ramped."""
         return {}
 
     @property
     def rounds(self) -> int:
-        return int(self.options.rounds)
+        return self.options.rounds
 
     def texts_wanted(self) -> int:
         return len(self.viewed) * self.compared_views if self.wants_texts else 0
@@ -148,7 +142,7 @@ class SemiSupervised(Method):
         return [*self.encoder.parameters(), *self.classifier.parameters()]
 
     def steps(self, round_: int) -> int:
-        return int(self.options.steps_per_round)
+        return self.options.steps_per_round
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         if self.wants_texts and not self._continuations:
@@ -157,7 +151,7 @@ class SemiSupervised(Method):
             answers = texts([request for requests in wanted.values() for request in requests])
             for index, requests in wanted.items():
                 self._continuations[index] = [answers.get(request, "") for request in requests]
-        if self.encoder.frozen and not self._embedded:  # all views at once: in large batches, and in the same ones where a killed training is resumed
+        if self.encoder.frozen and not self._embedded:  # all views at once: in large batches, and in the same ones where a training is resumed
             self._embedded = True
             views = [self.strong_view(index, view) for index in self.unlabeled for view in range(self.strong_views)]
             self.encoder.encode([*self.corpus.unlabeled.texts, *views])
@@ -181,8 +175,7 @@ class SemiSupervised(Method):
             losses = self.labeled_losses(batch, logits[: len(labeled)])
             added = self.unlabeled_losses(batch)
         weight = self.ramped(progress)
-        if options.ns3l_weight:
-            added["ns3l"] = options.ns3l_weight * negative_sampling(*self.ns3l_rows(batch))
+        added |= self.added_losses(batch)
         loss = sum(losses.values(), torch.zeros((), device=logits.device)) + weight * sum(added.values(), torch.zeros((), device=logits.device))
         self.backward(loss)
         self.update()
@@ -198,14 +191,14 @@ class SemiSupervised(Method):
         return {"ce": F.cross_entropy(logits, self.targets_of(batch))}
 
     def after_step(self) -> None:
-        """What a method does once its weights have changed."""
+        """Called once the weights have changed."""
 
     def targets_of(self, batch: Batch) -> torch.Tensor:
         """Granted labels of the labeled documents, `[N]`."""
         return torch.tensor([self.targets[index] for index in batch.labeled], device=self.encoder.device)
 
     def ramped(self, progress: float) -> float:
-        """exp(-5 (1 - t)^2), t the share of the ramp-up that is done (Tarvainen & Valpola 2017, as in NS3L's experiments)."""
+        """exp(-5 (1 - t)^2), t the share of the ramp-up that is done (Tarvainen & Valpola 2017, arXiv:1703.01780, as in NS3L's experiments)."""
         share = min(1.0, progress / self.options.ramp) if self.options.ramp else 1.0
         return math.exp(-5.0 * (1.0 - share) ** 2)
 
@@ -228,16 +221,16 @@ class SemiSupervised(Method):
 
     @property
     def viewed(self) -> list[int]:
-        """Documents of which a step takes strong views: the language model is asked about no others."""
+        """Documents of which a step takes strong views; continuations are asked for these alone."""
         return self.unlabeled
 
     @property
     def compared_views(self) -> int:
-        """How many strong views a step needs with these options."""
+        """Strong views of a document that a step needs with these options."""
         return self.strong_views
 
     def weak_views(self, indices: Sequence[int], rng: np.random.Generator) -> list[Any]:
-        """What stands for documents in a batch: a text is its own weak view, an image is flipped and shifted anew."""
+        """The weak views of documents: a text is its own, an image is flipped and shifted anew."""
         documents = [self.corpus.unlabeled.texts[index] for index in indices]
         if self.corpus.kind == "text":
             return documents
@@ -246,7 +239,13 @@ class SemiSupervised(Method):
         return weak_views(documents, rng, mirrored=self.corpus.mirrored, device=self.encoder.device)
 
     def strong_views_of(self, indices: Sequence[int], view: int, rng: np.random.Generator) -> list[Any]:
-        """Strong view number `view` of documents; of images a new one, weak where the method's paper compares weak ones."""
+        """Strong views of documents; an image gets a new one, which is weak where the method's paper compares weak ones.
+
+        Args:
+            indices: of the documents.
+            view: number of the view; a text's views are fixed.
+            rng: of the views of images.
+        """
         if self.corpus.kind == "text":
             return [self.strong_view(index, view) for index in indices]
         if self.image_views == "weak":
@@ -265,29 +264,6 @@ class SemiSupervised(Method):
             return f"{continuation} {text}".strip() if continuation else edited(text, view)
         return edited(text, view)
 
-    def ns3l_rows(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits `[N, L]` of the unlabeled documents and the mask `[N, L]` of their negative labels."""
-        options = self.options
-        if options.ns3l_negatives == "threshold":
-            return batch.weak_logits, torch.softmax(batch.weak_logits.detach(), dim=1) < options.ns3l_threshold
-        how = options.ns3l_negatives
-        distances = self._class_distances[batch.unlabeled] if how in ("exclude_nearest", "furthest") else None
-        ids = self.corpus.unlabeled.ids
-        truth = np.array([self.corpus.oracle[ids[index]] for index in batch.unlabeled]) if how == "oracle" else None
-        mask = choose_negatives(how, len(batch.unlabeled), len(self.corpus.labels), options.ns3l_count, batch.rng, distances, truth)
-        return batch.weak_logits, mask.to(batch.weak_logits.device)
-
-    @cached_property
-    def _class_distances(self) -> np.ndarray:
-        """Distance of every document to the nearest labeled one of each class, in the embedding space before training, `[documents, classes]`."""
-        rows = self.encoder.encode(self.corpus.unlabeled.texts).cpu().numpy()
-        found = np.full((len(rows), len(self.corpus.labels)), np.inf)
-        for label in range(found.shape[1]):
-            members = [index for index in self.labeled if self.targets[index] == label]
-            if members:
-                found[:, label] = ((rows[:, None, :] - rows[members][None, :, :]) ** 2).sum(-1).min(1)
-        return found
-
     def student(self) -> Student:
         classifier = self.classifier
         assert isinstance(classifier, torch.nn.Linear)
@@ -302,5 +278,5 @@ class SemiSupervised(Method):
 
 
 def _draw(count: int, size: int, rng: np.random.Generator) -> list[int]:
-    """`size` of `count` places, without replacement as far as there are enough."""
+    """`size` of `count` places, without replacement where there are enough."""
     return [int(place) for place in rng.choice(count, size=size, replace=count < size)]

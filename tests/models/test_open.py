@@ -2,8 +2,8 @@ from tiny import tiny_backbone
 
 from selftrain.config import parse
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.frozen import HeadEncoder
-from selftrain.models.opening import open_encoder
+from selftrain.models.head import HeadEncoder
+from selftrain.models.open import open_encoder
 
 
 def saved(folder, corpus, **model):

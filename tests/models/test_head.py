@@ -7,7 +7,7 @@ from sentence_transformers import SentenceTransformer
 from tiny import tiny_backbone
 
 from selftrain.models.encoder import TextEncoder
-from selftrain.models.frozen import EmbeddingCache, HeadEncoder
+from selftrain.models.head import EmbeddingCache, HeadEncoder
 from selftrain.models.student import Student
 
 TEXTS = ["the match", "the market fell on profit", "music and film"]

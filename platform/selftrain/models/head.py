@@ -1,4 +1,4 @@
-"""Training a head: a residual dense layer on embeddings that the frozen encoder makes once and a cache keeps.
+"""A head: a trained residual dense layer on embeddings that the frozen encoder makes once and a cache keeps.
 
     f(x) = trunk(x) + tanh(W trunk(x) + b),   W and b zero at the start
 
@@ -38,7 +38,7 @@ class EmbeddingCache:
 
     @contextmanager
     def filling(self) -> Iterator[None]:
-        """One process of a machine at a time embeds what is missing; what others have added until its turn is there then."""
+        """A lock under which one process of a machine at a time embeds what is missing; what others have added until then is read first."""
         if self._folder is None:
             yield
             return
@@ -119,7 +119,7 @@ class HeadEncoder(TextEncoder):
         return twin.train(self.training)
 
     def uncached(self) -> HeadEncoder:
-        """See `Encoder.uncached`; what it embeds it keeps for itself alone."""
+        """See `Encoder.uncached`; the copy keeps its embeddings in memory of its own."""
         twin = copy.deepcopy(self)
         twin._cache_folder, twin._caches = None, {}
         return twin

