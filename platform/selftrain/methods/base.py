@@ -34,11 +34,16 @@ class Options(BaseModel):
         """Whether training asks the text channel for anything."""
         return False
 
+    @property
+    def trains(self) -> bool:
+        """Whether training changes any weight."""
+        return True
+
 
 class Method(ABC):
     """One way of training the classifier `argmax_j sim(f(x), f(p_j))` of GenCo's equations 1 and 2."""
 
-    name: ClassVar[str]
+    name: ClassVar[str]  # that of its options, and of its file
     paper: ClassVar[str]
     summary: ClassVar[str]
     supervision: ClassVar[str]  # what data.supervision must grant: none, or labels (of few documents or of all)
@@ -46,6 +51,11 @@ class Method(ABC):
     language_model: ClassVar[str] = "nothing"  # what it wants of the language model
     masked_lm: ClassVar[bool] = False  # whether model.masked_lm is what it trains, instead of the sentence encoder
     Options: ClassVar[type[Options]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "Options" in cls.__dict__ and "name" in cls.Options.model_fields:
+            cls.name = cls.Options.model_fields["name"].default
 
     def __init__(
         self,
@@ -103,6 +113,11 @@ class Method(ABC):
         of confidence it says little.
         """
         return self.scale / float(getattr(self.options, "tau", 1.0))
+
+    @property
+    def planned_steps(self) -> int:
+        """Steps of the whole training, as far as they are known before it; what `--dry-run` prints."""
+        return self.rounds * self.steps(0)
 
     def texts_wanted(self) -> int:
         """Upper bound of the texts that training will ask for; what `--dry-run` prints."""

@@ -60,6 +60,11 @@ class GenCoOptions(Options):
         """Whether training asks the text channel for anything."""
         return self.input_augmentation or self.conditional_augmentation
 
+    @property
+    def trains(self) -> bool:
+        """Whether training changes any weight."""
+        return self.rounds > 0
+
     @model_validator(mode="after")
     def _shares_grow(self) -> GenCoOptions:
         if self.last_share < self.first_share:
@@ -89,6 +94,10 @@ class GenCo(Method):
     @property
     def rounds(self) -> int:
         return int(self.options.rounds)
+
+    @property
+    def planned_steps(self) -> int:
+        return self.rounds * int(self.options.steps_per_round)
 
     def texts_wanted(self) -> int:
         if not self.wants_texts:

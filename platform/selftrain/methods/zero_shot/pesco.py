@@ -70,6 +70,10 @@ class PESCO(Method):
     def rounds(self) -> int:
         return int(self.options.rounds)
 
+    @property
+    def planned_steps(self) -> int:
+        return self.rounds * int(self.options.steps_per_round)
+
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         documents, options = self.corpus.unlabeled, self.options
         prototypes = self.prototypes()
