@@ -27,7 +27,6 @@ class CAVLOptions(PartialLabelOptions):
 class CAVL(PartialLabels):
     """See the module's docstring."""
 
-    name = "cavl"
     paper = "Zhang et al. 2022, Exploiting Class Activation Value for Partial-Label Learning; baseline of SEAL"
     summary = "the candidate with the largest class activation value is the label"
     Options: ClassVar[type[Options]] = CAVLOptions

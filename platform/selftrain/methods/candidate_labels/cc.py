@@ -21,7 +21,6 @@ class CCOptions(PartialLabelOptions):
 class CC(PartialLabels):
     """See the module's docstring."""
 
-    name = "cc"
     paper = "Feng et al. 2020, Provably Consistent Partial-Label Learning; baseline of SEAL"
     summary = "the likelihood that the label is one of the candidates"
     Options: ClassVar[type[Options]] = CCOptions

@@ -41,7 +41,6 @@ class PiCOOptions(PartialLabelOptions):
 class PiCO(WeightedCandidates):
     """See the module's docstring. The views are the document itself (the query) and a strong one (the key)."""
 
-    name = "pico"
     paper = "Wang et al. 2022, PiCO: Contrastive Label Disambiguation for Partial Label Learning; baseline of SEAL"
     summary = "prototypes of contrastive embeddings choose among the candidates"
     strong_views = 1

@@ -22,7 +22,6 @@ class CrossEntropyOptions(SemiSupervisedOptions):
 class CrossEntropy(SemiSupervised):
     """See the module's docstring."""
 
-    name = "cross_entropy"
     paper = "baseline of NS3L, SSC and SEAL"
     summary = "a linear classifier on the encoder, trained on the labeled documents alone (label smoothing as an option)"
     Options: ClassVar[type[Options]] = CrossEntropyOptions

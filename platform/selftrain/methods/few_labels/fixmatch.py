@@ -26,7 +26,6 @@ class FixMatchOptions(SemiSupervisedOptions):
 class FixMatch(SemiSupervised):
     """See the module's docstring."""
 
-    name = "fixmatch"
     paper = "Sohn et al. 2020, FixMatch; baseline of SSC"
     summary = "a confident prediction on the weak view is the label of the strong view"
     strong_views = 2

@@ -25,7 +25,6 @@ class MeanTeacherOptions(SemiSupervisedOptions):
 class MeanTeacher(SemiSupervised):
     """See the module's docstring. The teacher is what is evaluated and served."""
 
-    name = "mean_teacher"
     paper = "Tarvainen & Valpola 2017, Mean teachers; baseline of NS3L"
     summary = "the student agrees with a moving average of itself"
     strong_views = 1

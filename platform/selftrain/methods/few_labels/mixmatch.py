@@ -32,7 +32,6 @@ class MixMatchOptions(SemiSupervisedOptions):
 class MixMatch(SemiSupervised):
     """See the module's docstring."""
 
-    name = "mixmatch"
     paper = "Berthelot et al. 2019, MixMatch; baseline of NS3L"
     summary = "guessed and sharpened labels on mixed-up embeddings"
     strong_views = 2

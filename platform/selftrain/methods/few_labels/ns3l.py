@@ -25,7 +25,6 @@ class NS3LOptions(SemiSupervisedOptions):
 class NS3L(SemiSupervised):
     """See the module's docstring."""
 
-    name = "ns3l"
     paper = "Chen et al. 2020, Negative Sampling in Semi-Supervised Learning"
     summary = (
         "improbable classes become negative labels of the unlabeled documents; also an option (ns3l_weight) of the other methods with few labels"

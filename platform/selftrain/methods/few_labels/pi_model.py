@@ -22,7 +22,6 @@ class PiModelOptions(SemiSupervisedOptions):
 class PiModel(SemiSupervised):
     """See the module's docstring."""
 
-    name = "pi_model"
     paper = "Laine & Aila 2017, Temporal Ensembling; baseline of NS3L"
     summary = "two views of a document get the same probabilities"
     strong_views = 1

@@ -23,7 +23,6 @@ class PseudoLabelOptions(SemiSupervisedOptions):
 class PseudoLabel(SemiSupervised):
     """See the module's docstring."""
 
-    name = "pseudo_label"
     paper = "Lee 2013, Pseudo-Label; baseline of NS3L"
     summary = "confident predictions become labels"
     Options: ClassVar[type[Options]] = PseudoLabelOptions

@@ -51,7 +51,6 @@ class Prototypes(torch.nn.Module):
 class SSC(SemiSupervised):
     """See the module's docstring."""
 
-    name = "ssc"
     paper = "Gauffre et al. 2024, A Unified Contrastive Loss for Self-Training"
     summary = "one contrastive loss over prototypes, labeled, confident and unconfident documents, and no cross-entropy"
     strong_views = 2

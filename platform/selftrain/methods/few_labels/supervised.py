@@ -33,7 +33,6 @@ class SupervisedOptions(Options):
 class Supervised(Method):
     """See the module's docstring. A round is an epoch."""
 
-    name = "supervised"
     paper = "the upper bound of Zhang et al. 2023, table 2"
     summary = "the same encoder trained on all true labels: what a zero-shot method is measured against"
     supervision = "labels"

@@ -36,7 +36,6 @@ class VATOptions(SemiSupervisedOptions):
 class VAT(SemiSupervised):
     """See the module's docstring."""
 
-    name = "vat"
     paper = "Miyato et al. 2018, Virtual Adversarial Training; baseline of NS3L"
     summary = "probabilities stay the same in the direction in which they would change most (entropy minimisation and pseudo-labels as options)"
     Options: ClassVar[type[Options]] = VATOptions

@@ -27,7 +27,6 @@ class ConfidenceOptions(NoisyLabelOptions):
 class Confidence(NoisyLabels):
     """See the module's docstring. The first half of the rounds is the training that measures confidence, the second the one that counts."""
 
-    name = "confidence"
     paper = "Swayamdipta et al. 2020, Dataset Cartography; baseline of SunGen"
     summary = "train, keep the texts whose label was most probable on average, train again on them"
     Options: ClassVar[type[Options]] = ConfidenceOptions

@@ -36,7 +36,6 @@ class MetaWeightNetOptions(NoisyLabelOptions):
 class MetaWeightNet(NoisyLabels):
     """See the module's docstring."""
 
-    name = "meta_weight_net"
     paper = "Shu et al. 2019, Meta-Weight-Net; baseline of SunGen"
     summary = "a small network turns losses into weights, taught by a held-out part of the labels"
     Options: ClassVar[type[Options]] = MetaWeightNetOptions

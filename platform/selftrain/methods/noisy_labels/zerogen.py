@@ -28,7 +28,6 @@ class ZeroGenOptions(NoisyLabelOptions):
 class ZeroGen(NoisyLabels):
     """See the module's docstring."""
 
-    name = "zerogen"
     paper = "Ye et al. 2022, ZeroGen; baseline of SunGen"
     summary = "every label is believed: plain training on generated texts (label smoothing, or the robust loss alone, as options)"
     Options: ClassVar[type[Options]] = ZeroGenOptions

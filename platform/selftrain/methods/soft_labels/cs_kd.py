@@ -29,7 +29,6 @@ class CSKDOptions(SemiSupervisedOptions):
 class CSKD(SemiSupervised):
     """See the module's docstring."""
 
-    name = "cs_kd"
     paper = "Yun et al. 2020, Class-wise Self-knowledge Distillation; baseline of SEAL"
     summary = "two labeled documents of the same class get the same prediction"
     Options: ClassVar[type[Options]] = CSKDOptions

@@ -29,7 +29,6 @@ class DLBOptions(SemiSupervisedOptions):
 class DLB(SemiSupervised):
     """See the module's docstring."""
 
-    name = "dlb"
     paper = "Shen et al. 2022, Self-Distillation from the Last Mini-Batch; baseline of SEAL"
     summary = "half of each batch repeats the one before and keeps the predictions that it had there"
     Options: ClassVar[type[Options]] = DLBOptions

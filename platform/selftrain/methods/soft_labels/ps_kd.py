@@ -28,7 +28,6 @@ class PSKDOptions(SemiSupervisedOptions):
 class PSKD(SemiSupervised):
     """See the module's docstring."""
 
-    name = "ps_kd"
     paper = "Kim et al. 2021, Progressive Self-Knowledge Distillation; baseline of SEAL"
     summary = "targets move from the label to the model's predictions of the round before"
     Options: ClassVar[type[Options]] = PSKDOptions

@@ -35,7 +35,6 @@ class TFKDOptions(SemiSupervisedOptions):
 class TFKD(SemiSupervised):
     """See the module's docstring."""
 
-    name = "tf_kd"
     paper = "Yuan et al. 2020, Teacher-free Knowledge Distillation; baseline of SEAL"
     summary = "the model's own first training, or a teacher made by hand, gives the soft labels"
     Options: ClassVar[type[Options]] = TFKDOptions

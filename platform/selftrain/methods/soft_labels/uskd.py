@@ -31,7 +31,6 @@ class USKDOptions(SemiSupervisedOptions):
 class USKD(SemiSupervised):
     """See the module's docstring. With two classes the other one has probability one among the others, and the second loss is zero."""
 
-    name = "uskd"
     paper = "Yang et al. 2023, Unified Self-Knowledge Distillation; baseline of SEAL"
     summary = "soft labels of the label and, by rank, of the other classes come from the model's own prediction"
     Options: ClassVar[type[Options]] = USKDOptions

@@ -75,7 +75,6 @@ class GenCoOptions(Options):
 class GenCo(Method):
     """See the module's docstring."""
 
-    name = "genco"
     paper = "Zhang et al. 2023, Generation-driven Contrastive Self-training"
     summary = "contrastive self-training of a sentence encoder on continuations and label-conditioned texts by a language model"
     supervision = "none"

@@ -72,7 +72,6 @@ class IPETOptions(Options):
 class IPET(Method):
     """See the module's docstring."""
 
-    name = "ipet"
     paper = "Schick & Schütze 2021, PET/iPET; baseline of GenCo"
     summary = "an ensemble of cloze questions to a masked language model labels examples for its next generation; distilled into a classifier"
     supervision = "none"

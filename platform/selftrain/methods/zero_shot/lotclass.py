@@ -57,7 +57,6 @@ class LOTClassOptions(Options):
 class LOTClass(Method):
     """See the module's docstring."""
 
-    name = "lotclass"
     paper = "Meng et al. 2020, LOTClass; baseline of GenCo"
     summary = "words that a masked language model would put for a class's name label other words; category prediction at these, then self-training"
     supervision = "none"

@@ -54,7 +54,6 @@ class PESCOOptions(Options):
 class PESCO(Method):
     """See the module's docstring."""
 
-    name = "pesco"
     paper = "Wang et al. 2023, PESCO; baseline of GenCo"
     summary = "contrastive self-training of a sentence encoder on label prompts and on the documents' own salient sentences"
     supervision = "none"
