@@ -18,7 +18,7 @@ from selftrain.bundle.classifier import Classifier
 from selftrain.config import load
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import grant
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ConfigError, SelfTrainError
 from selftrain.evaluation.diversity import correctness, self_bleu
 from selftrain.methods.noisy_labels.sungen import SunGen, inclusion_probabilities, relative_weights
 from selftrain.methods.recipe import resolve
@@ -28,14 +28,15 @@ def rows(method: SunGen, judge: Classifier, class_names: Sequence[str], count: i
     """(which texts, Self-BLEU-4, correctness): `count` random ones, as many drawn by weight, and those of largest and of smallest weight.
 
     Raises:
-        SelfTrainError: the judge has other classes, or there are fewer than `count` texts.
+        ConfigError: the judge has other classes, or there are fewer than `count` texts.
     """
     if list(judge.classes_) != list(class_names):
-        raise SelfTrainError(
-            f"--judge knows the classes {', '.join(judge.classes_)}, the texts were written for {', '.join(class_names)}; name another bundle."
+        raise ConfigError(
+            f"judge must have the classes that the texts were written for, {', '.join(class_names)} (got {', '.join(judge.classes_)}).",
+            parameter="judge",
         )
     if not 2 <= count <= len(method.texts):
-        raise SelfTrainError(f"--texts is {count}, but it has to be from 2 to {len(method.texts)}, the texts there are.")
+        raise ConfigError(f"texts must be from 2 to {len(method.texts)}, the texts there are (got {count}).", parameter="texts")
     labels = method.targets.cpu().numpy()
     weights = relative_weights(method.learned().weights, method.targets, balance=method.options.balance)
     order = weights.argsort(descending=True, stable=True).cpu().numpy()
@@ -54,7 +55,7 @@ def rows(method: SunGen, judge: Classifier, class_names: Sequence[str], count: i
 
 
 def main(given: Sequence[str]) -> int:
-    """Print the table; exit code 2 for what a user can mend."""
+    """Print the table; exit code 2 for what a user can fix."""
     parser = argparse.ArgumentParser(description="Self-BLEU-4 and correctness of generated texts (SunGen table 5).")
     parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="an experiment with the method sungen; its first seed is taken")
     parser.add_argument("--judge", required=True, metavar="BUNDLE", help="a classifier that was trained on real data")
@@ -68,8 +69,8 @@ def main(given: Sequence[str]) -> int:
         granted = grant(corpus, truth, experiment.data, seed)
         method = resolve(experiment).untrained(granted, seed=seed)  # with the weights that a run starts from
         if not isinstance(method, SunGen):
-            raise SelfTrainError(
-                f"{options.experiment} has the method {method.name}, and only sungen weighs texts; name one of jobs/experiments/sungen_*.yaml."
+            raise ConfigError(
+                f"{options.experiment} has the method {method.name}, and only sungen weighs texts; pass one of jobs/experiments/sungen_*.yaml."
             )
         print(f"{'texts':28}{'Self-BLEU-4':>12}{'correctness':>13}")
         for name, bleu, right in rows(method, Classifier.load(options.judge), corpus.class_names, options.texts, seed):

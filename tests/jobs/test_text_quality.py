@@ -53,9 +53,9 @@ def test_a_row_for_random_drawn_best_and_worst_texts(method, judge):
 
 
 def test_what_cannot_be_done_is_said(method, judge, capsys):
-    with pytest.raises(SelfTrainError, match=r"--judge knows the classes sport, money, the texts were written for good, bad"):
+    with pytest.raises(SelfTrainError, match=r"judge must have the classes that the texts were written for, good, bad \(got sport, money\)"):
         job.rows(method, judge, ["good", "bad"], 6, 0)
-    with pytest.raises(SelfTrainError, match=r"--texts is 25, but it has to be from 2 to 24"):
+    with pytest.raises(SelfTrainError, match=r"texts must be from 2 to 24, the texts there are \(got 25\)"):
         job.rows(method, judge, ["sport", "money"], 25, 0)
     assert job.main(["nowhere.yaml", "--judge", "nowhere"]) == 2
     assert "No experiment file 'nowhere.yaml'" in capsys.readouterr().err

@@ -103,7 +103,7 @@ def train_in_workers(
 
 
 def _ended(trainer: Any) -> Any:
-    """The result of `trainer.fit()`; a controller that dies is started again, and goes on from the last checkpoint.
+    """The result of `trainer.fit()`; a controller that dies is started again, and continues from the last checkpoint.
 
     Raises:
         SelfTrainError: what the method or the text channel raised in a worker.
@@ -121,7 +121,7 @@ def _ended(trainer: Any) -> Any:
                     raise type(cause)(str(cause)) from None
                 if isinstance(failure, ray.exceptions.RayActorError):
                     raise ProcessDied(f"A training worker {why_it_died(failure)}, more often than training.max_failures allows.") from None
-            # A worker that dies while the group starts is no failure that Ray Train tries again by itself.
+            # Ray Train itself does not restart a worker that dies while the group starts.
             died = getattr(error, "controller_failure", None)
             if not isinstance(died, ray.exceptions.RayActorError):
                 raise
