@@ -2,7 +2,7 @@
 
     python jobs/masked_lm.py EXPERIMENT.yaml --to FOLDER [--epochs 1] [--learning-rate 5e-4] [--set section.key=value ...]
 
-BERT's pre-training (Devlin et al. 2019, section 3.1, without the second task) goes on from the experiment's sentence encoder, on its unlabeled documents: 15 % of
+BERT's pre-training (Devlin et al. 2019, section 3.1, without the second task) continues from the experiment's sentence encoder, on its unlabeled documents: 15 % of
 the words of each are chosen, 80 % of these are hidden behind [MASK], 10 % become another word and 10 % stay, and the model says what was there. The
 output layer is new but for the word embeddings, which it shares with the body. The loss on documents that were kept aside is printed. The same command takes up
 a run that was stopped.
@@ -30,7 +30,7 @@ from transformers.utils import logging
 
 from selftrain.config import load
 from selftrain.data.loading import load_corpus
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ConfigError, DataError, MissingExtraError, OutputError, SelfTrainError
 from selftrain.models.locate import BILSTM, IMAGE_ENCODERS, encoder_folder, fingerprint
 from selftrain.models.masked import logits_at
 
@@ -70,19 +70,22 @@ def pretrain(source: Path | str, texts: Sequence[str], to: Path, *, epochs: floa
         The mean cross-entropy of the masked words in the documents kept aside, in nats.
 
     Raises:
-        SelfTrainError: `to` exists, there are too few documents, the model is of another kind, or a package is missing.
+        OutputError: `to` exists.
+        DataError: there are too few documents.
+        ConfigError: the model is of another kind.
+        MissingExtraError: a package is missing.
     """
     if to.exists():
-        raise SelfTrainError(f"--to: {str(to)!r} exists; name another folder, or move it away.")
+        raise OutputError(f"to must be a folder that does not exist yet (got {str(to)!r}); pass another one, or move this one away.", parameter="to")
     if len(texts) < 20:
-        raise SelfTrainError(
-            f"The experiment has {len(texts)} unlabeled documents, too few to learn a language from; it takes 20 or, better, thousands."
+        raise DataError(
+            f"texts must hold at least 20 documents, and better thousands, to learn a language from (got {len(texts)}).", parameter="texts"
         )
     if importlib.util.find_spec("accelerate") is None:
-        raise SelfTrainError("The trainer of transformers needs the package accelerate; install the demo extra (pip install 'selftrain[demo]').")
+        raise MissingExtraError("The trainer of transformers needs the package accelerate; install the demo extra (pip install 'selftrain[demo]').")
     tokenizer = AutoTokenizer.from_pretrained(source)
     if tokenizer.mask_token is None:
-        raise SelfTrainError(f"model.encoder: {str(source)!r} has no mask in its vocabulary; name an encoder of BERT's kind.")
+        raise ConfigError(f"model.encoder {str(source)!r} has no mask in its vocabulary; set an encoder of BERT's kind.")
     settings = json.dumps([fingerprint(source), list(texts), epochs, max_tokens, learning_rate, seed])
     work = to.with_name(f"{to.name}.{hashlib.sha256(settings.encode()).hexdigest()[:8]}.partial")
     set_seed(seed)
@@ -91,7 +94,7 @@ def pretrain(source: Path | str, texts: Sequence[str], to: Path, *, epochs: floa
     try:
         model = AutoModelForMaskedLM.from_pretrained(source)
     except ValueError as error:
-        raise SelfTrainError(f"model.encoder: {str(source)!r} opens as no masked language model ({str(error).splitlines()[0][:120]}).") from None
+        raise ConfigError(f"model.encoder {str(source)!r} is not a masked language model ({str(error).splitlines()[0][:120]}).") from None
     finally:
         logging.set_verbosity(verbosity)
     rows = [{"input_ids": row} for row in tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]]
@@ -132,7 +135,7 @@ def pretrain(source: Path | str, texts: Sequence[str], to: Path, *, epochs: floa
 
 
 def main(given: Sequence[str]) -> int:
-    """Make the model; exit code 2 for what a user can mend."""
+    """Make the model; exit code 2 for what a user can fix."""
     parser = argparse.ArgumentParser(description="A masked language model from a sentence encoder and unlabeled documents, for iPET and LOTClass.")
     parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="its data, encoder, max_tokens and first seed are taken")
     parser.add_argument("--to", required=True, metavar="FOLDER", help="made; model.masked_lm takes it")
@@ -144,9 +147,9 @@ def main(given: Sequence[str]) -> int:
         experiment = load(options.experiment, options.overrides)
         model = experiment.model
         if model.encoder in (BILSTM, *IMAGE_ENCODERS):
-            raise SelfTrainError(f"model.encoder is {model.encoder}, which is no pre-trained text encoder to start from; set model.encoder.")
+            raise ConfigError(f"model.encoder must be a pre-trained text encoder to start from (got {model.encoder}).")
         if options.epochs <= 0 or options.learning_rate <= 0:
-            raise SelfTrainError("--epochs and --learning-rate have to be above 0.")
+            raise ConfigError("--epochs and --learning-rate must be above 0.")
         corpus, _ = load_corpus(experiment.data)
         if experiment.training.threads is not None:
             torch.set_num_threads(experiment.training.threads)

@@ -14,9 +14,7 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
-from selftrain import methods
 from selftrain.bundle.classifier import Classifier
 from selftrain.config import load
 from selftrain.data.loading import load_corpus
@@ -24,7 +22,7 @@ from selftrain.data.supervision import grant
 from selftrain.errors import ConfigError, SelfTrainError
 from selftrain.evaluation.diversity import correctness, self_bleu
 from selftrain.methods.noisy_labels.sungen import SunGen, inclusion_probabilities, relative_weights
-from selftrain.models.open import open_encoder
+from selftrain.methods.recipe import resolve
 
 
 def rows(method: SunGen, judge: Classifier, class_names: Sequence[str], count: int, seed: int) -> list[tuple[str, float, float]]:
@@ -77,8 +75,7 @@ def main(given: Sequence[str]) -> int:
         seed = experiment.seeds[0]
         corpus, truth = load_corpus(experiment.data)
         granted = grant(corpus, truth, experiment.data, seed)
-        torch.manual_seed(seed)  # as in a run: the same weights
-        method = methods.build(experiment, granted, open_encoder(experiment.model, granted), seed=seed)
+        method = resolve(experiment).untrained(granted, seed=seed)  # with the weights that a run starts from
         if not isinstance(method, SunGen):
             raise ConfigError(f"{options.experiment} must have the method sungen, which weights texts (got {method.name}).", parameter="experiment")
         print(f"{'texts':28}{'Self-BLEU-4':>12}{'correctness':>13}")

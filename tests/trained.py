@@ -9,10 +9,10 @@ import torch
 
 from selftrain.data.texts import no_texts
 from selftrain.methods.base import Method
-from selftrain.training.loop import Trained, train
+from selftrain.training.loop import Fitted, train
 
 
-def run(method: Method, seed: int = 0, **more: Any) -> tuple[Trained, list[dict[str, Any]]]:
+def run(method: Method, seed: int = 0, **more: Any) -> tuple[Fitted, list[dict[str, Any]]]:
     """Train without a language model: what `train` returns, and the state after every round."""
     states: list[dict[str, Any]] = []
     history = train(method, texts=no_texts, report=lambda figures, state: states.append(copy.deepcopy(state)), seed=seed, **more)

@@ -1,156 +1,238 @@
-"""The Python way of a run: scikit-learn habits, a plain process for training, Ray only for the language model."""
+"""The Python way of a run: a scikit-learn estimator. Training runs in this process; Ray starts for a language model alone."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from selftrain import methods
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
 from selftrain.bundle.classifier import Classifier
-from selftrain.bundle.format import BundleCard, write_bundle
-from selftrain.config import DataConfig, parse
-from selftrain.data.corpus import Corpus
+from selftrain.bundle.handover import card_of, write_student
+from selftrain.config import Experiment, composed, parse
+from selftrain.data.corpus import Corpus, document_id
+from selftrain.data.loading import corpus_of
 from selftrain.data.texts import TextChannel, no_texts
-from selftrain.errors import SelfTrainError
-from selftrain.models.encoder import TextEncoder
-from selftrain.models.open import open_encoder
-from selftrain.training.loop import train
+from selftrain.errors import ConfigError, DataError
+from selftrain.methods import method_class
+from selftrain.methods.recipe import Recipe, resolve
+from selftrain.models.locate import fingerprint, language_model_folder
+from selftrain.training.fit import fit
+
+# Options that want texts of a language model: off without one, unless they are set.
+_WITH_LANGUAGE_MODEL = ("input_augmentation", "conditional_augmentation")
 
 
-class SelfTrainer:
-    """Train a classifier from unlabeled texts and class names.
+class SelfTrainer(ClassifierMixin, BaseEstimator):
+    """Train a text classifier from unlabeled texts and class names, or from a few labels and unlabeled texts.
 
-        trainer = SelfTrainer(method={"rounds": 5})
+        trainer = SelfTrainer(options={"rounds": 5})
         trainer.fit(texts, classes=["sport", "politics"]).predict(["The match ended in a draw."])
 
+        few = SelfTrainer(method="ssc", train="head")
+        few.fit(texts, ["sport", None, None, "politics", ...])
+
+    The constructor only stores its arguments; `fit` checks them. The same arguments and texts give the same weights.
+
     Args:
-        language_model: folder or name of a large language model whose texts help while training; None trains with equation 5 of GenCo alone.
-        encoder: the sentence encoder that is trained.
-        method: options of GenCo (`selftrain methods genco`).
-        augment: options of the language model (the `augment` section of an experiment).
+        method: a name of `selftrain methods`; or, as in an experiment's `method` section, a mapping of options with or without `name`.
+        options: options of the method (`selftrain methods genco`).
+        language_model: folder or name of a large language model whose texts help while training; None trains without one.
+        encoder: the sentence encoder that is trained, or `bilstm`.
+        train: full, or head for two dense layers on frozen embeddings.
+        model: more of the `model` section of an experiment.
+        augment: the `augment` section of an experiment.
         seed: of the training.
 
     Attributes:
-        classifier_: the trained `Classifier`, after `fit`.
+        classes_: class names, in the order of the columns of `predict_proba`.
+        classifier_: the trained `Classifier`.
     """
 
     def __init__(
         self,
         *,
+        method: str | Mapping[str, Any] = "genco",
+        options: Mapping[str, Any] | None = None,
         language_model: str | None = None,
         encoder: str = "all-MiniLM-L6-v2",
-        method: Mapping[str, Any] | None = None,
+        train: str = "full",
+        model: Mapping[str, Any] | None = None,
         augment: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
-        off = {} if language_model else {"input_augmentation": False, "conditional_augmentation": False}
-        self.experiment = parse(
-            {
-                "seeds": [seed],
-                "model": {"encoder": encoder},
-                "method": {"name": "genco", **off, **(method or {})},
-                "augment": {"model": language_model, **(augment or {})},
-            },
-            where="SelfTrainer",
-        )
-        methods.options_of(self.experiment.method)
+        self.method = method
+        self.options = options
+        self.language_model = language_model
+        self.encoder = encoder
+        self.train = train
+        self.model = model
+        self.augment = augment
+        self.seed = seed
 
-    def fit(self, texts: Sequence[str], classes: Sequence[str], *, descriptions: Mapping[str, str] | None = None) -> SelfTrainer:
-        """Train on `texts`; empty, duplicate and unusable ones are skipped.
+    def fit(
+        self,
+        X: Sequence[str],
+        y: Sequence[str | None] | None = None,
+        *,
+        classes: Sequence[str] | None = None,
+        descriptions: Mapping[str, str] | None = None,
+    ) -> SelfTrainer:
+        """Train on texts; empty, duplicate and unusable ones are skipped.
 
         Args:
-            texts: unlabeled documents.
-            classes: at least two different class names.
+            X: texts, `[texts]`.
+            y: the class name of each text, None for an unlabeled one. Without any, the method must learn from class names alone (the default does).
+            classes: at least two different class names; default: those of `y`, sorted.
             descriptions: class name -> a few words for the language model.
 
         Raises:
-            SelfTrainError: one string where a list belongs, a class list with one or duplicate names, or too few usable texts.
+            ConfigError: an argument or an option is wrong, or the method does not fit the labels.
+            DataError: one string where a list belongs, labels that contradict each other, or too few usable texts.
         """
-        from selftrain.data.loading import corpus_of
-
-        names = () if isinstance(classes, str | bytes | Mapping) else tuple(classes)
-        if not all(isinstance(name, str) for name in names) or isinstance(classes, str | bytes | Mapping):
-            raise SelfTrainError(f"classes is {classes!r}, not a list of class names; write classes=['sport', 'politics'].")
-        data = DataConfig(source="texts", classes=names, descriptions=dict(descriptions or {}), test_documents=0, min_documents=2)
-        corpus = corpus_of(texts, data)
-        seed = self.experiment.seeds[0]
-        encoder = open_encoder(self.experiment.model, corpus, precision=self.experiment.training.precision)
-        method = methods.build(self.experiment, corpus, encoder, seed=seed)
-        if method.wants_texts:
-            with _language_model(self, corpus) as channel:
-                train(method, texts=channel, report=_silent, seed=seed)
-        else:
-            train(method, texts=no_texts, report=_silent, seed=seed)
-        student = method.student()
-        assert isinstance(student.encoder, TextEncoder)
-        card = BundleCard(
+        labels = None if y is None else [None if _missing(label) else label for label in y]
+        names = _class_names(classes, labels)
+        granted = {} if labels is None else _granted(X, labels, names)
+        experiment = self._experiment(names, descriptions, granted)
+        recipe = resolve(experiment)
+        self._check_labels(recipe, granted)
+        corpus = corpus_of(X, experiment.data)
+        known = {id_: granted[id_] for id_ in corpus.unlabeled.ids if id_ in granted}
+        seen = replace(corpus, granted=known)
+        recipe.check(seen)
+        if recipe.wants_texts and self.language_model is None:
+            raise ConfigError(f"language_model must be set: the options of {recipe.name} want texts (got None).", parameter="language_model")
+        llm = language_model_folder(self.language_model) if recipe.wants_texts and self.language_model is not None else None
+        with _language_model(experiment, corpus, llm) if llm is not None else nullcontext(no_texts) as texts:
+            student = fit(recipe, seen, texts, seed=self.seed).student
+        supervision = "none" if not known else "all" if len(known) == len(corpus.unlabeled) else f"{len(known)} labeled documents"
+        card = card_of(
+            student,
             name="selftrain",
-            labels=corpus.class_names,
-            label_prompts=tuple(tuple(group) for group in corpus.label_prompts()),
-            similarity="cosine" if student.encoder.normalize else "dot",
-            scale=student.scale,
-            max_tokens=self.experiment.model.max_tokens,
-            longest=student.encoder.longest,
-            method=method.name,
-            experiment=self.experiment.model_dump(mode="json"),
-            data="texts",
-            data_fingerprint=corpus.fingerprint,
-            llm=self.experiment.augment.model,
-            encoder=str(self.experiment.model.masked_lm) if method.masked_lm else self.experiment.model.encoder,
+            recipe=recipe,
+            corpus=corpus,
+            experiment=experiment,
+            supervision=supervision,
+            llm_fingerprint=fingerprint(llm) if llm is not None else None,
         )
         # Bundles are the one way in which a trained model leaves the loop, so that predictions here are those of the file.
         self._folder = tempfile.TemporaryDirectory(prefix="selftrain-")
-        write_bundle(Path(self._folder.name) / "bundle", backbone=student.encoder.export(), prototypes=student.weights, bias=student.bias, card=card)
-        self.classifier_ = Classifier.load(Path(self._folder.name) / "bundle")
+        bundle = write_student(Path(self._folder.name) / "bundle", student, card)
+        self.classifier_ = Classifier.load(bundle)
+        self.classes_ = self.classifier_.classes_
         return self
 
-    @property
-    def classes_(self) -> Any:
-        """Class names in the order of the columns of `predict_proba`."""
-        return self.classifier_.classes_
+    def predict(self, X: Sequence[str]) -> np.ndarray:
+        """The most probable class of each text, `[texts]`."""
+        check_is_fitted(self, "classifier_")
+        return np.asarray(self.classifier_.predict(X))
 
-    def predict(self, texts: Sequence[str]) -> Any:
-        """The most probable class of each text."""
-        return self.classifier_.predict(texts)
-
-    def predict_proba(self, texts: Sequence[str]) -> Any:
+    def predict_proba(self, X: Sequence[str]) -> np.ndarray:
         """Probabilities, `[texts, classes]`."""
-        return self.classifier_.predict_proba(texts)
+        check_is_fitted(self, "classifier_")
+        return np.asarray(self.classifier_.predict_proba(X))
 
     def save(self, folder: str | Path) -> Path:
         """Copy the bundle to `folder`; `Classifier.load` opens it."""
-        import shutil
-
+        check_is_fitted(self, "classifier_")
         return Path(shutil.copytree(Path(self._folder.name) / "bundle", folder))
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string, tags.input_tags.two_d_array, tags.input_tags.one_d_array = True, False, True
+        tags.target_tags.required = False
+        return tags
 
-def _silent(figures: dict[str, float], state: dict[str, Any]) -> None:
-    return None
+    def _experiment(self, names: tuple[str, ...], descriptions: Mapping[str, str] | None, granted: Mapping[str, int]) -> Experiment:
+        """The document of a run that would do the same."""
+        given = {"name": self.method} if isinstance(self.method, str) else dict(self.method)
+        given = {"name": "genco", **given, **(self.options or {})}
+        if self.language_model is None:
+            known = method_class(str(given["name"])).Options.model_fields
+            given = {key: False for key in _WITH_LANGUAGE_MODEL if key in known} | given
+        document = {
+            "seeds": [self.seed],
+            "data": {
+                "source": "texts",
+                "classes": names,
+                "descriptions": dict(descriptions or {}),
+                "test_documents": 0,
+                "min_documents": 2,
+                "supervision": "all" if granted else "none",
+            },
+            "model": {"encoder": self.encoder, "train": self.train, **(self.model or {})},
+            "method": given,
+            "augment": {"model": self.language_model, **(self.augment or {})},
+        }
+        return parse(document, where="SelfTrainer")
+
+    def _check_labels(self, recipe: Recipe, granted: Mapping[str, int]) -> None:
+        wanted = recipe.method.supervision
+        if wanted == "candidates":
+            raise ConfigError(f"method {recipe.name!r} learns from candidate sets, which y cannot hold; use selftrain run.", parameter="method")
+        if granted and wanted == "none":
+            raise ConfigError(
+                f"method {recipe.name!r} learns from no labels, and y holds some; set method='ssc' or another of few labels, or leave y out.",
+                parameter="method",
+            )
+        if not granted and wanted == "labels":
+            raise ConfigError(f"y must hold class names for the method {recipe.name!r} (got none).", parameter="y")
 
 
-class _language_model:
+def _missing(label: object) -> bool:
+    return label is None or (isinstance(label, float) and np.isnan(label))
+
+
+def _class_names(classes: Sequence[str] | None, labels: Sequence[Any] | None) -> tuple[str, ...]:
+    if classes is None:
+        if labels is None or all(label is None for label in labels):
+            raise ConfigError("classes must hold the class names where y holds no labels (got None).", parameter="classes")
+        classes = sorted({label for label in labels if label is not None}, key=str)
+    names = () if isinstance(classes, str | bytes | Mapping) else tuple(classes)
+    if isinstance(classes, str | bytes | Mapping) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"classes is {classes!r}, not a list of class names; write classes=['sport', 'politics'].", parameter="classes")
+    return tuple(composed(str(name)) for name in names)
+
+
+def _granted(texts: Sequence[Any], labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:
+    """Document id -> class index, of the labeled texts."""
+    if isinstance(texts, str | bytes | Mapping):
+        raise DataError(f"X is a {type(texts).__name__}, not a list of texts; for one text write [text].", parameter="X")
+    if len(labels) != len(texts):
+        raise DataError(f"y must be as long as X, {len(texts)} (got {len(labels)}).", parameter="y")
+    index = {name: place for place, name in enumerate(names)}
+    found: dict[str, int] = {}
+    for place, (text, label) in enumerate(zip(texts, labels, strict=True)):
+        if label is None or not isinstance(text, str):
+            continue
+        if (name := composed(str(label))) not in index:
+            raise DataError(f"y[{place}] must be one of classes, {', '.join(names)}, or None (got {label!r}).", parameter="y")
+        if found.setdefault(document_id(text.strip()), index[name]) != index[name]:
+            raise DataError(
+                f"y[{place}] must be {names[found[document_id(text.strip())]]!r}, as the same text has it before (got {label!r}).", parameter="y"
+            )
+    return found
+
+
+@contextmanager
+def _language_model(experiment: Experiment, corpus: Corpus, folder: Path | str) -> Iterator[TextChannel]:
     """The text channel of one `fit`, with Ray around it."""
+    from selftrain.runtime.cluster import needs, session
+    from selftrain.texts.channel import RemoteTexts
+    from selftrain.texts.engines import engine_needs
 
-    def __init__(self, trainer: SelfTrainer, corpus: Corpus) -> None:
-        self.experiment = trainer.experiment
-        self.corpus = corpus
-
-    def __enter__(self) -> TextChannel:
-        from selftrain.models.locate import fingerprint, language_model_folder
-        from selftrain.runtime.cluster import needs, session
-        from selftrain.texts.channel import RemoteTexts
-        from selftrain.texts.engines import engine_needs
-
-        folder = language_model_folder(str(self.experiment.augment.model))
-        self._session = session(self.experiment, needs(self.experiment, engine_needs(self.experiment.augment, folder)))
-        self._session.__enter__()
-        cache = os.path.abspath(self.experiment.augment.cache)
-        self._texts = RemoteTexts.start(self.experiment.augment, self.corpus, str(folder), fingerprint(folder), cache)
-        return self._texts
-
-    def __exit__(self, *error: Any) -> None:
-        self._texts.close()
-        self._session.__exit__(*error)
+    with session(experiment, needs(experiment, engine_needs(experiment.augment, folder))):
+        cache = os.path.abspath(experiment.augment.cache)
+        texts = RemoteTexts.start(experiment.augment, corpus, str(folder), fingerprint(folder), cache)
+        try:
+            yield texts
+        finally:
+            texts.close()

@@ -84,17 +84,17 @@ def test_a_stopped_one_goes_on(source, tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_done_is_said(source, tmp_path, capsys):
-    with pytest.raises(SelfTrainError, match=r"exists; name another folder"):
+    with pytest.raises(SelfTrainError, match=r"to must be a folder that does not exist yet"):
         job.pretrain(source, TEXTS, source, **HOW)
-    with pytest.raises(SelfTrainError, match=r"19 unlabeled documents, too few"):
+    with pytest.raises(SelfTrainError, match=r"texts must hold at least 20 documents.*got 19"):
         job.pretrain(source, TEXTS[:19], tmp_path / "made", **HOW)
     tiny_language_model(tmp_path / "writer")
     AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path / "writer")  # one with a mask: the kind of model is what is wrong
-    with pytest.raises(SelfTrainError, match=r"opens as no masked language model"):
+    with pytest.raises(SelfTrainError, match=r"is not a masked language model"):
         job.pretrain(tmp_path / "writer", TEXTS, tmp_path / "made", **HOW)
     assert job.main(["nowhere.yaml", "--to", str(tmp_path / "made")]) == 2
     experiment = tmp_path / "x.yaml"
     experiment.write_text("model: {encoder: bilstm, similarity: dot}\n")
     assert job.main([str(experiment), "--to", str(tmp_path / "made")]) == 2
-    assert "no pre-trained text encoder to start from" in capsys.readouterr().err
+    assert "must be a pre-trained text encoder to start from" in capsys.readouterr().err
     assert not (tmp_path / "made").exists()

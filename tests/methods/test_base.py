@@ -166,8 +166,8 @@ def test_the_steps_planned_are_those_of_all_rounds():
         def steps(self, round_):
             return 10 + round_
 
-    assert built(Growing, options=SimpleNamespace(rounds=3)).steps_planned() == 33
-    assert built(Growing, options=SimpleNamespace(rounds=0)).steps_planned() == 0
+    assert built(Growing, options=SimpleNamespace(rounds=3)).planned_steps == 33
+    assert built(Growing, options=SimpleNamespace(rounds=0)).planned_steps == 0
 
 
 def test_a_method_trains_unless_its_options_say_otherwise():
@@ -180,7 +180,7 @@ def test_steps_that_a_refresh_decides_are_planned_as_if_it_had(name):
     method = method_class(name)(
         options=options_of({"name": name, "rounds": 4, "steps_per_round": 7}), corpus=corpus(), encoder=LinearEncoder(WORDS, seed=4)
     )
-    assert method.steps(0) == 0 and method.steps_planned() == 28
+    assert method.steps(0) == 0 and method.planned_steps == 28
 
 
 def test_without_tau_the_scale_alone_is_reported():

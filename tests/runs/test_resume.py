@@ -13,10 +13,11 @@ from selftrain.errors import SelfTrainError
 from selftrain.files.durable import write_whole
 from selftrain.files.journal import Journal
 from selftrain.runs import run as story
-from selftrain.runs.resume import Parts, complete, resumed
+from selftrain.runs.resume import Starts, complete, resumed
 from selftrain.runs.stages import Stages
 from selftrain.tracking.spool import SPOOL
 from selftrain.training import checkpoints
+from selftrain.training import fit as fitting
 from selftrain.training.checkpoints import RoundCheckpoint
 
 KILLED = """
@@ -74,12 +75,12 @@ def test_a_light_training_that_is_killed_goes_on_after_its_last_round_to_the_sam
 def test_seeds_and_variants_are_added_to_a_finished_run_and_the_rest_is_reused(home, monkeypatch):
     first = story.run(described(home, "head"), command="first")
     folder = first.folder
-    with pytest.raises(SelfTrainError, match=r"is complete; its report is .*report\.html.*--set seeds=\[0,1\]"):
+    with pytest.raises(SelfTrainError, match=r"is complete; its report is .*report\.html.*seeds=\[0,1\]"):
         resumed(folder)
     trained = []
-    train = story.train
+    train = fitting.train
     monkeypatch.setattr(
-        story, "train", lambda method, **rest: (trained.append((method.name, rest["seed"], rest["resume"] is not None)), train(method, **rest))[1]
+        fitting, "train", lambda method, **rest: (trained.append((method.name, rest["seed"], rest["resume"] is not None)), train(method, **rest))[1]
     )
     added = ["seeds=[0,1]", "variants.ns3l={method: {name: ns3l, rounds: 1}}"]
     result = story.run(resumed(folder, added), command="second", resume=folder)
@@ -120,7 +121,7 @@ def folder(home, tmp_path) -> Path:
         (["data.test_documents=30"], r"data\.test_documents cannot change \(20 in the run, now 30\)"),
         (["seeds=[1,0]"], r"seeds must begin with those of the run, \[0, 1\] \(got \[1, 0\]\)"),
         (["seeds=[0]"], r"seeds must begin with those of the run"),
-        (["variants={}"], r"variants\.ns3l was taken away"),
+        (["variants={}"], r"variants\.ns3l was removed"),
         (["variants.ns3l.method.tau=0.5"], r"variants\.ns3l\.method\.tau cannot change"),
         (["tracking.promote=true"], r"tracking\.promote cannot change"),
     ],
@@ -148,10 +149,10 @@ def test_a_run_that_owes_tracking_something_is_not_complete(home, folder):
     assert not complete(folder, experiment)  # a variant was added and did not come to its end
 
 
-def test_times_of_parts_add_up_whatever_the_wall_clock_does(tmp_path, monkeypatch):
+def test_times_of_starts_add_up_whatever_the_wall_clock_does(tmp_path, monkeypatch):
     clock = {"monotonic": 100.0}
     monkeypatch.setattr("selftrain.runs.resume.time.monotonic", lambda: clock["monotonic"])
-    first = Parts(tmp_path / "parts.json", "one", 90.0, Stages())
+    first = Starts(tmp_path / "parts.json", "one", 90.0, Stages())
     began = first.started
     clock["monotonic"] = 150.0
     monkeypatch.setattr("selftrain.runs.resume.datetime", None)  # nobody asks the wall clock again
@@ -159,10 +160,10 @@ def test_times_of_parts_add_up_whatever_the_wall_clock_does(tmp_path, monkeypatc
     assert (first.seconds, first.started) == (60.0, began)
     monkeypatch.undo()  # the machine was started anew; the wall clock is back in 1970 for all we know
     monkeypatch.setattr("selftrain.runs.resume.time.monotonic", lambda: 7.0)
-    second = Parts(tmp_path / "parts.json", "two", 2.0, Stages())
+    second = Starts(tmp_path / "parts.json", "two", 2.0, Stages())
     assert (second.seconds, second.started, second.commands) == (65.0, began, ["one", "two"])
     (tmp_path / "parts.json").write_text("cut sh", encoding="utf-8")
-    assert Parts(tmp_path / "parts.json", "three", 2.0, Stages()).commands == ["three"]
+    assert Starts(tmp_path / "parts.json", "three", 2.0, Stages()).commands == ["three"]
 
 
 def test_run_folders_have_names_of_their_own_when_the_clock_stands_still(home, monkeypatch):

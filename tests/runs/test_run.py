@@ -1,39 +1,36 @@
 """Rows of a run: what marks one as a bound."""
 
 import csv
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from selftrain.config import parse
+from selftrain.config import DataConfig
 from selftrain.data.corpus import Documents
 from selftrain.evaluation.summary import summarise
 from selftrain.runs.labeled import write_labeled
-from selftrain.runs.run import _Run, chosen_classes
+from selftrain.runs.rows import chosen_classes, row
 
 
 @pytest.mark.parametrize(("supervision", "bound"), [("few", False), ("all", False), ("oracle", True)])
 def test_a_row_with_an_oracle_is_a_bound_also_where_the_whole_experiment_has_one(supervision, bound):
-    run = SimpleNamespace(labels=None, corpus=SimpleNamespace(class_names=("a", "b")))
-    variant = parse({"data": {"supervision": supervision, "labels_per_class": 4}})
-    row = _Run._row(run, "ns3l", 0, variant, 1.0, np.array([[0.9, 0.1]]))
-    assert summarise([row])[0]["bound"] is bound
+    data = DataConfig(supervision=supervision, labels_per_class=4)
+    found = row("ns3l", 0, data, np.array([[0.9, 0.1]]), None, ("a", "b"), seconds=1.0)
+    assert summarise([found])[0]["bound"] is bound
 
 
 def test_a_document_that_the_language_model_names_no_class_for_is_wrong_and_in_no_share():
     chosen = chosen_classes(["b", None, "", "a", "a bit of b"], ("a", "b"))
     assert chosen.tolist() == [[0, 1], [0, 0], [0, 0], [1, 0], [0, 0]]
-    run = SimpleNamespace(labels=np.array([1, 0, 1, 0, 0]), corpus=SimpleNamespace(class_names=("a", "b")))
-    row = _Run._row(run, "language model", 0, parse({}), 0.0, chosen)
-    assert row["documents"] == 5 and row["predicted"] == {"a": 1, "b": 1}
-    scores = row["scores"]
+    found = row("language model", 0, DataConfig(), chosen, np.array([1, 0, 1, 0, 0]), ("a", "b"))
+    assert found["documents"] == 5 and found["predicted"] == {"a": 1, "b": 1}
+    scores = found["scores"]
     assert scores["accuracy"] == 2 / 5 and scores["confusion"] == [[1, 0], [0, 1]]
     assert [(entry["support"], entry["precision"]) for entry in scores["per_class"]] == [(3, 1.0), (2, 1.0)]
     assert [entry["recall"] for entry in scores["per_class"]] == [1 / 3, 1 / 2]
     assert scores["ece"] == 0.0  # confidence 0 and never right
-    unlabeled = _Run._row(SimpleNamespace(labels=None, corpus=run.corpus), "language model", 0, parse({}), 0.0, chosen)
-    assert unlabeled["predicted"] == {"a": 1, "b": 1}
+    unlabeled = row("language model", 0, DataConfig(), chosen, None, ("a", "b"))
+    assert unlabeled["predicted"] == {"a": 1, "b": 1} and unlabeled["scores"] is None
 
 
 def test_labeled_documents_are_a_csv_that_no_spreadsheet_takes_for_formulas(tmp_path):

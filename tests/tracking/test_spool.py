@@ -18,6 +18,7 @@ from selftrain.runs.resume import resumed
 from selftrain.tracking import Tracker
 from selftrain.tracking import spool as spooling
 from selftrain.tracking.spool import SPOOL, Spool, waiting
+from selftrain.training import fit as fitting
 
 
 def free_port() -> int:
@@ -160,21 +161,21 @@ def test_a_run_whose_server_dies_is_complete_on_disk_says_so_and_sends_the_rest_
     monkeypatch.setattr(spooling, "_PATIENCE", 2.0)
     seeds = {"seeds": [0, 1], "tracking": {"uri": server.uri, "experiment": "dies"}, "output": str(tmp_path / "runs")}
     experiment = described(home, "head", **seeds)
-    train = story.train
+    train = fitting.train
 
     def killing(method, **rest):
         if rest["seed"] == 1:
             server.kill()
         return train(method, **rest)
 
-    monkeypatch.setattr(story, "train", killing)
+    monkeypatch.setattr(fitting, "train", killing)
     result = story.run(experiment)
     assert result.unsent.startswith(f"The results are complete in {result.folder}, but the tracking store {server.uri} did not take all")
     assert f"selftrain run --resume {result.folder}" in result.unsent
     assert (result.folder / "report.html").is_file() and len(result.metrics["rows"]) == 2 and result.metrics["registered"] is None
 
     server.start()
-    monkeypatch.setattr(story, "train", lambda method, **rest: train(method, **rest) if rest["resume"] else pytest.fail("trained again"))
+    monkeypatch.setattr(fitting, "train", lambda method, **rest: train(method, **rest) if rest["resume"] else pytest.fail("trained again"))
     again = story.run(resumed(result.folder), resume=result.folder)
     assert again.unsent is None and again.metrics["rows"] == result.metrics["rows"]
     assert again.metrics["registered"]["champion"] and waiting(result.folder / SPOOL) == 0

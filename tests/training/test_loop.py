@@ -17,7 +17,7 @@ from selftrain.data.texts import no_texts
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.workers import Workers
 from selftrain.training import loop
-from selftrain.training.loop import Trained, Validation, train
+from selftrain.training.loop import Fitted, Validation, train
 
 
 class Clock:
@@ -121,7 +121,7 @@ def test_without_a_round_the_encoder_is_left_in_the_mode_that_it_is_evaluated_in
     method.encoder.train()
     history = run(method, clock)
     assert not method.encoder.training
-    assert history == Trained([], 0.0, None)
+    assert history == Fitted(method, [], 0.0, None)
 
 
 def test_randomness_of_a_round_follows_from_seed_round_and_rank(clock):

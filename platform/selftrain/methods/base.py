@@ -49,7 +49,7 @@ _Options = Options  # inside of Method, `Options` is the class variable
 class Method(ABC):
     """One way of training the classifier `argmax_j sim(f(x), f(p_j))` of GenCo's equations 1 and 2."""
 
-    name: ClassVar[str]
+    name: ClassVar[str]  # that of its options, and of its file
     paper: ClassVar[str]  # title, authors, year and arXiv number where there is one
     summary: ClassVar[str]
     supervision: ClassVar[str]  # what data.supervision must grant: none, labels (of few documents or of all), or candidates
@@ -58,6 +58,11 @@ class Method(ABC):
     masked_lm: ClassVar[bool] = False  # whether it trains model.masked_lm instead of the sentence encoder
     Options: ClassVar[type[Options]]
     options: _Options  # every class states its own type
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "Options" in cls.__dict__ and "name" in cls.Options.model_fields:
+            cls.name = cls.Options.model_fields["name"].default
 
     def __init__(
         self,
@@ -140,13 +145,14 @@ class Method(ABC):
         """
         return self.scale / self.output_temperature
 
+    @property
+    def planned_steps(self) -> int:
+        """Steps of all rounds, as far as they are known before the first `refresh`; a dry run prints them."""
+        return sum(self.steps(round_) for round_ in range(self.rounds))
+
     def texts_wanted(self) -> int:
         """Upper bound of the texts that training will ask for; a dry run prints it."""
         return 0
-
-    def steps_planned(self) -> int:
-        """Steps of all rounds, as far as they are known before the first `refresh`; a dry run prints them."""
-        return sum(self.steps(round_) for round_ in range(self.rounds))
 
     @abstractmethod
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from selftrain.models.encoder import Encoder
+from selftrain.models.encoder import Encoder, TextEncoder
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,14 @@ class Student:
             logits = logits + self.bias.to(embeddings.device).double()
         return torch.softmax(logits, dim=-1)
 
-    def predict(self, texts: Sequence[str]) -> torch.Tensor:
-        """Probabilities of texts, `[texts, classes]`."""
-        return self.probabilities(self.encoder.encode(texts))
+    def predict(self, documents: Sequence[Any], continuations: Sequence[Sequence[str]] | None = None) -> torch.Tensor:
+        """Probabilities, `[documents, classes]`.
+
+        Args:
+            documents: texts or images, as the encoder reads them.
+            continuations: of each text; with them a text is read as in GenCo's equation 9.
+        """
+        if continuations is None:
+            return self.probabilities(self.encoder.encode(documents))
+        assert isinstance(self.encoder, TextEncoder)
+        return self.probabilities(self.encoder.encode_augmented(documents, continuations))

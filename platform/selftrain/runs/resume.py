@@ -1,4 +1,4 @@
-"""What a run keeps so that it can be gone on with: finished rows, the time of its parts, and which changes a run folder bears.
+"""What a run keeps so that it can be continued: finished rows, what every start took, and which changes a run folder allows.
 
 config.yaml               what was asked
 checkpoints/rows.jsonl    finished rows, one JSON line a (variant, seed)
@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from selftrain.config import Experiment, load
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ConfigError
 from selftrain.files.durable import write_whole
 from selftrain.files.journal import Journal
+from selftrain.methods.recipe import resolve
 from selftrain.runs.stages import Stages
 from selftrain.tracking.spool import SPOOL, waiting
 
-_BEAT_SECONDS = 10.0
+_WRITE_SECONDS = 10.0
 # Keys that no finished row depends on.
-_FREE = ("ray.", "training.max_failures", "augment.stall_seconds")
+_MAY_CHANGE = ("ray.", "training.max_failures", "augment.stall_seconds")
 
 
 def resumed(folder: Path | str, overrides: Sequence[str] = ()) -> Experiment:
@@ -37,28 +38,28 @@ def resumed(folder: Path | str, overrides: Sequence[str] = ()) -> Experiment:
         overrides: `section.key=value` as in `config.load`; seeds and variants may be added, everything else would make finished rows untrue.
 
     Raises:
-        SelfTrainError: the folder is not a run's, the run is complete and nothing is added, or a change that the finished rows do not bear.
+        ConfigError: the folder is not a run's, the run is complete and nothing is added, or a change would make finished rows untrue.
     """
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
-        raise SelfTrainError(f"--resume: {str(folder)!r} is not a run folder, it has no config.yaml; give one of those under runs/.")
+        raise ConfigError(f"resume {str(folder)!r} is not a run folder: it has no config.yaml; pass one of those under runs/.", parameter="resume")
     before = load(folder / "config.yaml")
     after = load(folder / "config.yaml", overrides)
     _check(before, after)
     if complete(folder, after):
-        raise SelfTrainError(
-            f"--resume: the run {str(folder)!r} is complete; its report is {folder / 'report.html'}. "
-            f"To add to it, pass more seeds or variants (--set seeds={json.dumps([*after.seeds, max(after.seeds) + 1]).replace(' ', '')})."
+        raise ConfigError(
+            f"The run {str(folder)!r} is complete; its report is {folder / 'report.html'}. "
+            f"To add to it, pass more seeds or variants (seeds={json.dumps([*after.seeds, max(after.seeds) + 1]).replace(' ', '')})."
         )
     return after
 
 
 def complete(folder: Path, experiment: Experiment) -> bool:
-    """Whether the run in `folder` has finished all of `experiment` and told tracking everything."""
+    """Whether the run in `folder` has finished all of `experiment` and sent tracking everything."""
     metrics = finished_metrics(folder)
     if metrics is None or waiting(folder / SPOOL):
         return False
-    wanted = {str(experiment.method["name"]), *experiment.variants}
+    wanted = {resolve(experiment).name, *experiment.variants}
     return list(experiment.seeds) == list(metrics["asked"]["seeds"]) and wanted <= {row["variant"] for row in metrics["rows"]}
 
 
@@ -73,21 +74,19 @@ def finished_metrics(folder: Path) -> dict[str, Any] | None:
 
 def _check(before: Experiment, after: Experiment) -> None:
     if after.seeds[: len(before.seeds)] != before.seeds:
-        raise SelfTrainError(
-            f"--resume: seeds must begin with those of the run, {_listed(before.seeds)} (got {_listed(after.seeds)}); more may follow, none may go."
-        )
+        raise ConfigError(f"seeds must begin with those of the run, {_listed(before.seeds)} (got {_listed(after.seeds)}); only add to them.")
     if list(after.variants)[: len(before.variants)] != list(before.variants):
         gone = [name for name in before.variants if name not in after.variants]
-        raise SelfTrainError(
-            f"--resume: variants.{gone[0] if gone else next(iter(after.variants))} was taken away or moved; variants may only be added."
+        raise ConfigError(
+            f"variants.{gone[0] if gone else next(iter(after.variants))} was removed or moved; a run that exists only gets more variants."
         )
     old, new = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
     for key in [*old, *(key for key in new if key not in old)]:
         added = key == "seeds" or (key.startswith("variants.") and key.split(".")[1] not in before.variants) or key == "variants"
-        if old.get(key) != new.get(key) and not added and not key.startswith(_FREE):
-            raise SelfTrainError(
-                f"--resume: {key} cannot change ({old.get(key)!r} in the run, now {new.get(key)!r}), because rows that are finished would not be true any "
-                "more; start a new run, or pass only seeds and variants."
+        if old.get(key) != new.get(key) and not added and not key.startswith(_MAY_CHANGE):
+            raise ConfigError(
+                f"{key} cannot change ({old.get(key)!r} in the run, now {new.get(key)!r}): finished rows would be untrue. "
+                "Start a new run, or pass only seeds and variants."
             )
 
 
@@ -121,16 +120,16 @@ class Finished:
         self._journal.add({"variant": variant, "seed": seed, "rows": rows, "rounds": rounds})
 
 
-class Parts:
-    """The starts of a run: a killed one and those that went on with it count together.
+class Starts:
+    """The starts of a run: a killed one and those that continued it count together.
 
-    What a part has taken is written every few seconds, so of a part that was killed at most so much is missing.
+    What a start has taken is written every few seconds, so of one that was killed at most so much is missing.
 
     Args:
         file: where it is kept.
-        command: how this part was asked for.
-        started: `time.monotonic()` at its begin.
-        stages: of this part.
+        command: how this start was asked for.
+        started: `time.monotonic()` when it began.
+        stages: of this start.
     """
 
     def __init__(self, file: Path, command: str, started: float, stages: Stages) -> None:
@@ -139,49 +138,49 @@ class Parts:
         self._stages = stages
         self._earlier: list[dict[str, Any]] = []
         with suppress(OSError, ValueError):
-            self._earlier = [part for part in json.loads(file.read_text(encoding="utf-8")) if isinstance(part, dict)]
-        # The wall clock is asked once: it may be set while the run goes on.
+            self._earlier = [start for start in json.loads(file.read_text(encoding="utf-8")) if isinstance(start, dict)]
+        # The wall clock is read once: it may be set while the run goes on.
         now = datetime.now(UTC).timestamp() - (time.monotonic() - started)
         self._now = {"command": command, "started": datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")}
         self._over = threading.Event()
-        self._beat = threading.Thread(target=self._write_on, name="selftrain-parts", daemon=True)
+        self._writer = threading.Thread(target=self._write_regularly, name="selftrain-starts", daemon=True)
 
-    def start(self) -> None:
-        """From now on the part is on disk."""
+    def begin(self) -> None:
+        """From now on the start is on disk."""
         self.write()
-        self._beat.start()
+        self._writer.start()
 
-    def stop(self) -> None:
-        """The part has ended, in whatever way."""
+    def end(self) -> None:
+        """The start has ended, in whatever way."""
         self._over.set()
-        if self._beat.is_alive():
-            self._beat.join()
+        if self._writer.is_alive():
+            self._writer.join()
         self._try_to_write()
 
     def write(self) -> None:
-        """Note what the parts have taken so far."""
+        """Write what the starts have taken so far."""
         write_whole(self._file, json.dumps(self._all()))
 
     @property
     def commands(self) -> list[str]:
-        """Of all parts, in order."""
-        return [part["command"] for part in self._all()]
+        """Of all starts, in order."""
+        return [start["command"] for start in self._all()]
 
     @property
     def started(self) -> str:
-        """When the first part began, ISO 8601."""
+        """When the first start began, ISO 8601."""
         return str(self._all()[0]["started"])
 
     @property
     def seconds(self) -> float:
-        """Of all parts together."""
-        return sum(part["seconds"] for part in self._all())
+        """Of all starts together."""
+        return sum(start["seconds"] for start in self._all())
 
     @property
     def stages(self) -> list[dict[str, Any]]:
-        """Of all parts: seconds add up, memory is the highest."""
+        """Of all starts: seconds add up, memory is the highest."""
         found: dict[str, dict[str, Any]] = {}
-        for stage in (stage for part in self._all() for stage in part["stages"]):
+        for stage in (stage for start in self._all() for stage in start["stages"]):
             known = found.setdefault(stage["name"], {"name": stage["name"], "seconds": 0.0, "peak_memory_mb": 0.0})
             known["seconds"] = round(known["seconds"] + stage["seconds"], 3)
             known["peak_memory_mb"] = max(known["peak_memory_mb"], stage["peak_memory_mb"])
@@ -190,8 +189,8 @@ class Parts:
     def _all(self) -> list[dict[str, Any]]:
         return [*self._earlier, {**self._now, "seconds": round(time.monotonic() - self._started, 3), "stages": self._stages.to_json()}]
 
-    def _write_on(self) -> None:
-        while not self._over.wait(_BEAT_SECONDS):
+    def _write_regularly(self) -> None:
+        while not self._over.wait(_WRITE_SECONDS):
             self._try_to_write()
 
     def _try_to_write(self) -> None:

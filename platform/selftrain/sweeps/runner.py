@@ -66,7 +66,7 @@ def workers(experiment: Experiment, at_once: int, *, gpus: float = 0.0, engine: 
 
 def text_channel(experiment: Experiment, corpus: Any, model: Any, fingerprint: str, cache: str) -> Any:
     """The text service that the trials of one data set and one text setting share; `close` ends it."""
-    from selftrain.texts.remote import RemoteTexts
+    from selftrain.texts.channel import RemoteTexts
 
     return RemoteTexts.start(experiment.augment, corpus, str(model), fingerprint, cache)
 

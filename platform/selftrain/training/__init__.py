@@ -1,1 +1,1 @@
-"""The self-training loop and its adapters."""
+"""fit: the one way to train and to score; loop: plain torch; ray: Ray Train around the loop."""

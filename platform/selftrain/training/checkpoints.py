@@ -1,6 +1,6 @@
 """The last finished round of a light training (a head, a BiLSTM, a small CNN) on disk, so that a killed run does not do it again.
 
-Such a round may take milliseconds, so not every one is written: the next one is after `EVERY_SECONDS`, and when writing takes its time, after twenty times that.
+Such a round may take milliseconds, so not every one is written: the next one after `EVERY_SECONDS`, or after twenty times what writing took, if that is longer.
 A training of less than some seconds writes nothing. All randomness of a round follows from seed and round, so weights are the same bit for bit either way.
 """
 

@@ -1,4 +1,4 @@
-"""The self-training loop: plain torch, no framework inside. Three adapters call it: a plain process, Ray Train, and later a Tune function.
+"""The self-training loop: plain torch, no framework inside. training/fit.py calls it in this process, training/ray.py in the workers of Ray Train.
 
     for each round:  refresh (pseudo-labels, texts) -> steps -> report(figures, checkpoint)
 
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from selftrain.data.corpus import Corpus, Truth
 from selftrain.data.texts import TextChannel
 from selftrain.methods.base import Method
 from selftrain.models.student import Student
@@ -32,6 +34,12 @@ class Validation:
     documents: Sequence[Any]
     labels: Sequence[int]
 
+    @classmethod
+    def of(cls, corpus: Corpus, truth: Truth) -> Validation | None:
+        """The validation split with its true labels; None where it is empty."""
+        documents = corpus.validation
+        return cls(documents.texts, [truth.validation[id_] for id_ in documents.ids]) if len(documents) else None
+
     def accuracy(self, student: Student) -> float:
         """Share of the documents that `student` gets right."""
         found = student.predict(self.documents).argmax(dim=1).cpu()
@@ -39,12 +47,36 @@ class Validation:
 
 
 @dataclass
-class Trained:
-    """What the loop leaves besides the method's weights, which are those of the last round."""
+class Fitted:
+    """What a training leaves, in whatever process it ran."""
 
+    method: Method  # with the weights of the last round
     rounds: list[dict[str, float]] = field(default_factory=list)  # figures a round
     seconds: float = 0.0  # without waiting for texts, and without validation
     best: dict[str, Any] | None = None  # the best round on the validation documents: its "round" (0-based), "accuracy" and "method" (a state)
+
+    @property
+    def student(self) -> Student:
+        """The trained classifier, as it is evaluated, bundled and served."""
+        return self.method.student()
+
+    def state(self) -> dict[str, Any]:
+        """What `train` takes as `resume`: a training that is over."""
+        return self._after(self.method.rounds - 1, self.method.state())
+
+    @contextmanager
+    def best_round(self) -> Iterator[Student]:
+        """The classifier of the best round, in a `with` block; after it the method has its last weights again."""
+        assert self.best is not None
+        last = copy.deepcopy(self.method.state())
+        self.method.load_state(self.best["method"])
+        try:
+            yield self.student
+        finally:
+            self.method.load_state(last)
+
+    def _after(self, round_: int, state: dict[str, Any]) -> dict[str, Any]:
+        return {"round": round_, "method": state, "rounds": self.rounds, "seconds": self.seconds, "best": self.best}
 
 
 def train(
@@ -56,7 +88,7 @@ def train(
     validation: Validation | None = None,
     resume: dict[str, Any] | None = None,
     step_done: StepDone | None = None,
-) -> Trained:
+) -> Fitted:
     """Run `method` from its first round, or from the one after `resume`, to its last.
 
     Args:
@@ -68,14 +100,14 @@ def train(
         resume: a state that `report` got; a finished one makes this a no-op.
         step_done: called after every step with (round, rounds, step, steps), all counted from one.
     """
-    history = Trained()
+    fitted = Fitted(method)
     first = 0
     if resume is not None:
         method.load_state(resume["method"])
         first = int(resume["round"]) + 1
-        history.rounds = list(resume["rounds"])
-        history.seconds = float(resume["seconds"])
-        history.best = resume.get("best")
+        fitted.rounds = list(resume["rounds"])
+        fitted.seconds = float(resume["seconds"])
+        fitted.best = resume.get("best")
     for round_ in range(first, method.rounds):
         torch.manual_seed(_round_seed(seed, round_, method.workers.rank))
         start = time.monotonic()
@@ -90,17 +122,17 @@ def train(
             if step_done is not None:
                 step_done(round_ + 1, method.rounds, step + 1, steps)
         method.encoder.eval()
-        history.seconds += time.monotonic() - start - waiting.seconds
+        fitted.seconds += time.monotonic() - start - waiting.seconds
         state = method.state()
         if validation is not None:
             figures["validation_accuracy"] = validation.accuracy(method.student())
-            if history.best is None or figures["validation_accuracy"] > history.best["accuracy"]:
+            if fitted.best is None or figures["validation_accuracy"] > fitted.best["accuracy"]:
                 weights = copy.deepcopy(state | {"optimizer": None, "scheduler": None})
-                history.best = {"round": round_, "accuracy": figures["validation_accuracy"], "method": weights}
-        history.rounds.append({"round": float(round_ + 1), **figures, **losses})
-        report(history.rounds[-1], {"round": round_, "method": state, "rounds": history.rounds, "seconds": history.seconds, "best": history.best})
+                fitted.best = {"round": round_, "accuracy": figures["validation_accuracy"], "method": weights}
+        fitted.rounds.append({"round": float(round_ + 1), **figures, **losses})
+        report(fitted.rounds[-1], fitted._after(round_, state))
     method.encoder.eval()
-    return history
+    return fitted
 
 
 class _Stopwatch:

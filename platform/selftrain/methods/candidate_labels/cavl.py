@@ -30,7 +30,6 @@ class CAVLOptions(PartialLabelOptions):
 class CAVL(PartialLabels):
     """See the module's docstring."""
 
-    name = "cavl"
     paper = "Exploiting Class Activation Value for Partial-Label Learning (Zhang et al. 2022, ICLR); baseline of SEAL"
     summary = "the candidate with the largest class activation value is the label"
     Options: ClassVar[type[Options]] = CAVLOptions

@@ -26,7 +26,6 @@ class CCOptions(PartialLabelOptions):
 class CC(PartialLabels):
     """See the module's docstring."""
 
-    name = "cc"
     paper = "Provably Consistent Partial-Label Learning (Feng et al. 2020, arXiv:2007.08929); baseline of SEAL"
     summary = "the likelihood that the label is one of the candidates"
     Options: ClassVar[type[Options]] = CCOptions

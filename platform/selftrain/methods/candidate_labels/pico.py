@@ -65,7 +65,6 @@ class PiCOOptions(PartialLabelOptions):
 class PiCO(WeightedCandidates):
     """See the module's docstring. The views are the document itself (the query) and a strong one (the key)."""
 
-    name = "pico"
     paper = "PiCO: Contrastive Label Disambiguation for Partial Label Learning (Wang et al. 2022, arXiv:2201.08984); baseline of SEAL"
     summary = "prototypes of contrastive embeddings choose among the candidates"
     strong_views = 1

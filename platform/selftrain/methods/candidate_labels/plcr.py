@@ -43,7 +43,6 @@ class PLCROptions(PartialLabelOptions):
 class PLCR(WeightedCandidates):
     """See the module's docstring. The views are the document itself and two strong ones."""
 
-    name = "plcr"
     paper = "Revisiting Consistency Regularization for Deep Partial Label Learning (Wu et al. 2022, ICML); baseline of SEAL"
     summary = "views of a document agree on a distribution over its candidates"
     strong_views = 2

@@ -26,7 +26,6 @@ class PRODENOptions(PartialLabelOptions):
 class PRODEN(WeightedCandidates):
     """See the module's docstring. A document's weights are those that its last step left, as in the paper's algorithm 1."""
 
-    name = "proden"
     paper = "Progressive Identification of True Labels for Partial-Label Learning (Lv et al. 2020, arXiv:2002.08053); baseline of SEAL"
     summary = "candidates weighted by the classifier's last prediction"
     Options: ClassVar[type[Options]] = PRODENOptions

@@ -39,7 +39,6 @@ class SEALPartialOptions(SEALOptions):
 class SEALPartial(PartialLabels, SEAL):
     """See the module's docstring. The views are the document itself and two strong ones."""
 
-    name = "seal_partial"
     paper = SEAL.paper
     summary = "SEAL for candidate sets: h is judged by how well a document's views agree"
     strong_views = 2

@@ -29,7 +29,6 @@ class CrossEntropyOptions(NS3LHostOptions):
 class CrossEntropy(NS3LHost):
     """See the module's docstring."""
 
-    name = "cross_entropy"
     paper = "Rethinking the Inception Architecture for Computer Vision (Szegedy et al. 2016, arXiv:1512.00567); baseline of NS3L, SSC and SEAL"
     summary = "a linear classifier on the encoder, trained on the labeled documents alone (label smoothing as an option)"
     Options: ClassVar[type[Options]] = CrossEntropyOptions

@@ -33,7 +33,6 @@ class FixMatchOptions(NS3LHostOptions):
 class FixMatch(NS3LHost):
     """See the module's docstring."""
 
-    name = "fixmatch"
     paper = "FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence (Sohn et al. 2020, arXiv:2001.07685); baseline of SSC"
     summary = "a confident prediction on the weak view is the label of the strong view"
     strong_views = 2

@@ -33,7 +33,6 @@ class MeanTeacherOptions(NS3LHostOptions):
 class MeanTeacher(NS3LHost):
     """See the module's docstring. The teacher is what is evaluated and served."""
 
-    name = "mean_teacher"
     paper = (
         "Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised deep learning results "
         "(Tarvainen & Valpola 2017, arXiv:1703.01780); baseline of NS3L"

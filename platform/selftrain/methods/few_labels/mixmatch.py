@@ -36,7 +36,6 @@ class MixMatchOptions(NS3LHostOptions):
 class MixMatch(NS3LHost):
     """See the module's docstring."""
 
-    name = "mixmatch"
     paper = "MixMatch: A Holistic Approach to Semi-Supervised Learning (Berthelot et al. 2019, arXiv:1905.02249); baseline of NS3L"
     summary = "guessed and sharpened labels on mixed-up embeddings"
     strong_views = 2

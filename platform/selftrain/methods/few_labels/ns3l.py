@@ -151,7 +151,6 @@ class NS3LOptions(NS3LHostOptions):
 class NS3L(NS3LHost):
     """See the module's docstring."""
 
-    name = "ns3l"
     paper = "Negative sampling in semi-supervised learning (Chen, Shah & Kyrillidis 2020, arXiv:1911.05166)"
     summary = (
         "improbable classes become negative labels of the unlabeled documents; also an option (ns3l_weight) of the other methods with few labels"

@@ -29,7 +29,6 @@ class PiModelOptions(NS3LHostOptions):
 class PiModel(NS3LHost):
     """See the module's docstring."""
 
-    name = "pi_model"
     paper = "Temporal Ensembling for Semi-Supervised Learning (Laine & Aila 2017, arXiv:1610.02242); baseline of NS3L"
     summary = "two views of a document get the same probabilities"
     strong_views = 1

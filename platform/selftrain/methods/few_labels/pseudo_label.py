@@ -29,7 +29,6 @@ class PseudoLabelOptions(NS3LHostOptions):
 class PseudoLabel(NS3LHost):
     """See the module's docstring."""
 
-    name = "pseudo_label"
     paper = (
         "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural Networks (Lee 2013, ICML workshop); baseline of NS3L"
     )

@@ -53,7 +53,6 @@ class Prototypes(torch.nn.Module):
 class SSC(NS3LHost):
     """See the module's docstring."""
 
-    name = "ssc"
     paper = "A Unified Contrastive Loss for Self-Training (Gauffre et al. 2024, arXiv:2409.07292)"
     summary = "one contrastive loss over prototypes, labeled, confident and unconfident documents, and no cross-entropy"
     strong_views = 2

@@ -36,7 +36,6 @@ class SupervisedOptions(Options):
 class Supervised(Method):
     """See the module's docstring. A round is an epoch."""
 
-    name = "supervised"
     paper = (
         "Generation-driven Contrastive Self-training for Zero-shot Text Classification with Instruction-following LLM "
         "(Zhang, Wang & Yang 2023, arXiv:2304.11872)"

@@ -47,7 +47,6 @@ class VATOptions(NS3LHostOptions):
 class VAT(NS3LHost):
     """See the module's docstring."""
 
-    name = "vat"
     paper = (
         "Virtual Adversarial Training: A Regularization Method for Supervised and Semi-Supervised Learning "
         "(Miyato et al. 2018, arXiv:1704.03976); baseline of NS3L"

@@ -30,7 +30,6 @@ class CoTeachingOptions(NoisyLabelOptions):
 class CoTeaching(NoisyLabels):
     """See the module's docstring. Both start at the same encoder and differ in their classifier; the first is what is evaluated and served."""
 
-    name = "co_teaching"
     paper = "Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy Labels (Han et al. 2018, arXiv:1804.06872); baseline of SunGen"
     summary = "two networks, each trained on what has a small loss to the other"
     Options: ClassVar[type[Options]] = CoTeachingOptions

@@ -30,7 +30,6 @@ class ConfidenceOptions(NoisyLabelOptions):
 class Confidence(NoisyLabels):
     """See the module's docstring. The first half of the rounds is the training that measures confidence, the second the one that counts."""
 
-    name = "confidence"
     paper = (
         "Dataset Cartography: Mapping and Diagnosing Datasets with Training Dynamics (Swayamdipta et al. 2020, arXiv:2009.10795); baseline of SunGen"
     )

@@ -41,7 +41,6 @@ class MetaWeightNetOptions(NoisyLabelOptions):
 class MetaWeightNet(NoisyLabels):
     """See the module's docstring."""
 
-    name = "meta_weight_net"
     paper = "Meta-Weight-Net: Learning an Explicit Mapping For Sample Weighting (Shu et al. 2019, arXiv:1902.07379); baseline of SunGen"
     summary = "a small network turns losses into weights, taught by a held-out part of the labels"
     Options: ClassVar[type[Options]] = MetaWeightNetOptions

@@ -92,7 +92,6 @@ _AFTERWARDS = {*NoisyLabelOptions.model_fields, "budget"}  # options of what is 
 class SunGen(NoisyLabels):
     """See the module's docstring. The weights are learned before the first round, which is the first epoch of the final training."""
 
-    name = "sungen"
     paper = "Self-Guided Noise-Free Data Generation for Efficient Zero-Shot Learning (Gao et al. 2023, arXiv:2205.12679)"
     summary = "weights of generated texts, learned by a robust outer loss on the same texts; then training by weight, or on a clean subset"
     Options: ClassVar[type[Options]] = SunGenOptions

@@ -31,7 +31,6 @@ class TemporalEnsemblingOptions(NoisyLabelOptions):
 class TemporalEnsembling(NoisyLabels):
     """See the module's docstring. The average starts with the second epoch; its weight rises as exp(-5 (1 - t)^2) over the epochs."""
 
-    name = "temporal_ensembling"
     paper = "Temporal Ensembling for Semi-Supervised Learning (Laine & Aila 2017, arXiv:1610.02242); baseline of SunGen"
     summary = "predictions stay near the average of a text's own earlier ones"
     Options: ClassVar[type[Options]] = TemporalEnsemblingOptions

@@ -30,7 +30,6 @@ class ZeroGenOptions(NoisyLabelOptions):
 class ZeroGen(NoisyLabels):
     """See the module's docstring."""
 
-    name = "zerogen"
     paper = "ZeroGen: Efficient Zero-shot Learning via Dataset Generation (Ye et al. 2022, arXiv:2202.07922); baseline of SunGen"
     summary = "every label is believed: plain training on generated texts (label smoothing, or the robust loss alone, as options)"
     Options: ClassVar[type[Options]] = ZeroGenOptions

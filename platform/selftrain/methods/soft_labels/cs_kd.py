@@ -31,7 +31,6 @@ class CSKDOptions(NS3LHostOptions):
 class CSKD(NS3LHost):
     """See the module's docstring."""
 
-    name = "cs_kd"
     paper = "Regularizing Class-wise Predictions via Self-knowledge Distillation (Yun et al. 2020, arXiv:2003.13964); baseline of SEAL"
     summary = "two labeled documents of the same class get the same prediction"
     Options: ClassVar[type[Options]] = CSKDOptions

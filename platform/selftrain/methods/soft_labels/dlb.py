@@ -32,7 +32,6 @@ class DLBOptions(NS3LHostOptions):
 class DLB(NS3LHost):
     """See the module's docstring."""
 
-    name = "dlb"
     paper = "Self-Distillation from the Last Mini-Batch for Consistency Regularization (Shen et al. 2022, arXiv:2203.16172); baseline of SEAL"
     summary = "half of each batch repeats the one before and keeps the predictions that it had there"
     Options: ClassVar[type[Options]] = DLBOptions

@@ -31,7 +31,6 @@ class PSKDOptions(NS3LHostOptions):
 class PSKD(NS3LHost):
     """See the module's docstring."""
 
-    name = "ps_kd"
     paper = "Self-Knowledge Distillation with Progressive Refinement of Targets (Kim et al. 2021, arXiv:2006.12000); baseline of SEAL"
     summary = "targets move from the label to the model's predictions of the round before"
     Options: ClassVar[type[Options]] = PSKDOptions

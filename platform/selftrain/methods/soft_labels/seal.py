@@ -169,7 +169,6 @@ def sgd_step(loss: torch.Tensor, parameters: Parameters, rate: float, *, differe
 class SEAL(NS3LHost):
     """See the module's docstring. Documents without a granted label are used by NS3L's loss alone, if that is on."""
 
-    name = "seal"
     paper = "Aligned Objective for Soft-Pseudo-Label Generation in Supervised Learning (Xu et al. 2024, ICML)"
     summary = "soft pseudo-labels of a generator whose loss is learned from how well the classifier does with them"
     Options: ClassVar[type[Options]] = SEALOptions

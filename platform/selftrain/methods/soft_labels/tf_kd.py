@@ -37,7 +37,6 @@ class TFKDOptions(NS3LHostOptions):
 class TFKD(NS3LHost):
     """See the module's docstring."""
 
-    name = "tf_kd"
     paper = "Revisiting Knowledge Distillation via Label Smoothing Regularization (Yuan et al. 2020, arXiv:1909.11723); baseline of SEAL"
     summary = "the model's own first training, or a teacher made by hand, gives the soft labels"
     Options: ClassVar[type[Options]] = TFKDOptions

@@ -54,7 +54,6 @@ class USKDOptions(NS3LHostOptions):
 class USKD(NS3LHost):
     """See the module's docstring. With two classes the other one has probability one among the others, and the second loss is zero."""
 
-    name = "uskd"
     paper = (
         "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and Customized Soft Labels "
         "(Yang et al. 2023, arXiv:2303.13005); baseline of SEAL"

@@ -93,7 +93,6 @@ class GenCoOptions(Options):
 class GenCo(Method):
     """See the module's docstring."""
 
-    name = "genco"
     paper = (
         "Generation-driven Contrastive Self-training for Zero-shot Text Classification with Instruction-following LLM "
         "(Zhang, Wang & Yang 2023, arXiv:2304.11872)"
@@ -121,6 +120,10 @@ class GenCo(Method):
     def rounds(self) -> int:
         return self.options.rounds
 
+    @property
+    def planned_steps(self) -> int:
+        return self.rounds * self.options.steps_per_round
+
     def texts_wanted(self) -> int:
         if not self.wants_texts:
             return 0
@@ -130,9 +133,6 @@ class GenCo(Method):
         sizes = [self.selection_size(round_) * classes for round_ in range(self.rounds)]
         pairs = min(sum(sizes), 2 * sizes[-1]) if self.options.conditional_augmentation else 0
         return inputs + pairs * self.conditional_samples
-
-    def steps_planned(self) -> int:
-        return self.rounds * self.options.steps_per_round
 
     def selection_size(self, round_: int) -> int:
         """S_t: documents a class in round t (0-based), at least one."""

@@ -77,7 +77,6 @@ class IPETOptions(Options):
 class IPET(Method):
     """See the module's docstring."""
 
-    name = "ipet"
     paper = (
         "Exploiting Cloze Questions for Few Shot Text Classification and Natural Language Inference "
         "(Schick & Schütze 2021, arXiv:2001.07676); baseline of GenCo"

@@ -77,7 +77,6 @@ class LOTClassOptions(Options):
 class LOTClass(Method):
     """See the module's docstring."""
 
-    name = "lotclass"
     paper = (
         "Text Classification Using Label Names Only: A Language Model Self-Training Approach (Meng et al. 2020, arXiv:2010.07245); baseline of GenCo"
     )

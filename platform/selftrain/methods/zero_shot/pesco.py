@@ -59,7 +59,6 @@ class PESCOOptions(Options):
 class PESCO(Method):
     """See the module's docstring."""
 
-    name = "pesco"
     paper = (
         "PESCO: Prompt-enhanced Self Contrastive Learning for Zero-shot Text Classification (Wang et al. 2023, arXiv:2305.14963); baseline of GenCo"
     )
@@ -82,6 +81,10 @@ class PESCO(Method):
     def rounds(self) -> int:
         return self.options.rounds
 
+    @property
+    def planned_steps(self) -> int:
+        return self.rounds * self.options.steps_per_round
+
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         documents, options = self.corpus.unlabeled, self.options
         prototypes = self.prototypes()
@@ -101,9 +104,6 @@ class PESCO(Method):
 
     def steps(self, round_: int) -> int:
         return self.options.steps_per_round if len(self.selection) else 0
-
-    def steps_planned(self) -> int:
-        return self.rounds * self.options.steps_per_round
 
     def step(self, round_: int, step: int) -> dict[str, float]:
         rng = np.random.default_rng([self.seed, round_, step])

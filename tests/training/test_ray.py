@@ -16,8 +16,9 @@ from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import TextRequest, no_texts
 from selftrain.errors import ProcessDied, SelfTrainError
+from selftrain.methods import recipe
 from selftrain.models.workers import Workers
-from selftrain.training import distributed
+from selftrain.training import ray as workers_of_ray
 from selftrain.training.loop import Validation, train
 
 EXPERIMENT = parse({"method": {**SHORT, "name": "cross_entropy", "rounds": 3}, "training": {"threads": 1}})
@@ -59,14 +60,14 @@ def worker(monkeypatch, one_thread):
         encoders.append(LinearEncoder(WORDS))
         return encoders[-1]
 
-    monkeypatch.setattr(distributed, "open_encoder", opened)
+    monkeypatch.setattr(recipe, "open_encoder", opened)
     monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
 
     def run(session, *, seed=0, texts=no_texts, validation=None, experiment=EXPERIMENT):
         monkeypatch.setattr(ray.train, "get_context", session.context)
         monkeypatch.setattr(ray.train, "report", session.report)
         monkeypatch.setattr(ray.train, "get_checkpoint", lambda: session.checkpoint)
-        distributed._worker({"experiment": experiment, "corpus": toy(), "texts": texts, "seed": seed, "validation": validation})
+        workers_of_ray._worker({"recipe": recipe.resolve(experiment), "corpus": toy(), "texts": texts, "seed": seed, "validation": validation})
         return encoders[-1]
 
     return run
@@ -108,7 +109,7 @@ def test_validation_reaches_the_loop(worker):
 
 
 def test_threads_are_those_of_the_experiment_or_a_share_of_the_processors(worker, monkeypatch):
-    monkeypatch.setattr(distributed.os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(workers_of_ray.os, "sched_getaffinity", lambda pid: set(range(8)))
     for threads, expected in ((3, 3), (None, 8)):
         worker(Session(), experiment=parse({"method": {**SHORT, "name": "cross_entropy"}, "training": {"threads": threads} if threads else {}}))
         assert torch.get_num_threads() == expected
@@ -122,16 +123,16 @@ def test_texts_are_asked_for_by_the_first_worker_and_told_to_all(monkeypatch):
         asked.append(list(requests))
         return {request: "text"}
 
-    assert distributed._shared(channel, Workers()) is channel
+    assert workers_of_ray._asked_once(channel, Workers()) is channel
 
     def broadcast(answers, src):
         assert src == 0
         sent.append(answers[0])
         answers[0] = {request: "text"}
 
-    monkeypatch.setattr(distributed.dist, "broadcast_object_list", broadcast)
+    monkeypatch.setattr(workers_of_ray.dist, "broadcast_object_list", broadcast)
     for rank, own in ((0, {request: "text"}), (1, None)):
-        assert distributed._shared(channel, Workers(rank, 2))([request]) == {request: "text"}
+        assert workers_of_ray._asked_once(channel, Workers(rank, 2))([request]) == {request: "text"}
         assert sent[-1] == own
     assert asked == [[request]]
 
@@ -146,15 +147,15 @@ def test_the_users_error_is_found_wherever_ray_has_put_it():
     class Wrapped(Exception):
         cause = error
 
-    assert distributed._user_error(error) is error
-    assert distributed._user_error(Wrapped()) is error
-    assert distributed._user_error(caused(RuntimeError(), caused(ValueError(), error))) is error
-    assert distributed._user_error(caused(RuntimeError(), Wrapped())) is error
-    assert distributed._user_error(caused(RuntimeError(), ValueError())) is None and distributed._user_error(None) is None
+    assert workers_of_ray._user_error(error) is error
+    assert workers_of_ray._user_error(Wrapped()) is error
+    assert workers_of_ray._user_error(caused(RuntimeError(), caused(ValueError(), error))) is error
+    assert workers_of_ray._user_error(caused(RuntimeError(), Wrapped())) is error
+    assert workers_of_ray._user_error(caused(RuntimeError(), ValueError())) is None and workers_of_ray._user_error(None) is None
 
 
 class Trainer:
-    """Ray Train, as far as `_fitted` sees it: ends as it is told, one time after the other."""
+    """Ray Train, as far as `_ended` sees it: ends as it is told, one time after the other."""
 
     def __init__(self, *ends):
         self.ends = list(ends)
@@ -172,7 +173,7 @@ def while_it_started():
 
 def test_workers_and_controllers_that_die_while_they_start_are_started_again_so_many_times() -> None:
     trainer = Trainer(while_it_started(), ray.exceptions.RayActorError(), "the result")
-    assert distributed._fitted(trainer) == "the result"
+    assert workers_of_ray._ended(trainer) == "the result"
     assert trainer.ends == []
 
 
@@ -182,11 +183,11 @@ def test_workers_and_controllers_that_die_while_they_start_are_started_again_so_
 )
 def test_what_always_dies_is_given_up_with_a_sentence(end, sentence) -> None:
     with pytest.raises(ProcessDied, match=sentence):
-        distributed._fitted(Trainer(*[end] * 3))
+        workers_of_ray._ended(Trainer(*[end] * 3))
 
 
 def test_a_fault_of_the_controller_is_raised_as_it_is() -> None:
     trainer = Trainer(ray.train.ControllerError(ZeroDivisionError("ours")), "never asked for")
     with pytest.raises(ray.train.ControllerError, match="ours"):
-        distributed._fitted(trainer)
+        workers_of_ray._ended(trainer)
     assert trainer.ends == ["never asked for"]

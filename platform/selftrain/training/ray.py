@@ -17,12 +17,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from selftrain import methods
-from selftrain.config import Experiment
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel, TextRequest
 from selftrain.errors import ProcessDied, SelfTrainError
-from selftrain.models.open import open_encoder
+from selftrain.methods.recipe import Recipe
 from selftrain.models.workers import Workers
 from selftrain.runtime.memory import trim
 from selftrain.runtime.watch import why_it_died
@@ -30,42 +28,48 @@ from selftrain.training.loop import Validation, train
 from selftrain.training.steps import FollowedSteps, StepFile
 
 _STATE = "state.pt"
-_CONTROLLERS = 3  # that may die one after the other
+_CONTROLLERS = 3  # that are started, one after the other
 
 
 @dataclass(frozen=True)
-class TrainedVariant:
-    """One trained model: its weights and how training went."""
-
-    state: dict[str, Any]  # for the method's `load_state`
-    rounds: list[dict[str, float]]  # figures a round
-    seconds: float  # of training, without waiting for texts
-    best: dict[str, Any] | None = None  # see `loop.Trained`
-
-
-def train_variant(
-    experiment: Experiment,
-    corpus: Corpus,
-    texts: TextChannel,
-    *,
-    seed: int,
-    storage: Path | str,
-    name: str,
-    validation: Validation | None = None,
-) -> TrainedVariant:
-    """Train the experiment's method with one seed in Ray Train (`TorchTrainer`).
+class Workgroup:
+    """What Ray Train needs to know of one training, besides what is trained.
 
     Args:
-        experiment: method, model and training sections are read.
+        name: of the training.
+        storage: folder or URI of the checkpoints; with the same `storage` and `name`, a killed training continues.
+        one_machine: whether all workers share this machine's disk.
+    """
+
+    name: str
+    storage: Path | str
+    one_machine: bool = True
+
+    @property
+    def storage_path(self) -> str:
+        """`storage` as it is from any working directory."""
+        return str(self.storage) if "://" in str(self.storage) else str(Path(self.storage).absolute())
+
+
+def train_in_workers(
+    recipe: Recipe, corpus: Corpus, texts: TextChannel, *, seed: int, workgroup: Workgroup, validation: Validation | None = None
+) -> dict[str, Any]:
+    """Train in Ray Train (`TorchTrainer`).
+
+    Args:
+        recipe: what to train.
         corpus: what the method may see.
-        texts: the text channel; has to survive being sent to a worker.
+        texts: the text channel; it has to survive being sent to a worker.
         seed: of the training.
-        storage: folder of the checkpoints; with the same `storage` and `name`, a killed training continues.
-        name: of the variant.
+        workgroup: name and place of the training.
         validation: documents to choose the best round by.
+
+    Returns:
+        The last state of `loop.train`, without the optimiser's.
 
     Raises:
         SelfTrainError: what the method or the text channel raised in a worker.
+        ProcessDied: workers died more often than `training.max_failures` allows.
     """
     # The controller polls its workers at this interval, and every report waits for a poll: 2 s by default, which a small round does not take.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -74,50 +78,50 @@ def train_variant(
 
     from selftrain.training.process_group import OneMachine
 
-    training = experiment.training
+    training, storage = recipe.training, workgroup.storage_path
     # Where workers may be on other nodes, a file is not seen here; rounds are.
-    steps = Path(storage).absolute() / f".{name}.steps.json" if experiment.ray.address is None and "://" not in str(storage) else None
+    steps = Path(storage) / f".{workgroup.name}.steps.json" if workgroup.one_machine and "://" not in storage else None
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"experiment": experiment, "corpus": corpus, "texts": texts, "seed": seed, "validation": validation, "steps": steps},
-        torch_config=OneMachine() if experiment.ray.address is None else None,
+        train_loop_config={"recipe": recipe, "corpus": corpus, "texts": texts, "seed": seed, "validation": validation, "steps": steps},
+        torch_config=OneMachine() if workgroup.one_machine else None,
         scaling_config=ray.train.ScalingConfig(num_workers=training.workers, use_gpu=training.gpu),
         run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=str(Path(storage).absolute()) if "://" not in str(storage) else str(storage),
+            name=workgroup.name,
+            storage_path=storage,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             failure_config=ray.train.FailureConfig(max_failures=training.max_failures, controller_failure_limit=3),
         ),
     )
-    with FollowedSteps(name, steps) if steps is not None else nullcontext():
-        result = _fitted(trainer)
+    with FollowedSteps(workgroup.name, steps) if steps is not None else nullcontext():
+        result = _ended(trainer)
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as folder:
-        state = torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True, mmap=True)
+        state: dict[str, Any] = torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True, mmap=True)
     # Training is over: the moments of AdamW, twice the size of the weights, would only fill the driver's memory.
-    return TrainedVariant(state["method"] | {"optimizer": None, "scheduler": None}, state["rounds"], state["seconds"], state["best"])
+    return state | {"method": state["method"] | {"optimizer": None, "scheduler": None}}
 
 
-def _fitted(trainer: Any) -> Any:
-    """The result of `trainer.fit()`; a controller that dies is started again, and goes on from the last checkpoint.
+def _ended(trainer: Any) -> Any:
+    """The result of `trainer.fit()`; a controller that dies is started again, and continues from the last checkpoint.
 
     Raises:
         SelfTrainError: what the method or the text channel raised in a worker.
-        ProcessDied: workers or controllers died more often than is put up with.
+        ProcessDied: workers or controllers died too often.
     """
     import ray
     import ray.train
 
     for left in reversed(range(_CONTROLLERS)):
         try:
-            return _in_a_thread(trainer.fit)
+            return _in_thread(trainer.fit)
         except ray.train.TrainingFailedError as error:
             for failure in getattr(error, "worker_failures", {}).values():
                 if cause := _user_error(failure):
                     raise type(cause)(str(cause)) from None
                 if isinstance(failure, ray.exceptions.RayActorError):
                     raise ProcessDied(f"A training worker {why_it_died(failure)}, more often than training.max_failures allows.") from None
-            # A worker that dies while the group starts is no failure that Ray Train tries again by itself.
+            # Ray Train itself does not restart a worker that dies while the group starts.
             died = getattr(error, "controller_failure", None)
             if not isinstance(died, ray.exceptions.RayActorError):
                 raise
@@ -129,7 +133,7 @@ def _fitted(trainer: Any) -> Any:
     raise AssertionError
 
 
-def _in_a_thread(work: Callable[[], Any]) -> Any:
+def _in_thread(work: Callable[[], Any]) -> Any:
     """`work()`, called in another thread: in the main one Ray Train takes Ctrl-C for itself, ends with exit code 1, and gives the handler back to nobody."""
     found: list[Any] = []
     failed: list[BaseException] = []
@@ -153,14 +157,13 @@ def _worker(config: dict[str, Any]) -> None:
     import ray.train
     from ray.train.torch import get_device
 
-    experiment: Experiment = config["experiment"]
+    recipe: Recipe = config["recipe"]
     context = ray.train.get_context()
     workers = Workers(context.get_world_rank(), context.get_world_size())
-    if not experiment.training.gpu:
-        torch.set_num_threads(experiment.training.threads or max(1, len(os.sched_getaffinity(0)) // workers.size))
-    torch.manual_seed(config["seed"])  # of weights that a method makes anew: the same in all workers
-    encoder = open_encoder(experiment.model, config["corpus"], device=str(get_device()), precision=experiment.training.precision)
-    method = methods.build(experiment, config["corpus"], encoder, workers=workers, seed=config["seed"])
+    if not recipe.training.gpu:
+        torch.set_num_threads(recipe.training.threads or max(1, len(os.sched_getaffinity(0)) // workers.size))
+    device, precision = str(get_device()), recipe.training.precision
+    method = recipe.untrained(config["corpus"], seed=config["seed"], device=device, precision=precision, workers=workers)
     trim()
 
     def report(figures: dict[str, float], state: dict[str, Any]) -> None:
@@ -176,13 +179,13 @@ def _worker(config: dict[str, Any]) -> None:
     if (checkpoint := ray.train.get_checkpoint()) is not None:
         with checkpoint.as_directory() as folder:
             resume = torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True)
-    texts = _shared(config["texts"], workers)
+    texts = _asked_once(config["texts"], workers)
     step_done = StepFile(config["steps"]) if config.get("steps") is not None and workers.rank == 0 else None
     train(method, texts=texts, report=report, seed=config["seed"], validation=config["validation"], resume=resume, step_done=step_done)
 
 
-def _shared(texts: TextChannel, workers: Workers) -> TextChannel:
-    """A channel that asks once and tells all workers."""
+def _asked_once(texts: TextChannel, workers: Workers) -> TextChannel:
+    """A channel that asks once, in the first worker, and gives all workers the answers."""
     if workers.size == 1:
         return texts
 

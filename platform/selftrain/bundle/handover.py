@@ -1,0 +1,63 @@
+"""From a trained classifier to its bundle: the one place that fills in a card after training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from selftrain.bundle.format import BundleCard, BundleMetrics, write_bundle
+from selftrain.config import Experiment
+from selftrain.data.corpus import Corpus
+from selftrain.methods.recipe import Recipe
+from selftrain.models.encoder import TextEncoder
+from selftrain.models.student import Student
+
+
+def card_of(
+    student: Student,
+    *,
+    name: str,
+    recipe: Recipe,
+    corpus: Corpus,
+    experiment: Experiment,
+    supervision: str,
+    llm_fingerprint: str | None = None,
+    metrics: BundleMetrics | None = None,
+) -> BundleCard:
+    """What a bundle of `student` states about itself.
+
+    Args:
+        student: the trained classifier, of texts.
+        name: of the model.
+        recipe: how it was trained.
+        corpus: what it was trained on.
+        experiment: the whole document.
+        supervision: labels that the learner saw, in words.
+        llm_fingerprint: of the language model that wrote texts; None where none did.
+        metrics: on the test documents.
+    """
+    assert isinstance(student.encoder, TextEncoder)
+    return BundleCard(
+        name=name,
+        labels=corpus.class_names,
+        label_prompts=tuple(tuple(group) for group in corpus.label_prompts()),
+        similarity="cosine" if student.encoder.normalize else "dot",
+        scale=student.scale,
+        max_tokens=recipe.model.max_tokens,
+        longest=student.encoder.longest,
+        method=recipe.name,
+        supervision=supervision,
+        experiment=experiment.model_dump(mode="json"),
+        data=corpus.name,
+        data_fingerprint=corpus.fingerprint,
+        llm=recipe.augment.model if llm_fingerprint is not None else None,
+        llm_fingerprint=llm_fingerprint,
+        encoder=recipe.source,
+        encoder_fingerprint=recipe.source_fingerprint(),
+        metrics=metrics or BundleMetrics(),
+    )
+
+
+def write_student(folder: Path, student: Student, card: BundleCard) -> Path:
+    """Write `student` with its card as the bundle `folder`, whole or not at all; see `write_bundle`."""
+    assert isinstance(student.encoder, TextEncoder)
+    return write_bundle(folder, backbone=student.encoder.export(), prototypes=student.weights, bias=student.bias, card=card)

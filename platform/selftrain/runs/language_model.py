@@ -1,0 +1,45 @@
+"""The language model's texts, for as long as a run trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from selftrain.runs.context import RunContext
+from selftrain.texts.cache import broken_blocks
+from selftrain.texts.channel import RemoteTexts
+from selftrain.texts.progress import ProgressBar
+
+NO_TEXTS = {
+    "requested": 0,
+    "generated": 0,
+    "cached": 0,
+    "filtered": {},
+    "prompt_tokens": 0,
+    "generated_tokens": 0,
+    "seconds": 0.0,
+    "tokens_per_second": None,
+}  # what metrics.json says of a run without a language model
+
+
+@contextmanager
+def started_texts(context: RunContext) -> Iterator[RemoteTexts]:
+    """The text channel of a run, in a `with` block that shows its progress."""
+    experiment, model = context.plan.experiment, context.plan.language_model
+    assert model is not None and context.llm_fingerprint is not None
+    cache = Path(experiment.augment.cache).absolute()
+    before = broken_blocks(cache)
+    with ExitStack() as stack:
+        stack.callback(_note_broken_blocks, context, cache, before)
+        texts = RemoteTexts.start(experiment.augment, context.corpus, str(model), context.llm_fingerprint, str(cache))
+        stack.callback(texts.close)
+        stack.enter_context(ProgressBar(texts.progress, notify=lambda notice: context.events("recovered", what=notice)))
+        _note_broken_blocks(context, cache, before)
+        yield texts
+
+
+def _note_broken_blocks(context: RunContext, cache: Path, before: set[Path]) -> None:
+    for file in sorted(broken_blocks(cache) - before - context.broken_blocks):
+        context.broken_blocks.add(file)
+        context.events("broken block of the text cache set aside", file=str(file), effect="its texts are generated again")

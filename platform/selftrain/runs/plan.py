@@ -1,0 +1,153 @@
+"""What a run will do, found and checked before anything long starts; and what it would cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from selftrain.config import Experiment
+from selftrain.data.corpus import Corpus, Truth
+from selftrain.data.loading import load_corpus
+from selftrain.data.supervision import grant
+from selftrain.errors import ConfigError
+from selftrain.methods.base import Method
+from selftrain.methods.recipe import Recipe, resolve
+from selftrain.models.locate import IMAGE_ENCODERS, encoder_folder, language_model_folder
+from selftrain.models.open import located
+from selftrain.training.loop import Validation
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the experiment's table: a complete experiment of its own on the same test documents."""
+
+    experiment: Experiment
+    recipe: Recipe
+    corpus: Corpus  # without labels
+    truth: Truth
+
+    def granted(self, seed: int) -> Corpus:
+        """What the learner may see with this seed."""
+        return grant(self.corpus, self.truth, self.experiment.data, seed)
+
+    @cached_property
+    def validation(self) -> Validation | None:
+        """Labeled documents to choose a round by; no part of what the learner sees."""
+        return Validation.of(self.corpus, self.truth)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """What it is trained with: one seed alone where nothing is trained."""
+        return self.experiment.seeds if self.recipe.trains else self.experiment.seeds[:1]
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """An experiment whose every input was found and checked."""
+
+    experiment: Experiment
+    corpus: Corpus
+    truth: Truth
+    variants: dict[str, Variant]  # what is trained, in order; the first is the one that is bundled
+    language_model: Path | str | None
+
+    @property
+    def main_name(self) -> str:
+        """The variant that the run is about."""
+        return next(iter(self.variants))
+
+    @property
+    def main(self) -> Variant:
+        """The same, itself."""
+        return self.variants[self.main_name]
+
+    @property
+    def needs_ray(self) -> bool:
+        """Whether anything runs on Ray: the language model, or a training that is not light."""
+        return self.language_model is not None or any(one.recipe.trains and not one.recipe.light for one in self.variants.values())
+
+
+def prepare(experiment: Experiment) -> RunPlan:
+    """Read the data and check methods, models and variants.
+
+    Raises:
+        SelfTrainError: whatever a user can fix.
+    """
+    if experiment.model.encoder not in IMAGE_ENCODERS:
+        encoder_folder(experiment.model.encoder)
+    experiment = _with_absolute_folders(experiment)
+    corpus, truth = load_corpus(experiment.data)
+    main = resolve(experiment).name
+    if main in experiment.variants:
+        raise ConfigError(f"variants.{main} has the name of the experiment's own row; rename the variant.")
+    variants = {main: _variant(main, experiment.model_copy(update={"variants": {}}), corpus, truth, experiment.data)}
+    for name in experiment.variants:
+        variants[name] = _variant(name, _with_absolute_folders(experiment.variant(name)), corpus, truth, experiment.data)
+    evaluation = experiment.evaluation
+    asked = bool(evaluation.llm_documents) or evaluation.inference_augmentation or any(one.recipe.wants_texts for one in variants.values())
+    if asked and corpus.kind == "image":
+        raise ConfigError("evaluation.llm_documents and evaluation.inference_augmentation want texts, and the documents are images; leave both out.")
+    if asked and experiment.augment.model is None:
+        raise ConfigError(
+            "The experiment wants texts of a language model, and augment.model is not set; set it (augment.model: gemma-3-270m), or do without texts "
+            "(method.input_augmentation: false, method.conditional_augmentation: false)."
+        )
+    return RunPlan(experiment, corpus, truth, variants, language_model_folder(str(experiment.augment.model)) if asked else None)
+
+
+def _variant(name: str, experiment: Experiment, corpus: Corpus, truth: Truth, shared: object) -> Variant:
+    """The variant `name`, checked with every seed. `corpus` and `truth` are its documents too, where its data section is the `shared` one."""
+    own, own_truth = (corpus, truth) if experiment.data == shared else load_corpus(experiment.data)
+    if own.test.ids != corpus.test.ids:
+        raise ConfigError(
+            f"variants.{name} changes the test documents. Variants are compared on the same ones: leave data.source, test_split and test_documents alone."
+        )
+    variant = Variant(experiment, resolve(experiment), own, own_truth)
+    for seed in experiment.seeds:
+        variant.recipe.check(variant.granted(seed))  # a class without labels is an error now, and not after an hour
+    return variant
+
+
+def _with_absolute_folders(experiment: Experiment) -> Experiment:
+    return experiment.model_copy(update={"model": located(experiment.model)})
+
+
+def plan(found: RunPlan) -> str:
+    """What a run would do and cost; nothing is started. Minutes are a guess from rates measured on two CPU cores."""
+    experiment, corpus = found.experiment, found.corpus
+    texts = trained = steps = 0
+    seconds = 60.0
+    for variant in found.variants.values():
+        seed = experiment.seeds[0]
+        method = variant.recipe.untrained(variant.granted(seed), seed=seed)
+        texts = max(texts, method.texts_wanted())  # variants and seeds share the cache
+        if method.rounds:
+            own_steps = len(experiment.seeds) * method.planned_steps
+            trained, steps = trained + len(experiment.seeds), steps + own_steps
+            start = 0 if method.encoder.light else 45 * len(experiment.seeds)
+            seconds += start + own_steps * _step_seconds(method, variant.recipe.model.encoder)
+    if experiment.evaluation.inference_augmentation:
+        texts += len(corpus.test) * experiment.augment.input_samples
+    texts += min(experiment.evaluation.llm_documents, len(corpus.test))
+    seconds += 90 + texts * experiment.augment.max_tokens / 100 if found.language_model else 0
+    return "\n".join(
+        [
+            experiment.to_yaml(),
+            f"# {len(corpus.unlabeled)} unlabeled and {len(corpus.test)} test documents, {len(corpus.labels)} classes; skipped rows: {len(corpus.skipped)}",
+            f"# variants: {', '.join(found.variants)}; trainings: {trained}; optimiser steps: {steps}",
+            f"# texts to generate at most: {texts} (what the cache {experiment.augment.cache} holds is not generated again)",
+            f"# about {seconds / 60:.0f} minutes on two CPU cores with an empty cache",
+        ]
+    )
+
+
+def _step_seconds(method: Method, encoder: str) -> float:
+    """Seconds that a step takes on two CPU cores, about."""
+    if method.encoder.frozen:
+        return 0.015
+    if method.encoder.light:
+        return 0.08
+    if encoder not in IMAGE_ENCODERS:
+        return 0.7
+    return 0.1 if encoder == "small-cnn" else 3.0

@@ -1,0 +1,122 @@
+"""What a run came to, in one document: metrics.json. The report, the table and MLflow have their figures from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from selftrain.data.supervision import describe as describe_supervision
+from selftrain.evaluation.summary import summarise
+from selftrain.runs.context import RunContext
+from selftrain.runs.plan import RunPlan
+from selftrain.runs.rows import FIGURES
+from selftrain.runs.versions import code_version, versions
+
+
+def metrics_of(
+    context: RunContext,
+    rows: Sequence[Any],
+    rounds: Sequence[Any],
+    texts: Mapping[str, Any],
+    *,
+    bundle: Path | None,
+    labeled: Path | None,
+    registered: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """metrics.json of a run (evaluation/schema.py describes it).
+
+    Args:
+        context: of the run.
+        rows: its table, one a variant, seed and way of inference.
+        rounds: figures a round, of every training.
+        texts: counts of the language model's texts.
+        bundle: what is served; None of images.
+        labeled: labeled.csv, where there are no test documents.
+        registered: the version in the registry.
+    """
+    experiment, corpus, plan = context.plan.experiment, context.corpus, context.plan
+    skipped: dict[str, int] = {}
+    for row in corpus.skipped:
+        skipped[row.reason] = skipped.get(row.reason, 0) + 1
+    return {
+        "run": {
+            "id": context.folder.name,
+            "name": experiment.name,
+            "folder": str(context.folder),
+            "command": "\n".join(context.starts.commands),
+            "started": context.starts.started,
+            "seconds": round(context.starts.seconds, 1),
+            "code_version": code_version(),
+            "config_fingerprint": experiment.fingerprint(),
+            "mlflow_run_id": context.mlflow_id,
+        },
+        "versions": versions(),
+        "asked": {
+            "data": experiment.data.source,
+            "classes": list(corpus.class_names),
+            "encoder": experiment.model.encoder,
+            "llm": experiment.augment.model if plan.language_model else None,
+            "llm_fingerprint": context.llm_fingerprint,
+            "method": plan.main.recipe.name,
+            "supervision": describe_supervision(experiment.data),
+            "seeds": list(experiment.seeds),
+            "variant": plan.main_name,
+        },
+        "data": {
+            "name": corpus.name,
+            "fingerprint": corpus.fingerprint,
+            "unlabeled": len(corpus.unlabeled),
+            "validation": len(corpus.validation),
+            "test": len(corpus.test),
+            "labeled_test": context.labels is not None,
+            "skipped": skipped,
+            "skipped_rows": [{"row": row.row, "reason": row.reason} for row in corpus.skipped],
+        },
+        "rows": rows,
+        "summary": summarise(rows),
+        "rounds": rounds,
+        "texts": dict(texts),
+        "stages": context.starts.stages,
+        "bundle": str(bundle) if bundle is not None else None,
+        "labeled": str(labeled) if labeled is not None else None,
+        "registered": registered,
+        "serve": _serve_commands(context, bundle, registered),
+    }
+
+
+def _serve_commands(context: RunContext, bundle: Path | None, registered: Mapping[str, Any] | None) -> list[str]:
+    if bundle is None:
+        return []
+    what = f"--model {context.model_name}" if registered and registered["champion"] else f"--bundle {bundle}"
+    example = json.dumps({"texts": ["your text"]})
+    return [f"selftrain serve {what}", f"curl -s http://127.0.0.1:8000/v1/classify -H 'content-type: application/json' -d '{example}'"]
+
+
+def tags_of(plan: RunPlan) -> dict[str, str]:
+    """Tags of the MLflow run."""
+    return {
+        "selftrain.code_version": code_version(),
+        "selftrain.config_fingerprint": plan.experiment.fingerprint(),
+        "selftrain.data_fingerprint": plan.corpus.fingerprint,
+        "selftrain.language_model": str(plan.experiment.augment.model if plan.language_model else None),
+    }
+
+
+def final_figures(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """Final figures of the MLflow run, taken from metrics.json: the same numbers everywhere."""
+    found: dict[str, float | None] = {"seconds": metrics["run"]["seconds"], "texts_generated": float(metrics["texts"]["generated"])}
+    for row in metrics["summary"]:
+        name = file_name(row["variant"]) + ("_augmented" if row["inference_augmentation"] else "")
+        for figure in FIGURES:
+            if row[figure] is not None:
+                found[f"{name}.{figure}"] = row[figure]["mean"]
+                if row["variant"] == metrics["asked"]["variant"] and not row["inference_augmentation"]:
+                    found[figure] = row[figure]["mean"]
+    return found
+
+
+def file_name(name: str) -> str:
+    """The name of a variant as part of a file's or a metric's."""
+    return "".join(character if character.isalnum() or character in "-_." else "_" for character in name)

@@ -1,0 +1,160 @@
+"""Rows of a run's table: one variant with one seed, scored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from selftrain.config import DataConfig
+from selftrain.data.supervision import describe as describe_supervision
+from selftrain.data.texts import TextRequest
+from selftrain.evaluation.metrics import evaluate
+from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
+from selftrain.models.student import Student
+from selftrain.runs.context import RunContext
+from selftrain.runs.plan import Variant
+from selftrain.texts.channel import RemoteTexts
+from selftrain.training.fit import probabilities
+from selftrain.training.loop import Fitted
+
+FIGURES = ("accuracy", "macro_f1", "ece")
+
+
+def scored(found: np.ndarray, labels: np.ndarray | None, class_names: Sequence[str]) -> dict[str, Any] | None:
+    """`Scores.to_json()` of probabilities `[documents, classes]`; None without labels, or without documents."""
+    return evaluate(found, labels[: len(found)], class_names).to_json() if labels is not None and len(found) else None
+
+
+def row(
+    name: str,
+    seed: int,
+    data: DataConfig,
+    found: np.ndarray,
+    labels: np.ndarray | None,
+    class_names: Sequence[str],
+    *,
+    seconds: float = 0.0,
+    augmented: bool = False,
+    inference_ms: float | None = None,
+) -> dict[str, Any]:
+    """A row as metrics.json has it.
+
+    Args:
+        name: of the variant.
+        seed: that it was trained with.
+        data: its data section, for the supervision.
+        found: probabilities, `[documents, classes]`; a row of zeros is a document without an answer.
+        labels: true classes, `[documents]`; None where nobody knows them.
+        class_names: in index order.
+        seconds: of training.
+        augmented: whether documents were read with continuations.
+        inference_ms: milliseconds to classify one document.
+    """
+    answered = found[found.sum(axis=1) > 0]  # a language model may give no class
+    predicted = answered.argmax(axis=1)
+    return {
+        "variant": name,
+        "seed": seed,
+        "inference_augmentation": augmented,
+        "supervision": describe_supervision(data),
+        "scores": scored(found, labels, class_names),
+        "predicted": {label: int((predicted == index).sum()) for index, label in enumerate(class_names)},
+        "mean_confidence": float(found.max(axis=1).mean()) if len(found) else 0.0,
+        "train_seconds": round(seconds, 3),
+        "documents": len(found),
+        "inference_ms": inference_ms,
+    } | ({"bound": True} if data.supervision == "oracle" else {})
+
+
+def rows_of(context: RunContext, name: str, seed: int, variant: Variant, fitted: Fitted, found: np.ndarray, texts: RemoteTexts | None) -> list[Any]:
+    """The rows of one training.
+
+    Args:
+        context: of the run.
+        name: of the variant.
+        seed: that it was trained with.
+        variant: what was trained.
+        fitted: what training left.
+        found: its probabilities on the documents of the run, `[documents, classes]`.
+        texts: the language model's texts, where there are any; a second row is then read with continuations, if the experiment asks for it.
+    """
+    student, experiment = fitted.student, context.plan.experiment
+    labels, names, data = context.labels, context.corpus.class_names, variant.experiment.data
+    speed = inference_ms(student, context.documents.texts[: experiment.model.batch_size])
+    rows = [row(name, seed, data, found, labels, names, seconds=fitted.seconds, inference_ms=speed)]
+    if fitted.best is not None:
+        rows[0]["validation"] = _best_on_validation(context, fitted)
+    if experiment.evaluation.inference_augmentation and len(context.corpus.test):
+        assert texts is not None
+        read = probabilities(student, context.corpus.test, texts, experiment.augment.input_samples)
+        rows.append(row(name, seed, data, read, labels, names, seconds=fitted.seconds, augmented=True))
+    return rows
+
+
+def _best_on_validation(context: RunContext, fitted: Fitted) -> dict[str, Any]:
+    """What the round would have given that is best on the validation documents."""
+    assert fitted.best is not None
+    with fitted.best_round() as student:
+        found = probabilities(student, context.documents)
+    scores = scored(found, context.labels, context.corpus.class_names)
+    return {"documents": len(context.corpus.validation), "round": fitted.best["round"] + 1, "accuracy": fitted.best["accuracy"], "scores": scores}
+
+
+def inference_ms(student: Student, documents: Sequence[Any]) -> float | None:
+    """Milliseconds that a document takes, the best of three batches: other work on the machine only ever adds. None without documents."""
+    if not len(documents):
+        return None
+    seconds = []
+    for _ in range(3):
+        fresh = replace(student, encoder=student.encoder.uncached())
+        start = time.perf_counter()
+        fresh.predict(documents)
+        seconds.append(time.perf_counter() - start)
+    return round(1000 * min(seconds) / len(documents), 4)
+
+
+def language_model_row(context: RunContext, texts: RemoteTexts) -> dict[str, Any]:
+    """The language model as a zero-shot classifier (GenCo table 2, row 3): the class name that it must choose, no probabilities.
+
+    A document that it gives no class for counts as wrong, and into no class's share.
+    """
+    experiment = context.plan.experiment
+    count = min(experiment.evaluation.llm_documents, len(context.documents))
+    requests = [TextRequest(id_, "classify") for id_ in context.documents.ids[:count]]
+    with context.stages("language model as classifier"):
+        answers = dict(texts(requests[:1]))  # alone: the start of the engine is no part of what a document costs
+        before = texts.summary()[0].generated
+        start = time.perf_counter()
+        answers |= texts(requests[1:])
+        seconds = time.perf_counter() - start
+    # Answers that the cache held took no time, and say nothing about cost.
+    generated = texts.summary()[0].generated - before
+    speed = round(1000 * seconds / generated, 4) if generated and generated == count - 1 else None
+    names = context.corpus.class_names
+    chosen = chosen_classes([answers.get(request) for request in requests], names)
+    found = row(LANGUAGE_MODEL_ROW, experiment.seeds[0], experiment.data, chosen, context.labels, names, inference_ms=speed)
+    return found | {"bound": True, "supervision": "none", "failed": int((chosen.sum(axis=1) == 0).sum())}
+
+
+def chosen_classes(answers: Sequence[str | None], class_names: Sequence[str]) -> np.ndarray:
+    """`[answers, classes]`: 1 at the class that an answer names, and a row of zeros for one that names none (it failed, or was cut off)."""
+    places = {name: place for place, name in enumerate(class_names)}
+    chosen = np.zeros((len(answers), len(places)))
+    for row, answer in enumerate(answers):
+        if answer in places:
+            chosen[row, places[answer]] = 1.0
+    return chosen
+
+
+def figures_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """The figures of one training, as its MLflow run gets them."""
+    found: dict[str, float | None] = {"train_seconds": rows[0]["train_seconds"]}
+    for one in rows:
+        for figure in FIGURES:
+            if one["scores"] is not None:
+                found[figure + ("_augmented" if one["inference_augmentation"] else "")] = one["scores"][figure]
+    return found

@@ -1,0 +1,100 @@
+"""The one way to train and to score: runs, sweeps, `SelfTrainer` and jobs call `fit`, and tell different stories with what it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from selftrain.data.corpus import Corpus, Documents
+from selftrain.data.texts import TextChannel, continuations, no_texts
+from selftrain.methods.recipe import Recipe
+from selftrain.models.encoder import Encoder
+from selftrain.models.student import Student
+from selftrain.training.loop import Fitted, Report, StepDone, Validation, train
+
+if TYPE_CHECKING:
+    from selftrain.training.ray import Workgroup
+
+
+def fit(
+    recipe: Recipe,
+    corpus: Corpus,
+    texts: TextChannel = no_texts,
+    *,
+    seed: int,
+    validation: Validation | None = None,
+    workgroup: Workgroup | None = None,
+    opened: Callable[[], Encoder] | None = None,
+    report: Report | None = None,
+    resume: dict[str, Any] | None = None,
+    step_done: StepDone | None = None,
+) -> Fitted:
+    """Train `recipe` on what `corpus` grants. The same arguments give the same weights, bit for bit.
+
+    A training that is light (a head, a BiLSTM) runs in this process, in less time than Ray takes to start. Any other runs in Ray Train where there is a
+    `workgroup`, and in this process where there is none. What comes back computes on the CPU in float32, whatever trained it.
+
+    Args:
+        recipe: the method, its options and the model.
+        corpus: what the method may see.
+        texts: answers requests for texts of the language model.
+        seed: of new weights, and of everything random in training.
+        validation: labeled documents to choose the best round by.
+        workgroup: where Ray Train keeps the checkpoints of this training.
+        opened: opens the encoder, where that is not the one of `recipe.model`; for trainings in this process.
+        report: called after every round of a training in this process with its figures and a state that `resume` takes.
+        resume: a state that `report` got, of the same training.
+        step_done: called after every step of a training in this process; see `loop.train`.
+
+    Raises:
+        SelfTrainError: the encoder cannot be opened, the method lacks something, or the text channel failed.
+        ProcessDied: a worker of Ray Train died too often.
+    """
+    training = recipe.training
+    here = workgroup is None and recipe.trains
+    place: dict[str, Any] = {"device": "cuda" if training.gpu else "cpu", "precision": training.precision} if here else {}
+    method = recipe.untrained(corpus, seed=seed, opened=opened, **place)
+    if not method.rounds:
+        return Fitted(method)
+    if workgroup is not None and not method.encoder.light:
+        from selftrain.training.ray import train_in_workers
+
+        state = train_in_workers(recipe, corpus, texts, seed=seed, workgroup=workgroup, validation=validation)
+        method.load_state(state["method"])
+        method.encoder.eval()
+        return Fitted(method, state["rounds"], state["seconds"], state["best"])
+    fitted = train(method, texts=texts, report=report or _unreported, seed=seed, validation=validation, resume=resume, step_done=step_done)
+    return _in_float32(fitted, recipe, corpus, seed)
+
+
+def _in_float32(fitted: Fitted, recipe: Recipe, corpus: Corpus, seed: int) -> Fitted:
+    """`fitted` with an encoder that computes on the CPU in float32, as it is evaluated and served."""
+    encoder = fitted.method.encoder
+    if encoder.device.type == "cpu" and encoder.precision == "float32":
+        return fitted
+    weights = fitted.method.state() | {"optimizer": None, "scheduler": None}
+    method = recipe.untrained(corpus, seed=seed)
+    method.load_state(weights)
+    method.encoder.eval()
+    return replace(fitted, method=method)
+
+
+def probabilities(student: Student, documents: Documents, texts: TextChannel | None = None, samples: int = 1) -> np.ndarray:
+    """What a classifier says of documents, `[documents, classes]`.
+
+    Args:
+        student: the classifier.
+        documents: texts or images.
+        texts: answers requests for continuations; with it, a document is read as in equation 9 of GenCo.
+        samples: K of equation 9.
+    """
+    written = continuations(texts, documents.ids, samples) if texts is not None else None
+    found: np.ndarray = student.predict(documents.texts, written).cpu().numpy()
+    return found
+
+
+def _unreported(figures: dict[str, float], state: dict[str, Any]) -> None:
+    """For a training of which nobody asks how far it is."""
