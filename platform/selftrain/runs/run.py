@@ -33,7 +33,7 @@ from selftrain.data.supervision import describe as describe_supervision
 from selftrain.data.supervision import grant
 from selftrain.data.texts import TextRequest, continuations, no_texts
 from selftrain.errors import ProcessDied, SelfTrainError
-from selftrain.evaluation import figures
+from selftrain.evaluation import plots
 from selftrain.evaluation.metrics import evaluate
 from selftrain.evaluation.report import Findings, hardest_documents, render
 from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
@@ -341,7 +341,7 @@ class _Run:
         if self.broken:
             texts["broken_blocks"] = sorted(map(str, self.broken))
         metrics = self._metrics(texts, bundle, registered, labeled)
-        pictures = figures.from_metrics(metrics) | pictures  # type: ignore[arg-type]
+        pictures = plots.from_metrics(metrics) | pictures  # type: ignore[arg-type]
         shown = self.documents
         hardest = hardest_documents(probabilities, self.labels, shown.ids, shown.texts, self.corpus.class_names) if len(shown) and readable else []
         self._write_report(metrics, Findings(examples=examples, hardest=hardest), pictures)  # type: ignore[arg-type]
@@ -625,7 +625,7 @@ class _Run:
             granted = self.prepared.variants[self.prepared.main].granted(self.experiment.seeds[0])
             found = methods.build(self.experiment, granted, open_encoder(self.experiment.model, granted)).student().predict(texts).cpu().numpy()
             matrix = np.array([[found[[a == row for a in asked], column].sum() for column in range(classes)] for row in range(classes)])
-            pictures["label_alignment"] = figures.label_alignment(matrix.tolist(), self.corpus.class_names)
+            pictures["label_alignment"] = plots.label_alignment(matrix.tolist(), self.corpus.class_names)
         kind = self.experiment.evaluation.map
         documents = self.documents
         shown = documents.texts[: self.experiment.evaluation.map_documents]
@@ -634,10 +634,10 @@ class _Run:
             # The weights of a linear classifier are no points of the embedding space; prototypes are.
             prototypes = student.weights if student.bias is None else student.weights[:0]
             parts = [student.encoder.encode(shown), student.encoder.encode(some), prototypes]
-            points = figures.project(torch.cat([part for part in parts if len(part)]).cpu().numpy(), kind, self.experiment.seeds[0])
+            points = plots.project(torch.cat([part for part in parts if len(part)]).cpu().numpy(), kind, self.experiment.seeds[0])
             first, second = len(shown), len(shown) + len(some)
             labels = self.labels if self.labels is not None else self._predict(student, documents).argmax(axis=1)[: len(shown)]
-            pictures["embedding_map"] = figures.embedding_map(
+            pictures["embedding_map"] = plots.embedding_map(
                 points[:first],
                 labels[:first],
                 self.corpus.class_names,

@@ -22,9 +22,9 @@ from selftrain.bundle.format import BundleCard
 from selftrain.config import AugmentConfig
 from selftrain.data.texts import TextRequest
 from selftrain.errors import SelfTrainError, nearest
-from selftrain.serving.limits import Refused, read_secret
+from selftrain.serving.credentials import read_secret
 from selftrain.serving.metrics import Metrics
-from selftrain.serving.requests import Answer
+from selftrain.serving.schemas import Answer, Refused
 from selftrain.texts.prompts import clean, prompt_for
 
 KEY_VARIABLE = "SELFTRAIN_LANGUAGE_MODEL_KEY"
@@ -65,7 +65,7 @@ def read_key(file: str | None) -> str | None:
     Raises:
         SelfTrainError: the file cannot be read, or what it or the variable holds is no key.
     """
-    found = read_secret(file, KEY_VARIABLE, "--language-model-key-file")
+    found = read_secret(file, KEY_VARIABLE, "language_model_key_file")
     if found is not None and not found.printable:
         raise SelfTrainError(f"{found.where} holds no key: it takes printable ASCII characters without spaces.")
     return None if found is None else found.text
