@@ -233,60 +233,36 @@ def run(
     """
     if replicas < 1:
         raise ConfigError(f"replicas must be at least 1 (got {replicas}).", parameter="replicas")
-    cores = os.cpu_count() or 2
-    given: dict[str, Any] = {
-        "models": [source.model_dump() | ({"bundle": str(Path(source.bundle).resolve())} if source.bundle else {}) for source in sources],
-        "threads": threads or max(1, (cores - 1) // replicas),
-        "host": host,
-        "port": port,
-        "token_file": str(Path(token_file).resolve()) if token_file is not None else None,
-        "no_token": no_token,
-        "allowed_hosts": tuple(allowed_hosts),
-        "timeout_seconds": timeout_seconds,
-        "max_waiting_texts": max_waiting_texts,
-        "poll_seconds": poll_seconds,
-    }
-    if language_model is not None:
-        key_file = str(Path(language_model_key_file).resolve()) if language_model_key_file is not None else None
-        given["augmentation"] = {"url": language_model, "model": language_model_name, "key_file": key_file}
-    elif language_model_name is not None or language_model_key_file is not None:
-        parameter = "language_model_name" if language_model_name is not None else "language_model_key_file"
-        raise ConfigError(f"{parameter} needs a language_model; set its URL too.", parameter=parameter)
-    if any(source.model is not None for source in sources):
-        if tracking_uri is not None and has_password(tracking_uri):
-            raise ConfigError(
-                "tracking_uri holds a password, which would stand in Serve's configuration; set the environment variable MLFLOW_TRACKING_URI.",
-                parameter="tracking_uri",
-            )
-        uri = absolute_uri(tracking_uri)
-        given["tracking_uri"] = uri if not has_password(uri) else None  # replicas read it from the environment too
-    arguments = _checked(given)
+    arguments = _checked(
+        {
+            "models": [source.model_dump() | ({"bundle": _absolute(source.bundle)} if source.bundle else {}) for source in sources],
+            "threads": threads or max(1, ((os.cpu_count() or 2) - 1) // replicas),
+            "host": host,
+            "port": port,
+            "token_file": _absolute(token_file),
+            "no_token": no_token,
+            "allowed_hosts": tuple(allowed_hosts),
+            "timeout_seconds": timeout_seconds,
+            "max_waiting_texts": max_waiting_texts,
+            "poll_seconds": poll_seconds,
+            "augmentation": _augmentation(language_model, language_model_name, language_model_key_file),
+            "tracking_uri": _registry(tracking_uri) if any(source.model is not None for source in sources) else None,
+        }
+    )
     token = _token(arguments)
-    names = []
-    for source in arguments.models:
-        folder = Path(source.bundle) if source.bundle is not None else _registered(source, arguments.tracking_uri)
-        card = read_card(folder)
-        read_prototypes(folder, card)
-        names.append(source.name or source.model or card.name)
+    names = _check_models(arguments)
     require_free_port(host, port)
     if arguments.augmentation is not None:
         arguments = arguments.model_copy(update={"augmentation": with_its_name(arguments.augmentation)})
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     url = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+    header = f' -H "authorization: Bearer ${TOKEN_VARIABLE}"' if token is not None else ""
+    body = """-H 'content-type: application/json' -d '{"texts": ["a text to classify"]}'"""
     with suppress(KeyboardInterrupt), interruptible(), guarded() as guard:
         try:
-            start_ray(num_cpus=max(1 + replicas, cores))
-            logging.getLogger("ray.serve").setLevel(logging.WARNING)
-            quiet = {"log_level": "WARNING", "enable_access_log": False}
-            serve.start(proxy_location="Disabled", logging_config=quiet)
-            application = _deployment.options(num_replicas=replicas).bind(arguments.model_dump())
-            serve.run(application, name="selftrain", route_prefix="/", logging_config=quiet)
+            _deploy(arguments, replicas)
             _wait_ready(url)
             print(f"Serving {', '.join(names)} at {url} (Ctrl-C stops it); open it in a browser, or try:", flush=True)
-            header = f' -H "authorization: Bearer ${TOKEN_VARIABLE}"' if token is not None else ""
-            body = """-H 'content-type: application/json' -d '{"texts": ["a text to classify"]}'"""
             print(f"  curl -s {url}/v1/classify{header} {body}", flush=True)
             threading.Event().wait()
         finally:
@@ -294,6 +270,52 @@ def run(
                 serve.shutdown()
             guard.shut_down()
     print("Stopped.", flush=True)
+
+
+def _absolute(file: str | Path | None) -> str | None:
+    return str(Path(file).resolve()) if file is not None else None
+
+
+def _augmentation(url: str | None, name: str | None, key_file: str | Path | None) -> dict[str, str | None] | None:
+    if url is not None:
+        return {"url": url, "model": name, "key_file": _absolute(key_file)}
+    for parameter, value in (("language_model_name", name), ("language_model_key_file", key_file)):
+        if value is not None:
+            raise ConfigError(f"{parameter} needs a language_model; set its URL too.", parameter=parameter)
+    return None
+
+
+def _registry(tracking_uri: str | None) -> str | None:
+    """The registry as it may stand in Serve's configuration; None where its address holds a password, which replicas then read from the environment."""
+    if tracking_uri is not None and has_password(tracking_uri):
+        raise ConfigError(
+            "tracking_uri holds a password, which would stand in Serve's configuration; set the environment variable MLFLOW_TRACKING_URI.",
+            parameter="tracking_uri",
+        )
+    uri = absolute_uri(tracking_uri)
+    return uri if not has_password(uri) else None
+
+
+def _check_models(arguments: Arguments) -> list[str]:
+    """The names of the models, after a look at each bundle: what is wrong is said before Ray starts."""
+    names = []
+    for source in arguments.models:
+        folder = Path(source.bundle) if source.bundle is not None else _registered(source, arguments.tracking_uri)
+        card = read_card(folder)
+        read_prototypes(folder, card)
+        names.append(source.name or source.model or card.name)
+    return names
+
+
+def _deploy(arguments: Arguments, replicas: int) -> None:
+    """Start Ray and Serve on this machine, and the replicas."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    start_ray(num_cpus=max(1 + replicas, os.cpu_count() or 2))
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    quiet = {"log_level": "WARNING", "enable_access_log": False}
+    serve.start(proxy_location="Disabled", logging_config=quiet)
+    application = _deployment.options(num_replicas=replicas).bind(arguments.model_dump())
+    serve.run(application, name="selftrain", route_prefix="/", logging_config=quiet)
 
 
 def _registered(source: Source, tracking_uri: str | None) -> Path:

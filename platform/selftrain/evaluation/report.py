@@ -179,7 +179,7 @@ def _tiles(metrics: RunMetrics, row: VariantRow | None) -> list[dict[str, str]]:
     elif row["predicted"]:
         largest = max(row["predicted"], key=lambda name: row["predicted"][name])
         tiles.append((f"share of the largest class, {largest}", _share(row["predicted"][largest], row["documents"])))
-    tiles.append(("training, a seed", _duration(main["train_seconds"]["mean"])))
+    tiles.append(("training a seed, mean", _duration(main["train_seconds"]["mean"])))
     tiles.append(("classifying a document", f"{timed['mean']:.2f} ms" if (timed := main.get("inference_ms")) is not None else None))
     return [{"title": title, "value": value} for title, value in tiles if value is not None]
 

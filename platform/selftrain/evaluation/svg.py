@@ -16,7 +16,7 @@ _SHAPES = {"d", "x", "y", "width", "height", "transform", "viewBox", "id", "styl
 _VARIABLES = {color.lower(): f"var(--series-{number})" for number, color in enumerate(COLORS[:-1], 1)} | {
     INK.lower(): "var(--ink)",
     "#000000": "var(--ink)",
-    "#ffffff": "var(--paper)",
+    "#ffffff": "var(--card)",
     QUIET.lower(): "var(--quiet)",
     GRID.lower(): "var(--line)",
     BOUND.lower(): "var(--bound)",

@@ -88,21 +88,20 @@ function bar(label, value, first) {
   const line = element("div", undefined, first ? "bar first" : "bar"), track = element("div", undefined, "track"), filled = element("div");
   filled.style.width = 100 * value + "%";
   track.append(filled);
-  line.append(element("span", label, first ? "best" : ""), track, element("span", percent(value), "number"));
+  line.append(element("span", label, "label"), track, element("span", percent(value), "number"));
   return line;
 }
-// The label in large, then the classes that have a share; the others are folded.
+// The label in large, then the other classes that have a share; the rest is folded.
 function verdict(one) {
   const box = element("div");
   if (one.error) { box.append(element("p", "Error: " + one.error, "bad")); return box; }
-  const headline = element("p", undefined, "headline"), entries = Object.entries(one.probabilities);
-  headline.append(element("strong", one.label), element("span", percent(one.probability), "number"));
-  box.append(headline);
+  const entries = Object.entries(one.probabilities);
+  box.append(bar(...entries[0], true));
   if (one.truncated) box.append(element("p", "Only the beginning of the text was read.", "soft"));
   if (one.continuations !== undefined) box.append(element("p", one.continuations ? `Read with ${count(one.continuations, "continuation")}.`
     : "No continuation was usable: the text was read alone.", "soft"));
   const shown = Math.max(1, Math.min(SHOWN_BARS, entries.filter(([, value]) => value >= ZERO).length)), rest = entries.slice(shown);
-  entries.slice(0, shown).forEach(([label, value], index) => box.append(bar(label, value, !index)));
+  box.append(...entries.slice(1, shown).map(([label, value]) => bar(label, value)));
   if (rest.length) {
     const folded = element("details");
     folded.append(element("summary", `${rest.length} more, each ${rest[0][1] < ZERO ? "below 0.1 %" : "at most " + percent(rest[0][1])}`),
@@ -169,7 +168,7 @@ async function classify() {
     $("answers").replaceChildren(...answers);
     answers.forEach(part => clamp(part, part.querySelector(".text")));
     said.textContent = `${count(texts.length, "text")} by ${found.map(one => titleOf(one.id)).join(" and ")}`
-      + (found.length > 1 ? `; they disagree on ${differing}.` : ".");
+      + (found.length > 1 ? differing ? `; they disagree on ${differing}.` : "; they agree." : ".");
     $("only-box").hidden = !differing || differing === texts.length;
     if ($("only-box").hidden) $("only").checked = false;
     showOnly();

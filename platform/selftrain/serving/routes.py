@@ -12,7 +12,6 @@ GET  /              a page to try the models; /docs and /openapi.json describe t
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -24,21 +23,18 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 from starlette.exceptions import HTTPException
 
-from selftrain.bundle.tokens import Continued
-from selftrain.serving.batching import Busy, Closed, Ticket
-from selftrain.serving.language_model import LanguageModel, combined
+from selftrain.serving.dispatch import Dispatch
+from selftrain.serving.language_model import LanguageModel
 from selftrain.serving.metrics import CONTENT_TYPE, Metrics
-from selftrain.serving.models import Loaded, Models, UnknownModel
+from selftrain.serving.models import Loaded, Models
 from selftrain.serving.page import Page
 from selftrain.serving.schemas import (
     FAILED,
     MAX_BODY_BYTES,
     MAX_CHARACTERS,
     MAX_TEXTS,
-    Answer,
     ClassifyRequest,
     ClassifyResponse,
-    Item,
     PredictRequest,
     Problem,
     Refused,
@@ -150,65 +146,13 @@ def make_app(
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Refused, _refused)
 
-    async def answered(ticket: Ticket) -> list[Answer]:
-        try:
-            return await asyncio.wrap_future(ticket.done)
-        finally:
-            ticket.cancelled = True  # without effect where all are answered
-
-    async def read(wanted: str | None, texts: list[str]) -> tuple[Loaded, list[Answer]]:
-        loaded, ticket = models.submit(wanted, texts)
-        return loaded, await answered(ticket)
-
-    async def read_continued(writer: LanguageModel, wanted: str | None, texts: list[str]) -> tuple[Loaded, list[Answer]]:
-        while True:
-            loaded = models.get(wanted)
-            written = await writer.write(texts, loaded.card, loaded.name)
-            rows: list[list[str | Continued]] = []
-            for text, one in zip(texts, written, strict=True):
-                continued: list[str | Continued] = [Continued(text, continuation) for continuation in one.continuations]
-                rows.append([] if one.problem is not None else continued or [text])
-            try:
-                ticket = loaded.batcher.submit([row for of_text in rows for row in of_text])
-            except Closed:
-                if models.get(wanted) is loaded:
-                    raise
-                continue  # its successor may have been trained with other continuations
-            found = iter(await answered(ticket))
-            answers = []
-            for of_text, one in zip(rows, written, strict=True):
-                own = [next(found) for _ in of_text]
-                answers.append(combined(own, len(one.continuations)) if own else Answer(None, problem=one.problem))
-            return loaded, answers
-
-    async def ask(wanted: str | None, items: list[Item], *, augment: bool = False) -> tuple[Loaded, list[Answer | None]]:
-        """The model, and its answers in the order of `items`; None for texts that it never saw."""
-        usable = [index for index, item in enumerate(items) if item.problem is None]
-        texts = [items[index].text for index in usable]
-        writer = language_model if augment else None
-        if augment and writer is None:
-            raise Refused(422, 'augment: this server has no language model (it is started with --language-model URL); leave out "augment"')
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                loaded, found = await (read(wanted, texts) if writer is None else read_continued(writer, wanted, texts))
-        except UnknownModel as error:
-            raise Refused(404, str(error)) from None
-        except Busy as error:
-            raise Refused(503, str(error), {"retry-after": str(error.retry_after)}) from None
-        except Closed:
-            raise Refused(503, "this replica is stopping; try again", {"retry-after": "1"}) from None
-        except TimeoutError:
-            raise Refused(504, f"there was no answer within {timeout_seconds:g} s; send fewer texts or fewer requests at a time") from None
-        answers: list[Answer | None] = [None] * len(items)
-        for index, answer in zip(usable, found, strict=True):
-            answers[index] = answer
-        return loaded, answers
+    dispatch = Dispatch(models, timeout_seconds=timeout_seconds, language_model=language_model)
 
     @app.post("/v1/classify", response_model=ClassifyResponse, responses=_REFUSALS | _LANGUAGE_MODEL)
     async def classify(body: ClassifyRequest) -> Response:
         """Classify one text or several; a text that cannot be classified gets an error of its own."""
         items = [check(value) for value in body.items()]
-        loaded, answers = await ask(body.model, items, augment=body.augment)
+        loaded, answers = await dispatch.ask(body.model, items, augment=body.augment)
         results = [
             result(item, answer, loaded.card.labels, top_k=body.top_k, threshold=body.threshold) for item, answer in zip(items, answers, strict=True)
         ]
@@ -227,7 +171,7 @@ def make_app(
         items = [check(value) for value in body.items()]
         if (bad := next((index for index, item in enumerate(items) if item.problem is not None), None)) is not None:
             raise Refused(422, f"inputs.{bad}: {items[bad].problem}")
-        loaded, answers = await ask(None, items)
+        loaded, answers = await dispatch.ask(None, items)
         results = [result(item, answer, loaded.card.labels) for item, answer in zip(items, answers, strict=True)]
         failed = [index for index, one in enumerate(results) if "error" in one]
         _count(metrics, loaded, {"label": len(results) - len(failed), "error": len(failed)})
