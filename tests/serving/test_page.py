@@ -253,7 +253,7 @@ def test_two_models_are_compared_on_a_file(page, bundle, tmp_path_factory) -> No
     again = make_bundle(folder / "again", seed=5, name="again")
     file = folder / "compared.csv"
     texts = [f"text {number} about a {word}" for number in range(20) for word in ("match", "phone", "vote")]
-    file.write_text("text\n" + "\n".join([*texts, '""']) + "\n", encoding="utf-8")
+    file.write_text("number,text\n" + "\n".join(f"{number},{text}" for number, text in enumerate([*texts, ""])) + "\n", encoding="utf-8")
     with endpoint(Source(bundle=str(bundle), version="3"), Source(bundle=str(again), version="1")) as local:
         page.get(local.url)
         until(page, lambda: "Live: news, version 3" in element(page, "live").text)
@@ -263,7 +263,7 @@ def test_two_models_are_compared_on_a_file(page, bundle, tmp_path_factory) -> No
         element(page, "label").click()
         until(page, lambda: "rows done" in element(page, "file-said").text)
         names, rows = rows_of(page, file)
-        assert names == ["text", "label", "probability", "error", "compared_label", "compared_probability", "agree"]
+        assert names == ["number", "text", "label", "probability", "error", "compared_label", "compared_probability", "agree"]
         own, other = (Classifier.load(one, device="cpu").predict(texts).tolist() for one in (bundle, again))
         assert [(row["label"], row["compared_label"]) for row in rows[:60]] == list(zip(own, other, strict=True))
         assert [row["agree"] for row in rows] == ["yes" if one == two else "no" for one, two in zip(own, other, strict=True)] + [""]

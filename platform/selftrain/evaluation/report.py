@@ -19,10 +19,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from selftrain.evaluation.schema import RunMetrics, Summary, VariantRow
-from selftrain.evaluation.summary import best, main_row, main_summary, plus_minus, summarise, text_table
+from selftrain.evaluation.summary import best, main_row, main_summary, plus_minus
 from selftrain.evaluation.svg import inline
-
-__all__ = ["Example", "Findings", "HardDocument", "hardest_documents", "render", "summarise", "text_table"]
 
 CAPTIONS = {
     "variants": "Accuracy of every variant; whiskers are one standard deviation over seeds, grey bars are bounds.",
