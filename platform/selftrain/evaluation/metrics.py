@@ -81,8 +81,9 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequenc
     confidence = np.minimum(probabilities.max(axis=1), 1.0)
     answered = probabilities.any(axis=1)
     correct = (predicted == labels) & answered
-    confusion = confusion_matrix(labels[answered], predicted[answered], labels=range(classes))
-    per_class = _per_class(labels, np.where(answered, predicted, -1), class_names)
+    placed = np.where(answered, predicted, -1)  # scikit-learn leaves out what is not among the labels
+    confusion = confusion_matrix(labels, placed, labels=range(classes))
+    per_class = _per_class(labels, placed, class_names)
     bins = reliability_bins(confidence, correct)
     return Scores(
         documents=documents,
