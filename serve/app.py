@@ -1,7 +1,7 @@
-"""The classifier behind HTTP: `serve deploy serve/cluster.yaml` on a cluster, `selftrain serve` or serve/config.yaml on one machine; routes.py has the routes.
+"""The Ray Serve deployment: `serve deploy serve/cluster.yaml` on a cluster, `selftrain serve` or serve/config.yaml on one machine. Its parts: `selftrain.serving`.
 
-On one machine each replica listens itself: Serve starts, watches and scales it, and its proxy, which costs more than a small model, is not in the way. Replicas
-of a machine share the port (SO_REUSEPORT), and the kernel spreads connections over them. On a cluster Serve's proxies listen, and replicas lie behind them.
+On one machine each replica listens itself: Serve starts, watches and scales it, without Serve's proxy, which costs more than a small model. The replicas share the
+port (SO_REUSEPORT), and the kernel spreads connections over them. On a cluster Serve's proxies listen, and the replicas are behind them.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from ray.serve.config import AutoscalingContext
 from starlette.types import ASGIApp
 
 from selftrain.bundle.format import read_card, read_prototypes
-from selftrain.errors import SelfTrainError, nearest
+from selftrain.errors import ConfigError, nearest
 from selftrain.passwords import has_password
 from selftrain.runtime.memory import keep_trimming
 from selftrain.runtime.ports import require_free_port
 from selftrain.runtime.ray_start import close_serves_port, start_ray
 from selftrain.runtime.signals import interruptible
 from selftrain.runtime.watch import guarded, ray_is_lost
-from selftrain.serving.connections import STOP_SECONDS, ConnectionLimits, Listener
-from selftrain.serving.heads import Hosts, is_local
+from selftrain.serving.credentials import TOKEN_VARIABLE, read_token
+from selftrain.serving.gate import Gate
+from selftrain.serving.headers import Hosts, is_local
 from selftrain.serving.language_model import Augmentation, LanguageModel, read_key, with_its_name
-from selftrain.serving.limits import TOKEN_VARIABLE, Gate, read_token
+from selftrain.serving.listener import STOP_SECONDS, ConnectionLimits, Listener
 from selftrain.serving.metrics import Metrics
 from selftrain.serving.models import Models, Source
 from selftrain.serving.routes import make_app
@@ -43,59 +44,60 @@ from selftrain.tracking import CHAMPION, registered_bundle
 from selftrain.tracking import tracking_uri as absolute_uri
 
 READY_SECONDS = 120.0
-TRIM_SECONDS = 30.0  # large bodies, and batches of every shape, leave holes in the heap that would add up for hours
-BUSY = "busy"  # the figure by which replicas are added and removed
+TRIM_SECONDS = 30.0  # large bodies and batches of all shapes leave holes in the heap, which add up over hours
+BUSY = "busy"  # the metric by which Serve adds and removes replicas
 
 
 class Arguments(BaseModel):
-    """What `build` takes: the `args` of a Serve config file."""
+    """The `args` of a Serve config file, which `build` takes."""
 
     model_config = ConfigDict(extra="forbid")
 
-    models: tuple[Source, ...] = Field(min_length=1, description="what is served; the first answers requests that name none")
+    models: tuple[Source, ...] = Field(min_length=1, description="the models; the first answers requests that name none")
     tracking_uri: str | None = Field(default=None, description="the registry; default: MLFLOW_TRACKING_URI of the cluster")
-    poll_seconds: float = Field(default=5.0, gt=0, description="how often the registry is asked for the champion")
+    poll_seconds: float = Field(default=5.0, gt=0, description="seconds between two looks at the registry's champion")
     threads: int = Field(default=1, ge=1, description="torch threads of a replica")
     host: str | None = Field(default=None, description="address that each replica listens on itself; default: none, Serve's proxies do")
     port: int = Field(default=8000, ge=1, le=65535, description="port of `host`")
     token_file: str | None = Field(
         default=None, description=f"file with the bearer token; default: the environment variable {TOKEN_VARIABLE}, if set"
     )
-    no_token: bool = Field(default=False, description="answer anybody, although others than this machine can reach the port")
+    no_token: bool = Field(default=False, description="answer without a token, although other machines can reach the port")
     allowed_hosts: tuple[str, ...] = Field(
         default=(),
-        description="names that requests may have in the header host, besides localhost and `host`; beyond this machine any IP address too, and with a token "
-        "any name unless some are listed",
+        description="names that the header host may have, besides localhost and `host`; beyond this machine also any IP address, and with a token any name "
+        "unless some are listed",
     )
-    max_connections: int = Field(default=1024, ge=1, description="open ones of a replica that listens itself; further ones get 503")
+    max_connections: int = Field(default=1024, ge=1, description="open connections of a replica that listens itself; further ones get 503")
     max_connections_per_client: int = Field(
-        default=256, ge=1, description="of them from one address (IPv6: /64 network); a proxy in front of the server is one client"
+        default=256, ge=1, description="open connections from one address (IPv6: /64 network); a proxy is one client"
     )
-    timeout_seconds: float = Field(default=30.0, gt=0, description="after which a request gets 504")
-    max_waiting_texts: int = Field(default=2048, ge=1, description="of a model; requests beyond it get 503")
+    timeout_seconds: float = Field(default=30.0, gt=0, description="seconds after which a request gets 504")
+    max_waiting_texts: int = Field(default=2048, ge=1, description="texts that may wait for a model; further requests get 503")
     augmentation: Augmentation | None = Field(
-        default=None, description="the language model for requests with augment; default: none, they are refused"
+        default=None, description="the language model for requests with augment; default: none, and they are refused"
     )
 
 
 def _token(given: Arguments) -> bytes | None:
-    """The token that requests have to carry.
+    """The token that requests must carry.
 
     Raises:
-        SelfTrainError: it is missing where others can reach the port, or cannot be read.
+        ConfigError: it is missing although other machines can reach the port, or it cannot be read.
     """
     token = read_token(given.token_file)
     if token is None and not given.no_token and not (given.host is not None and is_local(given.host)):
-        raise SelfTrainError(
-            f"Others than this machine can reach {given.host or 'the proxies of the cluster'}, and there is no token: set {TOKEN_VARIABLE} or name a file "
-            "(--token-file, args.token_file), or say --no-token (args.no_token) if anybody may ask."
+        raise ConfigError(
+            f"token_file must be set, or the variable {TOKEN_VARIABLE}: other machines can reach {given.host or 'the proxies of the cluster'}. "
+            "Set no_token if anybody may ask.",
+            parameter="token_file",
         )
     return token
 
 
 @serve.ingress()
 class Classify:
-    """One replica: models, and the routes in front of them."""
+    """One replica: the models and the routes."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         given = Arguments.model_validate(arguments)
@@ -119,26 +121,26 @@ class Classify:
         app = make_app(self._models, metrics, timeout_seconds=given.timeout_seconds, ready=self._ready, language_model=language_model)
         hosts = Hosts.of(given.host, given.allowed_hosts, token=token is not None)
         self._gate = Gate(app, metrics=metrics, token=token, hosts=hosts)
-        # Only now: as long as the models are loaded, other replicas of this machine get the connections.
+        # Only now: while the models load, other replicas of this machine get the connections.
         limits = ConnectionLimits(given.max_connections, given.max_connections_per_client)
         self._listener = Listener(self._gate, given.host, given.port, limits) if given.host is not None else None
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        """What Serve's proxies call, where they listen."""
+        """The application for Serve's proxies, where they listen."""
         return self._gate
 
     def _ready(self) -> bool:
         return not self._stopping and self._models.healthy
 
     def check_health(self) -> None:
-        """Serve replaces a replica where this raises."""
+        """Raise where Serve must replace this replica."""
         if not self._models.healthy:
             raise RuntimeError("a model does not answer")
         if self._listener is not None and not self._listener.healthy:
-            raise RuntimeError("the server does not listen any more")
+            raise RuntimeError("the server no longer listens")
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """Requests under way, which Serve cannot count where it is not in between."""
+        """The requests in flight, which Serve cannot count where replicas listen themselves."""
         return {BUSY: float(self._gate.in_flight)}
 
     def __del__(self) -> None:
@@ -150,7 +152,7 @@ class Classify:
 
 
 def by_requests(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
-    """Serve's autoscaling policy for replicas that listen themselves: as many as `target_ongoing_requests` each makes of the requests under way."""
+    """Serve's autoscaling policy for replicas that listen themselves: one replica for each `target_ongoing_requests` requests in flight."""
     busy = sum((context.aggregated_metrics or {}).get(BUSY, {}).values())
     assert context.config is not None  # Serve calls no policy without it
     return math.ceil(busy / context.config.target_ongoing_requests), {}
@@ -158,7 +160,7 @@ def by_requests(context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
 
 _deployment = serve.deployment(
     name="classify",
-    max_ongoing_requests=1024,  # more than max_waiting_texts lets through; requests over it would get Serve's own 503, which is not JSON
+    max_ongoing_requests=1024,  # more than max_waiting_texts lets through: Serve's own 503 is not JSON
     max_constructor_retry_count=2,
     health_check_period_s=2,
     ray_actor_options={"num_cpus": 1},
@@ -167,10 +169,10 @@ _deployment = serve.deployment(
 
 
 def build(args: dict[str, Any]) -> Application:
-    """The application, from the `args` of a Serve config file; see `Arguments`.
+    """The application of the `args` of a Serve config file; see `Arguments`.
 
     Raises:
-        SelfTrainError: an argument that is unknown or wrong.
+        ConfigError: an argument is unknown or wrong.
     """
     return _deployment.bind(_checked(args).model_dump())
 
@@ -184,7 +186,7 @@ def _checked(args: dict[str, Any]) -> Arguments:
         parts: dict[str | int, type[BaseModel]] = {"models": Source, "augmentation": Augmentation}
         known = parts[first["loc"][0]].model_fields if len(first["loc"]) > 1 else Arguments.model_fields
         hint = nearest(str(first["loc"][-1]), known) if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
-        raise SelfTrainError(f"The application does not take args.{key} as it is given; {hint}") from None
+        raise ConfigError(f"args.{key} is not valid: {hint}.") from None
 
 
 def run(
@@ -205,83 +207,62 @@ def run(
     language_model_name: str | None = None,
     language_model_key_file: str | Path | None = None,
 ) -> None:
-    """Serve on this machine until Ctrl-C or SIGTERM; what `selftrain serve` does.
+    """Serve on this machine until Ctrl-C or SIGTERM, as `selftrain serve` does.
 
     Args:
         sources: the models; the first answers requests that name none.
         tracking_uri: the registry; default: MLFLOW_TRACKING_URI, else the local SQLite file.
-        host: address to listen on; beyond this machine a token is asked for.
+        host: address to listen on; beyond this machine a token is required.
         port: port to listen on.
-        replicas: processes that share the port and hold the models each.
-        threads: torch threads of a replica; default: all cores but the one that speaks HTTP, divided among the replicas.
+        replicas: processes that share the port; each holds all models.
+        threads: torch threads of a replica; default: all cores but one, divided among the replicas.
         token_file: file with the bearer token; default: the environment variable SELFTRAIN_SERVE_TOKEN, if set.
-        no_token: listen beyond this machine without one.
-        allowed_hosts: further names that requests may have in the header host; see `Hosts.of`.
-        timeout_seconds: after which a request gets 504.
-        max_waiting_texts: texts that may wait for one model of a replica; requests beyond it get 503.
-        poll_seconds: how often the registry is asked for the champion.
-        language_model: address of an OpenAI-compatible server, e.g. http://127.0.0.1:8001/v1, for requests with `augment`; None refuses them.
+        no_token: listen beyond this machine without a token.
+        allowed_hosts: further names that the header host may have; see `Hosts.of`.
+        timeout_seconds: seconds after which a request gets 504.
+        max_waiting_texts: texts that may wait for one model of a replica; further requests get 503.
+        poll_seconds: seconds between two looks at the registry's champion.
+        language_model: URL of an OpenAI-compatible server for requests with `augment`, e.g. http://127.0.0.1:8001/v1; None refuses them.
         language_model_name: the model's name there; default: the only one that the server lists.
         language_model_key_file: file with the server's API key; default: the environment variable SELFTRAIN_LANGUAGE_MODEL_KEY, if set.
 
     Raises:
-        SelfTrainError: no such bundle, no champion, no token, no such language model, or the port is taken; said before Ray is started.
-        ProcessDied: a process of Ray was lost that nothing replaces.
+        ConfigError: a parameter is wrong, or there is no token, champion or language model of that name.
+        SelfTrainError: a bundle is damaged, the port is taken, or a server cannot be reached; all before Ray starts.
+        ProcessDied: a process of Ray died that nothing replaces.
     """
     if replicas < 1:
-        raise SelfTrainError(f"--replicas is {replicas}; at least one has to serve.")
-    cores = os.cpu_count() or 2
-    given: dict[str, Any] = {
-        "models": [source.model_dump() | ({"bundle": str(Path(source.bundle).resolve())} if source.bundle else {}) for source in sources],
-        "threads": threads or max(1, (cores - 1) // replicas),
-        "host": host,
-        "port": port,
-        "token_file": str(Path(token_file).resolve()) if token_file is not None else None,
-        "no_token": no_token,
-        "allowed_hosts": tuple(allowed_hosts),
-        "timeout_seconds": timeout_seconds,
-        "max_waiting_texts": max_waiting_texts,
-        "poll_seconds": poll_seconds,
-    }
-    if language_model is not None:
-        key_file = str(Path(language_model_key_file).resolve()) if language_model_key_file is not None else None
-        given["augmentation"] = {"url": language_model, "model": language_model_name, "key_file": key_file}
-    elif language_model_name is not None or language_model_key_file is not None:
-        raise SelfTrainError("--language-model-name and --language-model-key-file say more of a --language-model URL; give that too.")
-    if any(source.model is not None for source in sources):
-        if tracking_uri is not None and has_password(tracking_uri):
-            raise SelfTrainError(
-                "tracking_uri holds a password, which would stand in Serve's configuration; set the environment variable MLFLOW_TRACKING_URI."
-            )
-        uri = absolute_uri(tracking_uri)
-        given["tracking_uri"] = uri if not has_password(uri) else None  # replicas read it in the environment, as we did
-    arguments = _checked(given)
+        raise ConfigError(f"replicas must be at least 1 (got {replicas}).", parameter="replicas")
+    arguments = _checked(
+        {
+            "models": [source.model_dump() | ({"bundle": _absolute(source.bundle)} if source.bundle else {}) for source in sources],
+            "threads": threads or max(1, ((os.cpu_count() or 2) - 1) // replicas),
+            "host": host,
+            "port": port,
+            "token_file": _absolute(token_file),
+            "no_token": no_token,
+            "allowed_hosts": tuple(allowed_hosts),
+            "timeout_seconds": timeout_seconds,
+            "max_waiting_texts": max_waiting_texts,
+            "poll_seconds": poll_seconds,
+            "augmentation": _augmentation(language_model, language_model_name, language_model_key_file),
+            "tracking_uri": _registry(tracking_uri) if any(source.model is not None for source in sources) else None,
+        }
+    )
     token = _token(arguments)
-    names = []
-    for source in arguments.models:
-        folder = Path(source.bundle) if source.bundle is not None else _registered(source, arguments.tracking_uri)
-        card = read_card(folder)
-        read_prototypes(folder, card)
-        names.append(source.name or source.model or card.name)
+    names = _check_models(arguments)
     require_free_port(host, port)
     if arguments.augmentation is not None:
         arguments = arguments.model_copy(update={"augmentation": with_its_name(arguments.augmentation)})
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     url = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+    header = f' -H "authorization: Bearer ${TOKEN_VARIABLE}"' if token is not None else ""
+    body = """-H 'content-type: application/json' -d '{"texts": ["a text to classify"]}'"""
     with suppress(KeyboardInterrupt), interruptible(), guarded() as guard:
         try:
-            start_ray(num_cpus=max(1 + replicas, cores))
-            logging.getLogger("ray.serve").setLevel(logging.WARNING)
-            quiet = {"log_level": "WARNING", "enable_access_log": False}
-            serve.start(proxy_location="Disabled", logging_config=quiet)
-            application = _deployment.options(num_replicas=replicas).bind(arguments.model_dump())
-            serve.run(application, name="selftrain", route_prefix="/", logging_config=quiet)
+            _deploy(arguments, replicas)
             _wait_ready(url)
             print(f"Serving {', '.join(names)} at {url} (Ctrl-C stops it); open it in a browser, or try:", flush=True)
-            header = f' -H "authorization: Bearer ${TOKEN_VARIABLE}"' if token is not None else ""
-            body = """-H 'content-type: application/json' -d '{"texts": ["a text to classify"]}'"""
             print(f"  curl -s {url}/v1/classify{header} {body}", flush=True)
             threading.Event().wait()
         finally:
@@ -289,6 +270,52 @@ def run(
                 serve.shutdown()
             guard.shut_down()
     print("Stopped.", flush=True)
+
+
+def _absolute(file: str | Path | None) -> str | None:
+    return str(Path(file).resolve()) if file is not None else None
+
+
+def _augmentation(url: str | None, name: str | None, key_file: str | Path | None) -> dict[str, str | None] | None:
+    if url is not None:
+        return {"url": url, "model": name, "key_file": _absolute(key_file)}
+    for parameter, value in (("language_model_name", name), ("language_model_key_file", key_file)):
+        if value is not None:
+            raise ConfigError(f"{parameter} needs a language_model; set its URL too.", parameter=parameter)
+    return None
+
+
+def _registry(tracking_uri: str | None) -> str | None:
+    """The registry as it may stand in Serve's configuration; None where its address holds a password, which replicas then read from the environment."""
+    if tracking_uri is not None and has_password(tracking_uri):
+        raise ConfigError(
+            "tracking_uri holds a password, which would stand in Serve's configuration; set the environment variable MLFLOW_TRACKING_URI.",
+            parameter="tracking_uri",
+        )
+    uri = absolute_uri(tracking_uri)
+    return uri if not has_password(uri) else None
+
+
+def _check_models(arguments: Arguments) -> list[str]:
+    """The names of the models, after a look at each bundle: what is wrong is said before Ray starts."""
+    names = []
+    for source in arguments.models:
+        folder = Path(source.bundle) if source.bundle is not None else _registered(source, arguments.tracking_uri)
+        card = read_card(folder)
+        read_prototypes(folder, card)
+        names.append(source.name or source.model or card.name)
+    return names
+
+
+def _deploy(arguments: Arguments, replicas: int) -> None:
+    """Start Ray and Serve on this machine, and the replicas."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    start_ray(num_cpus=max(1 + replicas, os.cpu_count() or 2))
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    quiet = {"log_level": "WARNING", "enable_access_log": False}
+    serve.start(proxy_location="Disabled", logging_config=quiet)
+    application = _deployment.options(num_replicas=replicas).bind(arguments.model_dump())
+    serve.run(application, name="selftrain", route_prefix="/", logging_config=quiet)
 
 
 def _registered(source: Source, tracking_uri: str | None) -> Path:
@@ -304,5 +331,5 @@ def _wait_ready(url: str) -> None:
                 return
         except OSError:
             if time.monotonic() > end:
-                raise RuntimeError(f"{url}/readyz did not answer within {READY_SECONDS:.0f} s of the start") from None
+                raise RuntimeError(f"{url}/readyz did not answer within {READY_SECONDS:.0f} s") from None
             time.sleep(0.2)

@@ -13,10 +13,10 @@ import torch
 from tiny import tiny_backbone
 
 from selftrain.bundle.format import BundleCard, write_bundle
-from selftrain.serving.connections import ConnectionLimits, Listener
-from selftrain.serving.heads import Hosts
+from selftrain.serving.gate import Gate
+from selftrain.serving.headers import Hosts
 from selftrain.serving.language_model import Augmentation, LanguageModel
-from selftrain.serving.limits import Gate
+from selftrain.serving.listener import ConnectionLimits, Listener
 from selftrain.serving.metrics import Metrics
 from selftrain.serving.models import Models, Source
 from selftrain.serving.routes import make_app

@@ -20,7 +20,7 @@ from selftrain.client import ServingError
 from selftrain.errors import ConfigError, DataError
 from selftrain.serving.language_model import Augmentation
 from selftrain.serving.models import Source
-from selftrain.serving.requests import MAX_CHARACTERS
+from selftrain.serving.schemas import MAX_CHARACTERS
 
 TOKEN = "0123456789abcdef-token"
 
@@ -78,7 +78,7 @@ def test_a_refusal_is_said_at_once(served, monkeypatch) -> None:
     clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: pytest.fail("the client waits to ask again"))
     monkeypatch.setattr("selftrain.client.time", clock)
     for client, status, words in (
-        (Client(served.url, token="wrong"), 401, "wants a token"),
+        (Client(served.url, token="wrong"), 401, "needs a token"),
         (Client(served.url, model="none"), 404, "no model 'none'"),
         (Client(f"{served.url}/nowhere"), 404, "no such route"),
     ):

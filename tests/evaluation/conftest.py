@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from selftrain.evaluation.metrics import evaluate
-from selftrain.evaluation.schema import Metrics, Row
+from selftrain.evaluation.schema import RunMetrics, VariantRow
 from selftrain.evaluation.summary import summarise
 
 NAMES = ("business", "entertainment", "politics", "sport", "tech")
@@ -34,9 +34,9 @@ def probabilities(rng: np.random.Generator, labels: np.ndarray, classes: int, sk
     return exponents / exponents.sum(axis=1, keepdims=True)
 
 
-def make_metrics(*, classes: int = 5, labeled: bool = True, llm: bool = True, seeds: tuple[int, ...] = (0, 1, 2), documents: int = 300) -> Metrics:
+def make_metrics(*, classes: int = 5, labeled: bool = True, llm: bool = True, seeds: tuple[int, ...] = (0, 1, 2), documents: int = 300) -> RunMetrics:
     names = class_names(classes)
-    rows: list[Row] = []
+    rows: list[VariantRow] = []
     for variant, supervision, skill in VARIANTS if labeled else VARIANTS[4:5]:
         for augmented in (False, True) if variant == "genco" and llm else (False,):
             for seed in seeds:
@@ -45,7 +45,7 @@ def make_metrics(*, classes: int = 5, labeled: bool = True, llm: bool = True, se
                 likely = probabilities(rng, labels, classes, skill + 0.2 * augmented)
                 counts = np.bincount(likely.argmax(axis=1), minlength=classes)
                 rows.append(
-                    Row(
+                    VariantRow(
                         variant=variant,
                         seed=seed,
                         inference_augmentation=augmented,
@@ -127,5 +127,5 @@ def make_metrics(*, classes: int = 5, labeled: bool = True, llm: bool = True, se
 
 
 @pytest.fixture
-def example() -> Callable[..., Metrics]:
+def example() -> Callable[..., RunMetrics]:
     return make_metrics

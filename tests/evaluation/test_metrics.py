@@ -55,6 +55,14 @@ def test_a_class_that_occurs_nowhere_is_left_out_of_macro_f1():
     assert scores.per_class[2] == {"name": "c", "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0, "predicted": 0}
 
 
+def test_documents_without_an_answer_are_wrong_and_in_no_class():
+    scores = evaluate(np.array([[0.9, 0.1], [0.0, 0.0], [0.0, 0.0]]), np.array([0, 0, 1]), ["a", "b"])
+    assert scores.confusion == ((1, 0), (0, 0)) and scores.accuracy == pytest.approx(1 / 3)
+    assert [(entry["support"], entry["predicted"], entry["recall"]) for entry in scores.per_class] == [(2, 1, 0.5), (1, 0, 0.0)]
+    nothing = evaluate(np.zeros((2, 2)), np.array([0, 1]), ["a", "b"])
+    assert nothing.confusion == ((0, 0), (0, 0)) and nothing.accuracy == nothing.macro_f1 == 0.0
+
+
 def test_to_json_survives_json():
     document = evaluate(TOY, TOY_LABELS, ["a", "b", "c"]).to_json()
     assert json.loads(json.dumps(document, allow_nan=False)) == document

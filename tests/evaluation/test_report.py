@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from selftrain.evaluation import figures
+from selftrain.evaluation import plots
 from selftrain.evaluation.report import CAPTIONS, Findings, hardest_documents, render
 
 ATTACK = '<script>alert("x")</script> & <img src=http://evil.example/a.png>'
@@ -59,23 +59,27 @@ def pixel() -> dict[str, bytes]:
 
 def test_page_holds_all_that_it_shows(example, pixel):
     metrics = example()
-    html = render(metrics, findings(), {**figures.from_metrics(metrics), **pixel})
+    html = render(metrics, findings(), {**plots.from_metrics(metrics), **pixel})
     page = Page(html)
     assert not page.open
     assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
     for _, attributes in page.tags:
         for name, value in attributes.items():
             assert not name.startswith("on")
-            assert name not in ("src", "href", "srcset") or (value or "").startswith("data:image/")
-    assert not re.search(r"url\(|@import", html)
-    assert page.ids() == ["asked", "happened", "variants", "pictures", "examples", "hardest", "cost", "serve", "origin"]
+            assert name not in ("src", "href", "srcset", "xlink:href") or (value or "").startswith(("data:image/", "#"))
+    assert not re.search(r"url\((?!#)|@import|http:", html.replace("http://evil.example", ""))
+    assert page.ids() == ["variants", "pictures", "hardest", "asked", "happened", "examples", "cost", "serve", "origin"]
+    assert [attributes["href"] for tag, attributes in page.tags if tag == "a"] == [f"#{name}" for name in page.ids()]
+    names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    targets = {attributes["href"][1:] for _, attributes in page.tags if (attributes.get("href") or "").startswith("#")}
+    assert len(names) == len(set(names)) and targets <= set(names)  # the ids of one picture are not those of another
 
 
 def test_what_others_wrote_is_escaped(example):
     metrics = json.loads(json.dumps(example()).replace("sport", "<b>sport</b>").replace("genco", "<i>genco</i>"))
     metrics["run"]["command"] = "selftrain run <script>"
     html = render(metrics, findings(), {})
-    assert "<script" not in html and "<b>" not in html and "<i>" not in html and "<img" not in html
+    assert "<script" not in html and "<b>sport" not in html and "<i>" not in html and "<img" not in html
     assert "&lt;script&gt;" in html
     assert ATTACK in Page(html).text
 
@@ -106,8 +110,8 @@ def test_best_row_is_bold_and_bounds_are_marked(example):
 def test_without_labels_and_language_model_and_with_one_seed(example, classes):
     metrics = example(labeled=False, llm=False, seeds=(0,), classes=classes)
     metrics["data"]["skipped"], metrics["data"]["skipped_rows"], metrics["registered"] = {}, [], None
-    page = Page(render(metrics, Findings(), figures.from_metrics(metrics)))
-    assert page.ids() == ["asked", "happened", "variants", "cost", "serve", "origin"]
+    page = Page(render(metrics, Findings(), plots.from_metrics(metrics)))
+    assert page.ids() == ["variants", "asked", "happened", "cost", "serve", "origin"]
     assert "no true labels" in page.text and "The run used no language model." in page.text
     assert not re.search(r"Accuracy|F1|±|None\b(?!\.)|nan", page.text)
     for name, count in metrics["rows"][0]["predicted"].items():
@@ -120,21 +124,44 @@ def test_a_run_that_measured_nothing(example):
     assert "Nothing was measured." in Page(render(metrics, Findings(), {})).text
 
 
-def test_pictures_keep_their_order_kind_and_width(example, pixel):
-    svg = figures.confusion([[1, 0], [0, 1]], ["a", "b"])
-    page = Page(render(example(), Findings(), {"reliability": svg, **pixel}))
-    images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert [image["alt"] for image in images] == [CAPTIONS["reliability"], CAPTIONS["confusion"], "My own."]
-    assert [image["src"].split(";")[0] for image in images] == ["data:image/svg+xml", "data:image/png", "data:image/png"]
-    assert base64.b64decode(images[0]["src"].split(",", 1)[1]) == svg
-    widths = [attributes["style"] for tag, attributes in page.tags if tag == "figure"]
-    assert widths[1] == "width: 1px"
+def test_pictures_keep_their_order_and_kind(example, pixel):
+    drawn = plots.confusion([[1, 0], [0, 1]], ["a", "b"])
+    page = Page(render(example(), Findings(), {"reliability": drawn, **pixel}))
+    shown = [(tag, attributes) for tag, attributes in page.tags if tag == "img" or attributes.get("role") == "img"]
+    assert [tag for tag, _ in shown] == ["svg", "img", "img"]
+    assert [attributes.get("alt") or attributes["aria-label"] for _, attributes in shown] == [
+        CAPTIONS["reliability"],
+        CAPTIONS["confusion"],
+        "My own.",
+    ]
+    assert base64.b64decode(shown[1][1]["src"].split(",", 1)[1]) == PIXEL and shown[1][1]["width"] == "1"
     with pytest.raises(ValueError, match="'notes' is neither PNG nor SVG"):
         render(example(), Findings(), {"notes": b"GIF89a"})
 
 
+def test_the_page_begins_with_how_good_it_is(example):
+    metrics = example()
+    genco = next(entry for entry in metrics["summary"] if entry["variant"] == "genco")
+    text = Page(render(metrics, Findings(), {})).text
+    large = f"{genco['accuracy']['mean']:.3f} ± {genco['accuracy']['std']:.3f} accuracy genco, 300 test documents, mean of 3 seeds"
+    assert large in text and text.index(large) < text.index("Macro-F1") < text.index("Command")
+    unknown = Page(render(example(labeled=False, seeds=(0,)), Findings(), {})).text
+    assert "300 documents labeled True labels are not known" in unknown and "mean confidence" in unknown
+
+
+def test_the_accuracy_stands_beside_the_variant(example):
+    """On a phone the first two columns are in sight."""
+    head = render(example(), Findings(), {}).split('<th class="name">Variant</th>', 1)[1]
+    assert head.lstrip().startswith('<th class="number">Accuracy</th>')
+
+
+def test_examples_are_folded(example):
+    page = render(example(), findings(), {})
+    assert page.index("<details>") < page.index("2 examples, 1 of them kept") < page.index("The match was decided late.")
+
+
 def test_every_picture_of_this_package_has_a_caption():
-    drawn = {name for name, value in vars(figures).items() if hasattr(value, "__wrapped__") and value.__module__ == figures.__name__}
+    drawn = {name for name, value in vars(plots).items() if hasattr(value, "__wrapped__") and value.__module__ == plots.__name__}
     assert drawn == (set(CAPTIONS) - {"accuracy_per_round"}) | {"per_round"}
 
 

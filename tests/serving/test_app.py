@@ -88,11 +88,11 @@ def test_what_cannot_be_served_is_said_before_ray_starts(bundle: Path, tmp_path:
         run([source], host="0.0.0.0", port=free_port())
     with pytest.raises(SelfTrainError, match="token file"):
         run([source], token_file=tmp_path / "none")
-    with pytest.raises(SelfTrainError, match="--replicas is 0"):
+    with pytest.raises(SelfTrainError, match=r"^replicas must be at least 1 \(got 0\)"):
         run([source], replicas=0)
     with pytest.raises(SelfTrainError, match=r"cannot be reached .* or leave out language_model"):
         run([source], port=free_port(), language_model=f"http://127.0.0.1:{free_port()}/v1")
-    with pytest.raises(SelfTrainError, match="say more of a --language-model URL"):
+    with pytest.raises(SelfTrainError, match="language_model_name needs a language_model"):
         run([source], language_model_name="writer")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -269,7 +269,7 @@ def test_a_champion_takes_over_and_back_under_load_without_a_failed_request(serv
         wait_until(server.url, lambda found: found["version"] == "1")
         server.registry.promote(3)  # damaged: version 1 goes on
         said = wait_until(server.url, lambda found: found["problem"] is not None)
-        assert said["version"] == "1" and "version 3 could not be loaded, version 1 goes on serving" in said["problem"]
+        assert said["version"] == "1" and "version 3 could not be loaded, version 1 stays" in said["problem"]
         assert 'selftrain_model_problem{model="mail",version="1"} 1.0' in httpx.get(f"{server.url}/metrics", timeout=60).text
         server.registry.promote(2)
         wait_until(server.url, lambda found: found["version"] == "2" and found["problem"] is None)

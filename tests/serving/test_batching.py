@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selftrain.bundle.tokens import BATCH_START_TOKENS, Tokens
-from selftrain.serving.batching import Batcher, Busy, Closed, Ticket, Waiting, each, take
+from selftrain.serving.batching import Batcher, Busy, Closed, Ticket, Waiting, isolated, next_batch
 
 NOBODY = Ticket([])
 
@@ -25,15 +25,15 @@ def queue_of(lengths: list[int]) -> list[Waiting]:
 
 def test_a_batch_holds_the_first_text_and_its_neighbours_in_length() -> None:
     queue = queue_of([200, 10, 12, 400, 11, 205])
-    assert [one.length for one in take(queue)] == [200, 205]
-    assert [one.length for one in take(queue)] == [10, 11, 12]
-    assert [one.length for one in take(queue)] == [400] and queue == []
+    assert [one.length for one in next_batch(queue)] == [200, 205]
+    assert [one.length for one in next_batch(queue)] == [10, 11, 12]
+    assert [one.length for one in next_batch(queue)] == [400] and queue == []
 
 
 def test_where_padding_costs_nothing_a_batch_is_full() -> None:
     queue = queue_of([200, 10, 12, 400, 11, 205])
-    assert [one.length for one in take(queue, max_texts=5, most_padding=math.inf)] == [10, 11, 12, 200, 205]
-    assert [one.length for one in take(queue, max_texts=5, most_padding=math.inf)] == [400] and queue == []
+    assert [one.length for one in next_batch(queue, max_texts=5, most_padding=math.inf)] == [10, 11, 12, 200, 205]
+    assert [one.length for one in next_batch(queue, max_texts=5, most_padding=math.inf)] == [400] and queue == []
 
 
 @given(st.lists(st.integers(1, 512), min_size=1, max_size=300))
@@ -41,7 +41,7 @@ def test_every_text_is_taken_once_and_padding_is_bounded(lengths: list[int]) -> 
     queue, taken = queue_of(lengths), []
     while queue:
         oldest = min(one.order for one in queue)
-        batch = take(queue, max_texts=16, most_tokens=2048)
+        batch = next_batch(queue, max_texts=16, most_tokens=2048)
         sizes = [one.length for one in batch]
         assert oldest in [one.order for one in batch] and len(batch) <= 16 and [one.length for one in queue] == sorted(one.length for one in queue)
         padded = len(sizes) * max(sizes)
@@ -81,12 +81,12 @@ class Fragile:
 
 def test_an_item_that_breaks_a_list_fails_alone_and_is_not_logged(caplog) -> None:
     model = Fragile()
-    found = each(model, [[1], [POISON, POISON], [1, 1]])
+    found = isolated(model, [[1], [POISON, POISON], [1, 1]])
     assert [one if one is None else one.tolist() for one in found] == [[1, 0], None, [257, 0]]
     assert "length 2" in caplog.text and "poison" not in caplog.text
     model.batches.clear()
-    assert len(each(model, [[1], [2]])) == 2 and model.batches == [[[1], [2]]]
-    assert each(lambda rows: [1] * (len(rows) - 1), [[1], [2]]) == [None, None]
+    assert len(isolated(model, [[1], [2]])) == 2 and model.batches == [[[1], [2]]]
+    assert isolated(lambda rows: [1] * (len(rows) - 1), [[1], [2]]) == [None, None]
 
 
 def test_a_text_that_cannot_be_read_or_classified_does_not_take_its_neighbours_with_it() -> None:

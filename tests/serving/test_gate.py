@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selftrain.errors import SelfTrainError
-from selftrain.serving.limits import OPEN_PATHS, TOKEN_VARIABLE, Gate, Secret, read_secret, read_token
+from selftrain.serving.credentials import TOKEN_VARIABLE, Secret, read_secret, read_token
+from selftrain.serving.gate import OPEN_PATHS, Gate
 from selftrain.serving.metrics import Metrics
 
 TOKEN = b"0123456789abcdef"
@@ -161,7 +162,7 @@ def test_the_token_is_wanted_whole_and_as_a_bearer_token(given, status) -> None:
     if status == 401:
         assert (
             answer.headers["www-authenticate"] == "Bearer"
-            and refusal(answer) == "this server wants a token: send the header authorization: Bearer TOKEN"
+            and refusal(answer) == "this server needs a token: send the header authorization: Bearer TOKEN"
             and answer.read == 0
         )
 
@@ -272,17 +273,17 @@ def test_what_is_no_http_is_not_the_gates() -> None:
 
 def test_a_secret_is_from_the_file_or_else_from_the_variable(tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("A_SECRET", raising=False)
-    assert read_secret(None, "A_SECRET", "--key-file") is None
+    assert read_secret(None, "A_SECRET", "key_file") is None
     monkeypatch.setenv("A_SECRET", " of the variable\n")
-    assert read_secret(None, "A_SECRET", "--key-file") == Secret("The variable A_SECRET", "of the variable")
+    assert read_secret(None, "A_SECRET", "key_file") == Secret("The variable A_SECRET", "of the variable")
     file = tmp_path / "key"
     file.write_text("\tof the file – é \n", encoding="utf-8")
-    assert read_secret(file, "A_SECRET", "--key-file") == Secret(f"The key file {file}", "of the file – é")
-    with pytest.raises(SelfTrainError, match=r"^The key file .*none cannot be read \(No such file or directory\); name another with --key-file\.$"):
-        read_secret(tmp_path / "none", "A_SECRET", "--key-file")
+    assert read_secret(file, "A_SECRET", "key_file") == Secret(f"key_file: the key file {file}", "of the file – é")
+    with pytest.raises(SelfTrainError, match=r"^key_file: the key file .*none cannot be read \(No such file or directory\); set another file\.$"):
+        read_secret(tmp_path / "none", "A_SECRET", "key_file")
     file.write_bytes(b"\xff")
     with pytest.raises(SelfTrainError, match=r"\(it is not UTF-8\)"):
-        read_secret(str(file), "A_SECRET", "--key-file")
+        read_secret(str(file), "A_SECRET", "key_file")
 
 
 @pytest.mark.parametrize(("text", "printable"), [("abc", True), ("", False), ("a b", False), ("é", False), ("a\tb", False), ("~!", True)])
@@ -300,10 +301,12 @@ def test_a_token_has_sixteen_printable_characters(tmp_path, monkeypatch) -> None
     assert read_token(file) == TOKEN
     for wrong in ("0123456789abcde", "0123456789 abcdef", "", "ä" * 20):
         file.write_text(wrong, encoding="utf-8")
-        with pytest.raises(SelfTrainError, match=r"^The token file .*token holds no token: it takes at least 16 printable ASCII characters"):
+        with pytest.raises(
+            SelfTrainError, match=r"^token_file: the token file .*token is not a token: it must be at least 16 printable ASCII characters"
+        ):
             read_token(file)
     monkeypatch.setenv(TOKEN_VARIABLE, "short")
-    with pytest.raises(SelfTrainError, match=r"^The variable SELFTRAIN_SERVE_TOKEN holds no token"):
+    with pytest.raises(SelfTrainError, match=r"^The variable SELFTRAIN_SERVE_TOKEN is not a token"):
         read_token(None)
-    with pytest.raises(SelfTrainError, match=r"name another with --token-file"):
+    with pytest.raises(SelfTrainError, match=r"set another file"):
         read_token(tmp_path / "none")

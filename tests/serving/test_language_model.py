@@ -24,7 +24,7 @@ from selftrain.models.encoder import TextEncoder
 from selftrain.models.student import Student
 from selftrain.serving.language_model import MAX_ANSWER_BYTES, Augmentation, combined, completion_request, read_key, training_settings, with_its_name
 from selftrain.serving.models import Source, load
-from selftrain.serving.requests import FAILED, Answer
+from selftrain.serving.schemas import FAILED, Answer
 from selftrain.texts.filter import clean
 
 KEY = "a-key-that-nobody-may-see"
@@ -336,7 +336,7 @@ def test_a_language_model_that_takes_too_long_for_one_text_is_a_504(folders, wri
 
 def test_a_model_that_is_replaced_while_the_language_model_writes_is_asked_in_its_successors_way(folders, writer) -> None:
     with endpoint(Source(bundle=str(folders["two"])), augmentation=Augmentation(url=writer.url)) as local:
-        (place,) = local.models._places
+        (place,) = local.models._served
         old = place.live
         new = load(Source(bundle=str(folders["chat"])), None, threads=1, max_waiting=100, max_seconds=30, metrics=local.metrics)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 from completions import completions
 from debian import install
-from endpoint import VERSION, endpoint
+from endpoint import endpoint, make_bundle
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -75,7 +77,9 @@ def until(browser, condition) -> None:
 
 
 def bars(box) -> list[tuple[str, float, float]]:
-    """(label, percent that is written, percent that the bar is wide) of the bars in `box`."""
+    """(label, written percent, percent of the bar's width) of the bars in `box`, the folded ones too."""
+    for folded in box.find_elements(By.TAG_NAME, "details"):
+        folded.find_element(By.TAG_NAME, "summary").click()
     found = []
     for line in box.find_elements(By.CLASS_NAME, "bar"):
         label, number = (one.text for one in line.find_elements(By.TAG_NAME, "span"))
@@ -109,9 +113,9 @@ def test_two_models_are_compared_on_the_same_text(page) -> None:
     element(page, "classify").click()
     until(page, lambda: "and other, version 2" in element(page, "said").text)
     left, right = page.find_elements(By.CSS_SELECTOR, "article .columns > div")
-    assert (
-        left.find_element(By.TAG_NAME, "h3").text == f"news, version {VERSION}" and right.find_element(By.TAG_NAME, "h3").text == "other, version 2"
-    )
+    assert left.find_element(By.TAG_NAME, "h3").text == "news, built May 6, 2024" and right.find_element(By.TAG_NAME, "h3").text == "other, version 2"
+    assert page.find_element(By.CSS_SELECTOR, "article.differs .badge").text == "The models disagree"  # their classes have no name in common
+    assert element(page, "said").text.endswith("they disagree on 1.")
     assert {label for label, _, _ in bars(left)} == {"sport", "tech", "politics"} and {label for label, _, _ in bars(right)} == {"bank", "music"}
 
 
@@ -130,6 +134,72 @@ def test_continuations_are_offered_where_there_is_a_language_model(page, bundle)
         element(page, "classify").click()
         until(page, lambda: not page.find_elements(By.CSS_SELECTOR, "article .soft"))
         page.get("about:blank")  # before the server goes
+
+
+def test_a_model_is_never_compared_with_itself(page, bundle) -> None:
+    assert [one.text for one in Select(element(page, "model")).options] == ["news, built May 6, 2024 (default)", "other, version 2"]
+    assert [one.get_attribute("value") for one in Select(element(page, "other")).options] == ["", "other@2"]
+    Select(element(page, "model")).select_by_value("other@2")
+    assert [one.text for one in Select(element(page, "other")).options] == ["nothing", "news, built May 6, 2024"]
+    assert "T07:08" not in page.find_element(By.TAG_NAME, "body").text
+    with endpoint(Source(bundle=str(bundle))) as local:
+        page.get(local.url)
+        until(page, lambda: "Live: news" in element(page, "live").text)
+        assert not element(page, "other").is_displayed()
+        page.get("about:blank")  # before the server goes
+
+
+def test_the_whole_box_may_be_one_text(page, bundle) -> None:
+    mail = "the team won\n\nthe minister lost the vote"
+    assert element(page, "texts-label").text == "One text a line"
+    element(page, "whole").click()
+    assert element(page, "texts-label").text == "One text"
+    element(page, "texts").send_keys(mail, Keys.CONTROL + Keys.ENTER)
+    until(page, lambda: element(page, "said").text.startswith("1 text by news"))
+    (article,) = page.find_elements(By.TAG_NAME, "article")
+    assert article.find_element(By.CLASS_NAME, "text").text == mail
+    assert bars(article)[0][0] == Classifier.load(bundle, device="cpu").predict([mail])[0]
+
+
+def test_a_long_text_is_clamped_until_it_is_asked_for(page) -> None:
+    page.execute_script("arguments[0].value = 'a phone\\n' + 'the match '.repeat(400)", element(page, "texts"))
+    element(page, "classify").click()
+    until(page, lambda: element(page, "said").text.startswith("2 texts"))
+    short, long = page.find_elements(By.CSS_SELECTOR, "article .text")
+    assert len(page.find_elements(By.CSS_SELECTOR, "article button")) == 1 and "clamped" not in short.get_attribute("class")
+    clamped, button = long.size["height"], page.find_element(By.CSS_SELECTOR, "article button")
+    button.send_keys(Keys.ENTER)
+    assert long.size["height"] > 2 * clamped and button.text == "Show less" and button.get_attribute("aria-expanded") == "true"
+    button.send_keys(Keys.ENTER)
+    assert long.size["height"] == clamped and button.get_attribute("aria-expanded") == "false"
+
+
+def test_classes_without_a_share_are_folded(page) -> None:
+    page.execute_script(
+        "document.getElementById('answers').append(verdict({label: 'a', probability: .6, probabilities:"
+        "{a: .6, b: .2, c: .1, d: .05, e: .03, f: .015, g: .004, h: .0004}}), verdict({label: 'a', probability: 1, probabilities: {a: 1, b: 0}}))"
+    )
+    first, second = page.find_elements(By.CSS_SELECTOR, "#answers > div")
+    assert [one.find_element(By.TAG_NAME, "summary").text for one in (first, second)] == ["2 more, each at most 0.4 %", "1 more, each below 0.1 %"]
+    shown = [one for one in first.find_elements(By.CLASS_NAME, "bar") if one.is_displayed()]
+    assert len(shown) == 6 and "first" in shown[0].get_attribute("class") and shown[0].text.split("\n") == ["a", "60.0 %"]
+    assert [label for label, _, _ in bars(first)] == list("abcdefgh")
+
+
+def test_an_example_needs_one_click(page) -> None:
+    element(page, "example").click()
+    until(page, lambda: element(page, "said").text.startswith("3 texts by news"))
+    assert element(page, "texts").get_attribute("value").split("\n")[0] == "I am writing to you about sport."
+
+
+def test_the_request_is_copied_for_a_terminal(page) -> None:
+    element(page, "texts").send_keys("it's a phone", Keys.ENTER, "the match")
+    element(page, "copy").click()
+    until(page, lambda: element(page, "copied").text)
+    command = element(page, "curl").text
+    answer = json.loads(subprocess.run(command, shell=True, capture_output=True, check=True, timeout=60).stdout)
+    assert answer["model"]["name"] == "news" and len(answer["results"]) == 2
+    assert page.execute_script("return getSelection().toString()") in ("", command)
 
 
 def test_a_text_stays_text(page) -> None:
@@ -165,6 +235,64 @@ def test_a_csv_file_comes_back_labeled(page, bundle, tmp_path: Path) -> None:
     classifier = Classifier.load(bundle, device="cpu")
     assert [row[2] for row in good] == classifier.predict([row[1] for row in good]).tolist()
     assert [float(row[3]) for row in good] == pytest.approx(classifier.predict_proba([row[1] for row in good]).max(axis=1).tolist(), abs=1e-5)
+
+
+def rows_of(page, file: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns and rows of the labeled file that the page offers."""
+    element(page, "download").click()
+    labeled = page.downloads / f"{file.stem}-labeled.csv"
+    until(page, labeled.exists)
+    with open(labeled, newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        rows = list(reader)
+    return list(reader.fieldnames or ()), rows
+
+
+def test_two_models_are_compared_on_a_file(page, bundle, tmp_path_factory) -> None:
+    folder = tmp_path_factory.mktemp("compared")
+    again = make_bundle(folder / "again", seed=5, name="again")
+    file = folder / "compared.csv"
+    texts = [f"text {number} about a {word}" for number in range(20) for word in ("match", "phone", "vote")]
+    file.write_text("number,text\n" + "\n".join(f"{number},{text}" for number, text in enumerate([*texts, ""])) + "\n", encoding="utf-8")
+    with endpoint(Source(bundle=str(bundle), version="3"), Source(bundle=str(again), version="1")) as local:
+        page.get(local.url)
+        until(page, lambda: "Live: news, version 3" in element(page, "live").text)
+        Select(element(page, "other")).select_by_value("again@1")
+        element(page, "file").send_keys(str(file))
+        until(page, lambda: "61 rows" in element(page, "file-said").text)
+        element(page, "label").click()
+        until(page, lambda: "rows done" in element(page, "file-said").text)
+        names, rows = rows_of(page, file)
+        assert names == ["number", "text", "label", "probability", "error", "compared_label", "compared_probability", "agree"]
+        own, other = (Classifier.load(one, device="cpu").predict(texts).tolist() for one in (bundle, again))
+        assert [(row["label"], row["compared_label"]) for row in rows[:60]] == list(zip(own, other, strict=True))
+        assert [row["agree"] for row in rows] == ["yes" if one == two else "no" for one, two in zip(own, other, strict=True)] + [""]
+        agreed = sum(one == two for one, two in zip(own, other, strict=True))
+        assert 0 < agreed < 60 and f"The models agree on {agreed} of 60 rows." in element(page, "file-said").text
+        first = page.find_element(By.CSS_SELECTOR, "#differences li").text
+        place = next(index for index in range(60) if own[index] != other[index])
+        assert first == f"Row {place + 1}: {own[place]} or {other[place]}? {texts[place]}"
+        page.get("about:blank")  # before the server goes
+
+
+def test_finished_rows_are_kept_after_stop(page, tmp_path: Path) -> None:
+    file = tmp_path / "stopped.csv"
+    file.write_text("text\n" + "a phone\n" * 1000, encoding="utf-8")
+    element(page, "file").send_keys(str(file))
+    until(page, lambda: "1000 rows" in element(page, "file-said").text)
+    # Stop as soon as the first answers are there.
+    page.execute_script(
+        "new MutationObserver(() => { if (/^[1-9]/.test(document.getElementById('file-said').textContent)) document.getElementById('stop').click(); })"
+        ".observe(document.getElementById('file-said'), {childList: true});"
+    )
+    element(page, "label").click()
+    until(page, lambda: element(page, "file-said").text.startswith("Stopped after "))
+    done = int(element(page, "file-said").text.split()[2])
+    _, rows = rows_of(page, file)
+    assert 0 < done < 1000 and len(rows) == 1000
+    assert [bool(row["label"]) for row in rows].count(True) == done
+    assert {(row["label"], row["probability"]) for row in rows if row["error"]} == {("", "")}
+    assert [row["error"] for row in rows].count("not labeled") == 1000 - done
 
 
 def test_the_labeled_file_is_no_formula_and_has_no_column_twice(page, tmp_path: Path) -> None:
@@ -214,7 +342,7 @@ def test_a_file_that_is_no_csv_is_refused_in_a_sentence(page, tmp_path: Path, co
     file.write_bytes(content)
     element(page, "file").send_keys(str(file))
     until(page, lambda: words in element(page, "file-said").text)
-    assert not element(page, "label").is_enabled()
+    assert not element(page, "column-box").is_displayed() and not element(page, "label").is_enabled()
 
 
 def test_a_file_can_be_dropped(page) -> None:
@@ -222,7 +350,7 @@ def test_a_file_can_be_dropped(page) -> None:
         "const data = new DataTransfer(); data.items.add(new File(['text;id\\na phone;1\\n'], 'dropped.csv'));"
         "document.getElementById('drop').dispatchEvent(new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true}));"
     )
-    until(page, lambda: "dropped.csv: 1 rows." in element(page, "file-said").text)
+    until(page, lambda: "dropped.csv: 1 row. The first text: “a phone”" in element(page, "file-said").text)
     assert [one.text for one in Select(element(page, "column")).options] == ["text", "id"]
 
 
@@ -231,6 +359,7 @@ def test_it_is_readable_on_a_phone_and_in_the_dark(page) -> None:
     element(page, "texts").send_keys("a phone")
     element(page, "classify").click()
     until(page, lambda: element(page, "said").text.startswith("1 text"))
+    assert element(page, "classify").size["height"] >= 40  # a finger finds it
     boxes = page.execute_script("return [...document.querySelectorAll('body *')].map(one => one.getBoundingClientRect().right)")
     assert max(boxes) <= 360
     colours = []
@@ -242,14 +371,24 @@ def test_it_is_readable_on_a_phone_and_in_the_dark(page) -> None:
     assert colours == ["rgb(255, 255, 255)", "rgb(20, 23, 27)"]
 
 
+def test_every_control_has_a_name(page) -> None:
+    unnamed = page.execute_script(
+        "return [...document.querySelectorAll('button, input, select, textarea, progress')].filter(one => !one.getAttribute('aria-label')"
+        " && !(one.labels && one.labels.length) && !one.textContent.trim()).map(one => one.outerHTML)"
+    )
+    assert unnamed == []
+
+
 def test_a_token_is_asked_for_and_kept_in_memory_only(browser, bundle) -> None:
     with endpoint(Source(bundle=str(bundle)), token=TOKEN.encode()) as local:
         browser.get(local.url)
-        until(browser, lambda: element(browser, "token").is_displayed() and "wants a token" in element(browser, "live").text)
+        until(browser, lambda: element(browser, "token").is_displayed() and "needs a token" in element(browser, "live").text)
         element(browser, "token").send_keys(TOKEN, Keys.ENTER)
         until(browser, lambda: "Live: news" in element(browser, "live").text)
         element(browser, "texts").send_keys("a phone", Keys.CONTROL + Keys.ENTER)
         until(browser, lambda: element(browser, "said").text.startswith("1 text by news"))
+        element(browser, "copy").click()
+        until(browser, lambda: "Bearer $SELFTRAIN_SERVE_TOKEN" in element(browser, "curl").text)
         kept = browser.execute_script(
             "return JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, location.href, document.body.innerHTML])"
         )

@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, given, settings
 
 from selftrain.bundle.classifier import Classifier
 from selftrain.errors import SelfTrainError
-from selftrain.serving.limits import OPEN_PATHS, read_token
+from selftrain.serving.credentials import read_token
+from selftrain.serving.gate import OPEN_PATHS
 from selftrain.serving.models import Source
-from selftrain.serving.requests import FAILED, MAX_BODY_BYTES, MAX_CHARACTERS, MAX_TEXTS
+from selftrain.serving.schemas import FAILED, MAX_BODY_BYTES, MAX_CHARACTERS, MAX_TEXTS
 
 JSON = {"content-type": "application/json"}
 TOKEN = "0123456789abcdef-token"
@@ -107,10 +108,10 @@ def test_predict_answers_as_text_embeddings_inference_does(client) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        (b"nonsense", 422, "no JSON: Expecting value at character 0"),
-        (b"", 422, "no JSON"),
+        (b"nonsense", 422, "not JSON: Expecting value at character 0"),
+        (b"", 422, "not JSON"),
         (b"[]", 422, "valid dictionary"),
-        (b'{"text": "a"', 422, "no JSON: Expecting ',' delimiter at character 12"),
+        (b'{"text": "a"', 422, "not JSON: Expecting ',' delimiter at character 12"),
         (b"{}", 422, 'either "text"'),
         (b'{"texts": []}', 422, "texts: List should have at least 1 item"),
         (json.dumps({"texts": ["a"] * (MAX_TEXTS + 1)}).encode(), 422, "texts: List should have at most 256 items"),
@@ -289,7 +290,7 @@ def test_a_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch) -> 
     assert read_token(file) == b"another-token-of-a-file"
     for wrong in ("", "short", "with spaces in between", "nön-ascii-characters-here"):
         file.write_text(wrong)
-        with pytest.raises(SelfTrainError, match="holds no token"):
+        with pytest.raises(SelfTrainError, match="is not a token"):
             read_token(file)
     with pytest.raises(SelfTrainError, match="cannot be read"):
         read_token(tmp_path / "none")

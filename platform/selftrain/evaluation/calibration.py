@@ -1,7 +1,8 @@
-"""Calibration: does a confidence of 0.8 mean right four times in five?
+"""Calibration: whether a confidence of 0.8 is right four times in five.
 
-The expected calibration error of Guo et al. 2017 ("On Calibration of Modern Neural Networks", equation 3) and the bins behind it, which the
-reliability diagram draws. Confidence is the probability of the predicted class.
+The expected calibration error ("On Calibration of Modern Neural Networks", arXiv:1706.04599, equation 3) and the bins behind it, which the reliability diagram
+draws. Confidence is the probability of the predicted class. scikit-learn's `calibration_curve` returns neither the counts of the bins nor the empty ones, and its
+bins are open above.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import TypedDict
 
 import numpy as np
 
-BINS = 15  # equal-width bins, as Guo et al. report
+BINS = 15  # equal-width bins, as in the paper
 
 
 class Bin(TypedDict):
@@ -36,9 +37,9 @@ def reliability_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = BI
     """
     confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     if confidence.ndim != 1 or confidence.shape != correct.shape:
-        raise ValueError(f"confidence and correct must be vectors of one length, not {confidence.shape} and {correct.shape}")
+        raise ValueError(f"confidence and correct must be vectors of one length (got {confidence.shape} and {correct.shape})")
     if bins < 1:
-        raise ValueError(f"bins must be at least 1, not {bins}")
+        raise ValueError(f"bins must be at least 1 (got {bins})")
     edges = np.linspace(0.0, 1.0, bins + 1)
     where = np.digitize(confidence, edges[1:-1], right=True)
     documents = np.bincount(where, minlength=bins)
@@ -57,12 +58,18 @@ def reliability_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = BI
 
 
 def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
-    """Mean gap between accuracy and confidence over the bins, each weighted by its documents; in [0, 1], and 0 without documents."""
+    """The mean gap between accuracy and confidence, each bin weighted by its documents; in [0, 1], and 0 without documents.
+
+    Args:
+        confidence: `[N]`, probability of the predicted class, in [0, 1].
+        correct: `[N]`, whether the prediction is right.
+        bins: number of bins over [0, 1].
+    """
     return calibration_error(reliability_bins(confidence, correct, bins))
 
 
 def calibration_error(bins: list[Bin]) -> float:
-    """The expected calibration error of bins that are sorted already."""
+    """The expected calibration error of existing bins."""
     total = sum(entry["documents"] for entry in bins)
     gaps = (
         entry["documents"] * abs(entry["accuracy"] - entry["confidence"])

@@ -1,4 +1,4 @@
-"""How good texts are that a language model wrote for labels, without training on them: how different they are, and how many fit their label (SunGen table 5)."""
+"""The quality of texts that a language model wrote for labels, without training on them: their diversity, and the share that fits its label (SunGen table 5)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
-_EPSILON = 0.1  # what no shared n-gram counts as: smoothing 1 of Chen & Cherry 2014
+_EPSILON = 0.1  # the count where no n-gram is shared: smoothing 1 of Chen & Cherry 2014
 
 
 def tokens(text: str) -> list[str]:
@@ -19,7 +19,9 @@ def tokens(text: str) -> list[str]:
 
 
 def self_bleu(texts: Sequence[str], order: int = 4) -> float:
-    """Self-BLEU (Zhu et al. 2018): the mean over the texts of their BLEU with all other texts as references, 0 to 1; lower is more diverse.
+    """Self-BLEU ("Texygen: A Benchmarking Platform for Text Generation Models", arXiv:1802.01886), 0 to 1; lower is more diverse.
+
+    It is the mean over the texts of their BLEU with all other texts as references.
 
     BLEU is that of Papineni et al. 2002 with equal weights: the geometric mean of the precisions of n-grams up to `order`, each n-gram clipped at its largest
     count in one reference, times exp(1 - r / c) where the text, of c tokens, is shorter than the reference of the nearest length r. A text that shares no word
@@ -33,7 +35,7 @@ def self_bleu(texts: Sequence[str], order: int = 4) -> float:
         ValueError: fewer than two texts.
     """
     if len(texts) < 2:
-        raise ValueError(f"self_bleu compares texts with each other, and got {len(texts)}")
+        raise ValueError(f"texts must be at least 2 (got {len(texts)})")
     split = [tokens(text) for text in texts]
     logs = np.zeros(len(split))
     shares_word = np.ones(len(split), dtype=bool)

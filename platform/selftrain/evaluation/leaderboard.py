@@ -1,6 +1,6 @@
-"""All methods on all data sets: one line for every variant that a finished run has measured, with the supervision that it had.
+"""All methods on all data sets: one line for every measured variant of a finished run, with its supervision.
 
-Rows compete only with rows of the same data, test documents and supervision; a table that left that out would set zero labels against forty.
+Rows compete only with rows of the same data, test documents and supervision. Otherwise zero labels would compete with forty.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ TITLES = (
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One line."""
+class LeaderboardEntry:
+    """One line of the leaderboard."""
 
     data: str
     fingerprint: str  # of the documents and their splits
@@ -48,19 +48,19 @@ class Entry:
     macro_f1: MeanStd | None
     ece: MeanStd | None
     train_seconds: MeanStd
-    inference_ms: MeanStd | None  # to classify one document, in batches, without a language model's help
-    texts: int  # of the language model that its whole run asked for
+    inference_ms: MeanStd | None  # for one document, in batches, without a language model
+    texts: int  # of the language model, requested by the whole run
     run: str
     started: str
-    best: bool = False  # of the rows that it may be compared with
+    best: bool = False  # of the rows of its group
 
     @property
     def group(self) -> tuple[str, str, str]:
-        """Rows with the same may be compared."""
+        """Rows of the same group can be compared."""
         return self.data, self.fingerprint, self.supervision
 
     def cells(self) -> list[str]:
-        """As text, in the order of `TITLES`."""
+        """The cells as text, in the order of `TITLES`."""
         scores = [plus_minus(value) for value in (self.accuracy, self.macro_f1, self.ece)]
         numbers = [
             str(self.seeds),
@@ -73,24 +73,24 @@ class Entry:
         return [self.data, self.supervision, self.method, self.encoder, self.language_model or "none", *numbers, self.run]
 
     def keys(self) -> list[str | float]:
-        """What the columns are sorted by."""
+        """The keys that the page sorts by, in the order of `TITLES`."""
         scores = [value["mean"] if value is not None else -1.0 for value in (self.accuracy, self.macro_f1, self.ece)]
         inference = self.inference_ms["mean"] if self.inference_ms is not None else -1.0
         numbers = [float(self.seeds), float(self.documents), *scores, self.train_seconds["mean"], inference, float(self.texts)]
         return [self.data, self.supervision, self.method, self.encoder, self.language_model or "none", *numbers, self.run]
 
 
-def entries_of(runs: Sequence[Mapping[str, Any]]) -> list[Entry]:
-    """Lines from the metrics.json of finished runs.
+def entries_of(runs: Sequence[Mapping[str, Any]]) -> list[LeaderboardEntry]:
+    """The lines of finished runs, from their metrics.json.
 
-    Of several runs with the same data, supervision, method and models the latest counts. Sorted by data and supervision, the best accuracy first.
+    Of several runs with the same data, supervision, method and models, the latest counts. Sorted by data and supervision, the best accuracy first.
     """
-    found: dict[tuple[Any, ...], Entry] = {}
+    found: dict[tuple[Any, ...], LeaderboardEntry] = {}
     for metrics in sorted(runs, key=lambda one: str(one["run"]["started"])):
         asked = metrics["asked"]
         for row in metrics["summary"]:
             method = row["variant"] + (" (augmented at inference)" if row["inference_augmentation"] else "")
-            entry = Entry(
+            entry = LeaderboardEntry(
                 data=metrics["data"]["name"],
                 fingerprint=metrics["data"]["fingerprint"],
                 supervision=row["supervision"],
@@ -115,12 +115,12 @@ def entries_of(runs: Sequence[Mapping[str, Any]]) -> list[Entry]:
     for entry in ordered:
         best = entry.accuracy is not None and entry.group not in leading
         leading.add(entry.group)
-        marked.append(Entry(**{**entry.__dict__, "best": best}))
+        marked.append(LeaderboardEntry(**{**entry.__dict__, "best": best}))
     return marked
 
 
-def text_table(entries: Sequence[Entry]) -> str:
-    """For a terminal; `*` marks the best accuracy of every data set and supervision."""
+def text_table(entries: Sequence[LeaderboardEntry]) -> str:
+    """The table for a terminal; `*` marks the best accuracy of every group."""
     if not entries:
         return "No finished run has scores yet; `selftrain run` makes one."
     body = [
@@ -130,11 +130,11 @@ def text_table(entries: Sequence[Entry]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*text, "* best of the rows with the same documents and the same supervision; other rows are not to be compared with it"])
+    return "\n".join([*text, "* best of the rows with the same documents and the same supervision; it cannot be compared with other rows"])
 
 
-def to_html(entries: Sequence[Entry]) -> str:
-    """A page that holds all it shows; a click on a column's title sorts by it."""
+def to_html(entries: Sequence[LeaderboardEntry]) -> str:
+    """The page, which holds everything it shows; a click on a column's title sorts by it."""
     environment = Environment(
         loader=PackageLoader("selftrain", "evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -1,7 +1,7 @@
-"""What one set of predictions is worth: accuracy, macro-F1, calibration, and the precision of the most confident (GenCo figure 3).
+"""The metrics of one set of predictions: accuracy, macro-F1, calibration, and the precision of the most confident (GenCo figure 3).
 
-Everything comes from two arrays, class probabilities and true labels. The result is plain data that goes into metrics.json as it is, so that the
-report, the pictures and the tracking server show the same numbers.
+Everything comes from two arrays, class probabilities and true labels. The result is plain data for metrics.json, so that the report, the plots and the tracking
+server show the same numbers. The counts and the scores of classes are scikit-learn's. The Brier score is not: `brier_score_loss` refuses rows of zeros.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
 
 import numpy as np
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from selftrain.evaluation.calibration import Bin, calibration_error, reliability_bins
 
@@ -18,14 +19,14 @@ _STEPS = (1, 3, 5)  # 10, 30, 50, 100, 300, 500, ... most confident documents
 
 
 class ClassScores(TypedDict):
-    """Figures of one class; what has no documents to divide by is 0."""
+    """The scores of one class; a score without documents to divide by is 0."""
 
     name: str
     precision: float
     recall: float
     f1: float
     support: int  # documents that truly are of the class
-    predicted: int  # documents that were put into it
+    predicted: int  # documents that are predicted as the class
 
 
 class PrecisionAt(TypedDict):
@@ -38,7 +39,7 @@ class PrecisionAt(TypedDict):
 
 @dataclass(frozen=True)
 class Scores:
-    """The figures of one variant on one set of labeled documents; all of them in [0, 1] except `brier`, in [0, 2]."""
+    """The metrics of one variant on one set of labeled documents; all are in [0, 1] except `brier`, in [0, 2]."""
 
     documents: int
     accuracy: float
@@ -52,7 +53,7 @@ class Scores:
     reliability: tuple[Bin, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The same as lists, dictionaries and numbers."""
+        """The scores as lists, dictionaries and numbers."""
         document = asdict(self)
         for name in ("per_class", "precision_at", "reliability"):
             document[name] = list(document[name])
@@ -67,12 +68,12 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequenc
     among labels or predictions; a class with documents but no right prediction counts as 0, and a class that occurs in neither is left out.
 
     Args:
-        probabilities: `[N, L]`, one row a document, each summing to 1; a row of zeros is a document without an answer: wrong, and put into no class.
+        probabilities: `[N, L]`, one row a document, each summing to 1; a row of zeros is a document without an answer: wrong, and in no class.
         labels: `[N]`, true class indices in 0 .. L-1.
         class_names: the L names, in index order.
 
     Raises:
-        ValueError: shapes that do not fit, no documents, labels out of range, or rows that are no probabilities.
+        ValueError: the shapes do not fit, there are no documents, a label is out of range, or a row is not a probability distribution.
     """
     probabilities, labels = _checked(probabilities, labels, len(class_names))
     documents, classes = probabilities.shape
@@ -80,8 +81,9 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequenc
     confidence = np.minimum(probabilities.max(axis=1), 1.0)
     answered = probabilities.any(axis=1)
     correct = (predicted == labels) & answered
-    confusion = np.bincount((labels * classes + predicted)[answered], minlength=classes * classes).reshape(classes, classes)
-    per_class = _per_class(confusion, np.bincount(labels, minlength=classes), class_names)
+    placed = np.where(answered, predicted, -1)  # scikit-learn leaves out what is not among the labels
+    confusion = confusion_matrix(labels, placed, labels=range(classes))
+    per_class = _per_class(labels, placed, class_names)
     bins = reliability_bins(confidence, correct)
     return Scores(
         documents=documents,
@@ -100,7 +102,7 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequenc
 def precision_of_most_confident(confidence: np.ndarray, correct: np.ndarray) -> tuple[PrecisionAt, ...]:
     """Precision among the 10, 30, 50, 100, 300, ... most confident documents and among each tenth of them (GenCo figure 3).
 
-    Documents of one confidence that straddle the cut are taken in equal parts (the expectation over a random order among them), so that the figure
+    Documents of equal confidence at the cut count in equal parts (the expectation over their random order), so that the result
     does not depend on the order of the documents.
     """
     documents = len(confidence)
@@ -126,18 +128,12 @@ def _cuts(documents: int) -> list[int]:
     return sorted(cuts)
 
 
-def _per_class(confusion: np.ndarray, support: np.ndarray, class_names: Sequence[str]) -> tuple[ClassScores, ...]:
-    right, predicted = np.diag(confusion), confusion.sum(axis=0)
+def _per_class(labels: np.ndarray, predicted: np.ndarray, class_names: Sequence[str]) -> tuple[ClassScores, ...]:
+    columns = precision_recall_fscore_support(labels, predicted, labels=range(len(class_names)), zero_division=0.0)
+    counts = np.bincount(predicted[predicted >= 0], minlength=len(class_names))
     return tuple(
-        ClassScores(
-            name=name,
-            precision=float(right[index] / predicted[index]) if predicted[index] else 0.0,
-            recall=float(right[index] / support[index]) if support[index] else 0.0,
-            f1=float(2 * right[index] / (support[index] + predicted[index])) if right[index] else 0.0,
-            support=int(support[index]),
-            predicted=int(predicted[index]),
-        )
-        for index, name in enumerate(class_names)
+        ClassScores(name=name, precision=float(precision), recall=float(recall), f1=float(f1), support=int(support), predicted=int(count))
+        for name, precision, recall, f1, support, count in zip(class_names, *columns, counts, strict=True)
     )
 
 

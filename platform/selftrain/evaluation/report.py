@@ -1,7 +1,7 @@
-"""The report of a run: one HTML page that holds all it shows, for a person who reads it from top to bottom.
+"""The report of a run: one HTML page that holds everything it shows, and begins with how good the classifier is.
 
-Every number comes from metrics.json (`schema.Metrics`); `Findings` adds the texts that are worth reading. The page loads nothing from anywhere, runs
-no script, prints well, and escapes whatever documents and language models wrote.
+Every number comes from metrics.json (`schema.RunMetrics`); `Findings` adds texts. The page loads nothing, runs no script, follows dark mode, prints well, and
+escapes the words of documents and language models.
 """
 
 from __future__ import annotations
@@ -16,23 +16,34 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from selftrain.evaluation.schema import Metrics, Row, Summary
-from selftrain.evaluation.summary import best, main_row, main_summary, plus_minus, summarise, text_table
-
-__all__ = ["Example", "Findings", "HardDocument", "hardest_documents", "render", "summarise", "text_table"]
+from selftrain.evaluation.schema import RunMetrics, Summary, VariantRow
+from selftrain.evaluation.summary import best, main_row, main_summary, plus_minus
+from selftrain.evaluation.svg import inline
 
 CAPTIONS = {
     "variants": "Accuracy of every variant; whiskers are one standard deviation over seeds, grey bars are bounds.",
     "accuracy_per_round": "Accuracy over the rounds of self-training: mean over seeds, the band from the lowest to the highest seed.",
     "confusion": "Where documents of each true class went; the shade is the share of the row.",
-    "reliability": "Confidence against accuracy; dots grow with their documents, and on the dashed line confidence can be taken at its word.",
+    "reliability": "Confidence against accuracy; dots grow with their documents, and on the dashed line the two are equal.",
     "precision_at": "Precision among the most confident documents (GenCo, figure 3).",
     "per_class_f1": "F1 of every class under every variant.",
     "label_alignment": "Texts asked for one class (rows) and the class that they are put into (columns) (GenCo, figure 4 left).",
     "embedding_map": "Documents by class, generated texts and class prototypes in one plane (GenCo, figure 4 right).",
 }
 SKIPPED_SHOWN = 20
+SECTIONS = {
+    "variants": "How good it is",
+    "pictures": "Pictures",
+    "hardest": "Hardest documents",
+    "asked": "What was asked",
+    "happened": "What happened",
+    "examples": "Generated texts",
+    "cost": "What it cost",
+    "serve": "How to serve it",
+    "origin": "Origin of the numbers",
+}
 
 
 class Example(TypedDict):
@@ -60,7 +71,7 @@ class HardDocument(TypedDict):
 
 @dataclass(frozen=True)
 class Findings:
-    """What is worth reading besides the numbers."""
+    """The texts of a report."""
 
     examples: Sequence[Example] = ()
     hardest: Sequence[HardDocument] = ()
@@ -99,24 +110,28 @@ def hardest_documents(
     ]
 
 
-def render(metrics: Metrics, findings: Findings, pictures: Mapping[str, bytes]) -> str:
+def render(metrics: RunMetrics, findings: Findings, pictures: Mapping[str, bytes]) -> str:
     """The page.
 
     Args:
         metrics: the content of metrics.json.
-        findings: texts to show; nothing is shown of a kind that is empty.
-        pictures: name to PNG or SVG bytes, shown in this order; the names of `CAPTIONS` get their caption, any other name is its own.
+        findings: texts to show; empty kinds are left out.
+        pictures: name to PNG or SVG bytes, in the order of the page; a name without an entry in `CAPTIONS` is its own caption.
 
     Raises:
-        ValueError: a picture that is neither PNG nor SVG.
+        ValueError: a picture is neither PNG nor SVG.
     """
     row = main_row(metrics)
     environment = Environment(
         loader=PackageLoader("selftrain", "evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(excerpt=_excerpt, duration=_duration, number=_number, share=_share, plus_minus=plus_minus, moment=_moment)
+    present = {"pictures": bool(pictures), "hardest": bool(findings.hardest), "examples": bool(findings.examples)}
     return environment.get_template("report.html").render(
         metrics=metrics,
+        contents=[(name, title) for name, title in SECTIONS.items() if present.get(name, True)],
+        headline=_headline(metrics),
+        tiles=_tiles(metrics, row),
         result=_result(metrics),
         labeled=any(entry["accuracy"] is not None for entry in metrics["summary"]),
         validated=any(entry["validated"] is not None for entry in metrics["summary"]),
@@ -132,8 +147,43 @@ def render(metrics: Metrics, findings: Findings, pictures: Mapping[str, bytes]) 
     )
 
 
-def _result(metrics: Metrics) -> str:
-    """The run in one sentence: what it reached, on how much, having seen what, and how far that is from the weakest variant."""
+def _headline(metrics: RunMetrics) -> dict[str, str] | None:
+    """The large number: the accuracy, or how many documents got a label where the accuracy is not known."""
+    main = main_summary(metrics)
+    if main is None:
+        return None
+    seeds = f"mean of {main['seeds']} seeds" if main["seeds"] > 1 else "one seed"
+    if main["accuracy"] is None:
+        basis = f"True labels are not known, so nothing was measured against them. {main['variant']}, {seeds}."
+        return {"value": _number(main["documents"]), "spread": "", "title": "documents labeled", "basis": basis}
+    mean, _, spread = plus_minus(main["accuracy"]).partition(" ± ")
+    basis = f"{main['variant']}, {_number(main['documents'])} test documents, {seeds}"
+    return {"value": mean, "spread": f"± {spread}" if spread else "", "title": "accuracy", "basis": basis}
+
+
+def _tiles(metrics: RunMetrics, row: VariantRow | None) -> list[dict[str, str]]:
+    """The numbers beside the large one; those that were not measured are left out."""
+    main = main_summary(metrics)
+    if main is None or row is None:
+        return []
+    tiles: list[tuple[str, str | None]] = []
+    if main["accuracy"] is not None:
+        tiles += [("macro-F1", plus_minus(main["macro_f1"])), ("calibration error (ECE)", plus_minus(main["ece"]))]
+    else:
+        tiles.append(("mean confidence", plus_minus(main["mean_confidence"], 2)))
+    if row["scores"] is not None:
+        weakest = min(row["scores"]["per_class"], key=lambda entry: entry["f1"])
+        tiles.append((f"F1 of the weakest class, {weakest['name']}", f"{weakest['f1']:.3f}"))
+    elif row["predicted"]:
+        largest = max(row["predicted"], key=lambda name: row["predicted"][name])
+        tiles.append((f"share of the largest class, {largest}", _share(row["predicted"][largest], row["documents"])))
+    tiles.append(("training a seed, mean", _duration(main["train_seconds"]["mean"])))
+    tiles.append(("classifying a document", f"{timed['mean']:.2f} ms" if (timed := main.get("inference_ms")) is not None else None))
+    return [{"title": title, "value": value} for title, value in tiles if value is not None]
+
+
+def _result(metrics: RunMetrics) -> str:
+    """The run in one sentence: its accuracy, on how many documents, with which labels, and the weakest variant beside it."""
     main = main_summary(metrics)
     if main is None:
         return "The run ended before anything was measured."
@@ -159,7 +209,7 @@ def _result(metrics: Metrics) -> str:
     return sentence + "."
 
 
-def _classes(row: Row, names: Sequence[str]) -> list[dict[str, Any]]:
+def _classes(row: VariantRow, names: Sequence[str]) -> list[dict[str, Any]]:
     """One line a class: documents predicted, their share of the largest class (for the bar), and the scores where labels are known."""
     most = max((row["predicted"].get(name, 0) for name in names), default=0) or 1
     scores = {entry["name"]: entry for entry in row["scores"]["per_class"]} if row["scores"] is not None else {}
@@ -172,15 +222,14 @@ def _classes(row: Row, names: Sequence[str]) -> list[dict[str, Any]]:
 
 def _picture(name: str, content: bytes) -> dict[str, Any]:
     stem = re.sub(r"\.(png|svg)$", "", name)
+    caption = CAPTIONS.get(stem, stem.replace("_", " ").capitalize() + ".")
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
-        kind, width = "image/png", struct.unpack(">I", content[16:20])[0]
-    elif (start := re.search(rb"<svg\b[^>]*", content[:4096])) is not None:
-        points = re.search(rb'\bwidth="([\d.]+)pt"', start.group())
-        kind, width = "image/svg+xml", round(float(points.group(1)) * 4 / 3) if points else 480
-    else:
-        raise ValueError(f"the picture {name!r} is neither PNG nor SVG")
-    uri = f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-    return {"uri": uri, "width": width, "caption": CAPTIONS.get(stem, stem.replace("_", " ").capitalize() + ".")}
+        (width,) = struct.unpack(">I", content[16:20])
+        return {"markup": None, "uri": f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}", "width": width, "caption": caption}
+    if b"<svg" in content[:4096]:
+        drawing = inline(content, stem, caption)
+        return {"markup": Markup(drawing.markup), "width": drawing.width, "caption": caption}
+    raise ValueError(f"the picture {name!r} is neither PNG nor SVG")
 
 
 def _excerpt(text: str, length: int = 320) -> str:

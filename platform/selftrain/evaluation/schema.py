@@ -1,6 +1,6 @@
-"""The shape of a run's metrics.json, which the experiment writes and the report, the pictures and the tables read.
+"""The shape of a run's metrics.json, which a run writes and the report, the plots and the tables read.
 
-Figures that need true labels are None where the documents have none; seconds are wall-clock; memory is the peak resident set in MiB.
+Metrics that need true labels are None where the documents have none; seconds are wall-clock; memory is the peak resident set in MiB.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Supervision = str  # in words: none, all, 10 a class, all with 30 % noise
 
 
 class RunFacts(TypedDict):
-    """Which run it was."""
+    """The run itself."""
 
     id: str
     name: str
@@ -29,7 +29,7 @@ class RunFacts(TypedDict):
 
 
 class Asked(TypedDict):
-    """What was asked for; `variant` is the row that the run is about, the first one where it is not given."""
+    """The configuration in short; `variant` is the row that the run is about, by default the first one."""
 
     data: str
     classes: list[str]
@@ -50,7 +50,7 @@ class SkippedRow(TypedDict):
 
 
 class DataFacts(TypedDict):
-    """What the documents were; `skipped` counts rows by reason."""
+    """The documents; `skipped` counts rows by reason."""
 
     name: str
     fingerprint: str
@@ -71,8 +71,8 @@ class BestOnValidation(TypedDict):
     scores: dict[str, Any] | None
 
 
-class Row(TypedDict):
-    """One variant with one seed; `scores` is `Scores.to_json()`. `bound` marks a row that only frames the others, as the language model does."""
+class VariantRow(TypedDict):
+    """One variant with one seed; `scores` is `Scores.to_json()`. `bound` marks a row that only frames the others, such as the language model's."""
 
     variant: str
     seed: int
@@ -85,7 +85,7 @@ class Row(TypedDict):
     documents: int
     inference_ms: float | None  # milliseconds to classify one document, in batches; None where that was not measured
     bound: NotRequired[bool]
-    failed: NotRequired[int]  # documents that the language model gave no class for: wrong, and in no class's share
+    failed: NotRequired[int]  # documents without a class from the language model: wrong, and in no class's share
     validation: NotRequired[BestOnValidation]
 
 
@@ -107,8 +107,8 @@ class Summary(TypedDict):
     inference_ms: MeanStd | None
 
 
-class Round(TypedDict):
-    """Figures of one self-training round of one variant with one seed."""
+class VariantRound(TypedDict):
+    """The metrics of one self-training round of one variant with one seed."""
 
     variant: str
     seed: int
@@ -127,7 +127,7 @@ class TextFacts(TypedDict):
     generated_tokens: int
     seconds: float
     tokens_per_second: float | None
-    broken_blocks: NotRequired[list[str]]  # of the text cache, which were set aside and their texts generated anew
+    broken_blocks: NotRequired[list[str]]  # blocks of the text cache that were set aside; their texts were generated again
 
 
 class Stage(TypedDict):
@@ -147,16 +147,16 @@ class Registration(TypedDict):
     reason: str
 
 
-class Metrics(TypedDict):
+class RunMetrics(TypedDict):
     """metrics.json."""
 
     run: RunFacts
     versions: dict[str, str]
     asked: Asked
     data: DataFacts
-    rows: list[Row]
+    rows: list[VariantRow]
     summary: list[Summary]
-    rounds: list[Round]
+    rounds: list[VariantRound]
     texts: TextFacts
     stages: list[Stage]
     bundle: str | None

@@ -1,4 +1,4 @@
-"""The pictures of a sensitivity table: lines with error bars over one axis, heatmaps over two; PNG, in the style of figures.py."""
+"""The pictures of a sensitivity table: lines with error bars over one axis, heatmaps over two; PNG, in the style of plot_style.py."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import matplotlib as mpl
 import matplotlib.style
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from selftrain.evaluation.figures import _BLUES, _COLORS, _INK, _MARKERS, _QUIET, _STYLE
+from selftrain.evaluation.plot_style import COLORS, INK, MARKERS, QUIET, STYLE
 
 Values = Sequence[float | None]
+_BLUES = LinearSegmentedColormap.from_list("white-blue", ["#FFFFFF", "#8FC1E3", "#0072B2", "#00395A"])
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,14 @@ class Line:
 
 
 def lines(axis: str, values: Sequence[str], series: Mapping[str, Line], metric: str) -> bytes:
-    """A line with error bars for each series; the paper's figures are hollow, dashed markers of the same colour. Values stand at equal distances."""
+    """A line with error bars for each series; the paper's numbers are hollow, dashed markers of the same colour. Values stand at equal distances."""
 
     def draw() -> Figure:
         figure = Figure(figsize=(max(4.6, 0.8 * len(values) + 2.2), 3.6), layout="constrained")
         axes = figure.subplots()
         places = np.arange(len(values))
         for number, (name, line) in enumerate(series.items()):
-            color, marker = _COLORS[number % len(_COLORS)], _MARKERS[number % len(_MARKERS)]
+            color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
             axes.errorbar(
                 places, _numbers(line.means), yerr=np.nan_to_num(_numbers(line.deviations)), color=color, marker=marker, capsize=3, label=name
             )
@@ -65,13 +67,13 @@ def heatmaps(axes: tuple[str, str], rows: Sequence[str], columns: Sequence[str],
             one.tick_params(length=0)
             one.spines[:].set_visible(False)
             one.set(xlabel=axes[1], ylabel=axes[0] if place == 0 else "")
-            one.set_title(name, loc="left", color=_INK)
+            one.set_title(name, loc="left", color=INK)
             for row, column in np.ndindex(*shares.shape):
                 value = shares[row, column]
                 if np.isfinite(value):
                     dark = value > low + 0.55 * (high - low)
-                    one.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if dark else _INK)
-        figure.supxlabel(metric, fontsize=8, color=_QUIET)
+                    one.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if dark else INK)
+        figure.supxlabel(metric, fontsize=8, color=QUIET)
         return figure
 
     return _png(draw)
@@ -83,6 +85,6 @@ def _numbers(values: Values) -> np.ndarray:
 
 def _png(draw: Callable[[], Figure]) -> bytes:
     buffer = io.BytesIO()
-    with mpl.style.context([_STYLE], after_reset=True):
+    with mpl.style.context([STYLE], after_reset=True):
         draw().savefig(buffer, format="png", dpi=160, metadata={"Software": None})
     return buffer.getvalue()

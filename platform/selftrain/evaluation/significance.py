@@ -1,4 +1,4 @@
-"""Is a difference between two variants more than the noise of their seeds?"""
+"""Whether a difference between two variants is more than the noise of their seeds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PairedTest(NamedTuple):
 
 
 def mean_std(values: Sequence[float]) -> MeanStd:
-    """Mean and sample standard deviation of one figure over seeds.
+    """Mean and sample standard deviation of one metric over seeds.
 
     Raises:
         ValueError: no values.
@@ -38,17 +38,17 @@ def paired_t_test(a: Sequence[float], b: Sequence[float]) -> PairedTest:
     """Compare two variants seed by seed.
 
     Args:
-        a, b: one figure of the two variants, the same seed at the same place.
+        a, b: one metric of the two variants, the same seed at the same index.
 
     Returns:
-        The mean difference a - b and its p-value. Where every seed differs by the same amount the t statistic is not defined; then p is the limit: 1
+        The mean difference a - b and its p-value. Where every seed differs by the same amount, the t statistic is not defined, and p is its limit: 1
         for no difference, 0 for any other.
 
     Raises:
         ValueError: the lengths differ or are 0.
     """
     if len(a) != len(b) or not len(a):
-        raise ValueError(f"paired_t_test needs as many values of a as of b, and at least one, not {len(a)} and {len(b)}")
+        raise ValueError(f"a and b must have the same number of values, at least one (got {len(a)} and {len(b)})")
     differences = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     difference = float(differences.mean())
     if len(differences) == 1:

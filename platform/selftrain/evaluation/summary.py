@@ -1,35 +1,35 @@
-"""The table of variants: rows of single seeds summed up to mean ± std, and which of them may be called best."""
+"""The table of variants: the rows of single seeds as mean ± std, and the best of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from selftrain.evaluation.schema import Metrics, Row, Summary
+from selftrain.evaluation.schema import RunMetrics, Summary, VariantRow
 from selftrain.evaluation.significance import MeanStd, mean_std
 
 _SCORES = (("accuracy", "accuracy"), ("macro_f1", "macro-F1"), ("ece", "ECE"))
 
 
-def summarise(rows: Sequence[Row]) -> list[Summary]:
+def summarise(rows: Sequence[VariantRow]) -> list[Summary]:
     """Mean and sample standard deviation over the seeds of every (variant, inference augmentation), in order of first appearance.
 
-    A row with other supervision than the first one (the experiment's own) is a bound on the others, not one of them; any other row is one where it says so.
+    A row with other supervision than the first one (the experiment's own) is a bound on the others. Any other row is a bound where it says so.
     """
-    groups: dict[tuple[str, bool], list[Row]] = {}
+    groups: dict[tuple[str, bool], list[VariantRow]] = {}
     for row in rows:
         groups.setdefault((row["variant"], row["inference_augmentation"]), []).append(row)
     return [_summary(group, rows[0]["supervision"]) for group in groups.values()]
 
 
 def best(summary: Sequence[Summary]) -> Summary | None:
-    """The highest mean accuracy among rows that are no bounds and were measured on as many documents as any; None without labels."""
+    """The highest mean accuracy among the rows that are not bounds and were measured on the most documents; None without labels."""
     competing = [entry for entry in summary if not entry["bound"] and entry["accuracy"] is not None]
     most = max((entry["documents"] for entry in competing), default=0)
     competing = [entry for entry in competing if entry["documents"] == most]
     return max(competing, key=_accuracy, default=None)
 
 
-def main_row(metrics: Metrics) -> Row | None:
+def main_row(metrics: RunMetrics) -> VariantRow | None:
     """The row that the run is about (first seed, without augmentation at inference where both were measured); None when there are no rows."""
     variant = metrics["asked"].get("variant")
     rows = [row for row in metrics["rows"] if row["variant"] == variant] or metrics["rows"]
@@ -37,7 +37,7 @@ def main_row(metrics: Metrics) -> Row | None:
     return min(rows, key=lambda row: row["inference_augmentation"], default=None)
 
 
-def main_summary(metrics: Metrics) -> Summary | None:
+def main_summary(metrics: RunMetrics) -> Summary | None:
     """The summary that `main_row` belongs to."""
     row = main_row(metrics)
     wanted = row and (row["variant"], row["inference_augmentation"])
@@ -45,7 +45,7 @@ def main_summary(metrics: Metrics) -> Summary | None:
 
 
 def plus_minus(value: MeanStd | None, digits: int = 3) -> str:
-    """`0.934 ± 0.003`; `0.934` for a single seed; a dash where there is nothing to show."""
+    """`0.934 ± 0.003`; `0.934` for a single seed; a dash for None."""
     if value is None:
         return "–"
     return f"{value['mean']:.{digits}f}" + (f" ± {value['std']:.{digits}f}" if value["std"] is not None else "")
@@ -79,7 +79,7 @@ def text_table(summary: Sequence[Summary]) -> str:
     return "\n".join(lines)
 
 
-def _summary(group: list[Row], supervision: str) -> Summary:
+def _summary(group: list[VariantRow], supervision: str) -> Summary:
     scored = [row["scores"] for row in group if row["scores"] is not None]
     scores = {name: mean_std([scores[name] for scores in scored]) if scored else None for name, _ in _SCORES}
     first = group[0]

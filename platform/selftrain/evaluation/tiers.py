@@ -1,4 +1,4 @@
-"""The picture of a distillation: every tier's accuracy against its speed and size; SVG, in the style of figures.py."""
+"""The picture of a distillation: every tier's accuracy against its speed and size; SVG, in the style of plot_style.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
-from selftrain.evaluation.figures import _COLORS, _MARKERS, _canvas, _picture, _short
+from selftrain.evaluation.plot_style import COLORS, MARKERS, canvas, picture, shortened
 
 
 @dataclass(frozen=True)
@@ -21,26 +21,26 @@ class Tier:
     size_mb: float | None
 
 
-@_picture
+@picture
 def tiers(rows: Sequence[Tier], figure_name: str) -> Figure:
     """Accuracy (or agreement) against speed, with the area of a dot for the size; a tier of unknown speed is a line."""
-    figure, axes = _canvas(6.6, 4.2)
+    figure, axes = canvas(6.6, 4.2)
     largest = max((row.size_mb or 0.0 for row in rows), default=0.0) or 1.0
     for index, row in enumerate(rows):
-        color = _COLORS[index % len(_COLORS)]
+        color = COLORS[index % len(COLORS)]
         size = "" if row.size_mb is None else f", {row.size_mb:,.1f} MB"
         if row.texts_per_second is None:
-            axes.axhline(row.right, color=color, linestyle="--", linewidth=1.2, label=f"{_short(row.name, 40)}, speed unknown")
+            axes.axhline(row.right, color=color, linestyle="--", linewidth=1.2, label=f"{shortened(row.name, 40)}, speed unknown")
             continue
         axes.scatter(
             row.texts_per_second,
             row.right,
             s=30 + 400 * (row.size_mb or 0.0) / largest,
             color=color,
-            marker=_MARKERS[index % len(_MARKERS)],
+            marker=MARKERS[index % len(MARKERS)],
             alpha=0.8,
             linewidths=0,
-            label=f"{_short(row.name, 40)}: {row.texts_per_second:,.0f} texts/s{size}",
+            label=f"{shortened(row.name, 40)}: {row.texts_per_second:,.0f} texts/s{size}",
         )
     axes.set_xscale("log")
     axes.margins(x=0.15, y=0.2)

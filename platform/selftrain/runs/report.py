@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from selftrain.evaluation import figures
+from selftrain.evaluation import plots
 from selftrain.evaluation.report import Findings, render
 from selftrain.files.durable import explained, write_whole
 from selftrain.models.student import Student
@@ -43,7 +43,7 @@ def _label_alignment(context: RunContext, conditional: Sequence[tuple[int, str]]
     asked = [label for label, _ in conditional]
     found = main.recipe.untrained(main.granted(seed), seed=seed).student().predict([text for _, text in conditional]).cpu().numpy()
     matrix = np.array([[found[[label == row for label in asked], column].sum() for column in range(classes)] for row in range(classes)])
-    return figures.label_alignment(matrix.tolist(), context.corpus.class_names)
+    return plots.label_alignment(matrix.tolist(), context.corpus.class_names)
 
 
 def _embedding_map(context: RunContext, student: Student, conditional: Sequence[tuple[int, str]], kind: Literal["tsne", "pca"]) -> bytes:
@@ -52,10 +52,10 @@ def _embedding_map(context: RunContext, student: Student, conditional: Sequence[
     # The weights of a linear classifier are no points of the embedding space; prototypes are.
     prototypes = student.weights if student.bias is None else student.weights[:0]
     parts = [student.encoder.encode(shown), student.encoder.encode([text for _, text in conditional]), prototypes]
-    points = figures.project(torch.cat([part for part in parts if len(part)]).cpu().numpy(), kind, experiment.seeds[0])
+    points = plots.project(torch.cat([part for part in parts if len(part)]).cpu().numpy(), kind, experiment.seeds[0])
     first, second = len(shown), len(shown) + len(conditional)
     labels = context.labels if context.labels is not None else probabilities(student, documents).argmax(axis=1)[: len(shown)]
-    return figures.embedding_map(
+    return plots.embedding_map(
         points[:first],
         labels[:first],
         context.corpus.class_names,
@@ -78,7 +78,7 @@ def write_report(context: RunContext, metrics: dict[str, Any], findings: Finding
         OutputError: the disk is full, or the folder cannot be written.
     """
     folder = context.folder
-    pictures = figures.from_metrics(metrics) | dict(own)  # type: ignore[arg-type]
+    pictures = plots.from_metrics(metrics) | dict(own)  # type: ignore[arg-type]
     with explained(folder, f"free some space and write it with --resume {folder}, nothing is trained again"):
         for name, picture in pictures.items():
             suffix = "png" if picture[:4] == b"\x89PNG" else "svg"

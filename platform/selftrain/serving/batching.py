@@ -1,8 +1,8 @@
-"""Dynamic batching: a thread that classifies what waits, texts of like length together.
+"""Dynamic batching: a thread classifies the waiting texts, those of similar length together.
 
-The unit is a text, not a request: a request of 256 texts is spread over batches and shares them with others. A text with a continuation behind it is a unit
-like any other. A batch is built around the text that has waited longest, so that none waits for ever, and takes its neighbours in length as long as padding them
-all to the longest costs little.
+The unit is a text, not a request: a request of 256 texts is spread over batches and shares them with others. A text with a continuation is a unit like any other. A
+batch starts with the text that has waited longest, so that none waits for ever. It takes the neighbours in length as long as padding all to the longest costs
+little.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from selftrain.bundle.tokens import BATCH_START_TOKENS, Continued, Tokens
-from selftrain.serving.requests import Answer
+from selftrain.serving.schemas import Answer
 
 MAX_BATCH_TEXTS = 64
 STUCK_SECONDS = 120.0
 _log = logging.getLogger("ray.serve")
-One = TypeVar("One", bound=Sized)
-Made = TypeVar("Made")
+Item = TypeVar("Item", bound=Sized)
+Output = TypeVar("Output")
 
 
 class Closed(Exception):
-    """The model was replaced: ask the one that took over."""
+    """The batcher takes no more texts: its model was replaced, or the replica stops."""
 
 
 class Busy(Exception):
     """Too many texts wait.
 
     Attributes:
-        retry_after: seconds until these have probably been answered.
+        retry_after: seconds until they are probably answered.
     """
 
     def __init__(self, waiting: int, retry_after: int) -> None:
-        super().__init__(f"{waiting} texts are waiting already; try again in {retry_after} s")
+        super().__init__(f"{waiting} texts are waiting; try again in {retry_after} s")
         self.retry_after = retry_after
 
 
@@ -48,19 +48,19 @@ class Ticket:
     """The texts of one request.
 
     Attributes:
-        done: gets the answers, in order, when all are there.
-        cancelled: set it where nobody waits for the answers any more.
+        done: the answers, in order, as soon as all of them exist.
+        cancelled: set by a caller that no longer waits for the answers.
     """
 
     def __init__(self, texts: Sequence[str | Continued]) -> None:
         self.done: Future[list[Answer]] = Future()
-        self.done.set_running_or_notify_cancel()  # a waiter that gives up must not cancel it under the thread's hands
+        self.done.set_running_or_notify_cancel()  # so that a caller cannot cancel it while the thread fills it
         self.cancelled = False
         self._answers: list[Answer | None] = [None] * len(texts)
         self._left = len(texts)
 
     def fill(self, place: int, answer: Answer) -> None:
-        """Give the answer of one text; by the batcher's thread alone."""
+        """Set the answer of one text; only the batcher's thread calls it."""
         self._answers[place] = answer
         self._left -= 1
         if self._left == 0:
@@ -80,10 +80,17 @@ class Waiting(NamedTuple):
 _order, _length = attrgetter("order"), attrgetter("length")
 
 
-def take(
+def next_batch(
     queue: list[Waiting], *, max_texts: int = MAX_BATCH_TEXTS, most_tokens: float = math.inf, most_padding: float = BATCH_START_TOKENS
 ) -> list[Waiting]:
-    """Remove from `queue`, which is sorted by length, the text that came first and as many neighbours as fit one batch with little padding."""
+    """Remove the next batch from `queue`: the text that came first, and as many neighbours in length as fit with little padding.
+
+    Args:
+        queue: waiting texts, sorted by length.
+        max_texts: texts that a batch may have.
+        most_tokens: tokens that a batch may have, with padding.
+        most_padding: tokens of padding that a batch may have.
+    """
     first = queue.index(min(queue, key=_order))
     low, high, real = first, first + 1, queue[first].length
     while high - low < max_texts:
@@ -102,32 +109,32 @@ def take(
     return batch
 
 
-def each(do: Callable[[list[One]], Iterable[Made]], items: list[One]) -> list[Made | None]:
-    """What `do` makes of each item, or None where it fails on it: a list that fails is tried item by item, so that one which breaks it fails alone."""
+def isolated(function: Callable[[list[Item]], Iterable[Output]], items: list[Item]) -> list[Output | None]:
+    """The outputs of `function`, one an item, and None where it fails: after a failure it is called item by item, so that a bad item fails alone."""
     try:
-        made: list[Made | None] = list(do(items))
-        if len(made) != len(items):
-            raise ValueError(f"{len(made)} answers to {len(items)} texts")
+        outputs: list[Output | None] = list(function(items))
+        if len(outputs) != len(items):
+            raise ValueError(f"{len(outputs)} answers to {len(items)} texts")
     except Exception as error:
         if len(items) > 1:
-            return [one for item in items for one in each(do, [item])]
-        # Neither the message nor the traceback: both may quote the text.
+            return [output for item in items for output in isolated(function, [item])]
+        # Without message and traceback: both may quote the text.
         _log.error("a text of length %d could not be classified: %s", len(items[0]), type(error).__name__)
         return [None]
-    return made
+    return outputs
 
 
 class Batcher:
     """A queue of texts and the thread that answers them.
 
     Args:
-        tokenize: the tokens of texts, of which some may come with a continuation; called by the thread alone.
-        classify: probabilities `[texts, classes]` of the token ids of texts; called by the thread alone.
-        max_waiting: texts that may wait; one request is taken whole or not at all.
-        max_seconds: what waits longer is of no use; requests that probably would are refused at once.
-        most_padding: tokens that a batch may waste; see `Classifier`.
-        most_tokens: tokens that a batch may have, with those; see `Classifier`. A longer text is a batch of its own.
-        observe: is told of every batch: its texts, its share of padding, its seconds.
+        tokenize: turns texts, some with a continuation, into tokens; only the thread calls it.
+        classify: turns token ids of texts into probabilities `[texts, classes]`; only the thread calls it.
+        max_waiting: texts that may wait; a request is queued whole or refused.
+        max_seconds: seconds that a text may wait; requests that would probably wait longer are refused.
+        most_padding: tokens of padding that a batch may have; see `Classifier`.
+        most_tokens: tokens that a batch may have, with padding; see `Classifier`. A longer text is a batch of its own.
+        observe: called after every batch with its texts, its share of padding and its seconds.
     """
 
     def __init__(
@@ -150,7 +157,7 @@ class Batcher:
         self._observe = observe
         self._condition = threading.Condition()
         self._arrived: list[tuple[Ticket, int, str | Continued]] = []
-        self._queue: list[Waiting] = []  # the thread's own
+        self._queue: list[Waiting] = []  # only the thread touches it
         self._waiting = 0
         self._order = 0
         self._closing = False
@@ -161,12 +168,12 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Texts in the queue, without those in the model."""
+        """Texts in the queue, without those of the running batch."""
         return self._waiting
 
     @property
     def healthy(self) -> bool:
-        """Whether the thread lives and does not hang in one batch."""
+        """Whether the thread runs and does not hang in one batch."""
         since = self._busy_since
         return self._thread.is_alive() and (since is None or time.monotonic() - since < STUCK_SECONDS)
 
@@ -174,7 +181,7 @@ class Batcher:
         """Queue the texts of one request.
 
         Raises:
-            Busy: too many wait already.
+            Busy: too many texts wait.
             Closed: `close` was called.
         """
         ticket = Ticket(texts)
@@ -193,7 +200,7 @@ class Batcher:
         return ticket
 
     def close(self) -> None:
-        """Take no more texts; those that wait are answered first. Returns when they are."""
+        """Accept no more texts; returns when the waiting ones are answered."""
         with self._condition:
             self._closing = True
             self._condition.notify()
@@ -210,7 +217,7 @@ class Batcher:
             self._busy_since = time.monotonic()
             self._sort_in(arrived)
             wanted = [one for one in self._queue if not one.ticket.cancelled]
-            batch = take(wanted, most_padding=self._most_padding, most_tokens=self._most_tokens) if wanted else []
+            batch = next_batch(wanted, most_padding=self._most_padding, most_tokens=self._most_tokens) if wanted else []
             with self._condition:
                 self._waiting -= len(self._queue) - len(wanted)
             self._queue = wanted
@@ -220,7 +227,7 @@ class Batcher:
     def _sort_in(self, arrived: list[tuple[Ticket, int, str | Continued]]) -> None:
         if not arrived:
             return
-        for (ticket, place, _), tokens in zip(arrived, each(self._tokenize, [text for _, _, text in arrived]), strict=True):
+        for (ticket, place, _), tokens in zip(arrived, isolated(self._tokenize, [text for _, _, text in arrived]), strict=True):
             self._order += 1
             if tokens is None:
                 with self._condition:
@@ -234,7 +241,7 @@ class Batcher:
         if not batch:
             return
         start = time.monotonic()
-        rows = each(lambda ids: self._classify(ids).tolist(), [one.tokens.ids for one in batch])
+        rows = isolated(lambda ids: self._classify(ids).tolist(), [one.tokens.ids for one in batch])
         seconds = time.monotonic() - start
         self._seconds_a_text += 0.1 * (seconds / len(batch) - self._seconds_a_text)
         padded = len(batch) * batch[-1].length

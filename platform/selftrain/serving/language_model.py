@@ -23,9 +23,9 @@ from selftrain.bundle.format import BundleCard
 from selftrain.config import AugmentConfig
 from selftrain.data.texts import TextRequest
 from selftrain.errors import BundleError, ConfigError, SelfTrainError, ServiceError, nearest
-from selftrain.serving.limits import Refused, read_secret
+from selftrain.serving.credentials import read_secret
 from selftrain.serving.metrics import Metrics
-from selftrain.serving.requests import Answer
+from selftrain.serving.schemas import Answer, Refused
 from selftrain.texts.filter import clean
 from selftrain.texts.prompts import prompt_for
 

@@ -1,4 +1,4 @@
-"""What a replica counts, as Prometheus text; labels are routes, statuses, models and outcomes, never anything of a text."""
+"""The Prometheus metrics of a replica. Labels are routes, statuses, models and outcomes; nothing of a text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Metrics:
         self.request_seconds = Histogram(
             "selftrain_request_seconds", "From the first byte of a request to its answer", ["route"], buckets=_SECONDS, registry=self.registry
         )
-        self.texts = Counter("selftrain_texts", "Texts by what became of them: label, abstain or error", ["model", "outcome"], registry=self.registry)
+        self.texts = Counter("selftrain_texts", "Texts by outcome: label, abstain or error", ["model", "outcome"], registry=self.registry)
         self.batch_texts = Histogram(
             "selftrain_batch_texts", "Texts in one batch of the model", ["model"], buckets=(1, 2, 4, 8, 16, 32, 64), registry=self.registry
         )
@@ -38,7 +38,7 @@ class Metrics:
         )
         self.continuations = Counter(
             "selftrain_continuations",
-            "Continuations that the language model wrote, by what became of them: used, or why the filter dropped them",
+            "Continuations of the language model by outcome: used, or why the filter dropped them",
             ["model", "outcome"],
             registry=self.registry,
         )
@@ -55,16 +55,23 @@ class Metrics:
         ProcessCollector(registry=self.registry)
 
     def watch(self, collector: Collector) -> None:
-        """Ask `collector` too whenever the figures are read."""
+        """Read `collector` too, whenever the metrics are read."""
         self.registry.register(collector)
 
     def text(self) -> bytes:
-        """All figures in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
 def gauge(name: str, text: str, label_names: Iterable[str], rows: Iterable[tuple[list[str], float]]) -> Metric:
-    """A gauge that is read off when asked for; `rows` are (label values, value)."""
+    """A gauge whose values are known now.
+
+    Args:
+        name: name of the metric.
+        text: its help text.
+        label_names: names of its labels.
+        rows: (label values, value).
+    """
     family = GaugeMetricFamily(name, text, labels=list(label_names))
     for labels, value in rows:
         family.add_metric(labels, value)

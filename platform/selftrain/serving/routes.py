@@ -1,18 +1,17 @@
-"""The routes: what HTTP asks, and what it gets. Everything that is refused gets one JSON object, `{"error": "..."}`.
+"""The routes. Every refusal is one JSON object, `{"error": "..."}`.
 
-POST /v1/classify   {"texts": ["...", {"id": 7, "text": "..."}]} or {"text": "..."}, optionally "top_k", "threshold", "model",
+POST /v1/classify   {"texts": ["...", {"id": 7, "text": "..."}]} or {"text": "..."}, optional "top_k", "threshold", "model", and
                     "augment": true where a language model is configured (language_model.py)
 POST /predict       {"inputs": "..."} or {"inputs": ["...", ...]}, as clients of text-embeddings-inference send it
-GET  /v1/models     what is served, and the limits
+GET  /v1/models     the models and the limits
 GET  /metrics       Prometheus
-GET  /healthz       the process lives
+GET  /healthz       the process runs
 GET  /readyz        the models are loaded and warm
-GET  /              a page to try them; /docs and /openapi.json describe all this
+GET  /              a page to try the models; /docs and /openapi.json describe the routes
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -24,24 +23,21 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 from starlette.exceptions import HTTPException
 
-from selftrain.bundle.tokens import Continued
-from selftrain.serving.batching import Busy, Closed, Ticket
-from selftrain.serving.heads import Refused
-from selftrain.serving.language_model import LanguageModel, combined
+from selftrain.serving.dispatch import Dispatch
+from selftrain.serving.language_model import LanguageModel
 from selftrain.serving.metrics import CONTENT_TYPE, Metrics
-from selftrain.serving.models import Loaded, Models, UnknownModel
-from selftrain.serving.pages import Page
-from selftrain.serving.requests import (
+from selftrain.serving.models import Loaded, Models
+from selftrain.serving.page import Page
+from selftrain.serving.schemas import (
     FAILED,
     MAX_BODY_BYTES,
     MAX_CHARACTERS,
     MAX_TEXTS,
-    Answer,
     ClassifyRequest,
     ClassifyResponse,
-    Item,
     PredictRequest,
     Problem,
+    Refused,
     Score,
     Status,
     check,
@@ -51,8 +47,8 @@ from selftrain.serving.requests import (
 _ANYWHERE: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": text}
     for status, text in {
-        400: "the head of the request is ambiguous: no header host, or one of those that count twice",
-        403: "a page of another site sent it",
+        400: "the headers are ambiguous: host is missing, or a header repeats that must not",
+        403: "a page of another site sent the request",
         421: "the header host names another server",
         431: "the address and the headers are too large",
     }.items()
@@ -60,46 +56,44 @@ _ANYWHERE: dict[int | str, dict[str, Any]] = {
 _REFUSALS: dict[int | str, dict[str, Any]] = _ANYWHERE | {
     status: {"model": Problem, "description": text}
     for status, text in {
-        400: "the body is not UTF-8 or no JSON that can be read, or the head of the request is ambiguous",
+        400: "the body is not UTF-8 or not readable JSON, or the headers are ambiguous",
         401: "the token is missing or wrong",
-        404: "no such model",
-        408: "the body came too slowly",
+        404: "there is no such model",
+        408: "the body arrived too slowly",
         413: "the body is too large",
         415: "the body is compressed",
-        422: "the body is not what this route takes; the message names the field",
-        503: "too much waits already; the header retry-after says when to try again",
+        422: "the body does not fit this route; the message names the field",
+        503: "too many texts wait; the header retry-after says when to try again",
         504: "the answer took too long",
     }.items()
 }
-_LANGUAGE_MODEL: dict[int | str, dict[str, Any]] = {
-    502: {"model": Problem, "description": "the language model, which augment asks for, cannot be reached or fails"}
-}
+_LANGUAGE_MODEL: dict[int | str, dict[str, Any]] = {502: {"model": Problem, "description": "the language model cannot be reached, or fails"}}
 
 
 class Json(JSONResponse):
-    """JSON by pydantic's writer, which is several times as fast as the standard library's."""
+    """JSON by pydantic's writer, several times as fast as the standard library's."""
 
     def render(self, content: Any) -> bytes:
         """The bytes of `content`."""
         try:
             return to_json(content)
-        except PydanticSerializationError:  # an id may hold half of a surrogate pair, which UTF-8 cannot say, but JSON in ASCII can
+        except PydanticSerializationError:  # an id may hold half of a surrogate pair; JSON in ASCII can carry it, UTF-8 cannot
             return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 class BodyRoute(APIRoute):
-    """A route whose function takes the body and nothing else, or nothing at all.
+    """A route whose function takes the body, or nothing.
 
-    FastAPI's own reading, with dependencies, stacks of things to close and a parser of mail headers, costs as much as a small model does. It still
-    writes the OpenAPI document.
+    Not FastAPI's own reading: its dependencies, exit stacks and parser of mail headers cost as much as a small model (`benchmarks/serving.py`), and its refusals
+    quote the body. FastAPI still writes the OpenAPI document.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """What answers a request."""
+        """The function that answers a request."""
         if self.body_field is None:
             return super().get_route_handler()
         form = self.body_field.field_info.annotation
-        assert form is not None  # a field without one is no body
+        assert form is not None  # FastAPI knows the type of every body
         adapter: TypeAdapter[Any] = TypeAdapter(form)
 
         async def answer(request: Request) -> Response:
@@ -109,108 +103,56 @@ class BodyRoute(APIRoute):
 
 
 def read_body(body: bytes, content_type: str, adapter: TypeAdapter[Any]) -> Any:
-    """What a body says, validated.
+    """The content of a JSON body, validated.
 
     Args:
         body: the bytes.
         content_type: the header; `application/json`, or a type that ends with `+json`.
-        adapter: validates what the JSON holds.
+        adapter: validates the content.
 
     Raises:
-        Refused: 422 with the field, or 400 where it is beyond reading.
+        Refused: the content does not fit (422, with the field) or cannot be parsed (400).
     """
     kind = content_type.partition(";")[0].strip().lower()
     if not (kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))):
-        raise Refused(422, "the body has to be JSON; send the header content-type: application/json")
+        raise Refused(422, "the body must be JSON; send the header content-type: application/json")
     try:
         return adapter.validate_python(json.loads(body))
     except json.JSONDecodeError as error:
-        raise Refused(422, f"the body is no JSON: {error.msg} at character {error.pos}") from None
+        raise Refused(422, f"the body is not JSON: {error.msg} at character {error.pos}") from None
     except ValidationError as error:
-        # One sentence: FastAPI's own answer would send the whole body back.
+        # The first problem in one sentence; all of them would quote the body back.
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part)[:100] for part in first["loc"])
         raise Refused(422, f"{where}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")) from None
-    except (ValueError, RecursionError):  # an encoding that is none, a number of too many digits; lists in lists in lists
+    except (ValueError, RecursionError):  # a bad encoding, a number with too many digits, or lists nested too deep
         raise Refused(400, "the body cannot be read as JSON") from None
 
 
 def make_app(
     models: Models, metrics: Metrics, *, timeout_seconds: float, ready: Callable[[], bool], language_model: LanguageModel | None = None
 ) -> FastAPI:
-    """The routes over `models`.
+    """The application: all routes over `models`.
 
     Args:
-        models: what classifies.
-        metrics: what GET /metrics shows.
-        timeout_seconds: after which a request that is not answered gets 504.
+        models: the models that classify.
+        metrics: the metrics that GET /metrics shows.
+        timeout_seconds: seconds after which a request gets 504.
         ready: whether the replica takes requests.
-        language_model: what writes continuations for requests with `augment`; None refuses them.
+        language_model: writes continuations for requests with `augment`; None refuses them.
     """
     app = FastAPI(title="selftrain", description="Text classification", docs_url=None, redoc_url=None, default_response_class=Json)
     app.router.route_class = BodyRoute
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Refused, _refused)
 
-    async def answered(ticket: Ticket) -> list[Answer]:
-        try:
-            return await asyncio.wrap_future(ticket.done)
-        finally:
-            ticket.cancelled = True  # without effect where all are answered
-
-    async def read(wanted: str | None, texts: list[str]) -> tuple[Loaded, list[Answer]]:
-        loaded, ticket = models.submit(wanted, texts)
-        return loaded, await answered(ticket)
-
-    async def read_continued(writer: LanguageModel, wanted: str | None, texts: list[str]) -> tuple[Loaded, list[Answer]]:
-        while True:
-            loaded = models.get(wanted)
-            written = await writer.write(texts, loaded.card, loaded.name)
-            rows: list[list[str | Continued]] = []
-            for text, one in zip(texts, written, strict=True):
-                continued: list[str | Continued] = [Continued(text, continuation) for continuation in one.continuations]
-                rows.append([] if one.problem is not None else continued or [text])
-            try:
-                ticket = loaded.batcher.submit([row for of_text in rows for row in of_text])
-            except Closed:
-                if models.get(wanted) is loaded:
-                    raise
-                continue  # it was replaced meanwhile, and its successor may have been trained with other continuations
-            found = iter(await answered(ticket))
-            answers = []
-            for of_text, one in zip(rows, written, strict=True):
-                own = [next(found) for _ in of_text]
-                answers.append(combined(own, len(one.continuations)) if own else Answer(None, problem=one.problem))
-            return loaded, answers
-
-    async def ask(wanted: str | None, items: list[Item], *, augment: bool = False) -> tuple[Loaded, list[Answer | None]]:
-        """The model that answered, and its answers in the order of `items`; None for those that it never saw."""
-        usable = [index for index, item in enumerate(items) if item.problem is None]
-        texts = [items[index].text for index in usable]
-        writer = language_model if augment else None
-        if augment and writer is None:
-            raise Refused(422, 'augment: this server has no language model (it is started with --language-model URL); leave out "augment"')
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                loaded, found = await (read(wanted, texts) if writer is None else read_continued(writer, wanted, texts))
-        except UnknownModel as error:
-            raise Refused(404, str(error)) from None
-        except Busy as error:
-            raise Refused(503, str(error), {"retry-after": str(error.retry_after)}) from None
-        except Closed:
-            raise Refused(503, "this replica stops; try again", {"retry-after": "1"}) from None
-        except TimeoutError:
-            raise Refused(504, f"there was no answer within {timeout_seconds:g} s; send fewer texts, or fewer requests at a time") from None
-        answers: list[Answer | None] = [None] * len(items)
-        for index, answer in zip(usable, found, strict=True):
-            answers[index] = answer
-        return loaded, answers
+    dispatch = Dispatch(models, timeout_seconds=timeout_seconds, language_model=language_model)
 
     @app.post("/v1/classify", response_model=ClassifyResponse, responses=_REFUSALS | _LANGUAGE_MODEL)
     async def classify(body: ClassifyRequest) -> Response:
         """Classify one text or several; a text that cannot be classified gets an error of its own."""
         items = [check(value) for value in body.items()]
-        loaded, answers = await ask(body.model, items, augment=body.augment)
+        loaded, answers = await dispatch.ask(body.model, items, augment=body.augment)
         results = [
             result(item, answer, loaded.card.labels, top_k=body.top_k, threshold=body.threshold) for item, answer in zip(items, answers, strict=True)
         ]
@@ -224,12 +166,12 @@ def make_app(
     async def predict(body: PredictRequest) -> Response:
         """Classify as text-embeddings-inference does: a list of label and score for one text, a list of such lists for several.
 
-        Its form has no place for the error of one text, so a text that cannot be classified fails the request.
+        Its answer has no field for the error of one text, so a text that cannot be classified fails the request.
         """
         items = [check(value) for value in body.items()]
         if (bad := next((index for index, item in enumerate(items) if item.problem is not None), None)) is not None:
             raise Refused(422, f"inputs.{bad}: {items[bad].problem}")
-        loaded, answers = await ask(None, items)
+        loaded, answers = await dispatch.ask(None, items)
         results = [result(item, answer, loaded.card.labels) for item, answer in zip(items, answers, strict=True)]
         failed = [index for index, one in enumerate(results) if "error" in one]
         _count(metrics, loaded, {"label": len(results) - len(failed), "error": len(failed)})
@@ -240,7 +182,7 @@ def make_app(
 
     @app.get("/v1/models", responses=_ANYWHERE | {401: _REFUSALS[401]})
     async def list_models() -> Response:
-        """What is served: names and versions, classes, how each was trained and measured, the limits of a request, and whether it may say augment."""
+        """The models with their versions, classes, training and metrics; the limits of a request; and whether it may set augment."""
         limits = {"texts": MAX_TEXTS, "characters": MAX_CHARACTERS, "body_bytes": MAX_BODY_BYTES, "seconds": timeout_seconds}
         return Json({"models": models.facts(), "limits": limits, "augment": language_model is not None})
 
@@ -250,17 +192,17 @@ def make_app(
         responses=_ANYWHERE | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, 401: _REFUSALS[401]},
     )
     async def read_metrics() -> Response:
-        """The figures of the replica that answers, for Prometheus."""
+        """The metrics of the replica that answers, for Prometheus."""
         return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     @app.get("/healthz", response_model=Status, responses=_ANYWHERE)
     async def healthz() -> Response:
-        """The process lives."""
+        """The process runs."""
         return Json({"status": "ok"})
 
     @app.get("/readyz", response_model=Status, responses=_ANYWHERE | {503: {"model": Status, "description": "not ready"}})
     async def readyz() -> Response:
-        """All models are loaded and warm, and answer."""
+        """All models are loaded, warm, and answer."""
         return Json({"status": "ready"}) if ready() else Json({"status": "not ready"}, status_code=503, headers={"retry-after": "1"})
 
     for path, page in (("/", Page.of_texts()), ("/docs", Page.of_routes(app.openapi()))):
@@ -279,7 +221,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     texts = {
         404: "there is no such route; GET /docs lists them",
-        405: f"this route does not take {request.method[:20]}; GET /docs lists what it takes",
+        405: f"this route does not take {request.method[:20]}; GET /docs lists the routes",
     }
     return Json({"error": texts.get(error.status_code, str(error.detail))}, status_code=error.status_code, headers=error.headers)
 

@@ -13,9 +13,10 @@ import httpx
 import pytest
 from endpoint import endpoint
 
-from selftrain.serving.heads import Hosts, Refused, read_head
-from selftrain.serving.limits import OPEN_PATHS
+from selftrain.serving.gate import OPEN_PATHS
+from selftrain.serving.headers import Hosts, read_head
 from selftrain.serving.models import Source
+from selftrain.serving.schemas import Refused
 
 TOKEN = "0123456789abcdef-token"
 JSON = {"content-type": "application/json"}
@@ -178,7 +179,7 @@ def test_a_token_is_said_once(bundle) -> None:
         good, bad = ("authorization", f"Bearer {TOKEN}"), ("authorization", "Bearer wrong")
         for pair in ([good, bad], [bad, good], [good, good]):
             refused = client.get("/v1/models", headers=pair)
-            assert refused.status_code == 400 and refused.json()["error"] == "the header authorization is there more than once"
+            assert refused.status_code == 400 and refused.json()["error"] == "the header authorization must not repeat"
         assert client.get("/v1/models", headers=[good]).status_code == 200
         assert client.get("/v1/models", headers=[bad]).status_code == 401
         assert client.head("/v1/models").status_code == 401
@@ -189,7 +190,7 @@ def test_what_may_stand_there_once_is_refused_twice(name) -> None:
     scope = {"type": "http", "method": "GET", "headers": [(b"host", b"a"), (name, b"1"), (b"accept", b"a"), (b"accept", b"b")]}
     with suppress(Refused):  # an origin that is none is refused for another reason
         assert read_head(scope, None)[b"accept"] == b"b"
-    with pytest.raises(Refused, match=f"the header {name.decode()} is there more than once"):
+    with pytest.raises(Refused, match=f"the header {name.decode()} must not repeat"):
         read_head({**scope, "headers": [*scope["headers"], (name, b"2")]}, None)
 
 
@@ -199,5 +200,5 @@ def test_what_serves_proxies_pass_on_is_checked_too() -> None:
     with pytest.raises(Refused, match="longer than") as error:
         read_head(scope, None)
     assert error.value.status == 431
-    with pytest.raises(Refused, match=r"does not answer for the host 'evil\.example'"):
+    with pytest.raises(Refused, match=r"'evil\.example' is not a host of this server"):
         read_head({**scope, "headers": scope["headers"][:1]}, Hosts.of(None, token=False))

@@ -1,7 +1,7 @@
-"""What the head of a request may say, looked at before anything else of it is: size, host, origin, and what may stand there once.
+"""Checks of a request's headers, before anything else is read: size, host, origin, and headers that must not repeat.
 
-A page of another site can have a browser send requests here. Its scripts cannot read the answers unless its name is made to point at this machine (DNS
-rebinding), which the host tells; every other way is told by `sec-fetch-site` and `origin`, which a page cannot set.
+A page of another site can make a browser send requests here. Its scripts cannot read the answers unless its name points at this machine (DNS rebinding), which the
+header `host` shows. The headers `sec-fetch-site` and `origin` show every other way; a page cannot set them.
 """
 
 from __future__ import annotations
@@ -11,22 +11,15 @@ import socket
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from selftrain.serving.schemas import Refused
+
 MAX_HEAD_BYTES = 32 * 2**10  # of the address and all headers of a request
 MAX_HEADERS = 100
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
-# Whose second value somebody in between, or we, could take for the one that counts.
+# A proxy and this server could disagree about which of two values counts.
 _ONCE = frozenset(
     {b"host", b"authorization", b"content-length", b"content-type", b"content-encoding", b"transfer-encoding", b"origin", b"sec-fetch-site"}
 )
-
-
-class Refused(Exception):
-    """A request that goes no further."""
-
-    def __init__(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(text)
-        self.status = status
-        self.headers = headers or {}
 
 
 def is_local(host: str) -> bool:
@@ -51,7 +44,7 @@ class Hosts:
 
     @classmethod
     def of(cls, host: str | None, allowed: Sequence[str] = (), *, token: bool) -> Hosts | None:
-        """Those of a server, None for any.
+        """The hosts of a server; None for any.
 
         Args:
             host: the address that it listens on; None for Serve's proxies.
@@ -78,11 +71,11 @@ def read_head(scope: Mapping[str, Any], hosts: Hosts | None) -> dict[bytes, byte
     """The headers of a request by name.
 
     Args:
-        scope: ASGI's.
-        hosts: that it may name; None for any.
+        scope: the ASGI scope.
+        hosts: the hosts that it may name; None for any.
 
     Raises:
-        Refused: 431 too large, 400 ambiguous, 421 a host that is not ours, 403 sent by a page of another site.
+        Refused: it is too large (431), ambiguous (400), for another host (421) or from a page of another site (403).
     """
     headers = scope["headers"]
     if len(headers) > MAX_HEADERS:
@@ -96,14 +89,12 @@ def read_head(scope: Mapping[str, Any], hosts: Hosts | None) -> dict[bytes, byte
     if len(found) != len(headers):
         names = [name for name, _ in headers]
         if (twice := next((name for name in _ONCE if names.count(name) > 1), None)) is not None:
-            raise Refused(400, f"the header {twice.decode()} is there more than once")
+            raise Refused(400, f"the header {twice.decode()} must not repeat")
     host = found.get(b"host", b"").decode("latin-1")
     if b"host" not in found and scope.get("http_version") != "1.0":
         raise Refused(400, "the header host is missing")
     if hosts is not None and b"host" in found and host not in hosts:
-        raise Refused(
-            421, f"this server does not answer for the host {host[:100]!r}; where it should, start it with --allowed-host (args.allowed_hosts)"
-        )
+        raise Refused(421, f"{host[:100]!r} is not a host of this server; if it should be, start the server with --allowed-host (args.allowed_hosts)")
     if b"sec-fetch-site" in found or b"origin" in found:
         _check_origin(found, scope["method"], host)
     return found
@@ -111,18 +102,18 @@ def read_head(scope: Mapping[str, Any], hosts: Hosts | None) -> dict[bytes, byte
 
 def _check_origin(found: Mapping[bytes, bytes], method: str, host: str) -> None:
     site = found.get(b"sec-fetch-site")
-    if site is None:  # an older browser, or a plain http:// address of another machine
+    if site is None:  # an old browser, or a plain http:// address of another machine
         allowed = found[b"origin"].decode("latin-1").lower().partition("://")[2] == host.lower()
     else:
-        # Following a link to this server is no request of the other page, which sees nothing of the answer.
+        # A link to this server is fine: the other page sees nothing of the answer.
         link = method in ("GET", "HEAD") and found.get(b"sec-fetch-mode") == b"navigate" and found.get(b"sec-fetch-dest") == b"document"
         allowed = site in (b"same-origin", b"none") or link
     if not allowed:
-        raise Refused(403, "this server answers no page of another site; a proxy in between has to pass the header host on as it came")
+        raise Refused(403, "pages of other sites are refused; a proxy in front of this server must pass the header host on unchanged")
 
 
 def _written(host: str) -> str:
-    """As it stands in the header."""
+    """As a browser writes it into the header."""
     return f"[{host.lower()}]" if ":" in host and not host.startswith("[") else host.lower()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from selftrain.serving.requests import FAILED, MAX_CHARACTERS, MAX_TEXTS, Answer, ClassifyRequest, Item, PredictRequest, check, result
+from selftrain.serving.schemas import FAILED, MAX_CHARACTERS, MAX_TEXTS, Answer, ClassifyRequest, Item, PredictRequest, check, result
 
 
 def test_one_of_text_and_texts() -> None:
@@ -51,10 +51,10 @@ def test_an_object_brings_an_id_with_its_text() -> None:
     assert check({"id": "seven", "text": ""}) == Item("", "the text is empty", False, "seven")
     assert check({"text": "a"}) == Item("a", None)
     for value in ({"id": 1}, {"id": 1, "text": "a", "more": 1}):
-        assert check(value).problem == 'an object has the keys "text" and "id" and no others' and check(value).id == 1
+        assert check(value).problem == 'an object must have the keys "text" and "id" and no others' and check(value).id == 1
     for name in (1.5, True, [], "x" * 1000):
         item = check({"id": name, "text": "a"})
-        assert "the id is" in item.problem and item.id is None
+        assert "the id must" in item.problem and item.id is None
 
 
 def test_a_result_lists_the_most_probable_classes_first() -> None:

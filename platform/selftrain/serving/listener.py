@@ -1,8 +1,8 @@
-"""The server of a replica that listens itself: how many connections there may be, and how large and how slow the head of a request.
+"""The HTTP server of a replica that listens itself, with limits on connections and on the size and time of a request's head.
 
-uvicorn has no such limits: its fast parser (httptools) keeps a header of any length, no connection that says nothing or half of something is ever closed, requests
-sent ahead are queued without end, and `limit_concurrency` looks only where a head is complete, and counts the silent connections against everybody. So this is its
-protocol class with limits around it.
+uvicorn has no such limits: its fast parser (httptools) keeps a header of any length, silent or half-sent connections stay open for ever, requests sent ahead are
+queued without end, and `limit_concurrency` looks at complete heads only and counts silent connections against everybody. So this is uvicorn's protocol class with
+limits around it.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from selftrain.serving.heads import MAX_HEAD_BYTES
+from selftrain.serving.headers import MAX_HEAD_BYTES
 
 STOP_SECONDS = 10
-_OTHER_FILES = 256  # open files that a replica needs for anything else
-_AHEAD = 16  # requests that a client may send before the answer to an earlier one
-_LINGER_SECONDS = 2.0  # a refused client may go on sending for so long: where it is cut off at once, it does not see the answer
+_OTHER_FILES = 256  # open files that a replica needs besides connections
+_AHEAD = 16  # requests that a client may send before it gets an earlier answer
+_LINGER_SECONDS = 2.0  # that a refused client may go on sending; cut off at once, it would not see the answer
 
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """Of one replica.
+    """The limits of one replica.
 
     Attributes:
-        connections: open ones in all; further ones get 503.
-        per_client: of them from one address (IPv6: from one /64 network).
-        head_bytes: of a head before it is complete; a longer one gets 431.
-        head_seconds: for the whole head to arrive, on a new connection from its beginning; a slower one gets 408.
-        answer_seconds: for an answer to be taken; then the connection is cut.
-        idle_seconds: between two requests of a connection.
+        connections: open connections; further ones get 503.
+        per_client: open connections from one address (IPv6: from one /64 network).
+        head_bytes: bytes of an incomplete head; a longer one gets 431.
+        head_seconds: seconds for the whole head, on a new connection from its beginning; a slower one gets 408.
+        answer_seconds: seconds for a client to take an answer; then the connection is cut.
+        idle_seconds: seconds between two requests of a connection.
     """
 
     connections: int = 1024
@@ -53,7 +53,7 @@ class ConnectionLimits:
 
 
 class Door:
-    """The count of open connections; one a server."""
+    """Counts the open connections of a server."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
@@ -70,7 +70,7 @@ class Door:
         return True
 
     def leave(self, client: str) -> None:
-        """Count it no more."""
+        """Stop counting a connection."""
         self._open -= 1
         self._of[client] -= 1
         if not self._of[client]:
@@ -78,7 +78,7 @@ class Door:
 
 
 class GuardedConnection(HttpToolsProtocol):
-    """One connection. What a request costs more is a sum or two: time is looked at by a timer of its own."""
+    """One connection. Limits cost a request a sum or two; a timer looks at the time."""
 
     def __init__(self, *args: Any, door: Door, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -86,16 +86,16 @@ class GuardedConnection(HttpToolsProtocol):
         self._limits = door.limits
         self._entered: str | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._running: RequestResponseCycle | None = None  # what is being answered; `cycle` is what came last
-        self._head_since: float | None = None  # when a head began that is not complete
-        self._steps = 0  # heads, and parts of bodies, that were read
+        self._running: RequestResponseCycle | None = None  # the request that is answered now; `cycle` is the latest one
+        self._head_since: float | None = None  # when the incomplete head began
+        self._steps = 0  # heads and parts of bodies that were read
         self._pending = 0  # bytes since the last of them
         self._refused = False
         self._ending_since: float | None = None
         self._answering_since: float | None = None  # since when bytes wait for the client to take them
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Let a client in, or send it away."""
+        """Accept a client, or refuse it."""
         super().connection_made(transport)
         client = _network(self.client[0]) if self.client else ""
         if not self._door.enter(client):
@@ -108,7 +108,7 @@ class GuardedConnection(HttpToolsProtocol):
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Count it no more, and tell what is being answered."""
+        """Stop counting the connection, and tell the running request."""
         super().connection_lost(exc)
         self.pipeline.clear()
         if self._running is not None:
@@ -121,7 +121,7 @@ class GuardedConnection(HttpToolsProtocol):
             self._entered = None
 
     def data_received(self, data: bytes) -> None:
-        """Parse, as long as it leads to something."""
+        """Parse what came, unless the head grows too long."""
         if self._refused:
             return
         if self._head_since is None and self._idle():
@@ -136,23 +136,23 @@ class GuardedConnection(HttpToolsProtocol):
             self._refuse(431, f"the address and the headers of the request are longer than {self._limits.head_bytes} bytes")
 
     def on_headers_complete(self) -> None:
-        """A head is there: the routes' own limits hold from here on."""
+        """Note a complete head; the gate's limits hold from here on."""
         self._steps += 1
         self._head_since = None
         super().on_headers_complete()
         if len(self.pipeline) > _AHEAD:
             raise ValueError("too many requests before an answer")  # ends the parsing: send_400_response
-        # What comes behind a body (trailers) must not look like headers.
+        # Trailers, which follow a body, must not look like headers.
         self.headers = []
 
     def on_body(self, body: bytes) -> None:
-        """A part of the body is there."""
+        """Note a part of the body."""
         self._steps += 1
         super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
-        """Of what is no HTTP."""
-        self._refuse(400, "this is no HTTP/1.1 that can be read")
+        """Refuse what is not HTTP."""
+        self._refuse(400, "the request is not valid HTTP/1.1")
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
@@ -163,7 +163,7 @@ class GuardedConnection(HttpToolsProtocol):
 
     def _refuse(self, status: int, text: str) -> None:
         self._refused = True
-        if not self._idle():  # nothing may be written into the answer that is under way
+        if not self._idle():  # a refusal must not be written into another answer
             self.transport.close()
             return
         self.transport.write(_answer(status, text))
@@ -184,7 +184,7 @@ class GuardedConnection(HttpToolsProtocol):
             if self._pending or self._steps:
                 self._refuse(408, f"the head of the request did not arrive within {self._limits.head_seconds:g} s")
             else:
-                self.transport.close()  # it never said anything
+                self.transport.close()  # it never sent a byte
         if not self.transport.get_write_buffer_size():
             self._answering_since = None
         elif self._answering_since is None:
@@ -194,7 +194,14 @@ class GuardedConnection(HttpToolsProtocol):
 
 
 class Listener:
-    """A server for an ASGI application, in a thread of its own; several processes may share the port."""
+    """Serves an ASGI application from a thread; several processes may share the port.
+
+    Args:
+        app: the application.
+        host: address to listen on.
+        port: port to listen on.
+        limits: the limits of connections; default: `ConnectionLimits()`.
+    """
 
     def __init__(self, app: ASGIApp, host: str, port: int, limits: ConnectionLimits | None = None) -> None:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -202,15 +209,15 @@ class Listener:
         for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
             self._socket.setsockopt(socket.SOL_SOCKET, option, 1)
         self._socket.bind(address)
-        self._socket.listen(2048)  # connections wait from now on, not only when the thread has come to it
+        self._socket.listen(2048)  # from now on connections wait, even before the thread runs
         limits = limits or ConnectionLimits()
         config = uvicorn.Config(
             app,
             http=cast(type[asyncio.Protocol], partial(GuardedConnection, door=Door(limits))),
             ws="none",
-            proxy_headers=False,  # nothing here asks who the client of a proxy is
+            proxy_headers=False,  # nobody needs the client behind a proxy
             log_config=None,
-            log_level="error",  # a line for every broken request would let anybody fill the disk
+            log_level="error",  # one line a broken request would let clients fill the disk
             access_log=False,
             server_header=False,
             lifespan="off",
@@ -227,7 +234,7 @@ class Listener:
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """Take no more connections, and return when the requests under way are answered."""
+        """Accept no more connections; returns when all running requests are answered."""
         self._server.should_exit = True
         self._thread.join(STOP_SECONDS + 5)
         self._socket.close()
@@ -241,7 +248,7 @@ def _network(address: str) -> str:
 
 
 def _files_for(connections: int) -> int:
-    """How many files this process may have open, after it has asked for as many as `connections` need."""
+    """How many files this process may open, after it asked the system for what `connections` need."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + _OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,4 +1,8 @@
-"""What stands before every route: who may ask (heads.py, the token), the limits of a body, and the count of what was answered. Serve itself has none of them."""
+"""The gate in front of every route: it checks hosts and headers, the token and the body, and counts the answers.
+
+It is ASGI middleware and not FastAPI's `HTTPBearer`: a dependency of FastAPI runs after the body was read, so anybody could send bodies without a token. Unknown
+paths need the token too, and Ray Serve limits none of this.
+"""
 
 from __future__ import annotations
 
@@ -6,85 +10,34 @@ import asyncio
 import hmac
 import json
 import logging
-import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from selftrain.errors import SelfTrainError
-from selftrain.serving.heads import Hosts, Refused, read_head
+from selftrain.serving.headers import Hosts, read_head
 from selftrain.serving.metrics import Metrics
-from selftrain.serving.requests import MAX_BODY_BYTES
+from selftrain.serving.schemas import MAX_BODY_BYTES, Refused
 
-TOKEN_VARIABLE = "SELFTRAIN_SERVE_TOKEN"
-OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/healthz", "/readyz"})  # nothing of the models and of their answers
-BODY_SECONDS = 30.0  # for a client to send its body
+OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/healthz", "/readyz"})  # they show neither the models nor their answers, and need no token
+BODY_SECONDS = 30.0  # that a client may take to send its body
 HELD_BODY_BYTES = 8 * MAX_BODY_BYTES  # of all requests together
-# Of every answer: a browser takes nothing for what it is not, no other site's page may embed it, and nobody in between keeps it.
+# In every answer: browsers guess no content type, pages of other sites cannot embed it, and no cache keeps it.
 _ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"cross-origin-resource-policy", b"same-origin"), (b"cache-control", b"no-store"))
 _log = logging.getLogger("ray.serve")
 
 
-def read_token(file: str | Path | None) -> bytes | None:
-    """The token that requests have to carry: from `file`, else from the environment variable SELFTRAIN_SERVE_TOKEN; None for none.
-
-    Raises:
-        SelfTrainError: the file cannot be read, or what it or the variable holds is no token.
-    """
-    found = read_secret(file, TOKEN_VARIABLE, "--token-file")
-    if found is None:
-        return None
-    if len(found.text) < 16 or not found.printable:
-        raise SelfTrainError(
-            f"{found.where} holds no token: it takes at least 16 printable ASCII characters without spaces, e.g. of `openssl rand -hex 32`."
-        )
-    return found.text.encode()
-
-
-class Secret(NamedTuple):
-    """What a file or a variable of the environment holds, without blanks around it."""
-
-    where: str  # it is from, as the first words of a sentence
-    text: str
-
-    @property
-    def printable(self) -> bool:
-        """Whether it is something that a header can carry: printable ASCII without spaces."""
-        return bool(self.text) and self.text.isascii() and self.text.isprintable() and " " not in self.text
-
-
-def read_secret(file: str | Path | None, variable: str, option: str) -> Secret | None:
-    """What `file` holds, else the environment's `variable`; None where neither is given. It stands on no command line and in no configuration.
-
-    Raises:
-        SelfTrainError: the file, which `option` names, cannot be read.
-    """
-    if file is None:
-        given = os.environ.get(variable)
-        return None if given is None else Secret(f"The variable {variable}", given.strip())
-    where = f"The {option.strip('-').replace('-', ' ')} {file}"
-    try:
-        return Secret(where, Path(file).read_text(encoding="utf-8").strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise SelfTrainError(
-            f"{where} cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'}); name another with {option}."
-        ) from None
-
-
 class Gate:
-    """ASGI middleware: head, token, body and figures.
+    """ASGI middleware that checks a request and hands it on with its whole body.
 
     Args:
-        app: what stands behind it; it gets every body whole.
-        metrics: where requests are counted.
-        token: what `authorization: Bearer ...` has to carry, except on `OPEN_PATHS`; None for nothing.
-        hosts: that requests may name, on all paths; None for any.
-        max_body: bytes of one body.
-        held_bodies: bytes of all bodies that are held at the same time; beyond them, 503.
-        body_seconds: time for a body to arrive; a slower one gets 408.
+        app: the application behind the gate.
+        metrics: the metrics that count requests.
+        token: the token of `authorization: Bearer ...`, required on all paths but `OPEN_PATHS`; None for no token.
+        hosts: the hosts that requests may name, on all paths; None for any.
+        max_body: bytes that one body may have; a larger one gets 413.
+        held_bodies: bytes that all bodies may have at the same time; beyond them, 503.
+        body_seconds: seconds for a body to arrive; a slower one gets 408.
     """
 
     def __init__(
@@ -99,7 +52,7 @@ class Gate:
         body_seconds: float = BODY_SECONDS,
     ) -> None:
         self.app = app
-        self.in_flight = 0  # requests that are being read or answered
+        self.in_flight = 0  # requests that are read or answered at this moment
         self._metrics = metrics
         self._token = token
         self._hosts = hosts
@@ -110,7 +63,7 @@ class Gate:
         self._routes = {route.path for route in getattr(app, "routes", ())}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with its whole body, or refuse it."""
+        """Hand the request on with its whole body, or refuse it."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
@@ -158,7 +111,7 @@ class Gate:
         finally:
             self.in_flight -= 1
             self._held -= len(held)
-            route = scope["path"] if scope["path"] in self._routes else "other"  # which could be anything, and as many as anybody likes
+            route = scope["path"] if scope["path"] in self._routes else "other"  # a label for each would let clients fill memory
             self._metrics.requests.labels(route, str(status or "left")).inc()
             self._metrics.request_seconds.labels(route).observe(time.perf_counter() - start)
 
@@ -168,7 +121,7 @@ class Gate:
         given = headers.get(b"authorization", b"")
         scheme, _, token = given.partition(b" ")
         if not (scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)):
-            raise Refused(401, "this server wants a token: send the header authorization: Bearer TOKEN", {"www-authenticate": "Bearer"})
+            raise Refused(401, "this server needs a token: send the header authorization: Bearer TOKEN", {"www-authenticate": "Bearer"})
 
     async def _read(self, headers: Mapping[bytes, bytes], receive: Receive, held: bytearray) -> bool:
         stated = headers.get(b"content-length", b"0")
@@ -183,7 +136,7 @@ class Gate:
             part = message.get("body", b"")
             more = message.get("more_body", False)
             arrived += len(part)
-            # What is too large is read on for a while and thrown away: a client that is cut off while it sends does not see the answer.
+            # A body that is too large is read on for a while and dropped: a client that is cut off while it sends never sees the answer.
             if large or arrived > self._max_body:
                 self._held -= len(held)
                 held.clear()
@@ -204,10 +157,10 @@ class Gate:
 
 
 def _check_encoding(headers: Mapping[bytes, bytes]) -> None:
-    """A few compressed bytes can be gigabytes; no text needs that."""
+    """Refuse compressed bodies: a few bytes can expand to gigabytes, and texts do not need it."""
     coding = headers.get(b"content-encoding", b"identity").strip().lower()
     if coding not in (b"", b"identity"):
-        raise Refused(415, "the body has to come as it is; leave out content-encoding", {"accept-encoding": "identity"})
+        raise Refused(415, "the body must not be compressed; leave out content-encoding", {"accept-encoding": "identity"})
 
 
 def _check_utf8(body: bytearray) -> None:

@@ -1,6 +1,6 @@
-"""What a request to the classifier may look like, and what it gets back: bodies, limits and checks that need neither Ray nor HTTP.
+"""The bodies of requests and answers, their limits and checks; nothing here needs Ray or HTTP.
 
-A request as a whole is refused only where it cannot be understood (422) or is too large (413); a text that cannot be classified fails alone.
+A request is refused as a whole only where it cannot be understood (422) or is too large (413). A text that cannot be classified fails alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validat
 from selftrain.bundle.classifier import problem_with
 
 MAX_TEXTS = 256  # texts in one request
-MAX_CHARACTERS = 20_000  # of one text; what is longer is cut, and the result says so
+MAX_CHARACTERS = 20_000  # of one text; a longer one is cut, and its result says so
 MAX_BODY_BYTES = 8 * 2**20
 MAX_ID_CHARACTERS = 256
 FAILED = "the model failed on this text"
@@ -29,7 +29,7 @@ _ITEM = {
         },
     ]
 }
-# Any, because one bad item must not fail the others; the documentation says what a good one is.
+# Any, because one bad item must not fail the others; the OpenAPI document describes a good one.
 Text = Annotated[Any, WithJsonSchema(_ITEM)]
 ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -41,26 +41,26 @@ class ClassifyRequest(BaseModel):
 
     text: Text = Field(default=None, description='a string, or {"id": ..., "text": ...}; the id is echoed')
     texts: list[Text] | None = Field(default=None, min_length=1, max_length=MAX_TEXTS, description=f"up to {MAX_TEXTS} of them")
-    top_k: int | None = Field(default=None, ge=1, description="give the probabilities of this many classes only, the most probable ones")
+    top_k: int | None = Field(default=None, ge=1, description="return this many classes, the most probable ones; default: all")
     threshold: float | None = Field(default=None, ge=0, le=1, description="abstain (label null) where the highest probability is below this")
     model: ModelName | None = Field(default=None, description="NAME or NAME@VERSION of GET /v1/models; default: the first one there")
     augment: bool = Field(
-        default=False, description="read each text with a language model's continuations behind it, where GET /v1/models says that there is one"
+        default=False, description="read each text with continuations of a language model, where GET /v1/models says that there is one"
     )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if len(self.model_fields_set & {"text", "texts"}) != 1 or ("texts" in self.model_fields_set and self.texts is None):
-            raise ValueError('give either "text" with one text or "texts" with a list of them')
+            raise ValueError('pass either "text" with one text or "texts" with a list of them')
         return self
 
     def items(self) -> list[Any]:
-        """What is to be classified, in order."""
+        """The texts to classify, in order."""
         return [self.text] if self.texts is None else self.texts
 
 
 class PredictRequest(BaseModel):
-    """The body of POST /predict, as clients of text-embeddings-inference send it; its switches for raw scores and truncation are not taken."""
+    """The body of POST /predict, as clients of text-embeddings-inference send it; its options for raw scores and truncation are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -83,7 +83,7 @@ class ModelId(BaseModel):
 
 
 class Result(BaseModel):
-    """What became of one text: a label with probabilities, an abstention, or an error of its own."""
+    """The result of one text: a label with probabilities, an abstention, or an error."""
 
     id: str | int | None = None
     label: str | None = Field(default=None, description="the most probable class; null where the answer abstains")
@@ -92,9 +92,9 @@ class Result(BaseModel):
     abstain: bool | None = Field(default=None, description="whether the highest probability is below the threshold")
     truncated: bool | None = Field(default=None, description="whether the model did not read the text to its end")
     continuations: int | None = Field(
-        default=None, description="with augment alone: how many continuations the text was read with; 0: none was usable, it was read by itself"
+        default=None, description="with augment only: how many continuations the text was read with; 0: none was usable"
     )
-    error: str | None = Field(default=None, description="why there is no label; nothing but the id stands beside it")
+    error: str | None = Field(default=None, description="why there is no label; the other fields but the id are left out")
 
 
 class ClassifyResponse(BaseModel):
@@ -112,7 +112,7 @@ class Score(BaseModel):
 
 
 class Problem(BaseModel):
-    """Every refusal."""
+    """The body of every refusal."""
 
     error: str
 
@@ -121,6 +121,21 @@ class Status(BaseModel):
     """The answer of the health checks."""
 
     status: Literal["ok", "ready", "not ready"]
+
+
+class Refused(Exception):
+    """A request that is refused.
+
+    Args:
+        status: HTTP status.
+        text: the sentence of the answer.
+        headers: further headers of the answer.
+    """
+
+    def __init__(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.headers = headers or {}
 
 
 class Item(NamedTuple):
@@ -133,17 +148,17 @@ class Item(NamedTuple):
 
 
 def check(value: object) -> Item:
-    """Cut `value`, a text or an object of `text` and `id`, to `MAX_CHARACTERS` and say what is wrong with it, if anything."""
+    """One text of a request, or an object of `text` and `id`, cut to `MAX_CHARACTERS`; `problem` says why it cannot be classified."""
     name: str | int | None = None
     if isinstance(value, dict):
         given = value.get("id")
         if given is not None and (isinstance(given, bool) or not isinstance(given, str | int)):
-            return Item("", "the id is neither a string nor a whole number")
+            return Item("", "the id must be a string or a whole number")
         if isinstance(given, str) and len(given) > MAX_ID_CHARACTERS:
-            return Item("", f"the id is longer than {MAX_ID_CHARACTERS} characters")
+            return Item("", f"the id must have at most {MAX_ID_CHARACTERS} characters")
         name = given
         if "text" not in value or not value.keys() <= {"id", "text"}:
-            return Item("", 'an object has the keys "text" and "id" and no others', id=name)
+            return Item("", 'an object must have the keys "text" and "id" and no others', id=name)
         value = value["text"]
     truncated = isinstance(value, str) and len(value) > MAX_CHARACTERS
     text = value[:MAX_CHARACTERS] if isinstance(value, str) else ""
@@ -152,20 +167,20 @@ def check(value: object) -> Item:
 
 
 class Answer(NamedTuple):
-    """What the model says of one text."""
+    """The model's answer to one text."""
 
     probabilities: list[float] | None  # [classes]; None where it failed
     truncated: bool = False
     continuations: int | None = None  # that it was read with; None where none were asked for
-    problem: str | None = None  # why it failed, where that may be said
+    problem: str | None = None  # why it failed, where clients may know
 
 
 def result(item: Item, answer: Answer | None, labels: Sequence[str], *, top_k: int | None = None, threshold: float | None = None) -> dict[str, Any]:
     """One entry of `results`.
 
     Args:
-        item: the text as it was checked.
-        answer: what the model said; None where the text never came to it.
+        item: the checked text.
+        answer: the model's answer; None where the text never reached the model.
         labels: class names in the order of the probabilities.
         top_k: as in the request.
         threshold: as in the request.
@@ -174,7 +189,7 @@ def result(item: Item, answer: Answer | None, labels: Sequence[str], *, top_k: i
     if answer is None or answer.probabilities is None:
         return {**named, "error": item.problem or (answer and answer.problem) or FAILED}
     probabilities = answer.probabilities
-    # In Python: for a handful of classes numpy is slower, and it lets go of the interpreter, which a thread that waits for it then keeps.
+    # In Python: numpy is slower for a handful of classes, and it releases the interpreter's lock, which another thread then holds.
     order = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)
     best = probabilities[order[0]]
     abstain = threshold is not None and best < threshold

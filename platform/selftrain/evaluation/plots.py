@@ -1,26 +1,16 @@
-"""The pictures of a run, each a function from plain data to the bytes of one SVG.
+"""The plots of a run, each a function from plain data to the bytes of one SVG.
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart; series and classes also differ in marker. Nothing here touches pyplot, so that
-drawing is safe in any process, and the same data gives the same bytes: no date, a fixed salt for ids. Scatter plots are rasterised inside their SVG,
-so that a large map stays small.
+Scatter plots are rasterised inside their SVG, so that a large map stays small.
 """
 
 from __future__ import annotations
 
-import io
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from typing import Any, Literal, ParamSpec
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-import matplotlib as mpl
-import matplotlib.style
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -28,62 +18,18 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from selftrain.evaluation.calibration import Bin, calibration_error
 from selftrain.evaluation.metrics import PrecisionAt
-from selftrain.evaluation.schema import Metrics, Round, Summary
+from selftrain.evaluation.plot_style import BOUND, COLORS, INK, MARKERS, QUIET, WHITE, canvas, legend, picture, series_style, shortened
+from selftrain.evaluation.schema import RunMetrics, Summary, VariantRound
 from selftrain.evaluation.summary import main_row, plus_minus
 
-P = ParamSpec("P")
-
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_INK, _QUIET, _GRID = "#222222", "#666666", "#E3E3E3"
-_BLUES = LinearSegmentedColormap.from_list("white-blue", ["#FFFFFF", "#8FC1E3", "#0072B2", "#00395A"])
-_STYLE = {
-    "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same shapes on every machine
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "axes.edgecolor": _QUIET,
-    "axes.labelcolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": _GRID,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "xtick.color": _QUIET,
-    "ytick.color": _QUIET,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4,
-    "text.parse_math": False,  # a class may be called "$5 to $10"
-    "svg.hashsalt": "selftrain",
-}
+# From transparent to dark blue: the page shows through, whether it is light or dark.
+_SHARES = LinearSegmentedColormap.from_list("clear-blue", [(0.0, 0.35, 0.62, 0.0), (0.0, 0.35, 0.62, 1.0)])
 
 
-def _picture(draw: Callable[P, Figure]) -> Callable[P, bytes]:
-    """Turn a function that draws a figure into one that returns its SVG, under this file's style."""
+def from_metrics(metrics: RunMetrics) -> dict[str, bytes]:
+    """Every plot that needs metrics.json alone, by the names of the report's captions; plots without data are left out.
 
-    @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> bytes:
-        buffer = io.BytesIO()
-        with mpl.style.context([_STYLE], after_reset=True), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph .* missing")
-            figure = draw(*args, **kwargs)
-            # Text becomes outlines, the same on every machine, unless the font lacks a letter: the reader's own fonts are better than boxes.
-            mpl.rcParams["svg.fonttype"] = "path" if all(_has_glyphs(text.get_text()) for text in figure.findobj(Text)) else "none"
-            figure.savefig(buffer, format="svg", dpi=160, metadata={"Date": None, "Creator": None})
-        return buffer.getvalue()
-
-    return drawn
-
-
-def from_metrics(metrics: Metrics) -> dict[str, bytes]:
-    """Every picture that metrics.json alone can give, by the names that the report has captions for; those without data are left out.
-
-    Pictures of several variants show the first seed of each, with plain inference where both kinds were measured.
+    Plots of several variants show the first seed of each, with plain inference where both kinds were measured.
     """
     pictures: dict[str, bytes] = {}
     names, main = metrics["asked"]["classes"], main_row(metrics)
@@ -105,44 +51,44 @@ def from_metrics(metrics: Metrics) -> dict[str, bytes]:
     return pictures
 
 
-@_picture
+@picture
 def confusion(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
     """Documents by true class (rows) and predicted class (columns); the shade is the share of the row, the number counts documents."""
     return _heatmap(np.asarray(matrix, dtype=float), class_names, "true class", "predicted class", shares=False)
 
 
-@_picture
+@picture
 def label_alignment(matrix: Sequence[Sequence[float]], class_names: Sequence[str]) -> Figure:
     """GenCo figure 4, left: texts by the class that was asked for (rows) and the class that they are put into (columns), as percent of the row."""
     return _heatmap(np.asarray(matrix, dtype=float), class_names, "asked-for class", "class the text is put into", shares=True)
 
 
-@_picture
+@picture
 def reliability(bins: Sequence[Bin]) -> Figure:
-    """Accuracy against mean confidence, one dot a bin with the area of the bin's documents; on the diagonal confidence can be taken at its word."""
-    figure, axes = _canvas(4.6, 3.9)
+    """Accuracy against mean confidence, one dot a bin with the area of the bin's documents; on the diagonal confidence equals accuracy."""
+    figure, axes = canvas(4.6, 3.9)
     filled = [entry for entry in bins if entry["documents"]]
-    axes.plot([0, 1], [0, 1], color=_QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
     confidence = [entry["confidence"] or 0.0 for entry in filled]
     accuracy = [entry["accuracy"] or 0.0 for entry in filled]
     most = max((entry["documents"] for entry in filled), default=1)
-    axes.vlines(confidence, np.minimum(confidence, accuracy), np.maximum(confidence, accuracy), color=_COLORS[1], linewidth=1.4)
-    axes.scatter(confidence, accuracy, s=[14 + 110 * entry["documents"] / most for entry in filled], color=_COLORS[0], zorder=3, linewidths=0)
-    axes.set_title(f"expected calibration error {calibration_error(list(bins)):.3f}", loc="left", color=_INK)
+    axes.vlines(confidence, np.minimum(confidence, accuracy), np.maximum(confidence, accuracy), color=COLORS[1], linewidth=1.4)
+    axes.scatter(confidence, accuracy, s=[14 + 110 * entry["documents"] / most for entry in filled], color=COLORS[0], zorder=3, linewidths=0)
+    axes.set_title(f"expected calibration error {calibration_error(list(bins)):.3f}", loc="left", color=INK)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="mean confidence of the bin", ylabel="accuracy of the bin")
     axes.grid(True)
     return figure
 
 
-@_picture
+@picture
 def precision_at(variants: Mapping[str, Sequence[PrecisionAt]]) -> Figure:
     """GenCo figure 3: precision among the most confident documents, one line a variant, from the few to all."""
-    figure, axes = _canvas(5.2, 3.9)
+    figure, axes = canvas(5.2, 3.9)
     for index, (name, points) in enumerate(variants.items()):
-        axes.plot([point["documents"] for point in points], [point["precision"] for point in points], label=_short(name), **_series(index))
+        axes.plot([point["documents"] for point in points], [point["precision"] for point in points], label=shortened(name), **series_style(index))
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(ScalarFormatter())
-    # Over about one power of ten a logarithmic axis labels its minor ticks too, by itself in mathematical notation.
+    # Over about one power of ten a logarithmic axis labels its minor ticks too, in mathematical notation by default.
     axes.xaxis.set_minor_formatter(NullFormatter())
     counts = sorted({point["documents"] for points in variants.values() for point in points})
     if counts and counts[-1] < 20 * counts[0]:
@@ -150,76 +96,76 @@ def precision_at(variants: Mapping[str, Sequence[PrecisionAt]]) -> Figure:
     axes.set(xlabel="most confident documents", ylabel="precision")
     axes.set_ylim(top=min(1.01, axes.get_ylim()[1]))
     axes.grid(True)
-    _legend(figure, len(variants))
+    legend(figure, len(variants))
     return figure
 
 
-@_picture
+@picture
 def per_class_f1(variants: Mapping[str, Sequence[float]], class_names: Sequence[str]) -> Figure:
     """F1 of every class (rows) under every variant (bars with few of them, else dots on one line)."""
     count, bars = len(class_names), len(class_names) * len(variants) <= 30
     height = 1.1 + (0.16 * count * len(variants) + 0.12 * count if bars else 0.24 * count)
-    figure, axes = _canvas(5.2, max(2.2, height))
+    figure, axes = canvas(5.2, max(2.2, height))
     thickness = 0.8 / max(1, len(variants))
     for index, (name, values) in enumerate(variants.items()):
         if bars:
             places = np.arange(count) + (index - (len(variants) - 1) / 2) * thickness
-            axes.barh(places, values, height=thickness * 0.86, color=_COLORS[index % len(_COLORS)], label=_short(name))
+            axes.barh(places, values, height=thickness * 0.86, color=COLORS[index % len(COLORS)], label=shortened(name))
         else:
-            axes.plot(values, np.arange(count), label=_short(name), **{**_series(index), "linestyle": "none"})
-    axes.set_yticks(range(count), [_short(name) for name in class_names])
+            axes.plot(values, np.arange(count), label=shortened(name), **{**series_style(index), "linestyle": "none"})
+    axes.set_yticks(range(count), [shortened(name) for name in class_names])
     axes.set_ylim(count - 0.4, -0.6)
     axes.set(xlim=(0, 1.02), xlabel="F1")
     axes.grid(True, axis="x" if bars else "both")
     axes.tick_params(axis="y", length=0)
-    _legend(figure, len(variants))
+    legend(figure, len(variants))
     return figure
 
 
-@_picture
+@picture
 def per_round(
-    rounds: Sequence[Round], figure_name: str = "accuracy", label: str = "accuracy on the test documents", order: Sequence[str] = ()
+    rounds: Sequence[VariantRound], metric: str = "accuracy", label: str = "accuracy on the test documents", order: Sequence[str] = ()
 ) -> Figure:
-    """One figure over the self-training rounds: the mean over seeds, one line a variant, with a band from the lowest to the highest seed.
+    """One metric over the self-training rounds: the mean over seeds, one line a variant, with a band from the lowest to the highest seed.
 
     Args:
-        rounds: of metrics.json.
-        figure_name: key of `figures`.
-        label: what the vertical axis shows.
-        order: variants in the order of the other pictures, so that each keeps its colour; others follow.
+        rounds: the rounds of metrics.json.
+        metric: key of a round's `figures`.
+        label: label of the vertical axis.
+        order: variants in the order of the other plots, so that each keeps its colour; further ones follow.
     """
-    figure, axes = _canvas(5.2, 3.9)
+    figure, axes = canvas(5.2, 3.9)
     values: dict[str, dict[int, list[float]]] = {}
     for entry in rounds:
-        if figure_name in entry["figures"]:
-            values.setdefault(entry["variant"], {}).setdefault(entry["round"], []).append(entry["figures"][figure_name])
+        if metric in entry["figures"]:
+            values.setdefault(entry["variant"], {}).setdefault(entry["round"], []).append(entry["figures"][metric])
     places = {name: index for index, name in enumerate(dict.fromkeys([*order, *values]))}
     for name, by_round in sorted(values.items(), key=lambda item: places[item[0]]):
         steps, index = sorted(by_round), places[name]
-        axes.plot(steps, [float(np.mean(by_round[step])) for step in steps], label=_short(name), **_series(index))
+        axes.plot(steps, [float(np.mean(by_round[step])) for step in steps], label=shortened(name), **series_style(index))
         low, high = [min(by_round[step]) for step in steps], [max(by_round[step]) for step in steps]
-        axes.fill_between(steps, low, high, color=_COLORS[index % len(_COLORS)], alpha=0.15, linewidth=0)
+        axes.fill_between(steps, low, high, color=COLORS[index % len(COLORS)], alpha=0.15, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="self-training round", ylabel=label)
     axes.grid(True)
-    _legend(figure, len(values))
+    legend(figure, len(values))
     return figure
 
 
-@_picture
+@picture
 def variants(summary: Sequence[Summary]) -> Figure:
     """Accuracy of every variant: a bar for the mean over seeds, a whisker of one standard deviation each way; bounds are grey."""
     shown = [entry for entry in summary if entry["accuracy"] is not None]
-    figure, axes = _canvas(6.2, max(1.6, 0.7 + 0.3 * len(shown)))
+    figure, axes = canvas(6.2, max(1.6, 0.7 + 0.3 * len(shown)))
     for place, entry in enumerate(shown):
         value = entry["accuracy"]
         assert value is not None
         spread = value["std"] or 0.0
-        axes.barh(place, value["mean"], height=0.66, color="#BDBDBD" if entry["bound"] else _COLORS[0])
+        axes.barh(place, value["mean"], height=0.66, color=BOUND if entry["bound"] else COLORS[0])
         if spread:
-            axes.errorbar(value["mean"], place, xerr=spread, color=_INK, linewidth=1, capsize=2.5)
-        axes.text(value["mean"] + spread + 0.012, place, plus_minus(value), va="center", fontsize=8, color=_INK)
-    axes.set_yticks(range(len(shown)), [_short(entry["variant"]) + (" + inf. aug." if entry["inference_augmentation"] else "") for entry in shown])
+            axes.errorbar(value["mean"], place, xerr=spread, color=INK, linewidth=1, capsize=2.5)
+        axes.text(value["mean"] + spread + 0.012, place, plus_minus(value), va="center", fontsize=8, color=INK)
+    axes.set_yticks(range(len(shown)), [shortened(entry["variant"]) + (" + inf. aug." if entry["inference_augmentation"] else "") for entry in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set(xlim=(0, 1.24), xlabel="accuracy on the test documents")
     axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
@@ -228,7 +174,7 @@ def variants(summary: Sequence[Summary]) -> Figure:
     return figure
 
 
-@_picture
+@picture
 def embedding_map(
     documents: np.ndarray,
     labels: Sequence[int] | np.ndarray,
@@ -250,23 +196,23 @@ def embedding_map(
     """
     # The legend takes columns of 15 names right of the map.
     columns = -(-len(class_names) // 15)
-    figure, axes = _canvas(5.0 + 1.7 * columns, 4.8)
+    figure, axes = canvas(5.0 + 1.7 * columns, 4.8)
     labels, text_labels = np.asarray(labels, dtype=int), np.asarray(text_labels, dtype=int)
     starred = prototypes is not None and len(prototypes) > 0
     for index, name in enumerate(class_names):
-        color, marker = _COLORS[index % len(_COLORS)], _MARKERS[(index // len(_COLORS)) % len(_MARKERS)]
+        color, marker = COLORS[index % len(COLORS)], MARKERS[(index // len(COLORS)) % len(MARKERS)]
         mine = documents[labels == index]
-        axes.scatter(mine[:, 0], mine[:, 1], s=11, color=color, marker=marker, linewidths=0, alpha=0.65, rasterized=True, label=_short(name))
+        axes.scatter(mine[:, 0], mine[:, 1], s=11, color=color, marker=marker, linewidths=0, alpha=0.65, rasterized=True, label=shortened(name))
         if texts is not None and (text_labels == index).any():
             own = texts[text_labels == index]
             axes.scatter(own[:, 0], own[:, 1], s=16, color=color, marker="x", linewidths=0.9, rasterized=True)
         if prototypes is not None and starred:
             star = prototypes[index]
-            axes.scatter(star[0], star[1], s=190, color=color, marker="*", edgecolors="black", linewidths=0.9, zorder=4)
+            axes.scatter(star[0], star[1], s=190, color=color, marker="*", edgecolors=INK, linewidths=0.9, zorder=4)
     if texts is not None and len(texts):
-        axes.scatter([], [], s=16, color=_INK, marker="x", linewidths=0.9, label="generated text")
+        axes.scatter([], [], s=16, color=INK, marker="x", linewidths=0.9, label="generated text")
     if starred:
-        axes.scatter([], [], s=110, color="white", marker="*", edgecolors="black", linewidths=0.9, label="class prototype")
+        axes.scatter([], [], s=110, color="white", marker="*", edgecolors=INK, linewidths=0.9, label="class prototype")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     figure.legend(loc="outside right upper", ncols=columns, markerscale=1.4, handletextpad=0.3)
@@ -302,32 +248,14 @@ def _apart(counts: Sequence[int]) -> list[int]:
     return shown[::-1]
 
 
-def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _series(index: int) -> dict[str, Any]:
-    return {
-        "color": _COLORS[index % len(_COLORS)],
-        "marker": _MARKERS[index % len(_MARKERS)],
-        "linestyle": ("-", "--", ":")[index // len(_COLORS) % 3],
-    }
-
-
-def _legend(figure: Figure, entries: int) -> None:
-    if entries > 1:
-        figure.legend(loc="outside upper left", ncols=min(3, entries), columnspacing=1.2, handlelength=1.8)
-
-
 def _heatmap(matrix: np.ndarray, class_names: Sequence[str], rows: str, columns: str, *, shares: bool) -> Figure:
     count = len(class_names)
     side = min(10.5, max(4.4, 2.2 + 0.36 * count if count <= 20 else 1.8 + 0.21 * count))
-    figure, axes = _canvas(side + 0.4, side)
+    figure, axes = canvas(side + 0.4, side)
     totals = matrix.sum(axis=1, keepdims=True)
     share = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
-    axes.imshow(share, cmap=_BLUES, vmin=0, vmax=1)
-    names = [_short(name) for name in class_names]
+    axes.imshow(share, cmap=_SHARES, vmin=0, vmax=1)
+    names = [shortened(name) for name in class_names]
     axes.set_xticks(range(count), names, rotation=0 if max(map(len, names), default=0) * count <= 40 else 90)
     axes.set_yticks(range(count), names)
     axes.tick_params(length=0)
@@ -338,14 +266,5 @@ def _heatmap(matrix: np.ndarray, class_names: Sequence[str], rows: str, columns:
         for row, column in shown:
             text = f"{100 * share[row, column]:.0f} %" if shares else f"{matrix[row, column]:.0f}"
             size = 9 if count <= 8 else 6.5
-            axes.text(column, row, text, ha="center", va="center", fontsize=size, color="white" if share[row, column] > 0.5 else _INK)
+            axes.text(column, row, text, ha="center", va="center", fontsize=size, color=WHITE if share[row, column] > 0.65 else INK)
     return figure
-
-
-def _short(name: str, length: int = 26) -> str:
-    return name if len(name) <= length else name[: length - 1].rstrip() + "…"
-
-
-def _has_glyphs(text: str) -> bool:
-    font = get_font(findfont(FontProperties(family=["DejaVu Sans"])))
-    return all(character == "\n" or font.get_char_index(ord(character)) for character in text)

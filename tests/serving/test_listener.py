@@ -15,8 +15,8 @@ import httpx
 import pytest
 from endpoint import endpoint
 
-from selftrain.serving.connections import ConnectionLimits, Door, _network
-from selftrain.serving.heads import MAX_HEAD_BYTES, MAX_HEADERS
+from selftrain.serving.headers import MAX_HEAD_BYTES, MAX_HEADERS
+from selftrain.serving.listener import ConnectionLimits, Door, _network
 from selftrain.serving.models import Source
 
 TOKEN = b"0123456789abcdef-token"
@@ -265,7 +265,7 @@ def test_what_is_no_http_or_could_be_read_in_two_ways_is_refused_in_a_sentence(s
     if b"zz" in request_:  # its head was complete, so the gate waits for its body: the connection is closed
         assert found == b"" or found.startswith(b"HTTP/1.1 400 ") or found.startswith(b"HTTP/1.1 401 ")
     else:
-        assert "no HTTP/1.1" in sentence(found, 400)
+        assert "not valid HTTP/1.1" in sentence(found, 400)
     is_well(served)
 
 

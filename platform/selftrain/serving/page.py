@@ -1,4 +1,4 @@
-"""The two pages of the endpoint: one to try it, one that lists its routes. Neither loads anything from elsewhere."""
+"""The two pages of the endpoint: one to try the models, one that lists the routes. Neither loads anything from elsewhere."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 
 from fastapi.responses import HTMLResponse, Response
 
-PAGE = Path(__file__).with_name("page.html")
+_FOLDER = Path(__file__).parent
 
 
 class Page:
-    """A page that is the same on every server.
+    """A page and its headers.
 
     Args:
-        text: its HTML.
+        text: the HTML.
     """
 
     def __init__(self, text: str) -> None:
@@ -28,12 +28,14 @@ class Page:
 
     @classmethod
     def of_texts(cls) -> Page:
-        """Texts and files are classified on it."""
-        return cls(PAGE.read_text(encoding="utf-8"))
+        """The page that classifies texts and files."""
+        html, style, script, csv = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js", "page_csv.js"))
+        # In one file: the browser asks once, and the policy names the parts by their hashes.
+        return cls(html.replace("{style}", style).replace("{script}", script + csv))
 
     @classmethod
     def of_routes(cls, schema: Mapping[str, Any]) -> Page:
-        """It says what an OpenAPI document says."""
+        """The page that lists the routes of an OpenAPI document."""
         return cls(describe(schema))
 
     async def show(self) -> Response:
@@ -42,7 +44,7 @@ class Page:
 
 
 def headers_of(page: str) -> dict[str, str]:
-    """The page runs its own script, by its hash, and no other; it may speak to its own server and to nobody else, and nothing may frame it."""
+    """The headers of a page: only its own script runs, named by its hash; it may ask its own server alone, and no page may frame it."""
 
     def own(tag: str) -> str:
         parts = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
@@ -69,7 +71,7 @@ def headers_of(page: str) -> dict[str, str]:
 
 
 def describe(schema: Mapping[str, Any]) -> str:
-    """A page that lists the routes of an OpenAPI document; FastAPI's own page would load scripts from elsewhere."""
+    """The HTML of a page that lists the routes of an OpenAPI document; FastAPI's own page would load scripts from elsewhere."""
     parts = []
     for path, operations in schema["paths"].items():
         for method, operation in operations.items():

@@ -1,0 +1,91 @@
+"""The way of a request's texts to a model and back: with continuations where it asks for them, and with a refusal for all that can go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+
+from selftrain.bundle.tokens import Continued
+from selftrain.serving.batching import Busy, Closed, Ticket
+from selftrain.serving.language_model import LanguageModel, combined
+from selftrain.serving.models import Loaded, Models, UnknownModel
+from selftrain.serving.schemas import Answer, Item, Refused
+
+
+class Dispatch:
+    """Asks models for the answers of a request.
+
+    Args:
+        models: the models that classify.
+        timeout_seconds: seconds after which a request gets 504.
+        language_model: writes continuations for requests with `augment`; None refuses them.
+    """
+
+    def __init__(self, models: Models, *, timeout_seconds: float, language_model: LanguageModel | None) -> None:
+        self._models = models
+        self._timeout_seconds = timeout_seconds
+        self._language_model = language_model
+
+    async def ask(self, wanted: str | None, items: list[Item], *, augment: bool = False) -> tuple[Loaded, list[Answer | None]]:
+        """The model, and its answers in the order of `items`; None for texts that it never saw.
+
+        Args:
+            wanted: the model, as `Models.get` takes it.
+            items: the checked texts.
+            augment: whether they are read with continuations.
+
+        Raises:
+            Refused: there is no such model or language model (404, 422), too many texts wait (503), or the answer took too long (504).
+        """
+        usable = [index for index, item in enumerate(items) if item.problem is None]
+        texts = [items[index].text for index in usable]
+        writer = self._language_model if augment else None
+        if augment and writer is None:
+            raise Refused(422, 'augment: this server has no language model (it is started with --language-model URL); leave out "augment"')
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                loaded, found = await (self._read(wanted, texts) if writer is None else self._read_continued(writer, wanted, texts))
+        except UnknownModel as error:
+            raise Refused(404, str(error)) from None
+        except Busy as error:
+            raise Refused(503, str(error), {"retry-after": str(error.retry_after)}) from None
+        except Closed:
+            raise Refused(503, "this replica is stopping; try again", {"retry-after": "1"}) from None
+        except TimeoutError:
+            seconds = self._timeout_seconds
+            raise Refused(504, f"there was no answer within {seconds:g} s; send fewer texts or fewer requests at a time") from None
+        answers: list[Answer | None] = [None] * len(items)
+        for index, answer in zip(usable, found, strict=True):
+            answers[index] = answer
+        return loaded, answers
+
+    async def _read(self, wanted: str | None, texts: list[str]) -> tuple[Loaded, list[Answer]]:
+        loaded, ticket = self._models.submit(wanted, texts)
+        return loaded, await _answered(ticket)
+
+    async def _read_continued(self, writer: LanguageModel, wanted: str | None, texts: list[str]) -> tuple[Loaded, list[Answer]]:
+        while True:
+            loaded = self._models.get(wanted)
+            written = await writer.write(texts, loaded.card, loaded.name)
+            rows: list[list[str | Continued]] = []
+            for text, one in zip(texts, written, strict=True):
+                continued: list[str | Continued] = [Continued(text, continuation) for continuation in one.continuations]
+                rows.append([] if one.problem is not None else continued or [text])
+            try:
+                ticket = loaded.batcher.submit([row for of_text in rows for row in of_text])
+            except Closed:
+                if self._models.get(wanted) is loaded:
+                    raise
+                continue  # its successor may have been trained with other continuations
+            found = iter(await _answered(ticket))
+            answers = []
+            for of_text, one in zip(rows, written, strict=True):
+                own = [next(found) for _ in of_text]
+                answers.append(combined(own, len(one.continuations)) if own else Answer(None, problem=one.problem))
+            return loaded, answers
+
+
+async def _answered(ticket: Ticket) -> list[Answer]:
+    try:
+        return await asyncio.wrap_future(ticket.done)
+    finally:
+        ticket.cancelled = True  # without effect where all are answered
