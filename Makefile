@@ -94,7 +94,7 @@ faults: setup ## processes of runs, sweeps, generations and endpoints are killed
 
 # uv does not read pip's configuration: the folders that pip looks in are handed on, and where there are none PyTorch's own CPU wheels are used.
 # Versions in the lock are kept unless pyproject.toml forbids them; UPGRADE=1 raises them all.
-LOCK = $(BIN)/uv pip compile pyproject.toml requirements/tools.in --quiet --extra $(1) --extra demo --extra dev --extra search --extra export --extra postgresql --python-version 3.11 \
+LOCK = $(BIN)/uv pip compile pyproject.toml requirements/tools.in --quiet --extra $(1) --extra all --extra demo --extra dev --python-version 3.11 \
   --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
   $(if $(UPGRADE),--upgrade) $(2) --output-file requirements/$(1).txt
 lock: setup ## requirements/cpu.txt and gpu.txt anew from pyproject.toml (UPGRADE=1: raise versions)
