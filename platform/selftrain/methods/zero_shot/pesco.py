@@ -7,7 +7,7 @@ confident ones, find in each kept document the sentence that says most about its
     L_t2t = -1/|I| sum_i 1/|A(i)| sum_{a in A(i)} log exp sim(f(x_i), f(x_a+)) / sum_{j in I} exp sim(f(x_i), f(x_j+))    A(i): documents with x_i's pseudo-label
 
 The positive x+ is the salient sentence behind the label prompt of the pseudo-label ("prompt-enhanced label-aware cloze test", PLCT). The options `sentence`
-and `prompt_in_positive` are the paper's steps towards it. What is uncertain about the paper's form is in docs/zero_shot_baselines.md.
+and `prompt_in_positive` are the paper's steps towards it. What is uncertain about the paper's form is in docs/methods/pesco.md.
 """
 
 from __future__ import annotations
