@@ -11,7 +11,7 @@ ifndef EXTRA
 EXTRA := $(if $(shell nvidia-smi -L 2>/dev/null | grep -m1 '^GPU '),gpu,cpu)
 endif
 ifeq ($(filter $(EXTRA),cpu gpu),)
-$(error EXTRA is '$(EXTRA)'; give EXTRA=cpu or EXTRA=gpu)
+$(error EXTRA is '$(EXTRA)'; set EXTRA=cpu or EXTRA=gpu)
 endif
 
 # Interpreters that are tried in this order; the first one that is Python 3.11 and can make virtual environments is taken.
@@ -38,7 +38,7 @@ $(READY): pyproject.toml $(wildcard requirements/*.txt)
 	  if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1; then python="$$candidate"; break; fi; \
 	done; \
 	if [[ -z "$$python" ]]; then \
-	  echo "selftrain needs Python 3.11 with its venv module, and none of '$(PYTHON)' is that; install it (Debian: apt-get install python3.11-venv) or name it: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3.11" >&2; exit 2; \
+	  echo "selftrain needs Python 3.11 with its venv module, and none of '$(PYTHON)' is that; install it (Debian: apt-get install python3.11-venv) or set it: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3.11" >&2; exit 2; \
 	fi; \
 	for other in .venv/.ready-*; do [[ ! -e "$$other" || "$$other" == "$@" ]] || rm -rf .venv; done; \
 	if ! $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1; then \
@@ -105,7 +105,7 @@ fuzz: setup ## every reader of files and options against hostile input for MINUT
 faults: setup ## processes of runs, sweeps, generations and endpoints are killed (hours on two cores); ARGS='--only run --moments 3'
 	$(TEST_ENVIRONMENT) $(BIN)/python benchmarks/faults.py $(ARGS)
 
-# uv does not read pip's configuration: the folders that pip looks in are handed on, and where there are none PyTorch's own CPU wheels are used.
+# uv does not read pip's configuration: it gets the folders that pip looks in, and where there are none PyTorch's own CPU wheels are used.
 # Versions in the lock are kept unless pyproject.toml forbids them; UPGRADE=1 raises them all.
 LOCK = $(BIN)/uv pip compile pyproject.toml requirements/tools.in --quiet --extra $(1) --extra all --extra demo --extra dev --python-version 3.11 \
   --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \

@@ -102,11 +102,15 @@ def options(name: str) -> str:
 def methods_page() -> str:
     """All methods by the supervision that they need."""
     lines = ["# Methods", "", "A card a method: what it needs, when to use it, its equations and where they are in the code, options, results.", ""]
-    lines += ["Which one? No labels: `genco`. About ten labels a class: `ssc` or `mixmatch` on a head. Labels that are wrong in part: `sungen`, or a low"]
+    lines += [
+        "Which one? No labels: `genco`. About ten labels a class: `ssc` or `mixmatch` on a head. Labels that are wrong in part: `sungen`, or a low"
+    ]
     lines += ["learning rate with `cross_entropy`. A set of possible labels for each document: `cc`. The results pages say what this rests on.", ""]
     for family, title in FAMILIES.items():
         lines += [f"## {title}", "", "| method | what it does |", "| --- | --- |"]
-        lines += [f"| [`{name}`]({name}.md) | {_sentence(method.summary)} |" for name, method in classes().items() if f".{family}." in method.__module__]
+        lines += [
+            f"| [`{name}`]({name}.md) | {_sentence(method.summary)} |" for name, method in classes().items() if f".{family}." in method.__module__
+        ]
         lines += [""]
     return "\n".join(lines)
 
@@ -115,7 +119,12 @@ def config_page() -> str:
     """Every key of an experiment."""
     from selftrain.config import Experiment
 
-    lines = ["# Configuration", "", "One typed document describes an experiment. Every key below can stand in the YAML file or in `--set key=value`;", "an unknown key is an error that"]
+    lines = [
+        "# Configuration",
+        "",
+        "One typed document describes an experiment. Every key below can stand in the YAML file or in `--set key=value`;",
+        "an unknown key is an error that",
+    ]
     lines += ["names the nearest known one. `selftrain run EXPERIMENT.yaml --dry-run` prints the resolved document.", ""]
     lines += ["The keys of `method` depend on its `name`: see the [method cards](../methods/index.md).", ""]
     sections = {key: field for key, field in Experiment.model_fields.items() if _section(field) is not None}
@@ -176,7 +185,11 @@ def reference_page() -> str:
         lines += [f"## {module}", "", text, ""]
         if module == "selftrain":
             exported = importlib.import_module(module)
-            lines += [f"::: {thing.__module__}.{name}\n    options:\n      heading_level: 3\n" for name in exported.__all__ if (thing := getattr(exported, name)) and hasattr(thing, "__module__")]
+            lines += [
+                f"::: {thing.__module__}.{name}\n    options:\n      heading_level: 3\n"
+                for name in exported.__all__
+                if (thing := getattr(exported, name)) and hasattr(thing, "__module__")
+            ]
         else:
             lines += [f"::: {module}\n    options:\n      heading_level: 3\n      show_root_heading: false\n      show_root_toc_entry: false\n"]
     return "\n".join(lines)

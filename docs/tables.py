@@ -18,7 +18,11 @@ _TABLE = re.compile(r"^\| .*?(?=^!\[|^\*\*What)", re.M | re.S)
 
 def pages() -> list[Path]:
     """The pages that have a CSV with a column a seed."""
-    return [page for page in sorted(RESULTS.glob("*.md")) if (data := page.with_suffix(".csv")).exists() and "seed " in data.read_text().partition("\n")[0]]
+    return [
+        page
+        for page in sorted(RESULTS.glob("*.md"))
+        if (data := page.with_suffix(".csv")).exists() and "seed " in data.read_text().partition("\n")[0]
+    ]
 
 
 def table_of(data: Path, paper_source: str | None) -> str:
