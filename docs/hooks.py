@@ -9,6 +9,7 @@ import argparse
 import importlib
 import inspect
 import re
+import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -208,8 +209,17 @@ def _table(prefix: str, fields: dict[str, FieldInfo], skip: tuple[str, ...] = ()
 
 
 def _kind(annotation: Any) -> str:
-    text = annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation) else str(annotation)
-    return re.sub(r"typing\.|Annotated\[(\w+), [^]]*\)\]", lambda found: found[1] or "", text)
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _kind(parts[0])
+    if origin is typing.Literal:
+        return " or ".join(str(part) for part in parts)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_kind(part) for part in parts)
+    if parts:
+        inner = ", ".join("..." if part is ... else _kind(part) for part in parts)
+        return f"{getattr(origin, '__name__', origin)}[{inner}]"
+    return "None" if annotation is type(None) else str(getattr(annotation, "__name__", annotation))
 
 
 def _range(field: FieldInfo) -> str:
