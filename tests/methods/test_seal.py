@@ -335,7 +335,7 @@ def test_soft_labels_that_follow_the_features_give_a_larger_class_margin_than_ha
 
 
 def test_without_length_one_the_theorem_does_not_hold():
-    # docs/seal.md: the difference of gradients in equations 29 to 34 points the other way for theta_p that may grow
+    # docs/methods/seal.md: the difference of gradients in equations 29 to 34 points the other way for theta_p that may grow
     assert margin_of_first_class(soft, unit=False) < margin_of_first_class(unchanged, unit=False)
 
 

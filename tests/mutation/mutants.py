@@ -1,4 +1,4 @@
-"""`make mutants`: how many small changes of our code the tests notice, file by file; docs/mutants.md says how to read it.
+"""`make mutants`: how many small changes of our code the tests notice, file by file; docs/howto/mutants.md says how to read it.
 
 mutmut makes the mutants, all of them in one copy of the code that asks at every call which one is on. Everything else is made for tests that import torch: one
 process collects the tests once and forks for every mutant; the child runs only the tests that reach the changed function, until one fails. Verdicts are kept
@@ -132,7 +132,7 @@ def main() -> None:
     )
     slice_.add_argument("--children", type=int, default=2)
     slice_.add_argument("--anew", action="store_true", help="forget every verdict first")
-    commands.add_parser("report", help="write docs/mutants.md's table and docs/results/mutants*.csv")
+    commands.add_parser("report", help="write docs/howto/mutants.md's table and docs/results/mutants*.csv")
     show = commands.add_parser("show", help="what a mutant changes")
     show.add_argument("name")
     explain = commands.add_parser("explain", help="say why a survivor changes nothing that could be noticed")

@@ -1,4 +1,4 @@
-"""What `make mutants` has found, as a table in docs/mutants.md and as CSV; and the explanations of mutants that no test can notice."""
+"""What `make mutants` has found, as a table in docs/howto/mutants.md and as CSV; and the explanations of mutants that no test can notice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPLANATIONS = Path(__file__).with_name("explained")
-PAGE, FIGURES, SURVIVORS = ROOT / "docs/mutants.md", ROOT / "docs/results/mutants.csv", ROOT / "docs/results/mutants_survivors.csv"
+PAGE, FIGURES, SURVIVORS = ROOT / "docs/howto/mutants.md", ROOT / "docs/results/mutants.csv", ROOT / "docs/results/mutants_survivors.csv"
 BEGIN, END = "<!-- table: written by make mutants-report -->\n", "<!-- end of table -->"
 FOUND = ("killed", "timeout")
 # Changes that no caller can notice wherever they are made: what a pattern finds is taken out on both sides, and if the sides are equal then, this is why.
@@ -178,7 +178,7 @@ def _surviving(mutants: Sequence[Mutant], known: Known, explanations: Explanatio
 
 
 def write_report(mutants: Sequence[Mutant], known: Known, explanations: Explanations) -> None:
-    """docs/mutants.md's table, and the figures and survivors as CSV.
+    """docs/howto/mutants.md's table, and the figures and survivors as CSV.
 
     Ends the program with exit code 1 where an explanation explains nothing.
     """

@@ -1,4 +1,4 @@
-"""iPET's training by hand: two generations of four models and the distillation, on a language model E, U and a body E, D, from docs/zero_shot_baselines.md.
+"""iPET's training by hand: two generations of four models and the distillation, on a language model E, U and a body E, D, from docs/methods/ipet.md.
 
 Clipping and the rate that falls within every model are written out; draws follow from (seed, round, step).
 """

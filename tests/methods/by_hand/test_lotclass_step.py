@@ -1,4 +1,4 @@
-"""LOTClass by hand, from docs/zero_shot_baselines.md and the paper's equations: category vocabulary, masked category prediction, self-training, on a language
+"""LOTClass by hand, from docs/methods/lotclass.md and the paper's equations: category vocabulary, masked category prediction, self-training, on a language
 model E, U and a body E, D with a linear classifier C, c. The rate's warm-up and decay, clipping and the fresh optimiser of the second phase are written out."""
 
 from __future__ import annotations

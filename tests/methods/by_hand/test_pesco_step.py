@@ -1,4 +1,4 @@
-"""PESCO's training by hand: rounds of steps on an encoder W c(x), from the formulas in docs/zero_shot_baselines.md, with AdamW written out."""
+"""PESCO's training by hand: rounds of steps on an encoder W c(x), from the formulas in docs/methods/pesco.md, with AdamW written out."""
 
 from __future__ import annotations
 

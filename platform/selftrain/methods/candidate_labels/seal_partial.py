@@ -23,7 +23,7 @@ from selftrain.methods.soft_labels.seal import SEAL, Parameters, SEALOptions
 
 
 class SEALPartialOptions(SEALOptions):
-    """Options of SEAL for candidate sets: those of SEAL but for the released form, which is another one for sets (see docs/seal.md)."""
+    """Options of SEAL for candidate sets: those of SEAL but for the released form, which is another one for sets (see docs/methods/seal.md)."""
 
     name: Literal["seal_partial"] = "seal_partial"  # type: ignore[assignment]
     unlabeled_ratio: int = Field(

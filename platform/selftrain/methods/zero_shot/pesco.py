@@ -10,7 +10,8 @@ most confident ones, find in each kept document the sentence that says most abou
 The positive x+ is the salient sentence behind the label prompt of the pseudo-label ("prompt-enhanced label-aware cloze test", PLCT). The options `sentence`
 and `prompt_in_positive` are the paper's steps towards it.
 Needs: class names.
-Differs: written without the paper's text at hand. Hard pseudo-labels, S_t, batch, optimiser and defaults are GenCo's, so that the rows differ in the method alone.
+Differs: written without the paper's text at hand (docs/methods/pesco.md). Hard pseudo-labels, S_t, batch, optimiser and defaults are GenCo's, so that the rows
+differ in the method alone.
 """
 
 from __future__ import annotations

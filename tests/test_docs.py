@@ -1,0 +1,270 @@
+"""The documentation is true: its commands parse, its Python runs, its links and names exist, its tables are those of their CSV, and it keeps within its bounds."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny import tiny_backbone
+
+import selftrain
+from selftrain.errors import SelfTrainError
+from selftrain.methods import METHODS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "requirements/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEXTS = [f"the team and its coach won match {n}" for n in range(12)] + [f"the minister and the party lost vote {n}" for n in range(12)]
+
+
+def module(name: str):
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def hooks():
+    pytest.importorskip("mkdocs")
+    return module("hooks")
+
+
+def code_lines(page: Path) -> list[str]:
+    """The lines of indented and fenced blocks that are not Python or YAML, continuation lines joined."""
+    found, fence = [], None
+    for line in page.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
+        if line.startswith("```"):
+            fence = None if fence is not None else line.strip("`")
+        elif fence in ("", "bash") or (fence is None and line.startswith("    ")):
+            found.append(line.strip())
+    return found
+
+
+def commands_of(page: Path) -> list[str]:
+    """Every command line that begins with `selftrain`, in blocks and in the text."""
+    inline = re.findall(r"`(selftrain [a-z]+ [^`]+)`", page.read_text(encoding="utf-8"))
+    return [line for line in [*code_lines(page), *inline] if line.startswith("selftrain ")]
+
+
+COMMANDS = [(page, line) for page in PAGES for line in commands_of(page)]
+
+
+@pytest.mark.parametrize(("page", "line"), [pytest.param(page, line, id=f"{page.stem}: {line[:60]}") for page, line in COMMANDS])
+def test_every_command_parses(hooks, page, line):
+    """By the parser that users meet; `...` and NAMES in capitals stand for a path."""
+    words = shlex.split(line, comments=True)[1:]
+    if words == ["--help"]:
+        return
+    try:
+        hooks.command_line().parse_args(words)
+    except (SelfTrainError, SystemExit) as error:
+        pytest.fail(f"{page.relative_to(ROOT)}: {line}: {error}")
+
+
+def test_a_command_that_does_not_parse_would_be_seen(hooks):
+    with pytest.raises((SelfTrainError, SystemExit)):
+        hooks.command_line().parse_args(["run", "--no-such-option"])
+    assert len(COMMANDS) > 60
+
+
+def test_targets_and_files_that_pages_name_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    missing = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"(?:`|^    )make ([a-z-]+)", text, re.M):
+            if target not in targets:
+                missing.append(f"{page.name}: make {target}")
+        for path in re.findall(r"(?<![\w/])(?:jobs|tune_spaces|benchmarks|serve)/[\w/-]+\.(?:yaml|py)", text):
+            if page.name != "CHANGELOG.md" and page.name != "architecture.md" and not (ROOT / path).exists():
+                missing.append(f"{page.name}: {path}")
+    assert missing == []
+
+
+def test_pages_that_files_name_exist():
+    missing = []
+    for folder in ("platform", "serve", "jobs", "tune_spaces", "benchmarks", "tests", "docs/results"):
+        for file in (ROOT / folder).rglob("*"):
+            if file.suffix in (".py", ".yaml", ".md") and file != Path(__file__):
+                pages = re.findall(r"docs/[\w/]+\.md", file.read_text(encoding="utf-8", errors="ignore"))
+                missing += [f"{file.relative_to(ROOT)}: {page}" for page in pages if not (ROOT / page).exists()]
+    assert missing == []
+
+
+def test_relative_links_of_pages_lead_somewhere():
+    generated = {
+        "docs/methods/index.md",
+        "docs/reference/config.md",
+        "docs/reference/cli.md",
+        "docs/reference/python.md",
+        "docs/changelog.md",
+        "docs/contributing.md",
+    }
+    broken = []
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            target = (page.parent / link).resolve()
+            if not target.exists() and str(target.relative_to(ROOT)) not in generated:
+                broken.append(f"{page.relative_to(ROOT)}: {link}")
+    assert broken == []
+
+
+def blocks() -> list[tuple[str, str]]:
+    """Python of the pages, and of the docstrings of the package and its classes."""
+    found = [
+        (f"{page.relative_to(ROOT)}-{number}", code)
+        for page in PAGES
+        for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S))
+    ]
+    for name, thing in (("selftrain", selftrain), ("SelfTrainer", selftrain.SelfTrainer)):
+        text = inspect.cleandoc(thing.__doc__ or "")
+        block = "".join(re.findall(r"^(?:    .*\n|\n(?=    ))+", text.split("\nArgs:")[0] + "\n", re.M))
+        found.append((f"docstring of {name}", "from selftrain import SelfTrainer\n" + inspect.cleandoc(block)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def encoder_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoder")
+    tiny_backbone(folder / "parts").save_pretrained(str(folder / "encoder"))
+    return str(folder / "encoder")
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """What the client asks an endpoint for."""
+
+    def answer(self, content):
+        body = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        self.answer({"models": [], "limits": {"texts": 256, "characters": 20_000, "body_bytes": 1 << 20}})
+
+    def do_POST(self):
+        texts = json.loads(self.rfile.read(int(self.headers["content-length"])))["texts"]
+        one = {"label": "sport", "probability": 0.9, "probabilities": {"sport": 0.9}, "abstain": False, "truncated": False}
+        self.answer({"model": {"name": "mail", "version": "1"}, "results": [one] * len(texts)})
+
+    def log_message(self, *_):
+        return
+
+
+@pytest.fixture
+def endpoint():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(("where", "code"), [pytest.param(where, code, id=where) for where, code in blocks()])
+def test_the_python_of_docs_and_docstrings_runs(where, code, encoder_folder, endpoint, tmp_path, monkeypatch, capsys):
+    """With a tiny encoder, without a language model, and with an endpoint that answers at once."""
+    real = selftrain.SelfTrainer
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(selftrain, "SelfTrainer", lambda language_model=None, **given: real(encoder=encoder_folder, **given), raising=False)
+    code = code.replace("http://127.0.0.1:8000", endpoint)
+    # "and so on" in a list of labels: unlabeled ones
+    code = re.sub(r"\[([^][]*), \.\.\.\]", lambda found: f"[{found[1]}] + [None] * (len(texts) - {found[1].count(',') + 1})", code)
+    assert "selftrain" in code
+    exec(compile(code, where, "exec"), {"texts": list(TEXTS)})
+
+
+def test_enough_python_is_run():
+    assert len(blocks()) >= 6
+    for _, code in blocks():
+        ast.parse(code)
+
+
+def test_every_method_has_a_card(hooks):
+    nav = json.dumps(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
+    for name in METHODS:
+        page = (ROOT / "docs/methods" / f"{name}.md").read_text(encoding="utf-8")
+        assert f"methods/{name}.md" in nav, name
+        for part in ("<!-- facts -->", "<!-- options -->", "**Use it**", "| equation | function |", "## Results"):
+            assert part in page, (name, part)
+        assert f"`selftrain methods {name}`" in hooks.facts(name)
+        assert all(f"`method.{key}`" in hooks.options(name) for key in hooks.classes()[name].Options.model_fields if key != "name")
+    assert all(f"[`{name}`]({name}.md)" in hooks.methods_page() for name in METHODS)
+
+
+def test_functions_that_cards_name_exist():
+    """In the column "function" of the equations; moved functions are found, renamed ones are not."""
+    source = "\n".join(
+        file.read_text(encoding="utf-8") for room in ("methods", "models") for file in (ROOT / "platform/selftrain" / room).rglob("*.py")
+    )
+    defined = set(re.findall(r"^\s*(?:def|class) (\w+)", source, re.M))
+    missing = []
+    for name in METHODS:
+        page = (ROOT / "docs/methods" / f"{name}.md").read_text(encoding="utf-8")
+        rows = re.search(r"^\| equation \| function \|\n\| --- \| --- \|\n((?:\|.*\n)+)", page, re.M)
+        for function in re.findall(r"`([\w.]+)`", "".join(row.split("|")[2] for row in rows[1].splitlines())):
+            if function.rpartition(".")[2] not in defined:
+                missing.append(f"{name}: {function}")
+    assert missing == []
+
+
+def test_the_configuration_page_has_every_key(hooks):
+    from selftrain.config import Experiment
+
+    page = hooks.config_page()
+    for section, field in Experiment.model_fields.items():
+        below = getattr(field.annotation, "model_fields", None)
+        for key in [f"{section}.{name}" for name in below] if below else [section]:
+            assert f"`{key}`" in page, key
+
+
+def test_tables_of_sweeps_are_those_of_their_csv():
+    tables = module("tables")
+    assert len(tables.pages()) == 19
+    assert [page.name for page in tables.pages() if tables.remade(page) != page.read_text(encoding="utf-8")] == []
+
+
+def test_a_table_that_is_not_that_of_its_csv_would_be_seen(tmp_path):
+    tables = module("tables")
+    for suffix in (".csv", ".md"):
+        source = (tables.RESULTS / "genco_tau").with_suffix(suffix).read_text(encoding="utf-8")
+        (tmp_path / "page").with_suffix(suffix).write_text(source.replace("82.18 ± 0.52", "82.19 ± 0.52"), encoding="utf-8")
+    remade = tables.remade(tmp_path / "page.md")
+    assert "82.18 ± 0.52" in remade and remade != (tmp_path / "page.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_is_short_and_shows_both_pictures():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 120 and max(map(len, lines)) <= 120
+    for picture in ("docs/pictures/report.png", "docs/pictures/page.png"):
+        assert f"]({picture})" in "\n".join(lines) and (ROOT / picture).exists()
+
+
+def test_pages_name_no_folder_of_ours():
+    for page in PAGES:
+        assert not re.search(r"\.\./shared|SELFTRAIN_DATA=|/work/|/tmp/h/", page.read_text(encoding="utf-8")), page
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    built = subprocess.run(command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, timeout=300, check=False)
+    assert built.returncode == 0, built.stderr[-3000:]
+    site = tmp_path / "site"
+    assert "tau" in (site / "methods/genco.html").read_text() and "def fit" not in (site / "index.html").read_text()
+    assert "selftrain.errors" in (site / "reference/python.html").read_text()
+    for page in site.rglob("*.html"):  # nothing is loaded from elsewhere
+        assert not re.search(r'<(?:script|link|img)[^>]+(?:src|href)="https?://(?!127)[^"]*\.(?:js|css|woff2?|png)', page.read_text()), page
