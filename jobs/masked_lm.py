@@ -155,7 +155,7 @@ def main(given: Sequence[str]) -> int:
             torch.set_num_threads(experiment.training.threads)
         loss = pretrain(
             encoder_folder(model.encoder),
-            corpus.unlabeled.texts,
+            corpus.unlabeled.contents,
             Path(options.to),
             epochs=options.epochs,
             max_tokens=model.max_tokens,

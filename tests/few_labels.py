@@ -112,7 +112,7 @@ class ByHand:
 
     def __init__(self, method: Any) -> None:
         self.options, self.seed = method.options, method.seed
-        self.texts, self.words, self.normalize = method.corpus.unlabeled.texts, method.encoder.words, method.encoder.normalize
+        self.texts, self.words, self.normalize = method.corpus.unlabeled.contents, method.encoder.words, method.encoder.normalize
         ids = method.corpus.unlabeled.ids
         self.classes = len(method.corpus.labels)
         self.labels = {index: method.corpus.granted[id_] for index, id_ in enumerate(ids) if id_ in method.corpus.granted}

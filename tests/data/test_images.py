@@ -96,10 +96,10 @@ def test_a_set_of_images_is_a_corpus_like_one_of_texts(shared):
     assert len(corpus.test) == 11 and len(corpus.unlabeled) == 39
     assert sorted(row.reason for row in corpus.skipped) == ["duplicate", "duplicate", "in test already", "not an image"]
     for split, labels in ((corpus.unlabeled, truth.unlabeled), (corpus.test, truth.test)):
-        assert split.texts.dtype == np.uint8 and split.texts.shape == (len(split), 3, 8, 8) and not split.texts.flags.writeable
-        assert [image_id(one) for one in split.texts] == list(split.ids) == list(labels)
+        assert split.contents.dtype == np.uint8 and split.contents.shape == (len(split), 3, 8, 8) and not split.contents.flags.writeable
+        assert [image_id(one) for one in split.contents] == list(split.ids) == list(labels)
         # Toy images of the first class are redder than blue.
-        assert [int(one[0].mean() < one[2].mean()) for one in split.texts] == list(labels.values())
+        assert [int(one[0].mean() < one[2].mean()) for one in split.contents] == list(labels.values())
     assert "39 unlabeled and 11 test images" in describe_corpus(corpus, truth) and "image, 8 x 8 pixels" in describe_corpus(corpus, truth)
     granted = grant(corpus, truth, DataConfig(supervision="few", labels_per_class=3), seed=0).granted
     assert sorted(granted.values()) == [0, 0, 0, 1, 1, 1] and all(truth.unlabeled[id_] == label for id_, label in granted.items())

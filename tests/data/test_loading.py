@@ -42,8 +42,8 @@ def test_a_labeled_file_is_split_by_content(tmp_path):
     assert corpus.name == "pets" and corpus.class_names == ("cat", "dog")
     assert corpus.prompts == ("Category: {label}.", "It is about {label}.")
     for split, labels in ((corpus.unlabeled, truth.unlabeled), (corpus.test, truth.test)):
-        assert [document_id(text) for text in split.texts] == list(split.ids) == list(labels)
-        assert [corpus.class_names[labels[id_]] for id_ in split.ids] == [text.split()[1] for text in split.texts]
+        assert [document_id(text) for text in split.contents] == list(split.ids) == list(labels)
+        assert [corpus.class_names[labels[id_]] for id_ in split.ids] == [text.split()[1] for text in split.contents]
     assert corpus.granted == {} and corpus.skipped == ()
 
 
@@ -93,7 +93,7 @@ def test_without_labels_every_document_is_unlabeled(tmp_path):
 def test_only_labeled_rows_are_held_out(tmp_path):
     rows = [{**row, "label": row["label"] if number < 15 else None} for number, row in enumerate(pets())]
     corpus, truth = load_corpus(config(tmp_path, rows))
-    assert set(corpus.test.texts) == set(TEXTS[:15]) == {text for text in TEXTS if document_id(text) in truth.test}
+    assert set(corpus.test.contents) == set(TEXTS[:15]) == {text for text in TEXTS if document_id(text) in truth.test}
     assert len(corpus.unlabeled) == 45 and not truth.unlabeled
 
 
@@ -118,8 +118,8 @@ def test_bad_rows_are_counted_and_listed(tmp_path):
         ("line 64", "unknown label"),
     ]
     text = describe_corpus(corpus, truth)
-    assert "40 unlabeled and 20 test" in text and "skipped 4 rows" in text and "1 unknown label" in text and corpus.unlabeled.texts[1] in text
-    assert corpus.unlabeled.texts[2] not in text
+    assert "40 unlabeled and 20 test" in text and "skipped 4 rows" in text and "1 unknown label" in text and corpus.unlabeled.contents[1] in text
+    assert corpus.unlabeled.contents[2] not in text
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def shared(tmp_path, monkeypatch):
 def test_a_document_in_both_splits_stays_in_test_alone(shared):
     shared("sst2", ["negative", "positive"], train=[("good one", 1), ("bad one", 0), ("dull", 0)], test=[("good one", 1), ("fine", 1)])
     corpus, truth = load_corpus(DataConfig(source="sst2", min_documents=2))
-    assert set(corpus.unlabeled.texts) == {"bad one", "dull"} and set(corpus.test.texts) == {"good one", "fine"}
+    assert set(corpus.unlabeled.contents) == {"bad one", "dull"} and set(corpus.test.contents) == {"good one", "fine"}
     assert [(item.row, item.reason) for item in corpus.skipped] == [("train row 1", "in test already")]
     assert [label.words for label in corpus.labels] == ["bad", "good"] and corpus.prompts[0] == "It was a {label} movie."
     assert truth.unlabeled == {document_id("bad one"): 0, document_id("dull"): 0}
@@ -177,7 +177,7 @@ def test_a_test_split_without_labels_is_none(shared):
     shared("sst2", ["negative", "positive"], train=[(f"film {number}", number % 2) for number in range(9)], test=[("nobody knows", -1)])
     corpus, _ = load_corpus(DataConfig(source="sst2", min_documents=2, test_documents=4))
     assert len(corpus.test) == 4 and len(corpus.unlabeled) == 5
-    assert "nobody knows" not in (*corpus.test.texts, *corpus.unlabeled.texts)
+    assert "nobody knows" not in (*corpus.test.contents, *corpus.unlabeled.contents)
 
 
 def test_labels_of_a_generated_split_are_granted_as_they_are(shared):
@@ -186,7 +186,7 @@ def test_labels_of_a_generated_split_are_granted_as_they_are(shared):
     corpus, truth = load_corpus(config)
     granted = grant(corpus, truth, config, seed=0).granted
     assert granted == {document_id(f"wrote {number}"): number % 2 for number in range(6)}
-    assert corpus.test.texts == ("real",)
+    assert corpus.test.contents == ("real",)
 
 
 def test_a_named_test_split_without_labels_is_refused(shared):
@@ -257,14 +257,14 @@ REAL = [f"my {animal} has {number} toys" for number in range(5) for animal in ("
 def test_another_source_is_tested_on(tmp_path):
     real = pet_set(tmp_path, "real", ["dog", "cat"], train=["a dog barks"], test=[*REAL, TEXTS[0]])
     corpus, truth = load_corpus(config(tmp_path, pets(), test_source=real))
-    assert set(corpus.test.texts) == {*REAL, TEXTS[0]}
+    assert set(corpus.test.contents) == {*REAL, TEXTS[0]}
     # The test document is no training document, and its own source's label order is turned into ours.
-    assert set(corpus.unlabeled.texts) == set(TEXTS[1:]) and corpus.class_names == ("cat", "dog")
-    assert all(text.split()[1] == corpus.class_names[truth.test[id_]] for id_, text in zip(corpus.test.ids, corpus.test.texts, strict=True))
+    assert set(corpus.unlabeled.contents) == set(TEXTS[1:]) and corpus.class_names == ("cat", "dog")
+    assert all(text.split()[1] == corpus.class_names[truth.test[id_]] for id_, text in zip(corpus.test.ids, corpus.test.contents, strict=True))
     assert corpus.name == "pets (tested on real)"
     (tmp_path / "plain").mkdir()
     plain = write(tmp_path / "plain", pets(texts=REAL))
-    assert set(load_corpus(config(tmp_path, pets(), test_source=plain))[0].test.texts) == set(REAL)  # no splits: all of it
+    assert set(load_corpus(config(tmp_path, pets(), test_source=plain))[0].test.contents) == set(REAL)  # no splits: all of it
 
 
 def test_the_test_split_is_the_test_source_s_and_the_train_split_the_source_s(tmp_path):
@@ -272,7 +272,7 @@ def test_the_test_split_is_the_test_source_s_and_the_train_split_the_source_s(tm
     real = pet_set(tmp_path, "real", ["cat", "dog"], dev=REAL[:4], test=REAL[4:])
     options = {"min_documents": 10, "test_source": real, "test_split": "dev", "train_split": "two"}
     corpus, _ = load_corpus(DataConfig(source=own, **options))
-    assert set(corpus.test.texts) == set(REAL[:4]) and set(corpus.unlabeled.texts) == set(TEXTS[30:])
+    assert set(corpus.test.contents) == set(REAL[:4]) and set(corpus.unlabeled.contents) == set(TEXTS[30:])
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ specification.loader.exec_module(job)
 @pytest.fixture
 def method(corpus):
     torch.manual_seed(0)
-    encoder = BiLSTMEncoder(bilstm(vocabulary(corpus.unlabeled.texts, 100), word_dimensions=4, hidden=4))
+    encoder = BiLSTMEncoder(bilstm(vocabulary(corpus.unlabeled.contents, 100), word_dimensions=4, hidden=4))
     granted = {id_: int(index >= 12) for index, id_ in enumerate(corpus.unlabeled.ids)}
     document = {"name": "sungen", "outer_iterations": 2, "batch_size": 8}
     return methods.build(parse({"method": document}), replace(corpus, granted=granted), encoder)

@@ -137,7 +137,7 @@ def test_one_class_that_is_never_predicted(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(method, "embed", lambda texts: batches.append(texts) or embed(texts))
     before = {name: value.clone() for name, value in method.encoder.state_dict().items()}
     loss = method.step(0, 0)["loss"]
-    assert len(batches[0]) == 3 and set(batches[0]) <= set(corpus.unlabeled.texts[:size])  # with repetition, and of the one class alone
+    assert len(batches[0]) == 3 and set(batches[0]) <= set(corpus.unlabeled.contents[:size])  # with repetition, and of the one class alone
     assert 0 < loss < 10 and not equal(before, weights(method))
 
 

@@ -36,7 +36,7 @@ def images(corpus):
 def built(images, seed=0, **method):
     experiment = parse({"method": {**SHORT, **OPTIONS.get(method["name"], {}), **method}})
     torch.manual_seed(seed)
-    return methods.build(experiment, images, ImageEncoder("small-cnn", images.unlabeled.texts), seed=seed)
+    return methods.build(experiment, images, ImageEncoder("small-cnn", images.unlabeled.contents), seed=seed)
 
 
 def run(method, seed=0, **how):
@@ -44,7 +44,7 @@ def run(method, seed=0, **how):
 
 
 def predictions(method, images):
-    return method.student().predict(images.unlabeled.texts)
+    return method.student().predict(images.unlabeled.contents)
 
 
 def test_the_family_reads_images_and_others_say_that_they_do_not(images):
@@ -82,9 +82,9 @@ def test_every_step_sees_new_views_and_no_document_changes(images, monkeypatch):
     method = built(images, name="fixmatch")
     own = method.unlabeled_losses
     monkeypatch.setattr(method, "unlabeled_losses", lambda batch: seen.append(batch) or own(batch))
-    before = images.unlabeled.texts.copy()
+    before = images.unlabeled.contents.copy()
     run(method)
-    assert np.array_equal(images.unlabeled.texts, before)
+    assert np.array_equal(images.unlabeled.contents, before)
     place, views = seen[0].unlabeled[0], []
     for batch in seen:
         assert len(batch.strong) == 1 and len(batch.labeled_views) == 6 and len(batch.texts) == 12

@@ -38,7 +38,7 @@ def build(corpus, folder, name, seed=0, encoder=HeadEncoder, **method):
 
 def small_bilstm(corpus, name, seed=0, **method):
     torch.manual_seed(seed)
-    encoder = BiLSTMEncoder(bilstm(vocabulary(corpus.unlabeled.texts, 100), word_dimensions=8, hidden=8))
+    encoder = BiLSTMEncoder(bilstm(vocabulary(corpus.unlabeled.contents, 100), word_dimensions=8, hidden=8))
     return methods.build(parse({"method": {"name": name, "epochs": 3, "batch_size": 8, **method}}), corpus, encoder, seed=seed)
 
 
@@ -48,7 +48,7 @@ def test_every_baseline_learns_the_labels_that_it_is_given(labeled, tmp_path, na
     method = build(labeled, tmp_path / "e", name, epochs=30, learning_rate=0.02, **everything)
     history, _ = run(method)
     assert len(history.rounds) == method.rounds and history.rounds[-1]["ce"] < history.rounds[0]["ce"]
-    right = method.student().predict(labeled.unlabeled.texts).argmax(1) == (torch.arange(24) >= 12)
+    right = method.student().predict(labeled.unlabeled.contents).argmax(1) == (torch.arange(24) >= 12)
     assert right.float().mean() > 0.85
 
 
@@ -174,7 +174,7 @@ def test_a_bilstm_learns_and_resumes(labeled, name):
     everything = {"confidence": {"keep": 1.0}, "co_teaching": {"noise_rate": 0.0}}.get(name, {})
     whole = small_bilstm(labeled, name, epochs=8, learning_rate=0.02, **everything)
     _, states = run(whole)
-    right = whole.student().predict(labeled.unlabeled.texts).argmax(1) == (torch.arange(24) >= 12)
+    right = whole.student().predict(labeled.unlabeled.contents).argmax(1) == (torch.arange(24) >= 12)
     assert right.float().mean() > 0.85
     again = small_bilstm(labeled, name, epochs=8, learning_rate=0.02, **everything)
     run(again, resume=states[4])

@@ -67,7 +67,7 @@ def test_it_finds_the_labels_in_the_sets(with_sets, tmp_path):
     method = build(with_sets, tmp_path / "e", rounds=6, steps_per_round=15, learning_rate=0.02, weights_momentum=[0.9, 0.5])
     before = method.weights.clone()
     run(method)
-    right = method.student().predict(with_sets.unlabeled.texts).argmax(1) == (torch.arange(24) >= 12)
+    right = method.student().predict(with_sets.unlabeled.contents).argmax(1) == (torch.arange(24) >= 12)
     assert right.float().mean() > 0.9  # of 24 the sets of 16 leave no choice: guessing the others gives .83
     assert torch.allclose(method.weights.sum(dim=1), torch.ones(24), atol=1e-5)
     assert all(method.weights[index, 1 - int(index >= 12)] == 0 for index in range(24) if index % 3)  # never outside of its set

@@ -19,7 +19,7 @@ def rate(corpus, tmp_path):
     encoders = {
         "full": lambda: TextEncoder(tiny_backbone(tmp_path / "full"), max_tokens=16),
         "head": lambda: HeadEncoder(tiny_backbone(tmp_path / "head"), max_tokens=16),
-        "bilstm": lambda: BiLSTMEncoder(bilstm(vocabulary(corpus.unlabeled.texts, 100), word_dimensions=8, hidden=8)),
+        "bilstm": lambda: BiLSTMEncoder(bilstm(vocabulary(corpus.unlabeled.contents, 100), word_dimensions=8, hidden=8)),
     }
 
     def found(name, kind, **options):

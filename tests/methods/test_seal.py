@@ -221,7 +221,7 @@ def test_the_gradient_through_both_virtual_steps_is_that_of_differences(corpus, 
     for parameter in method.net.parameters():
         parameter.data = torch.randn_like(parameter) * 0.3
     method.generator = {name: (torch.randn_like(value.double()) * 0.3).requires_grad_() for name, value in method.generator.items()}
-    rows = method.encoder.inputs(corpus.unlabeled.texts[6:18]).double()
+    rows = method.encoder.inputs(corpus.unlabeled.contents[6:18]).double()
     labels = torch.tensor([0] * 6 + [1] * 6)
     if top_k:  # two classes leave no top-k; any smooth loss that is not cross-entropy will do
         method.task_loss = lambda logits, labels: top_k_cross_entropy(torch.cat([logits, logits.new_zeros(12, 1)], 1), labels, (0.7, 0.3))
@@ -247,7 +247,7 @@ def test_the_gradient_through_both_virtual_steps_is_that_of_differences(corpus, 
 def test_virtual_steps_leave_f_and_g_as_they_are(corpus, tmp_path):
     method = built(with_labels(corpus), tmp_path / "e")
     before, generator = weights(method), {name: value.detach().clone() for name, value in method.generator.items()}
-    rows, labels = method.encoder.inputs(corpus.unlabeled.texts[:8]), torch.zeros(8, dtype=torch.long)
+    rows, labels = method.encoder.inputs(corpus.unlabeled.contents[:8]), torch.zeros(8, dtype=torch.long)
     loss, stepped = method.virtual_task_loss(rows, labels, 1.0)
     method.update_objective(loss)
     assert equal(before, weights(method))
@@ -274,7 +274,7 @@ def test_g_repeats_its_step_with_the_new_h_in_the_paper_alone(corpus, tmp_path, 
     method.step(0, 0)
     new = {name: value.clone() for name, value in method.objective.state_dict().items()}
     assert not equal(seen["old"], new)
-    rows = method.encoder.inputs([corpus.unlabeled.texts[index] for index in batches[0].labeled])
+    rows = method.encoder.inputs([corpus.unlabeled.contents[index] for index in batches[0].labeled])
 
     def after(omega):
         method.objective.load_state_dict(omega)
@@ -373,7 +373,7 @@ def test_objective_steps_train_h_to_train_g(corpus, tmp_path):
     def gain(steps):
         method = built(with_labels(corpus), tmp_path / f"e{steps}", objective_steps=steps, objective_rate=1e-2, batch_size=12, generator_rate=3.0)
         method._warm_objective()
-        rows, labels = method.encoder.inputs(corpus.unlabeled.texts), torch.tensor([0] * 12 + [1] * 12)
+        rows, labels = method.encoder.inputs(corpus.unlabeled.contents), torch.tensor([0] * 12 + [1] * 12)
         torch.manual_seed(5)
         fresh = method.fresh_generator()
         logits = method.call(fresh, rows)
@@ -396,7 +396,7 @@ def test_a_resumed_run_ends_as_the_one_that_was_never_stopped(corpus, tmp_path):
 
 def test_the_tiny_corpus_is_learned(corpus, tmp_path):
     method, _ = trained(with_labels(corpus), tmp_path / "e", rounds=5, steps_per_round=20, learning_rate=1e-2)
-    found = method.student().predict(corpus.unlabeled.texts).argmax(1)
+    found = method.student().predict(corpus.unlabeled.contents).argmax(1)
     assert (found == torch.tensor([0] * 12 + [1] * 12)).float().mean() > 0.9
 
 
@@ -404,7 +404,7 @@ def test_the_tiny_corpus_is_learned(corpus, tmp_path):
 def test_documents_without_label_matter_to_ns3ls_loss_alone(corpus, tmp_path, ns3l):
     few = with_labels(corpus, 14)
     documents = corpus.unlabeled
-    other = replace(documents, texts=documents.texts[:14] + tuple(f"film music {i}" for i in range(10)))
+    other = replace(documents, contents=documents.contents[:14] + tuple(f"film music {i}" for i in range(10)))
     options = {"ns3l_weight": ns3l, "ns3l_threshold": 0.45}
     first, _ = trained(few, tmp_path / "a", **options)
     second, _ = trained(replace(few, unlabeled=other), tmp_path / "b", **options)

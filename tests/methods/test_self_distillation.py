@@ -60,7 +60,7 @@ def test_training_is_reproducible_and_resumes(labeled, tmp_path, options):
 def test_the_tiny_corpus_is_learned(labeled, tmp_path, options):
     method = built(labeled, tmp_path / "e", **options, rounds=5, steps_per_round=20, learning_rate=1e-2)
     run(method)
-    found = method.student().predict(labeled.unlabeled.texts).argmax(1)
+    found = method.student().predict(labeled.unlabeled.contents).argmax(1)
     assert (found == torch.tensor([0] * 12 + [1] * 12)).float().mean() > 0.9
 
 
@@ -90,7 +90,7 @@ def test_self_trains_twice_from_the_same_weights(labeled, tmp_path):
         method.refresh(round_, no_texts)
         assert set(method.step(round_, 0)) == {"ce", "loss"}
     with torch.no_grad():
-        expected = method.classifier(method.encoder.encode(labeled.unlabeled.texts))
+        expected = method.classifier(method.encoder.encode(labeled.unlabeled.contents))
     method.refresh(2, no_texts)
     assert torch.allclose(method._teacher, expected, atol=1e-6)  # the teacher is what the first training ended with
     assert equal(start, weights(method))
@@ -143,7 +143,7 @@ def test_targets_of_ps_kd_move_to_the_predictions_of_the_round_before(labeled, t
     first = method.labeled_losses(batch, logits)["ce"]
     assert first.item() == pytest.approx(-(log_probability[0, 0] + log_probability[1, 1]).item() / 2, rel=1e-6)
     method.step(0, 0)
-    earlier = method.student().predict([labeled.unlabeled.texts[index] for index in batch.labeled]).float()
+    earlier = method.student().predict([labeled.unlabeled.contents[index] for index in batch.labeled]).float()
     method.refresh(1, no_texts)
     # round 2 of 2: alpha_t = 0.6
     target = 0.4 * torch.eye(2) + 0.6 * earlier

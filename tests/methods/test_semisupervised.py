@@ -46,7 +46,7 @@ def run(method, texts=no_texts, seed=0, **how):
 
 
 def predictions(method, corpus):
-    return method.student().predict(corpus.unlabeled.texts)
+    return method.student().predict(corpus.unlabeled.contents)
 
 
 def test_the_family_has_the_members_of_both_papers():

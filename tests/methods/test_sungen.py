@@ -274,7 +274,7 @@ def test_the_method_trains_by_weight_and_reports_the_classes(corpus, tmp_path):
     assert figures["outer_last"] < figures["outer_first"] and figures["chosen"] == 24
     assert method.weights.std() > 0.1 and all(part.mean().item() == pytest.approx(1.0, abs=1e-5) for part in method.weights.split(12))
     assert not all(torch.equal(value, before[name]) for name, value in method.encoder.state_dict().items())
-    probabilities = method.student().predict(corpus.unlabeled.texts)
+    probabilities = method.student().predict(corpus.unlabeled.contents)
     assert probabilities.shape == (24, 2) and (probabilities.argmax(1) == (torch.arange(24) >= 12)).float().mean() > 0.7
 
 

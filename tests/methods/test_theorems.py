@@ -136,7 +136,7 @@ def test_training_holds_q_as_the_round_began(corpus, tmp_path):
         scores = similarity(method.encoder(batches[0]), method.label_embeddings(), method.scale)
         return torch.cat([part.flatten() for part in torch.autograd.grad(text_to_label(scores, targets(scores)), used)])
 
-    order = [corpus.unlabeled.texts.index(text) for text in batches[0]]
+    order = [corpus.unlabeled.contents.index(text) for text in batches[0]]
     held = gradient(lambda scores: torch.stack([first[index] for index in order]))
     proof = gradient(lambda scores: through(scores, 0.5))
     assert (taken - held).norm() < 1e-3 * held.norm()

@@ -61,7 +61,7 @@ def folder(tmp_path_factory):
 def toy(corpus):
     """The toy corpus; every third document says its class's name, as LOTClass needs."""
     half = len(corpus.unlabeled) // 2
-    texts = tuple(f"{corpus.class_names[i // half]} {text}" if i % 3 == 0 else text for i, text in enumerate(corpus.unlabeled.texts))
+    texts = tuple(f"{corpus.class_names[i // half]} {text}" if i % 3 == 0 else text for i, text in enumerate(corpus.unlabeled.contents))
     return replace(corpus, unlabeled=Documents(tuple(document_id(text) for text in texts), texts))
 
 
@@ -83,7 +83,7 @@ def run(method, **how):
 
 def probabilities(method, corpus):
     """Of the true class, `[documents]`: the toy corpus lists one class after the other."""
-    found = method.student().predict(corpus.unlabeled.texts)
+    found = method.student().predict(corpus.unlabeled.contents)
     half = len(corpus.unlabeled) // 2
     return torch.cat([found[:half, 0], found[half:, 1]])
 
@@ -147,7 +147,7 @@ def test_the_positive_is_the_sentence_nearest_to_the_pseudo_label(toy, folder):
     for (index, label), positive in chosen["salient"].items():
         words = WORDS[toy.class_names[label]]
         assert sum(word.strip(".") in words for word in positive.split()) >= 3, (index, label, positive)
-    assert all(positive == f"P {documents.unlabeled.texts[index].split('. ')[0]}." for (index, _), positive in chosen["first"].items())
+    assert all(positive == f"P {documents.unlabeled.contents[index].split('. ')[0]}." for (index, _), positive in chosen["first"].items())
     plain = built(documents, folder, "pesco", sentence="first", prompt_in_positive=False, first_share=1.0, last_share=1.0)
     plain.refresh(0, no_texts)
     assert plain.positive(0, "P") == "market share trade cash."
@@ -159,7 +159,7 @@ def test_both_losses_are_those_of_the_formulas(toy, folder):
     method.encoder.eval()
     batch = batch_of(method.selection, method.options.per_class, np.random.default_rng([0, 0, 0]))
     labels = [method.selection.label_of[index] for index in batch]
-    x = method.encoder.encode([toy.unlabeled.texts[index] for index in batch]).double()
+    x = method.encoder.encode([toy.unlabeled.contents[index] for index in batch]).double()
     keys = method.encoder.encode([method.positive(index, "") for index in batch]).double()
     p = method.prototypes().double()
     t2p = [-torch.log(torch.exp(row @ p[label]) / torch.exp(row @ p.T).sum()) for row, label in zip(x, labels, strict=True)]
@@ -186,7 +186,7 @@ def test_scores_are_the_logits_of_the_classes_words_at_the_mask(toy, folder):
     found = method.scores(method.encoder.language_model, "{text} ({mask})")
     tokenizer = method.encoder.tokenizer
     for index in (0, 7, 20):
-        row = tokenizer(f"{toy.unlabeled.texts[index]} ([MASK])", return_tensors="pt")
+        row = tokenizer(f"{toy.unlabeled.contents[index]} ([MASK])", return_tensors="pt")
         place = int((row["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0])
         with torch.no_grad():
             logits = method.encoder.language_model(**row).logits[0, place]
@@ -254,7 +254,7 @@ def test_words_and_patterns_that_cannot_work_are_refused(toy, folder):
 
 def test_the_category_vocabulary_holds_the_words_of_the_class(toy, folder):
     method = built(toy, folder, "lotclass")
-    found = method.category_vocabulary(method.encoder.tokens_of(toy.unlabeled.texts))
+    found = method.category_vocabulary(method.encoder.tokens_of(toy.unlabeled.contents))
     for tokens, (name, words) in zip(found, WORDS.items(), strict=True):
         assert set(method.encoder.tokenizer.convert_ids_to_tokens(tokens)) <= {name, *words}
         assert len(tokens) >= 5
@@ -274,7 +274,7 @@ def test_indicative_words_are_of_their_class_and_special_tokens_are_none(toy, fo
     method.refresh(0, no_texts)
     right = [label == (index >= len(toy.unlabeled) // 2) for index, label, _ in method._indicative]
     assert np.mean(right) >= 0.9
-    rows = method.encoder.tokens_of(toy.unlabeled.texts)
+    rows = method.encoder.tokens_of(toy.unlabeled.contents)
     assert all(0 < place < len(rows[index]) - 1 for index, _, places in method._indicative for place in places)
 
 

@@ -291,7 +291,7 @@ def test_validation_keeps_the_best_round_and_changes_no_weight(corpus, tmp_path)
             super().accuracy(student)  # the real one, for what it may do to the weights
             return next(scores)
 
-    validation = Scripted(corpus.unlabeled.texts[:4], [0, 0, 1, 1])
+    validation = Scripted(corpus.unlabeled.contents[:4], [0, 0, 1, 1])
     report = lambda figures, state: states.append(copy.deepcopy(state))  # noqa: E731
     history = train(watched, texts=no_texts, report=report, seed=5, validation=validation)
     assert [entry["validation_accuracy"] for entry in history.rounds] == [0.5, 0.75, 0.75]
@@ -302,6 +302,6 @@ def test_validation_keeps_the_best_round_and_changes_no_weight(corpus, tmp_path)
 
 def test_validation_accuracy_is_the_share_that_is_right(corpus, tmp_path):
     student = build(corpus, tmp_path / "a").student()
-    predicted = student.predict(corpus.unlabeled.texts[:8]).argmax(1).tolist()
+    predicted = student.predict(corpus.unlabeled.contents[:8]).argmax(1).tolist()
     wrong = [predicted[0] ^ 1, predicted[1] ^ 1, *predicted[2:]]
-    assert Validation(corpus.unlabeled.texts[:8], wrong).accuracy(student) == 0.75
+    assert Validation(corpus.unlabeled.contents[:8], wrong).accuracy(student) == 0.75

@@ -103,7 +103,7 @@ def test_a_worker_goes_on_after_its_last_checkpoint(worker, tmp_path):
 
 def test_validation_reaches_the_loop(worker):
     session = Session()
-    worker(session, validation=Validation(toy().unlabeled.texts[:4], [0, 0, 0, 0]))
+    worker(session, validation=Validation(toy().unlabeled.contents[:4], [0, 0, 0, 0]))
     assert all("validation_accuracy" in figures for figures, _ in session.reports)
     assert session.reports[-1][1]["best"]["round"] in (0, 1, 2)
 

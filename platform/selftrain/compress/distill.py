@@ -123,9 +123,9 @@ def distill(
 def _divided(corpus: Corpus, truth: Truth, max_documents: int) -> tuple[list[str], list[str], np.ndarray | None]:
     """(texts to learn from, texts to measure on, true class indices of the latter or None)."""
     labels = labels_of(corpus.test, dict(truth.test))
-    texts = list(corpus.unlabeled.texts[:max_documents])
+    texts = list(corpus.unlabeled.contents[:max_documents])
     if labels is not None:
-        measured_on = list(corpus.test.texts)
+        measured_on = list(corpus.test.contents)
     else:
         count = min(_HELD_OUT, len(texts) // 10)
         measured_on, texts = texts[:count], texts[count:]

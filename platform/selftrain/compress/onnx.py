@@ -78,10 +78,12 @@ def documents_to_check(card: BundleCard, source: str | Path | None, *, text_colu
     corpus, truth = load_documents(card, source, text_column=text_column, label_column=label_column, test_documents=0)
     if source is None and len(corpus.validation):
         return CheckedOn(
-            list(corpus.validation.texts), f"the validation split of {corpus.name}", labels_of(corpus.validation, dict(truth.validation))
+            list(corpus.validation.contents), f"the validation split of {corpus.name}", labels_of(corpus.validation, dict(truth.validation))
         )
     labels = dict(truth.unlabeled) if source is not None else {}
-    pairs = [(text, labels.get(id_)) for id_, text in zip(corpus.unlabeled.ids, corpus.unlabeled.texts, strict=True) if not labels or id_ in labels]
+    pairs = [
+        (text, labels.get(id_)) for id_, text in zip(corpus.unlabeled.ids, corpus.unlabeled.contents, strict=True) if not labels or id_ in labels
+    ]
     return CheckedOn([text for text, _ in pairs], corpus.name, np.array([label for _, label in pairs]) if labels else None)
 
 

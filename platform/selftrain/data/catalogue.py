@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selftrain.config import composed
-from selftrain.data.corpus import Kind, Label
+from selftrain.data.corpus import DocumentKind, Label
 
 # GenCo table 4.
 DEFAULT_PROMPTS = ("Category: {label}.", "It is about {label}.")
@@ -46,7 +46,7 @@ class NamedSet:
     label_column: str = "label"
     train_split: str = "train"
     test_split: str | None = "test"
-    kind: Kind = "text"
+    kind: DocumentKind = "text"
     mirrored: bool = True  # whether an image that is flipped left to right keeps its class
 
     def entry(self, name: str) -> ClassEntry | None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["text", "image"]  # of document
+DocumentKind = Literal["text", "image"]  # of document
 
 
 def document_id(text: str) -> str:
@@ -32,11 +32,11 @@ class Label:
 class Documents:
     """A split without labels: ids and documents in one order.
 
-    `texts` holds the documents, whatever their kind: strings, or for images one uint8 array `[documents, 3, height, width]`.
+    `contents` are the documents, whatever their kind: strings, or for images one uint8 array `[documents, 3, height, width]`.
     """
 
     ids: tuple[str, ...] = ()
-    texts: Sequence[Any] = ()
+    contents: Sequence[Any] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,7 +68,7 @@ class Corpus:
     skipped: tuple[Skipped, ...] = ()
     validation: Documents = Documents()  # for the choice of a checkpoint (data.validation_documents)
     fingerprint: str = ""  # hash over ids, splits and class names
-    kind: Kind = "text"
+    kind: DocumentKind = "text"
     mirrored: bool = True  # whether an image that is flipped left to right keeps its class (digits do not)
 
     @property

@@ -43,7 +43,7 @@ def describe_corpus(corpus: Corpus, truth: Truth) -> str:
         lines.append(f"  class {label.name} ({label.words}){counts}")
     reasons = Counter(item.reason for item in corpus.skipped)
     lines.append(f"skipped {len(corpus.skipped):,} rows" + "".join(f", {count:,} {reason}" for reason, count in reasons.most_common()))
-    for id_, text in zip(corpus.unlabeled.ids[:2], corpus.unlabeled.texts[:2], strict=True):
+    for id_, text in zip(corpus.unlabeled.ids[:2], corpus.unlabeled.contents[:2], strict=True):
         one_line = " ".join(text.split()) if corpus.kind == "text" else f"image, {text.shape[2]} x {text.shape[1]} pixels"
         lines.append(f"  {id_}  {one_line if len(one_line) <= _SHOWN_CHARACTERS else one_line[: _SHOWN_CHARACTERS - 3] + '...'}")
     return "\n".join(lines)

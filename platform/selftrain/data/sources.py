@@ -17,7 +17,7 @@ from typing import Any
 from selftrain.config import DataConfig
 from selftrain.data.catalogue import CATALOGUE, NamedSet
 from selftrain.data.cleaning import SourceRow
-from selftrain.data.corpus import Kind
+from selftrain.data.corpus import DocumentKind
 from selftrain.data.reading import image_column, parquet_schema, read_file, read_parquet, require_columns, table_rows
 from selftrain.data.records import FILE_SUFFIXES
 from selftrain.data.text_files import stem_of, suffix_of
@@ -39,7 +39,7 @@ class DataSource:
     test: Sequence[SourceRow] | None = None  # None: the source has no test split
     class_names: tuple[str, ...] | None = None  # in the order of its integer labels; None: not stated
     named: NamedSet | None = None  # the catalogue's knowledge of it
-    kind: Kind = "text"
+    kind: DocumentKind = "text"
     generated: bool = False  # a language model wrote it: the labels are what the texts were written for, and nothing is tested on them
 
 
@@ -107,7 +107,7 @@ def package_folder(named: NamedSet) -> Path | None:
     return next((folder for place in places if (folder := Path(place) / named.package_folder).is_dir()), None)
 
 
-def _kind(file: Path, config: DataConfig) -> Kind:
+def _kind(file: Path, config: DataConfig) -> DocumentKind:
     """What a file holds; images come in Parquet alone."""
     return "image" if file.suffix.lower() == ".parquet" and image_column(parquet_schema(file), (config.text_column,)) else "text"
 

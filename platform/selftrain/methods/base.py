@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from selftrain.data.corpus import Corpus, Kind
+from selftrain.data.corpus import Corpus, DocumentKind
 from selftrain.data.texts import TextChannel
 from selftrain.errors import ConfigError
 from selftrain.models.encoder import Encoder
@@ -53,7 +53,7 @@ class Method(ABC):
     paper: ClassVar[str]  # title, authors, year and arXiv number where there is one
     summary: ClassVar[str]
     supervision: ClassVar[str]  # what data.supervision must grant: none, labels (of few documents or of all), or candidates
-    kinds: ClassVar[tuple[Kind, ...]] = ("text",)  # of documents that it learns from
+    kinds: ClassVar[tuple[DocumentKind, ...]] = ("text",)  # of documents that it learns from
     language_model: ClassVar[str] = "nothing"  # what it asks the language model for
     masked_lm: ClassVar[bool] = False  # whether it trains model.masked_lm instead of the sentence encoder
     Options: ClassVar[type[Options]]

@@ -154,7 +154,7 @@ class SemiSupervised(Method):
         if self.encoder.frozen and not self._embedded:  # all views at once: in large batches, and in the same ones where a training is resumed
             self._embedded = True
             views = [self.strong_view(index, view) for index in self.unlabeled for view in range(self.strong_views)]
-            self.encoder.encode([*self.corpus.unlabeled.texts, *views])
+            self.encoder.encode([*self.corpus.unlabeled.contents, *views])
         return {"labeled": float(len(self.labeled)), "unlabeled": float(len(self.unlabeled))}
 
     def step(self, round_: int, step: int) -> dict[str, float]:
@@ -231,7 +231,7 @@ class SemiSupervised(Method):
 
     def weak_views(self, indices: Sequence[int], rng: np.random.Generator) -> list[Any]:
         """The weak views of documents: a text is its own, an image is flipped and shifted anew."""
-        documents = [self.corpus.unlabeled.texts[index] for index in indices]
+        documents = [self.corpus.unlabeled.contents[index] for index in indices]
         if self.corpus.kind == "text":
             return documents
         from selftrain.data.image_views import weak_views
@@ -252,12 +252,12 @@ class SemiSupervised(Method):
             return self.weak_views(indices, rng)
         from selftrain.data.image_views import strong_views
 
-        documents = [self.corpus.unlabeled.texts[index] for index in indices]
+        documents = [self.corpus.unlabeled.contents[index] for index in indices]
         return strong_views(documents, rng, mirrored=self.corpus.mirrored, device=self.encoder.device)
 
     def strong_view(self, index: int, view: int) -> str:
         """Strong view number `view` of a text."""
-        text = self.corpus.unlabeled.texts[index]
+        text = self.corpus.unlabeled.contents[index]
         if self.wants_texts:
             found = self._continuations.get(index, [])
             continuation = found[view] if view < len(found) else ""

@@ -36,14 +36,14 @@ def open_encoder(config: ModelConfig, corpus: Corpus, *, device: str = "cpu", pr
     if config.encoder in IMAGE_ENCODERS:
         return ImageEncoder(
             config.encoder,
-            corpus.unlabeled.texts,
+            corpus.unlabeled.contents,
             batch_size=config.batch_size,
             device=device,
             precision=resolve(precision, device),
         )
     normalize = config.similarity == "cosine"
     if config.encoder == BILSTM:
-        words = vocabulary(corpus.unlabeled.texts, config.vocabulary)
+        words = vocabulary(corpus.unlabeled.contents, config.vocabulary)
         backbone = bilstm(words, word_dimensions=config.word_dimensions, hidden=config.hidden, device=device)
         return BiLSTMEncoder(backbone, max_tokens=config.max_tokens, batch_size=config.batch_size, normalize=normalize)
     source = encoder_folder(config.encoder)

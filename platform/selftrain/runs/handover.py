@@ -72,7 +72,7 @@ def register_run_bundle(
 
     def accuracy_of_champion(other: Path) -> float:
         assert labels is not None
-        return accuracy_of(other, list(context.corpus.test.texts), labels, context.corpus.class_names)
+        return accuracy_of(other, list(context.corpus.test.contents), labels, context.corpus.class_names)
 
     try:
         with context.stages("registration"):

@@ -30,7 +30,7 @@ def write_labeled(file: Path, documents: Documents, probabilities: np.ndarray, c
     with replacing(file) as scratch, scratch.open("w", encoding="utf-8", errors="replace", newline="") as opened:
         writer = csv.writer(opened)
         writer.writerow(COLUMNS)
-        for id_, text, label, sure in zip(documents.ids, documents.texts, best, confidence, strict=True):
+        for id_, text, label, sure in zip(documents.ids, documents.contents, best, confidence, strict=True):
             writer.writerow([id_, _cell(text), _cell(class_names[int(label)]), f"{sure:.4f}"])
 
 

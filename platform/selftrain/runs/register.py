@@ -101,4 +101,4 @@ def _labeled(card: BundleCard, documents: str | None, *, text_column: str, label
         return found if found.labels is not None else None
     corpus, truth = load_documents(card, None)
     labels = labels_of(corpus.test, dict(truth.test))
-    return CheckedOn(list(corpus.test.texts), f"the test documents of {corpus.name}", labels) if labels is not None else None
+    return CheckedOn(list(corpus.test.contents), f"the test documents of {corpus.name}", labels) if labels is not None else None

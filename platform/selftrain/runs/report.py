@@ -32,7 +32,7 @@ def pictures_of(context: RunContext, student: Student, conditional: Sequence[tup
     if conditional:
         pictures["label_alignment"] = _label_alignment(context, conditional)
     kind = context.plan.experiment.evaluation.map
-    if kind != "none" and len(context.documents.texts[: context.plan.experiment.evaluation.map_documents]) >= 5:
+    if kind != "none" and len(context.documents.contents[: context.plan.experiment.evaluation.map_documents]) >= 5:
         pictures["embedding_map"] = _embedding_map(context, student, conditional[:_MAP_TEXTS], kind)
     return pictures
 
@@ -48,7 +48,7 @@ def _label_alignment(context: RunContext, conditional: Sequence[tuple[int, str]]
 
 def _embedding_map(context: RunContext, student: Student, conditional: Sequence[tuple[int, str]], kind: Literal["tsne", "pca"]) -> bytes:
     experiment, documents = context.plan.experiment, context.documents
-    shown = documents.texts[: experiment.evaluation.map_documents]
+    shown = documents.contents[: experiment.evaluation.map_documents]
     # The weights of a linear classifier are no points of the embedding space; prototypes are.
     prototypes = student.weights if student.bias is None else student.weights[:0]
     parts = [student.encoder.encode(shown), student.encoder.encode([text for _, text in conditional]), prototypes]

@@ -84,7 +84,7 @@ def rows_of(context: RunContext, name: str, seed: int, variant: Variant, fitted:
     """
     student, experiment = fitted.student, context.plan.experiment
     labels, names, data = context.labels, context.corpus.class_names, variant.experiment.data
-    speed = inference_ms(student, context.documents.texts[: experiment.model.batch_size])
+    speed = inference_ms(student, context.documents.contents[: experiment.model.batch_size])
     rows = [row(name, seed, data, found, labels, names, seconds=fitted.seconds, inference_ms=speed)]
     if fitted.best is not None:
         rows[0]["validation"] = _best_on_validation(context, fitted)

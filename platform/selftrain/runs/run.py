@@ -196,7 +196,7 @@ class _Work:
         )
         metrics = metrics_of(context, self.rows, self.rounds, facts, bundle=bundle, labeled=labeled, registered=registered)
         shown = context.documents
-        hardest = hardest_documents(found, context.labels, shown.ids, shown.texts, corpus.class_names) if len(shown) and readable else []
+        hardest = hardest_documents(found, context.labels, shown.ids, shown.contents, corpus.class_names) if len(shown) and readable else []
         write_report(context, metrics, Findings(examples=examples, hardest=hardest), pictures)  # type: ignore[arg-type]
         return metrics, bundle, unregistered
 

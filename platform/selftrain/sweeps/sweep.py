@@ -231,7 +231,7 @@ class _Sweep:
             done.add(key)
             corpus = self.prepared.corpora[cell.data][0]
             prompts = [prompt for group in corpus.label_prompts() for prompt in group]
-            open_shared(experiment, corpus).encode([*corpus.unlabeled.texts, *corpus.test.texts, *corpus.validation.texts, *prompts])
+            open_shared(experiment, corpus).encode([*corpus.unlabeled.contents, *corpus.test.contents, *corpus.validation.contents, *prompts])
 
     def finish(self, folder: Path, started: float, run_id: str, command: str) -> SweepResult:
         """Write table, figure and report.

@@ -87,7 +87,7 @@ class TextService:
     def __init__(self, config: AugmentConfig, corpus: Corpus, model_fingerprint: str, cache: TextCache, engine: Engine) -> None:
         self.config = config
         self.labels: tuple[Label, ...] = corpus.labels
-        self.documents = {id_: text for part in (corpus.unlabeled, corpus.test) for id_, text in zip(part.ids, part.texts, strict=True)}
+        self.documents = {id_: text for part in (corpus.unlabeled, corpus.test) for id_, text in zip(part.ids, part.contents, strict=True)}
         self.model_fingerprint = model_fingerprint
         self.cache = cache
         self.engine = engine

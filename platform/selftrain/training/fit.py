@@ -92,7 +92,7 @@ def probabilities(student: Student, documents: Documents, texts: TextChannel | N
         samples: K of equation 9.
     """
     written = continuations(texts, documents.ids, samples) if texts is not None else None
-    found: np.ndarray = student.predict(documents.texts, written).cpu().numpy()
+    found: np.ndarray = student.predict(documents.contents, written).cpu().numpy()
     return found
 
 

@@ -38,7 +38,7 @@ class Validation:
     def of(cls, corpus: Corpus, truth: Truth) -> Validation | None:
         """The validation split with its true labels; None where it is empty."""
         documents = corpus.validation
-        return cls(documents.texts, [truth.validation[id_] for id_ in documents.ids]) if len(documents) else None
+        return cls(documents.contents, [truth.validation[id_] for id_ in documents.ids]) if len(documents) else None
 
     def accuracy(self, student: Student) -> float:
         """Share of the documents that `student` gets right."""

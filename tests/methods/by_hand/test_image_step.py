@@ -102,7 +102,7 @@ class ImagesByHand:
 
     def __init__(self, method):
         self.method, self.options, corpus = method, method.options, method.corpus
-        self.pixels, self.mirrored = corpus.unlabeled.texts, corpus.mirrored
+        self.pixels, self.mirrored = corpus.unlabeled.contents, corpus.mirrored
         self.labels = [corpus.granted[id_] for id_ in corpus.unlabeled.ids[:LABELED]]
         self.weights = {"W": method.encoder.weight.detach().clone()}
         self.weights |= {f"U.{name}": value.detach().clone() for name, value in method.classifier.named_parameters()}
@@ -301,7 +301,7 @@ def test_steps_on_images(images, name, mirrored):
     hand_of, options, passes = ALL[name]
     torch.manual_seed(4)
     corpus = replace(images, mirrored=mirrored)
-    encoder = CentredEncoder(images.unlabeled.texts[0].size)
+    encoder = CentredEncoder(images.unlabeled.contents[0].size)
     experiment = parse({"method": {**SHORT, **options, "name": name.split()[0]}})
     method = methods.build(experiment, corpus, encoder, workers=Watching(), seed=0)
     hand = hand_of(method)

@@ -132,7 +132,7 @@ class NS3LHost(SemiSupervised):
     @cached_property
     def _class_distances(self) -> np.ndarray:
         """Distance of every document to the nearest labeled one of each class, in the embedding space before training, `[documents, classes]`."""
-        rows = self.encoder.encode(self.corpus.unlabeled.texts).cpu().numpy()
+        rows = self.encoder.encode(self.corpus.unlabeled.contents).cpu().numpy()
         found = np.full((len(rows), len(self.corpus.labels)), np.inf)
         for label in range(found.shape[1]):
             members = [index for index in self.labeled if self.targets[index] == label]

@@ -56,7 +56,7 @@ class Supervised(Method):
         super().__init__(**common)
         pairs = [
             (text, self.corpus.granted[id_])
-            for id_, text in zip(self.corpus.unlabeled.ids, self.corpus.unlabeled.texts, strict=True)
+            for id_, text in zip(self.corpus.unlabeled.ids, self.corpus.unlabeled.contents, strict=True)
             if id_ in self.corpus.granted
         ]
         self.texts = [text for text, _ in pairs]

@@ -43,7 +43,7 @@ class NoisyLabels(Method):
         super().__init__(**common)
         documents, granted = self.corpus.unlabeled, self.corpus.granted
         labeled = [index for index, id_ in enumerate(documents.ids) if id_ in granted]
-        self.texts = [documents.texts[index] for index in labeled]
+        self.texts = [documents.contents[index] for index in labeled]
         self.targets = torch.tensor([granted[documents.ids[index]] for index in labeled], device=self.encoder.device)
         lengths = self.encoder.lengths(self.texts)
         self.lengths = None if lengths is None else np.array(lengths)

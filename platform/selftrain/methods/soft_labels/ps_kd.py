@@ -46,7 +46,7 @@ class PSKD(NS3LHost):
         figures = super().refresh(round_, texts)
         self._round = round_
         if round_ > 0:  # the weights are still those that the round before ended with
-            documents = [self.corpus.unlabeled.texts[index] for index in self.labeled]
+            documents = [self.corpus.unlabeled.contents[index] for index in self.labeled]
             embeddings = self.workers.encode(self.encoder.encode, documents, self.encoder.dimensions)
             with torch.no_grad():
                 self._earlier = torch.softmax(self.classifier(embeddings), dim=1)

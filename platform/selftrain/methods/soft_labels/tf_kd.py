@@ -60,7 +60,7 @@ class TFKD(NS3LHost):
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         figures = super().refresh(round_, texts)
         if self.options.variant == "self" and round_ == self.options.rounds:
-            documents = [self.corpus.unlabeled.texts[index] for index in self.labeled]
+            documents = [self.corpus.unlabeled.contents[index] for index in self.labeled]
             with torch.no_grad():
                 self._teacher = self.classifier(self.workers.encode(self.encoder.encode, documents, self.encoder.dimensions))
             self.encoder.load_state_dict(self._start[0])

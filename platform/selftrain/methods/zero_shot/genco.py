@@ -147,10 +147,12 @@ class GenCo(Method):
             continuations = self._input_texts(texts)
             indices = range(len(documents))
             embeddings = self.workers.encode(
-                lambda mine: self.encoder.encode_augmented([documents.texts[i] for i in mine], [continuations[i] for i in mine]), indices, dimensions
+                lambda mine: self.encoder.encode_augmented([documents.contents[i] for i in mine], [continuations[i] for i in mine]),
+                indices,
+                dimensions,
             )
         else:
-            embeddings = self.workers.encode(self.encoder.encode, documents.texts, dimensions)
+            embeddings = self.workers.encode(self.encoder.encode, documents.contents, dimensions)
         scores = similarity(embeddings, prototypes, self.scale)
         confidence = torch.softmax(scores, dim=-1)  # P, equation 3
         targets = soft_targets(self._target_scores(embeddings, prototypes), self.options.tau)  # Q, equation 4
@@ -175,7 +177,7 @@ class GenCo(Method):
         labels = torch.tensor([self.selection.label_of[index] for index in batch])
 
         # What is trained on: the document itself (equation 5), or a text written for its pseudo-label (equation 11).
-        originals = [documents.texts[index] for index in batch]
+        originals = [documents.contents[index] for index in batch]
         trained, targets = list(originals), [self.selection.targets[index] for index in batch]
         for place, index in enumerate(batch):
             if written := self._conditional.get(index):

@@ -180,7 +180,7 @@ class IPET(Method):
             return torch.cat(parts)
 
         with torch.no_grad():
-            return self.workers.encode(score, self.corpus.unlabeled.texts, len(self.words)).cpu()
+            return self.workers.encode(score, self.corpus.unlabeled.contents, len(self.words)).cpu()
 
     def student(self) -> Student:
         return Student(self.encoder, self.classifier.weight.detach(), 1.0, self.classifier.bias.detach())
@@ -236,11 +236,11 @@ class IPET(Method):
         assert self._training is not None
         options, (language_model, optimizer) = self.options, self._training
         drawn = [self._examples[int(place)] for place in rng.integers(len(self._examples), size=options.batch_size)]
-        unlabeled = [self.corpus.unlabeled.texts[int(index)] for index in rng.integers(len(self.corpus.unlabeled), size=options.unlabeled_batch)]
+        unlabeled = [self.corpus.unlabeled.contents[int(index)] for index in rng.integers(len(self.corpus.unlabeled), size=options.unlabeled_batch)]
         masked = [self._masked(row, rng) for row in self.encoder.tokens_of(unlabeled)] if options.mlm_weight and unlabeled else []
 
         mine, factor = self.workers.part(len(drawn))
-        rows = self._cloze([self.corpus.unlabeled.texts[drawn[place][0]] for place in mine], self.models[model])
+        rows = self._cloze([self.corpus.unlabeled.contents[drawn[place][0]] for place in mine], self.models[model])
         targets = torch.tensor([drawn[place][1] for place in mine], device=self.encoder.device)
         ce = F.cross_entropy(self._at_mask(language_model, rows), targets, reduction="sum") * factor
         losses, loss = {"ce": self.workers.mean(float(ce.detach()))}, (1.0 - options.mlm_weight) * ce
@@ -294,7 +294,7 @@ class IPET(Method):
         assert self._scores is not None
         rng = np.random.default_rng([self.seed, self.options.generations, step])
         batch = rng.integers(len(self.corpus.unlabeled), size=self.options.classifier_batch)
-        embeddings = self.embed([self.corpus.unlabeled.texts[int(index)] for index in batch])
+        embeddings = self.embed([self.corpus.unlabeled.contents[int(index)] for index in batch])
         logits = self.classifier(F.dropout(embeddings, self.encoder.dropout, self.encoder.training))
         teacher = self._scores.mean(dim=0)[torch.from_numpy(batch)].to(logits.device)
         loss = distillation(logits, teacher, self.options.temperature)

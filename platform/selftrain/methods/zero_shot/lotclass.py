@@ -125,7 +125,7 @@ class LOTClass(Method):
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         if round_ == 0:
-            rows = self.encoder.tokens_of(self.corpus.unlabeled.texts)
+            rows = self.encoder.tokens_of(self.corpus.unlabeled.contents)
             self.vocabulary = self.category_vocabulary(rows)
             self._indicative = self._find_indicative(rows)
         self._start_phase("mcp" if round_ < self.options.mcp_epochs else "self_training")
@@ -149,7 +149,7 @@ class LOTClass(Method):
         Raises:
             DataError: a class's name stands in no document.
         """
-        found = [self._with_names(text, row) for text, row in zip(self.corpus.unlabeled.texts, rows, strict=True)]
+        found = [self._with_names(text, row) for text, row in zip(self.corpus.unlabeled.contents, rows, strict=True)]
         with_names = [(row, places) for row, places in found if places]
         counts: list[Counter[int]] = [Counter() for _ in self.names]
         for start in range(0, len(with_names), INFERENCE_TEXTS):
@@ -267,7 +267,7 @@ class LOTClass(Method):
         order = np.random.default_rng([self.seed, round_]).permutation(len(self._indicative))[step * size : (step + 1) * size]
         batch = [self._indicative[int(place)] for place in order]
         mine, factor = self.workers.part(len(batch))
-        rows = self.encoder.tokens_of([self.corpus.unlabeled.texts[batch[place][0]] for place in mine])
+        rows = self.encoder.tokens_of([self.corpus.unlabeled.contents[batch[place][0]] for place in mine])
         for row, place in zip(rows, mine, strict=True):
             for hidden in batch[place][2]:
                 row[hidden] = self.encoder.tokenizer.mask_token_id
@@ -282,7 +282,7 @@ class LOTClass(Method):
         """L_ST of a batch; KL(Q || P) up to the entropy of Q, which has no gradient."""
         documents, size = self.documents_of(round_), self.options.batch_size
         batch = [documents[place % len(documents)] for place in range(step * size, (step + 1) * size)]
-        logits = self._classify(self.embed([self.corpus.unlabeled.texts[index] for index in batch]))
+        logits = self._classify(self.embed([self.corpus.unlabeled.contents[index] for index in batch]))
         return text_to_label(logits, torch.stack([self._targets[index] for index in batch]))
 
     def _classify(self, states: torch.Tensor) -> torch.Tensor:
@@ -291,7 +291,7 @@ class LOTClass(Method):
         return logits
 
     def _logits_without_dropout(self, documents: list[int]) -> torch.Tensor:
-        texts = [self.corpus.unlabeled.texts[index] for index in documents]
+        texts = [self.corpus.unlabeled.contents[index] for index in documents]
         with torch.no_grad():
             found: torch.Tensor = self.classifier(self.workers.encode(self.encoder.encode, texts, self.encoder.dimensions))
         return found

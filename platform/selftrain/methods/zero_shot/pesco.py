@@ -89,7 +89,7 @@ class PESCO(Method):
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         documents, options = self.corpus.unlabeled, self.options
         prototypes = self.prototypes()
-        confidence = torch.softmax(similarity(self._encode(list(documents.texts)), prototypes, self.scale), dim=-1)
+        confidence = torch.softmax(similarity(self._encode(list(documents.contents)), prototypes, self.scale), dim=-1)
         size = growing_size(round_, self.rounds, options.first_share, options.last_share, len(documents), len(self.corpus.labels))
         hard = F.one_hot(confidence.argmax(dim=1), len(self.corpus.labels)).to(confidence.dtype)
         self.selection = most_confident_per_class(confidence, hard, size)
@@ -110,7 +110,7 @@ class PESCO(Method):
         rng = np.random.default_rng([self.seed, round_, step])
         batch = batch_of(self.selection, self.options.per_class, rng)
         label_of, prompts = self.selection.label_of, self.corpus.label_prompts()
-        documents = self.embed([self.corpus.unlabeled.texts[index] for index in batch])
+        documents = self.embed([self.corpus.unlabeled.contents[index] for index in batch])
         labels = torch.tensor([label_of[index] for index in batch], device=documents.device)
         targets = torch.stack([self.selection.targets[index] for index in batch]).to(documents.device)
         loss = text_to_label(similarity(documents, self.label_embeddings(), self.scale), targets)
@@ -135,7 +135,7 @@ class PESCO(Method):
 
     def _chosen_sentences(self, round_: int, prototypes: torch.Tensor) -> dict[int, str]:
         """The sentence of every kept document."""
-        split = {index: sentences(self.corpus.unlabeled.texts[index]) for index in sorted(self.selection.label_of)}
+        split = {index: sentences(self.corpus.unlabeled.contents[index]) for index in sorted(self.selection.label_of)}
         if self.options.sentence == "first":
             return {index: parts[0] for index, parts in split.items()}
         if self.options.sentence == "random":
