@@ -20,6 +20,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ OF = {
     "generate": ["engine", "driver", "text service", "raylet", "Serve controller", "engine", "control store", "text service", "driver", "engine"],
     "serve": ["replica", "Serve controller", "raylet", "replica", "control store", "driver", "replica", "Serve controller", "replica", "driver"],
 }
-PATIENCE, ORPHANS_AFTER = 900.0, 60.0
+PATIENCE, ORPHANS_AFTER, SETTLED_AFTER = 900.0, 60.0, 15.0
 
 
 @dataclass(frozen=True)
@@ -266,15 +267,20 @@ def disturbed(bench: Bench, what: str, kind: str, moment: float, number: int) ->
                 break
         time.sleep(0.2)
     noticed = noticed if noticed is not None else time.monotonic() - killed
-    text = (place / "log").read_bytes()[said_before:].decode(errors="replace")
-    if what == "serve" and process.poll() is None:
-        right, ended = wait_for_answer(bench, process, place) == wanted, "recovered"
+    answer = None
+    if what == "serve":
+        with suppress(subprocess.TimeoutExpired):  # one that has said that it ends may still answer
+            process.wait(SETTLED_AFTER)
+        answer = wait_for_answer(bench, process, place)
+    if answer is not None:
+        right, ended = answer == wanted, "recovered"
         process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE)
     else:
-        code = process.wait(1) if process.poll() is not None else None
+        code = process.poll()
         ended = "recovered" if code == 0 else "killed itself" if kind == "driver" else "one sentence" if code == 2 else f"exit code {code}"
         right = bench.result(what, place) == wanted
+    text = (place / "log").read_bytes()[said_before:].decode(errors="replace")
     sentence = next((line for line in reversed(text.splitlines()) if line.startswith("selftrain: ")), "")
     orphans = left_over(list(seen.values()))
     lost = f"{texts_in(place)} texts kept" if what in ("run", "generate") else ""
