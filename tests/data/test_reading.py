@@ -109,3 +109,10 @@ def test_a_column_called_image_that_holds_texts_is_no_image(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"image": ["a.png"]}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match="has no column 'text'"):
         read_file(tmp_path / "a.parquet", "text", None)
+
+
+def test_a_wrong_byte_far_into_a_file_is_found_on_its_line(tmp_path):
+    lines = ["text", *("a" * 1023 for _ in range(2500))]  # 2.4 MiB: in the third block that is read
+    content = "\n".join(lines).encode() + b"\nna\xefve\n"
+    with pytest.raises(UserError, match=r"byte 0xef on line 2502; "):
+        read_file(write(tmp_path, "a.csv", content), "text", None)

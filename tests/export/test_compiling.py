@@ -335,3 +335,16 @@ def test_a_wrong_command_is_one_sentence(plain, asked, words, capsys) -> None:
     assert main(["export", *(str(plain) if word == "BUNDLE" else word for word in asked)]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and re.search(words, said)
+
+
+def test_every_backend_is_warmed_up_and_then_measured_in_as_many_rounds_as_are_wanted() -> None:
+    calls: dict[str, int] = {"one": 0, "other": 0}
+
+    def counted(name: str):
+        def compute(ids, mask):
+            calls[name] += 1
+
+        return compute
+
+    compiling.measure({name: counted(name) for name in calls}, [[1, 2, 3]] * 40, 0)
+    assert calls == {name: (1 + compiling._MEASURED_ROUNDS) * (5 + 3) for name in calls}
