@@ -106,3 +106,7 @@ def test_a_damaged_encoder_is_one_sentence(folder, tmp_path) -> None:
     (copy / "config.json").unlink()
     with pytest.raises(BundleError, match=r"config\.json is missing"):
         Classifier.load(copy)
+
+
+def test_a_batch_on_a_cpu_holds_as_many_tokens_as_keep_a_core_busy(classifier) -> None:
+    assert classifier.most_tokens == 1024

@@ -127,6 +127,7 @@ def test_words_of_a_bilstm_are_cut_too() -> None:
     texts = ["team match what team", "match"]
     assert [one.text for one in reader.cut(texts)] == BiLSTMEncoder(bilstm(["match", "team"]), max_tokens=3).cut(texts)
     assert [one.truncated for one in reader.cut(texts)] == [True, False]
+    assert [one.truncated for one in reader.cut(["match team match", "match team match x"])] == [False, True]  # three words are read
     assert reader.up_to(4)(["team match team match team"]) == [([2, 1, 2, 1], True)] and reader(["team match team match"]) == [([2, 1, 2], True)]
     assert reader([]) == []
 

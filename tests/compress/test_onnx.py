@@ -196,16 +196,17 @@ def test_a_backend_that_is_not_there_is_said(plain, copied) -> None:
 
 def test_int8_beyond_the_limit_is_refused_with_both_numbers(plain, tmp_path) -> None:
     # The tiny encoder's random weights do not survive 8 bits: that some documents change their class is sure, not luck.
-    record = export_bundle(plain, DOCUMENTS, out=tmp_path / "all", max_accuracy_loss=0.0, threads=1)
+    out = tmp_path / "not" / "there" / "all"
+    record = export_bundle(plain, DOCUMENTS, out=out, max_accuracy_loss=0.0, threads=1)
     assert record.int8 is not None and record.int8.after < record.int8.before == 1.0
     assert f"int8 is refused: agreement {record.int8.after:.4f} after against 1.0000 before" in describe(record)
     assert "onnx-int8" not in [entry.backend for entry in record.measured]
-    assert not (tmp_path / "all" / "onnx" / "model_int8.onnx").exists()
+    assert not (out / "onnx" / "model_int8.onnx").exists()
     with pytest.raises(BundleError, match="has no graph for the backend onnx-int8 \\(int8 is refused: agreement"):
-        Classifier.load(tmp_path / "all", backend="onnx-int8")
+        Classifier.load(out, backend="onnx-int8")
     with pytest.raises(BundleError, match=r"int8 is refused: agreement 0\.\d+ after against 1\.0000.*nothing was written"):
         export_bundle(plain, DOCUMENTS, out=tmp_path / "alone", max_accuracy_loss=0.0, backends=("onnx-int8",), threads=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["all"]
+    assert [path.name for path in tmp_path.iterdir()] == ["not"]
 
 
 def test_the_cost_of_int8_is_in_accuracy_where_there_are_labels() -> None:
@@ -339,3 +340,16 @@ def test_a_wrong_command_is_one_sentence(plain, asked, words, capsys) -> None:
     assert main(["export", *(str(plain) if word == "BUNDLE" else word for word in asked)]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and re.search(words, said)
+
+
+def test_every_backend_is_warmed_up_and_then_measured_in_as_many_rounds_as_are_wanted() -> None:
+    calls: dict[str, int] = {"one": 0, "other": 0}
+
+    def counted(name: str):
+        def compute(ids, mask):
+            calls[name] += 1
+
+        return compute
+
+    compiling.measure({name: counted(name) for name in calls}, [[1, 2, 3]] * 40, 0)
+    assert calls == dict.fromkeys(calls, (1 + compiling._MEASURED_ROUNDS) * (5 + 3))

@@ -163,3 +163,10 @@ def test_a_compressed_file_gives_no_more_than_its_size_allows(tmp_path, monkeypa
     monkeypatch.setattr(text_files, "FREE_ROWS", 9_999)
     with pytest.raises(DataError, match="fewer than 4 bytes a row"):
         read_file(path, "text", None)
+
+
+def test_a_wrong_byte_far_into_a_file_is_found_on_its_line(tmp_path):
+    lines = ["text", *("a" * 1023 for _ in range(2500))]  # 2.4 MiB: in the third block that is read
+    content = "\n".join(lines).encode() + b"\nna\xefve\n"
+    with pytest.raises(DataError, match=r"byte 0xef on line 2502; "):
+        read_file(write(tmp_path, "a.csv", content), "text", None)

@@ -28,6 +28,7 @@ KINDS = {
     r",?\s*strict=\w+|,\s*(?=\))": "zip's strict is an assertion: what it is given is of one length, or no test of ours would pass",
     r",?\s*encoding=(\"utf-8\"|\"UTF-8\"|None)|,\s*(?=\))": "UTF-8 is the default on every platform that we run on, and its name has no case",
     r"(?<=code\()\"(utf-8|UTF-8)\"": "UTF-8 is the default, and its name has no case",
+    r",?\s*\bdim=1(?=\))|,\s*(?=\))": "the second dimension is what F.normalize takes by itself",
     r"(?<==)(False|None)(?=[,)])": "None is as false as False where a truth value is asked for",
 }
 COLUMNS = ("file", "mutants", "tested", "killed", "timeout", "survived", "unreached", "explained", "score", "from", "to")

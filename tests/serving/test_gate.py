@@ -50,11 +50,13 @@ def parts(*bodies: bytes) -> list[dict[str, Any]]:
     return [{"type": "http.request", "body": body, "more_body": place < len(bodies) - 1} for place, body in enumerate(bodies)]
 
 
-def ask(gate: Gate, messages: list[dict[str, Any]], *, path: str = PATH, headers: dict[str, str] | None = None) -> SimpleNamespace:
+def ask(
+    gate: Gate, messages: list[dict[str, Any]], *, path: str = PATH, headers: dict[str, str] | None = None, method: str = "POST"
+) -> SimpleNamespace:
     """What the gate sends back: `status`, `headers`, `body` (None where nothing came), and `read`, how many messages it took."""
     sent: list[dict[str, Any]] = []
     given = {"host": "localhost:8000", **(headers or {})}
-    scope = {"type": "http", "method": "POST", "path": path, "headers": [(name.encode(), value.encode()) for name, value in given.items()]}
+    scope = {"type": "http", "method": method, "path": path, "headers": [(name.encode(), value.encode()) for name, value in given.items()]}
     waiting = list(messages)
 
     async def receive() -> dict[str, Any]:
@@ -310,3 +312,17 @@ def test_a_token_has_sixteen_printable_characters(tmp_path, monkeypatch) -> None
         read_token(None)
     with pytest.raises(SelfTrainError, match=r"set another file"):
         read_token(tmp_path / "none")
+
+
+def test_head_is_answered_as_get_without_the_body():
+    asked, echo, _ = gate()
+    found = ask(asked, parts(b"a body"), path="/healthz", method="HEAD")
+    assert found.status == 200 and found.body == b"" and found.headers["x-echo"] == "yes"
+    assert echo.scopes[0]["method"] == "GET"
+
+
+def test_a_compressed_body_is_refused_before_it_is_read():
+    asked, echo, _ = gate()
+    found = ask(asked, parts(b"a body"), headers={"content-encoding": "gzip"})
+    assert found.status == 415 and found.headers["accept-encoding"] == "identity" and "leave out content-encoding" in refusal(found)
+    assert not echo.bodies and found.read == 0

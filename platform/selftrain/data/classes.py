@@ -198,4 +198,4 @@ def _rows(source: DataSource) -> Iterable[SourceRow]:
 
 def _listed(names: Iterable[str], most: int = 10) -> str:
     shown = list(names)
-    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "") or "nothing"
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
