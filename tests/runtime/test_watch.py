@@ -49,12 +49,35 @@ def test_what_a_session_started_ends_with_it(how) -> None:
     assert gone(pids)
 
 
+def test_a_descendant_without_the_mark_ends_too_though_its_parent_was_killed_before() -> None:
+    """Ray's agents write their title over their environment."""
+    starts = (
+        f"import os, subprocess, sys, time; print(subprocess.Popen([sys.executable, '-c', {CHILD!r}], env={{}}).pid, flush=True); time.sleep(600)"
+    )
+    session = f"""
+import os, signal, subprocess, sys, time
+from selftrain.runtime.watch import guarded
+with guarded():
+    parent = subprocess.Popen([sys.executable, "-c", {starts!r}], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    time.sleep(3)  # the reaper looks once a second
+    print(parent.pid, child, flush=True)
+    parent.kill()
+    parent.wait()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with subprocess.Popen([sys.executable, "-c", session], stdout=subprocess.PIPE, text=True) as process:
+        pids = [int(word) for word in process.stdout.readline().split()]
+        process.wait(60)
+    assert len(pids) == 2 and gone(pids)
+
+
 def test_processes_without_the_mark_are_left_alone() -> None:
     child = subprocess.Popen([sys.executable, "-c", CHILD], env={**os.environ, reaper.MARK: "another"})
     try:
         assert reaper.kill_all("0123456789abcdef", grace=0.0, limit=1.0)
         assert child.poll() is None
-        assert child.pid in list(reaper.marked("another"))
+        assert list(reaper.session_of("another")) == [child.pid]
         assert reaper.kill_all("another", grace=0.0, limit=30.0)
         assert child.wait(30) == -signal.SIGKILL
     finally:
