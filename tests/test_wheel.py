@@ -53,11 +53,11 @@ def installed(tmp_path_factory) -> Path:
     for name in ("platform", "serve"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)], check=True, timeout=120)
+    subprocess.run([*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(source)], check=True, timeout=600)
     wheel = next(folder.glob("selftrain-*.whl"))
     venv.create(folder / "environment", with_pip=False)
     python = folder / "environment/bin/python"
-    subprocess.run([*pip, "--python", str(python), "install", "-q", "--no-deps", "--no-index", str(wheel)], check=True, timeout=120)
+    subprocess.run([*pip, "--python", str(python), "install", "-q", "--no-deps", "--no-index", str(wheel)], check=True, timeout=600)
     seen = folder / "seen"
     seen.mkdir()
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
@@ -77,7 +77,7 @@ def run(installed: Path, *command: str) -> subprocess.CompletedProcess[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
 

@@ -82,7 +82,7 @@ def fails(capsys, *arguments):
         (["serve", "--bundle", "nowhere", "--token-file", "none"], "token file"),
         (["serve", "--model", "mail@3"], "no MLflow database"),
         (["serve", "--bundle", "nowhere", "--language-model", "127.0.0.1:8001"], "args.augmentation.url"),
-        (["serve", "--bundle", "nowhere", "--language-model-name", "writer"], "needs a language_model"),
+        (["serve", "--bundle", "nowhere", "--language-model-name", "writer"], "needs a --language-model"),
         (["methods", "gencoo"], "did you mean 'genco'"),
         (["runn"], "runn"),
         ([], "COMMAND"),

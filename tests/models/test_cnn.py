@@ -98,7 +98,7 @@ def test_bfloat16_convolutions_give_float32_embeddings():
 
 def test_opening_and_what_is_refused(corpus):
     pixels = toy_images(6)[0]
-    images = replace(corpus, kind="image", unlabeled=replace(corpus.unlabeled, ids=tuple("abcdef"), texts=pixels))
+    images = replace(corpus, kind="image", unlabeled=replace(corpus.unlabeled, ids=tuple("abcdef"), contents=pixels))
     found = open_encoder(parse({"model": {"encoder": "small-cnn", "batch_size": 7}}).model, images)
     assert isinstance(found, ImageEncoder) and found.batch_size == 7
     assert np.allclose(found.mean.flatten().numpy(), pixels.mean(axis=(0, 2, 3)) / 255)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -158,3 +159,23 @@ def test_a_kill_that_the_kernel_counted_was_for_memory(monkeypatch) -> None:
     assert watch.why_it_died("exits unexpectedly") == "was killed, or crashed"
     counted[0] = 8
     assert watch.why_it_died("exits unexpectedly") == "was killed for lack of memory (by the kernel)"
+
+
+def test_a_main_thread_that_no_signal_reaches_is_ended_with_the_sentence(tmp_path) -> None:
+    """As inside of Ray's own code, which waits a minute for a lost control store."""
+    program = f"""
+import signal, subprocess, sys, time
+from pathlib import Path
+from selftrain.runtime import watch
+watch._STUCK_SECONDS = 1.0
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_watch import impostor
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+with watch.guarded():
+    child = impostor(Path({str(tmp_path)!r}))
+    time.sleep(5)  # the guard looks twice a second
+    child.kill()
+    time.sleep(600)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2 and ended.stderr.startswith("selftrain: Ray's control store (gcs_server) was killed"), ended.stderr

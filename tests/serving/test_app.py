@@ -84,7 +84,7 @@ def test_what_cannot_be_served_is_said_before_ray_starts(bundle: Path, tmp_path:
         run([Source(bundle=str(tmp_path))])
     with pytest.raises(SelfTrainError, match="There is no MLflow database"):
         run([Source(model="news")], tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
-    with pytest.raises(SelfTrainError, match="--no-token"):
+    with pytest.raises(SelfTrainError, match="Set no_token if anybody may ask"):
         run([source], host="0.0.0.0", port=free_port())
     with pytest.raises(SelfTrainError, match="token file"):
         run([source], token_file=tmp_path / "none")

@@ -121,7 +121,7 @@ def test_too_few_texts_are_said(model, capsys, monkeypatch):
         (["--data", "ag_news", "--classes", "sports,weather"], "ag_news has no class 'weather'"),
         (["--data", "sst2", "--template", "reviews"], "did you mean 'review'"),
         (["--data", "sst2", "--model", "./none"], "no folder './none'"),
-        (["--data", "sst2", "--out", "file.txt"], "'file.txt' is a file"),
+        (["--data", "sst2", "--out", "file.txt"], "must be a new folder (got the file 'file.txt')"),
         (["--data", "sst2", "--out", "full"], "'full' holds something else"),
         (["--data", "sst2", "--out", "set"], "'set' holds another data set; pass another"),
         (["--data", "sst2", "--out", "file.txt/below"], "cannot be written"),

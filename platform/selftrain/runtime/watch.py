@@ -26,6 +26,7 @@ from selftrain.runtime import reaper
 
 _OWN = {"raylet": "Ray's node process (raylet)", "gcs_server": "Ray's control store (gcs_server)"}
 _LOOK_SECONDS = 0.5
+_STUCK_SECONDS = 30.0  # Ray would end this process after 60, without a word
 _SHORT = 0.06  # of the memory; Ray's own monitor kills processes when .05 are left
 _SHUTDOWN_SECONDS = 10.0
 _BY_RAY = ("address the out of memory issue", "outofmemoryerror", "killed due to memory pressure", "running low on memory")
@@ -51,6 +52,7 @@ class Guard:
         self._short = False
         self._kills = kernel_kills()
         self._over = threading.Event()
+        self._heeded = threading.Event()  # the loss has reached the thread that holds the session
         self._main = threading.current_thread() is threading.main_thread()
         self._thread = threading.Thread(target=self._watch, name="selftrain-guard", daemon=True)
         os.environ[reaper.MARK] = self.mark
@@ -81,6 +83,7 @@ class Guard:
         """End Ray, even where the processes that would end it in order are gone."""
         import ray
 
+        self._heeded.set()
         if self.lost is None:
             self._over.set()
             ray.shutdown()
@@ -95,6 +98,7 @@ class Guard:
 
     def close(self) -> None:
         """End the watch; the reaper ends whatever is left."""
+        self._heeded.set()
         self._over.set()
         self._thread.join()
         os.environ.pop(reaper.MARK, None)
@@ -107,6 +111,9 @@ class Guard:
                 # The main thread would wait for Ray without end. Where another thread holds this session, Ray's own errors have to do.
                 if self._main and not self._over.is_set():
                     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    if not self._heeded.wait(_STUCK_SECONDS):  # it waits inside of Ray's own code, which no signal interrupts
+                        print(f"selftrain: {self.lost}", file=sys.stderr, flush=True)
+                        os._exit(2)
                 return
             self._memory()
 
