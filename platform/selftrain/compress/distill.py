@@ -164,6 +164,7 @@ class _Comparison:
 
     def write(self, place: Path, card: BundleCard, name: str, student: DistilledStudent) -> Path:
         """The student's bundle, with its metrics where there are labels."""
+        # Not `handover.card_of`, which states a training by a recipe on a corpus: a student states its teacher's, whose recipe may be of another version.
         changes = {
             "name": f"{card.name}_{name}",
             "method": f"distilled from {card.method} ({name})",
