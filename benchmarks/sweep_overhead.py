@@ -35,7 +35,7 @@ def main() -> None:
         for cell in prepared.cells:
             corpus, _ = load_corpus(cell.experiment.data)
             if cell.experiment.model.train == "head":
-                open_shared(cell.experiment, corpus).encode([*corpus.unlabeled.contents, *corpus.test.contents])
+                open_shared(cell.experiment.model, corpus).encode([*corpus.unlabeled.contents, *corpus.test.contents])
         result = run_sweep(space, at_once=options.at_once)
         results = Results(result.folder / "results.jsonl", "")
         found = [results.get(cell) or {} for cell in prepared.cells]

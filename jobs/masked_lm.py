@@ -14,7 +14,6 @@ import argparse
 import hashlib
 import importlib.util
 import json
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from transformers.utils import logging
 from selftrain.config import load
 from selftrain.data.loading import load_corpus
 from selftrain.errors import ConfigError, DataError, MissingExtraError, OutputError, SelfTrainError
+from selftrain.files.durable import replacing_folder
 from selftrain.models.locate import BILSTM, IMAGE_ENCODERS, encoder_folder, fingerprint
 from selftrain.models.masked import logits_at
 
@@ -126,11 +126,10 @@ def pretrain(source: Path | str, texts: Sequence[str], to: Path, *, epochs: floa
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.is_dir() else None)
     torch.manual_seed(seed)  # the same masks, whatever was drawn before
     loss = float(trainer.evaluate()["eval_loss"])
-    made = work / "made"
-    trainer.save_model(str(made))
-    tokenizer.save_pretrained(made)
-    os.replace(made, to)
-    shutil.rmtree(work)
+    with replacing_folder(to) as made:
+        trainer.save_model(str(made))
+        tokenizer.save_pretrained(made)
+    shutil.rmtree(work, ignore_errors=True)  # there is none of a training shorter than a checkpoint
     return loss
 
 

@@ -20,6 +20,7 @@ from selftrain.config import parse
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.data.texts import no_texts
 from selftrain.data.views import edited
+from selftrain.methods.recipe import resolve
 from selftrain.models.workers import Workers
 
 TEXTS = (  # four of each class
@@ -91,7 +92,7 @@ def built(
     torch.manual_seed(start)
     encoder = HalvedEncoder(WORDS, dimensions=3, seed=1, normalize=normalize)
     experiment = parse({"method": {**SHORT, "name": name, **options}})
-    return methods.build(experiment, corpus or toy(), encoder, workers=workers or Watching(), seed=seed)
+    return resolve(experiment).build(corpus or toy(), encoder, workers=workers or Watching(), seed=seed)
 
 
 @dataclass

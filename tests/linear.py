@@ -16,11 +16,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.corpus import Corpus, Documents, Label
 from selftrain.data.texts import no_texts
 from selftrain.methods.base import Method
+from selftrain.methods.recipe import resolve
 from selftrain.models.encoder import Encoder
 
 WORDS = ("goal", "bank", "film", "vote", "chip")
@@ -93,7 +93,7 @@ def corpus_of(classes: int = 3, texts: Sequence[str] = TEXTS, **more: Any) -> Co
 def build(corpus: Corpus, name: str, *, seed: int = 0, encoder: Encoder | None = None, **options: Any) -> Any:
     """The method around a `ResidualEncoder`; torch's random numbers start anew, so that nets of several methods start alike."""
     torch.manual_seed(7)
-    return methods.build(parse({"method": {"name": name, **options}}), corpus, encoder or ResidualEncoder(), seed=seed)
+    return resolve(parse({"method": {"name": name, **options}})).build(corpus, encoder or ResidualEncoder(), seed=seed)
 
 
 def steps_of(method: Method, rounds: int | None = None) -> list[dict[str, float]]:

@@ -17,6 +17,7 @@ from selftrain.data.corpus import document_id
 from selftrain.data.loading import load_corpus
 from selftrain.data.splits import hash_order
 from selftrain.data.supervision import grant
+from selftrain.methods.recipe import resolve
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.head import HeadEncoder
 from selftrain.training.loop import train
@@ -76,7 +77,7 @@ def train_on(folder, rows, supervision="none", channel=texts_for, labels_per_cla
     corpus = grant(corpus, truth, experiment.data, seed=3)
     backbone = tiny_backbone(folder / "encoder")
     torch.manual_seed(3)
-    trainer = methods.build(experiment, corpus, (TextEncoder if full else HeadEncoder)(backbone, max_tokens=16), seed=3)
+    trainer = resolve(experiment).build(corpus, (TextEncoder if full else HeadEncoder)(backbone, max_tokens=16), seed=3)
     train(trainer, texts=channel, report=lambda figures, state: None, seed=3)
     return truth, corpus.granted or corpus.candidates, tensors(trainer.state())
 

@@ -104,7 +104,7 @@ def test_a_checkpoint_that_finds_no_space_leaves_the_one_before_it(disk):
     checkpoint = RoundCheckpoint(disk.folder / "genco-seed0.pt", "me")
     checkpoint.write({"round": 1, "method": {"weight": torch.ones(3)}})
     disk.fill()
-    with pytest.raises(SelfTrainError, match=r"genco-seed0\.pt cannot be written: the disk is full .*--resume"):
+    with pytest.raises(SelfTrainError, match=r"genco-seed0\.pt cannot be written: the disk is full .*; free some space and resume; what was"):
         checkpoint.write({"round": 2, "method": {"weight": torch.ones(100_000)}})
     assert checkpoint.read()["round"] == 1 and names(disk.folder) == ["filler", "genco-seed0.pt"]
     assert RoundCheckpoint(checkpoint.file, "somebody else").read() is None

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from selftrain import methods
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import BundleCard
 from selftrain.config import parse
 from selftrain.errors import SelfTrainError
 from selftrain.evaluation.diversity import self_bleu
+from selftrain.methods.recipe import resolve
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 
 FILE = Path(__file__).parents[2] / "jobs" / "text_quality.py"
@@ -28,7 +28,7 @@ def method(corpus):
     encoder = BiLSTMEncoder(bilstm(vocabulary(corpus.unlabeled.contents, 100), word_dimensions=4, hidden=4))
     granted = {id_: int(index >= 12) for index, id_ in enumerate(corpus.unlabeled.ids)}
     document = {"name": "sungen", "outer_iterations": 2, "batch_size": 8}
-    return methods.build(parse({"method": document}), replace(corpus, granted=granted), encoder)
+    return resolve(parse({"method": document})).build(replace(corpus, granted=granted), encoder)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from selftrain.config import parse
 from selftrain.data.texts import TextRequest, no_texts
 from selftrain.errors import SelfTrainError
 from selftrain.methods.losses import similarity
+from selftrain.methods.recipe import resolve
 from selftrain.models.encoder import TextEncoder
 from selftrain.training.loop import train
 
@@ -36,7 +37,7 @@ class Writer:
 
 def trained(corpus, folder, texts=no_texts, seed=0, **method):
     torch.manual_seed(0)
-    found = methods.build(experiment(**method), corpus, TextEncoder(tiny_backbone(folder), max_tokens=16), seed=seed)
+    found = resolve(experiment(**method)).build(corpus, TextEncoder(tiny_backbone(folder), max_tokens=16), seed=seed)
     history = train(found, texts=texts, report=lambda figures, state: None, seed=seed)
     return found, history
 
@@ -105,14 +106,14 @@ def test_a_document_without_conditional_text_is_trained_on_itself(corpus, tmp_pa
 
 
 def test_s_t_grows_from_first_to_last_share(corpus, encoder):
-    method = methods.build(experiment(rounds=5, first_share=0.25, last_share=0.75), corpus, encoder)
+    method = resolve(experiment(rounds=5, first_share=0.25, last_share=0.75)).build(corpus, encoder)
     # 24 documents, 2 classes: 12 a class
     assert [method.selection_size(round_) for round_ in range(5)] == [3, 4, 6, 8, 9]
 
 
 def test_the_released_filter_keeps_the_texts_that_the_lagging_model_scores_highest(corpus, tmp_path):
     config = parse({"augment": {"conditional_samples": 4}, "method": {"rounds": 1, "steps_per_round": 1, "conditional_filter": 2}})
-    method = methods.build(config, corpus, TextEncoder(tiny_backbone(tmp_path / "e"), max_tokens=16))
+    method = resolve(config).build(corpus, TextEncoder(tiny_backbone(tmp_path / "e"), max_tokens=16))
     method.refresh(0, Writer(corpus))
     index, kept = next(iter(method._conditional.items()))
     label = method.selection.label_of[index]
@@ -123,8 +124,8 @@ def test_the_released_filter_keeps_the_texts_that_the_lagging_model_scores_highe
 
 
 def test_one_class_that_is_never_predicted(corpus, tmp_path, monkeypatch):
-    method = methods.build(
-        experiment(input_augmentation=False, conditional_augmentation=False), corpus, TextEncoder(tiny_backbone(tmp_path / "e"), max_tokens=16)
+    method = resolve(experiment(input_augmentation=False, conditional_augmentation=False)).build(
+        corpus, TextEncoder(tiny_backbone(tmp_path / "e"), max_tokens=16)
     )
     prototypes = method.prototypes()
     monkeypatch.setattr(method, "prototypes", lambda: torch.stack([prototypes[0], -prototypes[0]]))
@@ -159,7 +160,7 @@ def test_a_long_document_leaves_room_for_its_continuation(encoder):
 
 def test_supervised_needs_granted_labels(corpus, encoder):
     with pytest.raises(SelfTrainError, match=r"data\.supervision: all"):
-        methods.build(parse({"method": {"name": "supervised"}}), corpus, encoder)
+        resolve(parse({"method": {"name": "supervised"}})).build(corpus, encoder)
 
 
 def test_unknown_option_names_the_nearest():

@@ -14,6 +14,7 @@ from selftrain.data.corpus import Documents
 from selftrain.data.images import image_id
 from selftrain.data.texts import no_texts
 from selftrain.errors import SelfTrainError
+from selftrain.methods.recipe import resolve
 from selftrain.models.cnn import ImageEncoder
 from selftrain.training.loop import train
 
@@ -36,7 +37,7 @@ def images(corpus):
 def built(images, seed=0, **method):
     experiment = parse({"method": {**SHORT, **OPTIONS.get(method["name"], {}), **method}})
     torch.manual_seed(seed)
-    return methods.build(experiment, images, ImageEncoder("small-cnn", images.unlabeled.contents), seed=seed)
+    return resolve(experiment).build(images, ImageEncoder("small-cnn", images.unlabeled.contents), seed=seed)
 
 
 def run(method, seed=0, **how):

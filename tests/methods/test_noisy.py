@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from tiny import tiny_backbone
 from trained import run
 
-from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import no_texts
 from selftrain.errors import SelfTrainError
 from selftrain.methods.noisy_labels.noisy import epoch_order
+from selftrain.methods.recipe import resolve
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.head import HeadEncoder
@@ -33,13 +33,13 @@ def labeled(corpus):
 def build(corpus, folder, name, seed=0, encoder=HeadEncoder, **method):
     torch.manual_seed(seed)
     experiment = parse({"method": {"name": name, "epochs": 3, "batch_size": 8, **method}})
-    return methods.build(experiment, corpus, encoder(tiny_backbone(folder), max_tokens=16), seed=seed)
+    return resolve(experiment).build(corpus, encoder(tiny_backbone(folder), max_tokens=16), seed=seed)
 
 
 def small_bilstm(corpus, name, seed=0, **method):
     torch.manual_seed(seed)
     encoder = BiLSTMEncoder(bilstm(vocabulary(corpus.unlabeled.contents, 100), word_dimensions=8, hidden=8))
-    return methods.build(parse({"method": {"name": name, "epochs": 3, "batch_size": 8, **method}}), corpus, encoder, seed=seed)
+    return resolve(parse({"method": {"name": name, "epochs": 3, "batch_size": 8, **method}})).build(corpus, encoder, seed=seed)
 
 
 @pytest.mark.parametrize("name", NAMES)

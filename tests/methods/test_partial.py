@@ -11,11 +11,11 @@ from linear import build as linear_build
 from tiny import tiny_backbone
 from trained import run, tensors
 
-from selftrain import methods
 from selftrain.config import parse
 from selftrain.errors import SelfTrainError
 from selftrain.methods.candidate_labels.plcr import negative_candidates
 from selftrain.methods.losses import agreed_labels, candidate_likelihood, consistency
+from selftrain.methods.recipe import resolve
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.head import HeadEncoder
 
@@ -79,7 +79,7 @@ def test_certain_predictions_stay_finite(loss, dtype):
 def build(corpus, folder, name, kind=HeadEncoder, **options):
     torch.manual_seed(0)
     experiment = parse({"method": {"name": name, "rounds": 3, "steps_per_round": 4, "batch_size": 8, **options}})
-    return methods.build(experiment, corpus, kind(tiny_backbone(folder), max_tokens=16), seed=0)
+    return resolve(experiment).build(corpus, kind(tiny_backbone(folder), max_tokens=16), seed=0)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from selftrain.config import parse
 from selftrain.data.corpus import Documents
 from selftrain.data.images import image_id
 from selftrain.methods.candidate_labels.pico import pool_contrastive
+from selftrain.methods.recipe import resolve
 from selftrain.models.cnn import ImageEncoder
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.head import HeadEncoder
@@ -52,7 +53,7 @@ def test_without_any_positive_there_is_no_loss_and_no_gradient():
 def build(corpus, folder, kind=HeadEncoder, **options):
     torch.manual_seed(0)
     experiment = parse({"method": {"name": "pico", "rounds": 3, "steps_per_round": 4, "batch_size": 8, "queue": 20, "key_momentum": 0.9, **options}})
-    return methods.build(experiment, corpus, kind(tiny_backbone(folder), max_tokens=16), seed=0)
+    return resolve(experiment).build(corpus, kind(tiny_backbone(folder), max_tokens=16), seed=0)
 
 
 def test_prototypes_move_to_the_queries_of_their_class(with_sets, tmp_path):
@@ -114,7 +115,7 @@ def test_methods_for_sets_learn_the_classes_of_images(corpus, name):
     options = {"generator_rate": 0.1, "virtual_rate": 0.1} if name == "seal_partial" else {"key_momentum": 0.9} if name == "pico" else {}
     experiment = parse({"method": {"name": name, "rounds": 2, "steps_per_round": 10, "batch_size": 8, **options}})
     torch.manual_seed(0)
-    method = methods.build(experiment, images, ImageEncoder("small-cnn", pixels), seed=0)
+    method = resolve(experiment).build(images, ImageEncoder("small-cnn", pixels), seed=0)
     run(method)
     right = method.student().predict(pixels).argmax(1).numpy() == labels
     assert right[::3].mean() > 0.9 and right.mean() > 0.9  # every third set leaves a choice

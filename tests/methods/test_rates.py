@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from tiny import tiny_backbone
 
-from selftrain import methods
 from selftrain.config import parse
+from selftrain.methods.recipe import resolve
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.head import HeadEncoder
@@ -23,7 +23,7 @@ def rate(corpus, tmp_path):
     }
 
     def found(name, kind, **options):
-        method = methods.build(parse({"method": {"name": name, **options}}), labeled, encoders[kind]())
+        method = resolve(parse({"method": {"name": name, **options}})).build(labeled, encoders[kind]())
         if hasattr(method, "start_optimizer"):
             method.start_optimizer(10)
         return method.optimizer.defaults["lr"]

@@ -15,6 +15,7 @@ from selftrain.config import parse
 from selftrain.data.texts import no_texts
 from selftrain.errors import SelfTrainError
 from selftrain.methods.losses import distillation
+from selftrain.methods.recipe import resolve
 from selftrain.methods.soft_labels.seal import (
     LearnedObjective,
     bidirectional_divergence,
@@ -42,7 +43,7 @@ def with_labels(corpus, count=24):
 def built(corpus, folder, seed=0, **options):
     torch.manual_seed(0)
     experiment = parse({"method": {"name": "seal", "rounds": 2, "steps_per_round": 4, "batch_size": 8, **options}})
-    return methods.build(experiment, corpus, HeadEncoder(tiny_backbone(folder), max_tokens=16), seed=seed)
+    return resolve(experiment).build(corpus, HeadEncoder(tiny_backbone(folder), max_tokens=16), seed=seed)
 
 
 def trained(corpus, folder, resume=None, **options):
@@ -432,7 +433,7 @@ def test_four_classes_take_the_top_k_loss(corpus, tmp_path):
 def test_a_full_encoder_is_refused(corpus, tmp_path):
     experiment = parse({"method": {"name": "seal"}})
     with pytest.raises(SelfTrainError, match=r"model\.train must be 'head'"):
-        methods.build(experiment, with_labels(corpus), TextEncoder(tiny_backbone(tmp_path / "e"), max_tokens=16))
+        resolve(experiment).build(with_labels(corpus), TextEncoder(tiny_backbone(tmp_path / "e"), max_tokens=16))
 
 
 def test_without_labels_it_is_refused(corpus, tmp_path):

@@ -9,10 +9,10 @@ import torch
 from tiny import tiny_backbone
 from trained import run
 
-from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import no_texts
 from selftrain.errors import SelfTrainError
+from selftrain.methods.recipe import resolve
 from selftrain.methods.soft_labels.uskd import customized_soft_labels
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.head import HeadEncoder
@@ -28,7 +28,7 @@ def labeled(corpus):
 def built(corpus, folder, kind=HeadEncoder, seed=0, **options):
     torch.manual_seed(0)
     experiment = parse({"method": {"rounds": 2, "steps_per_round": 4, "batch_size": 8, **options}})
-    return methods.build(experiment, corpus, kind(tiny_backbone(folder), max_tokens=16), seed=seed)
+    return resolve(experiment).build(corpus, kind(tiny_backbone(folder), max_tokens=16), seed=seed)
 
 
 def weights(method):

@@ -12,6 +12,7 @@ from selftrain.config import parse
 from selftrain.data.texts import TextRequest, no_texts
 from selftrain.errors import SelfTrainError
 from selftrain.methods.few_labels.ns3l import choose_negatives
+from selftrain.methods.recipe import resolve
 from selftrain.methods.semisupervised import SemiSupervised
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.head import HeadEncoder
@@ -38,7 +39,7 @@ def built(corpus, folder, seed=0, head=True, **method):
     backbone = tiny_backbone(folder)
     encoder = HeadEncoder(backbone, max_tokens=16) if head else TextEncoder(backbone, max_tokens=16)
     torch.manual_seed(seed)
-    return methods.build(experiment, corpus, encoder, seed=seed)
+    return resolve(experiment).build(corpus, encoder, seed=seed)
 
 
 def run(method, texts=no_texts, seed=0, **how):

@@ -10,7 +10,6 @@ from sklearn.metrics import roc_auc_score
 from tiny import tiny_backbone
 from trained import run
 
-from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.corpus import Documents
 from selftrain.errors import SelfTrainError
@@ -25,6 +24,7 @@ from selftrain.methods.noisy_labels.sungen import (
     mean_absolute_error,
     relative_weights,
 )
+from selftrain.methods.recipe import resolve
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.head import HeadEncoder
@@ -262,7 +262,7 @@ def labeled(corpus):
 def build(corpus, folder, seed=0, **method):
     torch.manual_seed(seed)
     options = {"name": "sungen", "epochs": 2, "batch_size": 8, "outer_iterations": 6, "inner_learning_rate": 0.05, **method}
-    return methods.build(parse({"method": options}), corpus, HeadEncoder(tiny_backbone(folder), max_tokens=16), seed=seed)
+    return resolve(parse({"method": options})).build(corpus, HeadEncoder(tiny_backbone(folder), max_tokens=16), seed=seed)
 
 
 def test_the_method_trains_by_weight_and_reports_the_classes(corpus, tmp_path):
@@ -332,7 +332,7 @@ def test_a_bilstm_finds_flipped_labels(corpus, texts_by_class):
     torch.manual_seed(0)
     encoder = BiLSTMEncoder(bilstm(vocabulary(texts, 100), word_dimensions=8, hidden=8))
     options = {"name": "sungen", "epochs": 2, "batch_size": 8, "outer_iterations": 10, "inner_learning_rate": 0.02, "inner_epochs": 2}
-    method = methods.build(parse({"method": options}), replace(corpus, unlabeled=documents, granted=granted), encoder)
+    method = resolve(parse({"method": options})).build(replace(corpus, unlabeled=documents, granted=granted), encoder)
     history, _ = run(method)
     assert history.rounds[0]["outer_last"] < history.rounds[0]["outer_first"]
     right = [index not in wrong for index in range(80)]
@@ -345,4 +345,4 @@ def test_what_cannot_be_done_is_said(corpus, tmp_path):
     with pytest.raises(SelfTrainError, match=r"budget must be at most the number of labeled documents, 24 \(got 25\)"):
         build(labeled(corpus), tmp_path / "b", budget=25)
     with pytest.raises(SelfTrainError, match=r"model\.train must be 'head'"):
-        methods.build(parse({"method": {"name": "sungen"}}), labeled(corpus), TextEncoder(tiny_backbone(tmp_path / "c"), max_tokens=16))
+        resolve(parse({"method": {"name": "sungen"}})).build(labeled(corpus), TextEncoder(tiny_backbone(tmp_path / "c"), max_tokens=16))

@@ -10,11 +10,11 @@ from sklearn.metrics import roc_auc_score
 from sklearn.svm import SVC
 from tiny import tiny_backbone
 
-from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import no_texts
 from selftrain.methods.losses import reverse_cross_entropy, similarity, text_to_label
 from selftrain.methods.noisy_labels.sungen import SunGenOptions, learn_weights, mean_absolute_error
+from selftrain.methods.recipe import resolve
 from selftrain.methods.zero_shot.genco import soft_targets
 from selftrain.models.encoder import TextEncoder
 
@@ -117,7 +117,7 @@ def test_within_a_round_the_margin_grows_to_d_over_tau_and_no_further():
 def test_training_holds_q_as_the_round_began(corpus, tmp_path):
     """The gradient of a step of GenCo is that of Q held constant; differentiating through Q, as the proof does, gives another."""
     plain = {"rounds": 1, "steps_per_round": 2, "tau": 0.5, "learning_rate": 1e-2, "input_augmentation": False, "conditional_augmentation": False}
-    method = methods.build(parse({"method": plain}), corpus, TextEncoder(tiny_backbone(tmp_path / "e"), max_tokens=16), seed=0)
+    method = resolve(parse({"method": plain})).build(corpus, TextEncoder(tiny_backbone(tmp_path / "e"), max_tokens=16), seed=0)
     method.refresh(0, no_texts)
     method.encoder.eval()
     first = {index: value.clone() for index, value in method.selection.targets.items()}

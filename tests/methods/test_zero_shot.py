@@ -16,6 +16,7 @@ from selftrain.config import parse
 from selftrain.data.corpus import Documents, Label, document_id
 from selftrain.data.texts import no_texts
 from selftrain.errors import SelfTrainError
+from selftrain.methods.recipe import resolve
 from selftrain.methods.zero_shot.selection import batch_of
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.head import HeadEncoder
@@ -74,7 +75,7 @@ def sentence_encoder(folder, head=False):
 def built(corpus, folder, name, seed=0, head=False, **options):
     experiment = parse({"model": {"masked_lm": str(folder), "max_tokens": 16}, "method": {"name": name, **SHORT[name], **options}})
     torch.manual_seed(seed)
-    return methods.build(experiment, corpus, sentence_encoder(folder, head), seed=seed)
+    return resolve(experiment).build(corpus, sentence_encoder(folder, head), seed=seed)
 
 
 def run(method, **how):
@@ -121,7 +122,7 @@ def test_a_resumed_training_ends_as_the_one_that_was_never_stopped(toy, folder, 
 @pytest.mark.parametrize("name", MASKED)
 def test_a_masked_language_model_is_asked_for_and_left_as_it_is(toy, folder, name):
     with pytest.raises(SelfTrainError, match=r"model\.masked_lm is not set"):
-        methods.build(parse({"method": {"name": name}}), toy, sentence_encoder(folder))
+        resolve(parse({"method": {"name": name}})).build(toy, sentence_encoder(folder))
     method = built(toy, folder, name)
     before = copy.deepcopy(method.encoder.language_model.state_dict())
     run(method)

@@ -61,7 +61,7 @@ def test_on_this_machine_only_its_own_names_are_answered(client, served) -> None
             ("OPTIONS", "/nowhere"),
         ):
             assert status(client, {"host": host}, method, path) == 421, host
-    assert "--allowed-host" in client.get("/healthz", headers={"host": "evil.example"}).json()["error"]
+    assert "add it to allowed_hosts" in client.get("/healthz", headers={"host": "evil.example"}).json()["error"]
 
 
 def test_which_hosts_are_those_of_a_server() -> None:

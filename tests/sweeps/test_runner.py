@@ -76,7 +76,7 @@ def test_asha_ends_weak_trials(ray):
             report(config["n"] + round_ / 100)
         return {"objective": config["n"] + 1.0}
 
-    found = outcomes(work, [{"n": n} for n in range(9, 0, -1)], asha_rounds=9)
+    found = outcomes(work, [{"n": n} for n in range(9, 0, -1)], asha=True)
     stopped = [config["n"] for config, result in found if "stopped" in result]
     finished = [config["n"] for config, result in found if "stopped" not in result]
     assert 9 in finished and stopped and max(stopped) < 9  # the best comes first here, and nothing beats it

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from selftrain.errors import ConfigError, DataError, SelfTrainError
+from selftrain.methods.recipe import resolve
 from selftrain.sweeps.plan import prepare
 from selftrain.sweeps.space import Cell, load_space, parse_space, shown
 
@@ -136,7 +137,7 @@ def test_a_cells_fingerprint_follows_what_decides_its_result_and_nothing_else(do
 
     def fingerprint(seed=0, data="d", **changes):
         changed = experiment.model_copy(update={key: getattr(experiment, key).model_copy(update=value) for key, value in changes.items()})
-        return Cell("a", "b", seed, changed, data).fingerprint
+        return Cell("a", "b", seed, changed, resolve(changed), data).fingerprint
 
     same = fingerprint()
     assert same == fingerprint(model={"cache": "elsewhere"}) == fingerprint(augment={"temperature": 0.1}) == fingerprint(training={"max_failures": 5})
@@ -144,7 +145,7 @@ def test_a_cells_fingerprint_follows_what_decides_its_result_and_nothing_else(do
     assert same not in others and len(others) == 3
     # An option that is written out at its default changes nothing.
     written = experiment.model_copy(update={"method": {**experiment.method, "weight_decay": 0.01}})
-    assert Cell("a", "b", 0, written, "d").fingerprint == same
+    assert Cell("a", "b", 0, written, resolve(written), "d").fingerprint == same
 
 
 def test_values_as_they_are_shown():
@@ -158,13 +159,13 @@ def test_every_space_of_the_repository_is_valid(file):
         assert space.name == file.stem and space.claim
         for column in space.columns:
             for setting in space.settings():
-                space.experiment(setting, column)
+                space.cell(setting, column, 0)
 
 
 def test_an_error_of_a_cell_keeps_its_class(document, monkeypatch):
     def build(*_):
         raise DataError("it does not fit")
 
-    monkeypatch.setattr("selftrain.methods.build", build)
+    monkeypatch.setattr("selftrain.methods.recipe.Recipe.build", build)
     with pytest.raises(DataError, match=r"^toy at 0\.0001 on .*: it does not fit$"):
         prepare(parse_space(document))

@@ -11,9 +11,9 @@ import pytest
 import torch
 from tiny import tiny_backbone
 
-from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import no_texts
+from selftrain.methods.recipe import resolve
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.workers import Workers
 from selftrain.training import loop
@@ -255,7 +255,7 @@ SELF_TRAINING = parse(
 
 
 def build(corpus, folder):
-    return methods.build(SELF_TRAINING, corpus, TextEncoder(tiny_backbone(folder), max_tokens=16), seed=5)
+    return resolve(SELF_TRAINING).build(corpus, TextEncoder(tiny_backbone(folder), max_tokens=16), seed=5)
 
 
 def test_a_resumed_training_ends_with_the_same_weights(corpus, tmp_path):

@@ -12,11 +12,11 @@ import torch
 from by_hand import LinearEncoder
 from few_labels import SHORT, WORDS, toy
 
-from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.texts import TextRequest, no_texts
 from selftrain.errors import ProcessDied, SelfTrainError
 from selftrain.methods import recipe
+from selftrain.methods.recipe import resolve
 from selftrain.models.workers import Workers
 from selftrain.training import ray as workers_of_ray
 from selftrain.training.loop import Validation, train
@@ -80,7 +80,7 @@ def test_a_worker_trains_as_the_plain_loop_and_reports_every_round_with_its_stat
     assert [state["round"] for _, state in session.reports] == [0, 1, 2]
     torch.manual_seed(0)
     torch.rand(1)
-    plain = methods.build(EXPERIMENT, toy(), LinearEncoder(WORDS), seed=0)
+    plain = resolve(EXPERIMENT).build(toy(), LinearEncoder(WORDS), seed=0)
     history = train(plain, texts=no_texts, report=lambda figures, state: None, seed=0)
     assert [figures for figures, _ in session.reports] == history.rounds
     assert torch.equal(plain.encoder.weight, encoder.weight)

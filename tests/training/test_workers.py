@@ -20,6 +20,7 @@ from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.errors import SelfTrainError
+from selftrain.methods.recipe import resolve
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.head import HeadEncoder
 from selftrain.models.workers import Workers
@@ -117,7 +118,7 @@ def trained(models, corpus, name, options, kind, workers):
     encoder = ENCODERS[kind](copy.deepcopy(backbone), max_tokens=16)
     try:
         document = {"model": {"masked_lm": str(masked_lm), "max_tokens": 16}, "method": {"name": name, "learning_rate": 1e-4, **options}}
-        method = methods.build(parse(document), seen_by(name, corpus), encoder, workers=workers, seed=0)
+        method = resolve(parse(document)).build(seen_by(name, corpus), encoder, workers=workers, seed=0)
     except SelfTrainError as error:
         return {"refused": str(error)}
     history = train(method, texts=written, report=lambda figures, state: None, seed=0)
@@ -236,9 +237,9 @@ def test_batch_normalization_is_refused_with_more_than_one_worker(toy, quiet):
     encoder = TextEncoder(copy.deepcopy(quiet[0]), max_tokens=16)
     encoder.extra = torch.nn.BatchNorm1d(32)
     experiment = parse({"method": {"name": "cross_entropy", **FEW}})
-    methods.build(experiment, seen_by("cross_entropy", toy), encoder, workers=Workers(0, 1))
+    resolve(experiment).build(seen_by("cross_entropy", toy), encoder, workers=Workers(0, 1))
     with pytest.raises(SelfTrainError, match=r"training\.workers must be 1.*batch normalization"):
-        methods.build(experiment, seen_by("cross_entropy", toy), encoder, workers=Workers(0, 2))
+        resolve(experiment).build(seen_by("cross_entropy", toy), encoder, workers=Workers(0, 2))
 
 
 def test_fewer_items_than_workers_are_encoded_all_the_same():

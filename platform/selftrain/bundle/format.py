@@ -113,6 +113,7 @@ def write_bundle(
     folder = Path(folder)
     if folder.exists() and not (folder / CARD).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} exists and is not a bundle; pass an empty or new folder, so that nothing of yours is overwritten.")
+    # Not `replacing_folder`, which takes a new folder: a bundle that is there makes room, and comes back where the new one cannot take its place.
     partial, old = (folder.parent / f".{folder.name}.{word}-{os.getpid()}" for word in ("partial", "old"))
     longest = backbone.max_seq_length
     cuts = not isinstance(backbone[0], StaticEmbedding)  # whose tokenizer holds the cut

@@ -111,11 +111,11 @@ def _run(options: argparse.Namespace) -> int:
 
 def _checked_options(experiment: Experiment) -> Experiment:
     """`experiment`, once its method, the method's options and its variants are known to be right."""
-    from selftrain import methods
+    from selftrain.methods.recipe import resolve
 
     for name in experiment.variants:
-        methods.options_of(experiment.variant(name).method)
-    methods.options_of(experiment.method)
+        resolve(experiment.variant(name))
+    resolve(experiment)
     return experiment
 
 

@@ -27,13 +27,14 @@ from selftrain.bundle.classifier import Classifier, open_backbone
 from selftrain.bundle.documents import labels_of, load_documents
 from selftrain.bundle.format import BundleCard, BundleMetrics, checked_card, read_prototypes, write_bundle
 from selftrain.bundle.tokens import FastReader, reader_of
-from selftrain.compress.folders import put_in_place, require_empty, scratch_beside
+from selftrain.compress.folders import require_empty
 from selftrain.compress.students import DistilledStudent, Teacher, layers_of, shallow_student, static_student
 from selftrain.data.corpus import Corpus, Truth
 from selftrain.errors import BundleError, ConfigError, DataError, nearest
 from selftrain.evaluation.metrics import evaluate
 from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
 from selftrain.evaluation.tiers import Tier, tiers
+from selftrain.files.durable import replacing_folder
 from selftrain.files.parsing import json_of
 
 STUDENTS = ("static", "shallow")
@@ -102,7 +103,7 @@ def distill(
     classifier = Classifier.load(folder)
     soft = torch.from_numpy(_probabilities(classifier, texts)).float()
     teacher = Teacher(backbone, reader, card, weights, bias, [tokens.ids for tokens in reader(texts)], soft)
-    with scratch_beside(home) as scratch:
+    with replacing_folder(home) as scratch:
         comparison = _Comparison(measured_on, labels, _probabilities(classifier, measured_on))
         found = [comparison.tier("teacher", folder, backend) for backend in dict.fromkeys(("torch", classifier.backend))]
         for name in students:
@@ -113,8 +114,6 @@ def distill(
         llm, note = _language_model(folder, corpus, labels)
         found += llm
         _write_tiers(scratch, found, comparison, teacher=str(folder), learned_from=len(texts))
-        put_in_place(scratch, home)
-        home.chmod(0o755)  # a scratch folder is its owner's alone
     kind = "labels" if labels is not None else "the teacher's answers"
     learned = f"learned from {len(texts):,} texts of {corpus.name}, measured on {len(measured_on):,} documents against {kind}"
     return Distilled(home, found, f"{learned}{note}")
@@ -164,6 +163,7 @@ class _Comparison:
 
     def write(self, place: Path, card: BundleCard, name: str, student: DistilledStudent) -> Path:
         """The student's bundle, with its metrics where there are labels."""
+        # Not `handover.card_of`, which states a training by a recipe on a corpus: a student states its teacher's, whose recipe may be of another version.
         changes = {
             "name": f"{card.name}_{name}",
             "method": f"distilled from {card.method} ({name})",

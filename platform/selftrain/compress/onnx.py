@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,9 +44,10 @@ from selftrain.bundle.classifier import open_backbone
 from selftrain.bundle.documents import labels_of, load_documents
 from selftrain.bundle.format import BundleCard, checked_card, read_prototypes
 from selftrain.bundle.tokens import FastReader, batches, padded, reader_of
-from selftrain.compress.folders import put_in_place, require_empty, scratch_beside
+from selftrain.compress.folders import require_empty
 from selftrain.compress.graph import Graph, int8_cost, largest_difference, quantize, write_graph
 from selftrain.errors import BundleError, ConfigError, DataError
+from selftrain.files.durable import check_writable, replacing_folder
 
 TOLERANCE = 1e-4  # largest difference of a probability between a float32 graph and PyTorch
 DOCUMENTS = 1000  # at most; int8 is judged on them
@@ -291,25 +293,27 @@ def _probabilities(computes: Backend, rows: Sequence[Sequence[int]], padding: in
 @contextmanager
 def _whole_or_not_at_all(folder: Path, out: Path | None) -> Iterator[Path]:
     """A scratch folder for the graphs and the record; they move to their places when everything has succeeded, the record last."""
-    home = (out or folder).absolute()
-    with scratch_beside(home) as scratch:
-        place = scratch / FOLDER
+    if out is not None:
+        with replacing_folder(out.absolute()) as whole:
+            shutil.copytree(folder, whole, ignore=lambda where, _: (FOLDER, RECORD) if Path(where) == Path(folder) else (), dirs_exist_ok=True)
+            place = whole / FOLDER
+            place.mkdir()
+            yield place
+            (place / RECORD).rename(whole / RECORD)
+        return
+    home = folder.absolute()
+    check_writable(home.parent, "the folder that holds the bundle")
+    # Not `replacing_folder`, which takes a new folder: here a bundle stays and two of its parts change.
+    with tempfile.TemporaryDirectory(prefix=f".{home.name}.partial-", dir=home.parent) as scratch:
+        place, record = Path(scratch) / FOLDER, Path(scratch) / RECORD
         place.mkdir()
         yield place
-        record = scratch / RECORD
         (place / RECORD).rename(record)
-        if out is not None:
-            whole = scratch / "bundle"
-            shutil.copytree(folder, whole, ignore=lambda where, _: (FOLDER, RECORD) if Path(where) == Path(folder) else ())
-            place.rename(whole / FOLDER)
-            record.rename(whole / RECORD)
-            put_in_place(whole, home)
-        else:
-            # Without its record a bundle is opened with PyTorch: so it opens at every moment of the exchange.
-            (folder / RECORD).unlink(missing_ok=True)
-            shutil.rmtree(folder / FOLDER, ignore_errors=True)
-            place.rename(folder / FOLDER)
-            os.replace(record, folder / RECORD)
+        # Without its record a bundle is opened with PyTorch: so it opens at every moment of the exchange.
+        (folder / RECORD).unlink(missing_ok=True)
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
+        place.rename(folder / FOLDER)
+        os.replace(record, folder / RECORD)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ class Journal:
             OutputError: the disk is full, or the file cannot be written.
         """
         line = json.dumps(dict(entry), ensure_ascii=False).encode() + b"\n"
-        with explained(self._file, "free some space; what was finished before is kept, and --resume goes on from there"):
+        with explained(self._file, "free some space and resume; what was finished before is kept"):
             new = not self._file.exists()
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("a+b") as file:

@@ -14,11 +14,8 @@ from pydantic import ValidationError
 from selftrain.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
-    from selftrain.config import Experiment
     from selftrain.data.corpus import Corpus
     from selftrain.methods.base import Method, Options
-    from selftrain.models.encoder import Encoder
-    from selftrain.models.workers import Workers
 
 _CLASSES = (
     "zero_shot.genco:GenCo",
@@ -93,26 +90,3 @@ def check_kind(name: str, corpus: Corpus) -> None:
     if corpus.kind not in method_class(name).kinds:
         able = ", ".join(other for other in METHODS if corpus.kind in method_class(other).kinds)
         raise DataError(f"The documents of {corpus.name} are {corpus.kind}s, which the method {name} does not learn from; choose one of {able}.")
-
-
-def trains(document: Mapping[str, Any]) -> bool:
-    """Whether the `method` section trains anything; see `Recipe.trains`."""
-    return options_of(document).trains
-
-
-def build(experiment: Experiment, corpus: Corpus, encoder: Encoder, *, workers: Workers | None = None, seed: int = 0) -> Method:
-    """Resolve `experiment` and build its method around `encoder`, in one go; see `Recipe.build`.
-
-    Args:
-        experiment: its sections method, model and augment are read.
-        corpus: what the method may see.
-        encoder: what it trains.
-        workers: of a training that several share.
-        seed: of the training.
-
-    Raises:
-        SelfTrainError: as `resolve` and `Recipe.build`.
-    """
-    from selftrain.methods.recipe import resolve
-
-    return resolve(experiment).build(corpus, encoder, workers=workers, seed=seed)

@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from selftrain.errors import BundleError, ConfigError, MissingExtraError, ResourceError
+from selftrain.files.durable import replacing_folder
 
 ENCODER = "all-MiniLM-L6-v2"
 BILSTM = "bilstm"  # has no folder: it starts from random weights, with the vocabulary of the training documents
@@ -168,11 +169,10 @@ def build_gemma(folder: str) -> None:
             del config.quantization_config
         model = Gemma3ForCausalLM(config)
         model.load_state_dict(loaded.state_dict())
-        made = Path(scratch) / "model"
-        model.save_pretrained(made)
-        tokenizer.save_pretrained(made)
         try:
-            made.rename(target)  # within one folder of one disk; fails where the target is there already
+            with replacing_folder(target) as made:
+                model.save_pretrained(made)
+                tokenizer.save_pretrained(made)
         except OSError:
             if not target.is_dir():  # another process may have been first; its folder is as good
                 raise

@@ -48,7 +48,7 @@ def write_run_bundle(context: RunContext, student: Student, scores: Mapping[str,
         llm_fingerprint=context.llm_fingerprint,
         metrics=BundleMetrics(**{key: scores[key] for key in _FIGURES}) if scores else None,
     )
-    with explained(folder, f"free some space and continue with --resume {context.folder}, nothing is trained again"):
+    with explained(folder, f"free some space and resume {context.folder}, nothing is trained again"):
         return write_student(folder, student, card)
 
 
@@ -106,6 +106,6 @@ def write_labeled_documents(context: RunContext, found: np.ndarray) -> Path:
         found: probabilities of its documents, `[documents, classes]`.
     """
     file = context.folder / "labeled.csv"
-    with explained(file, f"free some space and write it with --resume {context.folder}, nothing is trained again"):
+    with explained(file, f"free some space and resume {context.folder}, nothing is trained again"):
         write_labeled(file, context.documents, found, context.corpus.class_names)
     return file

@@ -79,7 +79,7 @@ def write_report(context: RunContext, metrics: dict[str, Any], findings: Finding
     """
     folder = context.folder
     pictures = plots.from_metrics(metrics) | dict(own)  # type: ignore[arg-type]
-    with explained(folder, f"free some space and write it with --resume {folder}, nothing is trained again"):
+    with explained(folder, f"free some space and resume {folder}, nothing is trained again"):
         for name, picture in pictures.items():
             suffix = "png" if picture[:4] == b"\x89PNG" else "svg"
             write_whole(folder / "pictures" / f"{name}.{suffix}", picture)

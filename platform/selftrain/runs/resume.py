@@ -105,7 +105,7 @@ def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class Finished:
-    """Rows that a run has finished, one JSON line a (variant, seed): what `--resume` does not do again."""
+    """Rows that a run has finished, one JSON line a (variant, seed): what a resumed run does not do again."""
 
     def __init__(self, file: Path) -> None:
         self._journal = Journal(file)

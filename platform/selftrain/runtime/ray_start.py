@@ -170,7 +170,7 @@ def _keep_token() -> None:
     if _known_token() is None:
         try:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # The name appears with all of the token behind it, also where two runs begin at the same time.
+            # The name appears with all of the token behind it; not by `replacing`, since of two runs that begin at the same time the first one's token stays.
             with tempfile.NamedTemporaryFile("w", dir=file.parent) as new:  # mode 0600
                 new.write(secrets.token_hex(32))
                 new.flush()

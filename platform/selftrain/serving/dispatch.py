@@ -40,7 +40,7 @@ class Dispatch:
         texts = [items[index].text for index in usable]
         writer = self._language_model if augment else None
         if augment and writer is None:
-            raise Refused(422, 'augment: this server has no language model (it is started with --language-model URL); leave out "augment"')
+            raise Refused(422, 'augment: this server has no language model; leave out "augment"')
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 loaded, found = await (self._read(wanted, texts) if writer is None else self._read_continued(writer, wanted, texts))

@@ -94,7 +94,7 @@ def read_head(scope: Mapping[str, Any], hosts: Hosts | None) -> dict[bytes, byte
     if b"host" not in found and scope.get("http_version") != "1.0":
         raise Refused(400, "the header host is missing")
     if hosts is not None and b"host" in found and host not in hosts:
-        raise Refused(421, f"{host[:100]!r} is not a host of this server; if it should be, start the server with --allowed-host (args.allowed_hosts)")
+        raise Refused(421, f"{host[:100]!r} is not a host of this server; if it should be, add it to allowed_hosts")
     if b"sec-fetch-site" in found or b"origin" in found:
         _check_origin(found, scope["method"], host)
     return found

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from selftrain import methods
-from selftrain.config import Experiment, read_yaml
+from selftrain.config import Experiment, ModelConfig, read_yaml
 from selftrain.data.corpus import Corpus, Truth
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import grant
@@ -16,7 +15,7 @@ from selftrain.models.locate import language_model_folder
 from selftrain.models.open import located, open_encoder
 from selftrain.sweeps.results import Results
 from selftrain.sweeps.search import check_search, corners, draw
-from selftrain.sweeps.space import Cell, Setting, Space, parse_space, wants_texts
+from selftrain.sweeps.space import Cell, Setting, Space, parse_space
 from selftrain.sweeps.trial import open_shared
 
 FOLDER = "sweeps"  # below the experiment's output
@@ -67,22 +66,22 @@ class _Validation:
 
     def cells(self, setting: Setting, column: str) -> list[Cell]:
         """The cells of a setting on a data set, one a seed; a method that trains nothing needs one seed only."""
-        experiment = self.space.experiment(setting, column)
+        cell = self.space.cell(setting, column, self.space.seeds[0])
         where = f"{self.space.name} at {setting.name} on {column}"
-        corpus, truth = self._documents(experiment, column, where)
-        if wants_texts(experiment):
-            name = experiment.augment.model
+        corpus, truth = self._documents(cell.experiment, column, where)
+        if cell.wants_texts:
+            name = cell.experiment.augment.model
             if name is None:
                 raise ConfigError(f"{where}: the method wants texts of a language model and augment.model is not set; set it in the base.")
             self.folders[name] = self.folders.get(name) or language_model_folder(name)
         try:
-            rounds = self._rounds(experiment, corpus, truth)
+            rounds = self._rounds(cell, corpus, truth)
         except SelfTrainError as error:
             raise type(error)(f"{where}: {error}") from None
         if self.space.search is not None and self.space.search.asha and rounds < 2:
             raise ConfigError(f"{where}: ASHA has nothing to end early, the method trains {rounds} round; set search.asha: false.")
-        seeds = self.space.seeds if methods.trains(experiment.method) else self.space.seeds[:1]
-        return [Cell(setting.name, column, seed, experiment, corpus.fingerprint) for seed in seeds]
+        seeds = self.space.seeds if cell.recipe.trains else self.space.seeds[:1]
+        return [replace(cell, seed=seed, data=corpus.fingerprint) for seed in seeds]
 
     def _documents(self, experiment: Experiment, column: str, where: str) -> tuple[Corpus, Truth]:
         # Who may see which labels is decided later: documents and splits are the same.
@@ -97,15 +96,15 @@ class _Validation:
             raise ConfigError(f"{where}: the axis changes the test documents; the rows of a column are compared on the same ones.")
         return corpus, truth
 
-    def _rounds(self, experiment: Experiment, corpus: Corpus, truth: Truth) -> int:
+    def _rounds(self, cell: Cell, corpus: Corpus, truth: Truth) -> int:
         """How many rounds the method trains; building it is what checks its own conditions."""
         for seed in self.space.seeds:
-            granted = grant(corpus, truth, experiment.data, seed)
-        key = experiment.model.model_dump_json(), corpus.fingerprint
+            granted = grant(corpus, truth, cell.experiment.data, seed)
+        model = cell.experiment.model
+        key = model.model_dump_json(), corpus.fingerprint
         if key not in self._encoders:
-            frozen = experiment.model.train == "head"
-            self._encoders[key] = open_shared(with_whole_paths(experiment), corpus) if frozen else open_encoder(experiment.model, corpus)
-        return int(methods.build(experiment, granted, self._encoders[key]).rounds)
+            self._encoders[key] = open_shared(with_whole_paths(model), corpus) if model.train == "head" else open_encoder(model, corpus)
+        return cell.recipe.build(granted, self._encoders[key]).rounds
 
 
 def folder_of(prepared: SweepPlan) -> Path:
@@ -135,7 +134,7 @@ def plan(prepared: SweepPlan) -> str:
     lines = [space.to_yaml(), f"# folder: {folder_of(prepared)}"]
     if space.search is not None and space.search.sampler == "optuna":
         return "\n".join([*lines, f"# Optuna chooses {space.search.trials} settings"])
-    texts = sum(wants_texts(cell.experiment) for cell in prepared.cells)
+    texts = sum(cell.wants_texts for cell in prepared.cells)
     return "\n".join(
         [
             *lines,
@@ -146,10 +145,10 @@ def plan(prepared: SweepPlan) -> str:
     )
 
 
-def with_whole_paths(experiment: Experiment) -> Experiment:
-    """`experiment` with paths that mean the same in a worker's folder.
+def with_whole_paths(model: ModelConfig) -> ModelConfig:
+    """`model` with paths that mean the same in a worker's folder.
 
     A run leaves `model.cache` as it is (`located` alone): its config.yaml and the names of its checkpoints hold the model's section.
     """
-    model = located(experiment.model)
-    return experiment.model_copy(update={"model": model.model_copy(update={"cache": str(Path(model.cache).absolute())})})
+    found = located(model)
+    return found.model_copy(update={"cache": str(Path(found.cache).absolute())})

@@ -80,7 +80,7 @@ def run_trials(
     at_once: int,
     gpus: float = 0.0,
     minutes: float | None = None,
-    asha_rounds: int | None = None,
+    asha: bool = False,
 ) -> None:
     """Run a trial for every config, `at_once` at the same time; one that fails is reported to `on_result` and the others go on.
 
@@ -92,7 +92,7 @@ def run_trials(
         at_once: trials at the same time, each on one CPU.
         gpus: GPUs a trial.
         minutes: trials that have not ended by then are dropped.
-        asha_rounds: ASHA ends weak trials early; the most rounds that a trial may report.
+        asha: whether ASHA ends weak trials early.
     """
     from ray import tune
 
@@ -100,9 +100,9 @@ def run_trials(
     if not adaptive and not configs:
         return
     scheduler = None
-    if asha_rounds is not None:
-        # The last report of a trial carries its result and comes after that of its last round.
-        scheduler = tune.schedulers.ASHAScheduler(metric="objective", mode="max", max_t=asha_rounds + 1, grace_period=1, reduction_factor=3)
+    if asha:
+        # The last report of a trial carries its result: max_t, at which Tune ends the best trial too, is beyond every method's rounds.
+        scheduler = tune.schedulers.ASHAScheduler(metric="objective", mode="max", max_t=10**9, grace_period=1, reduction_factor=3)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # `on_result` gets what fails
     with tempfile.TemporaryDirectory(prefix="selftrain-tune-") as scratch:
         function = tune.with_parameters(_trial, work=work, shared=shared, configs=None if adaptive else list(configs))  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -24,8 +24,9 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from selftrain import methods
-from selftrain.config import Experiment, Section, merge, nested, parse, read_yaml
+from selftrain.config import Experiment, ModelConfig, Section, merge, nested, parse, read_yaml
 from selftrain.errors import ConfigError, nearest
+from selftrain.methods.recipe import Recipe, resolve
 
 _SECTIONS = ("data", "model", "method", "augment", "training", "evaluation")
 Metric = Literal["accuracy", "error", "macro_f1", "ece"]
@@ -91,7 +92,7 @@ class Space(Section):
     metric: Metric = Field("accuracy", description="shown in percent; error is 100 - accuracy")
     paper: Paper | None = None
     search: Search | None = Field(None, description="default: the whole grid")
-    minutes: float | None = Field(None, gt=0, description="budget: trials that have not ended by then are left for --resume")
+    minutes: float | None = Field(None, gt=0, description="budget: trials that have not ended by then are left until the sweep is resumed")
     small: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -144,7 +145,7 @@ class Space(Section):
         return Setting(tuple(shown(value) for value in values.values()), changes)
 
     def experiment(self, setting: Setting, column: str) -> Experiment:
-        """The experiment of a cell, without its seed.
+        """The experiment of a cell, without its seed. The options of its method are checked by `cell`.
 
         Raises:
             ConfigError: an unknown key, or a value out of its range.
@@ -155,9 +156,22 @@ class Space(Section):
             # Another method starts from its own defaults, not from the base's options, which belong to the base's method.
             base = {**base, "method": {"name": own}}
         where = f"{self.name} at {setting.name} on {column}"
-        experiment = parse(merge(merge(base, {"data": self.datasets.get(column, {})}), changes), where=where)
-        methods.options_of(experiment.method)
-        return experiment
+        return parse(merge(merge(base, {"data": self.datasets.get(column, {})}), changes), where=where)
+
+    def cell(self, setting: Setting, column: str, seed: int, data: str = "") -> Cell:
+        """One training of the space, with its method resolved.
+
+        Args:
+            setting: a row.
+            column: a data set.
+            seed: of the training.
+            data: fingerprint of the documents.
+
+        Raises:
+            ConfigError: an unknown key or option, or a value out of its range.
+        """
+        experiment = self.experiment(setting, column)
+        return Cell(setting.name, column, seed, experiment, resolve(experiment), data)
 
 
 @dataclass(frozen=True)
@@ -181,31 +195,34 @@ class Cell:
     column: str
     seed: int
     experiment: Experiment
+    recipe: Recipe  # what `experiment` comes to
     data: str = ""  # fingerprint of the documents
+
+    @property
+    def wants_texts(self) -> bool:
+        """Whether training or scoring asks the language model for anything."""
+        return self.experiment.evaluation.inference_augmentation or self.recipe.wants_texts
+
+    def with_model(self, model: ModelConfig) -> Cell:
+        """The same cell with another `model` section."""
+        return replace(self, experiment=self.experiment.model_copy(update={"model": model}), recipe=replace(self.recipe, model=model))
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that the result depends on: of cells with the same hash, one is trained."""
         experiment = self.experiment
-        options = methods.options_of(experiment.method)
         asked = {
             "seed": self.seed,
             "documents": self.data,
             "data": experiment.data.model_dump(mode="json"),
             "model": experiment.model.model_dump(mode="json", exclude={"cache", "batch_size"}),
-            "method": options.model_dump(mode="json"),
+            "method": self.recipe.options.model_dump(mode="json"),
             "precision": experiment.training.precision,
             "augmented": experiment.evaluation.inference_augmentation,
         }
-        if wants_texts(experiment):
+        if self.wants_texts:
             asked["augment"] = text_settings(experiment) | {"samples": [experiment.augment.input_samples, experiment.augment.conditional_samples]}
         return _hash(asked)[:16]
-
-
-def wants_texts(experiment: Experiment) -> bool:
-    """Whether a cell asks the language model for anything."""
-    options = methods.options_of(experiment.method)
-    return experiment.evaluation.inference_augmentation or (methods.trains(experiment.method) and options.wants_texts)
 
 
 def text_settings(experiment: Experiment) -> dict[str, Any]:

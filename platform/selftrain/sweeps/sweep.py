@@ -18,11 +18,11 @@ from typing import Any
 import psutil
 import torch
 
-from selftrain import methods
 from selftrain.config import Experiment
 from selftrain.data.texts import TextChannel, no_texts
 from selftrain.errors import ProcessDied, SelfTrainError
 from selftrain.files.durable import check_writable, explained, write_whole
+from selftrain.methods.recipe import resolve
 from selftrain.models.locate import fingerprint
 from selftrain.passwords import without_passwords
 from selftrain.runs.run import code_version
@@ -34,7 +34,7 @@ from selftrain.sweeps.record import Recorder
 from selftrain.sweeps.results import Results
 from selftrain.sweeps.runner import Adaptive, run_trials, text_channel, workers
 from selftrain.sweeps.search import ranking
-from selftrain.sweeps.space import Cell, Setting, Space, text_settings, wants_texts
+from selftrain.sweeps.space import Cell, Setting, Space, text_settings
 from selftrain.sweeps.table import Table, build
 from selftrain.sweeps.trial import Shared, axis_values, open_shared, run_cell, run_found
 from selftrain.tracking import KIND_TAG, Tracker
@@ -144,7 +144,7 @@ class _Sweep:
             return
         self.events("sweep started", trainings=len(missing), there=there, at_once=self.at_once)
         self._embed(missing)
-        asking = next((cell.experiment for cell in missing if wants_texts(cell.experiment)), None)
+        asking = next((cell.experiment for cell in missing if cell.wants_texts), None)
         with workers(asking or self.prepared.base, min(self.at_once, len(missing)), gpus=self.gpus, engine=asking is not None):
             for cells in _by_texts(missing):
                 with self._texts(cells[0]) as texts:
@@ -163,7 +163,8 @@ class _Sweep:
             self.events("nothing to train", reason=f"all {there} results are there")
             return
         corpus, truth = next(iter(self.prepared.corpora.values()))
-        probe = Cell("", self.space.columns[0], self.space.seeds[0], self.prepared.base, corpus.fingerprint)
+        base = self.prepared.base
+        probe = Cell("", self.space.columns[0], self.space.seeds[0], base, resolve(base), corpus.fingerprint)
         self._embed([probe])
         configs = Adaptive(self.space, left, seed, [(result["config"], result["objective"]) for result in self.tried])
         self.events("search started", trials=left, there=there, at_once=self.at_once)
@@ -171,21 +172,20 @@ class _Sweep:
         def on_result(config: Mapping[str, Any], result: dict[str, Any]) -> None:
             values = axis_values(self.space, config)
             setting = self.space.setting(values)
-            cell = replace(probe, setting=setting.name, experiment=self.space.experiment(setting, probe.column))
+            cell = self.space.cell(setting, probe.column, probe.seed, probe.data)
             if "error" not in result:
                 result = {**result, "values": values, "config": dict(config), "objective": result.get("objective")}
                 self.tried.append(result)
             self._add(cell, result)
 
-        engine = wants_texts(probe.experiment)
-        with workers(probe.experiment, min(self.at_once, left), gpus=self.gpus, engine=engine), self._texts(probe) as texts:
+        with workers(base, min(self.at_once, left), gpus=self.gpus, engine=probe.wants_texts), self._texts(probe) as texts:
             shared = Shared([_for_workers(probe)], {probe.data: (corpus, truth)}, texts, True, self.space)
             self._run(run_found, shared, on_result, configs)
 
     @contextmanager
     def _texts(self, cell: Cell) -> Iterator[TextChannel]:
         """The text service of `cell`, and of all that share its data and text settings."""
-        if not wants_texts(cell.experiment):
+        if not cell.wants_texts:
             yield no_texts
             return
         augment = cell.experiment.augment
@@ -201,11 +201,8 @@ class _Sweep:
         minutes = (self.deadline - time.monotonic()) / 60 if self.deadline is not None else None
         if minutes is not None and minutes <= 0:
             return
-        search = self.space.search
-        rounds = None
-        if search is not None and search.asha:
-            rounds = max(int(getattr(methods.options_of(cell.experiment.method), "rounds", 1)) for cell in shared.cells)
-        run_trials(work, shared, on_result, configs=configs, at_once=self.at_once, gpus=self.gpus, minutes=minutes, asha_rounds=rounds)
+        asha = self.space.search is not None and self.space.search.asha
+        run_trials(work, shared, on_result, configs=configs, at_once=self.at_once, gpus=self.gpus, minutes=minutes, asha=asha)
 
     def _add(self, cell: Cell, result: dict[str, Any]) -> None:
         self.results.add(cell, result)
@@ -224,14 +221,14 @@ class _Sweep:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         done = set()
         for cell in cells:
-            experiment = with_whole_paths(cell.experiment)
-            key = experiment.model.model_dump_json(), cell.data
-            if experiment.model.train != "head" or key in done:
+            model = with_whole_paths(cell.experiment.model)
+            key = model.model_dump_json(), cell.data
+            if model.train != "head" or key in done:
                 continue
             done.add(key)
             corpus = self.prepared.corpora[cell.data][0]
             prompts = [prompt for group in corpus.label_prompts() for prompt in group]
-            open_shared(experiment, corpus).encode([*corpus.unlabeled.contents, *corpus.test.contents, *corpus.validation.contents, *prompts])
+            open_shared(model, corpus).encode([*corpus.unlabeled.contents, *corpus.test.contents, *corpus.validation.contents, *prompts])
 
     def finish(self, folder: Path, started: float, run_id: str, command: str) -> SweepResult:
         """Write table, figure and report.
@@ -274,7 +271,7 @@ class _Sweep:
         paper = self.space.paper
         # A row that trains nothing is the same for every seed.
         for cell in self.prepared.cells:
-            if not methods.trains(cell.experiment.method) and (found := self.results.get(cell)) is not None:
+            if not cell.recipe.trains and (found := self.results.get(cell)) is not None:
                 results |= {(values[cell.setting], cell.column, seed): found for seed in self.space.seeds}
         return build(
             axes=[key.removeprefix("method.") for key in self.space.axes],
@@ -299,7 +296,7 @@ class _Sweep:
 
 
 def _for_workers(cell: Cell) -> Cell:
-    return replace(cell, experiment=with_whole_paths(cell.experiment))
+    return cell.with_model(with_whole_paths(cell.experiment.model))
 
 
 def _distinct(cells: Sequence[Cell]) -> list[Cell]:
@@ -310,7 +307,7 @@ def _distinct(cells: Sequence[Cell]) -> list[Cell]:
 def _by_texts(cells: Sequence[Cell]) -> list[list[Cell]]:
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
-        key = json.dumps([cell.data, text_settings(cell.experiment)]) if wants_texts(cell.experiment) else ""
+        key = json.dumps([cell.data, text_settings(cell.experiment)]) if cell.wants_texts else ""
         groups.setdefault(key, []).append(cell)
     return list(groups.values())
 

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from selftrain.config import Experiment
+from selftrain.config import ModelConfig
 from selftrain.data.corpus import Corpus, Truth
 from selftrain.data.supervision import describe as describe_supervision
 from selftrain.data.supervision import grant
 from selftrain.data.texts import TextChannel
 from selftrain.evaluation.metrics import evaluate
-from selftrain.methods.recipe import Recipe, resolve
 from selftrain.models.encoder import Encoder
 from selftrain.models.open import open_encoder
 from selftrain.sweeps.space import Cell, Range, Space
@@ -45,19 +44,19 @@ class Shared:
 _FROZEN: dict[tuple[str, str], Encoder] = {}
 
 
-def open_shared(recipe: Recipe | Experiment, corpus: Corpus) -> Encoder:
+def open_shared(model: ModelConfig, corpus: Corpus) -> Encoder:
     """The encoder of `model.train: head`. It is opened once a process; copies share its frozen embeddings, and have a trained layer of their own.
 
     Random numbers are drawn as `open_encoder` draws them, so the weights that a method makes next are those of a run.
 
     Args:
-        recipe: its `model` is read.
+        model: says which encoder.
         corpus: what the head will be trained on.
     """
-    key = recipe.model.model_dump_json(), corpus.fingerprint
+    key = model.model_dump_json(), corpus.fingerprint
     if key not in _FROZEN:
         state = torch.get_rng_state()
-        _FROZEN[key] = open_encoder(recipe.model, corpus)
+        _FROZEN[key] = open_encoder(model, corpus)
         torch.set_rng_state(state)
     return copy.deepcopy(_FROZEN[key])
 
@@ -72,11 +71,10 @@ def run_found(config: Mapping[str, Any], shared: Shared, on_accuracy: Callable[[
     assert shared.space is not None
     probe = shared.cells[0]
     setting = shared.space.setting(axis_values(shared.space, config))
-    found = shared.space.experiment(setting, probe.column)
+    cell = shared.space.cell(setting, probe.column, probe.seed, probe.data)
     # Paths that were made absolute for the workers stay.
-    model = found.model.model_copy(update={"encoder": probe.experiment.model.encoder, "cache": probe.experiment.model.cache})
-    experiment = found.model_copy(update={"model": model})
-    return _run(Cell(setting.name, probe.column, probe.seed, experiment, probe.data), shared, on_accuracy)
+    paths = {"encoder": probe.recipe.model.encoder, "cache": probe.recipe.model.cache}
+    return _run(cell.with_model(cell.recipe.model.model_copy(update=paths)), shared, on_accuracy)
 
 
 def axis_values(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,7 +113,7 @@ def train_cell(cell: Cell, corpus: Corpus, truth: Truth, texts: TextChannel, on_
         `supervision`, `documents`, `rounds` (figures a round), `train_seconds` and `seconds` of the whole cell.
     """
     started = time.monotonic()
-    experiment, recipe = cell.experiment, resolve(cell.experiment)
+    experiment, recipe = cell.experiment, cell.recipe
     granted = grant(corpus, truth, experiment.data, cell.seed)
     validation = Validation.of(corpus, truth)
     fitted = fit(
@@ -124,7 +122,7 @@ def train_cell(cell: Cell, corpus: Corpus, truth: Truth, texts: TextChannel, on_
         texts,
         seed=cell.seed,
         validation=validation,
-        opened=(lambda: open_shared(recipe, granted)) if recipe.model.train == "head" else None,
+        opened=(lambda: open_shared(recipe.model, granted)) if recipe.model.train == "head" else None,
         report=(lambda figures, state: on_round(figures)) if on_round is not None else None,
     )
     student = fitted.student

@@ -229,6 +229,7 @@ def _local_copy(client: Any, uri: str, version: Any) -> Path:
     from mlflow.artifacts import download_artifacts
 
     cache.mkdir(parents=True, exist_ok=True)
+    # Not `replacing_folder`: MLflow chooses the name of what it downloads.
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=cache))
     try:
         downloaded = Path(download_artifacts(artifact_uri=source, dst_path=str(partial), tracking_uri=uri))

@@ -57,7 +57,7 @@ class RoundCheckpoint:
         content = io.BytesIO()  # torch says of a full disk only that writing failed
         torch.save({"identity": self._identity, "state": state}, content)
         with (
-            explained(self.file, "free some space; what was finished before is kept, and --resume goes on from there"),
+            explained(self.file, "free some space and resume; what was finished before is kept"),
             replacing(self.file) as scratch,
         ):
             scratch.write_bytes(content.getbuffer())

@@ -51,7 +51,7 @@ class StepFile:
             return
         self._written = time.monotonic()
         try:
-            scratch = self._file.with_suffix(".tmp")
+            scratch = self._file.with_suffix(".tmp")  # not `replacing`: a bar need not outlive a power cut, and syncing would slow the steps
             scratch.write_text(json.dumps([round_, rounds, step, steps]), encoding="ascii")
             os.replace(scratch, self._file)
         except OSError:  # a bar is not worth a training

@@ -17,6 +17,7 @@ from selftrain.data.texts import TextRequest
 from selftrain.errors import SelfTrainError
 from selftrain.methods.few_labels.ns3l import choose_negatives
 from selftrain.methods.losses import confident_cross_entropy
+from selftrain.methods.recipe import resolve
 
 ALL = {
     "cross_entropy": {"label_smoothing": 0.1},
@@ -115,7 +116,7 @@ def test_the_linear_classifier_is_what_is_served(name):
 def test_the_rate_of_a_head_of_a_full_encoder_and_of_the_experiment():
     def rate(encoder, **options):
         experiment = parse({"method": {"name": "cross_entropy", **options}})
-        return methods.build(experiment, toy(), encoder).optimizer.param_groups[0]["lr"]
+        return resolve(experiment).build(toy(), encoder).optimizer.param_groups[0]["lr"]
 
     class Head(HalvedEncoder):
         frozen = True
@@ -140,7 +141,7 @@ def test_a_head_embeds_all_documents_and_views_at_once_and_only_once():
 
     from selftrain.data.views import edited
 
-    method = methods.build(parse({"method": {**SHORT, "name": "fixmatch"}}), toy(), Head(WORDS))
+    method = resolve(parse({"method": {**SHORT, "name": "fixmatch"}})).build(toy(), Head(WORDS))
     for round_ in range(2):
         method.refresh(round_, None)
     assert calls == [[*TEXTS, *(edited(TEXTS[index], view) for index in range(12) if index not in LABELED for view in (0, 1))]]
@@ -149,7 +150,7 @@ def test_a_head_embeds_all_documents_and_views_at_once_and_only_once():
 @pytest.mark.parametrize("name", ["vat", "mixmatch"])
 def test_an_encoder_that_cannot_be_perturbed_is_refused(name):
     with pytest.raises(SelfTrainError, match=rf"model\.train must be 'head': the method {name} "):
-        methods.build(parse({"method": {"name": name}}), toy(), LinearEncoder(WORDS))
+        resolve(parse({"method": {"name": name}})).build(toy(), LinearEncoder(WORDS))
 
 
 def test_mixmatch_takes_negative_labels_from_its_guesses_alone():

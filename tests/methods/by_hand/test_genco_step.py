@@ -13,10 +13,10 @@ import pytest
 import torch
 from by_hand import AdamW, LinearEncoder, differences_of, embedded, falling, gradient_of, softmax
 
-from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.data.texts import TextRequest, no_texts
+from selftrain.methods.recipe import resolve
 from selftrain.methods.zero_shot.genco import GenCoOptions
 
 CLASSES = ("sport", "money", "film")
@@ -81,7 +81,7 @@ def built(options, samples=(1, 1), seed=SEED):
         "augment": {"input_samples": samples[0], "conditional_samples": samples[1]},
         "method": {"name": "genco", **BASE, **options},
     }
-    return methods.build(parse(document), corpus(), LinearEncoder(WORDS, seed=1), seed=seed)
+    return resolve(parse(document)).build(corpus(), LinearEncoder(WORDS, seed=1), seed=seed)
 
 
 class ByHand:

@@ -13,12 +13,12 @@ from by_hand import AdamW, falling, softmax
 from few_labels import Watching, mean
 from tiny import toy_images
 
-from selftrain import methods
 from selftrain.config import parse
 from selftrain.data import image_views
 from selftrain.data.corpus import Documents, Label
 from selftrain.data.image_views import strong_views, weak_views
 from selftrain.data.images import image_id
+from selftrain.methods.recipe import resolve
 from selftrain.models.encoder import Encoder
 
 LABELED, DIMENSIONS = 4, 3
@@ -303,7 +303,7 @@ def test_steps_on_images(images, name, mirrored):
     corpus = replace(images, mirrored=mirrored)
     encoder = CentredEncoder(images.unlabeled.contents[0].size)
     experiment = parse({"method": {**SHORT, **options, "name": name.split()[0]}})
-    method = methods.build(experiment, corpus, encoder, workers=Watching(), seed=0)
+    method = resolve(experiment).build(corpus, encoder, workers=Watching(), seed=0)
     hand = hand_of(method)
     method.refresh(0, None)
     encoder.train()

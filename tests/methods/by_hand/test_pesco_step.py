@@ -9,10 +9,10 @@ import pytest
 import torch
 from by_hand import AdamW, LinearEncoder, differences_of, embedded, falling, gradient_of, softmax
 
-from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.data.texts import no_texts
+from selftrain.methods.recipe import resolve
 from selftrain.methods.zero_shot.pesco import PESCOOptions
 
 CLASSES = ("sport", "money", "film")
@@ -42,7 +42,7 @@ def built(options, encoder=None):
     labels = tuple(Label(name, name, "") for name in CLASSES)
     corpus = Corpus("toy", labels, ("about {label}", "news {label} {label} more"), Documents(tuple(map(document_id, TEXTS)), TEXTS), Documents())
     document = {"model": {"scale": SCALE}, "method": {"name": "pesco", **BASE, **options}}
-    return methods.build(parse(document), corpus, encoder or LinearEncoder(WORDS, seed=1, max_tokens=20), seed=SEED)
+    return resolve(parse(document)).build(corpus, encoder or LinearEncoder(WORDS, seed=1, max_tokens=20), seed=SEED)
 
 
 class ByHand:

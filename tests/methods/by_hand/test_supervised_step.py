@@ -7,12 +7,12 @@ import pytest
 import torch
 from by_hand import AdamW, LinearEncoder, differences_of, embedded, falling, gradient_of, softmax
 
-from selftrain import methods
 from selftrain.config import parse
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.data.texts import no_texts
 from selftrain.errors import SelfTrainError
 from selftrain.methods.few_labels.supervised import SupervisedOptions
+from selftrain.methods.recipe import resolve
 
 CLASSES = ("sport", "money", "film")
 WORDS = "sport money film about news match goal team bank share profit actor scene music more then day"
@@ -33,7 +33,7 @@ def corpus(granted):
 
 def built(options, granted=None):
     document = {"model": {"scale": SCALE}, "method": {"name": "supervised", **BASE, **options}}
-    return methods.build(parse(document), corpus(GRANTED if granted is None else granted), LinearEncoder(WORDS, seed=1), seed=SEED)
+    return resolve(parse(document)).build(corpus(GRANTED if granted is None else granted), LinearEncoder(WORDS, seed=1), seed=SEED)
 
 
 def by_hand(options, granted=None, derivative=gradient_of):

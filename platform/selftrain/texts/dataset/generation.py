@@ -6,9 +6,6 @@ The folder appears as a whole or not at all; what a killed generation had writte
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +20,7 @@ from selftrain.data.catalogue import CATALOGUE
 from selftrain.data.classes import check_class_names, describe, words_of
 from selftrain.data.corpus import Corpus, Documents, Label
 from selftrain.errors import ConfigError, OutputError, nearest
-from selftrain.files.durable import check_folder, check_writable, sync, sync_tree
+from selftrain.files.durable import check_folder, check_writable, replacing_folder
 from selftrain.files.parsing import json_of
 from selftrain.models.locate import fingerprint, language_model_folder
 from selftrain.texts.cache import TextCache
@@ -245,18 +242,10 @@ def save(out: Path, request: DatasetRequest, texts: LabelTexts, counts: Counts, 
     rows = [(got.texts[n], label) for n in range(request.settings["per_class"]) for label, got in enumerate(texts.classes) if n < len(got.texts)]
     facts = _facts(out, request, texts, counts, command)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        try:
+        with replacing_folder(out) as scratch:
             table = pa.table({"text": pa.array([text for text, _ in rows], pa.string()), "label": pa.array([label for _, label in rows], pa.int64())})
             pq.write_table(table, scratch / "train.parquet")
             (scratch / DESCRIPTION).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            scratch.chmod(0o755)  # mkdtemp makes folders that only their owner can read
-            sync_tree(scratch)
-            os.replace(scratch, out)
-            sync(out.parent)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         raise OutputError(
             f"out {str(out)!r} cannot be written ({error.strerror or error}); the texts are in the cache, repeat the command with another folder.",
