@@ -125,7 +125,7 @@ def test_predict_needs_no_ray(encoder_folder, tmp_path):
     ("texts", "classes"), [("one string", ["a", "b"]), (["a text"] * 30, "ab"), (["a text"] * 30, {"a": 1, "b": 2}), (b"bytes", ["a", "b"])]
 )
 def test_one_string_is_no_list(texts, classes):
-    with pytest.raises(SelfTrainError, match="must be a list of texts|not a list of class names"):
+    with pytest.raises(SelfTrainError, match=r"must be a list of texts|not a list of class names"):
         SelfTrainer().fit(texts, classes=classes)
 
 
