@@ -328,7 +328,7 @@ def test_the_command_measures_on_a_file_with_labels(plain, tmp_path, capsys) -> 
     [
         (["nowhere/bundle"], "There is no folder"),
         (["a_model"], "registered model.*pass a folder for a copy of it with --out"),
-        (["BUNDLE"], "does not say which documents it was trained on; pass documents"),
+        (["BUNDLE"], "--documents must be passed, because the bundle does not say what it was trained on"),
         (["BUNDLE", "--label-column", "topic"], "pass it with --documents FILE"),
         (["BUNDLE", "--documents", "none.csv"], "No such file"),
         (["BUNDLE", "--backends", "onxx"], "--backends 'onxx' is not one; did you mean 'onnx'"),

@@ -102,10 +102,10 @@ def test_a_bundle_that_does_not_work_leaves_no_version(places, uri, tmp_path, ha
     [
         (["BUNDLE", "--model", "a name"], "128 letters, digits"),
         (["nothing-here"], "nothing-here"),
-        (["BUNDLE"], "--documents"),  # the bundle names no experiment whose documents could be taken
+        (["BUNDLE"], "--documents must be passed"),  # the bundle names no experiment whose documents could be taken
         (["BUNDLE", "--documents", "FILE"], "--label-column"),
         (["BUNDLE", "--documents", "FILE", "--label-column", "topic", "--promote"], "--promote compares nothing"),
-        (["BUNDLE", "--label-column", "topic"], "pass --documents"),
+        (["BUNDLE", "--label-column", "topic"], "--documents FILE"),
         (["BUNDLE", "--documents", "FILE", "--label-column", "nothing"], "nothing"),
         (["BUNDLE", "--promote", "--tracking-uri", "http://127.0.0.1:9"], "does not answer"),
     ],

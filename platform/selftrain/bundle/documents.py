@@ -40,9 +40,11 @@ def load_documents(
         try:
             config = DataConfig.model_validate(card.experiment["data"])
         except ValidationError:
-            raise BundleError("The bundle's own data section is of another selftrain; pass documents.") from None
+            raise BundleError(
+                "documents must be passed, because the bundle's own data section is of another selftrain.", parameter="documents"
+            ) from None
     else:
-        raise BundleError("The bundle does not say which documents it was trained on; pass documents.")
+        raise BundleError("documents must be passed, because the bundle does not say what it was trained on.", parameter="documents")
     corpus, truth = load_corpus(config)
     if corpus.kind != "text":
         raise DataError(f"The documents of {corpus.name} are images, and a bundle reads texts; pass other documents.")
