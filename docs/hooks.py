@@ -185,12 +185,10 @@ def reference_page() -> str:
     for module, text in REFERENCE.items():
         lines += [f"## {module}", "", text, ""]
         if module == "selftrain":
-            exported = importlib.import_module(module)
-            lines += [
-                f"::: {thing.__module__}.{name}\n    options:\n      heading_level: 3\n"
-                for name in exported.__all__
-                if (thing := getattr(exported, name)) and hasattr(thing, "__module__")
-            ]
+            import selftrain
+
+            for place in selftrain._PLACES.values():
+                lines.append(f"::: selftrain.{place.replace(':', '.')}\n    options:\n      heading_level: 3\n")
         else:
             lines += [f"::: {module}\n    options:\n      heading_level: 3\n      show_root_heading: false\n      show_root_toc_entry: false\n"]
     return "\n".join(lines)
