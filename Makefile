@@ -74,7 +74,7 @@ test: lint ## lint, then every test, the real engine included
 # Nothing that starts Ray, the engine, servers or browsers, or that takes more than a few seconds (marked slow). One thread a process: tests run side by side.
 QUICK := tests/data tests/texts tests/bundle tests/evaluation tests/methods tests/sweeps/test_table.py tests/sweeps/test_space.py tests/test_config.py \
   tests/test_layout.py tests/test_setup.py tests/test_docs.py
-test-quick: setup ## the everyday loop, without lint: tests without Ray, engine, servers and browsers: under 2 minutes
+test-quick: setup ## the everyday loop, without lint: tests without Ray, engine, servers and browsers
 	$(TEST_ENVIRONMENT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m "not ray and not engine and not slow" $(QUICK) $(ARGS)
 
 # No network: the theme has its own fonts and scripts, and the reference is read from the docstrings. Strict: a broken link or a page without a place is an error.
