@@ -27,7 +27,7 @@ def test_a_run_on_images_leaves_scores_and_says_why_there_is_no_bundle(tmp_path)
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/tracking.db"}
     result = subprocess.run([*SELFTRAIN, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800)
     assert result.returncode == 0, result.stderr[-4000:]
-    assert "bundle      none: a bundle, predict and serve read texts" in result.stdout
+    assert "bundle      none: a bundle reads texts, and the documents are images" in result.stdout
     (folder,) = (tmp_path / "runs").iterdir()
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["bundle"] is None and metrics["registered"] is None and metrics["serve"] == []

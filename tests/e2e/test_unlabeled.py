@@ -80,7 +80,7 @@ def test_a_run_that_is_told_to_stop_says_how_to_go_on(home, train):
     finally:
         process.kill()
     assert process.returncode == 130, errors[-4000:]
-    assert "selftrain: stopped; `selftrain run --resume FOLDER` continues a run" in errors
+    assert "selftrain: stopped; `selftrain run --resume FOLDER` continues the run." in errors
     assert "Traceback" not in errors and "SIGTERM" not in errors
     (events,) = folder.glob("runs/*/events.jsonl")
     last = json.loads(events.read_text(encoding="utf-8").splitlines()[-1])
