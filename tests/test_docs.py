@@ -93,6 +93,21 @@ def test_targets_and_files_that_pages_name_exist():
     assert missing == []
 
 
+def test_files_and_tests_that_the_promises_of_security_name_exist():
+    """The page is worth what its tests are: those have to be there."""
+    text = (ROOT / "docs/howto/security.md").read_text(encoding="utf-8")
+    found = re.findall(r"`((?:[\w-]+/)*[\w-]+\.py)(?:::(\w+))?`", text)
+    assert sum(bool(test) for _, test in found) > 10
+    missing = []
+    for path, test in found:
+        file = next((place / path for place in (ROOT / "tests", ROOT / "platform/selftrain", ROOT) if (place / path).is_file()), None)
+        if file is None or (test and f"def {test}(" not in file.read_text(encoding="utf-8")):
+            missing.append(path + (f"::{test}" if test else ""))
+    defined = {name for file in (ROOT / "tests").rglob("*.py") for name in re.findall(r"def (test_\w+)\(", file.read_text(encoding="utf-8"))}
+    missing += [name for name in re.findall(r"`(test_\w+)`", text) if name not in defined]
+    assert missing == []
+
+
 def test_pages_that_files_name_exist():
     missing = []
     for folder in ("platform", "serve", "jobs", "tune_spaces", "benchmarks", "tests", "docs/results"):
