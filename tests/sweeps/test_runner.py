@@ -10,7 +10,7 @@ import pytest
 
 from selftrain.config import Experiment
 from selftrain.errors import SelfTrainError
-from selftrain.sweeps.runner import Adaptive, run_trials, workers
+from selftrain.sweeps.runner import Adaptive, run_trials, trial_needs, workers
 from selftrain.sweeps.space import parse_space
 
 pytestmark = pytest.mark.ray
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def ray():
-    with workers(Experiment(), 2):
+    with workers(Experiment(), trial_needs(2, 0.0, None)):
         yield
 
 

@@ -26,6 +26,7 @@ from selftrain.bundle.backends import FOLDER, GRAPHS
 from selftrain.bundle.classifier import Classifier, open_backbone
 from selftrain.bundle.documents import labels_of, load_documents
 from selftrain.bundle.format import BundleCard, BundleMetrics, checked_card, read_prototypes, write_bundle
+from selftrain.bundle.handover import distilled_card
 from selftrain.bundle.tokens import FastReader, reader_of
 from selftrain.compress.folders import require_empty
 from selftrain.compress.students import DistilledStudent, Teacher, layers_of, shallow_student, static_student
@@ -163,14 +164,7 @@ class _Comparison:
 
     def write(self, place: Path, card: BundleCard, name: str, student: DistilledStudent) -> Path:
         """The student's bundle, with its metrics where there are labels."""
-        # Not `handover.card_of`, which states a training by a recipe on a corpus: a student states its teacher's, whose recipe may be of another version.
-        changes = {
-            "name": f"{card.name}_{name}",
-            "method": f"distilled from {card.method} ({name})",
-            "metrics": BundleMetrics(),
-            **student.changes,
-        }
-        facts = BundleCard.model_validate({**card.model_dump(exclude={"versions", "created", "files"}), **changes})
+        facts = distilled_card(card, name, student.changes)
         write = partial(write_bundle, place, backbone=student.backbone, prototypes=student.weights, bias=student.bias)
         write(card=facts)
         if self.labels is not None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from selftrain.runs.context import RunContext
 from selftrain.texts.cache import broken_blocks
-from selftrain.texts.channel import RemoteTexts
-from selftrain.texts.progress import ProgressBar
+from selftrain.texts.channel import RemoteTexts, open_texts
 
 NO_TEXTS = {
     "requested": 0,
@@ -29,13 +29,18 @@ def started_texts(context: RunContext) -> Iterator[RemoteTexts]:
     experiment, model = context.plan.experiment, context.plan.language_model
     assert model is not None and context.llm_fingerprint is not None
     cache = Path(experiment.augment.cache).absolute()
-    before = broken_blocks(cache)
+    note = partial(_note_broken_blocks, context, cache, broken_blocks(cache))
     with ExitStack() as stack:
-        stack.callback(_note_broken_blocks, context, cache, before)
-        texts = RemoteTexts.start(experiment.augment, context.corpus, str(model), context.llm_fingerprint, str(cache))
-        stack.callback(texts.close)
-        stack.enter_context(ProgressBar(texts.progress, notify=lambda notice: context.events("recovered", what=notice)))
-        _note_broken_blocks(context, cache, before)
+        stack.callback(note)
+        opened = open_texts(
+            experiment.augment,
+            context.corpus,
+            model,
+            model_fingerprint=context.llm_fingerprint,
+            notify=lambda notice: context.events("recovered", what=notice),
+        )
+        texts = stack.enter_context(opened)
+        note()
         yield texts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from selftrain.data.supervision import grant
 from selftrain.errors import ConfigError, SelfTrainError
 from selftrain.models.locate import language_model_folder
 from selftrain.models.open import located, open_encoder
+from selftrain.runtime.cluster import Needs
 from selftrain.sweeps.results import Results
 from selftrain.sweeps.search import check_search, corners, draw
 from selftrain.sweeps.space import Cell, Setting, Space, parse_space
 from selftrain.sweeps.trial import open_shared
+from selftrain.texts.engines import engine_needs
 
 FOLDER = "sweeps"  # below the experiment's output
 
@@ -31,6 +34,7 @@ class SweepPlan:
     corpora: dict[str, tuple[Corpus, Truth]]  # by the fingerprint of the documents
     base: Experiment  # of the first cell: output, tracking and Ray are its
     folders: dict[str, Path | str] = field(default_factory=dict)  # language models by name
+    engine: Needs | None = None  # what the text engine asks of the cluster, at most; None where no cell wants texts
 
 
 def prepare(space: Space) -> SweepPlan:
@@ -50,7 +54,17 @@ def prepare(space: Space) -> SweepPlan:
     validation = _Validation(space)
     cells = [cell for column in space.columns for setting in settings for cell in validation.cells(setting, column)]
     base = space.experiment(settings[0], space.columns[0])
-    return SweepPlan(space, [] if adaptive else settings, [] if adaptive else cells, validation.corpora, base, validation.folders)
+    engine = _engine(cells, validation.folders)
+    return SweepPlan(space, [] if adaptive else settings, [] if adaptive else cells, validation.corpora, base, validation.folders, engine)
+
+
+def _engine(cells: Sequence[Cell], folders: Mapping[str, Path | str]) -> Needs | None:
+    """The text engines of a sweep run one after the other: the most that any of them asks for."""
+    asking = {cell.experiment.augment.model_dump_json(): cell.experiment.augment for cell in cells if cell.wants_texts}
+    found = [wanted for augment in asking.values() if (wanted := engine_needs(augment, folders[str(augment.model)])) is not None]
+    if not found:
+        return None
+    return Needs(max(one.cpus for one in found), max(one.gpus for one in found), max(one.memory_gb for one in found))
 
 
 class _Validation:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -18,21 +18,20 @@ from typing import Any
 import psutil
 import torch
 
-from selftrain.config import Experiment
 from selftrain.data.texts import TextChannel, no_texts
 from selftrain.errors import ProcessDied, SelfTrainError
 from selftrain.files.durable import check_writable, explained, write_whole
 from selftrain.methods.recipe import resolve
-from selftrain.models.locate import fingerprint
 from selftrain.passwords import without_passwords
 from selftrain.runs.run import code_version
 from selftrain.runs.stages import Events
+from selftrain.runtime.cluster import Needs
 from selftrain.runtime.watch import cause_of
 from selftrain.sweeps import report
 from selftrain.sweeps.plan import SweepPlan, folder_of, prepare, with_whole_paths
 from selftrain.sweeps.record import Recorder
 from selftrain.sweeps.results import Results
-from selftrain.sweeps.runner import Adaptive, run_trials, text_channel, workers
+from selftrain.sweeps.runner import Adaptive, most_at_once, run_trials, trial_needs, workers
 from selftrain.sweeps.search import ranking
 from selftrain.sweeps.space import Cell, Setting, Space, text_settings
 from selftrain.sweeps.table import Table, build
@@ -61,7 +60,7 @@ def run_sweep(
     Args:
         space: what to do.
         folder: of an earlier start of the same sweep; default: the one that belongs to `space`.
-        at_once: trials at the same time; default: one a core (one a GPU where trials use one).
+        at_once: trials at the same time; default: `most_at_once`, one a core or a GPU as far as the memory goes.
         address: a Ray cluster; default: a local Ray.
         command: how the sweep was started, for the report.
 
@@ -85,7 +84,7 @@ def run_sweep(
     tracker = Tracker(base.tracking, folder, space.name)
     run_id = tracker.start(folder.name, space.model_dump(mode="json"), {KIND_TAG: "sweep", "selftrain.code_version": code_version()})
     recorder = Recorder(tracker, folder, events)
-    sweep = _Sweep(prepared, Results(folder / "results.jsonl", code_version()), events, recorder, at_once or _at_once(base))
+    sweep = _Sweep(prepared, Results(folder / "results.jsonl", code_version()), events, recorder, at_once or most_at_once(base, prepared.engine))
     try:
         sweep.train()
         with explained(folder, "free some space and repeat the command, nothing is trained again"):
@@ -144,8 +143,7 @@ class _Sweep:
             return
         self.events("sweep started", trainings=len(missing), there=there, at_once=self.at_once)
         self._embed(missing)
-        asking = next((cell.experiment for cell in missing if cell.wants_texts), None)
-        with workers(asking or self.prepared.base, min(self.at_once, len(missing)), gpus=self.gpus, engine=asking is not None):
+        with workers(self.prepared.base, self._needs(len(missing), any(cell.wants_texts for cell in missing))):
             for cells in _by_texts(missing):
                 with self._texts(cells[0]) as texts:
                     corpora = {cell.data: self.prepared.corpora[cell.data] for cell in cells}
@@ -178,24 +176,22 @@ class _Sweep:
                 self.tried.append(result)
             self._add(cell, result)
 
-        with workers(base, min(self.at_once, left), gpus=self.gpus, engine=probe.wants_texts), self._texts(probe) as texts:
+        with workers(base, self._needs(left, probe.wants_texts)), self._texts(probe) as texts:
             shared = Shared([_for_workers(probe)], {probe.data: (corpus, truth)}, texts, True, self.space)
             self._run(run_found, shared, on_result, configs)
 
-    @contextmanager
-    def _texts(self, cell: Cell) -> Iterator[TextChannel]:
+    def _needs(self, trials: int, texts: bool) -> Needs:
+        return trial_needs(min(self.at_once, trials), self.gpus, self.prepared.engine if texts else None)
+
+    def _texts(self, cell: Cell) -> AbstractContextManager[TextChannel]:
         """The text service of `cell`, and of all that share its data and text settings."""
         if not cell.wants_texts:
-            yield no_texts
-            return
+            return nullcontext(no_texts)
+        from selftrain.texts.channel import open_texts
+
         augment = cell.experiment.augment
-        model = self.prepared.folders[str(augment.model)]
         corpus, _ = self.prepared.corpora[cell.data]
-        texts = text_channel(cell.experiment, corpus, model, fingerprint(model), str(Path(augment.cache).absolute()))
-        try:
-            yield texts
-        finally:
-            texts.close()
+        return open_texts(augment, corpus, self.prepared.folders[str(augment.model)], progress=False)
 
     def _run(self, work: Any, shared: Shared, on_result: Callable[..., None], configs: Any) -> None:
         minutes = (self.deadline - time.monotonic()) / 60 if self.deadline is not None else None
@@ -310,9 +306,3 @@ def _by_texts(cells: Sequence[Cell]) -> list[list[Cell]]:
         key = json.dumps([cell.data, text_settings(cell.experiment)]) if cell.wants_texts else ""
         groups.setdefault(key, []).append(cell)
     return list(groups.values())
-
-
-def _at_once(experiment: Experiment) -> int:
-    if experiment.training.gpu:
-        return max(1, torch.cuda.device_count())
-    return len(os.sched_getaffinity(0))
