@@ -30,7 +30,7 @@ from selftrain.bundle.format import PROTOTYPES
 from selftrain.config import TrackingConfig
 from selftrain.errors import SelfTrainError
 from selftrain.runtime.ports import require_free_port
-from selftrain.serving.models import Source
+from selftrain.serving.models import ModelSource
 from selftrain.tracking import Champions, Tracker, registered_bundle
 
 CONFIGS = sorted((Path(__file__).parents[2] / "serve").glob("*.yaml"))
@@ -79,11 +79,11 @@ def test_arguments() -> None:
 def test_what_cannot_be_served_is_said_before_ray_starts(bundle: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was started"))
     monkeypatch.delenv("SELFTRAIN_SERVE_TOKEN", raising=False)
-    source = Source(bundle=str(bundle))
+    source = ModelSource(bundle=str(bundle))
     with pytest.raises(SelfTrainError, match=r"it has no selftrain\.json"):
-        run([Source(bundle=str(tmp_path))])
+        run([ModelSource(bundle=str(tmp_path))])
     with pytest.raises(SelfTrainError, match="There is no MLflow database"):
-        run([Source(model="news")], tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+        run([ModelSource(model="news")], tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(SelfTrainError, match="Set no_token if anybody may ask"):
         run([source], host="0.0.0.0", port=free_port())
     with pytest.raises(SelfTrainError, match="token file"):

@@ -52,6 +52,6 @@ def test_the_most_demanding_engine_of_a_sweep_counts(document, tmp_path, monkeyp
     document["base"]["data"] |= {"supervision": "none"}
     document["axes"] = {"augment.model": ["small", "large"]}
     memory = Experiment().augment.engine_memory_gb
-    assert plan.prepare(parse_space(document)).engine == Needs(1.0, 0.0, 1.5 * 4 + memory + 3.0)
+    assert plan.prepare_sweep(parse_space(document)).engine == Needs(1.0, 0.0, 1.5 * 4 + memory + 3.0)
     document["base"]["method"] |= {"input_augmentation": False, "conditional_augmentation": False}
-    assert plan.prepare(parse_space(document)).engine is None
+    assert plan.prepare_sweep(parse_space(document)).engine is None

@@ -70,12 +70,12 @@ def _serve(options: argparse.Namespace) -> int:
         raise ConfigError(f"--threads must be at least 1 (got {options.threads}).")
     from selftrain_serve.app import run
 
-    from selftrain.serving.models import Source
+    from selftrain.serving.models import ModelSource
 
-    sources = [Source(model=name, version=version or None) for name, _, version in (given.partition("@") for given in options.model)]
-    sources += [Source(bundle=folder) for folder in options.bundle]
+    sources = [ModelSource(model=name, version=version or None) for name, _, version in (given.partition("@") for given in options.model)]
+    sources += [ModelSource(bundle=folder) for folder in options.bundle]
     run(
-        sources or [Source(model="bbc_news")],
+        sources or [ModelSource(model="bbc_news")],
         tracking_uri=options.tracking_uri,
         host=options.host,
         port=options.port,

@@ -30,7 +30,7 @@ _WRITE_SECONDS = 10.0
 _MAY_CHANGE = ("ray.", "training.max_failures", "augment.stall_seconds")
 
 
-def resumed(folder: Path | str, overrides: Sequence[str] = ()) -> Experiment:
+def resumed_experiment(folder: Path | str, overrides: Sequence[str] = ()) -> Experiment:
     """The experiment of a run folder, with seeds and variants that are added to it.
 
     Args:
@@ -56,14 +56,14 @@ def resumed(folder: Path | str, overrides: Sequence[str] = ()) -> Experiment:
 
 def complete(folder: Path, experiment: Experiment) -> bool:
     """Whether the run in `folder` has finished all of `experiment` and sent tracking everything."""
-    metrics = finished_metrics(folder)
+    metrics = previous_metrics(folder)
     if metrics is None or waiting(folder / SPOOL):
         return False
     wanted = {resolve(experiment).name, *experiment.variants}
     return list(experiment.seeds) == list(metrics["asked"]["seeds"]) and wanted <= {row["variant"] for row in metrics["rows"]}
 
 
-def finished_metrics(folder: Path) -> dict[str, Any] | None:
+def previous_metrics(folder: Path) -> dict[str, Any] | None:
     """metrics.json of a run that came to its end, be it with fewer seeds than are asked for now; None where it never did."""
     try:
         found: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

@@ -34,7 +34,7 @@ from selftrain.runs.handover import main_scores, register_run_bundle, write_labe
 from selftrain.runs.plan import Variant, plan, prepare
 from selftrain.runs.record import file_name, metrics_of, tags_of
 from selftrain.runs.report import pictures_of, write_report
-from selftrain.runs.resume import Finished, Starts, finished_metrics
+from selftrain.runs.resume import Finished, Starts, previous_metrics
 from selftrain.runs.rows import figures_of, language_model_row, rows_of
 from selftrain.runs.stages import Events, Stages
 from selftrain.runs.versions import code_version
@@ -42,7 +42,7 @@ from selftrain.runtime.cluster import needs, session
 from selftrain.runtime.memory import trim
 from selftrain.runtime.watch import cause_of, listen
 from selftrain.texts.engines import engine_needs
-from selftrain.tracking import Round, Tracker
+from selftrain.tracking import RoundFigures, Tracker
 from selftrain.tracking.spool import SPOOL, Spool
 from selftrain.training.checkpoints import RoundCheckpoint
 from selftrain.training.fit import fit, probabilities
@@ -181,7 +181,7 @@ class _Work:
             if self.plan.experiment.evaluation.llm_documents:
                 self._ask_the_language_model(texts)
             counts, examples, conditional = texts.summary() if texts is not None else (None, [], [])
-        previous = finished_metrics(context.folder)  # of the same run with fewer seeds or variants
+        previous = previous_metrics(context.folder)  # of the same run with fewer seeds or variants
         scores = main_scores(context, self.rows)
         readable = corpus.kind == "text"  # what is bundled and served reads texts
         with context.stages("bundle" if readable else "final predictions"):
@@ -213,7 +213,7 @@ class _Work:
             if bundled:
                 self.main = fitted, predicted
             rows = rows_of(self.context, name, seed, variant, fitted, predicted, texts)
-        rounds = [Round(round=int(entry["round"]), figures=_without(entry, "round")) for entry in fitted.rounds]
+        rounds = [RoundFigures(round=int(entry["round"]), figures=_without(entry, "round")) for entry in fitted.rounds]
         own = [{"variant": name, "seed": seed, **entry} for entry in rounds]
         checkpoint = self._checkpoint(name, variant, seed) if fitted.rounds and fitted.method.encoder.light else None
         if checkpoint is not None and bundled:

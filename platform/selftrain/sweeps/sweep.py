@@ -28,14 +28,14 @@ from selftrain.runs.stages import Events
 from selftrain.runtime.cluster import Needs
 from selftrain.runtime.watch import cause_of
 from selftrain.sweeps import report
-from selftrain.sweeps.plan import SweepPlan, folder_of, prepare, with_whole_paths
+from selftrain.sweeps.plan import SweepPlan, folder_of, prepare_sweep, with_whole_paths
 from selftrain.sweeps.record import Recorder
 from selftrain.sweeps.results import Results
 from selftrain.sweeps.runner import Adaptive, most_at_once, run_trials, trial_needs, workers
 from selftrain.sweeps.search import ranking
 from selftrain.sweeps.space import Cell, Setting, Space, text_settings
-from selftrain.sweeps.table import Table, build
-from selftrain.sweeps.trial import Shared, axis_values, open_shared, run_cell, run_found
+from selftrain.sweeps.table import SweepTable, build_table
+from selftrain.sweeps.trial import SharedInputs, axis_values, open_shared_encoder, run_cell, run_proposed
 from selftrain.tracking import KIND_TAG, Tracker
 
 
@@ -44,7 +44,7 @@ class SweepResult:
     """What a sweep leaves."""
 
     folder: Path
-    table: Table | None  # None for a search
+    table: SweepTable | None  # None for a search
     text: str  # for a terminal
     trained: int  # cells that this start has trained
     seconds: float
@@ -71,7 +71,7 @@ def run_sweep(
         ProcessDied: a process of Ray was lost; the message says how to continue.
     """
     started = time.monotonic()
-    prepared = prepare(space)
+    prepared = prepare_sweep(space)
     base = prepared.base
     if address is not None:
         base = base.model_copy(update={"ray": base.ray.model_copy(update={"address": address})})
@@ -147,7 +147,7 @@ class _Sweep:
             for cells in _by_texts(missing):
                 with self._texts(cells[0]) as texts:
                     corpora = {cell.data: self.prepared.corpora[cell.data] for cell in cells}
-                    shared = Shared([_for_workers(cell) for cell in cells], corpora, texts, self.space.search is not None)
+                    shared = SharedInputs([_for_workers(cell) for cell in cells], corpora, texts, self.space.search is not None)
 
                     def on_result(config: Mapping[str, Any], result: dict[str, Any], cells: Sequence[Cell] = cells) -> None:
                         self._add(cells[config["cell"]], result)
@@ -177,8 +177,8 @@ class _Sweep:
             self._add(cell, result)
 
         with workers(base, self._needs(left, probe.wants_texts)), self._texts(probe) as texts:
-            shared = Shared([_for_workers(probe)], {probe.data: (corpus, truth)}, texts, True, self.space)
-            self._run(run_found, shared, on_result, configs)
+            shared = SharedInputs([_for_workers(probe)], {probe.data: (corpus, truth)}, texts, True, self.space)
+            self._run(run_proposed, shared, on_result, configs)
 
     def _needs(self, trials: int, texts: bool) -> Needs:
         return trial_needs(min(self.at_once, trials), self.gpus, self.prepared.engine if texts else None)
@@ -193,7 +193,7 @@ class _Sweep:
         corpus, _ = self.prepared.corpora[cell.data]
         return open_texts(augment, corpus, self.prepared.folders[str(augment.model)], progress=False)
 
-    def _run(self, work: Any, shared: Shared, on_result: Callable[..., None], configs: Any) -> None:
+    def _run(self, work: Any, shared: SharedInputs, on_result: Callable[..., None], configs: Any) -> None:
         minutes = (self.deadline - time.monotonic()) / 60 if self.deadline is not None else None
         if minutes is not None and minutes <= 0:
             return
@@ -224,7 +224,7 @@ class _Sweep:
             done.add(key)
             corpus = self.prepared.corpora[cell.data][0]
             prompts = [prompt for group in corpus.label_prompts() for prompt in group]
-            open_shared(model, corpus).encode([*corpus.unlabeled.contents, *corpus.test.contents, *corpus.validation.contents, *prompts])
+            open_shared_encoder(model, corpus).encode([*corpus.unlabeled.contents, *corpus.test.contents, *corpus.validation.contents, *prompts])
 
     def finish(self, folder: Path, started: float, run_id: str, command: str) -> SweepResult:
         """Write table, figure and report.
@@ -252,13 +252,13 @@ class _Sweep:
         if self.space.search is not None:
             settings, results = self._tried()
             rows = ranking(settings, results)
-            text = report.write_search(folder, self.space, rows, facts)
+            text = report.write_ranking(folder, self.space, rows, facts)
             return SweepResult(folder, None, text, self.trained, seconds, run_id)
         table = self.table()
-        text = report.write(folder, self.space, table, facts)
+        text = report.write_table(folder, self.space, table, facts)
         return SweepResult(folder, table, text, self.trained, seconds, run_id)
 
-    def table(self) -> Table:
+    def table(self) -> SweepTable:
         """The table of all results so far."""
         values = {setting.name: setting.values for setting in self.prepared.settings}
         results = {
@@ -269,7 +269,7 @@ class _Sweep:
         for cell in self.prepared.cells:
             if not cell.recipe.trains and (found := self.results.get(cell)) is not None:
                 results |= {(values[cell.setting], cell.column, seed): found for seed in self.space.seeds}
-        return build(
+        return build_table(
             axes=[key.removeprefix("method.") for key in self.space.axes],
             rows=[setting.values for setting in self.prepared.settings],
             columns=self.space.columns,

@@ -24,7 +24,7 @@ from selftrain.texts.cache import Completion, TextCache
 from selftrain.texts.engines import make_engine
 from selftrain.texts.progress import ProgressBar
 from selftrain.texts.prompts import Prompt
-from selftrain.texts.service import Progress, Summary, TextService
+from selftrain.texts.service import Progress, TextService, TextSummary
 
 CLOSE_SECONDS = 60  # for the engine to end, before its service is killed
 
@@ -118,9 +118,9 @@ class RemoteTexts:
             return None
         return result
 
-    def summary(self) -> Summary:
+    def summary(self) -> TextSummary:
         """Counts, examples for the report, and (class index, conditional text) pairs so far."""
-        result: Summary = ray.get(self._actor.summary.remote())
+        result: TextSummary = ray.get(self._actor.summary.remote())
         return result
 
     def close(self) -> None:

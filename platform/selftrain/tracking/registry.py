@@ -23,7 +23,7 @@ BUNDLE = "bundle"
 
 
 @dataclass(frozen=True)
-class Registered:
+class RegisteredVersion:
     """What became of a bundle in the registry."""
 
     model: str
@@ -51,7 +51,7 @@ def add_version(
     promote: bool,
     evaluate: Callable[[Path], float] | None,
     tags: Mapping[str, str],
-) -> Registered:
+) -> RegisteredVersion:
     """Upload a bundle, register it as a new version, and make it champion where `champion.decide` says so.
 
     Args:
@@ -86,7 +86,7 @@ def add_version(
     if decision.champion:
         client.set_registered_model_alias(model_name, CHAMPION, version)
     client.set_model_version_tag(model_name, version, "champion_decision", decision.reason)
-    return Registered(model_name, str(version), decision.champion, decision.reason)
+    return RegisteredVersion(model_name, str(version), decision.champion, decision.reason)
 
 
 def _present_champion(client: Any, uri: str, model_name: str, evaluate: Callable[[Path], float] | None) -> Champion | None:

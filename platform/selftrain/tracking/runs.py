@@ -17,7 +17,7 @@ from selftrain.config import TrackingConfig
 from selftrain.errors import ConfigError
 from selftrain.passwords import without_passwords
 from selftrain.tracking.address import artifact_root, connect, connected, require_database, tracking_uri
-from selftrain.tracking.registry import Registered, add_version
+from selftrain.tracking.registry import RegisteredVersion, add_version
 
 RUN_TAG = "selftrain.run"
 KIND_TAG = "selftrain.kind"  # sweep; a run of `selftrain run` has none
@@ -27,7 +27,7 @@ _PARAM_LENGTH, _TAG_LENGTH, _KEY_LENGTH = 6000, 8000, 250
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
-class Round(TypedDict):
+class RoundFigures(TypedDict):
     """The figures of one self-training round."""
 
     round: int
@@ -47,7 +47,7 @@ class Run:
 
         self._client.log_batch(self.run_id, params=[Param(_key(name), _cut(value, _PARAM_LENGTH)) for name, value in _flattened(params)])
 
-    def log_rounds(self, rounds: Sequence[Round], *, when: int | None = None) -> None:
+    def log_rounds(self, rounds: Sequence[RoundFigures], *, when: int | None = None) -> None:
         """Write the figures of self-training rounds; `round` becomes MLflow's step. `when`: milliseconds since 1970, default: now."""
         self._log([(name, value, one["round"]) for one in rounds for name, value in one["figures"].items()], when)
 
@@ -166,7 +166,7 @@ class Tracker:
         promote: bool = False,
         evaluate: Callable[[Path], float] | None = None,
         tags: Mapping[str, Any] | None = None,
-    ) -> Registered:
+    ) -> RegisteredVersion:
         """Upload a bundle to the parent run, register it as a new version, and make it champion where `champion.decide` says so.
 
         Args:

@@ -19,7 +19,7 @@ from selftrain.errors import SelfTrainError
 from selftrain.files.journal import Journal
 from selftrain.passwords import without_passwords
 from selftrain.tracking.address import check_tracking, is_refusal
-from selftrain.tracking.runs import Round, Status, Tracker
+from selftrain.tracking.runs import RoundFigures, Status, Tracker
 
 SPOOL = Path("checkpoints") / "tracking.jsonl"  # below the folder of a run or a sweep
 KEY_TAG = "selftrain.key"
@@ -58,7 +58,7 @@ class Spool:
         key: str,
         params: Mapping[str, Any],
         tags: Mapping[str, Any] | None = None,
-        rounds: Sequence[Round] = (),
+        rounds: Sequence[RoundFigures] = (),
         metrics: Mapping[str, float | None] | None = None,
         status: Status = "FINISHED",
     ) -> None:
