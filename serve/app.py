@@ -231,8 +231,9 @@ def run(
         SelfTrainError: a bundle is damaged, the port is taken, or a server cannot be reached; all before Ray starts.
         ProcessDied: a process of Ray died that nothing replaces.
     """
-    if replicas < 1:
-        raise ConfigError(f"replicas must be at least 1 (got {replicas}).", parameter="replicas")
+    for name, value in (("replicas", replicas), ("threads", threads)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be at least 1 (got {value}).", parameter=name)
     arguments = _checked(
         {
             "models": [source.model_dump() | ({"bundle": _absolute(source.bundle)} if source.bundle else {}) for source in sources],

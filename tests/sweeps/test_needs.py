@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from selftrain.config import Experiment, parse
+from selftrain.errors import ConfigError
 from selftrain.runtime.cluster import Needs
 from selftrain.sweeps import plan, runner
 from selftrain.sweeps.runner import most_at_once, trial_needs
 from selftrain.sweeps.space import parse_space
+from selftrain.sweeps.sweep import run_sweep
 
 ENGINE = Needs(cpus=1.0, gpus=2.0, memory_gb=6.5)
 
@@ -40,6 +42,12 @@ def test_a_sweep_asks_for_its_trials_and_the_engine():
 )
 def test_as_many_trials_run_as_the_engine_leaves_room_for(machine, experiment, engine, expected):
     assert most_at_once(parse(experiment, where="a test"), engine) == expected
+
+
+def test_a_sweep_runs_at_least_one_trial(document, tmp_path):
+    with pytest.raises(ConfigError, match=r"^at_once must be at least 1 \(got 0\)") as caught:
+        run_sweep(parse_space(document), at_once=0)
+    assert caught.value.parameter == "at_once" and not (tmp_path / "runs").exists()
 
 
 def test_the_most_demanding_engine_of_a_sweep_counts(document, tmp_path, monkeypatch):

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from selftrain.bundle.classifier import Classifier
 from selftrain.config import TrackingConfig
-from selftrain.errors import ConfigError, OutputError, ServiceError
-from selftrain.tracking import Tracker, check_tracking, tracking_uri
+from selftrain.errors import ConfigError, MissingExtraError, OutputError, ServiceError
+from selftrain.tracking import Champions, Tracker, address, champion_bundle, check_tracking, finished_metrics, tracking_uri
+from selftrain.tracking.ui import show_runs
 
 
 def test_the_address(tmp_path: Path, monkeypatch) -> None:
@@ -24,6 +26,22 @@ def test_the_address(tmp_path: Path, monkeypatch) -> None:
     for wrong in ("./mlruns", "file:///tmp/mlruns", "ftp://host"):
         with pytest.raises(ConfigError, match="must be a server"):
             tracking_uri(wrong)
+
+
+def test_without_mlflow_the_extra_is_asked_for(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(address, "find_spec", lambda name: None)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    for ask in (
+        lambda: champion_bundle("mail", uri),
+        lambda: Classifier.load("models:/mail@champion", tracking_uri=uri),
+        lambda: Champions(uri).version("mail"),
+        lambda: finished_metrics(uri),
+        lambda: Tracker(TrackingConfig(uri=uri), tmp_path, "run"),
+        lambda: show_runs(uri, 5000),
+    ):
+        with pytest.raises(MissingExtraError, match=r"the package mlflow, .* pip install 'selftrain\[tracking\]'"):
+            ask()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_password_in_the_address_is_not_said() -> None:

@@ -30,7 +30,7 @@ def _add_predict(commands: Any) -> None:
         _predict,
         "classify texts with the registered champion or a bundle",
         examples=('selftrain predict --model mail "Where is my parcel?"', "selftrain predict --bundle bundle --file new.csv --out labeled.parquet"),
-        sets={"file": "source"},
+        sets={"file": "source", "model": "model_name"},
     )
     predict.add_argument("texts", nargs="*", metavar="TEXT")
     predict.add_argument("--file", metavar="FILE", help="CSV, JSONL or Parquet with one text a row")

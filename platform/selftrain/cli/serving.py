@@ -6,7 +6,6 @@ import argparse
 from typing import Any
 
 from selftrain.cli.common import add_command, add_tracking_uri
-from selftrain.errors import ConfigError
 
 
 def add_commands(commands: Any) -> None:
@@ -66,14 +65,11 @@ def add_commands(commands: Any) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    if options.threads is not None and options.threads < 1:
-        raise ConfigError(f"--threads must be at least 1 (got {options.threads}).")
     from selftrain_serve.app import run
 
     from selftrain.serving.models import ModelSource
 
-    sources = [ModelSource(model=name, version=version or None) for name, _, version in (given.partition("@") for given in options.model)]
-    sources += [ModelSource(bundle=folder) for folder in options.bundle]
+    sources = [*map(ModelSource.registered, options.model), *(ModelSource(bundle=folder) for folder in options.bundle)]
     run(
         sources or [ModelSource(model="bbc_news")],
         tracking_uri=options.tracking_uri,

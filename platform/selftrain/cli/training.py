@@ -124,8 +124,6 @@ def _sweep(options: argparse.Namespace) -> int:
         raise ConfigError("selftrain sweep takes either a file (selftrain sweep tune_spaces/genco_tau.yaml) or --resume FOLDER.")
     if options.resume and options.small:
         raise ConfigError("--resume continues a sweep at the size that it was started with; leave out --small.")
-    if options.at_once is not None and options.at_once < 1:
-        raise ConfigError(f"--at-once must be at least 1 (got {options.at_once}).")
     from selftrain.sweeps.plan import describe_sweep, prepare_sweep, resumed_space
     from selftrain.sweeps.space import load_space
     from selftrain.sweeps.sweep import run_sweep

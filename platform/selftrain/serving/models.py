@@ -51,6 +51,18 @@ class ModelSource(BaseModel):
             raise ValueError("a model must be either `bundle` (a folder) or `model` (a name in the registry); set one of them")
         return self
 
+    @classmethod
+    def registered(cls, wanted: str) -> ModelSource:
+        """A registered model: `NAME`, whose champion is served and followed, or `NAME@VERSION`.
+
+        Raises:
+            ConfigError: `wanted` is neither.
+        """
+        name, at, version = wanted.partition("@")
+        if not name or "/" in name or (at and not version.isdecimal()):
+            raise ConfigError(f"models must be NAME or NAME@VERSION, names of the registry (got {wanted!r}).", parameter="models")
+        return cls(model=name, version=version or None)
+
     @property
     def followed(self) -> bool:
         """Whether it changes with the registry's champion."""

@@ -19,7 +19,7 @@ import psutil
 import torch
 
 from selftrain.data.texts import TextChannel, no_texts
-from selftrain.errors import ProcessDied, SelfTrainError
+from selftrain.errors import ConfigError, ProcessDied, SelfTrainError
 from selftrain.files.durable import check_writable, explained, write_whole
 from selftrain.methods.recipe import resolve
 from selftrain.passwords import without_passwords
@@ -65,11 +65,13 @@ def run_sweep(
         command: how the sweep was started, for the report.
 
     Raises:
-        ConfigError, DataError, BundleError: a cell is wrong; nothing was started.
+        ConfigError, DataError, BundleError: an argument or a cell is wrong; nothing was started.
         OutputError: the folder cannot be written.
         ResourceError, ServiceError: Ray cannot give what the trials need, or the tracking store does not answer.
         ProcessDied: a process of Ray was lost; the message says how to continue.
     """
+    if at_once is not None and at_once < 1:
+        raise ConfigError(f"at_once must be at least 1 (got {at_once}).", parameter="at_once")
     started = time.monotonic()
     prepared = prepare_sweep(space)
     base = prepared.base

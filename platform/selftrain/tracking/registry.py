@@ -20,6 +20,7 @@ from selftrain.tracking.champion import Champion, decide
 
 CHAMPION = "champion"
 BUNDLE = "bundle"
+_NAME = r"[^/@]+"  # of a model or an alias, as a regular expression
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,11 @@ def champion_bundle(model_name: str, uri: str | None = None) -> RegisteredBundle
     """The bundle that holds the alias `champion`.
 
     Raises:
-        ServiceError, ConfigError, BundleError: as `registered_bundle`.
+        ConfigError: `model_name` cannot be a name in the registry.
+        MissingExtraError, ServiceError, ConfigError, BundleError: as `registered_bundle`.
     """
+    if re.fullmatch(_NAME, model_name) is None:
+        raise ConfigError(f"model_name must be a name in the registry, without / and @ (got {model_name!r}).", parameter="model_name")
     return registered_bundle(f"models:/{model_name}@{CHAMPION}", uri)
 
 
@@ -132,11 +136,12 @@ def registered_bundle(model_uri: str, uri: str | None = None) -> RegisteredBundl
         uri: the registry; default as in `tracking_uri`.
 
     Raises:
+        MissingExtraError: MLflow is not installed.
         ServiceError: the store does not answer, or there is no database yet.
         ConfigError: no such address, model, alias or version; the message says how to make one.
         BundleError: the version's files are gone.
     """
-    matched = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", model_uri)
+    matched = re.fullmatch(rf"models:/({_NAME})(?:@({_NAME})|/(\d+))", model_uri)
     if matched is None:
         raise ConfigError(f"model_uri must be models:/NAME@ALIAS or models:/NAME/VERSION (got {model_uri!r}).", parameter="model_uri")
     name, alias, number = matched.groups()
