@@ -10,10 +10,12 @@ import sysconfig
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+SVG = "{http://www.w3.org/2000/svg}"
 HEAVY = ("ray", "vllm", "mlflow", "torch", "transformers", "sentence_transformers", "datasets", "sklearn", "matplotlib", "pandas")
 
 
@@ -48,6 +50,16 @@ def test_a_package_that_hides_another_would_be_seen(tmp_path):
         (tmp_path / name / "__init__.py").touch()
     (tmp_path / "types.py").touch()
     assert hidden(tmp_path) == {"platform", "ray", "numpy", "types"}
+
+
+def test_the_picture_of_the_rooms_is_the_linters_contract():
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"][0]["layers"]
+    picture = ElementTree.parse(ROOT / "docs" / "pictures" / "rooms.svg")
+    layers = [group for group in picture.iter(f"{SVG}g") if group.get("id", "").startswith("layer-")]
+    drawn = [[text.text for text in group.iter(f"{SVG}text") if text.get("class") != "note"] for group in layers]
+    assert [[f"selftrain.{name}" for name in names] for names in drawn] == [names.split(" : ") for names in contract]
+    heights = [float(group.find(f"{SVG}rect").get("y")) for group in layers]
+    assert heights == sorted(heights)  # from above
 
 
 def test_the_wheel_lists_every_package():
