@@ -24,7 +24,7 @@ def experiment(tmp_path):
     file = tmp_path / "x.yaml"
     file.write_text(
         f"seeds: [3]\ndata: {{source: {tmp_path / 'documents.csv'}, classes: [sport, money], test_documents: 0, min_documents: 20}}\n"
-        f"model: {{encoder: {tmp_path / 'source'}, max_tokens: 7}}\n"
+        f"model: {{encoder: {tmp_path / 'source'}, max_tokens: 9}}\n"
     )
     return file
 
@@ -35,7 +35,7 @@ def test_it_passes_on_what_the_experiment_and_the_options_say(experiment, tmp_pa
     assert job.main([str(experiment), "--to", str(tmp_path / "made"), "--epochs", "2", "--learning-rate", "1e-3", "--set", "seeds=[5]"]) == 0
     assert {key: passed[key] for key in ("epochs", "max_tokens", "learning_rate", "seed")} == {
         "epochs": 2.0,
-        "max_tokens": 7,
+        "max_tokens": 9,
         "learning_rate": 1e-3,
         "seed": 5,
     }

@@ -241,19 +241,16 @@ def test_an_answer_that_takes_too_long_is_refused(bundle) -> None:
 def test_health_is_answered_while_the_model_works(bundle) -> None:
     with endpoint(ModelSource(bundle=str(bundle))) as local:
 
-        async def ask() -> float:
+        async def ask() -> None:
             async with httpx.AsyncClient(base_url=local.url, timeout=60) as client:
                 work = [asyncio.create_task(client.post("/v1/classify", json={"texts": ["a match " * 100] * MAX_TEXTS})) for _ in range(8)]
                 await asyncio.sleep(0.05)
-                start = time.monotonic()
                 assert (await client.get("/healthz")).status_code == 200
-                seconds = time.monotonic() - start
                 busy = not all(one.done() for one in work)
                 assert [one.status_code for one in await asyncio.gather(*work)] == [200] * 8
-                assert busy
-                return seconds
+                assert busy  # health was answered before the texts were
 
-        assert asyncio.run(ask()) < 5
+        asyncio.run(ask())
 
 
 def test_replicas_share_a_port_and_one_that_stops_leaves_the_others(bundle) -> None:
