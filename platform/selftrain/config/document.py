@@ -117,6 +117,16 @@ class AugmentConfig(Section):
     model: str | None = Field(
         None, description="a model folder or hub name; gemma-3-270m is assembled from the packages that hold it; none: no generated texts"
     )
+    server: str | None = Field(
+        None,
+        description="address of an OpenAI-compatible server, with its version (http://127.0.0.1:8000/v1), that has `model`; none: vLLM on the cluster. "
+        "Its key stands in SELFTRAIN_LANGUAGE_MODEL_KEY",
+    )
+    server_seconds: float = Field(120.0, gt=0, description="that a request to the server may take; after that it is sent again")
+    max_spent_tokens: int | None = Field(None, ge=1, description="tokens of prompts and texts that a command may have the server charge; none: any number")
+    max_cost: float | None = Field(None, gt=0, description="the same in money, by the two prices; none: any amount")
+    prompt_price: float = Field(0.0, ge=0, description="what the server charges for a million tokens of prompts")
+    generated_price: float = Field(0.0, ge=0, description="what the server charges for a million tokens of texts")
     style: Literal["continue", "instruct"] = Field("continue", description="continue: base models; instruct: chat models, the paper's table 4")
     input_samples: int = Field(1, ge=0, description="K of equation 9: continuations a document (the paper: 5)")
     conditional_samples: int = Field(1, ge=0, description="M of algorithm 1: texts a (document, pseudo-label) pair (the released code: 20)")

@@ -1,4 +1,4 @@
-"""One file an engine that writes texts. This one alone knows which of them a configuration asks for; today there is vLLM."""
+"""One file an engine that writes texts. This one alone knows which of them a configuration asks for; vLLM on the cluster, or a server."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ def engine_needs(config: AugmentConfig, model: Path | str | None) -> Needs | Non
     """
     if model is None:
         return None
+    if config.server is not None:
+        from selftrain.texts.engines import openai
+
+        return openai.needs()
     from selftrain.texts.engines import vllm
 
     return vllm.needs(config, model)
@@ -34,6 +38,13 @@ def make_engine(config: AugmentConfig, model: str, *, application: str, owner: A
         owner: the actor of the text service; the engine ends with it.
     """
     from selftrain.texts.engines.resilient import ResilientEngine
+
+    if config.server is not None:
+        from selftrain.texts.engines.openai import ServerDeployment, read_key
+        from selftrain.texts.engines.spending import Spending
+
+        spending = Spending(config, Path(config.cache) / "spent" / f"{application}.json")
+        return ResilientEngine(config, model, ServerDeployment(config, spending, read_key()))
     from selftrain.texts.engines.vllm import VllmDeployment
 
     return ResilientEngine(config, model, VllmDeployment(config, model, application, owner))

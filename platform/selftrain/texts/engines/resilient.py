@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from selftrain.config import AugmentConfig
-from selftrain.errors import ProcessDied, ServiceError
+from selftrain.errors import ProcessDied, SelfTrainError, ServiceError
 from selftrain.texts.engines.base import Generation
 from selftrain.texts.prompts import Prompt
 
@@ -24,8 +24,15 @@ MAX_DEATHS = 3  # processes that die one after the other without a text in betwe
 MAX_TRIES = 3  # of a prompt that the engine fails on, before it counts as failed
 
 
+Written = tuple[str, int, int]  # text, tokens of the prompt, tokens of the text
+
+
 class EngineGone(Exception):
     """The process died with this prompt in flight; its successor is on its way."""
+
+
+class PromptRefused(Exception):
+    """The engine refuses this prompt, and would again."""
 
 
 class Deployment(Protocol):
@@ -39,8 +46,8 @@ class Deployment(Protocol):
         """
         ...
 
-    def complete(self, prompt: str, options: dict[str, Any]) -> Awaitable[tuple[str, int, int]]:
-        """(text, tokens of the prompt, tokens of the text); raises `EngineGone`, or what the engine raised."""
+    def complete(self, prompt: str, options: dict[str, Any]) -> Awaitable[Written]:
+        """What became of a prompt; raises `EngineGone`, `PromptRefused`, a `SelfTrainError` that ends the work, or what the engine raised."""
         ...
 
     def deaths(self) -> list[str]:
@@ -85,11 +92,12 @@ class ResilientEngine:
         Raises:
             ProcessDied: the engine cannot be started, or keeps dying.
             ServiceError: no text came for `augment.stall_seconds`.
+            SelfTrainError: whatever else the deployment says that ends the work.
         """
         if not self._started:
             self._deployment.start()
             self._started = True
-        generations: SimpleQueue[Generation] = SimpleQueue()
+        generations: SimpleQueue[Generation | SelfTrainError] = SimpleQueue()
         loop = asyncio.new_event_loop()
         task = loop.create_task(self._complete_all(prompts, generations))
         thread = threading.Thread(target=_run, args=(loop, task), name="selftrain-prompts", daemon=True)
@@ -101,7 +109,7 @@ class ResilientEngine:
                 loop.call_soon_threadsafe(task.cancel)
             thread.join()
 
-    def _received(self, count: int, generations: SimpleQueue[Generation]) -> Iterator[Generation]:
+    def _received(self, count: int, generations: SimpleQueue[Generation | SelfTrainError]) -> Iterator[Generation]:
         last = time.monotonic()
         while count:
             try:
@@ -115,6 +123,8 @@ class ResilientEngine:
                         "log in Ray's session folder, give it more memory or cores, or raise augment.stall_seconds. What was generated is cached."
                     ) from None
                 continue
+            if isinstance(generation, SelfTrainError):
+                raise generation
             last = time.monotonic()
             count -= 1
             self._deaths_in_a_row = 0
@@ -140,13 +150,15 @@ class ResilientEngine:
             self.notices.append(f"The language model's engine {why}; another one is starting, and gets the texts that were in flight.")
         return bool(deaths)
 
-    async def _complete_all(self, prompts: Sequence[Prompt], generations: SimpleQueue[Generation]) -> None:
+    async def _complete_all(self, prompts: Sequence[Prompt], generations: SimpleQueue[Generation | SelfTrainError]) -> None:
         # Twice what the engine works on: while texts travel, it has the next prompts.
         free = asyncio.Semaphore(2 * self._config.concurrent_requests)
 
         async def complete(prompt: Prompt) -> None:
             try:
                 generations.put(await self._complete(prompt))
+            except SelfTrainError as error:
+                generations.put(error)
             finally:
                 free.release()
 
@@ -162,6 +174,10 @@ class ResilientEngine:
                 return Generation(prompt, *await self._deployment.complete(prompt.text, prompt.sampling.options()))
             except EngineGone:
                 await asyncio.sleep(POLL_SECONDS)
+            except SelfTrainError:
+                raise
+            except PromptRefused as error:
+                return Generation(prompt, error=str(error))
             except Exception as error:
                 tries += 1
                 if tries == MAX_TRIES:

@@ -22,15 +22,13 @@ from selftrain.errors import ProcessDied
 from selftrain.runtime.cluster import Needs
 from selftrain.runtime.ray_start import close_serves_port, is_alone
 from selftrain.runtime.watch import why_it_died
-from selftrain.texts.engines.resilient import MAX_DEATHS, POLL_SECONDS, EngineGone
+from selftrain.texts.engines.resilient import MAX_DEATHS, POLL_SECONDS, EngineGone, Written
 
 ENGINE_GB = 3.0  # vLLM, the text service and Ray Serve's controller, without weights and key-value cache
 ENGINE_CPUS = 1.0  # logical CPUs of the replica; on GPUs with tensor parallelism vLLM's workers are its processes
 # Serve takes a replica as dead when it misses three checks. On few cores a step of the model may hold up the process that would answer.
 CHECK_SECONDS, CHECK_PATIENCE_SECONDS = 2.0, 60.0
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
-
-Written = tuple[str, int, int]  # text, tokens of the prompt, tokens of the text
 
 
 def needs(config: AugmentConfig, model: Path | str) -> Needs:
