@@ -144,18 +144,6 @@ class Tracker:
             raise RuntimeError("Tracker.start comes before anything is logged")
         return self._run
 
-    def log_metrics(self, metrics: Mapping[str, float | None]) -> None:
-        """Write final figures of the parent run; those that are None are left out."""
-        self.run.log_metrics(metrics)
-
-    def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Upload a file, or the content of a folder, to the parent run."""
-        self.run.log_artifact(path, folder)
-
-    def finish(self, status: Status = "FINISHED") -> None:
-        """Close the parent run."""
-        self.run.finish(status)
-
     def log_bundle_and_register(
         self,
         bundle: Path,
