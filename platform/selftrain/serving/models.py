@@ -193,8 +193,7 @@ class Models(Collector):
             live = self._load(source)
             if any((one.live.name, one.live.version) == (live.name, live.version) for one in self._served if one.source.followed == source.followed):
                 raise ConfigError(
-                    f"models: {live.name!r} version {live.version} must not repeat; set another name for one of them.",
-                    parameter="models",
+                    f"models: {live.name!r} version {live.version} must not repeat; set another name for one of them.", parameter="models"
                 )
             self._served.append(ServedModel(source, live))
         settle()

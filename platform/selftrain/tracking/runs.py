@@ -45,7 +45,7 @@ class Run:
         """Write settings; nested ones are flattened to `section.key`, long ones are cut to MLflow's limit."""
         from mlflow.entities import Param
 
-        self._client.log_batch(self.run_id, params=[Param(_key(name), _cut(value, _PARAM_LENGTH)) for name, value in _flattened(params)])
+        self._client.log_batch(self.run_id, params=[Param(_key(name), _cut(value, _PARAM_LENGTH)) for name, value in flattened(params)])
 
     def log_rounds(self, rounds: Sequence[RoundFigures], *, when: int | None = None) -> None:
         """Write the figures of self-training rounds; `round` becomes MLflow's step. `when`: milliseconds since 1970, default: now."""
@@ -243,10 +243,11 @@ def _experiment(client: Any, name: str, artifacts: Path | None) -> str:
     return str(found.experiment_id)
 
 
-def _flattened(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flattened(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(`section.key`, value) of a nested mapping."""
     for name, value in params.items():
         if isinstance(value, Mapping) and value:
-            yield from _flattened(value, f"{prefix}{name}.")
+            yield from flattened(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
