@@ -58,7 +58,7 @@ def test_a_search_never_chooses_on_test_documents(searched):
 
 
 def test_optuna_is_an_extra(searched, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("selftrain.sweeps.search.find_spec", lambda name: None)
     searched["search"]["sampler"] = "optuna"
     with pytest.raises(MissingExtraError, match=r"needs the package optuna; install the extra"):
         prepare_sweep(parse_space(searched))

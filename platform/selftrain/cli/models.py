@@ -193,7 +193,7 @@ def _distill(options: argparse.Namespace) -> int:
     from selftrain.bundle.documents import load_documents
     from selftrain.bundle.format import read_card
     from selftrain.compress.distill import STUDENTS, describe_tiers, distill
-    from selftrain.compress.folders import require_empty
+    from selftrain.compress.onnx import require_empty
 
     card = read_card(options.bundle)
     if options.out:

@@ -16,12 +16,7 @@ def add_commands(commands: Any) -> None:
         _serve,
         "serve registered models and bundles: a page, and POST /v1/classify",
         examples=("selftrain serve --model mail", "selftrain serve --bundle bundle --host 0.0.0.0 --token-file token.txt"),
-        sets={
-            "model": "models",
-            "allowed_host": "allowed_hosts",
-            "timeout": "timeout_seconds",
-            "max_waiting": "max_waiting_texts",
-        },
+        sets={"model": "models", "allowed_host": "allowed_hosts", "timeout": "timeout_seconds", "max_waiting": "max_waiting_texts"},
     )
     serve.add_argument(
         "--model",

@@ -28,7 +28,7 @@ from selftrain.bundle.documents import labels_of, load_documents
 from selftrain.bundle.format import BundleCard, BundleMetrics, checked_card, read_prototypes, write_bundle
 from selftrain.bundle.handover import distilled_card
 from selftrain.bundle.tokens import FastReader, reader_of
-from selftrain.compress.folders import require_empty
+from selftrain.compress.onnx import require_empty
 from selftrain.compress.students import DistilledStudent, Teacher, layers_of, shallow_student, static_student
 from selftrain.data.corpus import Corpus, TrueLabels
 from selftrain.errors import BundleError, ConfigError, DataError, nearest

@@ -44,10 +44,9 @@ from selftrain.bundle.classifier import open_backbone
 from selftrain.bundle.documents import labels_of, load_documents
 from selftrain.bundle.format import BundleCard, checked_card, read_prototypes
 from selftrain.bundle.tokens import FastReader, batches, padded, reader_of
-from selftrain.compress.folders import require_empty
 from selftrain.compress.graph import Graph, int8_cost, largest_difference, quantize, write_graph
-from selftrain.errors import BundleError, ConfigError, DataError
-from selftrain.files.durable import check_writable, replacing_folder
+from selftrain.errors import BundleError, ConfigError, DataError, OutputError
+from selftrain.files.durable import check_folder, check_writable, replacing_folder
 
 TOLERANCE = 1e-4  # largest difference of a probability between a float32 graph and PyTorch
 DOCUMENTS = 1000  # at most; int8 is judged on them
@@ -62,6 +61,13 @@ class CheckDocuments:
     texts: Sequence[str]
     source: str
     labels: np.ndarray | None = None
+
+
+def require_empty(out: Path) -> None:
+    """Raise an `OutputError` unless `out` is a new or empty folder that can be written: what export and distillation check before the work."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"out {str(out)!r} is not an empty folder; pass a new one, so that nothing of yours is overwritten.", parameter="out")
+    check_folder(out, "out")
 
 
 def documents_to_check(card: BundleCard, source: str | Path | None, *, text_column: str = "text", label_column: str | None = None) -> CheckDocuments:

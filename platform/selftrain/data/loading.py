@@ -107,13 +107,7 @@ def _cleaned(
         rows: Sequence[SourceRow], index: Mapping[str, int], known: Collection[str] = ()
     ) -> tuple[dict[str, Document], tuple[UnusedRow, ...]]:
         result = clean(
-            rows,
-            index=index,
-            max_characters=config.max_characters,
-            known=frozenset(known),
-            known_reason="in test already",
-            images=images,
-            size=size,
+            rows, index=index, max_characters=config.max_characters, known=frozenset(known), known_reason="in test already", images=images, size=size
         )
         return {document.id: document for document in result.documents}, result.skipped
 

@@ -35,11 +35,7 @@ def open_encoder(config: ModelConfig, corpus: Corpus, *, device: str = "cpu", pr
     check_encoder(config, corpus)
     if config.encoder in IMAGE_ENCODERS:
         return ImageEncoder(
-            config.encoder,
-            corpus.unlabeled.contents,
-            batch_size=config.batch_size,
-            device=device,
-            precision=resolve_precision(precision, device),
+            config.encoder, corpus.unlabeled.contents, batch_size=config.batch_size, device=device, precision=resolve_precision(precision, device)
         )
     normalize = config.similarity == "cosine"
     if config.encoder == BILSTM:

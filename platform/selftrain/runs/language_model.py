@@ -10,17 +10,9 @@ from pathlib import Path
 from selftrain.runs.context import RunContext
 from selftrain.texts.cache import broken_blocks
 from selftrain.texts.channel import RemoteTexts, open_texts
+from selftrain.texts.service import TextCounts
 
-NO_TEXTS = {
-    "requested": 0,
-    "generated": 0,
-    "cached": 0,
-    "filtered": {},
-    "prompt_tokens": 0,
-    "generated_tokens": 0,
-    "seconds": 0.0,
-    "tokens_per_second": None,
-}  # what metrics.json says of a run without a language model
+NO_TEXTS = TextCounts().to_json() | {"tokens_per_second": None}  # what metrics.json says of a run without a language model
 
 
 @contextmanager

@@ -72,15 +72,15 @@ def register(
     )
     try:
         figures = {figure: scores.get(figure) for figure in FIGURES}
-        tracker.log_metrics(figures)
+        tracker.run.log_metrics(figures)
         tags = {"data_fingerprint": card.data_fingerprint, "method": card.method}
         found = tracker.log_bundle_and_register(
             folder, name, figures, labeled=labels is not None, promote=promote, evaluate=champions_accuracy, tags=tags
         )
     except BaseException:
-        tracker.finish("FAILED")
+        tracker.run.finish("FAILED")
         raise
-    tracker.finish()
+    tracker.run.finish()
     return found
 
 

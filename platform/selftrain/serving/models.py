@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -178,13 +179,13 @@ class Models(Collector):
         max_seconds: float,
         metrics: Metrics,
     ) -> None:
-        self._threads = threads
         # oneDNN keeps 1,024 compiled products, one a shape; batches of all shapes would fill memory for hours. It reads this at its first product.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
         self._tracking_uri = tracking_uri
         self._poll_seconds = poll_seconds
-        self._max_waiting = max_waiting
-        self._max_seconds = max_seconds
+        self._load = partial(
+            load_model, tracking_uri=tracking_uri, threads=threads, max_waiting=max_waiting, max_seconds=max_seconds, metrics=metrics
+        )
         self._metrics = metrics
         self._stop = threading.Event()
         self._served: list[ServedModel] = []
@@ -192,8 +193,7 @@ class Models(Collector):
             live = self._load(source)
             if any((one.live.name, one.live.version) == (live.name, live.version) for one in self._served if one.source.followed == source.followed):
                 raise ConfigError(
-                    f"models: {live.name!r} version {live.version} must not repeat; set another name for one of them.",
-                    parameter="models",
+                    f"models: {live.name!r} version {live.version} must not repeat; set another name for one of them.", parameter="models"
                 )
             self._served.append(ServedModel(source, live))
         settle()
@@ -273,16 +273,6 @@ class Models(Collector):
             self._watcher.join()
         for one in self._served:
             one.live.batcher.close()
-
-    def _load(self, source: ModelSource) -> LoadedModel:
-        return load_model(
-            source,
-            self._tracking_uri,
-            threads=self._threads,
-            max_waiting=self._max_waiting,
-            max_seconds=self._max_seconds,
-            metrics=self._metrics,
-        )
 
     def _watch(self) -> None:
         from selftrain.tracking import Champions

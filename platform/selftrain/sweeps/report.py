@@ -11,9 +11,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from selftrain.evaluation.sensitivity import Line, heatmaps, lines
+from selftrain.evaluation.summary import plus_minus
 from selftrain.files.durable import write_whole
 from selftrain.sweeps.space import Space
-from selftrain.sweeps.table import METRICS, SweepTable, TableEntry, legend, number, plus_minus, shown_entry, to_csv, to_markdown, to_text
+from selftrain.sweeps.table import METRICS, SweepTable, TableEntry, legend, number, shown_entry, to_csv, to_markdown, to_text
 
 
 def write_table(folder: Path, space: Space, table: SweepTable, facts: Mapping[str, Any]) -> str:
@@ -46,7 +47,7 @@ def write_ranking(folder: Path, space: Space, rows: Sequence[Mapping[str, Any]],
         folder: where to.
         space: what was asked.
         rows: of `search.ranking`.
-        facts: as in `write`.
+        facts: as in `write_table`.
 
     Returns:
         The ranking for a terminal.
@@ -56,8 +57,8 @@ def write_ranking(folder: Path, space: Space, rows: Sequence[Mapping[str, Any]],
     body = [
         [
             row["setting"],
-            plus_minus(row["validation"]),
-            plus_minus(row["test"]) if index == 0 else "",
+            plus_minus(row["validation"], 2),
+            plus_minus(row["test"], 2) if index == 0 else "",
             f"round {row['stopped']}" if row["stopped"] else "",
         ]
         for index, row in enumerate(rows)

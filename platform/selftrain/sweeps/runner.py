@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selftrain.config import Experiment
-from selftrain.errors import MissingExtraError, SelfTrainError
+from selftrain.errors import SelfTrainError
 from selftrain.runtime.cluster import RAY_GB, TRAINING_GB, Needs, session
 from selftrain.runtime.memory import free_memory_gb
 from selftrain.sweeps.space import Range, Space
@@ -142,20 +142,6 @@ def run_trials(
             ),
         )
         tuner.fit()
-
-
-def check_optuna() -> None:
-    """Optuna is an extra.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    from importlib.util import find_spec
-
-    if find_spec("optuna") is None:
-        raise MissingExtraError(
-            "search.sampler optuna needs the package optuna; install the extra (pip install 'selftrain[search]'), or set sampler: random."
-        )
 
 
 def _trial(config: Mapping[str, Any], work: Work, shared: Any, configs: Sequence[Mapping[str, Any]] | None) -> None:

@@ -22,7 +22,6 @@ from selftrain.data.texts import TextChannel, no_texts
 from selftrain.errors import ConfigError, ProcessDied, SelfTrainError
 from selftrain.files.durable import check_writable, explained, write_whole
 from selftrain.methods.recipe import resolve
-from selftrain.passwords import without_passwords
 from selftrain.runs.run import code_version
 from selftrain.runs.stages import Events
 from selftrain.runtime.cluster import Needs
@@ -37,6 +36,7 @@ from selftrain.sweeps.space import Cell, Setting, Space, text_settings
 from selftrain.sweeps.table import SweepTable, build_table
 from selftrain.sweeps.trial import SharedInputs, axis_values, open_shared_encoder, run_cell, run_proposed
 from selftrain.tracking import KIND_TAG, Tracker
+from selftrain.tracking.spool import unsent_sentence
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,7 @@ def run_sweep(
     if (reason := recorder.close("FINISHED")) is None:
         return result
     events("results missing in MLflow", reason=reason)
-    return replace(
-        result,
-        unsent=f"The results are complete in {folder}, but the tracking store {without_passwords(tracker.uri)} did not take all of them ({reason}); "
-        f"when it answers again, send the rest with `selftrain sweep --resume {folder}`: nothing is trained again.",
-    )
+    return replace(result, unsent=unsent_sentence(tracker, folder, reason, "sweep"))
 
 
 class _Sweep:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from selftrain.evaluation.significance import MeanStd, mean_std, paired_t_test
+from selftrain.evaluation.summary import plus_minus
 
 SIGNIFICANT = 0.05
 WORSE = "•"
@@ -135,16 +136,9 @@ def _compared(entries: dict[tuple[str, ...], TableEntry], metric: str) -> dict[t
     return compared
 
 
-def plus_minus(summary: MeanStd | None, digits: int = 2) -> str:
-    """`83.18 ± 0.05`; a dash where there is nothing."""
-    if summary is None:
-        return "–"
-    return f"{summary['mean']:.{digits}f}" + (f" ± {summary['std']:.{digits}f}" if summary["std"] is not None else "")
-
-
 def shown_entry(entry: TableEntry) -> str:
     """A field as text: mean ± std, the mark, and how many seeds it is from where some are missing."""
-    text = plus_minus(entry.summary) + (f" {WORSE}" if entry.worse else "")
+    text = plus_minus(entry.summary, 2) + (f" {WORSE}" if entry.worse else "")
     if len(entry.values) < entry.seeds:
         text += f" ({len(entry.values)} of {entry.seeds} seeds)"
     return text
