@@ -108,7 +108,7 @@ def _memory(config: Experiment) -> Check:
     if config.ray.address:
         return Check("memory", True, f"{_available_gb():.1f} GiB free here; the work is done on the cluster")
     wanted = needs(config, None).memory_gb
-    if config.augment.model is not None and config.augment.gpus == 0:
+    if config.augment.model is not None and config.augment.server is None and config.augment.gpus == 0:
         wanted += config.augment.engine_memory_gb + ENGINE_GB + 1.5 * _weights_gb(config)
     fix = "free memory, choose a smaller language model, or lower augment.engine_memory_gb"
     return Check("memory", _available_gb() >= wanted, f"{_available_gb():.1f} GiB free, about {wanted:.1f} needed", fix)
@@ -139,7 +139,9 @@ def _existing(path: Path) -> Path:
 
 
 def _gpu(config: Experiment) -> Check:
-    wanted = config.augment.gpus * (config.augment.model is not None) + config.training.workers * config.training.gpu
+    wanted = (
+        config.augment.gpus * (config.augment.model is not None and config.augment.server is None) + config.training.workers * config.training.gpu
+    )
     names = _gpu_names()
     found = f"{len(names)}: {names[0]}" if names else "none; the CPU does the work"
     if config.ray.address:
@@ -181,6 +183,8 @@ def _engine(config: Experiment) -> Check:
         return Check("engine", False, f"{found}: they overwrite each other's files", "make clean setup (EXTRA=cpu or EXTRA=gpu chooses)")
     if config.augment.model is None:
         return Check("engine", True, f"{found}; not needed, augment.model is not set")
+    if config.augment.server is not None:
+        return Check("engine", find_spec("openai") is not None, f"{found}; not needed, augment.server writes", "pip install 'selftrain[openai]'")
     if not (on_cpu or on_gpu) or find_spec("vllm") is None:
         return Check("engine", False, found, f"{_SET_UP}, or unset augment.model to train without generated texts")
     if config.augment.gpus and not on_gpu and config.ray.address is None:
@@ -201,6 +205,8 @@ def _encoder(config: Experiment) -> Check:
 def _language_model(config: Experiment) -> Check:
     if config.augment.model is None:
         return Check("language model", True, "none; augment.model is not set")
+    if config.augment.server is not None:
+        return Check("language model", True, f"{config.augment.model} of {config.augment.server}")
     return _model("language model", config.augment.model, LANGUAGE_MODEL, "augment.model")
 
 

@@ -23,7 +23,7 @@ from selftrain.data.texts import TextChannel, no_texts
 from selftrain.errors import ConfigError, DataError
 from selftrain.methods import method_class
 from selftrain.methods.recipe import Recipe, resolve
-from selftrain.models.locate import fingerprint, language_model_folder
+from selftrain.models.locate import fingerprint, language_model_of
 from selftrain.training.fit import fit
 
 # Options that want texts of a language model: off without one, unless they are set.
@@ -109,7 +109,7 @@ class SelfTrainer(ClassifierMixin, BaseEstimator):
         recipe.check(seen)
         if recipe.wants_texts and self.language_model is None:
             raise ConfigError(f"language_model must be set: the options of {recipe.name} want texts (got None).", parameter="language_model")
-        llm = language_model_folder(self.language_model) if recipe.wants_texts and self.language_model is not None else None
+        llm = language_model_of(experiment.augment) if recipe.wants_texts and self.language_model is not None else None
         with _language_model(experiment, corpus, llm) if llm is not None else nullcontext(no_texts) as texts:
             student = fit(recipe, seen, texts, seed=self.seed).student
         supervision = "none" if not known else "all" if len(known) == len(corpus.unlabeled) else f"{len(known)} labeled documents"
@@ -223,11 +223,14 @@ def _granted(texts: Sequence[Any], labels: Sequence[Any], names: Sequence[str]) 
 
 @contextmanager
 def _language_model(experiment: Experiment, corpus: Corpus, folder: Path | str) -> Iterator[TextChannel]:
-    """The text channel of one `fit`, with Ray around it."""
+    """The text channel of one `fit`, with Ray around it unless a server writes."""
     from selftrain.runtime.cluster import needs, session
     from selftrain.texts.channel import open_texts
-    from selftrain.texts.engines import engine_needs
+    from selftrain.texts.engines import engine_needs, on_cluster
 
     wanted = needs(experiment, engine_needs(experiment.augment, folder))
-    with session(experiment, wanted), open_texts(experiment.augment, corpus, folder, progress=False) as texts:
+    with (
+        session(experiment, wanted) if on_cluster(experiment.augment) else nullcontext(),
+        open_texts(experiment.augment, corpus, folder, progress=False) as texts,
+    ):
         yield texts

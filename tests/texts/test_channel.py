@@ -10,8 +10,9 @@ from selftrain.config import AugmentConfig, Experiment
 from selftrain.data.texts import TextRequest
 from selftrain.errors import DataError, SelfTrainError, ServiceError
 from selftrain.runtime.cluster import Needs, session
+from selftrain.texts.actor import RemoteTexts
 from selftrain.texts.cache import TextCache
-from selftrain.texts.channel import RemoteTexts, open_texts
+from selftrain.texts.channel import open_texts
 from selftrain.texts.prompts import Prompt, Sampling
 
 pytestmark = pytest.mark.ray

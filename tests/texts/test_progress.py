@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import ray.exceptions
 
 from selftrain.texts import channel
-from selftrain.texts.channel import RemoteTexts
+from selftrain.texts.actor import RemoteTexts
 from selftrain.texts.progress import ProgressBar
 from selftrain.texts.service import Progress
 

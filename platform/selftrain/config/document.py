@@ -123,7 +123,9 @@ class AugmentConfig(Section):
         "Its key stands in SELFTRAIN_LANGUAGE_MODEL_KEY",
     )
     server_seconds: float = Field(120.0, gt=0, description="that a request to the server may take; after that it is sent again")
-    max_spent_tokens: int | None = Field(None, ge=1, description="tokens of prompts and texts that a command may have the server charge; none: any number")
+    max_spent_tokens: int | None = Field(
+        None, ge=1, description="tokens of prompts and texts that a command may have the server charge; none: any number"
+    )
     max_cost: float | None = Field(None, gt=0, description="the same in money, by the two prices; none: any amount")
     prompt_price: float = Field(0.0, ge=0, description="what the server charges for a million tokens of prompts")
     generated_price: float = Field(0.0, ge=0, description="what the server charges for a million tokens of texts")

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from selftrain.config import AugmentConfig
 from selftrain.errors import BundleError, ConfigError, MissingExtraError, ResourceError
 from selftrain.files.durable import replacing_folder
 
@@ -76,8 +77,17 @@ def language_model_folder(name: str) -> Path | str:
     return _from_hub(name, "augment.model")
 
 
+def language_model_of(config: AugmentConfig) -> Path | str:
+    """The language model that `config` asks for: `language_model_folder`, or a name for the one of a server, which the cache tells from all others.
+
+    Raises:
+        SelfTrainError: as `language_model_folder`.
+    """
+    return f"served:{config.model}" if config.server is not None else language_model_folder(str(config.model))
+
+
 def fingerprint(source: Path | str) -> str:
-    """What identifies a model: the first 16 digits of the SHA-256 of its weight files, or the name of a hub model."""
+    """What identifies a model: the first 16 digits of the SHA-256 of its weight files, or the name of a model that is no folder."""
     if not isinstance(source, Path):
         return source
     digest = hashlib.sha256()

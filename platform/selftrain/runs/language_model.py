@@ -9,14 +9,14 @@ from pathlib import Path
 
 from selftrain.runs.context import RunContext
 from selftrain.texts.cache import broken_blocks
-from selftrain.texts.channel import RemoteTexts, open_texts
+from selftrain.texts.channel import Texts, open_texts
 from selftrain.texts.service import TextCounts
 
 NO_TEXTS = TextCounts().to_json() | {"tokens_per_second": None}  # what metrics.json says of a run without a language model
 
 
 @contextmanager
-def started_texts(context: RunContext) -> Iterator[RemoteTexts]:
+def started_texts(context: RunContext) -> Iterator[Texts]:
     """The text channel of a run, in a `with` block that shows its progress."""
     experiment, model = context.plan.experiment, context.plan.language_model
     assert model is not None and context.llm_fingerprint is not None

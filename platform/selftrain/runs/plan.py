@@ -13,8 +13,9 @@ from selftrain.data.supervision import grant
 from selftrain.errors import ConfigError
 from selftrain.methods.base import Method
 from selftrain.methods.recipe import Recipe, resolve
-from selftrain.models.locate import IMAGE_ENCODERS, encoder_folder, language_model_folder
+from selftrain.models.locate import IMAGE_ENCODERS, encoder_folder, language_model_of
 from selftrain.models.open import located
+from selftrain.texts.engines import on_cluster
 from selftrain.training.loop import Validation
 
 
@@ -64,8 +65,9 @@ class RunPlan:
 
     @property
     def needs_ray(self) -> bool:
-        """Whether anything runs on Ray: the language model, or a training that is not light."""
-        return self.language_model is not None or any(one.recipe.trains and not one.recipe.light for one in self.variants.values())
+        """Whether anything runs on Ray: a language model that is not a server's, or a training that is not light."""
+        on_ray = self.language_model is not None and on_cluster(self.experiment.augment)
+        return on_ray or any(one.recipe.trains and not one.recipe.light for one in self.variants.values())
 
 
 def prepare(experiment: Experiment) -> RunPlan:
@@ -93,7 +95,7 @@ def prepare(experiment: Experiment) -> RunPlan:
             "The experiment wants texts of a language model, and augment.model is not set; set it (augment.model: gemma-3-270m), or do without texts "
             "(method.input_augmentation: false, method.conditional_augmentation: false)."
         )
-    return RunPlan(experiment, corpus, truth, variants, language_model_folder(str(experiment.augment.model)) if asked else None)
+    return RunPlan(experiment, corpus, truth, variants, language_model_of(experiment.augment) if asked else None)
 
 
 def _variant(name: str, experiment: Experiment, corpus: Corpus, truth: TrueLabels, shared: object) -> Variant:

@@ -17,7 +17,7 @@ from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
 from selftrain.models.student import Student
 from selftrain.runs.context import RunContext
 from selftrain.runs.plan import Variant
-from selftrain.texts.channel import RemoteTexts
+from selftrain.texts.channel import Texts
 from selftrain.training.fit import probabilities
 from selftrain.training.loop import Fitted
 
@@ -70,7 +70,7 @@ def row(
     } | ({"bound": True} if data.supervision == "oracle" else {})
 
 
-def rows_of(context: RunContext, name: str, seed: int, variant: Variant, fitted: Fitted, found: np.ndarray, texts: RemoteTexts | None) -> list[Any]:
+def rows_of(context: RunContext, name: str, seed: int, variant: Variant, fitted: Fitted, found: np.ndarray, texts: Texts | None) -> list[Any]:
     """The rows of one training.
 
     Args:
@@ -117,7 +117,7 @@ def inference_ms(student: Student, documents: Sequence[Any]) -> float | None:
     return round(1000 * min(seconds) / len(documents), 4)
 
 
-def language_model_row(context: RunContext, texts: RemoteTexts) -> dict[str, Any]:
+def language_model_row(context: RunContext, texts: Texts) -> dict[str, Any]:
     """The language model as a zero-shot classifier (GenCo table 2, row 3): the class name that it must choose, no probabilities.
 
     A document that it gives no class for counts as wrong, and into no class's share.

@@ -50,7 +50,7 @@ from selftrain.training.ray import Workgroup
 from selftrain.training.steps import StepBar
 
 if TYPE_CHECKING:
-    from selftrain.texts.channel import RemoteTexts
+    from selftrain.texts.channel import Texts
 
 __all__ = ["RunResult", "code_version", "new_folder", "plan", "prepare", "run"]
 
@@ -192,7 +192,7 @@ class _Work:
         write_report(context, metrics, Findings(examples=examples, hardest=hardest), pictures)  # type: ignore[arg-type]
         return metrics, bundle, unregistered
 
-    def _train_and_score(self, name: str, variant: Variant, seed: int, texts: RemoteTexts | None) -> None:
+    def _train_and_score(self, name: str, variant: Variant, seed: int, texts: Texts | None) -> None:
         if found := self.finished.get(name, seed):
             self.rows += found["rows"]
             self.rounds += found["rounds"]
@@ -221,7 +221,7 @@ class _Work:
         accuracy = {"accuracy": rows[0]["scores"]["accuracy"]} if rows[0]["scores"] else {}
         self.context.events("variant done", variant=name, seed=seed, train_seconds=round(fitted.seconds, 1), **accuracy)
 
-    def _fitted(self, name: str, variant: Variant, seed: int, texts: RemoteTexts | None) -> Fitted:
+    def _fitted(self, name: str, variant: Variant, seed: int, texts: Texts | None) -> Fitted:
         """Train, or go on from the last checkpoint of the same training."""
         recipe, corpus = variant.recipe, variant.granted(seed)
         storage = self.plan.experiment.training.storage or self.context.folder / "checkpoints"
@@ -258,7 +258,7 @@ class _Work:
         fitted, found = self.main
         return fitted.student, found
 
-    def _ask_the_language_model(self, texts: RemoteTexts | None) -> None:
+    def _ask_the_language_model(self, texts: Texts | None) -> None:
         assert texts is not None
         seed = self.plan.experiment.seeds[0]
         if found := self.finished.get(LANGUAGE_MODEL_ROW, seed):

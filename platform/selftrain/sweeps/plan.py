@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from selftrain.config import Experiment, ModelConfig, read_yaml
+from selftrain.config import AugmentConfig, Experiment, ModelConfig, read_yaml
 from selftrain.data.corpus import Corpus, TrueLabels
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import grant
 from selftrain.errors import ConfigError, SelfTrainError
-from selftrain.models.locate import language_model_folder
+from selftrain.models.locate import language_model_of
 from selftrain.models.open import located, open_encoder
 from selftrain.runtime.cluster import Needs
 from selftrain.sweeps.results import Results
@@ -61,10 +61,15 @@ def prepare_sweep(space: Space) -> SweepPlan:
 def _engine(cells: Sequence[Cell], folders: Mapping[str, Path | str]) -> Needs | None:
     """The text engines of a sweep run one after the other: the most that any of them asks for."""
     asking = {cell.experiment.augment.model_dump_json(): cell.experiment.augment for cell in cells if cell.wants_texts}
-    found = [wanted for augment in asking.values() if (wanted := engine_needs(augment, folders[str(augment.model)])) is not None]
+    found = [wanted for augment in asking.values() if (wanted := engine_needs(augment, folders[model_name(augment)])) is not None]
     if not found:
         return None
     return Needs(max(one.cpus for one in found), max(one.gpus for one in found), max(one.memory_gb for one in found))
+
+
+def model_name(augment: AugmentConfig) -> str:
+    """A language model's name among those of a sweep."""
+    return str(augment.model) if augment.server is None else f"{augment.model} of {augment.server}"
 
 
 class _Validation:
@@ -84,10 +89,10 @@ class _Validation:
         where = f"{self.space.name} at {setting.name} on {column}"
         corpus, truth = self._documents(cell.experiment, column, where)
         if cell.wants_texts:
-            name = cell.experiment.augment.model
-            if name is None:
+            if cell.experiment.augment.model is None:
                 raise ConfigError(f"{where}: the method wants texts of a language model and augment.model is not set; set it in the base.")
-            self.folders[name] = self.folders.get(name) or language_model_folder(name)
+            name = model_name(cell.experiment.augment)
+            self.folders[name] = self.folders.get(name) or language_model_of(cell.experiment.augment)
         try:
             rounds = self._rounds(cell, corpus, truth)
         except SelfTrainError as error:

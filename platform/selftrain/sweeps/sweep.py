@@ -27,7 +27,7 @@ from selftrain.runs.stages import Events
 from selftrain.runtime.cluster import Needs
 from selftrain.runtime.watch import cause_of
 from selftrain.sweeps import report
-from selftrain.sweeps.plan import SweepPlan, folder_of, prepare_sweep, with_whole_paths
+from selftrain.sweeps.plan import SweepPlan, folder_of, model_name, prepare_sweep, with_whole_paths
 from selftrain.sweeps.record import Recorder
 from selftrain.sweeps.results import Results
 from selftrain.sweeps.runner import Adaptive, most_at_once, run_trials, trial_needs, workers
@@ -189,7 +189,7 @@ class _Sweep:
 
         augment = cell.experiment.augment
         corpus, _ = self.prepared.corpora[cell.data]
-        return open_texts(augment, corpus, self.prepared.folders[str(augment.model)], progress=False)
+        return open_texts(augment, corpus, self.prepared.folders[model_name(augment)], progress=False)
 
     def _run(self, work: Any, shared: SharedInputs, on_result: Callable[..., None], configs: Any) -> None:
         minutes = (self.deadline - time.monotonic()) / 60 if self.deadline is not None else None

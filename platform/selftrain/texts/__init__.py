@@ -1,6 +1,7 @@
 """Texts by a language model.
 
-    channel    opens the service of one language model, and is how driver and workers ask it (`RemoteTexts`, `open_texts`)
+    channel    opens the service of one language model (`open_texts`)
+    actor      the service as a Ray actor, and how driver and workers ask it
     service    looks texts up in the cache, has the missing ones generated, filters and counts
     prompts    what is asked: templates and sampling          filter    which completions are used
     cache      every completion, on disk                      progress  the bar

@@ -1,32 +1,52 @@
-"""The text service of a run as a Ray actor, and how the driver and its workers ask it.
+"""The text channel of one language model: what methods, runs and data sets ask for texts, and the one way to open it.
 
-method -> RemoteTexts (a TextChannel, anywhere) -> _TextActor (on the driver's node, with the cache) -> engine (anywhere)
+With a language model on the cluster, or where Ray trains, the text service is an actor (actor.py) that driver and workers ask. A server's language model
+needs no Ray: without one the service is an object of this process.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
-
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from typing import Protocol
 
 from selftrain.config import AugmentConfig
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextRequest
-from selftrain.errors import ProcessDied, SelfTrainError
 from selftrain.models.locate import fingerprint
-from selftrain.runtime.watch import ray_is_lost, why_it_died
 from selftrain.texts.cache import Completion, TextCache
-from selftrain.texts.engines import make_engine
+from selftrain.texts.engines import make_engine, on_cluster
 from selftrain.texts.progress import ProgressBar
 from selftrain.texts.prompts import Prompt
 from selftrain.texts.service import Progress, TextService, TextSummary
 
-CLOSE_SECONDS = 60  # for the engine to end, before its service is killed
+
+class Texts(Protocol):
+    """An open channel; it is a `TextChannel` for methods."""
+
+    def __call__(self, requests: Sequence[TextRequest]) -> Mapping[TextRequest, str]:
+        """See `TextService.usable_texts`."""
+        ...
+
+    def complete(self, prompts: Sequence[Prompt]) -> Mapping[Prompt, Completion]:
+        """See `TextService.complete`."""
+        ...
+
+    def progress(self) -> Progress | None:
+        """The state of the present request; None if the service is gone."""
+        ...
+
+    def summary(self) -> TextSummary:
+        """Counts, examples for the report, and (class index, conditional text) pairs so far."""
+        ...
+
+    def close(self) -> None:
+        """End engine and service."""
+        ...
 
 
 @contextmanager
@@ -38,95 +58,34 @@ def open_texts(
     model_fingerprint: str | None = None,
     progress: bool = True,
     notify: Callable[[str], None] | None = None,
-) -> Iterator[RemoteTexts]:
-    """The text channel of one language model for the length of a `with` block; Ray has to be initialized.
+) -> Iterator[Texts]:
+    """The text channel of one language model for the length of a `with` block; Ray has to be initialized unless the model is a server's.
 
     The engine itself starts when the first text is missing in the cache `config.cache`.
 
     Args:
         config: of the language model.
         corpus: documents and classes that requests are about.
-        model: folder of the language model, or its name on the hub.
+        model: of `models.locate.language_model_of`.
         model_fingerprint: of the language model, where it is known; default: computed.
         progress: draw a bar on stderr while texts are generated.
         notify: with `progress`: called with each sentence about what failed and was repaired; default: write it above the bar.
 
     Raises:
-        ray.exceptions.RayActorError: the service cannot start, for instance because the cache cannot be read; the message holds the reason.
+        OutputError: the cache cannot be written.
+        DataError: the cache cannot be read.
+        ray.exceptions.RayActorError: the same, or another reason, where the service is an actor; the message holds the reason.
     """
-    here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
-    actor = _TextActor.options(scheduling_strategy=here).remote(  # type: ignore[attr-defined]
-        config, corpus, str(model), model_fingerprint or fingerprint(model), os.path.abspath(config.cache)
-    )
-    ray.get(actor.progress.remote())
-    with closing(RemoteTexts(actor)) as texts, ProgressBar(texts.progress, notify=notify) if progress else nullcontext():
+    identity = model_fingerprint or fingerprint(model)
+    with closing(_opened(config, corpus, str(model), identity)) as texts, ProgressBar(texts.progress, notify=notify) if progress else nullcontext():
         yield texts
 
 
-@ray.remote(num_cpus=0, max_concurrency=64, max_restarts=3, max_task_retries=3)
-class _TextActor(TextService):
-    """`TextService` on the driver's node, where the cache is.
+def _opened(config: AugmentConfig, corpus: Corpus, model: str, model_fingerprint: str) -> Texts:
+    ray = sys.modules.get("ray")
+    if on_cluster(config) or (ray is not None and ray.is_initialized()):
+        from selftrain.texts.actor import start_actor
 
-    Killed, it is restarted and asked again: what it had cached is there, and the engine went on.
-    """
-
-    def __init__(self, config: AugmentConfig, corpus: Corpus, model: str, model_fingerprint: str, cache_folder: str) -> None:
-        actor = ray.get_runtime_context()
-        engine = make_engine(config, model, application=f"selftrain-{actor.get_actor_id()}", owner=actor.current_actor)
-        super().__init__(config, corpus, model_fingerprint, TextCache(Path(cache_folder)), engine)
-
-
-class RemoteTexts:
-    """A `TextChannel` to the service of this run; it can be sent to Ray workers."""
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return RemoteTexts, (self._actor,)
-
-    def __call__(self, requests: Sequence[TextRequest]) -> Mapping[TextRequest, str]:
-        """See `TextService.usable_texts`."""
-        texts: Mapping[TextRequest, str] = self._ask(self._actor.usable_texts, requests)
-        return texts
-
-    def complete(self, prompts: Sequence[Prompt]) -> Mapping[Prompt, Completion]:
-        """See `TextService.complete`."""
-        completions: Mapping[Prompt, Completion] = self._ask(self._actor.complete, prompts)
-        return completions
-
-    @staticmethod
-    def _ask(method: Any, requests: Sequence[Any]) -> Any:
-        if not requests:
-            return {}
-        try:
-            return ray.get(method.remote(list(requests)))
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, SelfTrainError):
-                raise type(error.cause)(str(error.cause), parameter=error.cause.parameter) from None
-            raise
-        except ray.exceptions.RayActorError as error:
-            raise ProcessDied(f"The process of the text service {why_it_died(error)}. What was generated is cached.") from None
-
-    def progress(self) -> Progress | None:
-        """The state of the present request; None if the service is gone."""
-        if ray_is_lost():
-            return None
-        try:
-            result: Progress = ray.get(self._actor.progress.remote())
-        except ray.exceptions.RayError:
-            return None
-        return result
-
-    def summary(self) -> TextSummary:
-        """Counts, examples for the report, and (class index, conditional text) pairs so far."""
-        result: TextSummary = ray.get(self._actor.summary.remote())
-        return result
-
-    def close(self) -> None:
-        """End engine and service."""
-        if ray_is_lost():
-            return
-        with suppress(ray.exceptions.RayError, TimeoutError):  # gone before, or with its node
-            ray.get(self._actor.close.remote(), timeout=CLOSE_SECONDS)
-        ray.kill(self._actor)
+        return start_actor(config, corpus, model, model_fingerprint)
+    engine = make_engine(config, model, application=f"selftrain-{uuid.uuid4().hex}", owner=None)
+    return TextService(config, corpus, model_fingerprint, TextCache(Path(os.path.abspath(config.cache))), engine)

@@ -123,6 +123,8 @@ class TextService:
                 self._count(key, generated=key in generated, reason=cleaned.reason)
         return usable
 
+    __call__ = usable_texts  # what a `TextChannel` is
+
     def complete(self, prompts: Sequence[Prompt]) -> dict[Prompt, Completion]:
         """The raw completions of `prompts`, which the caller filters; those that the engine failed on are missing.
 

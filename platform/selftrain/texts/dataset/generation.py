@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from selftrain.data.corpus import Corpus, Documents, Label
 from selftrain.errors import ConfigError, OutputError, nearest
 from selftrain.files.durable import check_folder, check_writable, replacing_folder
 from selftrain.files.parsing import json_of
-from selftrain.models.locate import fingerprint, language_model_folder
+from selftrain.models.locate import fingerprint, language_model_of
 from selftrain.texts.cache import TextCache
 from selftrain.texts.dataset.prompts import TEMPLATE_OF, LabelPrompts, label_prompts
 from selftrain.texts.dataset.writing import SUBJECT_TOKENS, SUBJECT_TRIES, TRIES, Complete, LabelTexts, write_texts
@@ -100,7 +101,7 @@ def generate(
         raise ConfigError("There is no language model to write the texts; set augment.model, for example to gemma-3-270m.", parameter="augment.model")
     template = template or TEMPLATE_OF.get(named or "", "text")
     prompts = label_prompts(template, labels, style=experiment.augment.style)
-    folder = language_model_folder(model)
+    folder = language_model_of(experiment.augment)
     name = Path(model).name if Path(model).expanduser().is_dir() else model
     request = DatasetRequest(labels, prompts, named, folder, name, _settings(experiment, labels, prompts, template, per_class, fingerprint(folder)))
     if (facts := _existing(out, request)) is not None:
@@ -197,14 +198,14 @@ def _existing(out: Path, request: DatasetRequest) -> dict[str, Any] | None:
 def _write_with_engine(experiment: Experiment, request: DatasetRequest) -> tuple[LabelTexts, TextCounts]:
     from selftrain.runtime.cluster import needs, session
     from selftrain.texts.channel import open_texts
-    from selftrain.texts.engines import engine_needs
+    from selftrain.texts.engines import engine_needs, on_cluster
 
     # A new engine with the old seed would draw the old numbers again: for one prompt of many samples these are the texts that the cache has.
     cached = TextCache(Path(experiment.augment.cache).absolute()).count(request.origin)
     config = experiment.augment.model_copy(update={"engine_seed": (request.settings["seed"] * 1_000_003 + cached) % 2**31})
     corpus = Corpus(name="generated", labels=request.labels, prompts=(), unlabeled=Documents(), test=Documents())
     with (
-        session(experiment, needs(experiment, engine_needs(config, request.model), trains=False)),
+        session(experiment, needs(experiment, engine_needs(config, request.model), trains=False)) if on_cluster(config) else nullcontext(),
         open_texts(config, corpus, request.model, model_fingerprint=request.settings["model"]) as texts,
     ):
         return requested_texts(experiment, request, texts.complete), texts.summary().counts

@@ -10,6 +10,11 @@ from selftrain.runtime.cluster import Needs
 from selftrain.texts.engines.base import Engine
 
 
+def on_cluster(config: AugmentConfig) -> bool:
+    """Whether the language model runs on the Ray cluster, and not in a server that someone else runs."""
+    return config.server is None
+
+
 def engine_needs(config: AugmentConfig, model: Path | str | None) -> Needs | None:
     """What the engine asks of the cluster; None for a run without a language model.
 
@@ -19,7 +24,7 @@ def engine_needs(config: AugmentConfig, model: Path | str | None) -> Needs | Non
     """
     if model is None:
         return None
-    if config.server is not None:
+    if not on_cluster(config):
         from selftrain.texts.engines import openai
 
         return openai.needs()
@@ -39,7 +44,7 @@ def make_engine(config: AugmentConfig, model: str, *, application: str, owner: A
     """
     from selftrain.texts.engines.resilient import ResilientEngine
 
-    if config.server is not None:
+    if not on_cluster(config):
         from selftrain.texts.engines.openai import ServerDeployment, read_key
         from selftrain.texts.engines.spending import Spending
 

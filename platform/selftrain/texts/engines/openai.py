@@ -90,7 +90,9 @@ class ServerDeployment:
             client.close()
         if owners and self._config.model not in owners:
             hint = nearest(str(self._config.model), owners)
-            raise ConfigError(f"augment.model must be a model that {self._config.server} has (got {self._config.model!r}); {hint}", parameter="augment.model")
+            raise ConfigError(
+                f"augment.model must be a model that {self._config.server} has (got {self._config.model!r}); {hint}", parameter="augment.model"
+            )
         self._is_vllm = owners.get(str(self._config.model)) == _VLLM
 
     async def complete(self, prompt: str, options: dict[str, Any]) -> Written:
@@ -114,7 +116,10 @@ class ServerDeployment:
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 self._spending.settle(booked, 0, 0)
                 raise PromptRefused(_reason(error)) from None
-            except (openai.APIConnectionError, openai.InternalServerError) as error:  # a time-out is one, too; what was written counts although nobody has it
+            except (
+                openai.APIConnectionError,
+                openai.InternalServerError,
+            ) as error:  # a time-out is one, too; what was written counts although nobody has it
                 self._spending.settle(booked)
                 failure = error
             except openai.OpenAIError as error:
@@ -197,9 +202,13 @@ class ServerDeployment:
     def _failed(self, error: Exception) -> SelfTrainError:
         status = getattr(error, "status_code", None)
         if status in (401, 403):
-            return ServiceError(f"The language model's server {self._config.server} does not accept the key ({status}); set {KEY_VARIABLE} to one of its keys.")
+            return ServiceError(
+                f"The language model's server {self._config.server} does not accept the key ({status}); set {KEY_VARIABLE} to one of its keys."
+            )
         if status == 404:
-            return ServiceError(f"augment.server {self._config.server} has no OpenAI-compatible routes (404); its address ends in the version, /v1 mostly.")
+            return ServiceError(
+                f"augment.server {self._config.server} has no OpenAI-compatible routes (404); its address ends in the version, /v1 mostly."
+            )
         return ServiceError(
             f"The language model's server {self._config.server} cannot be used ({_reason(error)}); start it, or set augment.server. What was generated is cached."
         )
@@ -209,7 +218,9 @@ def _openai() -> Any:
     try:
         import openai
     except ImportError:
-        raise MissingExtraError("A language model's server is asked by the package openai; install the extra (pip install 'selftrain[openai]').") from None
+        raise MissingExtraError(
+            "A language model's server is asked by the package openai; install the extra (pip install 'selftrain[openai]')."
+        ) from None
     return openai
 
 
