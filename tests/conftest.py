@@ -18,6 +18,7 @@ hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist's own, which reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For several processes (`--dist loadgroup`): what starts Ray or the engine comes first and stays in one, every other file in whichever is free."""
     for item in items:
