@@ -26,6 +26,10 @@ def bench(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(bench):
+    experiment = json.loads((bench.folder / "run.yaml").read_text())
+    experiment["method"] |= {"rounds": 3, "steps_per_round": 15}
+    experiment["seeds"] = [0]
+    (bench.folder / "run.yaml").write_text(json.dumps(experiment))
     faults.undisturbed(bench, "run")
     return bench
 
