@@ -11,11 +11,11 @@ import tempfile
 from pathlib import Path
 
 from selftrain.data.loading import load_corpus
-from selftrain.sweeps.plan import prepare
+from selftrain.sweeps.plan import prepare_sweep
 from selftrain.sweeps.results import Results
 from selftrain.sweeps.space import load_space, parse_space
 from selftrain.sweeps.sweep import run_sweep
-from selftrain.sweeps.trial import open_shared
+from selftrain.sweeps.trial import open_shared_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,11 +31,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         document["base"] |= {"output": scratch, "tracking": {"uri": f"sqlite:///{scratch}/mlflow.db"}}
         space = parse_space(document)
-        prepared = prepare(space)
+        prepared = prepare_sweep(space)
         for cell in prepared.cells:
             corpus, _ = load_corpus(cell.experiment.data)
             if cell.experiment.model.train == "head":
-                open_shared(cell.experiment.model, corpus).encode([*corpus.unlabeled.contents, *corpus.test.contents])
+                open_shared_encoder(cell.experiment.model, corpus).encode([*corpus.unlabeled.contents, *corpus.test.contents])
         result = run_sweep(space, at_once=options.at_once)
         results = Results(result.folder / "results.jsonl", "")
         found = [results.get(cell) or {} for cell in prepared.cells]

@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from selftrain.sweeps.table import build, to_markdown
+from selftrain.sweeps.table import build_table, to_markdown
 
 RESULTS = Path(__file__).resolve().parent / "results"
 _TABLE = re.compile(r"^\| .*?(?=^!\[|^\*\*What)", re.M | re.S)
@@ -49,7 +49,7 @@ def table_of(data: Path, paper_source: str | None) -> str:
                 share = float(figure) / 100
                 results[row, line["data set"], seed] = {"scores": {"accuracy": 1 - share} if metric == "error" else {metric: share}}
     return to_markdown(
-        build(
+        build_table(
             axes=axes,
             rows=list(dict.fromkeys(tuple(line[axis] for axis in axes) for line in lines)),
             columns=list(dict.fromkeys(line["data set"] for line in lines)),

@@ -35,10 +35,10 @@ from selftrain.runtime.watch import guarded, ray_is_lost
 from selftrain.serving.credentials import TOKEN_VARIABLE, read_token
 from selftrain.serving.gate import Gate
 from selftrain.serving.headers import Hosts, is_local
-from selftrain.serving.language_model import Augmentation, LanguageModel, read_key, with_its_name
+from selftrain.serving.language_model import Augmentation, LanguageModel, read_key, with_model_name
 from selftrain.serving.listener import STOP_SECONDS, ConnectionLimits, Listener
 from selftrain.serving.metrics import Metrics
-from selftrain.serving.models import Models, Source
+from selftrain.serving.models import Models, ModelSource
 from selftrain.serving.routes import make_app
 from selftrain.tracking import CHAMPION, registered_bundle
 from selftrain.tracking import tracking_uri as absolute_uri
@@ -53,7 +53,7 @@ class Arguments(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    models: tuple[Source, ...] = Field(min_length=1, description="the models; the first answers requests that name none")
+    models: tuple[ModelSource, ...] = Field(min_length=1, description="the models; the first answers requests that name none")
     tracking_uri: str | None = Field(default=None, description="the registry; default: MLFLOW_TRACKING_URI of the cluster")
     poll_seconds: float = Field(default=5.0, gt=0, description="seconds between two looks at the registry's champion")
     threads: int = Field(default=1, ge=1, description="torch threads of a replica")
@@ -183,14 +183,14 @@ def _checked(args: dict[str, Any]) -> Arguments:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        parts: dict[str | int, type[BaseModel]] = {"models": Source, "augmentation": Augmentation}
+        parts: dict[str | int, type[BaseModel]] = {"models": ModelSource, "augmentation": Augmentation}
         known = parts[first["loc"][0]].model_fields if len(first["loc"]) > 1 else Arguments.model_fields
         hint = nearest(str(first["loc"][-1]), known) if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"args.{key} is not valid: {hint}.") from None
 
 
 def run(
-    sources: Sequence[Source],
+    sources: Sequence[ModelSource],
     *,
     tracking_uri: str | None = None,
     host: str = "127.0.0.1",
@@ -231,8 +231,9 @@ def run(
         SelfTrainError: a bundle is damaged, the port is taken, or a server cannot be reached; all before Ray starts.
         ProcessDied: a process of Ray died that nothing replaces.
     """
-    if replicas < 1:
-        raise ConfigError(f"replicas must be at least 1 (got {replicas}).", parameter="replicas")
+    for name, value in (("replicas", replicas), ("threads", threads)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be at least 1 (got {value}).", parameter=name)
     arguments = _checked(
         {
             "models": [source.model_dump() | ({"bundle": _absolute(source.bundle)} if source.bundle else {}) for source in sources],
@@ -253,7 +254,7 @@ def run(
     names = _check_models(arguments)
     require_free_port(host, port)
     if arguments.augmentation is not None:
-        arguments = arguments.model_copy(update={"augmentation": with_its_name(arguments.augmentation)})
+        arguments = arguments.model_copy(update={"augmentation": with_model_name(arguments.augmentation)})
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     url = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
     header = f' -H "authorization: Bearer ${TOKEN_VARIABLE}"' if token is not None else ""
@@ -318,7 +319,7 @@ def _deploy(arguments: Arguments, replicas: int) -> None:
     serve.run(application, name="selftrain", route_prefix="/", logging_config=quiet)
 
 
-def _registered(source: Source, tracking_uri: str | None) -> Path:
+def _registered(source: ModelSource, tracking_uri: str | None) -> Path:
     which = f"@{CHAMPION}" if source.version is None else f"/{source.version}"
     return registered_bundle(f"models:/{source.model}{which}", tracking_uri).folder
 

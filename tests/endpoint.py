@@ -18,7 +18,7 @@ from selftrain.serving.headers import Hosts
 from selftrain.serving.language_model import Augmentation, LanguageModel
 from selftrain.serving.listener import ConnectionLimits, Listener
 from selftrain.serving.metrics import Metrics
-from selftrain.serving.models import Models, Source
+from selftrain.serving.models import Models, ModelSource
 from selftrain.serving.routes import make_app
 
 LABELS = ("sport", "tech", "politics")
@@ -55,7 +55,7 @@ def free_port() -> int:
 
 @contextmanager
 def endpoint(
-    *sources: Source,
+    *sources: ModelSource,
     token: bytes | None = None,
     timeout_seconds: float = 30.0,
     max_waiting: int = 2048,

@@ -19,7 +19,7 @@ from selftrain.bundle.classifier import Classifier
 from selftrain.client import ServingError
 from selftrain.errors import ConfigError, DataError
 from selftrain.serving.language_model import Augmentation
-from selftrain.serving.models import Source
+from selftrain.serving.models import ModelSource
 from selftrain.serving.schemas import MAX_CHARACTERS
 
 TOKEN = "0123456789abcdef-token"
@@ -32,7 +32,7 @@ def bundle(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(bundle):
-    with endpoint(Source(bundle=str(bundle)), Source(bundle=str(bundle), version="old"), token=TOKEN.encode()) as local:
+    with endpoint(ModelSource(bundle=str(bundle)), ModelSource(bundle=str(bundle), version="old"), token=TOKEN.encode()) as local:
         yield local
 
 
@@ -62,7 +62,7 @@ def test_a_bad_text_has_an_error_and_large_ones_are_split_and_cut(served) -> Non
 def test_texts_are_read_with_continuations_where_the_server_has_a_language_model(served, bundle) -> None:
     with (
         completions() as writer,
-        endpoint(Source(bundle=str(bundle)), augmentation=Augmentation(url=writer.url)) as local,
+        endpoint(ModelSource(bundle=str(bundle)), augmentation=Augmentation(url=writer.url)) as local,
         Client(local.url) as client,
     ):
         alone, augmented = client.classify(["a phone"]), client.classify(["a phone"], augment=True)
@@ -106,16 +106,16 @@ def test_a_server_that_is_not_there_yet_is_waited_for(bundle) -> None:
         waiting = threading.Thread(target=lambda: found.extend(client.classify(["a phone"])))
         waiting.start()
         time.sleep(0.5)
-        with endpoint(Source(bundle=str(bundle)), port=port):
+        with endpoint(ModelSource(bundle=str(bundle)), port=port):
             waiting.join(60)
             assert found[0].label
         # Gone and back: the connection that was kept open is of no use any more.
-        with endpoint(Source(bundle=str(bundle)), port=port):
+        with endpoint(ModelSource(bundle=str(bundle)), port=port):
             assert client.classify(["a phone"]) == found
 
 
 def test_a_busy_server_is_asked_again_until_all_is_answered(bundle) -> None:
-    with endpoint(Source(bundle=str(bundle)), max_waiting=16) as local:
+    with endpoint(ModelSource(bundle=str(bundle)), max_waiting=16) as local:
 
         def ask(number: int) -> int:
             with Client(local.url, batch_size=16, patience_seconds=120) as client:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+SVG = "{http://www.w3.org/2000/svg}"
 HEAVY = ("ray", "vllm", "mlflow", "torch", "transformers", "sentence_transformers", "datasets", "sklearn", "matplotlib", "pandas")
 
 
@@ -48,6 +51,38 @@ def test_a_package_that_hides_another_would_be_seen(tmp_path):
         (tmp_path / name / "__init__.py").touch()
     (tmp_path / "types.py").touch()
     assert hidden(tmp_path) == {"platform", "ray", "numpy", "types"}
+
+
+def test_the_picture_of_the_rooms_is_the_linters_contract():
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"][0]["layers"]
+    picture = ElementTree.parse(ROOT / "docs" / "pictures" / "rooms.svg")
+    layers = [group for group in picture.iter(f"{SVG}g") if group.get("id", "").startswith("layer-")]
+    drawn = [[text.text for text in group.iter(f"{SVG}text") if text.get("class") != "note"] for group in layers]
+    assert [[f"selftrain.{name}" for name in names] for names in drawn] == [names.split(" : ") for names in contract]
+    heights = [float(group.find(f"{SVG}rect").get("y")) for group in layers]
+    assert heights == sorted(heights)  # from above
+
+
+def test_the_hops_of_today_name_what_is_there():
+    """docs/architecture.md lists hops before and after the redesign; each name of the latter is a module, or is defined in the module or class that it names."""
+    defined, modules = set(), set()
+    for file in (ROOT / "platform" / "selftrain").rglob("*.py"):
+        module = ".".join(file.relative_to(ROOT / "platform").with_suffix("").parts).removesuffix(".__init__")
+        modules.add(module)
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in tree.body:
+            for name in [getattr(node, "name", ""), *(alias.asname or alias.name for alias in getattr(node, "names", []))]:
+                defined.add(f"{module}.{name}")
+            if isinstance(node, ast.ClassDef):
+                own = {getattr(inner, "name", None) or getattr(getattr(inner, "target", None), "id", "") for inner in node.body}
+                defined |= {f"{module}.{node.name}.{name}" for name in own}
+    # What a method inherits counts as its own.
+    known = defined | modules | {name.replace("zero_shot.selection.SelectingMethod.", "zero_shot.genco.GenCo.") for name in defined}
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    after = re.findall(r"^After.*?(?=^Before|^#|\Z)", text, re.DOTALL | re.MULTILINE)
+    names = [name for part in after for name in re.findall(r"`([A-Za-z_][\w.]*)`", part)]
+    assert len(after) == 4 and len(names) > 50
+    assert [name for name in names if not any(one == name or one.endswith(f".{name}") for one in known)] == []
 
 
 def test_the_wheel_lists_every_package():

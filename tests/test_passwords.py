@@ -11,7 +11,7 @@ from selftrain.cli import main
 from selftrain.config import AugmentConfig, load, parse
 from selftrain.errors import SelfTrainError
 from selftrain.passwords import has_password, without_passwords
-from selftrain.serving.models import Source
+from selftrain.serving.models import ModelSource
 from selftrain.texts.engines.vllm import engine_environment
 from selftrain.tracking import check_tracking, tracking_uri
 from selftrain.tracking.ui import ui_command
@@ -68,13 +68,13 @@ def test_a_command_line_takes_none(capsys) -> None:
 def test_serves_configuration_holds_none(monkeypatch) -> None:
     monkeypatch.setattr("selftrain_serve.app.ray.init", lambda **_: pytest.fail("Ray was started"))
     with pytest.raises(SelfTrainError, match="set the environment variable MLFLOW_TRACKING_URI") as error:
-        serve([Source(model="mail")], tracking_uri=ADDRESS)
+        serve([ModelSource(model="mail")], tracking_uri=ADDRESS)
     assert SECRET not in str(error.value)
     given = []
     monkeypatch.setenv("MLFLOW_TRACKING_URI", ADDRESS)
     monkeypatch.setattr("selftrain_serve.app._checked", lambda arguments: given.append(arguments) or pytest.skip.Exception())
     with pytest.raises(AttributeError):
-        serve([Source(model="mail")])
+        serve([ModelSource(model="mail")])
     assert given[0]["tracking_uri"] is None and SECRET not in json.dumps(given)
 
 

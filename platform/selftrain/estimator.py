@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -226,13 +225,9 @@ def _granted(texts: Sequence[Any], labels: Sequence[Any], names: Sequence[str]) 
 def _language_model(experiment: Experiment, corpus: Corpus, folder: Path | str) -> Iterator[TextChannel]:
     """The text channel of one `fit`, with Ray around it."""
     from selftrain.runtime.cluster import needs, session
-    from selftrain.texts.channel import RemoteTexts
+    from selftrain.texts.channel import open_texts
     from selftrain.texts.engines import engine_needs
 
-    with session(experiment, needs(experiment, engine_needs(experiment.augment, folder))):
-        cache = os.path.abspath(experiment.augment.cache)
-        texts = RemoteTexts.start(experiment.augment, corpus, str(folder), fingerprint(folder), cache)
-        try:
-            yield texts
-        finally:
-            texts.close()
+    wanted = needs(experiment, engine_needs(experiment.augment, folder))
+    with session(experiment, wanted), open_texts(experiment.augment, corpus, folder, progress=False) as texts:
+        yield texts

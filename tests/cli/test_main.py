@@ -3,6 +3,7 @@
 import csv
 import json
 import socket
+from pathlib import Path
 
 import pytest
 from tiny import tiny_backbone
@@ -30,6 +31,7 @@ def documents(here):
     return "documents.csv"
 
 
+SPACE = Path(__file__).parents[2] / "tune_spaces" / "genco_tau.yaml"
 PLAIN = ["--set", "method.input_augmentation=false", "--set", "method.conditional_augmentation=false"]
 
 
@@ -52,7 +54,7 @@ def fails(capsys, *arguments):
         (["sweep", "nowhere.yaml"], "No sweep file 'nowhere.yaml'"),
         (["sweep", "--resume", "nowhere"], "is not the folder of a sweep"),
         (["sweep", "--resume", "nowhere", "--small"], "leave out --small"),
-        (["sweep", "nowhere.yaml", "--at-once", "0"], "--at-once must be at least 1 (got 0)"),
+        (["sweep", str(SPACE), "--at-once", "0"], "--at-once must be at least 1 (got 0)"),
         (["leaderboard"], "There is no MLflow database"),
         (["run", "--set", "method.tua=1"], "did you mean 'tau'"),
         (["run", "--set", "augmnt.model=x"], "did you mean 'augment'"),
@@ -72,6 +74,7 @@ def fails(capsys, *arguments):
         (["run", "--resume", "runs/none"], "not a run folder"),
         (["run", "--resume", "x", "--data", "y"], "--resume"),
         (["predict", "a text"], "no MLflow database"),
+        (["predict", "--model", "a/b", "a text"], "--model must be a name in the registry, without / and @ (got 'a/b')"),
         (["predict"], "--file"),
         (["predict", "--file", "documents.csv"], "go together"),
         (["predict", "--bundle", ".", "a text"], "is not a selftrain bundle"),
@@ -81,6 +84,8 @@ def fails(capsys, *arguments):
         (["serve", "--bundle", "nowhere", "--timeout", "0"], "timeout_seconds"),
         (["serve", "--bundle", "nowhere", "--token-file", "none"], "token file"),
         (["serve", "--model", "mail@3"], "no MLflow database"),
+        (["serve", "--model", "mail@champion"], "--model must be NAME or NAME@VERSION"),
+        (["serve", "--model", "@3"], "--model must be NAME or NAME@VERSION"),
         (["serve", "--bundle", "nowhere", "--language-model", "127.0.0.1:8001"], "args.augmentation.url"),
         (["serve", "--bundle", "nowhere", "--language-model-name", "writer"], "needs a --language-model"),
         (["methods", "gencoo"], "did you mean 'genco'"),

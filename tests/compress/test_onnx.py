@@ -25,7 +25,7 @@ from selftrain.bundle.format import BundleCard, write_bundle
 from selftrain.cli import main
 from selftrain.compress import onnx as compiling
 from selftrain.compress.graph import Graph, int8_cost, largest_difference
-from selftrain.compress.onnx import CheckedOn, describe, export_bundle
+from selftrain.compress.onnx import CheckDocuments, describe_export, export_bundle
 from selftrain.errors import BundleError, ConfigError, DataError, MissingExtraError, OutputError
 from selftrain.models.bilstm import bilstm
 
@@ -38,7 +38,7 @@ def texts(count: int, seed: int = 0) -> list[str]:
     return [" ".join(chosen.choices(WORDS.split(), k=chosen.randint(1, 30))) for _ in range(count)]
 
 
-DOCUMENTS = CheckedOn(texts(120), "made-up documents")
+DOCUMENTS = CheckDocuments(texts(120), "made-up documents")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -120,7 +120,7 @@ def test_the_record_says_what_was_chosen_and_measured(exported) -> None:
     assert set(record.files) == {"model.onnx", "model_int8.onnx", "tokenizer.json"}
     assert record.int8 is not None and record.int8.figure == "agreement" and record.int8.documents == 120
     assert record.machine == backends.this_machine()
-    words = describe(record)
+    words = describe_export(record)
     assert f"chosen: {record.chosen}" in words and "openvino" in words and "120 documents of made-up documents" in words
     assert {path.suffix for path in exported.rglob("*") if path.is_file()} <= {".json", ".safetensors", ".md", ".onnx"}
 
@@ -199,7 +199,7 @@ def test_int8_beyond_the_limit_is_refused_with_both_numbers(plain, tmp_path) -> 
     out = tmp_path / "not" / "there" / "all"
     record = export_bundle(plain, DOCUMENTS, out=out, max_accuracy_loss=0.0, threads=1)
     assert record.int8 is not None and record.int8.after < record.int8.before == 1.0
-    assert f"int8 is refused: agreement {record.int8.after:.4f} after against 1.0000 before" in describe(record)
+    assert f"int8 is refused: agreement {record.int8.after:.4f} after against 1.0000 before" in describe_export(record)
     assert "onnx-int8" not in [entry.backend for entry in record.measured]
     assert not (out / "onnx" / "model_int8.onnx").exists()
     with pytest.raises(BundleError, match="has no graph for the backend onnx-int8 \\(int8 is refused: agreement"):
@@ -301,9 +301,9 @@ def test_what_cannot_be_asked_for_is_said(plain, tmp_path) -> None:
     with pytest.raises(OutputError, match=r"^out cannot be written .*not a directory; a part of the path is a file"):
         export_bundle(plain, DOCUMENTS, out=tmp_path / "file" / "bundle")
     with pytest.raises(DataError, match="5 documents, too few to judge int8"):
-        export_bundle(plain, CheckedOn(texts(5), "five"))
+        export_bundle(plain, CheckDocuments(texts(5), "five"))
     with pytest.raises(DataError, match="has no document"):
-        export_bundle(plain, CheckedOn([], "none"))
+        export_bundle(plain, CheckDocuments([], "none"))
     with pytest.raises(ConfigError, match=r"^max_accuracy_loss must be .*got 5\)"):
         export_bundle(plain, DOCUMENTS, max_accuracy_loss=5)
 

@@ -4,7 +4,7 @@ import pytest
 
 from selftrain.config import DataConfig
 from selftrain.data.catalogue import CATALOGUE
-from selftrain.data.classes import check_class_names, classes_of, describe, words_of
+from selftrain.data.classes import check_class_names, classes_of, with_descriptions, words_of
 from selftrain.data.cleaning import SourceRow, class_index, label_key
 from selftrain.data.corpus import Label
 from selftrain.data.sources import DataSource
@@ -134,9 +134,9 @@ def test_given_classes_that_do_not_fit(wanted):
 
 def test_descriptions():
     labels = (Label("cat", "cat", "cat"), Label("dog", "dog", "dog"))
-    assert describe(labels, {"Dog": "a barking pet"}) == (labels[0], Label("dog", "dog", "a barking pet"))
+    assert with_descriptions(labels, {"Dog": "a barking pet"}) == (labels[0], Label("dog", "dog", "a barking pet"))
     with pytest.raises(SelfTrainError, match="did you mean 'dog'"):
-        describe(labels, {"dogs": "x"})
+        with_descriptions(labels, {"dogs": "x"})
 
 
 def test_a_class_name_is_one_however_its_accent_is_typed():

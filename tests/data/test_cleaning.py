@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selftrain.data.cleaning import UNKNOWN, Fault, SourceRow, class_index, clean, label_key
-from selftrain.data.corpus import Skipped, document_id
+from selftrain.data.cleaning import UNKNOWN, SourceRow, UnreadableText, class_index, clean, label_key
+from selftrain.data.corpus import UnusedRow, document_id
 
 INDEX = {"0": 0, "1": 1, "cats": 0, "dogs": 1}
 
@@ -38,7 +38,7 @@ def reasons(*texts, **options):
         ("\ufffd\ufffd\ufffdabc", "binary"),
         ("x" * 51, "over-long"),
         ("half a pair \ud83d", "wrong encoding"),
-        (Fault("too many cells"), "too many cells"),
+        (UnreadableText("too many cells"), "too many cells"),
     ],
 )
 def test_a_bad_row_is_skipped_for_its_reason(text, reason):
@@ -55,14 +55,14 @@ def test_of_equal_texts_the_first_stays_and_places_are_kept():
     result = clean(rows, index=INDEX, max_characters=50)
     assert [document.text for document in result.documents] == ["a cat", "a dog"]
     assert [document.id for document in result.documents] == [document_id("a cat"), document_id("a dog")]
-    assert result.skipped == (Skipped("line 4", "duplicate"),)
+    assert result.skipped == (UnusedRow("line 4", "duplicate"),)
 
 
 def test_a_row_with_an_unknown_label_does_not_shadow_a_good_one():
     rows = [SourceRow("1", "a cat", "bird"), SourceRow("2", "a cat", "CATS ")]
     result = clean(rows, index=INDEX, max_characters=50)
     assert [(document.text, document.label) for document in result.documents] == [("a cat", 0)]
-    assert result.skipped == (Skipped("1", "unknown label"),)
+    assert result.skipped == (UnusedRow("1", "unknown label"),)
 
 
 def test_documents_known_elsewhere_are_skipped():

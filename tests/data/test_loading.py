@@ -1,4 +1,4 @@
-"""The whole way from a configuration to (Corpus, Truth)."""
+"""The whole way from a configuration to (Corpus, TrueLabels)."""
 
 import hashlib
 import json

@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from selftrain.data import text_files
-from selftrain.data.cleaning import Fault, SourceRow
+from selftrain.data.cleaning import SourceRow, UnreadableText
 from selftrain.data.reading import read_file
 from selftrain.data.text_files import stem_of, suffix_of
 from selftrain.errors import DataError, SelfTrainError
@@ -28,7 +28,7 @@ def test_csv_with_quotes_newlines_and_a_byte_order_mark(tmp_path):
 
 def test_csv_with_unquoted_commas_is_no_text_cut_at_the_comma(tmp_path):
     rows = read_file(write(tmp_path, "a.csv", "text,label\none, two,x\nfine,y\n"), "text", "label")
-    assert rows[0].text == Fault("too many cells")
+    assert rows[0].text == UnreadableText("too many cells")
     assert rows[1].text == "fine"
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selftrain.data.cleaning import Fault, SourceRow
+from selftrain.data.cleaning import SourceRow, UnreadableText
 from selftrain.data.reading import join_texts, read_file
 from selftrain.data.records import FILE_SUFFIXES
 from selftrain.errors import SelfTrainError
@@ -79,7 +79,7 @@ def test_the_place_of_a_row_is_the_line_that_it_begins_on(tmp_path):
     assert [(row.place, row.text, row.label) for row in rows] == [
         ("line 2", "one", "x"),
         ("line 4", "two\nlines", "y"),
-        ("line 6", Fault("too many cells"), None),
+        ("line 6", UnreadableText("too many cells"), None),
         ("line 7", "four", None),
     ]
     (tmp_path / "a.json").write_text('[{"text": "a"}, {"text": "b"}]')

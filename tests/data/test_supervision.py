@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from selftrain.config import DataConfig
-from selftrain.data.corpus import Corpus, Documents, Label, Truth
-from selftrain.data.supervision import describe, grant
+from selftrain.data.corpus import Corpus, Documents, Label, TrueLabels
+from selftrain.data.supervision import describe_supervision, grant
 from selftrain.errors import SelfTrainError
 
 CLASSES = ("a", "b", "c")
@@ -22,7 +22,7 @@ def corpus():
 
 @pytest.fixture
 def truth(corpus):
-    return Truth({id_: place % 3 for place, id_ in enumerate(corpus.unlabeled.ids)}, {})
+    return TrueLabels({id_: place % 3 for place, id_ in enumerate(corpus.unlabeled.ids)}, {})
 
 
 def granted(corpus, truth, seed=0, **config):
@@ -50,14 +50,14 @@ def test_an_oracle_grants_the_same_few_labels_and_holds_all_apart(corpus, truth)
     assert found.oracle == truth.unlabeled  # noise is in what is learned from, not in what an oracle knows
     for supervision in ("none", "few", "all"):
         assert grant(corpus, truth, DataConfig(supervision=supervision, **config), 0).oracle == {}
-    assert describe(DataConfig(supervision="oracle", labels_per_class=4)) == "4 a class and an oracle"
-    half = Truth({id_: label for id_, label in truth.unlabeled.items() if id_ > corpus.unlabeled.ids[299]}, {})
+    assert describe_supervision(DataConfig(supervision="oracle", labels_per_class=4)) == "4 a class and an oracle"
+    half = TrueLabels({id_: label for id_, label in truth.unlabeled.items() if id_ > corpus.unlabeled.ids[299]}, {})
     with pytest.raises(SelfTrainError, match="300 documents of toy have no label"):
         granted(corpus, half, supervision="oracle")
 
 
 def test_a_class_with_fewer_documents_gives_all_it_has(corpus, truth):
-    rare = Truth({id_: label for id_, label in truth.unlabeled.items() if label != 2} | {corpus.unlabeled.ids[2]: 2}, {})
+    rare = TrueLabels({id_: label for id_, label in truth.unlabeled.items() if label != 2} | {corpus.unlabeled.ids[2]: 2}, {})
     assert Counter(granted(corpus, rare, supervision="few", labels_per_class=5).values()) == {0: 5, 1: 5, 2: 1}
 
 
@@ -92,22 +92,22 @@ def test_few_labels_are_the_first_in_the_order_of_a_hash(corpus, truth):
 
 def test_labels_that_are_not_there(corpus, truth):
     with pytest.raises(SelfTrainError, match="supervision is 'all', but toy has no labels"):
-        granted(corpus, Truth({}, {}), supervision="all")
-    without = Truth({id_: label for id_, label in truth.unlabeled.items() if label != 1}, {})
+        granted(corpus, TrueLabels({}, {}), supervision="all")
+    without = TrueLabels({id_: label for id_, label in truth.unlabeled.items() if label != 1}, {})
     with pytest.raises(SelfTrainError, match="no document of toy is labeled 'b'"):
         granted(corpus, without, supervision="few")
 
 
 def test_in_words():
-    assert describe(DataConfig()) == "none"
-    assert describe(DataConfig(supervision="few", labels_per_class=4)) == "4 a class"
-    assert describe(DataConfig(supervision="all", label_noise=0.3)) == "all, 30% noise"
+    assert describe_supervision(DataConfig()) == "none"
+    assert describe_supervision(DataConfig(supervision="few", labels_per_class=4)) == "4 a class"
+    assert describe_supervision(DataConfig(supervision="all", label_noise=0.3)) == "all, 30% noise"
 
 
 def test_candidate_sets_hold_the_label_and_follow_the_seed(corpus):
     ids = [f"{place:016x}" for place in range(2000)]
     many = replace(corpus, unlabeled=Documents(tuple(ids), tuple(ids)))
-    truth = Truth({id_: index % 3 for index, id_ in enumerate(ids)}, {})
+    truth = TrueLabels({id_: index % 3 for index, id_ in enumerate(ids)}, {})
     config = DataConfig(supervision="candidates", flip_probability=0.3)
     found = grant(many, truth, config, seed=0)
     assert not found.granted and set(found.candidates) == set(ids)
@@ -117,16 +117,16 @@ def test_candidate_sets_hold_the_label_and_follow_the_seed(corpus):
     share = sum(len(group) - 1 for group in found.candidates.values()) / (2 * len(ids))
     assert share == pytest.approx(0.3, abs=0.03)
     assert grant(many, truth, config, seed=0).candidates == found.candidates != grant(many, truth, config, seed=1).candidates
-    assert describe(config) == "candidates, q = 0.3"
+    assert describe_supervision(config) == "candidates, q = 0.3"
     with pytest.raises(SelfTrainError, match=r"label_noise 0\.1 replaces single labels"):
         grant(many, truth, DataConfig(supervision="candidates", label_noise=0.1), seed=0)
 
 
 def test_weak_labels_are_granted_and_the_truth_is_not(corpus):
     ids = corpus.unlabeled.ids
-    truth = Truth(dict.fromkeys(ids, 0), {}, weak=dict.fromkeys(ids[:5], 1))
+    truth = TrueLabels(dict.fromkeys(ids, 0), {}, weak=dict.fromkeys(ids[:5], 1))
     found = grant(corpus, truth, DataConfig(supervision="weak"), seed=0)
     assert found.granted == dict.fromkeys(ids[:5], 1)
-    assert describe(DataConfig(supervision="weak")) == "weak labels"
+    assert describe_supervision(DataConfig(supervision="weak")) == "weak labels"
     with pytest.raises(SelfTrainError, match="weak_label_column"):
-        grant(corpus, Truth(dict.fromkeys(ids, 0), {}), DataConfig(supervision="weak"), seed=0)
+        grant(corpus, TrueLabels(dict.fromkeys(ids, 0), {}), DataConfig(supervision="weak"), seed=0)

@@ -14,8 +14,8 @@ import pytest
 from endpoint import LABELS, endpoint, free_port, make_bundle
 from tiny import tiny_language_model
 
-from selftrain.serving.language_model import Augmentation, with_its_name
-from selftrain.serving.models import Source
+from selftrain.serving.language_model import Augmentation, with_model_name
+from selftrain.serving.models import ModelSource
 
 SMALL = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "128", "--max-num-seqs", "8", "--kv-cache-memory-bytes", str(2**26)]
 
@@ -52,7 +52,7 @@ def engine(tmp_path_factory) -> str:
 
 @pytest.mark.engine
 def test_texts_are_read_with_what_the_real_engine_writes(engine, tmp_path) -> None:
-    augmentation = with_its_name(Augmentation(url=engine))
+    augmentation = with_model_name(Augmentation(url=engine))
     assert augmentation.model == "tiny"
     writing = {"min_tokens": 8, "max_tokens": 12, "document_words": 200}
     folders = [
@@ -60,7 +60,7 @@ def test_texts_are_read_with_what_the_real_engine_writes(engine, tmp_path) -> No
         make_bundle(tmp_path / "instruct", name="instruct", augment={**writing, "input_samples": 2, "style": "instruct"}),
     ]
     with (
-        endpoint(*(Source(bundle=str(folder)) for folder in folders), augmentation=augmentation, timeout_seconds=120) as local,
+        endpoint(*(ModelSource(bundle=str(folder)) for folder in folders), augmentation=augmentation, timeout_seconds=120) as local,
         httpx.Client(base_url=local.url, timeout=150) as client,
     ):
 

@@ -13,7 +13,7 @@ from selftrain.errors import SelfTrainError
 from selftrain.files.durable import check_writable, explained, write_whole
 from selftrain.files.journal import Journal
 from selftrain.runs import run as story
-from selftrain.runs.resume import resumed
+from selftrain.runs.resume import resumed_experiment
 from selftrain.texts.cache import Completion, TextCache
 from selftrain.tracking import Tracker
 from selftrain.tracking.spool import SPOOL, Spool
@@ -148,7 +148,7 @@ def test_a_run_that_finds_no_space_says_so_and_goes_on_when_there_is_some(disk, 
     assert result is None
     disk.free()
     found = list((disk.folder / "runs").iterdir())
-    result = story.run(resumed(found[0]), resume=found[0]) if found and (found[0] / "config.yaml").is_file() else story.run(experiment)
+    result = story.run(resumed_experiment(found[0]), resume=found[0]) if found and (found[0] / "config.yaml").is_file() else story.run(experiment)
     assert result.unsent is None and (result.folder / "report.html").is_file() and (result.bundle / "selftrain.json").is_file()
 
 

@@ -1,100 +1,60 @@
-"""The job that makes a masked language model: it learns which words fit, opens as `model.masked_lm`, and goes on where it was stopped."""
+"""The job that trains a masked language model: what it takes from the experiment, and how it refuses."""
 
 import importlib.util
 import math
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoTokenizer, BertForMaskedLM, BertModel, Trainer
 
-from selftrain.errors import SelfTrainError
-from selftrain.models.masked import MaskedEncoder
-from tests.tiny import tiny_backbone, tiny_language_model
+from selftrain.config import load
+from selftrain.data.loading import load_corpus
+from selftrain.models.masked_pretraining import pretrain
+from tests.tiny import tiny_backbone
 
 FILE = Path(__file__).parents[2] / "jobs" / "masked_lm.py"
 specification = importlib.util.spec_from_file_location("masked_lm", FILE)
 job = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(job)
 
-TEXTS = [f"the {first} of the {second}" for first, second in [("goal", "team"), ("profit", "bank"), ("vote", "party")] for _ in range(64)]
-HOW = {"epochs": 12, "max_tokens": 16, "learning_rate": 1e-2, "seed": 0}
-
 
 @pytest.fixture
-def source(tmp_path):
+def experiment(tmp_path):
     tiny_backbone(tmp_path / "source")
-    return tmp_path / "source"
+    (tmp_path / "documents.csv").write_text("text\n" + "".join(f"document {number} about a goal\n" for number in range(40)))
+    file = tmp_path / "x.yaml"
+    file.write_text(
+        f"seeds: [3]\ndata: {{source: {tmp_path / 'documents.csv'}, classes: [sport, money], test_documents: 0, min_documents: 20}}\n"
+        f"model: {{encoder: {tmp_path / 'source'}, max_tokens: 9}}\n"
+    )
+    return file
 
 
-def test_it_learns_which_words_fit(source, tmp_path):
-    to = tmp_path / "made"
-    loss = job.pretrain(source, TEXTS, to, **(HOW | {"epochs": 60}))
-    assert 0 < loss < math.log(BertModel.from_pretrained(source).config.vocab_size) / 2  # a guess without any knowledge costs log of the vocabulary
-    model, tokenizer = BertForMaskedLM.from_pretrained(to).eval(), AutoTokenizer.from_pretrained(to)
-    row = tokenizer("the [MASK] of the bank", return_tensors="pt")
-    place = row["input_ids"][0].tolist().index(tokenizer.mask_token_id)
-    logits = model(**row).logits[0, place]
-    assert tokenizer.convert_ids_to_tokens(int(logits.argmax())) == "profit"
-    assert MaskedEncoder(str(to)).word_token("profit") is not None  # complete: with a head
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "source"]  # no checkpoint is left
+def test_it_passes_on_what_the_experiment_and_the_options_say(experiment, tmp_path, monkeypatch, capsys):
+    passed = {}
+    monkeypatch.setattr(job, "pretrain", lambda source, texts, to, **how: passed.update(how, source=source, texts=texts, to=to) or math.log(8))
+    assert job.main([str(experiment), "--to", str(tmp_path / "made"), "--epochs", "2", "--learning-rate", "1e-3", "--set", "seeds=[5]"]) == 0
+    assert {key: passed[key] for key in ("epochs", "max_tokens", "learning_rate", "seed")} == {
+        "epochs": 2.0,
+        "max_tokens": 9,
+        "learning_rate": 1e-3,
+        "seed": 5,
+    }
+    assert passed["source"] == tmp_path / "source" and passed["to"] == tmp_path / "made"
+    assert passed["texts"] == load_corpus(load(experiment).data)[0].unlabeled.contents
+    assert "2.079 nats (perplexity 8)" in capsys.readouterr().out
 
 
-def test_the_loss_is_the_models_own(source):
-    """The output layer is asked about the chosen words alone, and that changes nothing."""
-    model = BertForMaskedLM.from_pretrained(source).eval()
-    rows = torch.randint(5, model.config.vocab_size, (4, 9))
-    labels = torch.where(torch.rand(4, 9) < 0.4, rows, -100)
-    mask = torch.ones_like(rows)
-    mask[0, 5:], labels[0, 5:] = 0, -100
-    whole = model(input_ids=rows, attention_mask=mask, labels=labels).loss
-    trainer = object.__new__(job.MaskedPlaces)
-    assert trainer.compute_loss(model, {"input_ids": rows, "attention_mask": mask, "labels": labels}).item() == pytest.approx(whole.item(), rel=1e-5)
-    nothing = torch.full_like(labels, -100)
-    assert trainer.compute_loss(model, {"input_ids": rows, "attention_mask": mask, "labels": nothing}) == 0
-
-
-def test_a_stopped_one_goes_on(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(job, "CHECKPOINT_STEPS", 3)
-    whole = job.pretrain(source, TEXTS, tmp_path / "whole", **HOW)
-
-    class Stopped(Exception):
-        pass
-
-    steps = []
-    step = Trainer.training_step
-
-    def counted(*given, **named):
-        steps.append(1)
-        if len(steps) == 8:
-            raise Stopped
-        return step(*given, **named)
-
-    monkeypatch.setattr(Trainer, "training_step", counted)
-    with pytest.raises(Stopped):
-        job.pretrain(source, TEXTS, tmp_path / "parts", **HOW)
-    assert not (tmp_path / "parts").exists()
-    del steps[:]
-    monkeypatch.setattr(Trainer, "training_step", lambda *given, **named: (steps.append(1), step(*given, **named))[1])
-    parts = job.pretrain(source, TEXTS, tmp_path / "parts", **HOW)
-    assert len(steps) == 72 - 6  # six batches an epoch, and a checkpoint after the sixth step
-    assert parts == pytest.approx(whole, rel=1e-5)
-    first, second = (BertForMaskedLM.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "parts"))
-    assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
-
-
-def test_what_cannot_be_done_is_said(source, tmp_path, capsys):
-    with pytest.raises(SelfTrainError, match=r"to must be a folder that does not exist yet"):
-        job.pretrain(source, TEXTS, source, **HOW)
-    with pytest.raises(SelfTrainError, match=r"texts must hold at least 20 documents.*got 19"):
-        job.pretrain(source, TEXTS[:19], tmp_path / "made", **HOW)
-    tiny_language_model(tmp_path / "writer")
-    AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path / "writer")  # one with a mask: the kind of model is what is wrong
-    with pytest.raises(SelfTrainError, match=r"is not a masked language model"):
-        job.pretrain(tmp_path / "writer", TEXTS, tmp_path / "made", **HOW)
-    assert job.main(["nowhere.yaml", "--to", str(tmp_path / "made")]) == 2
-    experiment = tmp_path / "x.yaml"
-    experiment.write_text("model: {encoder: bilstm, similarity: dot}\n")
-    assert job.main([str(experiment), "--to", str(tmp_path / "made")]) == 2
+def test_what_cannot_be_done_is_one_sentence_with_the_flag(experiment, tmp_path, capsys):
+    to = ["--to", str(tmp_path / "made")]
+    assert job.pretrain is pretrain
+    assert job.main(["nowhere.yaml", *to]) == 2
+    assert job.main([str(experiment), "--to", str(tmp_path)]) == 2
+    assert "--to must be a folder that does not exist yet" in capsys.readouterr().err
+    assert job.main([str(experiment), *to, "--learning-rate", "0"]) == 2
+    assert "masked_lm: --learning-rate must be above 0 (got 0)." in capsys.readouterr().err
+    assert job.main([str(experiment)]) == 2
+    assert "--to" in capsys.readouterr().err
+    (tmp_path / "y.yaml").write_text("model: {encoder: bilstm, similarity: dot}\n")
+    assert job.main([str(tmp_path / "y.yaml"), *to]) == 2
     assert "must be a pre-trained text encoder to start from" in capsys.readouterr().err
     assert not (tmp_path / "made").exists()

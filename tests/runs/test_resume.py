@@ -13,7 +13,7 @@ from selftrain.errors import SelfTrainError
 from selftrain.files.durable import write_whole
 from selftrain.files.journal import Journal
 from selftrain.runs import run as story
-from selftrain.runs.resume import Starts, complete, resumed
+from selftrain.runs.resume import Starts, complete, resumed_experiment
 from selftrain.runs.stages import Stages
 from selftrain.tracking.spool import SPOOL
 from selftrain.training import checkpoints
@@ -60,7 +60,7 @@ def test_a_light_training_that_is_killed_goes_on_after_its_last_round_to_the_sam
     done = []
     report = RoundCheckpoint.__call__
     monkeypatch.setattr(RoundCheckpoint, "__call__", lambda self, figures, state: (done.append(figures["round"]), report(self, figures, state))[1])
-    again = story.run(resumed(folder), command="selftrain run --resume", resume=folder)
+    again = story.run(resumed_experiment(folder), command="selftrain run --resume", resume=folder)
     assert done == [4.0, 5.0, 6.0]
     whole = story.run(described(home, train), command="selftrain run whole")
     assert done == [4.0, 5.0, 6.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
@@ -76,14 +76,14 @@ def test_seeds_and_variants_are_added_to_a_finished_run_and_the_rest_is_reused(h
     first = story.run(described(home, "head"), command="first")
     folder = first.folder
     with pytest.raises(SelfTrainError, match=r"is complete; its report is .*report\.html.*seeds=\[0,1\]"):
-        resumed(folder)
+        resumed_experiment(folder)
     trained = []
     train = fitting.train
     monkeypatch.setattr(
         fitting, "train", lambda method, **rest: (trained.append((method.name, rest["seed"], rest["resume"] is not None)), train(method, **rest))[1]
     )
     added = ["seeds=[0,1]", "variants.ns3l={method: {name: ns3l, rounds: 1}}"]
-    result = story.run(resumed(folder, added), command="second", resume=folder)
+    result = story.run(resumed_experiment(folder, added), command="second", resume=folder)
     # The first training is not done again: its last state is only opened, where the report needs its weights.
     assert trained == [("cross_entropy", 1, False), ("ns3l", 0, False), ("ns3l", 1, False), ("cross_entropy", 0, True)]
     assert result.metrics["rows"][0] == first.metrics["rows"][0]
@@ -128,16 +128,16 @@ def folder(home, tmp_path) -> Path:
 )
 def test_what_would_make_finished_rows_untrue_is_refused_by_its_key(folder, overrides, words):
     with pytest.raises(SelfTrainError, match=words):
-        resumed(folder, overrides)
+        resumed_experiment(folder, overrides)
 
 
 def test_what_no_row_depends_on_may_change(folder):
-    found = resumed(folder, ["ray.wait_seconds=5", "augment.stall_seconds=30", "training.max_failures=3", "seeds=[0,1,7]"])
+    found = resumed_experiment(folder, ["ray.wait_seconds=5", "augment.stall_seconds=30", "training.max_failures=3", "seeds=[0,1,7]"])
     assert (found.ray.wait_seconds, found.seeds) == (5.0, (0, 1, 7))
 
 
 def test_a_run_that_owes_tracking_something_is_not_complete(home, folder):
-    experiment = resumed(folder)
+    experiment = resumed_experiment(folder)
     metrics = {"asked": {"seeds": [0, 1]}, "rows": [{"variant": "cross_entropy"}, {"variant": "ns3l"}]}
     write_whole(folder / "metrics.json", json.dumps(metrics))
     assert complete(folder, experiment)

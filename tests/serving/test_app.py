@@ -30,7 +30,7 @@ from selftrain.bundle.format import PROTOTYPES
 from selftrain.config import TrackingConfig
 from selftrain.errors import SelfTrainError
 from selftrain.runtime.ports import require_free_port
-from selftrain.serving.models import Source
+from selftrain.serving.models import ModelSource
 from selftrain.tracking import Champions, Tracker, registered_bundle
 
 CONFIGS = sorted((Path(__file__).parents[2] / "serve").glob("*.yaml"))
@@ -76,20 +76,31 @@ def test_arguments() -> None:
             build(args)
 
 
+def test_a_registered_model_is_a_name_or_a_name_with_a_version() -> None:
+    assert ModelSource.registered("mail") == ModelSource(model="mail") and ModelSource.registered("mail").followed
+    assert ModelSource.registered("mail@3") == ModelSource(model="mail", version="3")
+    for wrong in ("", "@3", "mail@", "mail@champion", "a/b", "mail@3@4"):
+        with pytest.raises(SelfTrainError, match="models must be NAME or NAME@VERSION") as caught:
+            ModelSource.registered(wrong)
+        assert caught.value.parameter == "models"
+
+
 def test_what_cannot_be_served_is_said_before_ray_starts(bundle: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was started"))
     monkeypatch.delenv("SELFTRAIN_SERVE_TOKEN", raising=False)
-    source = Source(bundle=str(bundle))
+    source = ModelSource(bundle=str(bundle))
     with pytest.raises(SelfTrainError, match=r"it has no selftrain\.json"):
-        run([Source(bundle=str(tmp_path))])
+        run([ModelSource(bundle=str(tmp_path))])
     with pytest.raises(SelfTrainError, match="There is no MLflow database"):
-        run([Source(model="news")], tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+        run([ModelSource(model="news")], tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(SelfTrainError, match="Set no_token if anybody may ask"):
         run([source], host="0.0.0.0", port=free_port())
     with pytest.raises(SelfTrainError, match="token file"):
         run([source], token_file=tmp_path / "none")
     with pytest.raises(SelfTrainError, match=r"^replicas must be at least 1 \(got 0\)"):
         run([source], replicas=0)
+    with pytest.raises(SelfTrainError, match=r"^threads must be at least 1 \(got 0\)"):
+        run([source], threads=0)
     with pytest.raises(SelfTrainError, match=r"cannot be reached .* or leave out language_model"):
         run([source], port=free_port(), language_model=f"http://127.0.0.1:{free_port()}/v1")
     with pytest.raises(SelfTrainError, match="language_model_name needs a language_model"):
@@ -166,8 +177,8 @@ def server(bundle: Path, registry: Registry, writer):
     for name in ("RAY_ADDRESS", "SELFTRAIN_SERVE_TOKEN"):
         environment.pop(name, None)
     code = (
-        "from selftrain_serve.app import run; from selftrain.serving.models import Source; "
-        f"run([Source(model='mail'), Source(bundle={str(bundle)!r})], tracking_uri={registry.uri!r}, port={port}, threads=1, poll_seconds=0.5, "
+        "from selftrain_serve.app import run; from selftrain.serving.models import ModelSource; "
+        f"run([ModelSource(model='mail'), ModelSource(bundle={str(bundle)!r})], tracking_uri={registry.uri!r}, port={port}, threads=1, poll_seconds=0.5, "
         f"language_model={writer.url!r})"
     )
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selftrain.bundle.tokens import BATCH_START_TOKENS, Tokens
-from selftrain.serving.batching import Batcher, Busy, Closed, Ticket, Waiting, isolated, next_batch
+from selftrain.serving.batching import Batcher, BatcherClosed, Busy, QueuedText, Ticket, isolated, next_batch
 
 NOBODY = Ticket([])
 
 
-def queue_of(lengths: list[int]) -> list[Waiting]:
+def queue_of(lengths: list[int]) -> list[QueuedText]:
     """Texts that came in the order of `lengths`, as the batcher sorts them."""
-    waiting = (Waiting(order, length, Tokens([7] * length, False), NOBODY, 0) for order, length in enumerate(lengths))
+    waiting = (QueuedText(order, length, Tokens([7] * length, False), NOBODY, 0) for order, length in enumerate(lengths))
     return sorted(waiting, key=lambda one: one.length)
 
 
@@ -118,7 +118,7 @@ def test_many_requests_share_batches_and_each_gets_its_own_answers_in_order() ->
         assert [one.truncated for one in answers] == [len(text) > 5 for text in texts]
     assert len(model.batches) < sum(map(len, requests)) and batcher.waiting == 0
     batcher.close()
-    with pytest.raises(Closed):
+    with pytest.raises(BatcherClosed):
         batcher.submit(["a"])
     assert not batcher.healthy
 

@@ -15,7 +15,7 @@ from endpoint import endpoint
 
 from selftrain.serving.gate import OPEN_PATHS
 from selftrain.serving.headers import Hosts, read_head
-from selftrain.serving.models import Source
+from selftrain.serving.models import ModelSource
 from selftrain.serving.schemas import Refused
 
 TOKEN = "0123456789abcdef-token"
@@ -24,7 +24,7 @@ JSON = {"content-type": "application/json"}
 
 @pytest.fixture(scope="module")
 def served(bundle):
-    with endpoint(Source(bundle=str(bundle))) as local:
+    with endpoint(ModelSource(bundle=str(bundle))) as local:
         yield local
 
 
@@ -175,7 +175,7 @@ def test_head_is_answered_as_get_without_its_body(client) -> None:
 
 
 def test_a_token_is_said_once(bundle) -> None:
-    with endpoint(Source(bundle=str(bundle)), token=TOKEN.encode()) as local, httpx.Client(base_url=local.url, timeout=60) as client:
+    with endpoint(ModelSource(bundle=str(bundle)), token=TOKEN.encode()) as local, httpx.Client(base_url=local.url, timeout=60) as client:
         good, bad = ("authorization", f"Bearer {TOKEN}"), ("authorization", "Bearer wrong")
         for pair in ([good, bad], [bad, good], [good, good]):
             refused = client.get("/v1/models", headers=pair)

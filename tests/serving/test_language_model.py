@@ -22,10 +22,18 @@ from selftrain.config import AugmentConfig
 from selftrain.errors import SelfTrainError
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.student import Student
-from selftrain.serving.language_model import MAX_ANSWER_BYTES, Augmentation, combined, completion_request, read_key, training_settings, with_its_name
-from selftrain.serving.models import Source, load
-from selftrain.serving.schemas import FAILED, Answer
-from selftrain.texts.filter import clean
+from selftrain.serving.language_model import (
+    MAX_ANSWER_BYTES,
+    Augmentation,
+    completion_request,
+    mean_over_continuations,
+    read_key,
+    training_settings,
+    with_model_name,
+)
+from selftrain.serving.models import ModelSource, load_model
+from selftrain.serving.schemas import FAILED, TextProbabilities
+from selftrain.texts.filter import filter_completion
 
 KEY = "a-key-that-nobody-may-see"
 TEXTS = ["the team won the match", "a phone and a chip", "the minister lost the vote in the election " * 20, "Zoë's café 中文 naïve", "x"]
@@ -51,14 +59,17 @@ def of_training(folder: Path, similarity: str) -> np.ndarray:
     return Student(encoder, weights, scale=3.0).probabilities(encoder.encode_augmented(TEXTS, CONTINUATIONS)).numpy()
 
 
-def of_serving(folder: Path) -> list[Answer]:
+def of_serving(folder: Path) -> list[TextProbabilities]:
     """The same by the parts of the endpoint."""
     classifier = Classifier.load(folder, device="cpu")
     found = []
     for text, written in zip(TEXTS, CONTINUATIONS, strict=True):
         rows = classifier.tokenize_continued([Continued(text, one) for one in written]) or classifier.tokenize([text])
-        answers = [Answer(row.tolist(), tokens.truncated) for row, tokens in zip(classifier.classify([one.ids for one in rows]), rows, strict=True)]
-        found.append(combined(answers, len(written)))
+        answers = [
+            TextProbabilities(row.tolist(), tokens.truncated)
+            for row, tokens in zip(classifier.classify([one.ids for one in rows]), rows, strict=True)
+        ]
+        found.append(mean_over_continuations(answers, len(written)))
     return found
 
 
@@ -79,11 +90,11 @@ def test_for_cosines_the_label_is_the_same_and_several_continuations_are_a_littl
 
 
 def test_a_probability_of_zero_is_no_error_and_a_row_that_failed_is_one() -> None:
-    sure = Answer([1.0, 0.0])
-    found = combined([sure, Answer([0.5, 0.5], True)], 2)
+    sure = TextProbabilities([1.0, 0.0])
+    found = mean_over_continuations([sure, TextProbabilities([0.5, 0.5], True)], 2)
     assert found.probabilities[0] == pytest.approx(1.0) and found.truncated and found.continuations == 2
-    assert combined([sure, Answer([0.0, 1.0])], 2).probabilities == pytest.approx([0.5, 0.5])
-    assert combined([sure, Answer(None)], 2).probabilities is None
+    assert mean_over_continuations([sure, TextProbabilities([0.0, 1.0])], 2).probabilities == pytest.approx([0.5, 0.5])
+    assert mean_over_continuations([sure, TextProbabilities(None)], 2).probabilities is None
 
 
 def test_the_request_has_the_prompt_and_the_sampling_of_the_training() -> None:
@@ -124,7 +135,7 @@ def writer():
 @pytest.fixture
 def served(folders, writer):
     """An endpoint with all of `folders`, the first of which answers requests that name none."""
-    sources = [Source(bundle=str(folder)) for folder in folders.values()]
+    sources = [ModelSource(bundle=str(folder)) for folder in folders.values()]
     with endpoint(*sources, augmentation=Augmentation(url=writer.url, concurrency=4), key=KEY) as local:
         yield local
 
@@ -175,7 +186,7 @@ def test_a_text_whose_continuations_are_all_dropped_is_read_by_itself(client, se
     assert found.pop("continuations") == 0
     assert found["probabilities"] == pytest.approx(plain["probabilities"], abs=1e-6) and found["label"] == plain["label"]
     assert [figure(served, "selftrain_continuations_total", model="two", outcome=one) for one in ("empty", "repeated")] == [1, 1]
-    assert not clean(WRITTEN, "a phone", cut_off=True).reason  # the good server's text would have passed
+    assert not filter_completion(WRITTEN, "a phone", cut_off=True).reason  # the good server's text would have passed
 
 
 def test_the_models_name_is_asked_for_once_and_only_where_there_is_one(client, writer) -> None:
@@ -191,7 +202,7 @@ def test_the_models_name_is_asked_for_once_and_only_where_there_is_one(client, w
 def test_it_is_said_whether_there_is_a_language_model(client, bundle) -> None:
     assert client.get("/v1/models").json()["augment"] is True
     assert "augment" in client.get("/docs").text
-    with endpoint(Source(bundle=str(bundle))) as local, httpx.Client(base_url=local.url, timeout=60) as other:
+    with endpoint(ModelSource(bundle=str(bundle))) as local, httpx.Client(base_url=local.url, timeout=60) as other:
         assert other.get("/v1/models").json()["augment"] is False
         refused = ask(other, "a phone")
         assert refused.status_code == 422 and refused.json()["error"].startswith("augment: this server has no language model")
@@ -240,7 +251,10 @@ def test_a_server_that_fails_fails_the_request_in_one_sentence(client, served, w
 
 def test_a_server_that_is_not_there_is_a_502(folders) -> None:
     augmentation = Augmentation(url=f"http://127.0.0.1:{free_port()}/v1", model="writer")
-    with endpoint(Source(bundle=str(folders["two"])), augmentation=augmentation) as local, httpx.Client(base_url=local.url, timeout=60) as client:
+    with (
+        endpoint(ModelSource(bundle=str(folders["two"])), augmentation=augmentation) as local,
+        httpx.Client(base_url=local.url, timeout=60) as client,
+    ):
         refused = ask(client, "a phone")
         assert refused.status_code == 502 and "cannot be reached (ClientConnectorError)" in refused.json()["error"]
         assert "127.0.0.1" not in refused.text
@@ -263,7 +277,7 @@ def test_a_text_that_breaks_the_model_fails_alone(tmp_path, writer) -> None:
         body, ["of the league and of others", "of the election and of others"] if body["prompt"] == "b" else [WRITTEN] * 2, "stop"
     )
     with (
-        endpoint(Source(bundle=str(folder)), augmentation=Augmentation(url=writer.url)) as local,
+        endpoint(ModelSource(bundle=str(folder)), augmentation=Augmentation(url=writer.url)) as local,
         httpx.Client(base_url=local.url, timeout=60) as client,
     ):
         first, second = ask(client, "a", "b").json()["results"]
@@ -314,7 +328,7 @@ def test_no_more_texts_than_allowed_are_with_the_language_model_at_a_time(client
 def test_the_time_of_a_request_covers_its_continuations(folders, writer) -> None:
     go = threading.Event()
     writer.reply = lambda body: (go.wait(30), write(body))[1]
-    source, augmentation = Source(bundle=str(folders["two"])), Augmentation(url=writer.url, concurrency=1)
+    source, augmentation = ModelSource(bundle=str(folders["two"])), Augmentation(url=writer.url, concurrency=1)
     with endpoint(source, augmentation=augmentation, timeout_seconds=2) as local, httpx.Client(base_url=local.url, timeout=60) as client:
         refused = ask(client, "a phone", "the match")
         assert refused.status_code == 504 and "no answer within 2 s" in refused.json()["error"]
@@ -326,7 +340,7 @@ def test_the_time_of_a_request_covers_its_continuations(folders, writer) -> None
 def test_a_language_model_that_takes_too_long_for_one_text_is_a_504(folders, writer) -> None:
     go = threading.Event()
     writer.reply = lambda body: (go.wait(30), write(body))[1]
-    source, augmentation = Source(bundle=str(folders["two"])), Augmentation(url=writer.url, model="writer", timeout_seconds=0.3)
+    source, augmentation = ModelSource(bundle=str(folders["two"])), Augmentation(url=writer.url, model="writer", timeout_seconds=0.3)
     with endpoint(source, augmentation=augmentation) as local, httpx.Client(base_url=local.url, timeout=60) as client:
         refused = ask(client, "a phone")
         assert refused.status_code == 504 and refused.json()["error"] == "the language model did not answer within 0.3 s"
@@ -335,10 +349,10 @@ def test_a_language_model_that_takes_too_long_for_one_text_is_a_504(folders, wri
 
 
 def test_a_model_that_is_replaced_while_the_language_model_writes_is_asked_in_its_successors_way(folders, writer) -> None:
-    with endpoint(Source(bundle=str(folders["two"])), augmentation=Augmentation(url=writer.url)) as local:
+    with endpoint(ModelSource(bundle=str(folders["two"])), augmentation=Augmentation(url=writer.url)) as local:
         (place,) = local.models._served
         old = place.live
-        new = load(Source(bundle=str(folders["chat"])), None, threads=1, max_waiting=100, max_seconds=30, metrics=local.metrics)
+        new = load_model(ModelSource(bundle=str(folders["chat"])), None, threads=1, max_waiting=100, max_seconds=30, metrics=local.metrics)
 
         def replace(body: dict) -> dict:
             writer.reply = write
@@ -381,9 +395,9 @@ def test_a_key_comes_from_a_file_or_the_environment(tmp_path, monkeypatch) -> No
 
 def test_a_language_model_is_looked_at_before_anything_starts(writer, monkeypatch) -> None:
     monkeypatch.delenv("SELFTRAIN_LANGUAGE_MODEL_KEY", raising=False)
-    assert with_its_name(Augmentation(url=writer.url + "/")) == Augmentation(url=writer.url, model="writer")
+    assert with_model_name(Augmentation(url=writer.url + "/")) == Augmentation(url=writer.url, model="writer")
     writer.models = ("writer", "reader")
-    assert with_its_name(Augmentation(url=writer.url, model="reader")).model == "reader"
+    assert with_model_name(Augmentation(url=writer.url, model="reader")).model == "reader"
     for url, model, words in (
         (writer.url, None, r"lists 2 models \(reader, writer\); set language_model_name to one of them"),
         (writer.url, "righter", "has no model 'righter'; did you mean 'writer'"),
@@ -391,7 +405,7 @@ def test_a_language_model_is_looked_at_before_anything_starts(writer, monkeypatc
         (f"http://127.0.0.1:{free_port()}/v1", None, "cannot be reached"),
     ):
         with pytest.raises(SelfTrainError, match=words):
-            with_its_name(Augmentation(url=url, model=model))
+            with_model_name(Augmentation(url=url, model=model))
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ import pytest
 from endpoint import endpoint
 
 from selftrain.serving.headers import MAX_HEAD_BYTES, MAX_HEADERS
-from selftrain.serving.listener import ConnectionLimits, Door, _network
-from selftrain.serving.models import Source
+from selftrain.serving.listener import ConnectionCount, ConnectionLimits, _network
+from selftrain.serving.models import ModelSource
 
 TOKEN = b"0123456789abcdef-token"
 LIMITS = ConnectionLimits(connections=120, per_client=50, head_seconds=1, answer_seconds=1, idle_seconds=1)
@@ -26,7 +26,7 @@ PATIENCE = 60.0
 
 @pytest.fixture(scope="module")
 def served(bundle):
-    with endpoint(Source(bundle=str(bundle)), token=TOKEN, limits=LIMITS) as local:
+    with endpoint(ModelSource(bundle=str(bundle)), token=TOKEN, limits=LIMITS) as local:
         yield local
 
 
@@ -170,17 +170,17 @@ def test_clients_are_told_apart_by_address_and_by_network() -> None:
     assert _network("192.0.2.7") == "192.0.2.7"
     assert _network("::ffff:192.0.2.7") == "192.0.2.7"
     assert _network("2001:db8::1") == _network("2001:db8::ffff:1%eth0") != _network("2001:db8:0:1::1")
-    door = Door(ConnectionLimits(connections=3, per_client=2))
-    assert [door.enter(one) for one in ("a", "a", "a", "b", "c")] == [True, True, False, True, False]
-    door.leave("a")
-    assert door.enter("c") and not door.enter("a")
+    count = ConnectionCount(ConnectionLimits(connections=3, per_client=2))
+    assert [count.enter(one) for one in ("a", "a", "a", "b", "c")] == [True, True, False, True, False]
+    count.leave("a")
+    assert count.enter("c") and not count.enter("a")
 
 
 def test_a_replica_takes_no_more_connections_than_it_may_open_files(monkeypatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 258))
     monkeypatch.setattr(resource, "setrlimit", lambda _, wanted: wanted)
-    door = Door(ConnectionLimits(connections=10))
-    assert [door.enter("a") for _ in range(3)] == [True, True, False]
+    count = ConnectionCount(ConnectionLimits(connections=10))
+    assert [count.enter("a") for _ in range(3)] == [True, True, False]
 
 
 @pytest.mark.parametrize("endless", [b"1;" + b"x" * 1000, b"0\r\nx: " + b"x" * 1000], ids=["chunk extension", "trailer"])

@@ -20,7 +20,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from selftrain.bundle.classifier import Classifier
 from selftrain.serving.language_model import Augmentation
-from selftrain.serving.models import Source
+from selftrain.serving.models import ModelSource
 
 TOKEN = "0123456789abcdef-token"
 DARK = "return getComputedStyle(document.body).backgroundColor"
@@ -56,7 +56,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(bundle, other_bundle):
-    with endpoint(Source(bundle=str(bundle)), Source(bundle=str(other_bundle), version="2")) as local:
+    with endpoint(ModelSource(bundle=str(bundle)), ModelSource(bundle=str(other_bundle), version="2")) as local:
         yield local
 
 
@@ -121,7 +121,7 @@ def test_two_models_are_compared_on_the_same_text(page) -> None:
 
 def test_continuations_are_offered_where_there_is_a_language_model(page, bundle) -> None:
     assert not element(page, "augment").is_displayed()
-    with completions() as writer, endpoint(Source(bundle=str(bundle)), augmentation=Augmentation(url=writer.url)) as local:
+    with completions() as writer, endpoint(ModelSource(bundle=str(bundle)), augmentation=Augmentation(url=writer.url)) as local:
         page.get(local.url)
         until(page, lambda: element(page, "augment").is_displayed())
         element(page, "texts").send_keys(*(f"a phone{Keys.ENTER}" for _ in range(10)))
@@ -142,7 +142,7 @@ def test_a_model_is_never_compared_with_itself(page, bundle) -> None:
     Select(element(page, "model")).select_by_value("other@2")
     assert [one.text for one in Select(element(page, "other")).options] == ["nothing", "news, built May 6, 2024"]
     assert "T07:08" not in page.find_element(By.TAG_NAME, "body").text
-    with endpoint(Source(bundle=str(bundle))) as local:
+    with endpoint(ModelSource(bundle=str(bundle))) as local:
         page.get(local.url)
         until(page, lambda: "Live: news" in element(page, "live").text)
         assert not element(page, "other").is_displayed()
@@ -254,7 +254,7 @@ def test_two_models_are_compared_on_a_file(page, bundle, tmp_path_factory) -> No
     file = folder / "compared.csv"
     texts = [f"text {number} about a {word}" for number in range(20) for word in ("match", "phone", "vote")]
     file.write_text("number,text\n" + "\n".join(f"{number},{text}" for number, text in enumerate([*texts, ""])) + "\n", encoding="utf-8")
-    with endpoint(Source(bundle=str(bundle), version="3"), Source(bundle=str(again), version="1")) as local:
+    with endpoint(ModelSource(bundle=str(bundle), version="3"), ModelSource(bundle=str(again), version="1")) as local:
         page.get(local.url)
         until(page, lambda: "Live: news, version 3" in element(page, "live").text)
         Select(element(page, "other")).select_by_value("again@1")
@@ -380,7 +380,7 @@ def test_every_control_has_a_name(page) -> None:
 
 
 def test_a_token_is_asked_for_and_kept_in_memory_only(browser, bundle) -> None:
-    with endpoint(Source(bundle=str(bundle)), token=TOKEN.encode()) as local:
+    with endpoint(ModelSource(bundle=str(bundle)), token=TOKEN.encode()) as local:
         browser.get(local.url)
         until(browser, lambda: element(browser, "token").is_displayed() and "needs a token" in element(browser, "live").text)
         element(browser, "token").send_keys(TOKEN, Keys.ENTER)

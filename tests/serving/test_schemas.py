@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from selftrain.serving.schemas import FAILED, MAX_CHARACTERS, MAX_TEXTS, Answer, ClassifyRequest, Item, PredictRequest, check, result
+from selftrain.serving.schemas import (
+    FAILED,
+    MAX_CHARACTERS,
+    MAX_TEXTS,
+    CheckedText,
+    ClassifyRequest,
+    PredictRequest,
+    TextProbabilities,
+    check,
+    result,
+)
 
 
 def test_one_of_text_and_texts() -> None:
@@ -38,8 +48,8 @@ def test_the_inputs_of_predict_are_a_text_or_a_list_of_texts_or_of_lists_of_one(
 
 
 def test_a_text_is_cut_and_checked() -> None:
-    assert check("x" * MAX_CHARACTERS) == Item("x" * MAX_CHARACTERS, None, False)
-    assert check("x" * (MAX_CHARACTERS + 1)) == Item("x" * MAX_CHARACTERS, None, True)
+    assert check("x" * MAX_CHARACTERS) == CheckedText("x" * MAX_CHARACTERS, None, False)
+    assert check("x" * (MAX_CHARACTERS + 1)) == CheckedText("x" * MAX_CHARACTERS, None, True)
     assert check(["a"]).problem == "the text is not a string but list"
     assert check(None).problem == "the text is not a string but NoneType"
     assert check(" ").problem == "the text is empty"
@@ -47,9 +57,9 @@ def test_a_text_is_cut_and_checked() -> None:
 
 
 def test_an_object_brings_an_id_with_its_text() -> None:
-    assert check({"id": 7, "text": "a"}) == Item("a", None, False, 7)
-    assert check({"id": "seven", "text": ""}) == Item("", "the text is empty", False, "seven")
-    assert check({"text": "a"}) == Item("a", None)
+    assert check({"id": 7, "text": "a"}) == CheckedText("a", None, False, 7)
+    assert check({"id": "seven", "text": ""}) == CheckedText("", "the text is empty", False, "seven")
+    assert check({"text": "a"}) == CheckedText("a", None)
     for value in ({"id": 1}, {"id": 1, "text": "a", "more": 1}):
         assert check(value).problem == 'an object must have the keys "text" and "id" and no others' and check(value).id == 1
     for name in (1.5, True, [], "x" * 1000):
@@ -58,7 +68,7 @@ def test_an_object_brings_an_id_with_its_text() -> None:
 
 
 def test_a_result_lists_the_most_probable_classes_first() -> None:
-    item, answer = Item("a", None, True, 5), Answer([0.25, 0.125, 0.625])
+    item, answer = CheckedText("a", None, True, 5), TextProbabilities([0.25, 0.125, 0.625])
     found = result(item, answer, ["a", "b", "c"], top_k=2)
     assert found == {"id": 5, "label": "c", "probability": 0.625, "probabilities": {"c": 0.625, "a": 0.25}, "abstain": False, "truncated": True}
     assert list(found["probabilities"]) == ["c", "a"]
@@ -66,17 +76,17 @@ def test_a_result_lists_the_most_probable_classes_first() -> None:
 
 
 def test_a_result_abstains_below_the_threshold() -> None:
-    item, answer = Item("a", None), Answer([0.25, 0.75], True)
+    item, answer = CheckedText("a", None), TextProbabilities([0.25, 0.75], True)
     assert result(item, answer, ["a", "b"], threshold=0.75)["label"] == "b"
     unsure = result(item, answer, ["a", "b"], threshold=0.8)
     assert unsure["label"] is None and unsure["abstain"] and unsure["probability"] == 0.75 and unsure["truncated"]
 
 
 def test_a_text_without_an_answer_has_an_error_and_its_id() -> None:
-    assert result(Item("", "no", id=3), None, ["a"]) == {"id": 3, "error": "no"}
-    assert result(Item("a", None), Answer(None), ["a"]) == {"error": FAILED}
+    assert result(CheckedText("", "no", id=3), None, ["a"]) == {"id": 3, "error": "no"}
+    assert result(CheckedText("a", None), TextProbabilities(None), ["a"]) == {"error": FAILED}
 
 
 def test_a_result_says_how_many_continuations_it_was_read_with_where_any_were_asked_for() -> None:
-    assert result(Item("a", None), Answer([0.25, 0.75], continuations=0), ["a", "b"])["continuations"] == 0
-    assert "continuations" not in result(Item("a", None), Answer([0.25, 0.75]), ["a", "b"])
+    assert result(CheckedText("a", None), TextProbabilities([0.25, 0.75], continuations=0), ["a", "b"])["continuations"] == 0
+    assert "continuations" not in result(CheckedText("a", None), TextProbabilities([0.25, 0.75]), ["a", "b"])

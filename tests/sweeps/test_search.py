@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from selftrain.errors import ConfigError, MissingExtraError
-from selftrain.sweeps.plan import prepare
+from selftrain.sweeps.plan import prepare_sweep
 from selftrain.sweeps.search import draw, ranking
 from selftrain.sweeps.space import parse_space
 from selftrain.sweeps.trial import axis_values
@@ -48,20 +48,20 @@ def test_random_settings_follow_the_seed_and_stay_in_their_ranges(searched):
 )
 def test_what_a_search_may_not(searched, changes, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        prepare(parse_space({**searched, **changes}))
+        prepare_sweep(parse_space({**searched, **changes}))
 
 
 def test_a_search_never_chooses_on_test_documents(searched):
     del searched["base"]["data"]["validation_documents"]
     with pytest.raises(ConfigError, match="never on test documents"):
-        prepare(parse_space(searched))
+        prepare_sweep(parse_space(searched))
 
 
 def test_optuna_is_an_extra(searched, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("selftrain.sweeps.search.find_spec", lambda name: None)
     searched["search"]["sampler"] = "optuna"
     with pytest.raises(MissingExtraError, match=r"needs the package optuna; install the extra"):
-        prepare(parse_space(searched))
+        prepare_sweep(parse_space(searched))
 
 
 def test_places_of_listed_values(searched):

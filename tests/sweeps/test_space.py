@@ -9,8 +9,8 @@ import yaml
 
 from selftrain.errors import ConfigError, DataError, SelfTrainError
 from selftrain.methods.recipe import resolve
-from selftrain.sweeps.plan import prepare
-from selftrain.sweeps.space import Cell, load_space, parse_space, shown
+from selftrain.sweeps.plan import prepare_sweep
+from selftrain.sweeps.space import Cell, load_space, parse_space, shown_value
 
 ROOT = Path(__file__).resolve().parents[2]
 SPACES = sorted((ROOT / "tune_spaces").glob("*.yaml"))
@@ -22,7 +22,7 @@ def test_a_grid_is_every_combination(document):
     assert [setting.values for setting in space.settings()] == [(rate, size) for rate in ("0.01", "0.1") for size in ("4", "8", "16")]
     experiment = space.experiment(space.settings()[4], space.columns[0])
     assert (experiment.method["learning_rate"], experiment.method["batch_size"], experiment.method["rounds"]) == (0.1, 8, 2)
-    prepared = prepare(space)
+    prepared = prepare_sweep(space)
     assert len(prepared.cells) == 12 and len({cell.fingerprint for cell in prepared.cells}) == 12
 
 
@@ -43,7 +43,7 @@ def test_datasets_are_columns(document, tmp_path):
     space = parse_space(document)
     assert space.columns == ("few", "more")
     assert [space.experiment(space.settings()[0], column).data.labels_per_class for column in space.columns] == [2, 8]
-    cells = prepare(space).cells
+    cells = prepare_sweep(space).cells
     assert {cell.data for cell in cells} == {cells[0].data}  # the same documents: read once
 
 
@@ -68,7 +68,7 @@ def test_datasets_are_columns(document, tmp_path):
 )
 def test_what_is_wrong_is_said_before_anything_starts(document, tmp_path, changes, sentence):
     with pytest.raises(SelfTrainError, match=sentence):
-        prepare(parse_space({**document, **changes}))
+        prepare_sweep(parse_space({**document, **changes}))
     assert not (tmp_path / "runs").exists() and not (tmp_path / "mlflow.db").exists()
 
 
@@ -77,7 +77,7 @@ def test_without_labeled_test_documents_there_is_no_table(document, tmp_path):
     rows.write_text("text\n" + "\n".join(f"a short text about team {number}" for number in range(60)))
     document["base"]["data"] = {"source": str(rows), "classes": ["a", "b"]}
     with pytest.raises(ConfigError, match="no labeled test documents"):
-        prepare(parse_space(document))
+        prepare_sweep(parse_space(document))
 
 
 def test_the_methods_own_conditions_are_checked(document):
@@ -85,18 +85,18 @@ def test_the_methods_own_conditions_are_checked(document):
     document["axes"] = {"method.tau": [0.1, 0.0]}
     document["base"]["method"] = {"name": "genco", "input_augmentation": False, "conditional_augmentation": False}
     with pytest.raises(SelfTrainError, match=r"method\.tau of genco"):
-        prepare(parse_space(document))
+        prepare_sweep(parse_space(document))
     document["axes"] = {"method.ns3l_threshold": [0.1, 0.5]}
     document["base"]["method"] = {"name": "ns3l"}
     with pytest.raises(SelfTrainError, match=r"toy at 0\.5 on .*must be below 1/2"), pytest.warns(UserWarning, match="two classes"):
-        prepare(parse_space(document))
+        prepare_sweep(parse_space(document))
 
 
 def test_texts_without_a_language_model_are_refused(document):
     document["base"]["method"] = {"name": "genco"}
     document["axes"] = {"method.tau": [0.1, 0.5]}
     with pytest.raises(SelfTrainError, match=r"at 0\.1 on .*augment\.model is not set"):
-        prepare(parse_space(document))
+        prepare_sweep(parse_space(document))
 
 
 def test_small_is_laid_over_the_base_and_takes_the_place_of_the_rest(document, tmp_path):
@@ -149,7 +149,7 @@ def test_a_cells_fingerprint_follows_what_decides_its_result_and_nothing_else(do
 
 
 def test_values_as_they_are_shown():
-    assert [shown(value) for value in (1.0, 0.05, 1e-5, True, None, "mae", 64)] == ["1", "0.05", "1e-05", "true", "none", "mae", "64"]
+    assert [shown_value(value) for value in (1.0, 0.05, 1e-5, True, None, "mae", 64)] == ["1", "0.05", "1e-05", "true", "none", "mae", "64"]
 
 
 @pytest.mark.parametrize("file", SPACES, ids=lambda file: file.stem)
@@ -168,4 +168,4 @@ def test_an_error_of_a_cell_keeps_its_class(document, monkeypatch):
 
     monkeypatch.setattr("selftrain.methods.recipe.Recipe.build", build)
     with pytest.raises(DataError, match=r"^toy at 0\.0001 on .*: it does not fit$"):
-        prepare(parse_space(document))
+        prepare_sweep(parse_space(document))

@@ -32,7 +32,7 @@ def lines(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
 
 
-def test_a_sweep_ends_with_a_table_and_a_second_one_has_nothing_to_do(document, tmp_path, capfd):
+def test_a_sweep_ends_with_a_table_and_a_second_one_has_nothing_to_do(document, tmp_path, capfd, monkeypatch):
     document["paper"] = {"source": "a paper", "figures": {0.1: {document["base"]["data"]["source"]: "88.0 ± 0.1"}}}
     space = parse_space(document)
     result = run_sweep(space, command="selftrain sweep toy.yaml", at_once=2)
@@ -62,12 +62,13 @@ def test_a_sweep_ends_with_a_table_and_a_second_one_has_nothing_to_do(document, 
     assert {run.data.params["method.learning_rate"] for run in found} == {"0.0001", "0.1"}
     assert all({"accuracy", "macro_f1", "ece", "ce"} <= set(run.data.metrics) for run in found)
 
-    start = time.monotonic()
     capfd.readouterr()
+    for work in ("workers", "run_trials", "open_shared_encoder"):
+        monkeypatch.setattr(f"selftrain.sweeps.sweep.{work}", lambda *_, **__: pytest.fail("a sweep with nothing to do starts nothing"))
     again = run_sweep(space, at_once=2)
     assert again.folder == result.folder and again.trained == 0 and again.text == result.text
     assert "all 4 results are there" in capfd.readouterr().err
-    assert time.monotonic() - start < 20 and len(lines(result.folder)) == 4
+    assert len(lines(result.folder)) == 4
     assert again.mlflow_run_id == result.mlflow_run_id and len(children(document["base"]["tracking"]["uri"], result.mlflow_run_id)) == 4
 
 

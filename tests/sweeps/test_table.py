@@ -13,7 +13,7 @@ from scipy import stats
 
 from selftrain.evaluation.sensitivity import Line, heatmaps, lines
 from selftrain.sweeps.report import figure
-from selftrain.sweeps.table import build, legend, number, to_csv, to_markdown, to_text
+from selftrain.sweeps.table import build_table, legend, number, to_csv, to_markdown, to_text
 
 VALUES = {"a": [0.80, 0.82, 0.84], "b": [0.90, 0.91, 0.92], "c": [0.895, 0.91, 0.918]}
 
@@ -23,7 +23,7 @@ def results(values=VALUES, column="news"):
 
 
 def table(found, metric="accuracy", **more):
-    return build(axes=["tau"], rows=[("a",), ("b",), ("c",)], columns=["news"], seeds=[0, 1, 2], metric=metric, results=found, **more)
+    return build_table(axes=["tau"], rows=[("a",), ("b",), ("c",)], columns=["news"], seeds=[0, 1, 2], metric=metric, results=found, **more)
 
 
 def test_means_deviations_and_the_paired_test():
@@ -85,7 +85,7 @@ def test_lower_is_better_of_errors_and_calibration_alone(metric, best):
     figures = {"a": [0.10, 0.12], "b": [0.20, 0.22], "c": [0.15, 0.16]}
     read = {"error": lambda value: {"accuracy": 1 - value}}.get(metric, lambda value: {metric: value})
     found = {((row,), "news", seed): {"scores": read(value)} for row, group in figures.items() for seed, value in enumerate(group)}
-    made = build(axes=["tau"], rows=[("a",), ("b",), ("c",)], columns=["news"], seeds=[0, 1], metric=metric, results=found)
+    made = build_table(axes=["tau"], rows=[("a",), ("b",), ("c",)], columns=["news"], seeds=[0, 1], metric=metric, results=found)
     assert [row for (row,), entry in made.column("news") if entry.best] == [best]
     assert made.entries[("a",), "news"].values == {0: pytest.approx(10.0), 1: pytest.approx(12.0)}
     assert (", lower is better" in to_text(made)) == (best == "a")
@@ -102,7 +102,9 @@ def test_the_paired_test_pairs_what_has_the_same_seed():
 
 def test_columns_are_compared_for_themselves():
     other = results({"a": [0.9, 0.9, 0.9], "b": [0.1, 0.2, 0.3], "c": [0.2, 0.2, 0.2]}, column="mail")
-    made = build(axes=["tau"], rows=[("a",), ("b",), ("c",)], columns=["news", "mail"], seeds=[0, 1, 2], metric="accuracy", results=results() | other)
+    made = build_table(
+        axes=["tau"], rows=[("a",), ("b",), ("c",)], columns=["news", "mail"], seeds=[0, 1, 2], metric="accuracy", results=results() | other
+    )
     assert [[row for (row,), entry in made.column(name) if entry.best] for name in ("news", "mail")] == [["b"], ["a"]]
 
 
@@ -118,7 +120,7 @@ def test_neither_the_order_of_rows_nor_of_seeds_changes_what_is_said_of_a_row(gr
     def made(rows, seeds):
         turned = {row: [values[row][seed] for seed in seeds] for row in values}
         named = [("abc"[row],) for row in rows]
-        return build(axes=["tau"], rows=named, columns=["news"], seeds=[0, 1, 2], metric="accuracy", results=results(turned))
+        return build_table(axes=["tau"], rows=named, columns=["news"], seeds=[0, 1, 2], metric="accuracy", results=results(turned))
 
     one, other = made([0, 1, 2], [0, 1, 2]), made(rows, seeds)
     assert sum(entry.best for entry in one.entries.values()) == 1
@@ -150,7 +152,7 @@ def whole_table():
         (rows[2], "news", 2): {"error": "it broke"},
     }
     found |= {(rows[2], "mail", 0): {"error": "no space"}, (rows[2], "mail", 1): {"error": "it broke"}}
-    return build(
+    return build_table(
         axes=["T", "weight"],
         rows=rows,
         columns=["news", "mail"],
@@ -219,9 +221,9 @@ def test_a_reason_that_two_seeds_share_is_said_once():
 
 
 def test_the_legend_says_nothing_of_what_is_not_there():
-    one = build(axes=["tau"], rows=[("a",)], columns=["news"], seeds=[0], metric="ece", results={(("a",), "news", 0): {"scores": {"ece": 0.1}}})
+    one = build_table(axes=["tau"], rows=[("a",)], columns=["news"], seeds=[0], metric="ece", results={(("a",), "news", 0): {"scores": {"ece": 0.1}}})
     assert legend(one) == ["Expected calibration error (%), lower is better: mean ± sample standard deviation over 1 seed."]
-    assert legend(build(axes=[], rows=[], columns=[], seeds=[], metric="accuracy", results={}))[0].endswith("over 0 seeds.")
+    assert legend(build_table(axes=[], rows=[], columns=[], seeds=[], metric="accuracy", results={}))[0].endswith("over 0 seeds.")
     papers = table(results(), paper={"a": {"news": "83"}})  # figures without a source
     assert len(legend(papers)) == 1 and "•" in legend(papers)[0]
 
@@ -257,7 +259,7 @@ def test_figures_are_pictures_and_repeat():
 def test_three_axes_become_panels(monkeypatch):
     rows = [(host, t, weight) for host in ("alone", "VAT") for t in ("1", "2") for weight in ("x", "y", "z")]
     found = {(row, "news", 0): {"scores": {"accuracy": place / 100}} for place, row in enumerate(rows)}
-    made = build(axes=["host", "T", "weight"], rows=rows, columns=["news"], seeds=[0], metric="accuracy", results=found)
+    made = build_table(axes=["host", "T", "weight"], rows=rows, columns=["news"], seeds=[0], metric="accuracy", results=found)
     seen = {}
     monkeypatch.setattr("selftrain.sweeps.report.heatmaps", lambda axes, rows, columns, panels, metric: seen.update(panels) or b"")
     figure(made)

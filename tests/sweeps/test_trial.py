@@ -7,14 +7,14 @@ import pytest
 from selftrain.config import parse
 from selftrain.data.texts import no_texts
 from selftrain.runs import run as story
-from selftrain.sweeps.plan import prepare
+from selftrain.sweeps.plan import prepare_sweep
 from selftrain.sweeps.space import parse_space
 from selftrain.sweeps.trial import train_cell
 
 
 @pytest.fixture
 def prepared(document):
-    return prepare(parse_space(document))
+    return prepare_sweep(parse_space(document))
 
 
 def scores(prepared, place):
@@ -43,7 +43,7 @@ def test_order_and_repetition_change_nothing(prepared):
 
 def test_rounds_are_told(document):
     document["base"]["data"]["validation_documents"] = 20
-    prepared = prepare(parse_space(document))
+    prepared = prepare_sweep(parse_space(document))
     cell, heard = prepared.cells[0], []
     result = train_cell(cell, *prepared.corpora[cell.data], no_texts, heard.append)
     assert [round_["round"] for round_ in heard] == [1.0, 2.0]

@@ -17,7 +17,7 @@ from selftrain.errors import SelfTrainError
 from selftrain.texts.cache import Completion
 from selftrain.texts.dataset import generation
 from selftrain.texts.dataset.generation import NOT_TRUE, generate
-from selftrain.texts.service import Counts
+from selftrain.texts.service import TextCounts
 
 
 def story(prompts):
@@ -40,7 +40,7 @@ def model(tmp_path, monkeypatch):
 
     def by_rule(experiment, request):
         calls.append(request.settings)
-        return generation.write(experiment, request, story), Counts()
+        return generation.requested_texts(experiment, request, story), TextCounts()
 
     monkeypatch.setattr(generation, "_write_with_engine", by_rule)
     monkeypatch.chdir(tmp_path)
@@ -101,7 +101,9 @@ def test_too_few_texts_are_said(model, capsys, monkeypatch):
     def poor(prompts):
         return {prompt: completion for prompt, completion in story(prompts).items() if prompt.label != "positive" or prompt.sample < 1}
 
-    monkeypatch.setattr(generation, "_write_with_engine", lambda experiment, request: (generation.write(experiment, request, poor), Counts()))
+    monkeypatch.setattr(
+        generation, "_write_with_engine", lambda experiment, request: (generation.requested_texts(experiment, request, poor), TextCounts())
+    )
     assert main([*ASK, "--data", "ag_news", "--classes", "sports,world", "--template", "text"]) == 0
     capsys.readouterr()
     assert main([*ASK[:-1], "other", "--classes", "negative,positive"]) == 0

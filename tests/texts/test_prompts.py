@@ -5,7 +5,7 @@ import pytest
 from selftrain.config import AugmentConfig
 from selftrain.data.corpus import Label
 from selftrain.data.texts import TextRequest
-from selftrain.texts.filter import clean
+from selftrain.texts.filter import filter_completion
 from selftrain.texts.prompts import Sampling, prompt_for
 
 LABELS = (Label("sport", "sport", "sport"), Label("tech", "technology", "technology and computers"))
@@ -81,5 +81,5 @@ def test_the_least_number_of_tokens_is_not_above_the_largest():
     ],
 )
 def test_the_filter(raw, cut_off, text, reason):
-    found = clean(raw, DOCUMENT, cut_off=cut_off)
+    found = filter_completion(raw, DOCUMENT, cut_off=cut_off)
     assert (found.text, found.reason) == (text, reason)

@@ -108,13 +108,13 @@ def test_a_champion_is_found_from_any_folder(uri: str, tmp_path: Path, monkeypat
     assert read_card(champion_bundle("news", uri).folder).name == "news" and Champions(uri).version("news") == "1"
 
 
-def test_what_is_wrong_with_the_database_is_one_sentence(uri: str, tmp_path: Path) -> None:
+def test_what_is_wrong_with_the_database_is_one_sentence(uri: str, tmp_path: Path, monkeypatch) -> None:
     check_tracking(uri)
     port = free_port()
-    start = time.monotonic()
+    monkeypatch.setattr("mlflow.MlflowClient", lambda **_: pytest.fail("MLflow, which would try for minutes, was asked"))
     with pytest.raises(SelfTrainError, match=rf"127\.0\.0\.1:{port}/runs does not answer") as error:
         Tracker(TrackingConfig(uri=f"postgresql://me:secret@127.0.0.1:{port}/runs"), tmp_path, "r")
-    assert "secret" not in str(error.value) and time.monotonic() - start < 6
+    assert "secret" not in str(error.value)
     with pytest.raises(SelfTrainError, match=r'database "absent" does not exist'):
         check_tracking(uri.replace("/postgres", "/absent"))
     with pytest.raises(SelfTrainError, match="needs the package psycopg2"):

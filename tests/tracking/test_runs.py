@@ -25,13 +25,13 @@ def test_a_run_holds_what_was_logged(uri: str, tmp_path: Path) -> None:
         **{f"p{index}": index for index in range(150)},
     }
     run_id = made.start("r-1", params, {"git": "abc"})
-    made.log_metrics({"accuracy": 0.9, "macro_f1": None})
+    made.run.log_metrics({"accuracy": 0.9, "macro_f1": None})
     (tmp_path / "report.html").write_text("<p>")
-    made.log_artifact(tmp_path / "report.html", "reports")
+    made.run.log_artifact(tmp_path / "report.html", "reports")
     below = made.child("full-0", {"seed": 0}, {"variant": "full"})
     below.log_rounds([{"round": index, "figures": {"loss": index / 10, "share": 1.0, "per class/tech": 0.5}} for index in range(400)])
     below.finish()
-    made.finish()
+    made.run.finish()
 
     run = client(uri).get_run(run_id)
     assert run.info.status == "FINISHED" and run.info.run_name == "r"
@@ -56,7 +56,7 @@ def test_a_run_holds_what_was_logged(uri: str, tmp_path: Path) -> None:
 
 def test_nothing_is_logged_before_the_start(uri: str, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"Tracker\.start"):
-        Tracker(TrackingConfig(uri=uri), tmp_path, "r").log_metrics({"accuracy": 1.0})
+        Tracker(TrackingConfig(uri=uri), tmp_path, "r").run.log_metrics({"accuracy": 1.0})
 
 
 OPEN = (
@@ -140,9 +140,9 @@ def test_finished_runs_are_found_with_their_metrics(uri: str, tmp_path: Path) ->
         made = Tracker(TrackingConfig(uri=uri, experiment="mine"), tmp_path, name)
         made.start(name, {}, tags)
         made.child("seed 0").finish()
-        made.log_artifact(tmp_path / "metrics.json")
+        made.run.log_artifact(tmp_path / "metrics.json")
         if finished:
-            made.finish()
+            made.run.finish()
     assert finished_metrics(uri, "mine") == [{"run": {"id": "r-1"}}]
     with pytest.raises(ConfigError, match=r"experiment 'other' is not in .*mine"):
         finished_metrics(uri, "other")

@@ -14,7 +14,7 @@ from light_runs import described
 
 from selftrain.config import TrackingConfig
 from selftrain.runs import run as story
-from selftrain.runs.resume import resumed
+from selftrain.runs.resume import resumed_experiment
 from selftrain.tracking import Tracker
 from selftrain.tracking import spool as spooling
 from selftrain.tracking.spool import SPOOL, Spool, waiting
@@ -176,7 +176,7 @@ def test_a_run_whose_server_dies_is_complete_on_disk_says_so_and_sends_the_rest_
 
     server.start()
     monkeypatch.setattr(fitting, "train", lambda method, **rest: train(method, **rest) if rest["resume"] else pytest.fail("trained again"))
-    again = story.run(resumed(result.folder), resume=result.folder)
+    again = story.run(resumed_experiment(result.folder), resume=result.folder)
     assert again.unsent is None and again.metrics["rows"] == result.metrics["rows"]
     assert again.metrics["registered"]["champion"] and waiting(result.folder / SPOOL) == 0
     names = {run.info.run_name: run for run in client(server).search_runs([client(server).get_experiment_by_name("dies").experiment_id])}

@@ -11,14 +11,14 @@ from pydantic import ValidationError
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import BundleCard
 from selftrain.config import DataConfig
-from selftrain.data.corpus import Corpus, Documents, Truth
+from selftrain.data.corpus import Corpus, Documents, TrueLabels
 from selftrain.data.loading import load_corpus
 from selftrain.errors import BundleError, DataError
 
 
 def load_documents(
     card: BundleCard, source: str | Path | None, *, text_column: str = "text", label_column: str | None = None, test_documents: int = 1000
-) -> tuple[Corpus, Truth]:
+) -> tuple[Corpus, TrueLabels]:
     """Documents with the classes of a bundle.
 
     Args:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,10 +38,10 @@ FORMAT = 1
 _CARD_CHARACTERS = 16 << 20
 
 
-def installed_versions() -> dict[str, str]:
-    """Versions of the packages that decide what a bundle computes."""
+def installed_versions(packages: Sequence[str] = ("selftrain", "torch", "transformers", "sentence-transformers", "safetensors")) -> dict[str, str]:
+    """Versions of packages, as far as they are installed; default: those that decide what a bundle computes."""
     found = {}
-    for package in ("selftrain", "torch", "transformers", "sentence-transformers", "safetensors"):
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

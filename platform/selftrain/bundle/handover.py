@@ -1,8 +1,10 @@
-"""From a trained classifier to its bundle: the one place that fills in a card after training."""
+"""From a trained classifier to its bundle: the one place that fills in a card after training, and after distillation."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from selftrain.bundle.format import BundleCard, BundleMetrics, write_bundle
 from selftrain.config import Experiment
@@ -55,6 +57,19 @@ def card_of(
         encoder_fingerprint=recipe.source_fingerprint(),
         metrics=metrics or BundleMetrics(),
     )
+
+
+def distilled_card(teacher: BundleCard, student: str, changes: Mapping[str, Any]) -> BundleCard:
+    """What a bundle of a distilled student states about itself: the facts of its teacher, whose recipe may be of another version and is not resolved again.
+
+    Args:
+        teacher: the teacher's card.
+        student: which student it is.
+        changes: facts that differ from the teacher's, such as the encoder.
+    """
+    known = teacher.model_dump(exclude={"versions", "created", "files", "metrics"})
+    stated = {"name": f"{teacher.name}_{student}", "method": f"distilled from {teacher.method} ({student})"}
+    return BundleCard.model_validate({**known, **stated, **changes})
 
 
 def write_student(folder: Path, student: Student, card: BundleCard) -> Path:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from selftrain.bundle.classifier import Classifier, problem_with
-from selftrain.data.tables import BATCH_ROWS, TableRow, check_paths, clean, open_result, open_table
+from selftrain.data.tables import BATCH_ROWS, TableRow, check_paths, clean_cell, open_result, open_table
 from selftrain.files.durable import whole_file
 
 BATCH_CHARACTERS = 4 << 20  # of rows that are classified together: a tokenizer takes some hundred bytes a token, and a character may be one
@@ -68,7 +68,7 @@ def _classified(classifier: Classifier, batch: list[TableRow], text_column: str,
     answers = dict(zip(usable, classifier.predict_proba([batch[index].cells[text_column][:TEXT_CHARACTERS] for index in usable]), strict=True))
     result = []
     for index, (cells, *_) in enumerate(batch):
-        row = {name: clean(value) for name, value in cells.items()}
+        row = {name: clean_cell(value) for name, value in cells.items()}
         probabilities = answers.get(index)
         if probabilities is None:
             row |= {label: None, probability: None, error: problems[index], **dict.fromkeys(columns)}

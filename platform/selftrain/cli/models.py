@@ -30,7 +30,7 @@ def _add_predict(commands: Any) -> None:
         _predict,
         "classify texts with the registered champion or a bundle",
         examples=('selftrain predict --model mail "Where is my parcel?"', "selftrain predict --bundle bundle --file new.csv --out labeled.parquet"),
-        sets={"file": "source"},
+        sets={"file": "source", "model": "model_name"},
     )
     predict.add_argument("texts", nargs="*", metavar="TEXT")
     predict.add_argument("--file", metavar="FILE", help="CSV, JSONL or Parquet with one text a row")
@@ -168,7 +168,7 @@ def _export(options: argparse.Namespace) -> int:
             )
         folder = champion_bundle(options.bundle, options.tracking_uri).folder
     from selftrain.bundle.backends import BACKENDS
-    from selftrain.compress.onnx import describe, export_bundle
+    from selftrain.compress.onnx import describe_export, export_bundle
 
     record = export_bundle(
         folder,
@@ -180,7 +180,7 @@ def _export(options: argparse.Namespace) -> int:
         backends=BACKENDS if options.backends is None else names_of(options.backends),
         threads=options.threads,
     )
-    print(describe(record))
+    print(describe_export(record))
     print(f"bundle: {out or folder}")
     return 0
 
@@ -192,8 +192,8 @@ def _distill(options: argparse.Namespace) -> int:
     check_folder(Path(options.out) if options.out else Path(options.bundle).absolute().parent / "distilled", "out")
     from selftrain.bundle.documents import load_documents
     from selftrain.bundle.format import read_card
-    from selftrain.compress.distill import STUDENTS, describe, distill
-    from selftrain.compress.folders import require_empty
+    from selftrain.compress.distill import STUDENTS, describe_tiers, distill
+    from selftrain.compress.onnx import require_empty
 
     card = read_card(options.bundle)
     if options.out:
@@ -208,7 +208,7 @@ def _distill(options: argparse.Namespace) -> int:
         layers=options.layers,
         max_documents=options.max_documents,
     )
-    print(describe(result))
+    print(describe_tiers(result))
     print(f"students: {result.folder}  picture: {result.folder / 'tiers.svg'}")
     return 0
 

@@ -6,7 +6,6 @@ import argparse
 from typing import Any
 
 from selftrain.cli.common import add_command, add_tracking_uri
-from selftrain.errors import ConfigError
 
 
 def add_commands(commands: Any) -> None:
@@ -17,12 +16,7 @@ def add_commands(commands: Any) -> None:
         _serve,
         "serve registered models and bundles: a page, and POST /v1/classify",
         examples=("selftrain serve --model mail", "selftrain serve --bundle bundle --host 0.0.0.0 --token-file token.txt"),
-        sets={
-            "model": "models",
-            "allowed_host": "allowed_hosts",
-            "timeout": "timeout_seconds",
-            "max_waiting": "max_waiting_texts",
-        },
+        sets={"model": "models", "allowed_host": "allowed_hosts", "timeout": "timeout_seconds", "max_waiting": "max_waiting_texts"},
     )
     serve.add_argument(
         "--model",
@@ -66,16 +60,13 @@ def add_commands(commands: Any) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    if options.threads is not None and options.threads < 1:
-        raise ConfigError(f"--threads must be at least 1 (got {options.threads}).")
     from selftrain_serve.app import run
 
-    from selftrain.serving.models import Source
+    from selftrain.serving.models import ModelSource
 
-    sources = [Source(model=name, version=version or None) for name, _, version in (given.partition("@") for given in options.model)]
-    sources += [Source(bundle=folder) for folder in options.bundle]
+    sources = [*map(ModelSource.registered, options.model), *(ModelSource(bundle=folder) for folder in options.bundle)]
     run(
-        sources or [Source(model="bbc_news")],
+        sources or [ModelSource(model="bbc_news")],
         tracking_uri=options.tracking_uri,
         host=options.host,
         port=options.port,

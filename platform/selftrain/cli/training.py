@@ -84,10 +84,10 @@ def _run(options: argparse.Namespace) -> int:
         )
     asked = None if options.resume else _checked_options(load_experiment(options))  # before torch is imported, which takes seconds
     from selftrain.runs import run as story
-    from selftrain.runs.resume import resumed
+    from selftrain.runs.resume import resumed_experiment
 
     overrides = [*options.overrides, *([f"ray.address={options.address}"] if options.address else [])]
-    experiment = asked or resumed(options.resume, overrides)
+    experiment = asked or resumed_experiment(options.resume, overrides)
     if options.dry_run:
         print(story.plan(story.prepare(experiment)))
         return 0
@@ -124,15 +124,13 @@ def _sweep(options: argparse.Namespace) -> int:
         raise ConfigError("selftrain sweep takes either a file (selftrain sweep tune_spaces/genco_tau.yaml) or --resume FOLDER.")
     if options.resume and options.small:
         raise ConfigError("--resume continues a sweep at the size that it was started with; leave out --small.")
-    if options.at_once is not None and options.at_once < 1:
-        raise ConfigError(f"--at-once must be at least 1 (got {options.at_once}).")
-    from selftrain.sweeps.plan import plan, prepare, resumed
+    from selftrain.sweeps.plan import describe_sweep, prepare_sweep, resumed_space
     from selftrain.sweeps.space import load_space
     from selftrain.sweeps.sweep import run_sweep
 
-    space = resumed(options.resume) if options.resume else load_space(options.space, small=options.small)
+    space = resumed_space(options.resume) if options.resume else load_space(options.space, small=options.small)
     if options.dry_run:
-        print(plan(prepare(space)))
+        print(describe_sweep(prepare_sweep(space)))
         return 0
     result = run_sweep(space, folder=options.resume, at_once=options.at_once, address=options.address, command=options.asked)
     print(f"\n{space.title}\n\n{result.text}\n")

@@ -26,10 +26,11 @@ from selftrain.bundle.backends import FOLDER, GRAPHS
 from selftrain.bundle.classifier import Classifier, open_backbone
 from selftrain.bundle.documents import labels_of, load_documents
 from selftrain.bundle.format import BundleCard, BundleMetrics, checked_card, read_prototypes, write_bundle
+from selftrain.bundle.handover import distilled_card
 from selftrain.bundle.tokens import FastReader, reader_of
-from selftrain.compress.folders import require_empty
+from selftrain.compress.onnx import require_empty
 from selftrain.compress.students import DistilledStudent, Teacher, layers_of, shallow_student, static_student
-from selftrain.data.corpus import Corpus, Truth
+from selftrain.data.corpus import Corpus, TrueLabels
 from selftrain.errors import BundleError, ConfigError, DataError, nearest
 from selftrain.evaluation.metrics import evaluate
 from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
@@ -43,7 +44,7 @@ _HELD_OUT = 1000  # documents for the agreement, at most and at most a tenth, wh
 
 
 @dataclass(frozen=True)
-class Distilled:
+class DistillResult:
     """The result of a distillation: its folder, with one bundle a student, `tiers.json` and `tiers.svg`; the rows of the table; and a note below it."""
 
     folder: Path
@@ -53,7 +54,7 @@ class Distilled:
 
 def distill(
     folder: str | Path,
-    documents: str | Path | tuple[Corpus, Truth] | None = None,
+    documents: str | Path | tuple[Corpus, TrueLabels] | None = None,
     *,
     text_column: str = "text",
     label_column: str | None = None,
@@ -63,7 +64,7 @@ def distill(
     layers: int = 3,
     max_documents: int = 20_000,
     seed: int = 0,
-) -> Distilled:
+) -> DistillResult:
     """Train students on the bundle's own probabilities, and compare all tiers in a table and a picture.
 
     Args:
@@ -116,10 +117,10 @@ def distill(
         _write_tiers(scratch, found, comparison, teacher=str(folder), learned_from=len(texts))
     kind = "labels" if labels is not None else "the teacher's answers"
     learned = f"learned from {len(texts):,} texts of {corpus.name}, measured on {len(measured_on):,} documents against {kind}"
-    return Distilled(home, found, f"{learned}{note}")
+    return DistillResult(home, found, f"{learned}{note}")
 
 
-def _divided(corpus: Corpus, truth: Truth, max_documents: int) -> tuple[list[str], list[str], np.ndarray | None]:
+def _divided(corpus: Corpus, truth: TrueLabels, max_documents: int) -> tuple[list[str], list[str], np.ndarray | None]:
     """(texts to learn from, texts to measure on, true class indices of the latter or None)."""
     labels = labels_of(corpus.test, dict(truth.test))
     texts = list(corpus.unlabeled.contents[:max_documents])
@@ -163,14 +164,7 @@ class _Comparison:
 
     def write(self, place: Path, card: BundleCard, name: str, student: DistilledStudent) -> Path:
         """The student's bundle, with its metrics where there are labels."""
-        # Not `handover.card_of`, which states a training by a recipe on a corpus: a student states its teacher's, whose recipe may be of another version.
-        changes = {
-            "name": f"{card.name}_{name}",
-            "method": f"distilled from {card.method} ({name})",
-            "metrics": BundleMetrics(),
-            **student.changes,
-        }
-        facts = BundleCard.model_validate({**card.model_dump(exclude={"versions", "created", "files"}), **changes})
+        facts = distilled_card(card, name, student.changes)
         write = partial(write_bundle, place, backbone=student.backbone, prototypes=student.weights, bias=student.bias)
         write(card=facts)
         if self.labels is not None:
@@ -263,7 +257,7 @@ def _language_model(folder: Path, corpus: Corpus, labels: np.ndarray | None) -> 
     return [tier], f"; the language model: {row['documents']:,} of the documents, on all cores, in the run {folder.absolute().parent.name}"
 
 
-def describe(result: Distilled) -> str:
+def describe_tiers(result: DistillResult) -> str:
     """The table of all tiers."""
     figure = json.loads((result.folder / "tiers.json").read_text(encoding="utf-8"))["figure"]
     width = max(len(tier.name) for tier in result.tiers)

@@ -44,10 +44,9 @@ from selftrain.bundle.classifier import open_backbone
 from selftrain.bundle.documents import labels_of, load_documents
 from selftrain.bundle.format import BundleCard, checked_card, read_prototypes
 from selftrain.bundle.tokens import FastReader, batches, padded, reader_of
-from selftrain.compress.folders import require_empty
 from selftrain.compress.graph import Graph, int8_cost, largest_difference, quantize, write_graph
-from selftrain.errors import BundleError, ConfigError, DataError
-from selftrain.files.durable import check_writable, replacing_folder
+from selftrain.errors import BundleError, ConfigError, DataError, OutputError
+from selftrain.files.durable import check_folder, check_writable, replacing_folder
 
 TOLERANCE = 1e-4  # largest difference of a probability between a float32 graph and PyTorch
 DOCUMENTS = 1000  # at most; int8 is judged on them
@@ -56,7 +55,7 @@ _MEASURED_ROUNDS, _MEASURED_SECONDS = 5, 8.0
 
 
 @dataclass(frozen=True)
-class CheckedOn:
+class CheckDocuments:
     """The documents of an export: texts, where they are from in words, and true class indices `[texts]` or None."""
 
     texts: Sequence[str]
@@ -64,7 +63,14 @@ class CheckedOn:
     labels: np.ndarray | None = None
 
 
-def documents_to_check(card: BundleCard, source: str | Path | None, *, text_column: str = "text", label_column: str | None = None) -> CheckedOn:
+def require_empty(out: Path) -> None:
+    """Raise an `OutputError` unless `out` is a new or empty folder that can be written: what export and distillation check before the work."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"out {str(out)!r} is not an empty folder; pass a new one, so that nothing of yours is overwritten.", parameter="out")
+    check_folder(out, "out")
+
+
+def documents_to_check(card: BundleCard, source: str | Path | None, *, text_column: str = "text", label_column: str | None = None) -> CheckDocuments:
     """The documents of an export: those of `source`, with their labels where it has any; else the validation documents of the bundle's own experiment; else its
     unlabeled ones, without labels.
 
@@ -79,19 +85,19 @@ def documents_to_check(card: BundleCard, source: str | Path | None, *, text_colu
     """
     corpus, truth = load_documents(card, source, text_column=text_column, label_column=label_column, test_documents=0)
     if source is None and len(corpus.validation):
-        return CheckedOn(
+        return CheckDocuments(
             list(corpus.validation.contents), f"the validation split of {corpus.name}", labels_of(corpus.validation, dict(truth.validation))
         )
     labels = dict(truth.unlabeled) if source is not None else {}
     pairs = [
         (text, labels.get(id_)) for id_, text in zip(corpus.unlabeled.ids, corpus.unlabeled.contents, strict=True) if not labels or id_ in labels
     ]
-    return CheckedOn([text for text, _ in pairs], corpus.name, np.array([label for _, label in pairs]) if labels else None)
+    return CheckDocuments([text for text, _ in pairs], corpus.name, np.array([label for _, label in pairs]) if labels else None)
 
 
 def export_bundle(
     folder: str | Path,
-    documents: CheckedOn | str | Path | None = None,
+    documents: CheckDocuments | str | Path | None = None,
     *,
     text_column: str = "text",
     label_column: str | None = None,
@@ -133,7 +139,7 @@ def export_bundle(
     card = checked_card(folder)
     if out is not None:
         require_empty(out)
-    if not isinstance(documents, CheckedOn):
+    if not isinstance(documents, CheckDocuments):
         documents = documents_to_check(card, documents, text_column=text_column, label_column=label_column)
     texts = _texts(documents, graphs)
     work = _Export(folder, card, texts, threads or cores())
@@ -155,7 +161,7 @@ def _graphs(backends: Sequence[str]) -> list[str]:
     return graphs
 
 
-def _texts(documents: CheckedOn, graphs: Sequence[str]) -> list[str]:
+def _texts(documents: CheckDocuments, graphs: Sequence[str]) -> list[str]:
     texts = list(documents.texts[:DOCUMENTS])
     if not texts:
         raise DataError(f"{documents.source} has no document to check the graph on; pass other documents.")
@@ -272,7 +278,7 @@ def measure(opened: Mapping[str, Backend], rows: Sequence[Sequence[int]], paddin
     return {name: (round(statistics.median(one), 1), round(statistics.median(many), 1)) for name, (one, many) in rates.items()}
 
 
-def describe(record: BackendRecord) -> str:
+def describe_export(record: BackendRecord) -> str:
     """The table of an export, and what was chosen."""
     lines = [f"{'backend':<10}  {'1 text a call':>14}  {'32 texts a call':>15}  {'MB':>7}  {'difference':>10}"]
     for entry in record.measured:

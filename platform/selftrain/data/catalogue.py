@@ -193,10 +193,7 @@ _SETS = (
     NamedSet(
         name="subj",
         summary="Subjectivity: plot summaries against review snippets",
-        classes=(
-            _class("objective", "facts", "objective facts of a plot", "obj"),
-            _class("subjective", "opinions", "a subjective opinion", "subj"),
-        ),
+        classes=(_class("objective", "facts", "objective facts of a plot", "obj"), _class("subjective", "opinions", "a subjective opinion", "subj")),
         prompts=("It states {label}.", "It is about {label}."),
         hub="SetFit/subj",
     ),

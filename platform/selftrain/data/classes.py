@@ -88,7 +88,7 @@ def same_classes(source: DataSource, labels: Sequence[Label], learned: str) -> d
     return classes_of(source, names)[1]
 
 
-def describe(labels: Sequence[Label], descriptions: Mapping[str, str]) -> tuple[Label, ...]:
+def with_descriptions(labels: Sequence[Label], descriptions: Mapping[str, str]) -> tuple[Label, ...]:
     """`labels` with the user's descriptions for the language model.
 
     Raises:
@@ -113,7 +113,7 @@ def words_of(name: str) -> str:
     return parts.lower() if " " not in spaced and " " in parts else spaced
 
 
-def nothing_matches(source: DataSource, labels: Sequence[Label]) -> str:
+def no_label_matches(source: DataSource, labels: Sequence[Label]) -> str:
     """The sentence for a source of which no label is one of the classes."""
     found = list(dict.fromkeys(key for row in _rows(source) if (key := label_key(row.label)) is not None))
     return (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from selftrain.config import composed
-from selftrain.data.corpus import Skipped, document_id
+from selftrain.data.corpus import UnusedRow, document_id
 from selftrain.data.images import image_id, usable_image
 
 
@@ -22,7 +22,7 @@ class SourceRow(NamedTuple):
     weak: object = None  # a second label, that may be wrong
 
 
-class Fault(NamedTuple):
+class UnreadableText(NamedTuple):
     """Stands for the text of a row that the reader itself could not take apart."""
 
     reason: str
@@ -38,11 +38,11 @@ class Document(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cleaned:
+class CleanedRows:
     """The usable documents of some rows, in the order of the rows, and the rows that were skipped."""
 
     documents: tuple[Document, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[UnusedRow, ...]
 
 
 UNKNOWN = -1  # class index of a label that no class has
@@ -64,7 +64,7 @@ def clean(
     known_reason: str = "duplicate",
     images: bool = False,
     size: tuple[int, int] | None = None,
-) -> Cleaned:
+) -> CleanedRows:
     """Keep the rows that hold a usable text (or image), each text once.
 
     Args:
@@ -77,7 +77,7 @@ def clean(
         size: (width, height) of all images.
     """
     documents: list[Document] = []
-    skipped: list[Skipped] = []
+    skipped: list[UnusedRow] = []
     seen: set[str] = set()
     for row in rows:
         text: Any
@@ -95,8 +95,8 @@ def clean(
                 seen.add(id_)
                 documents.append(Document(id_, text, label, weak))
         if reason:
-            skipped.append(Skipped(row.place, reason))
-    return Cleaned(tuple(documents), tuple(skipped))
+            skipped.append(UnusedRow(row.place, reason))
+    return CleanedRows(tuple(documents), tuple(skipped))
 
 
 def label_key(value: object) -> str | None:
@@ -124,7 +124,7 @@ def _usable(value: object, max_characters: int) -> tuple[str, str]:
     """(text, "") or ("", reason)."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "", "empty"
-    if isinstance(value, Fault):
+    if isinstance(value, UnreadableText):
         return "", value.reason
     if not isinstance(value, str):
         return "", "not text"

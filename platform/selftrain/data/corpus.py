@@ -1,6 +1,6 @@
 """Documents, classes and splits, with the labels that must not be learned from kept apart.
 
-`Corpus` is all that a method sees. `Truth` holds the true labels for evaluation; it is a second object so that a method cannot reach it by mistake, and
+`Corpus` is all that a method sees. `TrueLabels` holds the true labels for evaluation; it is a second object so that a method cannot reach it by mistake, and
 the leak test (tests/test_leak.py) shuffles it and asserts that no trained weight changes.
 """
 
@@ -43,7 +43,7 @@ class Documents:
 
 
 @dataclass(frozen=True)
-class Skipped:
+class UnusedRow:
     """A row of the source that was not used, and why."""
 
     row: str  # where it stands in the source: a row number or a file name
@@ -65,7 +65,7 @@ class Corpus:
         default_factory=dict
     )  # document id -> classes, ascending; for data.supervision: candidates alone
     oracle: Mapping[str, int] = field(default_factory=dict)  # true labels of all unlabeled documents; empty but for data.supervision: oracle (bounds)
-    skipped: tuple[Skipped, ...] = ()
+    skipped: tuple[UnusedRow, ...] = ()
     validation: Documents = Documents()  # for the choice of a checkpoint (data.validation_documents)
     fingerprint: str = ""  # hash over ids, splits and class names
     kind: DocumentKind = "text"
@@ -82,7 +82,7 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Truth:
+class TrueLabels:
     """True labels, for evaluation alone: document id -> class index. Empty where the source has none."""
 
     unlabeled: Mapping[str, int]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from selftrain.data.catalogue import CATALOGUE
-from selftrain.data.corpus import Corpus, Truth
+from selftrain.data.corpus import Corpus, TrueLabels
 from selftrain.data.sources import FOLDER_VARIABLE, package_folder, shared_folders
 
 _SHOWN_CHARACTERS = 200
@@ -31,7 +31,7 @@ def describe_catalogue() -> str:
     return "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip() for row in table)
 
 
-def describe_corpus(corpus: Corpus, truth: Truth) -> str:
+def describe_corpus(corpus: Corpus, truth: TrueLabels) -> str:
     """Counts a split and a class, skipped rows by reason, and the first two documents."""
     lines = [
         f"{corpus.name}: {len(corpus.unlabeled):,} unlabeled and {len(corpus.test):,} test {'images' if corpus.kind == 'image' else 'documents'}",

@@ -1,4 +1,4 @@
-"""From a configuration to (Corpus, Truth): find the source, clean its rows, name the classes, split by content, and keep the true labels apart.
+"""From a configuration to (Corpus, TrueLabels): find the source, clean its rows, name the classes, split by content, and keep the true labels apart.
 
 What a method gets is the `Corpus`; it holds no label until supervision.py grants some.
 """
@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from selftrain.config import DataConfig
 from selftrain.data.catalogue import DEFAULT_PROMPTS
-from selftrain.data.classes import check_class_names, classes_of, describe, nothing_matches, same_classes
+from selftrain.data.classes import check_class_names, classes_of, no_label_matches, same_classes, with_descriptions
 from selftrain.data.cleaning import Document, SourceRow, clean, label_key
-from selftrain.data.corpus import Corpus, Documents, Label, Skipped, Truth
+from selftrain.data.corpus import Corpus, Documents, Label, TrueLabels, UnusedRow
 from selftrain.data.images import check_sizes, common_size, stacked, thinned
 from selftrain.data.sources import DataSource, find_source
 from selftrain.data.splits import hash_order, hold_out
@@ -25,7 +25,7 @@ from selftrain.errors import ConfigError, DataError
 _LEARNS_FROM_LABELS = ("few", "all", "candidates")  # values of data.supervision with which some of the true labels are granted
 
 
-def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
+def load_corpus(config: DataConfig) -> tuple[Corpus, TrueLabels]:
     """Read a source and split it.
 
     What is tested on is the test split of `test_source` where one is set. A source with a labeled test split keeps it whole. Of any other source with labels,
@@ -43,16 +43,16 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
     prompts = _prompts(config.prompts)
     source = find_source(config if config.test_source is None else config.model_copy(update={"test_split": None, "test_source": None}))
     labels, index = classes_of(source, config.classes)
-    labels = describe(labels, config.descriptions)
+    labels = with_descriptions(labels, config.descriptions)
     tested = _tested(config, source, labels, index)
     given, rest, skipped = _cleaned(config, source, tested, index)
     if not given and not any(document.label is not None for document in rest.values()) and any(item.reason == "unknown label" for item in skipped):
-        raise DataError(nothing_matches(source, labels))
+        raise DataError(no_label_matches(source, labels))
 
     test, validation, unlabeled = _splits(config, source, given, rest, skipped)
     documents, images = {**rest, **given}, source.kind == "image"
     weak = {id_: label for id_ in unlabeled if (label := documents[id_].weak) is not None}
-    truth = Truth(_true_labels(documents, unlabeled), _true_labels(documents, test), _true_labels(documents, validation), weak)
+    truth = TrueLabels(_true_labels(documents, unlabeled), _true_labels(documents, test), _true_labels(documents, validation), weak)
     corpus = Corpus(
         name=source.name if config.test_source is None else f"{source.name} (tested on {tested.name})",
         labels=labels,
@@ -61,7 +61,7 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, Truth]:
         test=_split(documents, test, images),
         skipped=skipped,
         validation=_split(documents, validation, images),
-        fingerprint=fingerprint([label.name for label in labels], unlabeled, test, validation),
+        fingerprint=corpus_fingerprint([label.name for label in labels], unlabeled, test, validation),
         kind=source.kind,
         mirrored=source.named is None or source.named.mirrored,
     )
@@ -96,22 +96,18 @@ def _tested(config: DataConfig, source: DataSource, labels: Sequence[Label], ind
 
 def _cleaned(
     config: DataConfig, source: DataSource, tested: _Tested, index: Mapping[str, int]
-) -> tuple[dict[str, Document], dict[str, Document], tuple[Skipped, ...]]:
+) -> tuple[dict[str, Document], dict[str, Document], tuple[UnusedRow, ...]]:
     """(documents that are given to test on, all others, what was skipped)."""
     images = source.kind == "image"
     size = common_size(source.train) if images else None
     if images:
         check_sizes([*source.train, *tested.rows], size, source.name)
 
-    def cleaned(rows: Sequence[SourceRow], index: Mapping[str, int], known: Collection[str] = ()) -> tuple[dict[str, Document], tuple[Skipped, ...]]:
+    def cleaned(
+        rows: Sequence[SourceRow], index: Mapping[str, int], known: Collection[str] = ()
+    ) -> tuple[dict[str, Document], tuple[UnusedRow, ...]]:
         result = clean(
-            rows,
-            index=index,
-            max_characters=config.max_characters,
-            known=frozenset(known),
-            known_reason="in test already",
-            images=images,
-            size=size,
+            rows, index=index, max_characters=config.max_characters, known=frozenset(known), known_reason="in test already", images=images, size=size
         )
         return {document.id: document for document in result.documents}, result.skipped
 
@@ -132,7 +128,7 @@ def _cleaned(
 
 
 def _splits(
-    config: DataConfig, source: DataSource, given: Mapping[str, Document], rest: Mapping[str, Document], skipped: Sequence[Skipped]
+    config: DataConfig, source: DataSource, given: Mapping[str, Document], rest: Mapping[str, Document], skipped: Sequence[UnusedRow]
 ) -> tuple[list[str], list[str], list[str]]:
     """(ids to test on, for validation, unlabeled)."""
     if given:
@@ -193,7 +189,7 @@ def corpus_of(texts: Sequence[object], config: DataConfig) -> Corpus:
         raise DataError(f"texts must be a list of texts (got a {type(texts).__name__}); for one text pass [text].", parameter="texts")
     names = config.classes or ()
     check_class_names(names, "classes")
-    labels = describe(tuple(Label(name, name, name) for name in names), config.descriptions)
+    labels = with_descriptions(tuple(Label(name, name, name) for name in names), config.descriptions)
     found = clean([SourceRow(f"text {place}", text) for place, text in enumerate(texts)], index={}, max_characters=config.max_characters)
     if len(found.documents) < config.min_documents:
         raise DataError(_too_few("texts", len(found.documents), 0, found.skipped, config.min_documents))
@@ -206,11 +202,11 @@ def corpus_of(texts: Sequence[object], config: DataConfig) -> Corpus:
         unlabeled=_split(documents, ids),
         test=Documents(),
         skipped=found.skipped,
-        fingerprint=fingerprint(names, ids, ()),
+        fingerprint=corpus_fingerprint(names, ids, ()),
     )
 
 
-def fingerprint(class_names: Sequence[str], unlabeled: Sequence[str], test: Sequence[str], validation: Sequence[str] = ()) -> str:
+def corpus_fingerprint(class_names: Sequence[str], unlabeled: Sequence[str], test: Sequence[str], validation: Sequence[str] = ()) -> str:
     """SHA-256 over the class names and the document ids of each split that there is, in order.
 
     Args:
@@ -254,7 +250,7 @@ def _is_template(prompt: str) -> bool:
     return bool(fields) and all(name == "label" and not form and conversion is None for _, name, form, conversion in fields)
 
 
-def _too_few(name: str, left: int, held: int, skipped: Sequence[Skipped], minimum: int) -> str:
+def _too_few(name: str, left: int, held: int, skipped: Sequence[UnusedRow], minimum: int) -> str:
     reasons = Counter(item.reason for item in skipped)
     because = f" ({len(skipped)} rows were skipped: {', '.join(f'{count} {reason}' for reason, count in reasons.most_common())})" if skipped else ""
     if held and left + held >= minimum:

@@ -32,7 +32,7 @@ class _Damaged(ValueError):
 
 
 @dataclass(frozen=True)
-class Opened:
+class CheckedParquet:
     """A file that was checked."""
 
     schema: Any  # as the file states it; texts come as dictionaries
@@ -45,7 +45,7 @@ class Opened:
         yield from self.file.iter_batches(batch_size=min(most, self.batch_rows), columns=None if columns is None else list(dict.fromkeys(columns)))
 
 
-class Page(NamedTuple):
+class PageHeader(NamedTuple):
     """What a page's header says."""
 
     kind: int
@@ -82,7 +82,7 @@ def readable(path: Path) -> Iterator[None]:
         raise DataError(f"{path} is not a readable Parquet file ({reason}); write it again.") from None
 
 
-def open_checked(path: Path, columns: Iterable[str] | None = None) -> Opened:
+def open_checked(path: Path, columns: Iterable[str] | None = None) -> CheckedParquet:
     """A Parquet file whose pages stay within the bounds above.
 
     Args:
@@ -118,7 +118,7 @@ def open_checked(path: Path, columns: Iterable[str] | None = None) -> Opened:
         texts = [field.name for field in schema if _is_bytes(field.type) and field.name not in plain]
         file = pyarrow.parquet.ParquetFile(path, metadata=metadata, read_dictionary=texts)
     row_bytes = repeated + total // max(1, metadata.num_rows)
-    return Opened(schema, file, metadata.num_rows, max(1, min(1 << 16, BATCH_BYTES // max(1, row_bytes))))
+    return CheckedParquet(schema, file, metadata.num_rows, max(1, min(1 << 16, BATCH_BYTES // max(1, row_bytes))))
 
 
 def cells_of(array: Any, shared: dict[Any, Any]) -> list[Any]:
@@ -216,7 +216,7 @@ def _checked(path: Path, stream: BinaryIO, size: int, column: Any, rows: int) ->
     return _Chunk(total, dictionary, _DELTA_LENGTH in encodings)
 
 
-def read_header(stream: BinaryIO, offset: int) -> tuple[Page, int]:
+def read_header(stream: BinaryIO, offset: int) -> tuple[PageHeader, int]:
     """(the page whose header stands at `offset`, the header's length in bytes).
 
     Raises:
@@ -237,7 +237,7 @@ def read_header(stream: BinaryIO, offset: int) -> tuple[Page, int]:
     about = fields.get(_PAGES.get(kind, 0))
     about = about if isinstance(about, dict) else {}
     values, encoding = about.get(1, 0), about.get(4 if kind == 3 else 2)
-    return Page(kind, bytes_, compressed, values if isinstance(values, int) else 0, encoding if isinstance(encoding, int) else None), reader.at
+    return PageHeader(kind, bytes_, compressed, values if isinstance(values, int) else 0, encoding if isinstance(encoding, int) else None), reader.at
 
 
 class _Thrift:

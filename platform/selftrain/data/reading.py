@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from selftrain.data.cleaning import Fault, SourceRow
+from selftrain.data.cleaning import SourceRow, UnreadableText
 from selftrain.data.images import COLUMNS
 from selftrain.data.parquet import CELL_BYTES, cells_of, open_checked, readable, schema_of
 from selftrain.data.records import check_source, open_records
@@ -56,7 +56,7 @@ def _read_text_file(path: Path, text_column: str, label_column: str | None, weak
     most = most_rows(path)
     for place, value, characters, slipped in records.read():
         if slipped:
-            rows.append(SourceRow(place, Fault("too many cells")))
+            rows.append(SourceRow(place, UnreadableText("too many cells")))
         elif isinstance(value, dict):
             keys |= dict.fromkeys(value) if records.columns is None and len(keys) < COLUMNS_KEPT else {}
             rows.append(SourceRow(place, *(_kept(value.get(column), characters) if column else None for column in columns)))
@@ -70,7 +70,7 @@ def _read_text_file(path: Path, text_column: str, label_column: str | None, weak
 
 
 def _kept(value: object, characters: int) -> object:
-    return Fault("not text") if isinstance(value, list | dict) and characters > _ODD_CHARACTERS else value
+    return UnreadableText("not text") if isinstance(value, list | dict) and characters > _ODD_CHARACTERS else value
 
 
 def read_parquet(
@@ -119,7 +119,7 @@ def parquet_schema(path: Path) -> Any:
 
 
 def _fitting(value: object) -> object:
-    return Fault("over-long") if isinstance(value, str | bytes) and len(value) > CELL_BYTES else value
+    return UnreadableText("over-long") if isinstance(value, str | bytes) and len(value) > CELL_BYTES else value
 
 
 def image_column(schema: Any, text_columns: Sequence[str]) -> str | None:

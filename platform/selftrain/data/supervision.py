@@ -13,12 +13,12 @@ import hashlib
 from dataclasses import replace
 
 from selftrain.config import DataConfig
-from selftrain.data.corpus import Corpus, Truth
+from selftrain.data.corpus import Corpus, TrueLabels
 from selftrain.data.splits import hash_order
 from selftrain.errors import ConfigError, DataError
 
 
-def grant(corpus: Corpus, truth: Truth, config: DataConfig, seed: int) -> Corpus:
+def grant(corpus: Corpus, truth: TrueLabels, config: DataConfig, seed: int) -> Corpus:
     """`corpus` with the labels that `config.supervision` grants.
 
     Args:
@@ -70,7 +70,7 @@ def grant(corpus: Corpus, truth: Truth, config: DataConfig, seed: int) -> Corpus
     return replace(corpus, granted=granted, oracle=oracle)
 
 
-def describe(config: DataConfig) -> str:
+def describe_supervision(config: DataConfig) -> str:
     """The supervision in a few words, for tables: none, 10 a class, 10 a class and an oracle, all, all with 30 % noise, weak labels, candidates with q = 0.3."""
     few = f"{config.labels_per_class} a class"
     sets = f"candidates, q = {config.flip_probability:g}"

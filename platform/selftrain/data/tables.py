@@ -95,7 +95,7 @@ def open_result(file: Path, kind: str, schema: pa.Schema) -> Writer:
     return _WRITERS[kind.lower()](file, schema)
 
 
-def clean(value: Any) -> Any:
+def clean_cell(value: Any) -> Any:
     """A string that any format can hold: bytes of the source that are not UTF-8, and halves of surrogate pairs, become replacement characters."""
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else value
 
@@ -106,7 +106,7 @@ def clean(value: Any) -> Any:
 def _open_text_file(source: Path, text_column: str) -> Table:
     records = open_records(source, text_column, "surrogateescape")
     if records.columns is not None:
-        names, types, rows = [clean(name) for name in records.columns], None, None
+        names, types, rows = [clean_cell(name) for name in records.columns], None, None
     else:
         types, rows = _json_types(source, records)
         names = list(types)
@@ -114,7 +114,7 @@ def _open_text_file(source: Path, text_column: str) -> Table:
 
     def read() -> Iterator[TableRow]:
         for record in records.read():
-            cells = {clean(name): value for name, value in record.value.items()}
+            cells = {clean_cell(name): value for name, value in record.value.items()}
             yield TableRow({name: cells.get(name) for name in names}, record.characters, record.slipped)
 
     return Table(schema, rows, read)
@@ -130,7 +130,7 @@ def _json_types(source: Path, records: Records) -> tuple[dict[str, pa.DataType],
         rows += 1
         for name, cell in value.items():
             long = isinstance(cell, int) and not -(2**63) <= cell < 2**63
-            kinds.setdefault(clean(name), set()).add("long" if long else type(cell).__name__)
+            kinds.setdefault(clean_cell(name), set()).add("long" if long else type(cell).__name__)
         if len(kinds) > COLUMNS:
             raise DataError(f"{source} has more than {COLUMNS:,} different keys in its first {rows:,} objects; leave some out.")
     if not rows:
@@ -248,10 +248,10 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {clean(name) if isinstance(name, str) else str(name): _finite(below) for name, below in value.items()}
+        return {clean_cell(name) if isinstance(name, str) else str(name): _finite(below) for name, below in value.items()}
     if isinstance(value, list):
         return [_finite(below) for below in value]
-    return clean(value)
+    return clean_cell(value)
 
 
 _WRITERS: dict[str, Callable[[Path, pa.Schema], Writer]] = {

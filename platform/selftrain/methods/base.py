@@ -55,6 +55,7 @@ class Method(ABC):
     supervision: ClassVar[str]  # what data.supervision must grant: none, labels (of few documents or of all), or candidates
     kinds: ClassVar[tuple[DocumentKind, ...]] = ("text",)  # of documents that it learns from
     language_model: ClassVar[str] = "nothing"  # what it asks the language model for
+    stateful: ClassVar[tuple[str, ...]] = ()  # attributes that a checkpoint holds besides encoder and optimiser: modules, further optimisers
     masked_lm: ClassVar[bool] = False  # whether it trains model.masked_lm instead of the sentence encoder
     Options: ClassVar[type[Options]]
     options: _Options  # every class states its own type
@@ -240,6 +241,7 @@ class Method(ABC):
             "encoder": self.encoder.state_dict(),
             "optimizer": self.optimizer.state_dict() if self.optimizer is not None else None,
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
+            **{name: getattr(self, name).state_dict() for name in self.stateful},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -249,3 +251,24 @@ class Method(ABC):
             self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None and state["scheduler"] is not None:
             self.scheduler.load_state_dict(state["scheduler"])
+        for name in self.stateful:
+            getattr(self, name).load_state_dict(state[name])
+
+
+class ClassifierMethod(Method):
+    """A method that trains a classifier on the encoder, by default a linear one, instead of comparing documents with label prompts."""
+
+    stateful: ClassVar[tuple[str, ...]] = ("classifier",)
+    classifier: torch.nn.Module  # embeddings `[N, D]` to logits `[N, L]`
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [*self.encoder.parameters(), *self.classifier.parameters()]
+
+    def student(self) -> Student:
+        return linear_student(self.encoder, self.classifier)
+
+
+def linear_student(encoder: Encoder, classifier: torch.nn.Module) -> Student:
+    """An encoder with a linear classifier, as they are served."""
+    assert isinstance(classifier, torch.nn.Linear)
+    return Student(encoder, classifier.weight.detach(), 1.0, classifier.bias.detach())

@@ -58,11 +58,7 @@ def logits_of(model: torch.nn.Module, at: Mapping[str, torch.Tensor], rows: torc
 
 
 def gradient(
-    model: torch.nn.Module,
-    at: Mapping[str, torch.Tensor],
-    loss: Callable[[torch.Tensor], torch.Tensor],
-    rows: torch.Tensor,
-    chunk: int = 1024,
+    model: torch.nn.Module, at: Mapping[str, torch.Tensor], loss: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor, chunk: int = 1024
 ) -> Parameters:
     """Gradient of `loss(logits of rows)` in the parameters, at `at`.
 

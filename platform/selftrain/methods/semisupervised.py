@@ -22,8 +22,7 @@ from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel, TextRequest
 from selftrain.data.views import edited
 from selftrain.errors import ConfigError, DataError
-from selftrain.methods.base import Method, Options
-from selftrain.models.student import Student
+from selftrain.methods.base import ClassifierMethod, Options
 
 
 class SemiSupervisedOptions(Options):
@@ -63,7 +62,7 @@ class Batch:
     embedded: tuple[torch.Tensor, ...] = ()  # of labeled_views and of each strong view, where one pass took them all
 
 
-class SemiSupervised(Method):
+class SemiSupervised(ClassifierMethod):
     """Base of all methods with labeled and unlabeled documents; see the module's docstring."""
 
     supervision = "labels"
@@ -137,9 +136,6 @@ class SemiSupervised(Method):
 
     def texts_wanted(self) -> int:
         return len(self.viewed) * self.compared_views if self.wants_texts else 0
-
-    def parameters(self) -> list[torch.nn.Parameter]:
-        return [*self.encoder.parameters(), *self.classifier.parameters()]
 
     def steps(self, round_: int) -> int:
         return self.options.steps_per_round
@@ -263,18 +259,6 @@ class SemiSupervised(Method):
             continuation = found[view] if view < len(found) else ""
             return f"{continuation} {text}".strip() if continuation else edited(text, view)
         return edited(text, view)
-
-    def student(self) -> Student:
-        classifier = self.classifier
-        assert isinstance(classifier, torch.nn.Linear)
-        return Student(self.encoder, classifier.weight.detach(), 1.0, classifier.bias.detach())
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"classifier": self.classifier.state_dict()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self.classifier.load_state_dict(state["classifier"])
 
 
 def _draw(count: int, size: int, rng: np.random.Generator) -> list[int]:

@@ -133,13 +133,7 @@ class ImageEncoder(Encoder):
     default_rate = 2e-3
 
     def __init__(
-        self,
-        name: str,
-        images: Sequence[Any],
-        *,
-        batch_size: int = 64,
-        device: str = "cpu",
-        precision: Literal["float32", "bfloat16"] = "float32",
+        self, name: str, images: Sequence[Any], *, batch_size: int = 64, device: str = "cpu", precision: Literal["float32", "bfloat16"] = "float32"
     ) -> None:
         super().__init__()
         self.name = name

@@ -18,7 +18,7 @@ from selftrain.config import ModelConfig
 from selftrain.errors import BundleError, ConfigError
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.locate import masked_lm_folder
-from selftrain.models.precision import Precision, resolve
+from selftrain.models.precision import Precision, resolve_precision
 
 INFERENCE_TEXTS = 16  # at once where a probability of every word at every token is made: 16 texts of 64 tokens take 125 MB
 
@@ -76,7 +76,7 @@ class MaskedEncoder(TextEncoder):
             )
         size = int(body.get_embedding_dimension())
         backbone = SentenceTransformer(modules=[body, Pooling(size, "cls"), Dense(size, size)], device=device)
-        super().__init__(backbone, max_tokens=max_tokens, batch_size=batch_size, normalize=False, precision=resolve(precision, device))
+        super().__init__(backbone, max_tokens=max_tokens, batch_size=batch_size, normalize=False, precision=resolve_precision(precision, device))
         # In a tuple, so that torch does not count it among what is trained and saved.
         self._language_model = (model.to(device).eval(),)
         self.dropout = float(getattr(model.config, "hidden_dropout_prob", 0.1))

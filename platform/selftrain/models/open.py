@@ -16,7 +16,7 @@ from selftrain.models.cnn import ImageEncoder
 from selftrain.models.encoder import Encoder, TextEncoder
 from selftrain.models.head import HeadEncoder
 from selftrain.models.locate import BILSTM, IMAGE_ENCODERS, encoder_folder, fingerprint
-from selftrain.models.precision import Precision, resolve
+from selftrain.models.precision import Precision, resolve_precision
 
 
 def open_encoder(config: ModelConfig, corpus: Corpus, *, device: str = "cpu", precision: Precision = "float32") -> Encoder:
@@ -35,11 +35,7 @@ def open_encoder(config: ModelConfig, corpus: Corpus, *, device: str = "cpu", pr
     check_encoder(config, corpus)
     if config.encoder in IMAGE_ENCODERS:
         return ImageEncoder(
-            config.encoder,
-            corpus.unlabeled.contents,
-            batch_size=config.batch_size,
-            device=device,
-            precision=resolve(precision, device),
+            config.encoder, corpus.unlabeled.contents, batch_size=config.batch_size, device=device, precision=resolve_precision(precision, device)
         )
     normalize = config.similarity == "cosine"
     if config.encoder == BILSTM:
@@ -52,7 +48,7 @@ def open_encoder(config: ModelConfig, corpus: Corpus, *, device: str = "cpu", pr
         kept = Path(config.cache) / fingerprint(source)
         return HeadEncoder(backbone, cache=kept, max_tokens=config.max_tokens, batch_size=config.batch_size, normalize=normalize)
     return TextEncoder(
-        backbone, max_tokens=config.max_tokens, batch_size=config.batch_size, normalize=normalize, precision=resolve(precision, device)
+        backbone, max_tokens=config.max_tokens, batch_size=config.batch_size, normalize=normalize, precision=resolve_precision(precision, device)
     )
 
 

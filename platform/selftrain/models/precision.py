@@ -17,7 +17,7 @@ def fast_cpu_dtype() -> Literal["float32", "bfloat16"]:
     return "bfloat16" if {"amx_bf16", "avx512_bf16"} & set(flags) else "float32"
 
 
-def resolve(precision: Precision, device: str) -> Literal["float32", "bfloat16"]:
+def resolve_precision(precision: Precision, device: str) -> Literal["float32", "bfloat16"]:
     """`auto` made concrete for a torch device (`cpu`, `cuda:0`)."""
     if precision != "auto":
         return precision

@@ -11,7 +11,7 @@ import numpy as np
 from selftrain.bundle.documents import accuracy_of
 from selftrain.bundle.format import CARD, BundleMetrics
 from selftrain.bundle.handover import card_of, write_student
-from selftrain.data.supervision import describe as describe_supervision
+from selftrain.data.supervision import describe_supervision
 from selftrain.files.durable import explained
 from selftrain.models.student import Student
 from selftrain.runs.context import RunContext

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from selftrain.runs.context import RunContext
 from selftrain.texts.cache import broken_blocks
-from selftrain.texts.channel import RemoteTexts
-from selftrain.texts.progress import ProgressBar
+from selftrain.texts.channel import RemoteTexts, open_texts
+from selftrain.texts.service import TextCounts
 
-NO_TEXTS = {
-    "requested": 0,
-    "generated": 0,
-    "cached": 0,
-    "filtered": {},
-    "prompt_tokens": 0,
-    "generated_tokens": 0,
-    "seconds": 0.0,
-    "tokens_per_second": None,
-}  # what metrics.json says of a run without a language model
+NO_TEXTS = TextCounts().to_json() | {"tokens_per_second": None}  # what metrics.json says of a run without a language model
 
 
 @contextmanager
@@ -29,13 +21,18 @@ def started_texts(context: RunContext) -> Iterator[RemoteTexts]:
     experiment, model = context.plan.experiment, context.plan.language_model
     assert model is not None and context.llm_fingerprint is not None
     cache = Path(experiment.augment.cache).absolute()
-    before = broken_blocks(cache)
+    note = partial(_note_broken_blocks, context, cache, broken_blocks(cache))
     with ExitStack() as stack:
-        stack.callback(_note_broken_blocks, context, cache, before)
-        texts = RemoteTexts.start(experiment.augment, context.corpus, str(model), context.llm_fingerprint, str(cache))
-        stack.callback(texts.close)
-        stack.enter_context(ProgressBar(texts.progress, notify=lambda notice: context.events("recovered", what=notice)))
-        _note_broken_blocks(context, cache, before)
+        stack.callback(note)
+        opened = open_texts(
+            experiment.augment,
+            context.corpus,
+            model,
+            model_fingerprint=context.llm_fingerprint,
+            notify=lambda notice: context.events("recovered", what=notice),
+        )
+        texts = stack.enter_context(opened)
+        note()
         yield texts
 
 

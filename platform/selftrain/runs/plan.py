@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from selftrain.config import Experiment
-from selftrain.data.corpus import Corpus, Truth
+from selftrain.data.corpus import Corpus, TrueLabels
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import grant
 from selftrain.errors import ConfigError
@@ -25,7 +25,7 @@ class Variant:
     experiment: Experiment
     recipe: Recipe
     corpus: Corpus  # without labels
-    truth: Truth
+    truth: TrueLabels
 
     def granted(self, seed: int) -> Corpus:
         """What the learner may see with this seed."""
@@ -48,7 +48,7 @@ class RunPlan:
 
     experiment: Experiment
     corpus: Corpus
-    truth: Truth
+    truth: TrueLabels
     variants: dict[str, Variant]  # what is trained, in order; the first is the one that is bundled
     language_model: Path | str | None
 
@@ -96,7 +96,7 @@ def prepare(experiment: Experiment) -> RunPlan:
     return RunPlan(experiment, corpus, truth, variants, language_model_folder(str(experiment.augment.model)) if asked else None)
 
 
-def _variant(name: str, experiment: Experiment, corpus: Corpus, truth: Truth, shared: object) -> Variant:
+def _variant(name: str, experiment: Experiment, corpus: Corpus, truth: TrueLabels, shared: object) -> Variant:
     """The variant `name`, checked with every seed. `corpus` and `truth` are its documents too, where its data section is the `shared` one."""
     own, own_truth = (corpus, truth) if experiment.data == shared else load_corpus(experiment.data)
     if own.test.ids != corpus.test.ids:

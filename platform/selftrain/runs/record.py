@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selftrain.data.supervision import describe as describe_supervision
+from selftrain.data.supervision import describe_supervision
 from selftrain.evaluation.summary import summarise
 from selftrain.runs.context import RunContext
 from selftrain.runs.plan import RunPlan

@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.documents import accuracy_of, labels_of, load_documents
 from selftrain.bundle.format import BundleCard, read_card
-from selftrain.compress.onnx import CheckedOn, documents_to_check
+from selftrain.compress.onnx import CheckDocuments, documents_to_check
 from selftrain.config import TrackingConfig
 from selftrain.errors import BundleError, ConfigError
 from selftrain.evaluation.metrics import evaluate
-from selftrain.tracking import KIND_TAG, Registered, Tracker
+from selftrain.tracking import KIND_TAG, RegisteredVersion, Tracker
 
 FIGURES = ("accuracy", "macro_f1", "ece", "documents")
 
@@ -30,7 +30,7 @@ def register(
     label_column: str | None = None,
     promote: bool = False,
     uri: str | None = None,
-) -> Registered:
+) -> RegisteredVersion:
     """Upload a bundle as a new version. It becomes champion if it is more accurate than the champion on the same labeled documents, or by `promote`.
 
     Args:
@@ -72,19 +72,19 @@ def register(
     )
     try:
         figures = {figure: scores.get(figure) for figure in FIGURES}
-        tracker.log_metrics(figures)
+        tracker.run.log_metrics(figures)
         tags = {"data_fingerprint": card.data_fingerprint, "method": card.method}
         found = tracker.log_bundle_and_register(
             folder, name, figures, labeled=labels is not None, promote=promote, evaluate=champions_accuracy, tags=tags
         )
     except BaseException:
-        tracker.finish("FAILED")
+        tracker.run.finish("FAILED")
         raise
-    tracker.finish()
+    tracker.run.finish()
     return found
 
 
-def _scores(classifier: Classifier, folder: Path, compared: CheckedOn | None) -> dict[str, Any]:
+def _scores(classifier: Classifier, folder: Path, compared: CheckDocuments | None) -> dict[str, Any]:
     """The scores on labeled documents; none without them. Either way the bundle must classify."""
     probabilities = classifier.predict_proba(list(compared.texts) if compared is not None else ["a text"])
     if not np.isfinite(probabilities).all():
@@ -94,11 +94,11 @@ def _scores(classifier: Classifier, folder: Path, compared: CheckedOn | None) ->
     return dict(evaluate(probabilities, compared.labels, classifier.card.labels).to_json())
 
 
-def _labeled(card: BundleCard, documents: str | None, *, text_column: str, label_column: str | None) -> CheckedOn | None:
+def _labeled(card: BundleCard, documents: str | None, *, text_column: str, label_column: str | None) -> CheckDocuments | None:
     """The documents that bundles are compared on; None where they have no labels."""
     if documents is not None:
         found = documents_to_check(card, documents, text_column=text_column, label_column=label_column)
         return found if found.labels is not None else None
     corpus, truth = load_documents(card, None)
     labels = labels_of(corpus.test, dict(truth.test))
-    return CheckedOn(list(corpus.test.contents), f"the test documents of {corpus.name}", labels) if labels is not None else None
+    return CheckDocuments(list(corpus.test.contents), f"the test documents of {corpus.name}", labels) if labels is not None else None

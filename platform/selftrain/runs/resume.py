@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from selftrain.files.durable import write_whole
 from selftrain.files.journal import Journal
 from selftrain.methods.recipe import resolve
 from selftrain.runs.stages import Stages
+from selftrain.tracking.runs import flattened
 from selftrain.tracking.spool import SPOOL, waiting
 
 _WRITE_SECONDS = 10.0
@@ -30,7 +31,7 @@ _WRITE_SECONDS = 10.0
 _MAY_CHANGE = ("ray.", "training.max_failures", "augment.stall_seconds")
 
 
-def resumed(folder: Path | str, overrides: Sequence[str] = ()) -> Experiment:
+def resumed_experiment(folder: Path | str, overrides: Sequence[str] = ()) -> Experiment:
     """The experiment of a run folder, with seeds and variants that are added to it.
 
     Args:
@@ -56,14 +57,14 @@ def resumed(folder: Path | str, overrides: Sequence[str] = ()) -> Experiment:
 
 def complete(folder: Path, experiment: Experiment) -> bool:
     """Whether the run in `folder` has finished all of `experiment` and sent tracking everything."""
-    metrics = finished_metrics(folder)
+    metrics = previous_metrics(folder)
     if metrics is None or waiting(folder / SPOOL):
         return False
     wanted = {resolve(experiment).name, *experiment.variants}
     return list(experiment.seeds) == list(metrics["asked"]["seeds"]) and wanted <= {row["variant"] for row in metrics["rows"]}
 
 
-def finished_metrics(folder: Path) -> dict[str, Any] | None:
+def previous_metrics(folder: Path) -> dict[str, Any] | None:
     """metrics.json of a run that came to its end, be it with fewer seeds than are asked for now; None where it never did."""
     try:
         found: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -80,7 +81,7 @@ def _check(before: Experiment, after: Experiment) -> None:
         raise ConfigError(
             f"variants.{gone[0] if gone else next(iter(after.variants))} was removed or moved; a run that exists only gets more variants."
         )
-    old, new = _flat(before.model_dump(mode="json")), _flat(after.model_dump(mode="json"))
+    old, new = (dict(flattened(one.model_dump(mode="json"))) for one in (before, after))
     for key in [*old, *(key for key in new if key not in old)]:
         added = key == "seeds" or (key.startswith("variants.") and key.split(".")[1] not in before.variants) or key == "variants"
         if old.get(key) != new.get(key) and not added and not key.startswith(_MAY_CHANGE):
@@ -92,16 +93,6 @@ def _check(before: Experiment, after: Experiment) -> None:
 
 def _listed(seeds: Sequence[int]) -> str:
     return f"[{', '.join(map(str, seeds))}]"
-
-
-def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in document.items():
-        if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
 
 
 class Finished:

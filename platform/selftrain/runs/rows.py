@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from selftrain.config import DataConfig
-from selftrain.data.supervision import describe as describe_supervision
+from selftrain.data.supervision import describe_supervision
 from selftrain.data.texts import TextRequest
 from selftrain.evaluation.metrics import evaluate
 from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW

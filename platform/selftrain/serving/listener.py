@@ -52,7 +52,7 @@ class ConnectionLimits:
     idle_seconds: int = 60
 
 
-class Door:
+class ConnectionCount:
     """Counts the open connections of a server."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
@@ -80,10 +80,10 @@ class Door:
 class GuardedConnection(HttpToolsProtocol):
     """One connection. Limits cost a request a sum or two; a timer looks at the time."""
 
-    def __init__(self, *args: Any, door: Door, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, connections: ConnectionCount, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._door = door
-        self._limits = door.limits
+        self._connections = connections
+        self._limits = connections.limits
         self._entered: str | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._running: RequestResponseCycle | None = None  # the request that is answered now; `cycle` is the latest one
@@ -98,7 +98,7 @@ class GuardedConnection(HttpToolsProtocol):
         """Accept a client, or refuse it."""
         super().connection_made(transport)
         client = _network(self.client[0]) if self.client else ""
-        if not self._door.enter(client):
+        if not self._connections.enter(client):
             self._refused = True
             transport.write(_answer(503, "the server has too many open connections; try again in 1 s", "retry-after: 1\r\n"))
             transport.close()
@@ -117,7 +117,7 @@ class GuardedConnection(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
         if self._entered is not None:
-            self._door.leave(self._entered)
+            self._connections.leave(self._entered)
             self._entered = None
 
     def data_received(self, data: bytes) -> None:
@@ -213,7 +213,7 @@ class Listener:
         limits = limits or ConnectionLimits()
         config = uvicorn.Config(
             app,
-            http=cast(type[asyncio.Protocol], partial(GuardedConnection, door=Door(limits))),
+            http=cast(type[asyncio.Protocol], partial(GuardedConnection, connections=ConnectionCount(limits))),
             ws="none",
             proxy_headers=False,  # nobody needs the client behind a proxy
             log_config=None,

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from selftrain.bundle.format import BundleCard, read_card
 from selftrain.bundle.tokens import Continued, Tokens
 from selftrain.errors import BundleError, ConfigError, nearest
 from selftrain.runtime.memory import settle
-from selftrain.serving.batching import Batcher, Closed, Ticket
+from selftrain.serving.batching import Batcher, BatcherClosed, Ticket
 from selftrain.serving.metrics import Metrics, gauge
 
 WARM_WORDS = (1, 4, 16, 64, 256)
@@ -33,7 +34,7 @@ RETRY_SECONDS = (10.0, 300.0)  # before a champion that could not be loaded is t
 _log = logging.getLogger("ray.serve")
 
 
-class Source(BaseModel):
+class ModelSource(BaseModel):
     """Where a served model comes from: a bundle's folder, or the registry."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,10 +47,22 @@ class Source(BaseModel):
     name: str | None = Field(default=None, description="the name in requests; default: the name in the registry or in the bundle")
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Source:
+    def _one_of_both(self) -> ModelSource:
         if (self.bundle is None) == (self.model is None):
             raise ValueError("a model must be either `bundle` (a folder) or `model` (a name in the registry); set one of them")
         return self
+
+    @classmethod
+    def registered(cls, wanted: str) -> ModelSource:
+        """A registered model: `NAME`, whose champion is served and followed, or `NAME@VERSION`.
+
+        Raises:
+            ConfigError: `wanted` is neither.
+        """
+        name, at, version = wanted.partition("@")
+        if not name or "/" in name or (at and not version.isdecimal()):
+            raise ConfigError(f"models must be NAME or NAME@VERSION, names of the registry (got {wanted!r}).", parameter="models")
+        return cls(model=name, version=version or None)
 
     @property
     def followed(self) -> bool:
@@ -61,7 +74,7 @@ class UnknownModel(Exception):
     """There is no such name or version; the message lists the known ones."""
 
 
-class Loaded(NamedTuple):
+class LoadedModel(NamedTuple):
     """One version of a model, warm."""
 
     name: str
@@ -76,7 +89,7 @@ class Loaded(NamedTuple):
         return {"name": self.name, "version": self.version}
 
 
-def load(source: Source, tracking_uri: str | None, *, threads: int, max_waiting: int, max_seconds: float, metrics: Metrics) -> Loaded:
+def load_model(source: ModelSource, tracking_uri: str | None, *, threads: int, max_waiting: int, max_seconds: float, metrics: Metrics) -> LoadedModel:
     """Open a model and warm it.
 
     Args:
@@ -123,13 +136,13 @@ def load(source: Source, tracking_uri: str | None, *, threads: int, max_waiting:
         most_tokens=classifier.most_tokens,
         observe=observe,
     )
-    return Loaded(name, version, card, batcher, datetime.now(UTC).isoformat(timespec="seconds"))
+    return LoadedModel(name, version, card, batcher, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 class ServedModel:
     """One entry of the configuration, and the version that serves it now."""
 
-    def __init__(self, source: Source, live: Loaded) -> None:
+    def __init__(self, source: ModelSource, live: LoadedModel) -> None:
         self.source = source
         self.live = live
         self.problem: str | None = None  # why the champion does not serve
@@ -157,7 +170,7 @@ class Models(Collector):
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[ModelSource],
         *,
         tracking_uri: str | None,
         threads: int,
@@ -166,13 +179,13 @@ class Models(Collector):
         max_seconds: float,
         metrics: Metrics,
     ) -> None:
-        self._threads = threads
         # oneDNN keeps 1,024 compiled products, one a shape; batches of all shapes would fill memory for hours. It reads this at its first product.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
         self._tracking_uri = tracking_uri
         self._poll_seconds = poll_seconds
-        self._max_waiting = max_waiting
-        self._max_seconds = max_seconds
+        self._load = partial(
+            load_model, tracking_uri=tracking_uri, threads=threads, max_waiting=max_waiting, max_seconds=max_seconds, metrics=metrics
+        )
         self._metrics = metrics
         self._stop = threading.Event()
         self._served: list[ServedModel] = []
@@ -180,8 +193,7 @@ class Models(Collector):
             live = self._load(source)
             if any((one.live.name, one.live.version) == (live.name, live.version) for one in self._served if one.source.followed == source.followed):
                 raise ConfigError(
-                    f"models: {live.name!r} version {live.version} must not repeat; set another name for one of them.",
-                    parameter="models",
+                    f"models: {live.name!r} version {live.version} must not repeat; set another name for one of them.", parameter="models"
                 )
             self._served.append(ServedModel(source, live))
         settle()
@@ -202,7 +214,7 @@ class Models(Collector):
         """Texts that wait for any model."""
         return sum(one.live.batcher.waiting for one in self._served)
 
-    def get(self, wanted: str | None) -> Loaded:
+    def get(self, wanted: str | None) -> LoadedModel:
         """The model that a request names: `NAME`, `NAME@VERSION`, or None for the first.
 
         Raises:
@@ -218,7 +230,7 @@ class Models(Collector):
         known = [one.live.name for one in served] + [f"{one.live.name}@{one.live.version}" for one in served]
         raise UnknownModel(f"there is no model {wanted[:100]!r}; {nearest(wanted, set(known))}")
 
-    def submit(self, wanted: str | None, texts: Sequence[str]) -> tuple[Loaded, Ticket]:
+    def submit(self, wanted: str | None, texts: Sequence[str]) -> tuple[LoadedModel, Ticket]:
         """Queue texts with the model that serves `wanted` now.
 
         Raises:
@@ -230,7 +242,7 @@ class Models(Collector):
             loaded = self.get(wanted)
             try:
                 return loaded, loaded.batcher.submit(texts)
-            except Closed:
+            except BatcherClosed:
                 if self._stop.is_set():
                     raise
                 # It was replaced between the two lines above; its successor serves already.
@@ -261,16 +273,6 @@ class Models(Collector):
             self._watcher.join()
         for one in self._served:
             one.live.batcher.close()
-
-    def _load(self, source: Source) -> Loaded:
-        return load(
-            source,
-            self._tracking_uri,
-            threads=self._threads,
-            max_waiting=self._max_waiting,
-            max_seconds=self._max_seconds,
-            metrics=self._metrics,
-        )
 
     def _watch(self) -> None:
         from selftrain.tracking import Champions

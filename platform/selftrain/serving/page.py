@@ -36,7 +36,7 @@ class Page:
     @classmethod
     def of_routes(cls, schema: Mapping[str, Any]) -> Page:
         """The page that lists the routes of an OpenAPI document."""
-        return cls(describe(schema))
+        return cls(describe_schema(schema))
 
     async def show(self) -> Response:
         """The answer to GET."""
@@ -70,7 +70,7 @@ def headers_of(page: str) -> dict[str, str]:
     }
 
 
-def describe(schema: Mapping[str, Any]) -> str:
+def describe_schema(schema: Mapping[str, Any]) -> str:
     """The HTML of a page that lists the routes of an OpenAPI document; FastAPI's own page would load scripts from elsewhere."""
     parts = []
     for path, operations in schema["paths"].items():

@@ -26,7 +26,7 @@ from starlette.exceptions import HTTPException
 from selftrain.serving.dispatch import Dispatch
 from selftrain.serving.language_model import LanguageModel
 from selftrain.serving.metrics import CONTENT_TYPE, Metrics
-from selftrain.serving.models import Loaded, Models
+from selftrain.serving.models import LoadedModel, Models
 from selftrain.serving.page import Page
 from selftrain.serving.schemas import (
     FAILED,
@@ -211,7 +211,7 @@ def make_app(
     return app
 
 
-def _count(metrics: Metrics, loaded: Loaded, counts: Mapping[str, int]) -> None:
+def _count(metrics: Metrics, loaded: LoadedModel, counts: Mapping[str, int]) -> None:
     for outcome, number in counts.items():
         if number:
             metrics.texts.labels(loaded.name, outcome).inc(number)

@@ -138,7 +138,7 @@ class Refused(Exception):
         self.headers = headers or {}
 
 
-class Item(NamedTuple):
+class CheckedText(NamedTuple):
     """One text, checked."""
 
     text: str
@@ -147,26 +147,26 @@ class Item(NamedTuple):
     id: str | int | None = None
 
 
-def check(value: object) -> Item:
+def check(value: object) -> CheckedText:
     """One text of a request, or an object of `text` and `id`, cut to `MAX_CHARACTERS`; `problem` says why it cannot be classified."""
     name: str | int | None = None
     if isinstance(value, dict):
         given = value.get("id")
         if given is not None and (isinstance(given, bool) or not isinstance(given, str | int)):
-            return Item("", "the id must be a string or a whole number")
+            return CheckedText("", "the id must be a string or a whole number")
         if isinstance(given, str) and len(given) > MAX_ID_CHARACTERS:
-            return Item("", f"the id must have at most {MAX_ID_CHARACTERS} characters")
+            return CheckedText("", f"the id must have at most {MAX_ID_CHARACTERS} characters")
         name = given
         if "text" not in value or not value.keys() <= {"id", "text"}:
-            return Item("", 'an object must have the keys "text" and "id" and no others', id=name)
+            return CheckedText("", 'an object must have the keys "text" and "id" and no others', id=name)
         value = value["text"]
     truncated = isinstance(value, str) and len(value) > MAX_CHARACTERS
     text = value[:MAX_CHARACTERS] if isinstance(value, str) else ""
     problem = problem_with(text if isinstance(value, str) else value)
-    return Item(text, f"the text is {problem}" if problem is not None else None, truncated, name)
+    return CheckedText(text, f"the text is {problem}" if problem is not None else None, truncated, name)
 
 
-class Answer(NamedTuple):
+class TextProbabilities(NamedTuple):
     """The model's answer to one text."""
 
     probabilities: list[float] | None  # [classes]; None where it failed
@@ -175,7 +175,9 @@ class Answer(NamedTuple):
     problem: str | None = None  # why it failed, where clients may know
 
 
-def result(item: Item, answer: Answer | None, labels: Sequence[str], *, top_k: int | None = None, threshold: float | None = None) -> dict[str, Any]:
+def result(
+    item: CheckedText, answer: TextProbabilities | None, labels: Sequence[str], *, top_k: int | None = None, threshold: float | None = None
+) -> dict[str, Any]:
     """One entry of `results`.
 
     Args:

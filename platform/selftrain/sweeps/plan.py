@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from selftrain.config import Experiment, ModelConfig, read_yaml
-from selftrain.data.corpus import Corpus, Truth
+from selftrain.data.corpus import Corpus, TrueLabels
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import grant
 from selftrain.errors import ConfigError, SelfTrainError
 from selftrain.models.locate import language_model_folder
 from selftrain.models.open import located, open_encoder
+from selftrain.runtime.cluster import Needs
 from selftrain.sweeps.results import Results
 from selftrain.sweeps.search import check_search, corners, draw
 from selftrain.sweeps.space import Cell, Setting, Space, parse_space
-from selftrain.sweeps.trial import open_shared
+from selftrain.sweeps.trial import open_shared_encoder
+from selftrain.texts.engines import engine_needs
 
 FOLDER = "sweeps"  # below the experiment's output
 
@@ -28,12 +31,13 @@ class SweepPlan:
     space: Space
     settings: list[Setting]
     cells: list[Cell]
-    corpora: dict[str, tuple[Corpus, Truth]]  # by the fingerprint of the documents
+    corpora: dict[str, tuple[Corpus, TrueLabels]]  # by the fingerprint of the documents
     base: Experiment  # of the first cell: output, tracking and Ray are its
     folders: dict[str, Path | str] = field(default_factory=dict)  # language models by name
+    engine: Needs | None = None  # what the text engine asks of the cluster, at most; None where no cell wants texts
 
 
-def prepare(space: Space) -> SweepPlan:
+def prepare_sweep(space: Space) -> SweepPlan:
     """Read the data and validate every cell: its keys, the ranges of its values, its labels, and what its method itself refuses.
 
     Raises:
@@ -50,7 +54,17 @@ def prepare(space: Space) -> SweepPlan:
     validation = _Validation(space)
     cells = [cell for column in space.columns for setting in settings for cell in validation.cells(setting, column)]
     base = space.experiment(settings[0], space.columns[0])
-    return SweepPlan(space, [] if adaptive else settings, [] if adaptive else cells, validation.corpora, base, validation.folders)
+    engine = _engine(cells, validation.folders)
+    return SweepPlan(space, [] if adaptive else settings, [] if adaptive else cells, validation.corpora, base, validation.folders, engine)
+
+
+def _engine(cells: Sequence[Cell], folders: Mapping[str, Path | str]) -> Needs | None:
+    """The text engines of a sweep run one after the other: the most that any of them asks for."""
+    asking = {cell.experiment.augment.model_dump_json(): cell.experiment.augment for cell in cells if cell.wants_texts}
+    found = [wanted for augment in asking.values() if (wanted := engine_needs(augment, folders[str(augment.model)])) is not None]
+    if not found:
+        return None
+    return Needs(max(one.cpus for one in found), max(one.gpus for one in found), max(one.memory_gb for one in found))
 
 
 class _Validation:
@@ -58,9 +72,9 @@ class _Validation:
 
     def __init__(self, space: Space) -> None:
         self.space = space
-        self.corpora: dict[str, tuple[Corpus, Truth]] = {}  # by the fingerprint of the documents
+        self.corpora: dict[str, tuple[Corpus, TrueLabels]] = {}  # by the fingerprint of the documents
         self.folders: dict[str, Path | str] = {}  # language models by name
-        self._by_source: dict[str, tuple[Corpus, Truth]] = {}
+        self._by_source: dict[str, tuple[Corpus, TrueLabels]] = {}
         self._tested: dict[str, tuple[str, ...]] = {}  # column -> ids of the test documents
         self._encoders: dict[tuple[str, str], Any] = {}
 
@@ -83,7 +97,7 @@ class _Validation:
         seeds = self.space.seeds if cell.recipe.trains else self.space.seeds[:1]
         return [replace(cell, seed=seed, data=corpus.fingerprint) for seed in seeds]
 
-    def _documents(self, experiment: Experiment, column: str, where: str) -> tuple[Corpus, Truth]:
+    def _documents(self, experiment: Experiment, column: str, where: str) -> tuple[Corpus, TrueLabels]:
         # Who may see which labels is decided later: documents and splits are the same.
         source = experiment.data.model_copy(update={"supervision": "none", "labels_per_class": 1, "label_noise": 0.0})
         key = source.model_dump_json()
@@ -96,14 +110,14 @@ class _Validation:
             raise ConfigError(f"{where}: the axis changes the test documents; the rows of a column are compared on the same ones.")
         return corpus, truth
 
-    def _rounds(self, cell: Cell, corpus: Corpus, truth: Truth) -> int:
+    def _rounds(self, cell: Cell, corpus: Corpus, truth: TrueLabels) -> int:
         """How many rounds the method trains; building it is what checks its own conditions."""
         for seed in self.space.seeds:
             granted = grant(corpus, truth, cell.experiment.data, seed)
         model = cell.experiment.model
         key = model.model_dump_json(), corpus.fingerprint
         if key not in self._encoders:
-            self._encoders[key] = open_shared(with_whole_paths(model), corpus) if model.train == "head" else open_encoder(model, corpus)
+            self._encoders[key] = open_shared_encoder(with_whole_paths(model), corpus) if model.train == "head" else open_encoder(model, corpus)
         return cell.recipe.build(granted, self._encoders[key]).rounds
 
 
@@ -112,7 +126,7 @@ def folder_of(prepared: SweepPlan) -> Path:
     return Path(prepared.base.output) / FOLDER / f"{prepared.space.name}-{prepared.space.fingerprint()}"
 
 
-def resumed(folder: Path | str) -> Space:
+def resumed_space(folder: Path | str) -> Space:
     """The sweep of a folder.
 
     Raises:
@@ -126,7 +140,7 @@ def resumed(folder: Path | str) -> Space:
     return parse_space(read_yaml(file, "sweep", "tune_spaces/"))
 
 
-def plan(prepared: SweepPlan) -> str:
+def describe_sweep(prepared: SweepPlan) -> str:
     """What a sweep would do; nothing is started."""
     space = prepared.space
     results = Results(folder_of(prepared) / "results.jsonl", "")

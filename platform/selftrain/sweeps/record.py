@@ -8,7 +8,7 @@ from typing import Any
 
 from selftrain.runs.stages import Events
 from selftrain.sweeps.space import Cell
-from selftrain.tracking import Round, Status, Tracker
+from selftrain.tracking import RoundFigures, Status, Tracker
 from selftrain.tracking.spool import SPOOL, Spool
 
 CELL_TAG = "selftrain.cell"
@@ -39,7 +39,7 @@ class Recorder:
             return
         self._written.add(cell.fingerprint)
         rounds = [
-            Round(round=int(one["round"]), figures={name: value for name, value in one.items() if name != "round"})
+            RoundFigures(round=int(one["round"]), figures={name: value for name, value in one.items() if name != "round"})
             for one in result.get("rounds", [])
         ]
         figures = {**result.get("scores", {}), "train_seconds": result.get("train_seconds"), "validation_accuracy": result.get("validation")}

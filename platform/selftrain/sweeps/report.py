@@ -11,12 +11,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from selftrain.evaluation.sensitivity import Line, heatmaps, lines
+from selftrain.evaluation.summary import plus_minus
 from selftrain.files.durable import write_whole
 from selftrain.sweeps.space import Space
-from selftrain.sweeps.table import METRICS, Table, TableEntry, legend, number, plus_minus, shown, to_csv, to_markdown, to_text
+from selftrain.sweeps.table import METRICS, SweepTable, TableEntry, legend, number, shown_entry, to_csv, to_markdown, to_text
 
 
-def write(folder: Path, space: Space, table: Table, facts: Mapping[str, Any]) -> str:
+def write_table(folder: Path, space: Space, table: SweepTable, facts: Mapping[str, Any]) -> str:
     """Write a grid's table, figure and report.
 
     Args:
@@ -39,14 +40,14 @@ def write(folder: Path, space: Space, table: Table, facts: Mapping[str, Any]) ->
     return to_text(table)
 
 
-def write_search(folder: Path, space: Space, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
+def write_ranking(folder: Path, space: Space, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
     """Write a search's ranking and report.
 
     Args:
         folder: where to.
         space: what was asked.
         rows: of `search.ranking`.
-        facts: as in `write`.
+        facts: as in `write_table`.
 
     Returns:
         The ranking for a terminal.
@@ -56,8 +57,8 @@ def write_search(folder: Path, space: Space, rows: Sequence[Mapping[str, Any]], 
     body = [
         [
             row["setting"],
-            plus_minus(row["validation"]),
-            plus_minus(row["test"]) if index == 0 else "",
+            plus_minus(row["validation"], 2),
+            plus_minus(row["test"], 2) if index == 0 else "",
             f"round {row['stopped']}" if row["stopped"] else "",
         ]
         for index, row in enumerate(rows)
@@ -82,7 +83,7 @@ def _opening(space: Space, facts: Mapping[str, Any]) -> str:
     return f"# {space.title}\n\n    {facts['command']}\n\n{made}; selftrain {facts['code_version']}.\n{claim}"
 
 
-def figure(table: Table) -> bytes:
+def figure(table: SweepTable) -> bytes:
     """Lines over one axis, heatmaps over the last two; further axes and data sets become panels. PNG."""
     metric = METRICS[table.metric]
     if len(table.axes) == 1:
@@ -110,6 +111,6 @@ def _page(space: Space, facts: Mapping[str, Any], **content: Any) -> str:
     environment = Environment(
         loader=PackageLoader("selftrain", "evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["shown"] = shown
+    environment.filters["shown"] = shown_entry
     settings = {"table": None, "ranking": None, "picture": None, "head": [], "body": [], "legend": []} | content
     return environment.get_template("sweep.html").render(space=space, facts=facts, yaml=space.to_yaml(), **settings)

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from selftrain.config import Experiment
-from selftrain.errors import MissingExtraError, SelfTrainError
-from selftrain.runtime.cluster import Needs, session
+from selftrain.errors import SelfTrainError
+from selftrain.runtime.cluster import RAY_GB, TRAINING_GB, Needs, session
+from selftrain.runtime.memory import free_memory_gb
 from selftrain.sweeps.space import Range, Space
-from selftrain.texts.engines.vllm import ENGINE_CPUS, ENGINE_GB
 
 # work(config of the trial, what all trials share, report) -> a result that JSON can hold; `report` takes the objective so far
 Work = Callable[[Mapping[str, Any], Any, Callable[[float], None]], dict[str, Any]]
@@ -38,37 +38,52 @@ class Adaptive:
     known: Sequence[tuple[Mapping[str, Any], float]] = ()  # (config, objective) of trials that an earlier start has finished
 
 
+def trial_needs(at_once: int, gpus: float, engine: Needs | None) -> Needs:
+    """What a sweep asks of the cluster.
+
+    Args:
+        at_once: trials at the same time.
+        gpus: GPUs a trial.
+        engine: what the text engine beside the trials asks for; None where there is none.
+    """
+    own = Needs(float(at_once), gpus * at_once, RAY_GB + TRAINING_GB * at_once)
+    return own if engine is None else Needs(own.cpus + 1.0 + engine.cpus, own.gpus + engine.gpus, own.memory_gb + engine.memory_gb)
+
+
+def most_at_once(experiment: Experiment, engine: Needs | None) -> int:
+    """Trials that this machine can run at the same time, at least one: one a core, or one a GPU that the engine leaves free, as far as the memory goes.
+
+    Args:
+        experiment: says whether a trial uses a GPU, and whether the trials run on this machine.
+        engine: as in `trial_needs`.
+    """
+    import torch
+
+    most = len(os.sched_getaffinity(0))
+    if experiment.training.gpu:
+        most = torch.cuda.device_count() - int(engine.gpus if engine is not None else 0)
+    if experiment.ray.address is None:
+        most = min(most, int((free_memory_gb() - trial_needs(0, 0.0, engine).memory_gb) / TRAINING_GB))
+    return max(1, most)
+
+
 @contextmanager
-def workers(experiment: Experiment, at_once: int, *, gpus: float = 0.0, engine: bool = False) -> Iterator[None]:
+def workers(experiment: Experiment, wanted: Needs) -> Iterator[None]:
     """Ray for a sweep, for the length of a `with` block.
 
     Args:
-        experiment: its `ray` section says which cluster, its `augment` section what the text engine needs.
-        at_once: trials at the same time.
-        gpus: GPUs a trial.
-        engine: whether a text engine runs beside the trials.
+        experiment: its `ray` section says which cluster.
+        wanted: `trial_needs`.
 
     Raises:
         ResourceError: too little memory, CPUs or GPUs.
         ServiceError: no cluster answers at the address.
     """
-    cpus = float(at_once)
-    memory = 2.0 + 1.5 * at_once
-    if engine:
-        cpus += 1.0 + ENGINE_CPUS
-        memory += ENGINE_GB + experiment.augment.engine_memory_gb
     # Tune would move every trial into a folder of its own, and print what the driver prints already.
     os.environ.update(RAY_CHDIR_TO_TRIAL_DIR="0", TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", TUNE_DISABLE_SIGINT_HANDLER="1", RAY_AIR_NEW_OUTPUT="0")
     os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "0")
-    with session(experiment, Needs(cpus, gpus * at_once, memory)):
+    with session(experiment, wanted):
         yield
-
-
-def text_channel(experiment: Experiment, corpus: Any, model: Any, fingerprint: str, cache: str) -> Any:
-    """The text service that the trials of one data set and one text setting share; `close` ends it."""
-    from selftrain.texts.channel import RemoteTexts
-
-    return RemoteTexts.start(experiment.augment, corpus, str(model), fingerprint, cache)
 
 
 def run_trials(
@@ -127,20 +142,6 @@ def run_trials(
             ),
         )
         tuner.fit()
-
-
-def check_optuna() -> None:
-    """Optuna is an extra.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    from importlib.util import find_spec
-
-    if find_spec("optuna") is None:
-        raise MissingExtraError(
-            "search.sampler optuna needs the package optuna; install the extra (pip install 'selftrain[search]'), or set sampler: random."
-        )
 
 
 def _trial(config: Mapping[str, Any], work: Work, shared: Any, configs: Sequence[Mapping[str, Any]] | None) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from selftrain.errors import ConfigError
+from selftrain.errors import ConfigError, MissingExtraError
 from selftrain.evaluation.significance import mean_std
 from selftrain.sweeps.space import Range, Setting, Space
 
@@ -30,10 +31,10 @@ def check_search(space: Space) -> None:
     validation = space.base["data"].get("validation_documents", 0) if isinstance(space.base, Mapping) and "data" in space.base else 0
     if not max(validation, space.datasets.get(space.columns[0], {}).get("validation_documents", 0)):
         raise ConfigError(f"{space.name}: a search chooses on validation documents, never on test documents; set data.validation_documents.")
-    if search.sampler == "optuna":
-        from selftrain.sweeps.runner import check_optuna
-
-        check_optuna()
+    if search.sampler == "optuna" and find_spec("optuna") is None:
+        raise MissingExtraError(
+            "search.sampler optuna needs the package optuna; install the extra (pip install 'selftrain[search]'), or set sampler: random."
+        )
 
 
 def draw(space: Space) -> list[dict[str, Any]]:

@@ -72,7 +72,7 @@ class Paper(Section):
         if not isinstance(figures, Mapping):
             return figures
         return {
-            shown(row): {str(column): str(figure) for column, figure in cells.items()} if isinstance(cells, Mapping) else cells
+            shown_value(row): {str(column): str(figure) for column, figure in cells.items()} if isinstance(cells, Mapping) else cells
             for row, cells in figures.items()
         }
 
@@ -142,7 +142,7 @@ class Space(Section):
         for key, value in values.items():
             axis = self.axes[key]
             changes = merge(changes, axis[value] if isinstance(axis, Mapping) else nested(key, value))
-        return Setting(tuple(shown(value) for value in values.values()), changes)
+        return Setting(tuple(shown_value(value) for value in values.values()), changes)
 
     def experiment(self, setting: Setting, column: str) -> Experiment:
         """The experiment of a cell, without its seed. The options of its method are checked by `cell`.
@@ -265,7 +265,7 @@ def parse_space(document: Mapping[str, Any]) -> Space:
     return _parse(document, "the sweep")
 
 
-def shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
     """A value as the table prints it: 0.1, 1e-05, true, none."""
     if value is None or isinstance(value, bool):
         return str(value).lower()

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -18,26 +18,25 @@ from typing import Any
 import psutil
 import torch
 
-from selftrain.config import Experiment
 from selftrain.data.texts import TextChannel, no_texts
-from selftrain.errors import ProcessDied, SelfTrainError
+from selftrain.errors import ConfigError, ProcessDied, SelfTrainError
 from selftrain.files.durable import check_writable, explained, write_whole
 from selftrain.methods.recipe import resolve
-from selftrain.models.locate import fingerprint
-from selftrain.passwords import without_passwords
 from selftrain.runs.run import code_version
 from selftrain.runs.stages import Events
+from selftrain.runtime.cluster import Needs
 from selftrain.runtime.watch import cause_of
 from selftrain.sweeps import report
-from selftrain.sweeps.plan import SweepPlan, folder_of, prepare, with_whole_paths
+from selftrain.sweeps.plan import SweepPlan, folder_of, prepare_sweep, with_whole_paths
 from selftrain.sweeps.record import Recorder
 from selftrain.sweeps.results import Results
-from selftrain.sweeps.runner import Adaptive, run_trials, text_channel, workers
+from selftrain.sweeps.runner import Adaptive, most_at_once, run_trials, trial_needs, workers
 from selftrain.sweeps.search import ranking
 from selftrain.sweeps.space import Cell, Setting, Space, text_settings
-from selftrain.sweeps.table import Table, build
-from selftrain.sweeps.trial import Shared, axis_values, open_shared, run_cell, run_found
+from selftrain.sweeps.table import SweepTable, build_table
+from selftrain.sweeps.trial import SharedInputs, axis_values, open_shared_encoder, run_cell, run_proposed
 from selftrain.tracking import KIND_TAG, Tracker
+from selftrain.tracking.spool import unsent_sentence
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class SweepResult:
     """What a sweep leaves."""
 
     folder: Path
-    table: Table | None  # None for a search
+    table: SweepTable | None  # None for a search
     text: str  # for a terminal
     trained: int  # cells that this start has trained
     seconds: float
@@ -61,18 +60,20 @@ def run_sweep(
     Args:
         space: what to do.
         folder: of an earlier start of the same sweep; default: the one that belongs to `space`.
-        at_once: trials at the same time; default: one a core (one a GPU where trials use one).
+        at_once: trials at the same time; default: `most_at_once`, one a core or a GPU as far as the memory goes.
         address: a Ray cluster; default: a local Ray.
         command: how the sweep was started, for the report.
 
     Raises:
-        ConfigError, DataError, BundleError: a cell is wrong; nothing was started.
+        ConfigError, DataError, BundleError: an argument or a cell is wrong; nothing was started.
         OutputError: the folder cannot be written.
         ResourceError, ServiceError: Ray cannot give what the trials need, or the tracking store does not answer.
         ProcessDied: a process of Ray was lost; the message says how to continue.
     """
+    if at_once is not None and at_once < 1:
+        raise ConfigError(f"at_once must be at least 1 (got {at_once}).", parameter="at_once")
     started = time.monotonic()
-    prepared = prepare(space)
+    prepared = prepare_sweep(space)
     base = prepared.base
     if address is not None:
         base = base.model_copy(update={"ray": base.ray.model_copy(update={"address": address})})
@@ -85,7 +86,7 @@ def run_sweep(
     tracker = Tracker(base.tracking, folder, space.name)
     run_id = tracker.start(folder.name, space.model_dump(mode="json"), {KIND_TAG: "sweep", "selftrain.code_version": code_version()})
     recorder = Recorder(tracker, folder, events)
-    sweep = _Sweep(prepared, Results(folder / "results.jsonl", code_version()), events, recorder, at_once or _at_once(base))
+    sweep = _Sweep(prepared, Results(folder / "results.jsonl", code_version()), events, recorder, at_once or most_at_once(base, prepared.engine))
     try:
         sweep.train()
         with explained(folder, "free some space and repeat the command, nothing is trained again"):
@@ -104,11 +105,7 @@ def run_sweep(
     if (reason := recorder.close("FINISHED")) is None:
         return result
     events("results missing in MLflow", reason=reason)
-    return replace(
-        result,
-        unsent=f"The results are complete in {folder}, but the tracking store {without_passwords(tracker.uri)} did not take all of them ({reason}); "
-        f"when it answers again, send the rest with `selftrain sweep --resume {folder}`: nothing is trained again.",
-    )
+    return replace(result, unsent=unsent_sentence(tracker, folder, reason, "sweep"))
 
 
 class _Sweep:
@@ -144,12 +141,11 @@ class _Sweep:
             return
         self.events("sweep started", trainings=len(missing), there=there, at_once=self.at_once)
         self._embed(missing)
-        asking = next((cell.experiment for cell in missing if cell.wants_texts), None)
-        with workers(asking or self.prepared.base, min(self.at_once, len(missing)), gpus=self.gpus, engine=asking is not None):
+        with workers(self.prepared.base, self._needs(len(missing), any(cell.wants_texts for cell in missing))):
             for cells in _by_texts(missing):
                 with self._texts(cells[0]) as texts:
                     corpora = {cell.data: self.prepared.corpora[cell.data] for cell in cells}
-                    shared = Shared([_for_workers(cell) for cell in cells], corpora, texts, self.space.search is not None)
+                    shared = SharedInputs([_for_workers(cell) for cell in cells], corpora, texts, self.space.search is not None)
 
                     def on_result(config: Mapping[str, Any], result: dict[str, Any], cells: Sequence[Cell] = cells) -> None:
                         self._add(cells[config["cell"]], result)
@@ -178,26 +174,24 @@ class _Sweep:
                 self.tried.append(result)
             self._add(cell, result)
 
-        with workers(base, min(self.at_once, left), gpus=self.gpus, engine=probe.wants_texts), self._texts(probe) as texts:
-            shared = Shared([_for_workers(probe)], {probe.data: (corpus, truth)}, texts, True, self.space)
-            self._run(run_found, shared, on_result, configs)
+        with workers(base, self._needs(left, probe.wants_texts)), self._texts(probe) as texts:
+            shared = SharedInputs([_for_workers(probe)], {probe.data: (corpus, truth)}, texts, True, self.space)
+            self._run(run_proposed, shared, on_result, configs)
 
-    @contextmanager
-    def _texts(self, cell: Cell) -> Iterator[TextChannel]:
+    def _needs(self, trials: int, texts: bool) -> Needs:
+        return trial_needs(min(self.at_once, trials), self.gpus, self.prepared.engine if texts else None)
+
+    def _texts(self, cell: Cell) -> AbstractContextManager[TextChannel]:
         """The text service of `cell`, and of all that share its data and text settings."""
         if not cell.wants_texts:
-            yield no_texts
-            return
-        augment = cell.experiment.augment
-        model = self.prepared.folders[str(augment.model)]
-        corpus, _ = self.prepared.corpora[cell.data]
-        texts = text_channel(cell.experiment, corpus, model, fingerprint(model), str(Path(augment.cache).absolute()))
-        try:
-            yield texts
-        finally:
-            texts.close()
+            return nullcontext(no_texts)
+        from selftrain.texts.channel import open_texts
 
-    def _run(self, work: Any, shared: Shared, on_result: Callable[..., None], configs: Any) -> None:
+        augment = cell.experiment.augment
+        corpus, _ = self.prepared.corpora[cell.data]
+        return open_texts(augment, corpus, self.prepared.folders[str(augment.model)], progress=False)
+
+    def _run(self, work: Any, shared: SharedInputs, on_result: Callable[..., None], configs: Any) -> None:
         minutes = (self.deadline - time.monotonic()) / 60 if self.deadline is not None else None
         if minutes is not None and minutes <= 0:
             return
@@ -228,7 +222,7 @@ class _Sweep:
             done.add(key)
             corpus = self.prepared.corpora[cell.data][0]
             prompts = [prompt for group in corpus.label_prompts() for prompt in group]
-            open_shared(model, corpus).encode([*corpus.unlabeled.contents, *corpus.test.contents, *corpus.validation.contents, *prompts])
+            open_shared_encoder(model, corpus).encode([*corpus.unlabeled.contents, *corpus.test.contents, *corpus.validation.contents, *prompts])
 
     def finish(self, folder: Path, started: float, run_id: str, command: str) -> SweepResult:
         """Write table, figure and report.
@@ -256,13 +250,13 @@ class _Sweep:
         if self.space.search is not None:
             settings, results = self._tried()
             rows = ranking(settings, results)
-            text = report.write_search(folder, self.space, rows, facts)
+            text = report.write_ranking(folder, self.space, rows, facts)
             return SweepResult(folder, None, text, self.trained, seconds, run_id)
         table = self.table()
-        text = report.write(folder, self.space, table, facts)
+        text = report.write_table(folder, self.space, table, facts)
         return SweepResult(folder, table, text, self.trained, seconds, run_id)
 
-    def table(self) -> Table:
+    def table(self) -> SweepTable:
         """The table of all results so far."""
         values = {setting.name: setting.values for setting in self.prepared.settings}
         results = {
@@ -273,7 +267,7 @@ class _Sweep:
         for cell in self.prepared.cells:
             if not cell.recipe.trains and (found := self.results.get(cell)) is not None:
                 results |= {(values[cell.setting], cell.column, seed): found for seed in self.space.seeds}
-        return build(
+        return build_table(
             axes=[key.removeprefix("method.") for key in self.space.axes],
             rows=[setting.values for setting in self.prepared.settings],
             columns=self.space.columns,
@@ -310,9 +304,3 @@ def _by_texts(cells: Sequence[Cell]) -> list[list[Cell]]:
         key = json.dumps([cell.data, text_settings(cell.experiment)]) if cell.wants_texts else ""
         groups.setdefault(key, []).append(cell)
     return list(groups.values())
-
-
-def _at_once(experiment: Experiment) -> int:
-    if experiment.training.gpu:
-        return max(1, torch.cuda.device_count())
-    return len(os.sched_getaffinity(0))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from selftrain.evaluation.significance import MeanStd, mean_std, paired_t_test
+from selftrain.evaluation.summary import plus_minus
 
 SIGNIFICANT = 0.05
 WORSE = "•"
@@ -44,7 +45,7 @@ class TableEntry:
 
 
 @dataclass(frozen=True)
-class Table:
+class SweepTable:
     """The whole table."""
 
     axes: tuple[str, ...]
@@ -68,7 +69,7 @@ class Table:
         return any(entry.paper is not None for _, entry in self.column(column))
 
 
-def build(
+def build_table(
     *,
     axes: Sequence[str],
     rows: Sequence[tuple[str, ...]],
@@ -78,7 +79,7 @@ def build(
     results: Mapping[tuple[tuple[str, ...], str, int], Mapping[str, Any]],
     paper: Mapping[str, Mapping[str, str]] | None = None,
     paper_source: str | None = None,
-) -> Table:
+) -> SweepTable:
     """The table.
 
     The best of a column is the one with the best mean among rows with all seeds (with what they have where none has all). Every other row with at least two
@@ -110,7 +111,7 @@ def build(
             figure = (paper or {}).get(" · ".join(row), {}).get(column)
             found[row] = TableEntry(values, failed, tuple(missing), mean_std(list(values.values())) if values else None, paper=figure)
         entries |= {(row, column): entry for row, entry in _compared(found, metric).items()}
-    return Table(tuple(axes), tuple(rows), tuple(columns), metric, entries, paper_source)
+    return SweepTable(tuple(axes), tuple(rows), tuple(columns), metric, entries, paper_source)
 
 
 def score(result: Mapping[str, Any], metric: str) -> float:
@@ -135,29 +136,22 @@ def _compared(entries: dict[tuple[str, ...], TableEntry], metric: str) -> dict[t
     return compared
 
 
-def plus_minus(summary: MeanStd | None, digits: int = 2) -> str:
-    """`83.18 ± 0.05`; a dash where there is nothing."""
-    if summary is None:
-        return "–"
-    return f"{summary['mean']:.{digits}f}" + (f" ± {summary['std']:.{digits}f}" if summary["std"] is not None else "")
-
-
-def shown(entry: TableEntry) -> str:
+def shown_entry(entry: TableEntry) -> str:
     """A field as text: mean ± std, the mark, and how many seeds it is from where some are missing."""
-    text = plus_minus(entry.summary) + (f" {WORSE}" if entry.worse else "")
+    text = plus_minus(entry.summary, 2) + (f" {WORSE}" if entry.worse else "")
     if len(entry.values) < entry.seeds:
         text += f" ({len(entry.values)} of {entry.seeds} seeds)"
     return text
 
 
-def to_markdown(table: Table) -> str:
+def to_markdown(table: SweepTable) -> str:
     """The table and its legend; the best of every column in bold."""
     head, body = _cells(table, bold="**{}**")
     lines = [head, ["---"] * len(head), *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n" + "\n".join(legend(table)) + "\n"
 
 
-def to_text(table: Table) -> str:
+def to_text(table: SweepTable) -> str:
     """The table for a terminal, columns aligned; `*` marks the best of every column."""
     head, body = _cells(table, bold="{} *")
     widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
@@ -166,7 +160,7 @@ def to_text(table: Table) -> str:
     return "\n".join([*text, *legend(table, bold="*")])
 
 
-def to_csv(table: Table) -> str:
+def to_csv(table: SweepTable) -> str:
     """One line a setting and data set, with every seed's value."""
     seeds = sorted({seed for entry in table.entries.values() for seed in (*entry.values, *entry.failed, *entry.missing)})
     stream = io.StringIO()
@@ -191,7 +185,7 @@ def to_csv(table: Table) -> str:
     return stream.getvalue()
 
 
-def legend(table: Table, bold: str = "bold") -> list[str]:
+def legend(table: SweepTable, bold: str = "bold") -> list[str]:
     """What the marks mean, and what failed."""
     seeds = max((entry.seeds for entry in table.entries.values()), default=0)
     lower = ", lower is better" if table.metric in _LOWER_IS_BETTER else ""
@@ -218,7 +212,7 @@ def number(text: str | None) -> float | None:
     return float(matched.group(1)) if matched else None
 
 
-def _cells(table: Table, bold: str) -> tuple[list[str], list[list[str]]]:
+def _cells(table: SweepTable, bold: str) -> tuple[list[str], list[list[str]]]:
     head = [*table.axes]
     for column in table.columns:
         head += [column, "paper"] if table.has_paper(column) else [column]
@@ -227,7 +221,7 @@ def _cells(table: Table, bold: str) -> tuple[list[str], list[list[str]]]:
         line = [*row]
         for column in table.columns:
             entry = table.entries[row, column]
-            line.append(bold.format(shown(entry)) if entry.best else shown(entry))
+            line.append(bold.format(shown_entry(entry)) if entry.best else shown_entry(entry))
             if table.has_paper(column):
                 line.append(entry.paper or "–")
         body.append(line)

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 
 from selftrain.config import ModelConfig
-from selftrain.data.corpus import Corpus, Truth
-from selftrain.data.supervision import describe as describe_supervision
-from selftrain.data.supervision import grant
+from selftrain.data.corpus import Corpus, TrueLabels
+from selftrain.data.supervision import describe_supervision, grant
 from selftrain.data.texts import TextChannel
 from selftrain.evaluation.metrics import evaluate
 from selftrain.models.encoder import Encoder
@@ -31,11 +30,11 @@ OnRound = Callable[[dict[str, float]], None]
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedInputs:
     """What all trials of a worker's group have in common."""
 
     cells: Sequence[Cell]
-    corpora: Mapping[str, tuple[Corpus, Truth]]  # by the fingerprint of the documents
+    corpora: Mapping[str, tuple[Corpus, TrueLabels]]  # by the fingerprint of the documents
     texts: TextChannel
     search: bool = False  # whether every round is reported while training goes on
     space: Space | None = field(default=None)  # of a search that makes its cells as it goes
@@ -44,7 +43,7 @@ class Shared:
 _FROZEN: dict[tuple[str, str], Encoder] = {}
 
 
-def open_shared(model: ModelConfig, corpus: Corpus) -> Encoder:
+def open_shared_encoder(model: ModelConfig, corpus: Corpus) -> Encoder:
     """The encoder of `model.train: head`. It is opened once a process; copies share its frozen embeddings, and have a trained layer of their own.
 
     Random numbers are drawn as `open_encoder` draws them, so the weights that a method makes next are those of a run.
@@ -61,12 +60,12 @@ def open_shared(model: ModelConfig, corpus: Corpus) -> Encoder:
     return copy.deepcopy(_FROZEN[key])
 
 
-def run_cell(config: Mapping[str, Any], shared: Shared, on_accuracy: Callable[[float], None]) -> dict[str, Any]:
+def run_cell(config: Mapping[str, Any], shared: SharedInputs, on_accuracy: Callable[[float], None]) -> dict[str, Any]:
     """A trial: the cell number `config["cell"]`."""
     return _run(shared.cells[config["cell"]], shared, on_accuracy)
 
 
-def run_found(config: Mapping[str, Any], shared: Shared, on_accuracy: Callable[[float], None]) -> dict[str, Any]:
+def run_proposed(config: Mapping[str, Any], shared: SharedInputs, on_accuracy: Callable[[float], None]) -> dict[str, Any]:
     """A trial of an adaptive search: `config` holds a value, or the place of one, for every axis."""
     assert shared.space is not None
     probe = shared.cells[0]
@@ -89,7 +88,7 @@ def axis_values(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _run(cell: Cell, shared: Shared, on_accuracy: Callable[[float], None]) -> dict[str, Any]:
+def _run(cell: Cell, shared: SharedInputs, on_accuracy: Callable[[float], None]) -> dict[str, Any]:
     torch.set_num_threads(cell.experiment.training.threads or 1)  # as many trials as cores run beside this one
     corpus, truth = shared.corpora[cell.data]
     if not shared.search:
@@ -98,7 +97,7 @@ def _run(cell: Cell, shared: Shared, on_accuracy: Callable[[float], None]) -> di
     return result | {"objective": result["validation"]}
 
 
-def train_cell(cell: Cell, corpus: Corpus, truth: Truth, texts: TextChannel, on_round: OnRound | None = None) -> dict[str, Any]:
+def train_cell(cell: Cell, corpus: Corpus, truth: TrueLabels, texts: TextChannel, on_round: OnRound | None = None) -> dict[str, Any]:
     """Train and score a cell.
 
     Args:
@@ -122,7 +121,7 @@ def train_cell(cell: Cell, corpus: Corpus, truth: Truth, texts: TextChannel, on_
         texts,
         seed=cell.seed,
         validation=validation,
-        opened=(lambda: open_shared(recipe.model, granted)) if recipe.model.train == "head" else None,
+        opened=(lambda: open_shared_encoder(recipe.model, granted)) if recipe.model.train == "head" else None,
         report=(lambda figures, state: on_round(figures)) if on_round is not None else None,
     )
     student = fitted.student

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from selftrain.config import AugmentConfig
 from selftrain.data.corpus import Corpus
@@ -23,7 +24,7 @@ from selftrain.texts.cache import Completion, TextCache
 from selftrain.texts.engines import make_engine
 from selftrain.texts.progress import ProgressBar
 from selftrain.texts.prompts import Prompt
-from selftrain.texts.service import Progress, Summary, TextService
+from selftrain.texts.service import Progress, TextService, TextSummary
 
 CLOSE_SECONDS = 60  # for the engine to end, before its service is killed
 
@@ -53,11 +54,12 @@ def open_texts(
     Raises:
         ray.exceptions.RayActorError: the service cannot start, for instance because the cache cannot be read; the message holds the reason.
     """
-    found = model_fingerprint or fingerprint(model)
-    with (
-        closing(RemoteTexts.start(config, corpus, str(model), found, os.path.abspath(config.cache))) as texts,
-        ProgressBar(texts.progress, notify=notify) if progress else nullcontext(),
-    ):
+    here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+    actor = _TextActor.options(scheduling_strategy=here).remote(  # type: ignore[attr-defined]
+        config, corpus, str(model), model_fingerprint or fingerprint(model), os.path.abspath(config.cache)
+    )
+    ray.get(actor.progress.remote())
+    with closing(RemoteTexts(actor)) as texts, ProgressBar(texts.progress, notify=notify) if progress else nullcontext():
         yield texts
 
 
@@ -82,29 +84,6 @@ class RemoteTexts:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteTexts, (self._actor,)
-
-    @classmethod
-    def start(cls, config: AugmentConfig, corpus: Corpus, model: str, model_fingerprint: str, cache_folder: str) -> RemoteTexts:
-        """Start the service, which `close` ends; see `open_texts`, which does both.
-
-        Args:
-            config: of the language model.
-            corpus: documents and classes that requests are about.
-            model: folder of the language model, or its name on the hub.
-            model_fingerprint: of the language model.
-            cache_folder: of the completions; absolute.
-
-        Raises:
-            ray.exceptions.RayActorError: the service cannot start; the message holds the reason.
-        """
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
-        actor = _TextActor.options(  # type: ignore[attr-defined]
-            scheduling_strategy=here
-        ).remote(config, corpus, model, model_fingerprint, cache_folder)
-        ray.get(actor.progress.remote())
-        return cls(actor)
 
     def __call__(self, requests: Sequence[TextRequest]) -> Mapping[TextRequest, str]:
         """See `TextService.usable_texts`."""
@@ -139,9 +118,9 @@ class RemoteTexts:
             return None
         return result
 
-    def summary(self) -> Summary:
+    def summary(self) -> TextSummary:
         """Counts, examples for the report, and (class index, conditional text) pairs so far."""
-        result: Summary = ray.get(self._actor.summary.remote())
+        result: TextSummary = ray.get(self._actor.summary.remote())
         return result
 
     def close(self) -> None:

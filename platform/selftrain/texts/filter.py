@@ -9,14 +9,14 @@ MIN_WORDS = 3
 
 
 @dataclass(frozen=True)
-class Cleaned:
+class FilteredText:
     """A completion after the filter: `text` to use, or the reason why it is not used."""
 
     text: str
     reason: str = ""  # "" | failed | empty | truncated | repeated | echo
 
 
-def clean(raw: str, document: str, *, cut_off: bool) -> Cleaned:
+def filter_completion(raw: str, document: str, *, cut_off: bool) -> FilteredText:
     """Keep a completion, shortened to whole sentences, or state why not.
 
     empty: fewer than three words; truncated: cut off by the token limit before three whole words were written; repeated: more than half of its word
@@ -29,21 +29,21 @@ def clean(raw: str, document: str, *, cut_off: bool) -> Cleaned:
     """
     text = " ".join(raw.replace("�", " ").split())
     if len(text.split()) < MIN_WORDS:
-        return Cleaned("", "truncated" if cut_off and text else "empty")
+        return FilteredText("", "truncated" if cut_off and text else "empty")
     if cut_off:
         text = _whole(text)
         if len(text.split()) < MIN_WORDS:
-            return Cleaned("", "truncated")
+            return FilteredText("", "truncated")
     words = re.findall(r"\w+", text.lower())
     triples = list(zip(words, words[1:], words[2:], strict=False))
     if len(triples) >= 4 and len(set(triples)) < 0.5 * len(triples):
-        return Cleaned(text, "repeated")
+        return FilteredText(text, "repeated")
     source = re.findall(r"\w+", document.lower())
     known = {tuple(source[i : i + 5]) for i in range(len(source) - 4)}
     grams = [tuple(words[i : i + 5]) for i in range(len(words) - 4)]
     if grams and sum(gram in known for gram in grams) > 0.5 * len(grams):
-        return Cleaned(text, "echo")
-    return Cleaned(text)
+        return FilteredText(text, "echo")
+    return FilteredText(text)
 
 
 def sentence_ends(text: str) -> list[int]:

@@ -17,7 +17,7 @@ from selftrain.data.corpus import Corpus, Label
 from selftrain.data.texts import TextRequest
 from selftrain.texts.cache import Completion, TextCache, cache_key
 from selftrain.texts.engines.base import Engine, Generation
-from selftrain.texts.filter import Cleaned, clean
+from selftrain.texts.filter import FilteredText, filter_completion
 from selftrain.texts.prompts import Prompt, prompt_for
 
 BLOCK = 32  # completions a Parquet block: what a killed run may lose
@@ -26,7 +26,7 @@ MAX_EXAMPLES = {True: 6, False: 3}  # for the report, of each kind: used ones, f
 
 
 @dataclass
-class Counts:
+class TextCounts:
     """What a run requested of the language model, for metrics.json and the report."""
 
     requested: int = 0
@@ -65,10 +65,10 @@ class Progress:
     notices: tuple[str, ...] = ()  # what failed and was repaired, so far
 
 
-class Summary(NamedTuple):
+class TextSummary(NamedTuple):
     """What the report shows of a run's texts."""
 
-    counts: Counts
+    counts: TextCounts
     examples: list[dict[str, Any]]
     conditional: list[tuple[int, str]]  # (class index, text)
 
@@ -91,7 +91,7 @@ class TextService:
         self.model_fingerprint = model_fingerprint
         self.cache = cache
         self.engine = engine
-        self.counts = Counts()
+        self.counts = TextCounts()
         self.examples: list[dict[str, Any]] = []
         self.conditional: list[tuple[int, str]] = []
         self._counted: set[str] = set()  # keys
@@ -144,9 +144,9 @@ class TextService:
             found = self._progress
         return replace(found, starting=bool(found.total) and self.engine.starting, notices=tuple(self.engine.notices))
 
-    def summary(self) -> Summary:
+    def summary(self) -> TextSummary:
         """Counts and samples of all that was requested so far."""
-        return Summary(self.counts, self.examples, self.conditional)
+        return TextSummary(self.counts, self.examples, self.conditional)
 
     def close(self) -> None:
         """End the engine."""
@@ -198,12 +198,12 @@ class TextService:
         with self._progress_lock:
             self._progress = progress
 
-    def _filtered(self, request: TextRequest, completion: Completion | None) -> Cleaned:
+    def _filtered(self, request: TextRequest, completion: Completion | None) -> FilteredText:
         if completion is None:
-            return Cleaned("", "failed")
+            return FilteredText("", "failed")
         if request.kind == "classify":  # one of the class names
-            return Cleaned(completion.text.strip())
-        return clean(completion.text, self.documents[request.document_id], cut_off=completion.cut_off)
+            return FilteredText(completion.text.strip())
+        return filter_completion(completion.text, self.documents[request.document_id], cut_off=completion.cut_off)
 
     def _count(self, key: str, *, generated: bool, reason: str) -> None:
         """Every text counts once a run, however often rounds and seeds request it."""

@@ -11,17 +11,17 @@ MLflow takes seconds to import, so it is imported inside the functions.
 """
 
 from selftrain.tracking.address import check_tracking, is_away, tracking_uri
-from selftrain.tracking.registry import CHAMPION, Champions, Registered, RegisteredBundle, champion_bundle, registered_bundle, write_mlmodel
-from selftrain.tracking.runs import KIND_TAG, RUN_TAG, Round, Run, Status, Tracker, finished_metrics
+from selftrain.tracking.registry import CHAMPION, Champions, RegisteredBundle, RegisteredVersion, champion_bundle, registered_bundle, write_mlmodel
+from selftrain.tracking.runs import KIND_TAG, RUN_TAG, RoundFigures, Run, Status, Tracker, finished_metrics
 
 __all__ = [
     "CHAMPION",
     "KIND_TAG",
     "RUN_TAG",
     "Champions",
-    "Registered",
     "RegisteredBundle",
-    "Round",
+    "RegisteredVersion",
+    "RoundFigures",
     "Run",
     "Status",
     "Tracker",

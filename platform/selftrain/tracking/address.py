@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,24 @@ def _check_database(uri: str) -> None:
         engine.dispose()
 
 
+def require_mlflow() -> None:
+    """MLflow is an extra; a bundle's folder needs none.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    if find_spec("mlflow") is None:
+        raise MissingExtraError("The registry needs the package mlflow, which is not installed; pip install 'selftrain[tracking]'.")
+
+
 def require_database(uri: str) -> None:
     """Reading must not make an empty database.
 
     Raises:
+        MissingExtraError: MLflow is not installed.
         ServiceError: `uri` is a SQLite file that does not exist yet.
     """
+    require_mlflow()
     file = sqlite_file(uri)
     if file is not None and not file.exists():
         raise ServiceError(f"There is no MLflow database {file}; start a run here first, or set MLFLOW_TRACKING_URI to the tracking server.")
@@ -169,9 +182,10 @@ def connected(uri: str) -> Iterator[Any]:
 
     Raises:
         ServiceError: the store does not answer, or cannot be used.
-        ConfigError, MissingExtraError: as `check_tracking`.
+        ConfigError, MissingExtraError: as `check_tracking`, or MLflow is not installed.
         OutputError: the database file cannot be written.
     """
+    require_mlflow()
     check_tracking(uri)
     quiet_mlflow()
     from mlflow import MlflowClient

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,14 +16,14 @@ from urllib.parse import unquote, urlparse
 from selftrain.errors import BundleError, ConfigError, SelfTrainError
 from selftrain.passwords import without_passwords
 from selftrain.tracking.address import check_tracking, connect, is_refusal, quiet_mlflow, require_database, tracking_uri
-from selftrain.tracking.champion import Champion, decide
+from selftrain.tracking.champion import Champion
 
 CHAMPION = "champion"
-BUNDLE = "bundle"
+_NAME = r"[^/@]+"  # of a model or an alias, as a regular expression
 
 
 @dataclass(frozen=True)
-class Registered:
+class RegisteredVersion:
     """What became of a bundle in the registry."""
 
     model: str
@@ -39,58 +39,15 @@ class RegisteredBundle(NamedTuple):
     version: str
 
 
-def add_version(
-    client: Any,
-    uri: str,
-    run_id: str,
-    bundle: Path,
-    model_name: str,
-    *,
-    accuracy: float | None,
-    labeled: bool,
-    promote: bool,
-    evaluate: Callable[[Path], float] | None,
-    tags: Mapping[str, str],
-) -> Registered:
-    """Upload a bundle, register it as a new version, and make it champion where `champion.decide` says so.
+def present_champion(client: Any, uri: str, model_name: str, evaluate: Callable[[Path], float] | None) -> Champion | None:
+    """The version with the alias, evaluated on the candidate's documents; None where no version has it.
 
     Args:
         client: of MLflow.
         uri: of the registry.
-        run_id: MLflow's id of the run that made the bundle.
-        bundle: the bundle's folder; the file MLmodel is written into it.
         model_name: name in the registry.
-        accuracy: of the bundle on its test documents.
-        labeled: whether these have labels.
-        promote: make it champion where nothing compares it.
-        evaluate: a bundle's accuracy on the same documents; called with the present champion's bundle.
-        tags: of the version, cut to MLflow's limits.
+        evaluate: a bundle's accuracy on the candidate's documents; None where nothing evaluates it.
     """
-    from mlflow.exceptions import MlflowException
-    from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
-
-    write_mlmodel(bundle, run_id)
-    # A version's files never change: a driver that was restarted in the same run, and registers again, must not write over the first ones.
-    earlier = len(client.search_model_versions(f"run_id = '{run_id}'"))
-    folder = BUNDLE if earlier == 0 else f"{BUNDLE}-{earlier + 1}"
-    client.log_artifacts(run_id, str(bundle), folder)
-    try:
-        client.create_registered_model(model_name)
-    except MlflowException as error:
-        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
-            raise
-    source = f"{client.get_run(run_id).info.artifact_uri.rstrip('/')}/{folder}"
-    version = client.create_model_version(model_name, source, run_id, tags=dict(tags)).version
-    compares = labeled and accuracy is not None
-    decision = decide(accuracy, _present_champion(client, uri, model_name, evaluate) if compares else None, labeled=labeled, promote=promote)
-    if decision.champion:
-        client.set_registered_model_alias(model_name, CHAMPION, version)
-    client.set_model_version_tag(model_name, version, "champion_decision", decision.reason)
-    return Registered(model_name, str(version), decision.champion, decision.reason)
-
-
-def _present_champion(client: Any, uri: str, model_name: str, evaluate: Callable[[Path], float] | None) -> Champion | None:
-    """The version with the alias, evaluated on the candidate's documents; None where no version has it."""
     holder = _version_with(client, model_name, CHAMPION)
     if holder is None:
         return None
@@ -119,8 +76,11 @@ def champion_bundle(model_name: str, uri: str | None = None) -> RegisteredBundle
     """The bundle that holds the alias `champion`.
 
     Raises:
-        ServiceError, ConfigError, BundleError: as `registered_bundle`.
+        ConfigError: `model_name` cannot be a name in the registry.
+        MissingExtraError, ServiceError, ConfigError, BundleError: as `registered_bundle`.
     """
+    if re.fullmatch(_NAME, model_name) is None:
+        raise ConfigError(f"model_name must be a name in the registry, without / and @ (got {model_name!r}).", parameter="model_name")
     return registered_bundle(f"models:/{model_name}@{CHAMPION}", uri)
 
 
@@ -132,11 +92,12 @@ def registered_bundle(model_uri: str, uri: str | None = None) -> RegisteredBundl
         uri: the registry; default as in `tracking_uri`.
 
     Raises:
+        MissingExtraError: MLflow is not installed.
         ServiceError: the store does not answer, or there is no database yet.
         ConfigError: no such address, model, alias or version; the message says how to make one.
         BundleError: the version's files are gone.
     """
-    matched = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", model_uri)
+    matched = re.fullmatch(rf"models:/({_NAME})(?:@({_NAME})|/(\d+))", model_uri)
     if matched is None:
         raise ConfigError(f"model_uri must be models:/NAME@ALIAS or models:/NAME/VERSION (got {model_uri!r}).", parameter="model_uri")
     name, alias, number = matched.groups()

@@ -17,9 +17,11 @@ from selftrain.config import TrackingConfig
 from selftrain.errors import ConfigError
 from selftrain.passwords import without_passwords
 from selftrain.tracking.address import artifact_root, connect, connected, require_database, tracking_uri
-from selftrain.tracking.registry import Registered, add_version
+from selftrain.tracking.champion import decide
+from selftrain.tracking.registry import CHAMPION, RegisteredVersion, present_champion, write_mlmodel
 
 RUN_TAG = "selftrain.run"
+BUNDLE = "bundle"  # the folder of a run's files that a version is
 KIND_TAG = "selftrain.kind"  # sweep; a run of `selftrain run` has none
 # MLflow's own limits (mlflow/utils/validation.py). Its own truncation logs a warning a value, and leaves tags of a new run alone.
 _PARAM_LENGTH, _TAG_LENGTH, _KEY_LENGTH = 6000, 8000, 250
@@ -27,7 +29,7 @@ _PARAM_LENGTH, _TAG_LENGTH, _KEY_LENGTH = 6000, 8000, 250
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
-class Round(TypedDict):
+class RoundFigures(TypedDict):
     """The figures of one self-training round."""
 
     round: int
@@ -45,9 +47,9 @@ class Run:
         """Write settings; nested ones are flattened to `section.key`, long ones are cut to MLflow's limit."""
         from mlflow.entities import Param
 
-        self._client.log_batch(self.run_id, params=[Param(_key(name), _cut(value, _PARAM_LENGTH)) for name, value in _flattened(params)])
+        self._client.log_batch(self.run_id, params=[Param(_key(name), _cut(value, _PARAM_LENGTH)) for name, value in flattened(params)])
 
-    def log_rounds(self, rounds: Sequence[Round], *, when: int | None = None) -> None:
+    def log_rounds(self, rounds: Sequence[RoundFigures], *, when: int | None = None) -> None:
         """Write the figures of self-training rounds; `round` becomes MLflow's step. `when`: milliseconds since 1970, default: now."""
         self._log([(name, value, one["round"]) for one in rounds for name, value in one["figures"].items()], when)
 
@@ -126,7 +128,7 @@ class Tracker:
             name: as MLflow shows it, such as variant and seed.
             params: settings of the child alone.
             tags: tags of the child alone.
-            key: one of `tags` that tells the child from its siblings; a child that has it already is taken up again.
+            key: one of `tags` that tells the child from its siblings; a child that has it already is continued.
         """
         found = self._find(f"{self._below()} and tags.`{key[0]}` = '{key[1]}'") if key is not None else None
         below = found or self._create(name, {**(tags or {}), "mlflow.parentRunId": self.run.run_id})
@@ -144,18 +146,6 @@ class Tracker:
             raise RuntimeError("Tracker.start comes before anything is logged")
         return self._run
 
-    def log_metrics(self, metrics: Mapping[str, float | None]) -> None:
-        """Write final figures of the parent run; those that are None are left out."""
-        self.run.log_metrics(metrics)
-
-    def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Upload a file, or the content of a folder, to the parent run."""
-        self.run.log_artifact(path, folder)
-
-    def finish(self, status: Status = "FINISHED") -> None:
-        """Close the parent run."""
-        self.run.finish(status)
-
     def log_bundle_and_register(
         self,
         bundle: Path,
@@ -166,7 +156,7 @@ class Tracker:
         promote: bool = False,
         evaluate: Callable[[Path], float] | None = None,
         tags: Mapping[str, Any] | None = None,
-    ) -> Registered:
+    ) -> RegisteredVersion:
         """Upload a bundle to the parent run, register it as a new version, and make it champion where `champion.decide` says so.
 
         Args:
@@ -178,19 +168,30 @@ class Tracker:
             evaluate: a bundle's accuracy on the same labeled test documents as `metrics`; called with the present champion's bundle.
             tags: further tags of the version, such as the data fingerprint.
         """
+        from mlflow.exceptions import MlflowException
+        from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+
+        client, run_id = self._client, self.run.run_id
+        write_mlmodel(bundle, run_id)
+        # A version's files never change: a driver that was restarted in the same run, and registers again, must not write over the first ones.
+        earlier = len(client.search_model_versions(f"run_id = '{run_id}'"))
+        folder = BUNDLE if earlier == 0 else f"{BUNDLE}-{earlier + 1}"
+        client.log_artifacts(run_id, str(bundle), folder)
+        try:
+            client.create_registered_model(model_name)
+        except MlflowException as error:
+            if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+                raise
         facts = {**{name: value for name, value in metrics.items() if value is not None}, **(tags or {})}
-        return add_version(
-            self._client,
-            self.uri,
-            self.run.run_id,
-            bundle,
-            model_name,
-            accuracy=metrics.get("accuracy"),
-            labeled=labeled,
-            promote=promote,
-            evaluate=evaluate,
-            tags=_tags(facts),
-        )
+        source = f"{client.get_run(run_id).info.artifact_uri.rstrip('/')}/{folder}"
+        version = client.create_model_version(model_name, source, run_id, tags=_tags(facts)).version
+        accuracy = metrics.get("accuracy")
+        present = present_champion(client, self.uri, model_name, evaluate) if labeled and accuracy is not None else None
+        decision = decide(accuracy, present, labeled=labeled, promote=promote)
+        if decision.champion:
+            client.set_registered_model_alias(model_name, CHAMPION, version)
+        client.set_model_version_tag(model_name, version, "champion_decision", decision.reason)
+        return RegisteredVersion(model_name, str(version), decision.champion, decision.reason)
 
     def _below(self) -> str:
         return f"tags.`mlflow.parentRunId` = '{self.run.run_id}'"
@@ -255,10 +256,11 @@ def _experiment(client: Any, name: str, artifacts: Path | None) -> str:
     return str(found.experiment_id)
 
 
-def _flattened(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flattened(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(`section.key`, value) of a nested mapping."""
     for name, value in params.items():
         if isinstance(value, Mapping) and value:
-            yield from _flattened(value, f"{prefix}{name}.")
+            yield from flattened(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

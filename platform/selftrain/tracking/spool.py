@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from selftrain.errors import SelfTrainError
 from selftrain.files.journal import Journal
 from selftrain.passwords import without_passwords
 from selftrain.tracking.address import check_tracking, is_refusal
-from selftrain.tracking.runs import Round, Status, Tracker
+from selftrain.tracking.runs import RoundFigures, Status, Tracker
 
 SPOOL = Path("checkpoints") / "tracking.jsonl"  # below the folder of a run or a sweep
 KEY_TAG = "selftrain.key"
@@ -58,7 +58,7 @@ class Spool:
         key: str,
         params: Mapping[str, Any],
         tags: Mapping[str, Any] | None = None,
-        rounds: Sequence[Round] = (),
+        rounds: Sequence[RoundFigures] = (),
         metrics: Mapping[str, float | None] | None = None,
         status: Status = "FINISHED",
     ) -> None:
@@ -188,9 +188,24 @@ class Spool:
             tracker.run.log_metrics(entry["metrics"], when=when)
         elif entry["op"] == "artifact":
             if Path(entry["path"]).exists():
-                tracker.log_artifact(Path(entry["path"]), entry["folder"])
+                tracker.run.log_artifact(Path(entry["path"]), entry["folder"])
         else:
-            tracker.finish(entry["status"])
+            tracker.run.finish(entry["status"])
+
+
+def unsent_sentence(tracker: Tracker, folder: Path, reason: str, command: Literal["run", "sweep"]) -> str:
+    """What a user is told where tracking did not get everything.
+
+    Args:
+        tracker: of the run or the sweep.
+        folder: its folder.
+        reason: why it did not.
+        command: sends the rest, with `--resume`.
+    """
+    return (
+        f"The results are complete in {folder}, but the tracking store {without_passwords(tracker.uri)} did not take all of them ({reason}); "
+        f"when it answers again, send the rest with `selftrain {command} --resume {folder}`: nothing is trained again."
+    )
 
 
 def waiting(file: Path) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from selftrain.data.corpus import Corpus, Truth
+from selftrain.data.corpus import Corpus, TrueLabels
 from selftrain.data.texts import TextChannel
 from selftrain.methods.base import Method
 from selftrain.models.student import Student
@@ -35,7 +35,7 @@ class Validation:
     labels: Sequence[int]
 
     @classmethod
-    def of(cls, corpus: Corpus, truth: Truth) -> Validation | None:
+    def of(cls, corpus: Corpus, truth: TrueLabels) -> Validation | None:
         """The validation split with its true labels; None where it is empty."""
         documents = corpus.validation
         return cls(documents.contents, [truth.validation[id_] for id_ in documents.ids]) if len(documents) else None

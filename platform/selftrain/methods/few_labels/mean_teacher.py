@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from selftrain.methods.base import Options
+from selftrain.methods.base import Options, linear_student
 from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.semisupervised import Batch
 from selftrain.models.student import Student
@@ -38,6 +38,7 @@ class MeanTeacher(NS3LHost):
         "(Tarvainen & Valpola 2017, arXiv:1703.01780); baseline of NS3L"
     )
     summary = "the student agrees with a moving average of itself"
+    stateful = (*NS3LHost.stateful, "teacher_encoder", "teacher_classifier")
     strong_views = 1
     image_views = "weak"
     Options: ClassVar[type[Options]] = MeanTeacherOptions
@@ -62,14 +63,4 @@ class MeanTeacher(NS3LHost):
             average.copy_(latest)  # running statistics are averages already
 
     def student(self) -> Student:
-        classifier = self.teacher_classifier
-        assert isinstance(classifier, torch.nn.Linear)
-        return Student(self.teacher_encoder, classifier.weight.detach(), 1.0, classifier.bias.detach())
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"teacher_encoder": self.teacher_encoder.state_dict(), "teacher_classifier": self.teacher_classifier.state_dict()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self.teacher_encoder.load_state_dict(state["teacher_encoder"])
-        self.teacher_classifier.load_state_dict(state["teacher_classifier"])
+        return linear_student(self.teacher_encoder, self.teacher_classifier)

@@ -32,6 +32,7 @@ class CoTeaching(NoisyLabels):
 
     paper = "Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy Labels (Han et al. 2018, arXiv:1804.06872); baseline of SunGen"
     summary = "two networks, each trained on what has a small loss to the other"
+    stateful = (*NoisyLabels.stateful, "peer_encoder", "peer_classifier")
     Options: ClassVar[type[Options]] = CoTeachingOptions
     options: CoTeachingOptions
 
@@ -68,13 +69,3 @@ class CoTeaching(NoisyLabels):
         value = self.backward(losses["ce"] + losses["ce_peer"])
         self.update()
         return {name: float(part.detach()) for name, part in losses.items()} | {"loss": value}
-
-    def state(self) -> dict[str, Any]:
-        assert self.peer_encoder is not None
-        return super().state() | {"peer_encoder": self.peer_encoder.state_dict(), "peer_classifier": self.peer_classifier.state_dict()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        assert self.peer_encoder is not None
-        super().load_state(state)
-        self.peer_encoder.load_state_dict(state["peer_encoder"])
-        self.peer_classifier.load_state_dict(state["peer_classifier"])

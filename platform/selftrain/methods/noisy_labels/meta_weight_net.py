@@ -43,6 +43,7 @@ class MetaWeightNet(NoisyLabels):
 
     paper = "Meta-Weight-Net: Learning an Explicit Mapping For Sample Weighting (Shu et al. 2019, arXiv:1902.07379); baseline of SunGen"
     summary = "a small network turns losses into weights, taught by a held-out part of the labels"
+    stateful = (*NoisyLabels.stateful, "weight_net", "weight_optimizer")
     Options: ClassVar[type[Options]] = MetaWeightNetOptions
     options: MetaWeightNetOptions
 
@@ -102,11 +103,3 @@ class MetaWeightNet(NoisyLabels):
         self.weight_optimizer.zero_grad(set_to_none=True)
         weights.backward(gradient)
         self.weight_optimizer.step()
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"weight_net": self.weight_net.state_dict(), "weight_optimizer": self.weight_optimizer.state_dict()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self.weight_net.load_state_dict(state["weight_net"])
-        self.weight_optimizer.load_state_dict(state["weight_optimizer"])

@@ -17,8 +17,7 @@ from pydantic import Field
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
 from selftrain.errors import ConfigError, DataError
-from selftrain.methods.base import Method, Options
-from selftrain.models.student import Student
+from selftrain.methods.base import ClassifierMethod, Options
 
 
 class NoisyLabelOptions(Options):
@@ -32,7 +31,7 @@ class NoisyLabelOptions(Options):
     weight_decay: float = Field(0.01, ge=0)
 
 
-class NoisyLabels(Method):
+class NoisyLabels(ClassifierMethod):
     """Base of the family; see the module's docstring."""
 
     supervision = "labels"
@@ -94,9 +93,6 @@ class NoisyLabels(Method):
     def rounds(self) -> int:
         return self.options.epochs
 
-    def parameters(self) -> list[torch.nn.Parameter]:
-        return [*self.encoder.parameters(), *self.classifier.parameters()]
-
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         if self.encoder.frozen:  # frozen embeddings are made in large batches, and in the same ones where a training is resumed
             self.encoder.inputs(self.texts)
@@ -129,16 +125,12 @@ class NoisyLabels(Method):
         with torch.no_grad():
             return torch.softmax(self.classifier(self.workers.encode(self.encoder.encode, texts, self.encoder.dimensions)), dim=1)
 
-    def student(self) -> Student:
-        return Student(self.encoder, self.classifier.weight.detach(), 1.0, self.classifier.bias.detach())
-
     def state(self) -> dict[str, Any]:
-        return super().state() | {"classifier": self.classifier.state_dict(), "chosen": torch.from_numpy(self.chosen), "weights": self.weights}
+        return super().state() | {"chosen": torch.from_numpy(self.chosen), "weights": self.weights}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.choose(state["chosen"].numpy(), state["weights"])
         super().load_state(state)
-        self.classifier.load_state_dict(state["classifier"])
 
 
 def epoch_order(places: np.ndarray, size: int, rng: np.random.Generator, lengths: np.ndarray | None = None) -> np.ndarray:

@@ -171,6 +171,7 @@ class SEAL(NS3LHost):
 
     paper = "Aligned Objective for Soft-Pseudo-Label Generation in Supervised Learning (Xu et al. 2024, ICML)"
     summary = "soft pseudo-labels of a generator whose loss is learned from how well the classifier does with them"
+    stateful = (*NS3LHost.stateful, "objective", "objective_optimizer")
     Options: ClassVar[type[Options]] = SEALOptions
     options: SEALOptions
 
@@ -314,14 +315,8 @@ class SEAL(NS3LHost):
         return min(1.0, progress / self.options.ramp) if self.options.ramp else 1.0
 
     def state(self) -> dict[str, Any]:
-        return super().state() | {
-            "generator": {name: value.detach() for name, value in self.generator.items()},
-            "objective": self.objective.state_dict(),
-            "objective_optimizer": self.objective_optimizer.state_dict(),
-        }
+        return super().state() | {"generator": {name: value.detach() for name, value in self.generator.items()}}
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         self.generator = {name: value.to(self.encoder.device).requires_grad_() for name, value in state["generator"].items()}
-        self.objective.load_state_dict(state["objective"])
-        self.objective_optimizer.load_state_dict(state["objective_optimizer"])

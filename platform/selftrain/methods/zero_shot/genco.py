@@ -27,9 +27,9 @@ from pydantic import Field, model_validator
 
 from selftrain.data.texts import TextChannel, TextRequest, continuations
 from selftrain.errors import ConfigError
-from selftrain.methods.base import Method, Options
+from selftrain.methods.base import Options
 from selftrain.methods.losses import similarity, text_to_generated, text_to_label
-from selftrain.methods.zero_shot.selection import Selection, batch_of, growing_size, most_confident_per_class
+from selftrain.methods.zero_shot.selection import SelectingMethod, batch_of, most_confident_per_class, shares_grow
 from selftrain.models.encoder import TextEncoder
 
 
@@ -83,14 +83,10 @@ class GenCoOptions(Options):
         """Whether anything is trained; `rounds: 0` is the encoder as it is."""
         return self.rounds > 0
 
-    @model_validator(mode="after")
-    def _shares_grow(self) -> GenCoOptions:
-        if self.last_share < self.first_share:
-            raise ValueError(f"last_share must be at least first_share, {self.first_share}, since S_t must not shrink (got {self.last_share})")
-        return self
+    _shares_grow = model_validator(mode="after")(shares_grow)
 
 
-class GenCo(Method):
+class GenCo(SelectingMethod):
     """See the module's docstring."""
 
     paper = (
@@ -106,23 +102,8 @@ class GenCo(Method):
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
-        self.selection = Selection.empty(len(self.corpus.labels))
         self._continuations: list[list[str]] | None = None
         self._conditional: dict[int, list[tuple[str, torch.Tensor]]] = {}  # document index -> (text, its Q) of the present round
-        if self.rounds:
-            self.adamw(self.rate(self.options.learning_rate, of_head=1e-3), self.options.weight_decay, self.rounds * self.options.steps_per_round)
-
-    @property
-    def output_temperature(self) -> float:
-        return self.options.tau
-
-    @property
-    def rounds(self) -> int:
-        return self.options.rounds
-
-    @property
-    def planned_steps(self) -> int:
-        return self.rounds * self.options.steps_per_round
 
     def texts_wanted(self) -> int:
         if not self.wants_texts:
@@ -133,11 +114,6 @@ class GenCo(Method):
         sizes = [self.selection_size(round_) * classes for round_ in range(self.rounds)]
         pairs = min(sum(sizes), 2 * sizes[-1]) if self.options.conditional_augmentation else 0
         return inputs + pairs * self.conditional_samples
-
-    def selection_size(self, round_: int) -> int:
-        """S_t: documents a class in round t (0-based), at least one."""
-        first, last = self.options.first_share, self.options.last_share
-        return growing_size(round_, self.rounds, first, last, len(self.corpus.unlabeled), len(self.corpus.labels))
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         documents = self.corpus.unlabeled
@@ -157,18 +133,11 @@ class GenCo(Method):
         confidence = torch.softmax(scores, dim=-1)  # P, equation 3
         targets = soft_targets(self._target_scores(embeddings, prototypes), self.options.tau)  # Q, equation 4
         self.selection = most_confident_per_class(confidence, targets, self.selection_size(round_))
-        figures = {
-            "selected": float(len(self.selection)),
-            "classes_without_pseudo_labels": float(sum(not group for group in self.selection.groups)),
-            "mean_confidence": float(confidence.max(dim=1).values.mean()),
-        }
+        figures = self.selection_figures(confidence)
         self._conditional = {}
         if self.options.conditional_augmentation:
             figures |= self._conditional_texts(texts, prototypes, dimensions)
         return figures
-
-    def steps(self, round_: int) -> int:
-        return self.options.steps_per_round if len(self.selection) else 0
 
     def step(self, round_: int, step: int) -> dict[str, float]:
         rng = np.random.default_rng([self.seed, round_, step])

@@ -29,10 +29,9 @@ from pydantic import Field, field_validator
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
 from selftrain.errors import ConfigError, nearest
-from selftrain.methods.base import Method, Options
+from selftrain.methods.base import ClassifierMethod, Options
 from selftrain.methods.losses import distillation
 from selftrain.models.masked import INFERENCE_TEXTS, MaskedEncoder
-from selftrain.models.student import Student
 
 MASKED_SHARE = 0.15  # of BERT's pre-training
 CLIP = 1.0  # longest gradient
@@ -74,7 +73,7 @@ class IPETOptions(Options):
         return patterns
 
 
-class IPET(Method):
+class IPET(ClassifierMethod):
     """See the module's docstring."""
 
     paper = (
@@ -115,9 +114,6 @@ class IPET(Method):
     def rounds(self) -> int:
         """The generations, and the distillation."""
         return self.options.generations + 1
-
-    def parameters(self) -> list[torch.nn.Parameter]:
-        return [*self.encoder.parameters(), *self.classifier.parameters()]
 
     def steps(self, round_: int) -> int:
         distilled = round_ == self.options.generations
@@ -182,15 +178,11 @@ class IPET(Method):
         with torch.no_grad():
             return self.workers.encode(score, self.corpus.unlabeled.contents, len(self.words)).cpu()
 
-    def student(self) -> Student:
-        return Student(self.encoder, self.classifier.weight.detach(), 1.0, self.classifier.bias.detach())
-
     def state(self) -> dict[str, Any]:
-        return super().state() | {"classifier": self.classifier.state_dict(), "scores": self._scores}
+        return super().state() | {"scores": self._scores}
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
-        self.classifier.load_state_dict(state["classifier"])
         self._scores = state["scores"]
 
     def _verbalizer(self) -> list[int]:

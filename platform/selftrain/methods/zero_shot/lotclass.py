@@ -30,10 +30,9 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from selftrain.data.corpus import Corpus, Label
 from selftrain.data.texts import TextChannel
 from selftrain.errors import DataError
-from selftrain.methods.base import Method, Options
+from selftrain.methods.base import ClassifierMethod, Options
 from selftrain.methods.losses import text_to_label
 from selftrain.models.masked import INFERENCE_TEXTS, MaskedEncoder
-from selftrain.models.student import Student
 
 CLIP = 1.0  # longest gradient
 # scikit-learn's list holds some words that say what a text is about; NLTK's, which the authors used, does not.
@@ -74,7 +73,7 @@ class LOTClassOptions(Options):
     batch_size: int = Field(128, ge=1)
 
 
-class LOTClass(Method):
+class LOTClass(ClassifierMethod):
     """See the module's docstring."""
 
     paper = (
@@ -113,9 +112,6 @@ class LOTClass(Method):
     @property
     def rounds(self) -> int:
         return self.options.mcp_epochs + -(-self.self_training_steps // self.options.update_interval)
-
-    def parameters(self) -> list[torch.nn.Parameter]:
-        return [*self.encoder.parameters(), *self.classifier.parameters()]
 
     def steps(self, round_: int) -> int:
         if round_ < self.options.mcp_epochs:  # before the first refresh: as if every document had an indicative word
@@ -178,11 +174,8 @@ class LOTClass(Method):
         order = np.random.default_rng([self.seed, 1]).permutation(count)
         return [int(order[place % count]) for place in range(first, first + min(count, self.steps(round_) * size))]
 
-    def student(self) -> Student:
-        return Student(self.encoder, self.classifier.weight.detach(), 1.0, self.classifier.bias.detach())
-
     def state(self) -> dict[str, Any]:
-        own = {"classifier": self.classifier.state_dict(), "phase": self._phase, "vocabulary": self.vocabulary, "indicative": self._indicative}
+        own = {"phase": self._phase, "vocabulary": self.vocabulary, "indicative": self._indicative}
         return super().state() | own
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -190,7 +183,6 @@ class LOTClass(Method):
         if state["phase"]:
             self._start_phase(state["phase"])
         super().load_state(state)
-        self.classifier.load_state_dict(state["classifier"])
 
     def _start_phase(self, phase: str) -> None:
         """Start a new optimiser where a phase begins."""

@@ -25,9 +25,9 @@ from pydantic import Field, model_validator
 
 from selftrain.data.sentences import sentences
 from selftrain.data.texts import TextChannel
-from selftrain.methods.base import Method, Options
+from selftrain.methods.base import Options
 from selftrain.methods.losses import similarity, text_to_generated, text_to_label
-from selftrain.methods.zero_shot.selection import Selection, batch_of, growing_size, most_confident_per_class
+from selftrain.methods.zero_shot.selection import SelectingMethod, batch_of, most_confident_per_class, shares_grow
 
 
 class PESCOOptions(Options):
@@ -48,16 +48,10 @@ class PESCOOptions(Options):
     learning_rate: float | None = Field(None, gt=0, description="AdamW, linear decay to 0; default: 5e-5, and 1e-3 for a head, as in genco")
     weight_decay: float = Field(0.01, ge=0)
 
-    @model_validator(mode="after")
-    def _shares_grow(self) -> PESCOOptions:
-        if self.last_share < self.first_share:
-            raise ValueError(
-                f"last_share must be at least first_share, {self.first_share}, since the kept set must not shrink (got {self.last_share})"
-            )
-        return self
+    _shares_grow = model_validator(mode="after")(shares_grow)
 
 
-class PESCO(Method):
+class PESCO(SelectingMethod):
     """See the module's docstring."""
 
     paper = (
@@ -70,41 +64,18 @@ class PESCO(Method):
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
-        self.selection = Selection.empty(len(self.corpus.labels))
         self._sentences: dict[int, str] = {}  # document index -> the sentence of the present round
-        self.adamw(self.rate(self.options.learning_rate, of_head=1e-3), self.options.weight_decay, self.rounds * self.options.steps_per_round)
-
-    @property
-    def output_temperature(self) -> float:
-        return self.options.tau
-
-    @property
-    def rounds(self) -> int:
-        return self.options.rounds
-
-    @property
-    def planned_steps(self) -> int:
-        return self.rounds * self.options.steps_per_round
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
-        documents, options = self.corpus.unlabeled, self.options
         prototypes = self.prototypes()
-        confidence = torch.softmax(similarity(self._encode(list(documents.contents)), prototypes, self.scale), dim=-1)
-        size = growing_size(round_, self.rounds, options.first_share, options.last_share, len(documents), len(self.corpus.labels))
+        confidence = torch.softmax(similarity(self._encode(list(self.corpus.unlabeled.contents)), prototypes, self.scale), dim=-1)
         hard = F.one_hot(confidence.argmax(dim=1), len(self.corpus.labels)).to(confidence.dtype)
-        self.selection = most_confident_per_class(confidence, hard, size)
+        self.selection = most_confident_per_class(confidence, hard, self.selection_size(round_))
         self._sentences = self._chosen_sentences(round_, prototypes)
         if self.encoder.frozen:  # in large batches, instead of a few texts in every step
             labels, prompts = self.selection.label_of, self.corpus.label_prompts()
             self.encoder.encode([self.positive(index, prompt) for index, label in sorted(labels.items()) for prompt in prompts[label]])
-        return {
-            "selected": float(len(self.selection)),
-            "classes_without_pseudo_labels": float(sum(not group for group in self.selection.groups)),
-            "mean_confidence": float(confidence.max(dim=1).values.mean()),
-        }
-
-    def steps(self, round_: int) -> int:
-        return self.options.steps_per_round if len(self.selection) else 0
+        return self.selection_figures(confidence)
 
     def step(self, round_: int, step: int) -> dict[str, float]:
         rng = np.random.default_rng([self.seed, round_, step])

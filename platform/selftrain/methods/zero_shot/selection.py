@@ -1,11 +1,17 @@
-"""Balanced sampling of pseudo-labels (GenCo, section 3.4): the same number S_t of the most confident documents of every class. GenCo and PESCO use it."""
+"""Balanced sampling of pseudo-labels (GenCo, section 3.4): the same number S_t of the most confident documents of every class. GenCo and PESCO use it.
+
+`SelectingMethod` is what the two have in common around their algorithms: `rounds` times `steps_per_round` steps, and S_t growing from round to round.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+
+from selftrain.methods.base import Method
 
 
 @dataclass(frozen=True)
@@ -72,3 +78,53 @@ def batch_of(selection: Selection, per_class: int, rng: np.random.Generator) -> 
             chosen = rng.choice(len(group), size=per_class, replace=len(group) < per_class)
             batch.extend(group[int(index)] for index in chosen)
     return batch
+
+
+def shares_grow(options: Any) -> Any:
+    """A pydantic validator: S_t must not shrink."""
+    if options.last_share < options.first_share:
+        raise ValueError(f"last_share must be at least first_share, {options.first_share}, since S_t must not shrink (got {options.last_share})")
+    return options
+
+
+class SelectingMethod(Method):
+    """A method that trains each round on a `selection`, for a fixed number of steps.
+
+    Its options are `rounds`, `steps_per_round`, `first_share`, `last_share`, `tau`, `learning_rate` and `weight_decay`.
+    """
+
+    options: Any
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        self.selection = Selection.empty(len(self.corpus.labels))
+        if self.rounds:
+            self.adamw(self.rate(self.options.learning_rate, of_head=1e-3), self.options.weight_decay, self.planned_steps)
+
+    @property
+    def output_temperature(self) -> float:
+        return float(self.options.tau)
+
+    @property
+    def rounds(self) -> int:
+        return int(self.options.rounds)
+
+    @property
+    def planned_steps(self) -> int:
+        return self.rounds * int(self.options.steps_per_round)
+
+    def steps(self, round_: int) -> int:
+        return int(self.options.steps_per_round) if len(self.selection) else 0
+
+    def selection_size(self, round_: int) -> int:
+        """S_t: documents a class in round t (0-based), at least one."""
+        first, last = self.options.first_share, self.options.last_share
+        return growing_size(round_, self.rounds, first, last, len(self.corpus.unlabeled), len(self.corpus.labels))
+
+    def selection_figures(self, confidence: torch.Tensor) -> dict[str, float]:
+        """What `refresh` reports about the selection, made by `confidence`, P `[N, L]`."""
+        return {
+            "selected": float(len(self.selection)),
+            "classes_without_pseudo_labels": float(sum(not group for group in self.selection.groups)),
+            "mean_confidence": float(confidence.max(dim=1).values.mean()),
+        }

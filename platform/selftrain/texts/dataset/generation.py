@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from selftrain.config import Experiment
 from selftrain.data.catalogue import CATALOGUE
-from selftrain.data.classes import check_class_names, describe, words_of
+from selftrain.data.classes import check_class_names, with_descriptions, words_of
 from selftrain.data.corpus import Corpus, Documents, Label
 from selftrain.errors import ConfigError, OutputError, nearest
 from selftrain.files.durable import check_folder, check_writable, replacing_folder
@@ -26,7 +26,7 @@ from selftrain.models.locate import fingerprint, language_model_folder
 from selftrain.texts.cache import TextCache
 from selftrain.texts.dataset.prompts import TEMPLATE_OF, LabelPrompts, label_prompts
 from selftrain.texts.dataset.writing import SUBJECT_TOKENS, SUBJECT_TRIES, TRIES, Complete, LabelTexts, write_texts
-from selftrain.texts.service import Counts
+from selftrain.texts.service import TextCounts
 
 NOT_TRUE = "Every text carries the label that it was written for; nobody claims that the labels are true."
 DESCRIPTION = "dataset.json"
@@ -107,7 +107,7 @@ def generate(
         return GeneratedDataset(out, facts, found=True)
     check_writable(Path(experiment.augment.cache), "the cache of texts (augment.cache)")
     texts, counts = _write_with_engine(experiment, request)
-    return GeneratedDataset(out, save(out, request, texts, counts, command=command), found=False)
+    return GeneratedDataset(out, save_dataset(out, request, texts, counts, command=command), found=False)
 
 
 def _labels(experiment: Experiment, named: str | None) -> tuple[Label, ...]:
@@ -121,7 +121,7 @@ def _labels(experiment: Experiment, named: str | None) -> tuple[Label, ...]:
                 parameter="data.classes",
             )
         check_class_names(names, "data.classes")
-        return describe([Label(name, words_of(name), words_of(name)) for name in names], experiment.data.descriptions)
+        return with_descriptions([Label(name, words_of(name), words_of(name)) for name in names], experiment.data.descriptions)
     known = CATALOGUE[named]
     chosen: list[Label] = []
     for name in names or [entry.name for entry in known.classes]:
@@ -131,7 +131,7 @@ def _labels(experiment: Experiment, named: str | None) -> tuple[Label, ...]:
             raise ConfigError(f"data.classes must be classes of the set: {named} has no class {name!r}; {hint}", parameter="data.classes")
         chosen.append(Label(entry.name, entry.words, entry.description))
     check_class_names([label.name for label in chosen], "data.classes")
-    return describe(chosen, experiment.data.descriptions)
+    return with_descriptions(chosen, experiment.data.descriptions)
 
 
 def _settings(
@@ -194,7 +194,7 @@ def _existing(out: Path, request: DatasetRequest) -> dict[str, Any] | None:
     return facts
 
 
-def _write_with_engine(experiment: Experiment, request: DatasetRequest) -> tuple[LabelTexts, Counts]:
+def _write_with_engine(experiment: Experiment, request: DatasetRequest) -> tuple[LabelTexts, TextCounts]:
     from selftrain.runtime.cluster import needs, session
     from selftrain.texts.channel import open_texts
     from selftrain.texts.engines import engine_needs
@@ -207,10 +207,10 @@ def _write_with_engine(experiment: Experiment, request: DatasetRequest) -> tuple
         session(experiment, needs(experiment, engine_needs(config, request.model), trains=False)),
         open_texts(config, corpus, request.model, model_fingerprint=request.settings["model"]) as texts,
     ):
-        return write(experiment, request, texts.complete), texts.summary().counts
+        return requested_texts(experiment, request, texts.complete), texts.summary().counts
 
 
-def write(experiment: Experiment, request: DatasetRequest, complete: Complete) -> LabelTexts:
+def requested_texts(experiment: Experiment, request: DatasetRequest, complete: Complete) -> LabelTexts:
     """The texts of `request`.
 
     Args:
@@ -225,7 +225,7 @@ def write(experiment: Experiment, request: DatasetRequest, complete: Complete) -
     return write_texts(request.class_names, request.prompts, complete, experiment.augment, per_class=per_class, origin=request.origin)
 
 
-def save(out: Path, request: DatasetRequest, texts: LabelTexts, counts: Counts, *, command: str) -> dict[str, Any]:
+def save_dataset(out: Path, request: DatasetRequest, texts: LabelTexts, counts: TextCounts, *, command: str) -> dict[str, Any]:
     """Write the folder, whole or not at all; returns dataset.json.
 
     Args:
@@ -254,7 +254,7 @@ def save(out: Path, request: DatasetRequest, texts: LabelTexts, counts: Counts, 
     return facts
 
 
-def _facts(out: Path, request: DatasetRequest, texts: LabelTexts, counts: Counts, command: str) -> dict[str, Any]:
+def _facts(out: Path, request: DatasetRequest, texts: LabelTexts, counts: TextCounts, command: str) -> dict[str, Any]:
     """dataset.json."""
     by_class = dict(zip(request.class_names, texts.classes, strict=True))
     return {

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from selftrain.data.corpus import Label
 from selftrain.errors import ConfigError, nearest
-from selftrain.texts.filter import Cleaned, clean, sentence_ends
+from selftrain.texts.filter import FilteredText, filter_completion, sentence_ends
 from selftrain.texts.prompts import Style
 
 
@@ -115,7 +115,7 @@ _SUBJECT_WORDS = 10
 _MARKUP = re.compile(r"</?[A-Za-z_]{1,30} ?/?>")  # <br />, and tokens of the model that are no text, such as <start_of_image>
 
 
-def clean_subject(raw: str, *, style: Style, cut_off: bool) -> Cleaned:
+def clean_subject(raw: str, *, style: Style, cut_off: bool) -> FilteredText:
     """A subject, or why it is not used: empty (no letter in it), truncated (the token limit cut it off), over-long (a name has at most ten words).
 
     Args:
@@ -126,13 +126,13 @@ def clean_subject(raw: str, *, style: Style, cut_off: bool) -> Cleaned:
     found, ended = _quoted(raw, style=style, cut_off=cut_off)
     found = found.strip(" .,;:*'")
     if not any(character.isalpha() for character in found):
-        return Cleaned("", "empty")
+        return FilteredText("", "empty")
     if not ended:
-        return Cleaned(found, "truncated")
-    return Cleaned(found, "over-long" if len(found.split()) > _SUBJECT_WORDS else "")
+        return FilteredText(found, "truncated")
+    return FilteredText(found, "over-long" if len(found.split()) > _SUBJECT_WORDS else "")
 
 
-def clean_text(raw: str, prompt: str, *, style: Style, cut_off: bool) -> Cleaned:
+def clean_text(raw: str, prompt: str, *, style: Style, cut_off: bool) -> FilteredText:
     """The text for a class, shortened to whole sentences where the token limit cut it off, or why it is not used.
 
     Reasons: those of `filter.clean`, with the prompt as the document for `echo`; `truncated` also where no sentence is whole (ZeroGen drops these too).
@@ -148,11 +148,11 @@ def clean_text(raw: str, prompt: str, *, style: Style, cut_off: bool) -> Cleaned
     if not ended and found:
         ends = sentence_ends(found)
         if not ends:
-            return Cleaned(found, "truncated")
+            return FilteredText(found, "truncated")
         found = found[: ends[-1]]
-    cleaned = clean(found, prompt, cut_off=False)
+    cleaned = filter_completion(found, prompt, cut_off=False)
     if not cleaned.reason and cleaned.text.casefold() in prompt.casefold():  # shorter than the word 5-grams of `clean`
-        return Cleaned(cleaned.text, "echo")
+        return FilteredText(cleaned.text, "echo")
     return cleaned
 
 

@@ -16,7 +16,7 @@ from selftrain.config import AugmentConfig
 from selftrain.errors import DataError
 from selftrain.texts.cache import Completion
 from selftrain.texts.dataset.prompts import STOP, SUBJECT, LabelPrompts, clean_subject, clean_text
-from selftrain.texts.filter import Cleaned
+from selftrain.texts.filter import FilteredText
 from selftrain.texts.prompts import Prompt, free_sampling
 
 Complete = Callable[[Sequence[Prompt]], Mapping[Prompt, Completion]]
@@ -27,7 +27,7 @@ SUBJECT_TOKENS = 10  # ZeroGen
 
 
 @dataclass
-class Collected:
+class CollectedTexts:
     """The texts of one class (or one series of subjects), and what they took."""
 
     texts: list[str] = field(default_factory=list)
@@ -36,19 +36,19 @@ class Collected:
 
 
 @dataclass(frozen=True)
-class Series:
+class PromptSeries:
     """A sequence of prompts that are tried in order, and the filter of their completions."""
 
     prompt: Callable[[int], Prompt]  # by the number of the try
-    clean: Callable[[Prompt, Completion], Cleaned]
+    clean: Callable[[Prompt, Completion], FilteredText]
 
 
 @dataclass(frozen=True)
 class LabelTexts:
     """The result of `write_texts`."""
 
-    classes: tuple[Collected, ...]  # in class order
-    subjects: tuple[Collected, ...]  # one if all classes share them, empty without a first stage
+    classes: tuple[CollectedTexts, ...]  # in class order
+    subjects: tuple[CollectedTexts, ...]  # one if all classes share them, empty without a first stage
 
 
 def write_texts(
@@ -68,7 +68,7 @@ def write_texts(
         DataError: no usable subject, or a class without a single usable text.
     """
     style = config.style
-    subjects: list[Collected] = []
+    subjects: list[CollectedTexts] = []
     if prompts.subjects is not None:
         shared = tuple(dict.fromkeys(prompts.subjects))
         subjects = collect([_subjects(prompt, config, origin) for prompt in shared], complete, wanted=per_class, tries=SUBJECT_TRIES * per_class)
@@ -76,7 +76,7 @@ def write_texts(
             _refuse_none(found, f"subject for {prompt!r}")
     sampling = free_sampling(config, stop=STOP[style])
 
-    def series(label: int) -> Series:
+    def series(label: int) -> PromptSeries:
         about: Sequence[str] = ("",)
         if prompts.subjects is not None:
             about = subjects[0 if len(subjects) == 1 else label].texts
@@ -85,7 +85,7 @@ def write_texts(
             text = prompts.texts[label].replace(SUBJECT, about[number % len(about)])
             return Prompt(text, origin, "label text", class_names[label], number // len(about), sampling)
 
-        return Series(prompt, lambda prompt, completion: clean_text(completion.text, prompt.text, style=style, cut_off=completion.cut_off))
+        return PromptSeries(prompt, lambda prompt, completion: clean_text(completion.text, prompt.text, style=style, cut_off=completion.cut_off))
 
     classes = collect([series(label) for label in range(len(class_names))], complete, wanted=per_class, tries=TRIES * per_class)
     for name, got in zip(class_names, classes, strict=True):
@@ -93,7 +93,7 @@ def write_texts(
     return LabelTexts(tuple(classes), tuple(subjects))
 
 
-def collect(series: Sequence[Series], complete: Complete, *, wanted: int, tries: int) -> list[Collected]:
+def collect(series: Sequence[PromptSeries], complete: Complete, *, wanted: int, tries: int) -> list[CollectedTexts]:
     """`wanted` different usable texts of every series; the next in line replaces what is filtered out.
 
     A round requests what all series still lack, and as many more as the filter removed before. A text counts as `duplicate` if any series has it already
@@ -105,7 +105,7 @@ def collect(series: Sequence[Series], complete: Complete, *, wanted: int, tries:
         wanted: texts a series.
         tries: prompts a series, at most.
     """
-    found = [Collected() for _ in series]
+    found = [CollectedTexts() for _ in series]
     seen: set[str] = set()
     while True:
         batch: list[tuple[int, int, Prompt]] = []  # (number of the try, index of the series, prompt)
@@ -120,7 +120,7 @@ def collect(series: Sequence[Series], complete: Complete, *, wanted: int, tries:
         completions = complete([prompt for _, _, prompt in batch])
         for _, index, prompt in sorted(batch, key=lambda item: item[:2]):
             completion, got = completions.get(prompt), found[index]
-            cleaned = series[index].clean(prompt, completion) if completion is not None else Cleaned("", "failed")
+            cleaned = series[index].clean(prompt, completion) if completion is not None else FilteredText("", "failed")
             key = cleaned.text.casefold()
             if reason := cleaned.reason or ("duplicate" if key in seen else ""):
                 got.filtered[reason] += 1
@@ -129,16 +129,16 @@ def collect(series: Sequence[Series], complete: Complete, *, wanted: int, tries:
                 got.texts.append(cleaned.text)
 
 
-def _subjects(text: str, config: AugmentConfig, origin: str) -> Series:
+def _subjects(text: str, config: AugmentConfig, origin: str) -> PromptSeries:
     style = config.style
     sampling = free_sampling(config, min_tokens=1, max_tokens=SUBJECT_TOKENS, stop=STOP[style])
-    return Series(
+    return PromptSeries(
         lambda number: Prompt(text, origin, "subject", "", number, sampling),
         lambda _, completion: clean_subject(completion.text, style=style, cut_off=completion.cut_off),
     )
 
 
-def _refuse_none(got: Collected, what: str) -> None:
+def _refuse_none(got: CollectedTexts, what: str) -> None:
     if not got.texts:
         reasons = ", ".join(f"{count} {reason}" for reason, count in got.filtered.most_common())
         raise DataError(

@@ -1,0 +1,65 @@
+"""How many trials run at once, and what a sweep asks of the cluster: both count the text engine's weights and its GPUs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from selftrain.config import Experiment, parse
+from selftrain.errors import ConfigError
+from selftrain.runtime.cluster import Needs
+from selftrain.sweeps import plan, runner
+from selftrain.sweeps.runner import most_at_once, trial_needs
+from selftrain.sweeps.space import parse_space
+from selftrain.sweeps.sweep import run_sweep
+
+ENGINE = Needs(cpus=1.0, gpus=2.0, memory_gb=6.5)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine of 8 cores, 4 GPUs and 17 GiB."""
+    monkeypatch.setattr(runner.os, "sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(runner, "free_memory_gb", lambda: 17.0)
+
+
+def test_a_sweep_asks_for_its_trials_and_the_engine():
+    assert trial_needs(3, 0.0, None) == Needs(3.0, 0.0, 6.5)
+    assert trial_needs(3, 1.0, ENGINE) == Needs(5.0, 5.0, 13.0)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "engine", "expected"),
+    [
+        ({}, None, 8),  # one a core
+        ({}, ENGINE, 5),  # (17 - 2 - 6.5) / 1.5
+        ({}, Needs(1.0, 0.0, 14.6), 1),  # none fits: Ray says what is missing
+        ({"training": {"gpu": True}}, None, 4),
+        ({"training": {"gpu": True}}, ENGINE, 2),  # the engine has the other two
+        ({"ray": {"address": "auto"}}, ENGINE, 8),  # this machine's memory says nothing about a cluster
+    ],
+)
+def test_as_many_trials_run_as_the_engine_leaves_room_for(machine, experiment, engine, expected):
+    assert most_at_once(parse(experiment, where="a test"), engine) == expected
+
+
+def test_a_sweep_runs_at_least_one_trial(document, tmp_path):
+    with pytest.raises(ConfigError, match=r"^at_once must be at least 1 \(got 0\)") as caught:
+        run_sweep(parse_space(document), at_once=0)
+    assert caught.value.parameter == "at_once" and not (tmp_path / "runs").exists()
+
+
+def test_the_most_demanding_engine_of_a_sweep_counts(document, tmp_path, monkeypatch):
+    for name, size in (("small", 1), ("large", 4)):
+        (tmp_path / name).mkdir()
+        with (tmp_path / name / "model.safetensors").open("wb") as file:
+            file.truncate(size * 2**30)  # a hole: no disk is used
+    monkeypatch.setattr(plan, "language_model_folder", lambda name: tmp_path / name)
+    document["base"]["method"] = {"name": "genco", "rounds": 1, "steps_per_round": 1}
+    document["base"]["data"] |= {"supervision": "none"}
+    document["axes"] = {"augment.model": ["small", "large"]}
+    memory = Experiment().augment.engine_memory_gb
+    assert plan.prepare_sweep(parse_space(document)).engine == Needs(1.0, 0.0, 1.5 * 4 + memory + 3.0)
+    document["base"]["method"] |= {"input_augmentation": False, "conditional_augmentation": False}
+    assert plan.prepare_sweep(parse_space(document)).engine is None
