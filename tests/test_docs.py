@@ -31,7 +31,7 @@ TEXTS = [f"the team and its coach won match {n}" for n in range(12)] + [f"the mi
 def module(name: str):
     sys.path[:0] = [] if str(ROOT / "docs") in sys.path else [str(ROOT / "docs")]  # as where they are run
     spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
-    made = importlib.util.module_from_spec(spec)
+    made = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
     return made
 
