@@ -39,7 +39,7 @@ FOLDER = DOCS / "results" / "experiments"
 COLUMNS = ("variant", "seed", "inference", "labels", "documents", "bound", "accuracy", "macro_f1", "ece")
 _FIGURES = {"macro_f1": "macro-F1", "ece": "ECE"}
 _MARKER = "<!-- experiment: "
-_TABLE = re.compile(r"<!-- (experiment: .*?)-->\n(?:(?!<!--).)*<!-- end -->", re.S)
+_TABLE = re.compile(r"<!-- (experiment: (?:(?!-->).)*)-->\n(?:(?!<!--).)*<!-- end -->", re.S)
 _LIST = re.compile(r"<!-- experiments -->\n(?:(?!<!--).)*<!-- end -->", re.S)
 
 
