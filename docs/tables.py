@@ -1,6 +1,7 @@
-"""Makes the tables of docs/results/*.md again from the CSV beside each page: means, deviations, the best and the marks, all from the seeds' own figures.
+"""Makes the tables of docs/ again from the CSV behind each: means, deviations, intervals, differences and marks, all from the seeds' own figures.
 
-`make docs` runs it first; `python docs/tables.py --check` changes nothing and exits with 1 where a page differs from its CSV.
+A sweep's page in docs/results/ has its CSV beside it; a table of an experiment is made wherever a page asks for it (docs/experiments.py).
+`make docs` runs this first; `python docs/tables.py --check` changes nothing and exits with 1 where a page differs from its CSV.
 """
 
 from __future__ import annotations
@@ -10,19 +11,24 @@ import re
 import sys
 from pathlib import Path
 
+import experiments  # docs/experiments.py
+
+from selftrain.errors import SelfTrainError
 from selftrain.sweeps.table import build_table, to_markdown
 
-RESULTS = Path(__file__).resolve().parent / "results"
+DOCS = Path(__file__).resolve().parent
+RESULTS = DOCS / "results"
 _TABLE = re.compile(r"^\| .*?(?=^!\[|^\*\*What)", re.M | re.S)
 
 
 def pages() -> list[Path]:
-    """The pages that have a CSV with a column a seed."""
-    return [
-        page
-        for page in sorted(RESULTS.glob("*.md"))
-        if (data := page.with_suffix(".csv")).exists() and "seed " in data.read_text().partition("\n")[0]
-    ]
+    """The pages of sweeps: those that have a CSV with a column a seed."""
+    return [page for page in sorted(RESULTS.glob("*.md")) if _is_sweep(page)]
+
+
+def _is_sweep(page: Path) -> bool:
+    data = page.with_suffix(".csv")
+    return data.exists() and "seed " in data.read_text(encoding="utf-8").partition("\n")[0]
 
 
 def table_of(data: Path, paper_source: str | None) -> str:
@@ -63,19 +69,26 @@ def table_of(data: Path, paper_source: str | None) -> str:
 
 
 def remade(page: Path) -> str:
-    """The page with its table made again."""
+    """The page with its tables made again."""
     text = page.read_text(encoding="utf-8")
-    source = re.search(r"^Paper: (.*), as printed there;", text, re.M)
-    return _TABLE.sub(lambda _: table_of(page.with_suffix(".csv"), source[1] if source else None) + "\n", text, count=1)
+    if _is_sweep(page):
+        source = re.search(r"^Paper: (.*), as printed there;", text, re.M)
+        text = _TABLE.sub(lambda _: table_of(page.with_suffix(".csv"), source[1] if source else None) + "\n", text, count=1)
+    return experiments.remade(text, page)
 
 
 def main(check: bool) -> int:
     """Write the pages, or name those that differ."""
-    differ = [page for page in pages() if remade(page) != page.read_text(encoding="utf-8")]
+    try:
+        made = {page: remade(page) for page in sorted(DOCS.rglob("*.md"))}
+    except SelfTrainError as error:
+        print(error, file=sys.stderr)
+        return 2
+    differ = [page for page, text in made.items() if text != page.read_text(encoding="utf-8")]
     for page in differ:
-        print(f"{page.name}: its table is not that of its CSV" if check else f"{page.name}: made again")
+        print(f"{page.relative_to(DOCS)}: " + ("a table is not that of its CSV" if check else "made again"))
         if not check:
-            page.write_text(remade(page), encoding="utf-8")
+            page.write_text(made[page], encoding="utf-8")
     return 1 if check and differ else 0
 
 

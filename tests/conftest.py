@@ -3,27 +3,54 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 import torch
 from light_runs import home  # noqa: F401  (a fixture of several rooms)
 from tiny import tiny_backbone
+from xdist.scheduler import LoadScopeScheduling
 
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.models.encoder import TextEncoder
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # A busy machine is no reason to fail.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
 
+@cache
+def in_file(path: str) -> bool:
+    """Whether a file of tests starts Ray or the engine."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    return "mark.ray" in text or "mark.engine" in text
+
+
+def heavy(nodeid: str) -> bool:
+    """Whether a test is of a file that starts Ray or the engine."""
+    return in_file(nodeid.partition("::")[0])
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For several processes (`--dist loadgroup`): what starts Ray or the engine comes first and stays in one, every other file in whichever is free."""
-    for item in items:
-        heavy = any(item.iter_markers("ray")) or any(item.iter_markers("engine"))
-        item.add_marker(pytest.mark.xdist_group("ray" if heavy else item.nodeid.partition("::")[0]))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] != "ray")
+    """What starts Ray or the engine comes first: of two processes (see below) one is busy with it to the end."""
+    items.sort(key=lambda item: not heavy(item.nodeid))
+
+
+class OneForRay(LoadScopeScheduling):
+    """For several processes: what starts Ray or the engine stays in one of them, every other file goes to whichever is free."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "ray" if heavy(nodeid) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneForRay:
+    """xdist's own `--dist loadgroup` needs an attribute that pytest 9.2 no longer has."""
+    return OneForRay(config, log)
 
 
 WORDS = {

@@ -29,8 +29,9 @@ TEXTS = [f"the team and its coach won match {n}" for n in range(12)] + [f"the mi
 
 
 def module(name: str):
+    sys.path[:0] = [] if str(ROOT / "docs") in sys.path else [str(ROOT / "docs")]  # as where they are run
     spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
-    made = importlib.util.module_from_spec(spec)
+    made = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
     return made
 
@@ -245,10 +246,107 @@ def test_the_configuration_page_has_every_key(hooks):
             assert f"`{key}`" in page, key
 
 
-def test_tables_of_sweeps_are_those_of_their_csv():
+def test_tables_are_those_of_their_csv():
     tables = module("tables")
     assert len(tables.pages()) == 19
-    assert [page.name for page in tables.pages() if tables.remade(page) != page.read_text(encoding="utf-8")] == []
+    assert [page.name for page in (ROOT / "docs").rglob("*.md") if tables.remade(page) != page.read_text(encoding="utf-8")] == []
+
+
+def test_figures_of_experiments_have_an_origin_and_a_page():
+    """Both files are there, and say what a reader has to know; neither names a machine, a person or a folder."""
+    folder = ROOT / "docs/results/experiments"
+    shown = {name for page in PAGES for name in re.findall(r"<!-- experiment: ([\w-]+)", page.read_text(encoding="utf-8"))}
+    assert {file.stem for file in folder.glob("*.csv")} == {file.stem for file in folder.glob("*.yaml")}
+    linked = {name for page in PAGES for name in re.findall(r"results/experiments/([\w-]+)\.csv\)", page.read_text(encoding="utf-8"))}
+    assert shown <= {file.stem for file in folder.glob("*.csv")} == linked
+    for file in folder.glob("*.yaml"):
+        origin = yaml.safe_load(file.read_text(encoding="utf-8"))
+        assert all(origin[key] for key in ("command", "date", "machine", "settings chosen on")), file
+        assert origin["version"] or origin["figures"], f"{file}: nothing but figures that a page printed may lack the version"
+        assert not re.search(r"(^|[\s='\"])(/|~|\.\.)\w", file.read_text(encoding="utf-8")), file
+        assert (
+            file.with_suffix(".csv").read_text(encoding="utf-8").startswith("variant,seed,inference,labels,documents,bound,accuracy,macro_f1,ece\n")
+        )
+
+
+def finished_run(folder: Path, *, seeds=(0, 1, 2), command="selftrain run jobs/experiments/bbc_news.yaml", **changed) -> Path:
+    """The folder of a run with two variants, whose accuracies differ by .02, .03 and .04."""
+    folder.mkdir()
+    accuracy = {"plain": [0.90, 0.91, 0.92], "better": [0.92, 0.94, 0.96]}
+    rows = [
+        {"variant": name, "seed": seed, "inference_augmentation": False, "supervision": "none", "documents": 100}
+        | {"scores": {"accuracy": values[seed], "macro_f1": values[seed] - 0.01, "ece": 0.1}}
+        for name, values in accuracy.items()
+        for seed in seeds
+    ]
+    metrics = {
+        "run": {
+            "command": command,
+            "started": "2026-11-28T10:00:00+00:00",
+            "seconds": 61.4,
+            "code_version": "0.1.0+abc",
+            "config_fingerprint": "c0ffee",
+        },
+        "versions": {"torch": "2"},
+        "asked": {"encoder": "/home/someone/all-MiniLM-L6-v2", "llm": None},
+        "data": {"name": "bbc_news", "fingerprint": "d1", "unlabeled": 500, "test": 100},
+        "rows": rows,
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics | changed), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def experiments(monkeypatch, tmp_path):
+    made = module("experiments")
+    monkeypatch.setattr(made, "FOLDER", tmp_path / "docs/results/experiments")
+    return made
+
+
+def test_a_run_becomes_a_table_with_its_origin(experiments, tmp_path):
+    run = finished_run(tmp_path / "run", command="selftrain run jobs/experiments/bbc_news.yaml\nselftrain run --resume /somewhere/run")
+    file = experiments.record("bbc", [run], "nothing of BBC News", machine="2 CPU cores")
+    assert file.read_text().splitlines()[1] == "plain,0,plain,none,100,,0.9,0.89,0.1"
+    assert "/" not in file.with_suffix(".yaml").read_text().replace("jobs/experiments/bbc_news.yaml", "")
+    page = tmp_path / "docs/methods/genco.md"
+    text = experiments.remade("a\n\n<!-- experiment: bbc\nagainst: plain\nrows: {plain: , better: ours}\n-->\n<!-- end -->\n\nb", page, file.parent)
+    assert "| variant | n | accuracy | 95 % interval | macro-F1 | ECE | difference from plain | p |" in text
+    # t of the differences: .03 / (.01 / sqrt(3)) = 5.196 with two degrees of freedom; 4.3027 sd / sqrt(3) is the half interval
+    assert "| plain | 3 | 0.910 ± 0.010 | 0.885 to 0.935 | 0.900 ± 0.010 | 0.100 ± 0.000 |  |  |" in text
+    assert "| ours | 3 | 0.940 ± 0.020 | 0.890 to 0.990 | 0.930 ± 0.020 | 0.100 ± 0.000 | +0.030 | 0.035 |" in text
+    assert (
+        "[bbc.csv](../results/experiments/bbc.csv), `selftrain run jobs/experiments/bbc_news.yaml`; 2026-11-28, 2 CPU cores, selftrain 0.1.0+abc."
+        in text
+    )
+    assert text.endswith("Settings chosen on: nothing of BBC News.\n\n<!-- end -->\n\nb")
+    assert experiments.remade(text, page, file.parent) == text
+    assert experiments.remade(text.replace("0.035", "0.034"), page, file.parent) == text, "a figure that is not that of the CSV is seen"
+    assert "| [bbc](../results/experiments/bbc.csv) |" in experiments.remade("<!-- experiments -->\n<!-- end -->", page, file.parent)
+
+
+def test_seeds_that_were_run_apart_come_together_and_what_does_not_fit_is_refused(experiments, tmp_path):
+    first, second = finished_run(tmp_path / "a", seeds=[0]), finished_run(tmp_path / "b", seeds=[1, 2])
+    assert len(experiments.record("bbc", [first, second], "nothing").read_text().splitlines()) == 1 + 6
+    other = finished_run(tmp_path / "c", data={"name": "bbc_news", "fingerprint": "d2", "test": 100})
+    ours = finished_run(tmp_path / "d", command="selftrain run --data /home/someone/mail.csv")
+    for folders, why in (
+        ([first, first], "seed 0"),
+        ([first, other], "not of the same documents"),
+        ([ours], "folder of this machine"),
+        ([tmp_path], "finished"),
+    ):
+        with pytest.raises(SelfTrainError, match=why):
+            experiments.record("bbc", folders, "nothing")
+    assert experiments.record("mail", [ours], "nothing", command="selftrain run --data mail.csv").exists()
+    for marker, why in (
+        ("experiment: none", "no none.csv"),
+        ("experiment: bbc\nrows: [other]", "no row 'other'"),
+        ("experiment: bbc\nrow: [plain]", "cannot be read"),
+    ):
+        with pytest.raises(SelfTrainError, match=why):
+            experiments.remade(f"<!-- {marker}\n-->\n<!-- end -->", tmp_path / "page.md", experiments.FOLDER)
+    with pytest.raises(SelfTrainError, match="no <!-- end -->"):
+        experiments.remade("<!-- experiment: bbc -->\n\n<!-- experiment: mail -->\n<!-- end -->", tmp_path / "page.md", experiments.FOLDER)
 
 
 def test_a_table_that_is_not_that_of_its_csv_would_be_seen(tmp_path):

@@ -180,6 +180,21 @@ def test_a_compressed_file_that_is_much_larger_than_its_size_is_refused(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["x.csv.gz"]
 
 
+class Untouched(Counting):
+    """Fails where it is asked for anything."""
+
+    def predict_proba(self, texts):
+        raise AssertionError("a text was classified")
+
+
+def test_a_compressed_file_is_checked_before_its_first_row_is_classified(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(text_files, "GZIP_FREE_BYTES", 1 << 16)
+    for content in (gzip.compress(b"text\n" + b"a longer text\n" * 100_000), gzip.compress(b"text\na longer text\n")[:-9]):
+        (tmp_path / "x.csv.gz").write_bytes(content)
+        with pytest.raises(DataError, match=r"times its size|not a readable gzip file"):
+            predict_file(Untouched(), tmp_path / "x.csv.gz", tmp_path / "y.csv", "text")
+
+
 def test_errors_say_which_parameter_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("txt\na\n")
     for error, parameter, arguments in (

@@ -144,6 +144,13 @@ def test_compressed_files_read_like_plain_ones(tmp_path, name, content):
         ("a.csv.gz", gzip.compress(b""), "is empty"),
         ("a.parquet.gz", gzip.compress(b"x"), "data.source must be a .csv"),
     ],
+    ids=[
+        "not gzip",
+        "torn",
+        "another encoding",
+        "empty",
+        "not a text file",
+    ],  # gzip writes the time into its bytes, and processes of xdist must agree on names
 )
 def test_faults_of_a_compressed_file(tmp_path, name, content, message):
     with pytest.raises(DataError) as caught:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import sqlite3
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -24,21 +26,43 @@ def bench(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(bench):
+    experiment = json.loads((bench.folder / "run.yaml").read_text())
+    experiment["method"] |= {"rounds": 3, "steps_per_round": 15}
+    experiment["seeds"] = [0]
+    (bench.folder / "run.yaml").write_text(json.dumps(experiment))
     faults.undisturbed(bench, "run")
     return bench
 
 
+def kill(process: subprocess.Popen, place: Path, kind: str, ready: Callable[[], bool]) -> list[psutil.Process]:
+    """Kill a process of this kind once `ready`, wait until that is noticed, and return every process that was seen."""
+    root, seen, end = psutil.Process(process.pid), [], time.monotonic() + 600
+    while not ready() or (victim := faults.victim(root, kind)) is None:
+        assert process.poll() is None and time.monotonic() < end, (place / "log").read_text()[-3000:]
+        time.sleep(0.1)
+    seen += faults.family(root)
+    said, since = (place / "log").stat().st_size, time.time()
+    victim.kill()
+    killed = time.monotonic()
+    while not faults.mended("run", kind, place, said, root, victim, since):
+        assert process.poll() is None and time.monotonic() < killed + 60, f"{kind}: {(place / 'log').read_text()[-3000:]}"
+        time.sleep(0.1)
+    return [*seen, *faults.family(root)]
+
+
 @pytest.mark.engine
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("number", "kind", "moment"), [(0, "engine", 0.3), (1, "Train worker", 0.6), (2, "text service", 0.4), (3, "driver", 0.5)])
-def test_a_killed_process_of_a_run_is_noticed_and_nothing_is_lost(undisturbed, number, kind, moment) -> None:
-    case = faults.disturbed(undisturbed, "run", kind, moment, number)
-    assert case.ended != "had ended before"
-    assert case.right, case
-    assert case.orphans == 0, case
-    assert case.noticed_seconds is not None and case.noticed_seconds < 60, case
-    if kind != "driver":
-        assert case.ended == "recovered", case
+def test_processes_of_a_run_die_and_nothing_is_lost(undisturbed, tmp_path) -> None:
+    """One after the other in one run, each after a step forward from the last; `make faults` kills each alone. tests/e2e/test_run.py kills the command itself."""
+    _, wanted = undisturbed.undisturbed["run"]
+    process = undisturbed.start(undisturbed.command("run", tmp_path), tmp_path, "log")
+    seen = kill(process, tmp_path, "engine", lambda: faults.texts_in(tmp_path) > 0)
+    before = faults.texts_in(tmp_path)
+    seen += kill(process, tmp_path, "text service", lambda: faults.texts_in(tmp_path) > before)
+    seen += kill(process, tmp_path, "Train worker", lambda: bool(list(tmp_path.glob("runs/*/checkpoints/*/checkpoint_*"))))
+    assert process.wait(faults.PATIENCE) == 0, (tmp_path / "log").read_text()[-3000:]
+    assert undisturbed.result("run", tmp_path) == wanted
+    assert faults.left_over(list(set(seen))) == 0
 
 
 @pytest.fixture

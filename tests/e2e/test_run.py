@@ -97,8 +97,7 @@ def finished(home, killed):
 def test_a_kill_leaves_whole_blocks_and_no_process(killed):
     rows, alive = killed
     assert len(rows) >= 32
-    # Ray's own agents notice the death of their node by themselves, some time later; engine, workers and services must be gone.
-    assert [process.name() for process in alive if process.is_running() and "Agent" not in process.name()] == []
+    assert [process.name() for process in alive if process.is_running()] == []
 
 
 @pytest.mark.engine

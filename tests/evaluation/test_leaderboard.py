@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from selftrain.evaluation.leaderboard import TITLES, entries_of, text_table, to_html
+from selftrain.evaluation.leaderboard import PAGE_TITLES, TITLES, entries_of, text_table, to_html
 
 
 def run(name, rows, *, data="news", fingerprint="f", started="2026-01-01", llm=None):
@@ -77,8 +77,17 @@ def test_what_classifying_costs_is_a_column_that_an_older_run_leaves_empty():
     assert (first.cells()[place], second.cells()[place]) == ("0.75 ± 0.01", "–") and second.keys()[place] < first.keys()[place]
 
 
+def test_the_page_has_a_table_for_each_group_with_the_accuracy_beside_the_method():
+    page = to_html(entries_of([run("one", [("genco", "none", 0.8), ("zero-shot", "none", 0.7), ("supervised", "all", 0.9)])]))
+    assert page.count("<table") == 2 and re.findall(r"<h[23]>(.*?) <span", page) == ["news", "Labels seen: all", "Labels seen: none"]
+    assert re.findall(r'<tr[^>]*><td data-key="(.*?)">', page) == ["supervised", "genco", "zero-shot"]
+    assert PAGE_TITLES[:2] == ("method", "accuracy") and set(PAGE_TITLES) | {"data", "supervision", "documents"} == set(TITLES)
+    assert page.count('<tr class="best">') == 2
+    assert "<table" not in to_html([])
+
+
 def test_the_page_sorts_by_numbers_and_escapes_names():
     page = to_html(entries_of([run("<b>", [("genco <i>", "none", 0.8)])]))
     assert "<i>" not in page and "genco &lt;i&gt;" in page
-    assert len(re.findall(r"<th ", page)) == len(re.findall(r"<td ", page)) == 14 and 'data-key="0.8"' in page
+    assert len(re.findall(r"<th ", page)) == len(re.findall(r"<td ", page)) == len(PAGE_TITLES) and 'data-key="0.8"' in page
     assert "src=" not in page and "href=" not in page

@@ -3,7 +3,7 @@ import warnings
 
 import pytest
 
-from selftrain.evaluation.significance import mean_std, paired_t_test
+from selftrain.evaluation.significance import mean_interval, mean_std, paired_t_test
 
 
 def test_sample_standard_deviation_by_hand():
@@ -13,6 +13,13 @@ def test_sample_standard_deviation_by_hand():
 
 def test_one_value_has_no_deviation():
     assert mean_std([0.9]) == {"mean": 0.9, "std": None}
+
+
+def test_interval_of_the_mean_by_hand():
+    # 2 +- 4.3027 / sqrt(3): the 97.5 % point of Student's t with two degrees of freedom
+    assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-5)
+    assert mean_interval([0.5, 0.5]) == (0.5, 0.5)
+    assert mean_interval([0.9]) is None and mean_interval([]) is None
 
 
 def test_paired_t_by_hand():

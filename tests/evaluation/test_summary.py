@@ -1,6 +1,6 @@
 import pytest
 
-from selftrain.evaluation.summary import best, main_row, main_summary, plus_minus, summarise, text_table
+from selftrain.evaluation.summary import MOST_COMPARED, best, compared, main_row, main_summary, plus_minus, summarise, text_table
 
 
 def row(variant, seed, accuracy, *, augmented=False, supervision="none", documents=100, **more):
@@ -58,6 +58,14 @@ def test_main_row_is_the_asked_variant_with_plain_inference(example):
     del metrics["asked"]["variant"]
     assert main_row(metrics)["variant"] == "zero-shot encoder"
     assert main_row({**metrics, "rows": []}) is None
+
+
+def test_of_many_variants_plots_show_the_runs_own_and_the_best(example):
+    metrics = example()
+    assert compared(metrics) == list(dict.fromkeys(row["variant"] for row in metrics["rows"]))
+    metrics["rows"] = [row(f"v{index}", 0, accuracy) for index, accuracy in enumerate([0.1, 0.9, 0.2, 0.8, 0.7, 0.3, 0.6, 0.5, 0.4])]
+    metrics["summary"], metrics["asked"]["variant"] = summarise(metrics["rows"]), "v0"
+    assert compared(metrics) == ["v0", "v1", "v3", "v4", "v6", "v7", "v8"] and len(compared(metrics)) == MOST_COMPARED
 
 
 def test_plus_minus():

@@ -9,6 +9,7 @@ import pytest
 
 from selftrain.evaluation import plots
 from selftrain.evaluation.plot_style import BOUND, COLORS, GRID, INK, QUIET
+from selftrain.evaluation.sensitivity import Line, heatmaps, lines
 from selftrain.evaluation.svg import inline
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="72pt" height="36pt" viewBox="0 0 72 36">{}</svg>'
@@ -21,6 +22,8 @@ def cleaned(content: str) -> str:
 def test_colours_become_variables_of_the_page(example):
     drawings = plots.from_metrics(example())
     rng = np.random.default_rng(0)
+    drawings["lines"] = lines("tau", ["1", ".1"], {"news": Line([0.8, 0.9], [0.01, None], [0.7, 0.8])}, "accuracy", svg=True)
+    drawings["heatmaps"] = heatmaps(("T", "weight"), ["1", "2"], ["3", "4"], {"alone": [[0.1, 0.2], [0.3, None]]}, "accuracy", svg=True)
     drawings["map"] = plots.embedding_map(rng.normal(size=(30, 2)), np.arange(30) % 3, ["a", "b", "c"], prototypes=rng.normal(size=(3, 2)))
     for name, content in drawings.items():
         markup = inline(content, name, "x").markup

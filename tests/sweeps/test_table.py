@@ -261,7 +261,7 @@ def test_three_axes_become_panels(monkeypatch):
     found = {(row, "news", 0): {"scores": {"accuracy": place / 100}} for place, row in enumerate(rows)}
     made = build_table(axes=["host", "T", "weight"], rows=rows, columns=["news"], seeds=[0], metric="accuracy", results=found)
     seen = {}
-    monkeypatch.setattr("selftrain.sweeps.report.heatmaps", lambda axes, rows, columns, panels, metric: seen.update(panels) or b"")
+    monkeypatch.setattr("selftrain.sweeps.report.heatmaps", lambda axes, rows, columns, panels, metric, **_: seen.update(panels) or b"")
     figure(made)
     shown = {name: [[round(value) for value in row] for row in means] for name, means in seen.items()}
     assert shown == {"alone": [[0, 1, 2], [3, 4, 5]], "VAT": [[6, 7, 8], [9, 10, 11]]}

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from selftrain.data.text_files import COMPRESSED, RECORD_CHARACTERS, SUFFIXES, Undecodable, lines_of, opened, suffix_of
+from selftrain.data.text_files import COMPRESSED, RECORD_CHARACTERS, SUFFIXES, Undecodable, check_compressed, lines_of, opened, suffix_of
 from selftrain.errors import DataError, SelfTrainError
 from selftrain.files.parsing import json_items, json_of
 
@@ -64,7 +64,7 @@ def check_source(path: Path, parameter: str) -> None:
 
 
 def open_records(path: Path, text_column: str, undecodable: Undecodable = "strict") -> Records:
-    """The records of a text file.
+    """The records of a text file; a compressed one is checked whole first.
 
     Args:
         path: a file with one of the `SUFFIXES` of text files.
@@ -74,6 +74,7 @@ def open_records(path: Path, text_column: str, undecodable: Undecodable = "stric
     Raises:
         DataError: it is not what its name says, holds nothing, or is beyond a bound; `read` raises it too.
     """
+    check_compressed(path)
     if suffix_of(path) in (".csv", ".tsv"):
         delimiter, header = _header(path, text_column, undecodable)
         return Records(header, lambda: _delimited(path, delimiter, header, undecodable))

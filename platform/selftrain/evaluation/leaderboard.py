@@ -32,6 +32,10 @@ TITLES = (
 )
 
 
+# On the page the group's heading has the rest.
+PAGE_TITLES = ("method", "accuracy", "macro-F1", "ECE", "seeds", "training (s)", "inference (ms)", "encoder", "language model", "texts", "run")
+
+
 @dataclass(frozen=True)
 class LeaderboardEntry:
     """One line of the leaderboard."""
@@ -134,9 +138,13 @@ def text_table(entries: Sequence[LeaderboardEntry]) -> str:
 
 
 def to_html(entries: Sequence[LeaderboardEntry]) -> str:
-    """The page, which holds everything it shows; a click on a column's title sorts by it."""
+    """The page, which holds everything it shows: a table a group, and a click on a column's title sorts by it."""
     environment = Environment(
         loader=PackageLoader("selftrain", "evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    groups = list(dict.fromkeys(entry.group for entry in entries))
-    return environment.get_template("leaderboard.html").render(entries=entries, titles=TITLES, groups=groups)
+    places = [TITLES.index(title) for title in PAGE_TITLES]
+    groups: dict[tuple[str, str, str], list[Any]] = {}
+    for entry in entries:
+        cells, keys = entry.cells(), entry.keys()
+        groups.setdefault(entry.group, []).append((entry, [(cells[place], keys[place], isinstance(keys[place], float)) for place in places]))
+    return environment.get_template("leaderboard.html").render(entries=entries, titles=PAGE_TITLES, groups=groups)

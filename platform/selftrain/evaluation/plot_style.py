@@ -15,6 +15,7 @@ from typing import Any, ParamSpec
 import matplotlib as mpl
 import matplotlib.style
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Text
@@ -25,6 +26,8 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#66
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, QUIET, GRID = "#222222", "#666666", "#E3E3E3"
 BOUND, WHITE = "#BDBDBD", "#FEFEFE"  # WHITE stays white on a dark page too, unlike the background
+# From transparent to dark blue: the page shows through, whether it is light or dark.
+SHADES = LinearSegmentedColormap.from_list("clear-blue", [(0.0, 0.35, 0.62, 0.0), (0.0, 0.35, 0.62, 1.0)])
 STYLE = {
     "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same shapes on every machine
     "font.size": 9,

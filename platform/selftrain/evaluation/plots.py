@@ -1,6 +1,6 @@
 """The plots of a run, each a function from plain data to the bytes of one SVG.
 
-Scatter plots are rasterised inside their SVG, so that a large map stays small.
+A scatter plot of many dots is rasterised inside its SVG, so that a large map stays small.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 from sklearn.decomposition import PCA
@@ -18,18 +17,17 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from selftrain.evaluation.calibration import Bin, calibration_error
 from selftrain.evaluation.metrics import PrecisionAt
-from selftrain.evaluation.plot_style import BOUND, COLORS, INK, MARKERS, QUIET, WHITE, canvas, legend, picture, series_style, shortened
+from selftrain.evaluation.plot_style import BOUND, COLORS, INK, MARKERS, QUIET, SHADES, WHITE, canvas, legend, picture, series_style, shortened
 from selftrain.evaluation.schema import RunMetrics, Summary, VariantRound
-from selftrain.evaluation.summary import main_row, plus_minus
+from selftrain.evaluation.summary import compared, main_row, plus_minus
 
-# From transparent to dark blue: the page shows through, whether it is light or dark.
-_SHARES = LinearSegmentedColormap.from_list("clear-blue", [(0.0, 0.35, 0.62, 0.0), (0.0, 0.35, 0.62, 1.0)])
+_MOST_DOTS = 1500  # that are drawn one by one, in the colours of the page
 
 
 def from_metrics(metrics: RunMetrics) -> dict[str, bytes]:
     """Every plot that needs metrics.json alone, by the names of the report's captions; plots without data are left out.
 
-    Plots of several variants show the first seed of each, with plain inference where both kinds were measured.
+    Plots of several variants show the first seed of each, with plain inference where both kinds were measured, and at most as many as have a colour.
     """
     pictures: dict[str, bytes] = {}
     names, main = metrics["asked"]["classes"], main_row(metrics)
@@ -37,11 +35,11 @@ def from_metrics(metrics: RunMetrics) -> dict[str, bytes]:
     for row in sorted(metrics["rows"], key=lambda row: row["inference_augmentation"]):
         if row["scores"] is not None:
             shown.setdefault(row["variant"], row["scores"])
-    order = [name for name in dict.fromkeys(row["variant"] for row in metrics["rows"]) if name in shown]
+    order = [name for name in compared(metrics) if name in shown]
     if any(entry["accuracy"] for entry in metrics["summary"]):
         pictures["variants"] = variants(metrics["summary"])
     if any("accuracy" in entry["figures"] for entry in metrics["rounds"]):
-        pictures["accuracy_per_round"] = per_round(metrics["rounds"], order=order)
+        pictures["accuracy_per_round"] = per_round([entry for entry in metrics["rounds"] if entry["variant"] in order], order=order)
     if main is not None and main["scores"] is not None:
         pictures["confusion"] = confusion(main["scores"]["confusion"], names)
         pictures["reliability"] = reliability(main["scores"]["reliability"])
@@ -156,7 +154,7 @@ def per_round(
 def variants(summary: Sequence[Summary]) -> Figure:
     """Accuracy of every variant: a bar for the mean over seeds, a whisker of one standard deviation each way; bounds are grey."""
     shown = [entry for entry in summary if entry["accuracy"] is not None]
-    figure, axes = canvas(6.2, max(1.6, 0.7 + 0.3 * len(shown)))
+    figure, axes = canvas(5.2, max(1.6, 0.7 + 0.3 * len(shown)))
     for place, entry in enumerate(shown):
         value = entry["accuracy"]
         assert value is not None
@@ -167,7 +165,7 @@ def variants(summary: Sequence[Summary]) -> Figure:
         axes.text(value["mean"] + spread + 0.012, place, plus_minus(value), va="center", fontsize=8, color=INK)
     axes.set_yticks(range(len(shown)), [shortened(entry["variant"]) + (" + inf. aug." if entry["inference_augmentation"] else "") for entry in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set(xlim=(0, 1.24), xlabel="accuracy on the test documents")
+    axes.set(xlim=(0, 1.4), xlabel="accuracy on the test documents")
     axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     axes.spines["bottom"].set_bounds(0, 1)
     axes.tick_params(axis="y", length=0)
@@ -194,18 +192,19 @@ def embedding_map(
         text_labels: class that each text was asked for.
         prototypes: `[L, 2]`, or None, or none of them (a linear classifier has no points in this space).
     """
-    # The legend takes columns of 15 names right of the map.
-    columns = -(-len(class_names) // 15)
-    figure, axes = canvas(5.0 + 1.7 * columns, 4.8)
+    # The legend stands above the map; many names take columns of 15 right of it.
+    above, columns = len(class_names) <= 10, -(-len(class_names) // 15)
+    figure, axes = canvas(5.2, 4.6 + 0.2 * (len(class_names) // 3)) if above else canvas(5.0 + 1.7 * columns, 4.8)
+    many = len(documents) + (len(texts) if texts is not None else 0) > _MOST_DOTS
     labels, text_labels = np.asarray(labels, dtype=int), np.asarray(text_labels, dtype=int)
     starred = prototypes is not None and len(prototypes) > 0
     for index, name in enumerate(class_names):
         color, marker = COLORS[index % len(COLORS)], MARKERS[(index // len(COLORS)) % len(MARKERS)]
         mine = documents[labels == index]
-        axes.scatter(mine[:, 0], mine[:, 1], s=11, color=color, marker=marker, linewidths=0, alpha=0.65, rasterized=True, label=shortened(name))
+        axes.scatter(mine[:, 0], mine[:, 1], s=11, color=color, marker=marker, linewidths=0, alpha=0.65, rasterized=many, label=shortened(name))
         if texts is not None and (text_labels == index).any():
             own = texts[text_labels == index]
-            axes.scatter(own[:, 0], own[:, 1], s=16, color=color, marker="x", linewidths=0.9, rasterized=True)
+            axes.scatter(own[:, 0], own[:, 1], s=16, color=color, marker="x", linewidths=0.9, rasterized=many)
         if prototypes is not None and starred:
             star = prototypes[index]
             axes.scatter(star[0], star[1], s=190, color=color, marker="*", edgecolors=INK, linewidths=0.9, zorder=4)
@@ -215,7 +214,7 @@ def embedding_map(
         axes.scatter([], [], s=110, color="white", marker="*", edgecolors=INK, linewidths=0.9, label="class prototype")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    figure.legend(loc="outside right upper", ncols=columns, markerscale=1.4, handletextpad=0.3)
+    figure.legend(loc="outside upper left" if above else "outside right upper", ncols=3 if above else columns, markerscale=1.4, handletextpad=0.3)
     return figure
 
 
@@ -254,7 +253,7 @@ def _heatmap(matrix: np.ndarray, class_names: Sequence[str], rows: str, columns:
     figure, axes = canvas(side + 0.4, side)
     totals = matrix.sum(axis=1, keepdims=True)
     share = np.divide(matrix, totals, out=np.zeros_like(matrix), where=totals > 0)
-    axes.imshow(share, cmap=_SHARES, vmin=0, vmax=1)
+    axes.imshow(share, cmap=SHADES, vmin=0, vmax=1)
     names = [shortened(name) for name in class_names]
     axes.set_xticks(range(count), names, rotation=0 if max(map(len, names), default=0) * count <= 40 else 90)
     axes.set_yticks(range(count), names)

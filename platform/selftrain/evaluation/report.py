@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from selftrain.evaluation.schema import RunMetrics, Summary, VariantRow
-from selftrain.evaluation.summary import best, main_row, main_summary, plus_minus
+from selftrain.evaluation.summary import best, compared, main_row, main_summary, plus_minus
 from selftrain.evaluation.svg import inline
 
 CAPTIONS = {
@@ -137,6 +137,8 @@ def render(metrics: RunMetrics, findings: Findings, pictures: Mapping[str, bytes
         validated=any(entry["validated"] is not None for entry in metrics["summary"]),
         best=best(metrics["summary"]),
         main=row,
+        variants=len({entry["variant"] for entry in metrics["summary"]}),
+        compared=len(compared(metrics)),
         classes=_classes(row, metrics["asked"]["classes"]) if row else [],
         pictures=[_picture(name, content) for name, content in pictures.items()],
         examples=findings.examples,

@@ -1,4 +1,4 @@
-"""The pictures of a sensitivity table: lines with error bars over one axis, heatmaps over two; PNG, in the style of plot_style.py."""
+"""The pictures of a sensitivity table: lines with error bars over one axis, heatmaps over two; PNG for files, SVG for pages, in the style of plot_style.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from selftrain.evaluation.plot_style import COLORS, INK, MARKERS, QUIET, STYLE
+from selftrain.evaluation.plot_style import COLORS, INK, MARKERS, QUIET, SHADES, STYLE, WHITE, picture
 
 Values = Sequence[float | None]
 _BLUES = LinearSegmentedColormap.from_list("white-blue", ["#FFFFFF", "#8FC1E3", "#0072B2", "#00395A"])
@@ -27,7 +27,7 @@ class Line:
     paper: Values = ()
 
 
-def lines(axis: str, values: Sequence[str], series: Mapping[str, Line], metric: str) -> bytes:
+def lines(axis: str, values: Sequence[str], series: Mapping[str, Line], metric: str, *, svg: bool = False) -> bytes:
     """A line with error bars for each series; the paper's numbers are hollow, dashed markers of the same colour. Values stand at equal distances."""
 
     def draw() -> Figure:
@@ -48,10 +48,12 @@ def lines(axis: str, values: Sequence[str], series: Mapping[str, Line], metric: 
         axes.legend()
         return figure
 
-    return _png(draw)
+    return picture(draw)() if svg else _png(draw)
 
 
-def heatmaps(axes: tuple[str, str], rows: Sequence[str], columns: Sequence[str], panels: Mapping[str, Sequence[Values]], metric: str) -> bytes:
+def heatmaps(
+    axes: tuple[str, str], rows: Sequence[str], columns: Sequence[str], panels: Mapping[str, Sequence[Values]], metric: str, *, svg: bool = False
+) -> bytes:
     """A heatmap for each panel, `[row][column]` means; darker is higher, each panel on a scale of its own, the highest and lowest in numbers like all others."""
 
     def draw() -> Figure:
@@ -61,7 +63,7 @@ def heatmaps(axes: tuple[str, str], rows: Sequence[str], columns: Sequence[str],
         for place, (one, (name, means)) in enumerate(zip(drawn, panels.items(), strict=True)):
             shares = np.array([_numbers(row) for row in means])
             low, high = (np.nanmin(shares), np.nanmax(shares)) if np.isfinite(shares).any() else (0.0, 1.0)
-            one.imshow(shares, cmap=_BLUES, vmin=low - 0.15 * (high - low) - 1e-9, vmax=high + 1e-9, aspect="auto")
+            one.imshow(shares, cmap=SHADES if svg else _BLUES, vmin=low - 0.15 * (high - low) - 1e-9, vmax=high + 1e-9, aspect="auto")
             one.set_xticks(range(len(columns)), columns)
             one.set_yticks(range(len(rows)), rows)
             one.tick_params(length=0)
@@ -72,11 +74,11 @@ def heatmaps(axes: tuple[str, str], rows: Sequence[str], columns: Sequence[str],
                 value = shares[row, column]
                 if np.isfinite(value):
                     dark = value > low + 0.55 * (high - low)
-                    one.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if dark else INK)
+                    one.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=WHITE if dark else INK)
         figure.supxlabel(metric, fontsize=8, color=QUIET)
         return figure
 
-    return _png(draw)
+    return picture(draw)() if svg else _png(draw)
 
 
 def _numbers(values: Values) -> np.ndarray:

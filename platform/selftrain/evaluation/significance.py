@@ -34,6 +34,15 @@ def mean_std(values: Sequence[float]) -> MeanStd:
     return MeanStd(mean=float(np.mean(values)), std=float(np.std(values, ddof=1)) if len(values) > 1 else None)
 
 
+def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
+    """Confidence interval of the mean of one metric over seeds, by Student's t; None for fewer than two values, which have none."""
+    if len(values) < 2:
+        return None
+    found = mean_std(values)
+    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * (found["std"] or 0.0) / len(values) ** 0.5
+    return found["mean"] - half, found["mean"] + half
+
+
 def paired_t_test(a: Sequence[float], b: Sequence[float]) -> PairedTest:
     """Compare two variants seed by seed.
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from selftrain.evaluation.schema import RunMetrics, Summary, VariantRow
 from selftrain.evaluation.significance import MeanStd, mean_std
 
+MOST_COMPARED = 7  # variants side by side in one plot: as many as there are colours
 _SCORES = (("accuracy", "accuracy"), ("macro_f1", "macro-F1"), ("ece", "ECE"))
 
 
@@ -42,6 +43,16 @@ def main_summary(metrics: RunMetrics) -> Summary | None:
     row = main_row(metrics)
     wanted = row and (row["variant"], row["inference_augmentation"])
     return next((entry for entry in metrics["summary"] if (entry["variant"], entry["inference_augmentation"]) == wanted), None)
+
+
+def compared(metrics: RunMetrics) -> list[str]:
+    """The variants that plots of several set side by side, in the order of the run: where they are many, its own and those of the highest accuracy."""
+    names = list(dict.fromkeys(row["variant"] for row in metrics["rows"]))
+    if len(names) <= MOST_COMPARED:
+        return names
+    own, means = main_row(metrics), {entry["variant"]: entry["accuracy"]["mean"] for entry in metrics["summary"][::-1] if entry["accuracy"]}
+    ranked = sorted(names, key=lambda name: (own is None or name != own["variant"], -means.get(name, 0.0)))
+    return [name for name in names if name in ranked[:MOST_COMPARED]]
 
 
 def plus_minus(value: MeanStd | None, digits: int = 3) -> str:

@@ -258,7 +258,7 @@ class Method(ABC):
 class ClassifierMethod(Method):
     """A method that trains a classifier on the encoder, by default a linear one, instead of comparing documents with label prompts."""
 
-    stateful = ("classifier",)
+    stateful: ClassVar[tuple[str, ...]] = ("classifier",)
     classifier: torch.nn.Module  # embeddings `[N, D]` to logits `[N, L]`
 
     def parameters(self) -> list[torch.nn.Parameter]:

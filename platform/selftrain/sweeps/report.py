@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from selftrain.evaluation.sensitivity import Line, heatmaps, lines
 from selftrain.evaluation.summary import plus_minus
+from selftrain.evaluation.svg import inline
 from selftrain.files.durable import write_whole
 from selftrain.sweeps.space import Space
 from selftrain.sweeps.table import METRICS, SweepTable, TableEntry, legend, number, shown_entry, to_csv, to_markdown, to_text
@@ -29,14 +29,16 @@ def write_table(folder: Path, space: Space, table: SweepTable, facts: Mapping[st
     Returns:
         The table for a terminal.
     """
-    picture = figure(table)
     write_whole(folder / "table.md", f"{_opening(space, facts)}\n{to_markdown(table)}\n![the same as a picture](figure.png)\n")
     write_whole(folder / "table.csv", to_csv(table))
-    write_whole(folder / "figure.png", picture)
+    write_whole(folder / "figure.png", figure(table))
     head = [(name, 1 + table.has_paper(name)) for name in table.columns]
     body = [(row, [(table.entries[row, name], table.has_paper(name)) for name in table.columns]) for row in table.rows]
-    encoded = base64.b64encode(picture).decode("ascii")
-    write_whole(folder / "report.html", _page(space, facts, table=table, head=head, body=body, legend=legend(table, bold="bold"), picture=encoded))
+    drawing = inline(figure(table, svg=True), "figure", f"{space.title}, the table as a picture")
+    write_whole(
+        folder / "report.html",
+        _page(space, facts, table=table, head=head, body=body, legend=legend(table), picture=drawing, metric=METRICS[table.metric]),
+    )
     return to_text(table)
 
 
@@ -83,19 +85,19 @@ def _opening(space: Space, facts: Mapping[str, Any]) -> str:
     return f"# {space.title}\n\n    {facts['command']}\n\n{made}; selftrain {facts['code_version']}.\n{claim}"
 
 
-def figure(table: SweepTable) -> bytes:
-    """Lines over one axis, heatmaps over the last two; further axes and data sets become panels. PNG."""
+def figure(table: SweepTable, *, svg: bool = False) -> bytes:
+    """Lines over one axis, heatmaps over the last two; further axes and data sets become panels. PNG, or SVG for a page."""
     metric = METRICS[table.metric]
     if len(table.axes) == 1:
         series = {name: _line([entry for _, entry in table.column(name)]) for name in table.columns}
-        return lines(table.axes[0], [row[0] for row in table.rows], series, metric)
+        return lines(table.axes[0], [row[0] for row in table.rows], series, metric, svg=svg)
     rows, columns = (tuple(dict.fromkeys(row[index] for row in table.rows)) for index in (-2, -1))
     leading = list(dict.fromkeys(row[:-2] for row in table.rows))
     panels = {}
     for above, name in itertools.product(leading, table.columns):
         title = " · ".join([*above, *([name] if len(table.columns) > 1 or not above else [])])
         panels[title] = [[_mean(table.entries.get(((*above, row, column), name))) for column in columns] for row in rows]
-    return heatmaps((table.axes[-2], table.axes[-1]), rows, columns, panels, metric)
+    return heatmaps((table.axes[-2], table.axes[-1]), rows, columns, panels, metric, svg=svg)
 
 
 def _line(entries: Sequence[TableEntry]) -> Line:

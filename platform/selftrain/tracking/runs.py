@@ -128,7 +128,7 @@ class Tracker:
             name: as MLflow shows it, such as variant and seed.
             params: settings of the child alone.
             tags: tags of the child alone.
-            key: one of `tags` that tells the child from its siblings; a child that has it already is taken up again.
+            key: one of `tags` that tells the child from its siblings; a child that has it already is continued.
         """
         found = self._find(f"{self._below()} and tags.`{key[0]}` = '{key[1]}'") if key is not None else None
         below = found or self._create(name, {**(tags or {}), "mlflow.parentRunId": self.run.run_id})
