@@ -24,6 +24,7 @@ from selftrain.texts.engines.spending import Spending
 KEY_VARIABLE = "SELFTRAIN_LANGUAGE_MODEL_KEY"
 TRIES = 8  # of a prompt, over about two minutes
 BACKOFF_SECONDS, MOST_BACKOFF_SECONDS = 0.5, 30.0
+_BOOK_SECONDS = 0.05  # between two tries to book, while requests under way might take the rest
 CHAT_TOKENS = 256  # that a server's chat template may put around a prompt
 _VLLM = "vllm"  # who owns the models of a vLLM server, by its own list
 
@@ -107,7 +108,8 @@ class ServerDeployment:
         request = self._request(prompt, options)
         client, started, wait = self._client(), time.monotonic(), BACKOFF_SECONDS
         for last in [*[False] * (TRIES - 1), True]:
-            booked = self._spending.book(request.prompt_tokens, request.generated_tokens)
+            while (booked := self._spending.book(request.prompt_tokens, request.generated_tokens)) is None:
+                await asyncio.sleep(_BOOK_SECONDS)
             try:
                 answer = await (client.chat.completions if "messages" in request.arguments else client.completions).create(**request.arguments)
             except openai.RateLimitError as error:  # refused before it was read

@@ -43,22 +43,28 @@ class Spending:
         with self._lock:
             return dict(self._spent)
 
-    def book(self, prompt_tokens: int, generated_tokens: int) -> int:
-        """Book a request at its most; returns what `settle` wants.
+    def book(self, prompt_tokens: int, generated_tokens: int) -> int | None:
+        """Book a request at its most.
+
+        Returns:
+            What `settle` wants; None where it could exceed a cap together with requests that are under way: ask again when one of them is settled.
 
         Raises:
-            ResourceError: it could exceed a cap.
+            ResourceError: it could exceed a cap by itself.
         """
         with self._lock:
-            booked = [*self._booked.values(), (prompt_tokens, generated_tokens)]
-            prompts, texts = sum(one for one, _ in booked), sum(one for _, one in booked)
-            after = {name: self._spent[name] + amount for name, amount in self._amounts(prompts, texts).items()}
+            own = self._amounts(prompt_tokens, generated_tokens)
+            others = self._amounts(*(sum(one[place] for one in self._booked.values()) for place in (0, 1)))
+            after = {name: self._spent[name] + others[name] + own[name] for name in own}
             for name, cap in self._caps.items():
-                if cap is not None and after[name] > cap:
-                    raise ResourceError(
-                        f"The language model has cost {self._spent[name]:,.6g} of augment.{'max_spent_tokens' if name == 'tokens' else 'max_cost'} = {cap:,.6g}, "
-                        "and the next text could cost more than the rest; raise it to go on. What was generated is cached."
-                    )
+                if cap is None or after[name] <= cap:
+                    continue
+                if self._spent[name] + own[name] <= cap:
+                    return None
+                raise ResourceError(
+                    f"The language model has cost {self._spent[name]:,.6g} of augment.{'max_spent_tokens' if name == 'tokens' else 'max_cost'} = {cap:,.6g}, "
+                    "and the next text could cost more than the rest; raise it to go on. What was generated is cached."
+                )
             self._write_ahead(after)
             self._next += 1
             self._booked[self._next] = (prompt_tokens, generated_tokens)
