@@ -1,6 +1,9 @@
 """The way from a request through Ray and Serve to an engine and back. vLLM is a stub: a package of its name that the replica finds first."""
 
 import os
+import signal
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ pytestmark = pytest.mark.ray
 
 STUB = """
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,6 +52,9 @@ class LLMEngine:
             if "deadly" in prompt and not (self.model / "died").exists():
                 (self.model / "died").touch()
                 os._exit(1)
+            if "slow" in prompt:
+                time.sleep(0.05)
+                prompt = f"process-{os.getpid()}"
             text = sampling.choices[-1] if sampling.choices else f"It went on after {prompt.split()[-1]}."
             yield SimpleNamespace(request_id=id, finished=True, prompt_token_ids=[1, 2], outputs=[SimpleNamespace(text=text, token_ids=[1, 2, 3])])
 """
@@ -85,6 +92,19 @@ def test_texts_are_generated_once_and_a_dead_engine_is_replaced(model, corpus, t
         assert progress.done_so_far == 5 and len(progress.notices) == 1 and "another one is starting" in progress.notices[0]
     assert "language model" in capfd.readouterr().err and texts.progress() is None
     assert len(TextCache(tmp_path / "cache")) == 4
+
+
+def test_several_engines_share_the_prompts(model, corpus, tmp_path):
+    config = AugmentConfig(cache=str(tmp_path / "cache"), replicas=2, concurrent_requests=4)
+    prompts = [Prompt(f"slow {number}", str(number), "input", "", 0, Sampling(0.8, 3)) for number in range(40)]
+    with open_texts(config, corpus, model, progress=False) as texts:
+        found = texts.complete(prompts)
+        wrote = Counter(completion.text for completion in found.values())
+        assert len(found) == 40 and len(wrote) == 2 and min(wrote.values()) >= 5  # two processes, each with its share
+        os.kill(int(next(iter(wrote)).split("-")[1].rstrip(".")), signal.SIGKILL)
+        again = texts.complete([replace(prompt, sample=1) for prompt in prompts])
+        assert len(again) == 40
+        assert any("another one is starting" in notice for notice in texts.progress().notices)
 
 
 def test_what_the_cache_holds_starts_no_engine(model, corpus, tmp_path):

@@ -140,9 +140,10 @@ class AugmentConfig(Section):
     max_tokens: int = Field(32, ge=1, description="the paper: 128")
     document_words: int = Field(48, ge=1, description="words of a document that the language model reads (the released code: 100)")
     max_model_tokens: int = Field(512, ge=64, description="longest prompt and answer together")
-    concurrent_requests: int = Field(32, ge=1, description="requests that the engine handles at once")
-    engine_memory_gb: float = Field(0.125, gt=0, description="memory for the engine's key-value cache on a CPU (a token of Gemma 3 270M takes 18 KB)")
-    gpus: int = Field(0, ge=0, description="GPUs for the engine; 0 runs it on the CPU")
+    replicas: int = Field(1, ge=1, description="engines side by side, each with its own GPUs or memory, on as many nodes as the cluster has room on")
+    concurrent_requests: int = Field(32, ge=1, description="requests that an engine, or the server, handles at once")
+    engine_memory_gb: float = Field(0.125, gt=0, description="memory for an engine's key-value cache on a CPU (a token of Gemma 3 270M takes 18 KB)")
+    gpus: int = Field(0, ge=0, description="GPUs of an engine; 0 runs it on the CPU")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 where the hardware multiplies it, else float32"
     )

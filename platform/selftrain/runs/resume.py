@@ -28,7 +28,10 @@ from selftrain.tracking.spool import SPOOL, waiting
 
 _WRITE_SECONDS = 10.0
 # Keys that no finished row depends on.
-_MAY_CHANGE = ("ray.", "training.max_failures", "augment.stall_seconds")
+_MAY_CHANGE = (
+    *("ray.", "training.max_failures", "augment.stall_seconds", "augment.replicas", "augment.concurrent_requests"),
+    *("augment.server_seconds", "augment.max_spent_tokens", "augment.max_cost"),
+)
 
 
 def resumed_experiment(folder: Path | str, overrides: Sequence[str] = ()) -> Experiment:

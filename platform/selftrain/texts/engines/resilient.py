@@ -151,8 +151,8 @@ class ResilientEngine:
         return bool(deaths)
 
     async def _complete_all(self, prompts: Sequence[Prompt], generations: SimpleQueue[Generation | SelfTrainError]) -> None:
-        # Twice what the engine works on: while texts travel, it has the next prompts.
-        free = asyncio.Semaphore(2 * self._config.concurrent_requests)
+        # Twice what the engines work on: while texts travel, they have the next prompts.
+        free = asyncio.Semaphore(2 * self._config.replicas * self._config.concurrent_requests)
 
         async def complete(prompt: Prompt) -> None:
             try:

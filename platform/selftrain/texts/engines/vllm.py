@@ -32,12 +32,12 @@ _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
 def needs(config: AugmentConfig, model: Path | str) -> Needs:
-    """What the engine asks of the cluster; `model` is the language model's folder, or its name on the hub, whose weights are not known."""
+    """What the engines ask of the cluster together; `model` is the language model's folder, or its name on the hub, whose weights are not known."""
     memory = 0.0
     if config.gpus == 0:
         weights = sum(file.stat().st_size for file in model.glob("*.safetensors")) / 2**30 if isinstance(model, Path) else 0.0
         memory = 1.5 * weights + config.engine_memory_gb + ENGINE_GB
-    return Needs(ENGINE_CPUS, float(config.gpus), memory)
+    return Needs(config.replicas * ENGINE_CPUS, float(config.replicas * config.gpus), config.replicas * memory)
 
 
 def engine_kwargs(config: AugmentConfig) -> dict[str, Any]:
@@ -68,7 +68,8 @@ def engine_environment(config: AugmentConfig) -> dict[str, str]:
     """
     environment = {name: os.environ[name] for name in ("HF_HUB_OFFLINE", "HF_HOME") if name in os.environ}
     if config.gpus == 0:
-        environment |= {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+        sharing = config.replicas if is_alone() else 1  # a cluster may have a node for each
+        environment |= {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // sharing)), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     return environment | {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
@@ -309,7 +310,7 @@ def _run_application(config: AugmentConfig, model: str, application: str, owner:
     serve.start(proxy_location="Disabled", logging_config=_QUIET)
     deployment = serve.deployment(
         name="vllm",
-        num_replicas=1,
+        num_replicas=config.replicas,
         ray_actor_options={"num_cpus": ENGINE_CPUS, "num_gpus": config.gpus, "runtime_env": {"env_vars": engine_environment(config)}},
         max_ongoing_requests=4 * config.concurrent_requests,
         health_check_period_s=CHECK_SECONDS,
