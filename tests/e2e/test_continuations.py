@@ -56,11 +56,11 @@ def engine(tmp_path_factory) -> str:
 @pytest.mark.engine
 def test_a_server_of_vllm_is_an_engine_for_training(engine, tmp_path) -> None:
     config = AugmentConfig(server=engine, model="tiny", cache=str(tmp_path), max_spent_tokens=5000)
-    free, choice = Sampling(0.8, 12, min_tokens=6), Sampling(0.0, 16, choices=(" sport", " market"))
+    free, choice = Sampling(0.8, 12, min_tokens=6), Sampling(0.0, 16, choices=("team", "match"))
     prompts = [Prompt(f"the team won match {number}", str(number), "input", "", 0, free) for number in range(20)]
     prompts += [Prompt("the team won the match", "x", "classify", "", 0, choice), Prompt("team " * 150, "too long", "input", "", 0, free)]
     found = {one.prompt.document_id: one for one in make_engine(config, "served:tiny", application="test", owner=None).generate(prompts)}
-    assert found["x"].text in choice.choices
+    assert found["x"].text.strip() in choice.choices, found["x"].error
     assert "400" in found["too long"].error and [name for name, one in found.items() if one.error] == ["too long"]
     texts = [found[str(number)] for number in range(20)]
     assert all(6 <= one.generated_tokens <= 12 and one.prompt_tokens > 3 for one in texts) and len({one.text for one in texts}) > 10
