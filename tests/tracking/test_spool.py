@@ -175,6 +175,7 @@ def test_a_run_whose_server_dies_is_complete_on_disk_says_so_and_sends_the_rest_
     assert (result.folder / "report.html").is_file() and len(result.metrics["rows"]) == 2 and result.metrics["registered"] is None
 
     server.start()
+    monkeypatch.setattr(spooling, "_PATIENCE", 120.0)  # a server on a busy machine is no dead one
     monkeypatch.setattr(fitting, "train", lambda method, **rest: train(method, **rest) if rest["resume"] else pytest.fail("trained again"))
     again = story.run(resumed_experiment(result.folder), resume=result.folder)
     assert again.unsent is None and again.metrics["rows"] == result.metrics["rows"]

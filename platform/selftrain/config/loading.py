@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,7 @@ def read_yaml(path: str | Path, kind: str, examples: str) -> dict[str, Any]:
         ConfigError: there is no such file, it is not YAML, or it holds no keys and values.
     """
     file = Path(path)
-    try:
-        found = file.is_file()
-    except OSError:  # a name too long, or a link to itself
-        found = False
-    if not found:
+    if not os.path.isfile(file):  # pathlib's raises for a name that is too long
         raise ConfigError(f"No {kind} file {str(path)!r}; pass the path of a YAML file, such as one of {examples}.")
     try:
         with file.open(encoding="utf-8") as stream:

@@ -75,7 +75,7 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     # A page that cannot be decompressed is an OSError with no number; one with a number is the disk's, which the caller knows better.
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: of a column's name
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = " ".join((str(error).splitlines() or [type(error).__name__])[0].split())[:200]

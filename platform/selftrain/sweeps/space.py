@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -247,7 +248,7 @@ def load_space(path: Path | str, *, small: bool = False) -> Space:
     document = read_yaml(path, "sweep", "tune_spaces/")
     if isinstance(base := document.get("base"), str):
         found = Path(path).parent / base
-        if not found.is_file():
+        if not os.path.isfile(found):  # pathlib's raises for a name that is too long
             raise ConfigError(
                 f"base in {path}: there is no experiment file {str(found)!r}; write its path relative to the folder of the sweep's file."
             )
