@@ -6,16 +6,20 @@ import json
 import subprocess
 import sys
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import pytest
 from completions import completions
+from tiny import tiny_backbone
 
-from selftrain.config import AugmentConfig
+from selftrain import SelfTrainer, generate
+from selftrain.config import AugmentConfig, load
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.data.texts import TextRequest
 from selftrain.errors import ConfigError, ResourceError, ServiceError
 from selftrain.models.locate import fingerprint, language_model_of
+from selftrain.runtime import cluster
 from selftrain.texts.channel import open_texts
 from selftrain.texts.engines import engine_needs, make_engine, openai, resilient
 from selftrain.texts.engines.openai import KEY_VARIABLE, ServerDeployment
@@ -215,8 +219,6 @@ def test_without_ray_the_service_is_in_this_process(tmp_path):
 
 def test_a_run_with_a_server_imports_no_ray(tmp_path):
     """A head, a tiny encoder and a server: what somebody works with who has neither Ray nor vLLM."""
-    from tiny import tiny_backbone
-
     tiny_backbone(tmp_path / "parts").save(str(tmp_path / "encoder"))
     rows = [f"the team and its coach won match {n}" for n in range(20)] + [f"the bank and the market lost profit {n}" for n in range(20)]
     (tmp_path / "x.jsonl").write_text("\n".join(json.dumps({"text": row}) for row in rows), encoding="utf-8")
@@ -233,3 +235,36 @@ def test_a_run_with_a_server_imports_no_ray(tmp_path):
     (file,) = Path(tmp_path).glob("runs/*/metrics.json")
     texts = json.loads(file.read_text())["texts"]
     assert texts["generated"] >= 40 and texts["generated"] == sum(body is not None for *_, body in server.asked)
+
+
+@pytest.fixture
+def without_ray(monkeypatch):
+    """Whoever would start Ray fails."""
+
+    def session(*_):
+        raise AssertionError("Ray was asked for")
+
+    monkeypatch.setattr(cluster, "session", session)
+
+
+def test_an_estimator_with_a_server_starts_no_ray(without_ray, tmp_path):
+    tiny_backbone(tmp_path / "parts").save(str(tmp_path / "encoder"))
+    texts = [f"the team and its coach won match {n}" for n in range(6)] + [f"the bank and the market lost profit {n}" for n in range(6)]
+    with completions(lambda body: wrote(body, "The coach of the team was pleased with them.", finish="stop")) as server:
+        augment = {"server": server.url, "cache": str(tmp_path / "cache")}
+        trainer = SelfTrainer(
+            language_model="writer", augment=augment, encoder=str(tmp_path / "encoder"), train="head", options={"rounds": 1, "steps_per_round": 2}
+        )
+        trainer.fit(texts, classes=["sport", "money"])
+    assert sum(body is not None for *_, body in server.asked) >= 12
+    assert set(trainer.predict(texts)) <= {"sport", "money"}
+
+
+def test_a_data_set_is_written_by_a_server_without_ray(without_ray, tmp_path):
+    number = count()
+    with completions(
+        lambda body: wrote(body, f'A fine film about number {next(number)}, and I liked it very much indeed."', finish="stop")
+    ) as server:
+        settings = [f"augment.server={server.url}", "augment.model=writer", f"augment.cache={tmp_path / 'cache'}"]
+        made = generate(load(None, [*settings, 'data.classes=["good","bad"]']), tmp_path / "made", per_class=3)
+    assert made.facts["generated"]["written"] == {"good": 3, "bad": 3}

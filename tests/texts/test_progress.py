@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import ray.exceptions
 
-from selftrain.texts import channel
+from selftrain.texts import actor
 from selftrain.texts.actor import RemoteTexts
 from selftrain.texts.progress import ProgressBar
 from selftrain.texts.service import Progress
@@ -63,5 +63,5 @@ def test_a_service_that_was_killed_has_no_progress(monkeypatch) -> None:
     def get(reference):
         raise ray.exceptions.ActorDiedError
 
-    monkeypatch.setattr(channel.ray, "get", get)
+    monkeypatch.setattr(actor.ray, "get", get)
     assert RemoteTexts(SimpleNamespace(progress=SimpleNamespace(remote=object))).progress() is None
