@@ -73,7 +73,7 @@ test: lint ## lint, then every test, the real engine included
 	$(TEST_ENVIRONMENT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 # Nothing that starts Ray, the engine, servers or browsers, or that takes more than a few seconds (marked slow). One thread a process: tests run side by side.
-QUICK := tests/data tests/texts tests/bundle tests/evaluation tests/methods tests/sweeps/test_table.py tests/sweeps/test_space.py tests/test_config.py \
+QUICK := tests/data tests/texts tests/bundle tests/evaluation tests/methods tests/sweeps/test_table.py tests/sweeps/test_space.py tests/config \
   tests/test_layout.py tests/test_setup.py tests/test_docs.py
 test-quick: setup ## the everyday loop, without lint: tests without Ray, engine, servers and browsers
 	$(TEST_ENVIRONMENT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m "not ray and not engine and not slow" $(QUICK) $(ARGS)

@@ -94,6 +94,11 @@ def test_targets_and_files_that_pages_name_exist():
     assert missing == []
 
 
+def test_tests_that_the_makefile_names_exist():
+    quick = re.search(r"^QUICK := ((?:.*\\\n)*.*)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)[1].replace("\\\n", " ").split()
+    assert len(quick) > 8 and [path for path in quick if not (ROOT / path).exists()] == []
+
+
 def test_files_and_tests_that_the_promises_of_security_name_exist():
     """The page is worth what its tests are: those have to be there."""
     text = (ROOT / "docs/howto/security.md").read_text(encoding="utf-8")
