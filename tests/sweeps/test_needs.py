@@ -55,7 +55,7 @@ def test_the_most_demanding_engine_of_a_sweep_counts(document, tmp_path, monkeyp
         (tmp_path / name).mkdir()
         with (tmp_path / name / "model.safetensors").open("wb") as file:
             file.truncate(size * 2**30)  # a hole: no disk is used
-    monkeypatch.setattr(plan, "language_model_folder", lambda name: tmp_path / name)
+    monkeypatch.setattr(plan, "language_model_of", lambda augment: tmp_path / augment.model)
     document["base"]["method"] = {"name": "genco", "rounds": 1, "steps_per_round": 1}
     document["base"]["data"] |= {"supervision": "none"}
     document["axes"] = {"augment.model": ["small", "large"]}
