@@ -30,14 +30,15 @@ def free_port() -> int:
 class Server:
     """`mlflow server` on a port of its own; what it holds outlives it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: Path) -> None:
         self.folder, self.port, self.process = folder, free_port(), None
         self.uri = f"http://127.0.0.1:{self.port}"
+        (folder / "server.db").write_bytes(database.read_bytes())  # with its tables, which take seconds to make
 
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
         command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--artifacts-destination", str(self.folder / "artifacts")]
-        environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + 300
@@ -57,8 +58,8 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    made = Server(tmp_path_factory.mktemp("server"))
+def server(tmp_path_factory, blank):
+    made = Server(tmp_path_factory.mktemp("server"), blank / "mlflow.db")
     yield made
     made.kill()
 
@@ -99,7 +100,8 @@ def test_what_is_told_while_the_server_is_away_arrives_afterwards_complete_and_i
     for number in range(5):
         monkeypatch.setattr("selftrain.tracking.spool.time.time", lambda back=number: now - 3600 * back)  # the clock is set back again and again
         spool.metrics({"accuracy": number / 10})
-        spool.child(f"it's {number}", key=f"it's {number}", params={"seed": number}, rounds=rounds(1200), metrics={"accuracy": number / 10})
+        history = rounds(1200 if number == 3 else 20)  # MLflow takes a thousand points at a time
+        spool.child(f"it's {number}", key=f"it's {number}", params={"seed": number}, rounds=history, metrics={"accuracy": number / 10})
     until(lambda: "tracking is away" in said, "nobody noticed that the server is gone")
     assert waiting(tmp_path / SPOOL) == 10 and said.count("tracking is away") == 1
     server.start()
@@ -110,7 +112,7 @@ def test_what_is_told_while_the_server_is_away_arrives_afterwards_complete_and_i
     assert set(found) == {"run", "before", *(f"it's {number}" for number in range(5))}
     for number in range(5):
         history = client(server).get_metric_history(found[f"it's {number}"].info.run_id, "loss")
-        assert sorted((entry.step, entry.value) for entry in history) == [(step, 1 / step) for step in range(1, 1201)]
+        assert sorted((entry.step, entry.value) for entry in history) == [(step, 1 / step) for step in range(1, 1201 if number == 3 else 21)]
         assert found[f"it's {number}"].info.status == "FINISHED"
     # The last value is the one that was told last, although the clock said that it was the earliest.
     assert client(server).get_run(parent).data.metrics["accuracy"] == 0.4

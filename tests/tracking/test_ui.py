@@ -17,21 +17,16 @@ import pytest
 from endpoint import free_port
 
 from selftrain.cli import main
-from selftrain.config import TrackingConfig
 from selftrain.errors import ConfigError, ServiceError
 from selftrain.runtime.ports import require_free_port
-from selftrain.tracking import Tracker
 from selftrain.tracking.ui import ui_command
 
 SELFTRAIN = [sys.executable, "-c", "import sys; from selftrain.cli import main; sys.exit(main())"]
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("tracking")
-    uri = f"sqlite:///{folder}/mlflow.db"
-    Tracker(TrackingConfig(uri=uri), folder, "run").start("run", {})
-    return uri
+def database(blank) -> str:
+    return f"sqlite:///{blank}/mlflow.db"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
@@ -55,6 +50,7 @@ def test_the_page_ends_with_all_its_processes(database, number) -> None:
         family = psutil.Process(process.pid).children(recursive=True)
         sockets = [one.laddr for member in family for one in member.net_connections("inet") if one.status == psutil.CONN_LISTEN]
         assert sockets and {one.ip for one in sockets} == {"127.0.0.1"}
+        assert not [one for one in family if "mlflow.server.jobs" in " ".join(one.cmdline())]
         process.send_signal(number)
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 0 and output.rstrip().endswith("Stopped."), output

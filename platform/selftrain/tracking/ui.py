@@ -67,7 +67,9 @@ def ui_command(uri: str | None, port: int = 5000) -> tuple[list[str], dict[str, 
         *(sys.executable, "-m", "mlflow", "server", "--default-artifact-root", root.as_uri()),
         *("--host", _HOST, "--port", str(port), "--workers", "1"),
     ]
-    return command, {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_REGISTRY_STORE_URI": uri}
+    # Its job runner, two more processes that no page of runs and models needs, is left out unless it is asked for.
+    jobs = os.environ.get("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    return command, {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_REGISTRY_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": jobs}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
