@@ -68,9 +68,9 @@ lint: setup ## ruff, formatting, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two processes: what starts Ray or the engine stays in one of them, one test after the other (tests/conftest.py), and the other takes the rest, one file at a time.
+# Two processes, each one file at a time: fixtures of a file (a Ray, an endpoint, a finished run) are made once. Heavy files come first (tests/conftest.py).
 test: lint ## lint, then every test, the real engine included
-	$(TEST_ENVIRONMENT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
+	$(TEST_ENVIRONMENT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Nothing that starts Ray, the engine, servers or browsers, or that takes more than a few seconds (marked slow). One thread a process: tests run side by side.
 QUICK := tests/data tests/texts tests/bundle tests/evaluation tests/methods tests/sweeps/test_table.py tests/sweeps/test_space.py tests/config \

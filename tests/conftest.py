@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import pytest
 import torch
 from light_runs import home  # noqa: F401  (a fixture of several rooms)
 from tiny import tiny_backbone
-from xdist.scheduler import LoadScopeScheduling
 
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.models.encoder import TextEncoder
@@ -25,32 +23,15 @@ hypothesis.settings.load_profile("patient")
 
 
 @cache
-def in_file(path: str) -> bool:
+def heavy(path: str) -> bool:
     """Whether a file of tests starts Ray or the engine."""
     text = (ROOT / path).read_text(encoding="utf-8")
     return "mark.ray" in text or "mark.engine" in text
 
 
-def heavy(nodeid: str) -> bool:
-    """Whether a test is of a file that starts Ray or the engine."""
-    return in_file(nodeid.partition("::")[0])
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts Ray or the engine comes first: of two processes (see below) one is busy with it to the end."""
-    items.sort(key=lambda item: not heavy(item.nodeid))
-
-
-class OneForRay(LoadScopeScheduling):
-    """For several processes: what starts Ray or the engine stays in one of them, every other file goes to whichever is free."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return "ray" if heavy(nodeid) else nodeid.partition("::")[0]
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneForRay:
-    """xdist's own `--dist loadgroup` needs an attribute that pytest 9.2 no longer has."""
-    return OneForRay(config, log)
+    """What starts Ray or the engine comes first: such a file takes minutes, and short ones at the end keep both processes of `make test` busy."""
+    items.sort(key=lambda item: not heavy(item.nodeid.partition("::")[0]))
 
 
 WORDS = {

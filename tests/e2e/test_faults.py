@@ -102,16 +102,46 @@ def test_ctrl_c_while_training_is_a_stop_that_can_be_resumed(training) -> None:
 
 @pytest.mark.ray
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("kind", "name"), [("raylet", r"Ray's node process (raylet)"), ("control store", r"Ray's control store (gcs_server)")])
-def test_without_ray_a_run_ends_with_one_sentence(training, kind, name) -> None:
+def test_without_ray_a_run_ends_with_one_sentence(training) -> None:
     process, place = training
     root = psutil.Process(process.pid)
-    family, victim = faults.family(root), faults.victim(root, kind)
+    family, victim = faults.family(root), faults.victim(root, "raylet")
     victim.kill()
     killed = time.monotonic()
     assert process.wait(300) == 2
     assert time.monotonic() - killed < 60
     (folder,) = place.glob("runs/*")
-    assert last_line(place) == f"selftrain: {name} was killed, or crashed. Continue with selftrain run --resume runs/{folder.name}."
+    assert last_line(place) == (
+        f"selftrain: Ray's node process (raylet) was killed, or crashed. Continue with selftrain run --resume runs/{folder.name}."
+    )
     assert "Traceback" not in (place / "log").read_text()
+    assert faults.left_over(family) == 0
+
+
+SESSION = """
+import time
+from selftrain.config import Experiment
+from selftrain.errors import ProcessDied
+from selftrain.runtime.cluster import Needs, session
+try:
+    with session(Experiment(), Needs(1.0, 0.0, 1.0)):
+        print("ready", flush=True)
+        time.sleep(600)
+except ProcessDied as error:
+    print(error, flush=True)
+"""
+
+
+@pytest.mark.ray
+def test_a_session_without_its_control_store_ends_with_one_sentence(bench, tmp_path) -> None:
+    process = bench.start([sys.executable, "-c", SESSION], tmp_path, "log")
+    end = time.monotonic() + 120
+    while "ready" not in (tmp_path / "log").read_text():
+        assert process.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()[-3000:]
+        time.sleep(0.2)
+    root = psutil.Process(process.pid)
+    family, victim = faults.family(root), faults.victim(root, "control store")
+    victim.kill()
+    assert process.wait(60) == 0
+    assert last_line(tmp_path) == "Ray's control store (gcs_server) was killed, or crashed."
     assert faults.left_over(family) == 0

@@ -63,15 +63,14 @@ def test_without_labels_there_are_no_scores_and_only_promote_makes_a_champion(ho
     assert len(metrics["rounds"]) == 2
 
 
-@pytest.mark.ray
-@pytest.mark.parametrize("train", ["full", "head"])
-def test_a_run_that_is_told_to_stop_says_how_to_go_on(home, train):
+def test_a_run_that_is_told_to_stop_says_how_to_go_on(home):
+    """One that trains in the driver; tests/e2e/test_faults.py stops one that Ray Train is in the middle of."""
     folder, environment = home
-    endless = command("--set", f"model.train={train}", "--set", "method.steps_per_round=1000000")
+    endless = command("--set", "model.train=head", "--set", "method.steps_per_round=1000000")
     process = subprocess.Popen(endless, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 300
-        while not list(folder.glob("runs/*/events.jsonl")):  # for full, the first line comes when Ray is there
+        while not list(folder.glob("runs/*/events.jsonl")):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.1)
         time.sleep(5)

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import yaml
 
+from selftrain.cli import main
 from selftrain.sweeps.space import parse_space
 from selftrain.sweeps.sweep import run_sweep
 
@@ -72,7 +73,7 @@ def test_a_sweep_ends_with_a_table_and_a_second_one_has_nothing_to_do(document, 
     assert again.mlflow_run_id == result.mlflow_run_id and len(children(document["base"]["tracking"]["uri"], result.mlflow_run_id)) == 4
 
 
-def test_a_killed_sweep_goes_on_where_it_was(document, tmp_path):
+def test_a_killed_sweep_goes_on_where_it_was(document, tmp_path, monkeypatch, capfd):
     document["base"]["method"] |= {"rounds": 10, "steps_per_round": 30}
     document["axes"] = {"method.learning_rate": [0.0001, 0.001, 0.01, 0.1]}
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(document))
@@ -104,8 +105,10 @@ def test_a_killed_sweep_goes_on_where_it_was(document, tmp_path):
     assert f"trainings={8 - len(before)} there={len(before)}" in done.stderr
     after = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines() if line != '{"cell": "cut sho']
     assert after[: len(before)] == before and len({line["cell"] for line in after}) == len(after) == 8
-    again = subprocess.run([*SELFTRAIN, "sweep", "toy.yaml"], cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=400)
-    assert again.returncode == 0 and "all 8 results are there" in again.stderr and "A toy sweep" in again.stdout
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", "toy.yaml"]) == 0
+    said = capfd.readouterr()
+    assert "all 8 results are there" in said.err and "A toy sweep" in said.out
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     assert sum(event["event"] == "trial done" for event in events) in (8, 7)  # the event of the last result may have been cut off by the kill
 

@@ -67,7 +67,9 @@ def worker(monkeypatch, one_thread):
         monkeypatch.setattr(ray.train, "get_context", session.context)
         monkeypatch.setattr(ray.train, "report", session.report)
         monkeypatch.setattr(ray.train, "get_checkpoint", lambda: session.checkpoint)
-        workers_of_ray._worker({"recipe": recipe.resolve(experiment), "corpus": toy(), "texts": texts, "seed": seed, "validation": validation})
+        work = {"recipe": recipe.resolve(experiment), "corpus": toy(), "texts": texts, "seed": seed, "validation": validation, "steps": None}
+        monkeypatch.setattr(ray, "get", {"reference": work}.get)
+        workers_of_ray._worker({"work": "reference"})
         return encoders[-1]
 
     return run
@@ -175,6 +177,25 @@ def test_workers_and_controllers_that_die_while_they_start_are_started_again_so_
     trainer = Trainer(while_it_started(), ray.exceptions.RayActorError(), "the result")
     assert workers_of_ray._ended(trainer) == "the result"
     assert trainer.ends == []
+
+
+def test_the_controller_gets_a_reference_and_neither_the_corpus_nor_what_trains(monkeypatch, tmp_path) -> None:
+    kept, given = [], {}
+
+    class Told(Exception):
+        pass
+
+    def trainer(worker, **options):
+        given.update(options, worker=worker)
+        raise Told
+
+    monkeypatch.setattr(ray, "put", lambda work: kept.append(work) or "reference")
+    monkeypatch.setattr(ray.train.torch, "TorchTrainer", trainer)
+    corpus = toy()
+    with pytest.raises(Told):
+        workers_of_ray.train_in_workers(resolve(EXPERIMENT), corpus, no_texts, seed=3, workgroup=workers_of_ray.Workgroup("name", tmp_path))
+    assert given["train_loop_config"] == {"work": "reference"} and given["worker"] is workers_of_ray._worker
+    assert kept[0]["corpus"] is corpus and kept[0]["seed"] == 3
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,15 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from selftrain.config import Experiment
 from selftrain.errors import SelfTrainError
 from selftrain.runtime.cluster import RAY_GB, TRAINING_GB, Needs, session
 from selftrain.runtime.memory import free_memory_gb
-from selftrain.sweeps.space import Range, Space
+
+if TYPE_CHECKING:  # the processes of trials import this module, and pay for PyTorch only if the trial needs it
+    from selftrain.sweeps.space import Space
 
 # work(config of the trial, what all trials share, report) -> a result that JSON can hold; `report` takes the objective so far
 Work = Callable[[Mapping[str, Any], Any, Callable[[float], None]], dict[str, Any]]
@@ -188,6 +190,8 @@ def _listener(on_result: OnResult, configs: Sequence[Mapping[str, Any]] | None) 
 def _optuna(adaptive: Adaptive) -> Any:
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
+
+    from selftrain.sweeps.space import Range
 
     import optuna  # isort: skip
 

@@ -73,6 +73,7 @@ def train_in_workers(
     """
     # The controller polls its workers at this interval, and every report waits for a poll: 2 s by default, which a small round does not take.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    import ray
     import ray.train
     from ray.train.torch import TorchTrainer
 
@@ -81,9 +82,11 @@ def train_in_workers(
     training, storage = recipe.training, workgroup.storage_path
     # Where workers may be on other nodes, a file is not seen here; rounds are.
     steps = Path(storage) / f".{workgroup.name}.steps.json" if workgroup.one_machine and "://" not in storage else None
+    work = {"recipe": recipe, "corpus": corpus, "texts": texts, "seed": seed, "validation": validation, "steps": steps}
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"recipe": recipe, "corpus": corpus, "texts": texts, "seed": seed, "validation": validation, "steps": steps},
+        # By reference: the controller has a copy of this dict too, and should neither hold the corpus nor import what trains.
+        train_loop_config={"work": ray.put(work)},
         torch_config=OneMachine() if workgroup.one_machine else None,
         scaling_config=ray.train.ScalingConfig(num_workers=training.workers, use_gpu=training.gpu),
         run_config=ray.train.RunConfig(
@@ -153,10 +156,12 @@ def _in_thread(work: Callable[[], Any]) -> Any:
     return found[0]
 
 
-def _worker(config: dict[str, Any]) -> None:
+def _worker(sent: dict[str, Any]) -> None:
+    import ray
     import ray.train
     from ray.train.torch import get_device
 
+    config: dict[str, Any] = ray.get(sent["work"])
     recipe: Recipe = config["recipe"]
     context = ray.train.get_context()
     workers = Workers(context.get_world_rank(), context.get_world_size())
@@ -180,7 +185,7 @@ def _worker(config: dict[str, Any]) -> None:
         with checkpoint.as_directory() as folder:
             resume = torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True)
     texts = _asked_once(config["texts"], workers)
-    step_done = StepFile(config["steps"]) if config.get("steps") is not None and workers.rank == 0 else None
+    step_done = StepFile(config["steps"]) if config["steps"] is not None and workers.rank == 0 else None
     train(method, texts=texts, report=report, seed=config["seed"], validation=config["validation"], resume=resume, step_done=step_done)
 
 
