@@ -76,7 +76,7 @@ def killed(home):
         assert process.poll() is None, (folder / "killed.log").read_text()[-3000:]
         assert time.monotonic() < deadline, (folder / "killed.log").read_text()[-3000:]
         family.update((child.pid, child) for child in descendants(psutil.Process(process.pid)))
-        time.sleep(0.05)
+        time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
     process.wait()
     _, alive = psutil.wait_procs(list(family.values()), timeout=60)

@@ -86,7 +86,7 @@ def test_a_killed_sweep_goes_on_where_it_was(document, tmp_path, monkeypatch, ca
         assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
         family.update({child.pid: child for child in psutil.Process(process.pid).children(recursive=True)})
         results = list((tmp_path / "runs" / "sweeps").glob("*/results.jsonl"))
-        time.sleep(0.05)
+        time.sleep(0.2)
     process.kill()
     process.wait()
     for child in family.values():  # each by its id: what Ray left of this driver
