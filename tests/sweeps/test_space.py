@@ -111,6 +111,29 @@ def test_small_is_laid_over_the_base_and_takes_the_place_of_the_rest(document, t
         load_space(tmp_path / "absent.yaml")
 
 
+def test_overrides_are_laid_over_the_sweep_and_its_base_in_the_end(document, tmp_path):
+    document["small"] = {"base": {"method": {"rounds": 1}}, "seeds": [7]}
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(document))
+    overrides = ["seeds=[4, 5]", "method.rounds=9", "data.test_documents=3"]
+    space = load_space(tmp_path / "toy.yaml", small=True, overrides=overrides)
+    experiment = space.experiment(space.settings()[0], space.columns[0])
+    assert space.seeds == (4, 5) and (experiment.method["rounds"], experiment.data.test_documents) == (9, 3)
+    assert experiment.method["steps_per_round"] == document["base"]["method"]["steps_per_round"]
+    for wrong, why in (
+        ("method.learning_rate=1", r"overrides: method\.learning_rate has no effect, every cell sets the axis 'method\.learning_rate'"),
+        ("method={name: vat}", "overrides: method has no effect"),
+        ("metod.rounds=1", "metod"),
+        ("seeds=[1, 1]", "seeds must differ"),
+        ("rounds", "not of the form"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            prepare_sweep(load_space(tmp_path / "toy.yaml", overrides=[wrong]))
+    document["axes"] = {"method": {"short": {"method": {"steps_per_round": 2}}}}
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(document))
+    space = load_space(tmp_path / "toy.yaml", overrides=["method.rounds=9"])
+    assert space.experiment(space.settings()[0], space.columns[0]).method["rounds"] == 9
+
+
 def test_the_base_may_be_a_file(document, tmp_path):
     (tmp_path / "experiment.yaml").write_text(yaml.safe_dump({**document["base"], "variants": {}}))
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump({**document, "base": "experiment.yaml"}))

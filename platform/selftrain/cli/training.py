@@ -53,6 +53,7 @@ def add_commands(commands: Any) -> None:
     sweep.add_argument("--resume", metavar="FOLDER", help="continue a killed sweep from its folder; finished trainings are not repeated")
     sweep.add_argument("--at-once", type=int, metavar="N", help="trials at the same time (default: one a core, one a GPU where trials use one)")
     sweep.add_argument("--address", help="a Ray cluster (auto, or an address); default: a local Ray for the length of the sweep")
+    add_overrides(sweep, "data.test_documents=500, or --set seeds=[0,1]")
 
     generate = add_command(
         commands,
@@ -124,11 +125,13 @@ def _sweep(options: argparse.Namespace) -> int:
         raise ConfigError("selftrain sweep takes either a file (selftrain sweep tune_spaces/genco_tau.yaml) or --resume FOLDER.")
     if options.resume and options.small:
         raise ConfigError("--resume continues a sweep at the size that it was started with; leave out --small.")
+    if options.resume and options.overrides:
+        raise ConfigError("--resume continues a sweep with the settings that it was started with; leave out --set.")
     from selftrain.sweeps.plan import describe_sweep, prepare_sweep, resumed_space
     from selftrain.sweeps.space import load_space
     from selftrain.sweeps.sweep import run_sweep
 
-    space = resumed_space(options.resume) if options.resume else load_space(options.space, small=options.small)
+    space = resumed_space(options.resume) if options.resume else load_space(options.space, small=options.small, overrides=options.overrides)
     if options.dry_run:
         print(describe_sweep(prepare_sweep(space)))
         return 0

@@ -16,7 +16,7 @@ from selftrain.config.document import (
     nested,
     parse,
 )
-from selftrain.config.loading import load, read_yaml
+from selftrain.config.loading import load, overridden, read_yaml
 
 __all__ = [
     "AugmentConfig",
@@ -33,6 +33,7 @@ __all__ = [
     "load",
     "merge",
     "nested",
+    "overridden",
     "parse",
     "read_yaml",
 ]

@@ -29,12 +29,26 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = (), base: Ma
     if path is not None:
         document = read_yaml(path, "experiment", "jobs/experiments/")
     document = merge(document, base or {})
+    return parse(overridden(document, overrides), where=str(path) if path is not None else "the options")
+
+
+def overridden(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`document` with `section.key=value` strings laid over it, in order.
+
+    Args:
+        document: keys and values, as in a file.
+        overrides: as `load` takes them.
+
+    Raises:
+        ConfigError: an override is not of that form, or its value is not YAML.
+    """
+    result = dict(document)
     for override in overrides:
         key, value = _override(override)
         if value == {}:  # none of what the file has there; any other mapping is laid over it
-            document = merge(document, nested(key, None))
-        document = merge(document, nested(key, value))
-    return parse(document, where=str(path) if path is not None else "the options")
+            result = merge(result, nested(key, None))
+        result = merge(result, nested(key, value))
+    return result
 
 
 def read_yaml(path: str | Path, kind: str, examples: str) -> dict[str, Any]:

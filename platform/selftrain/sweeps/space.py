@@ -25,7 +25,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from selftrain import methods
-from selftrain.config import Experiment, ModelConfig, Section, merge, nested, parse, read_yaml
+from selftrain.config import Experiment, ModelConfig, Section, merge, nested, overridden, parse, read_yaml
 from selftrain.errors import ConfigError, nearest
 from selftrain.methods.recipe import Recipe, resolve
 
@@ -235,15 +235,18 @@ def text_settings(experiment: Experiment) -> dict[str, Any]:
     return experiment.augment.model_dump(mode="json", exclude=machine)
 
 
-def load_space(path: Path | str, *, small: bool = False) -> Space:
+def load_space(path: Path | str, *, small: bool = False, overrides: Sequence[str] = ()) -> Space:
     """Read a space.
 
     Args:
         path: a YAML file, such as those of tune_spaces/.
         small: with its `small` block.
+        overrides: `key=value` strings laid over it in the end: keys of the sweep (`seeds=[0,1]`), and of the experiment that every cell starts from
+            (`data.test_documents=500`).
 
     Raises:
-        ConfigError: no such file, no YAML, an unknown key, an empty grid, or a paper's figure for a row or column that the space does not have.
+        ConfigError: no such file, no YAML, an unknown key, an empty grid, a paper's figure for a row or column that the space does not have, or an
+            override of a key that is an axis.
     """
     document = read_yaml(path, "sweep", "tune_spaces/")
     if isinstance(base := document.get("base"), str):
@@ -255,13 +258,25 @@ def load_space(path: Path | str, *, small: bool = False) -> Space:
         document["base"] = read_yaml(found, "experiment", "jobs/experiments/")
     full = _parse(document, str(path))
     _check_paper(full)
-    if not small:
-        return full
-    if not full.small:
-        raise ConfigError(f"{path} has no small block; run it at full size, or add one.")
-    changes = dict(full.small)
-    document = {**document, **changes, "base": merge(document["base"], changes.get("base", {})), "small": {}}
-    return _parse(document, f"small of {path}")
+    if small:
+        if not full.small:
+            raise ConfigError(f"{path} has no small block; run it at full size, or add one.")
+        changes = dict(full.small)
+        document = {**document, **changes, "base": merge(document["base"], changes.get("base", {})), "small": {}}
+        full = _parse(document, f"small of {path}")
+    return _overridden(full, document, overrides) if overrides else full
+
+
+def _overridden(space: Space, document: Mapping[str, Any], overrides: Sequence[str]) -> Space:
+    """`space`, which was read from `document`, with overrides of the sweep's own keys and of those of its base."""
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        of_values = [one for one, values in space.axes.items() if not isinstance(values, dict)]  # the name of a named setting is no key
+        if axis := next((one for one in of_values if one == key or one.startswith(f"{key}.") or key.startswith(f"{one}.")), None):
+            raise ConfigError(f"overrides: {key} has no effect, every cell sets the axis {axis!r}; change axes in the file.", parameter="overrides")
+    own = [override for override in overrides if override.partition("=")[0].partition(".")[0].strip() in Space.model_fields]
+    base = overridden(document["base"], [override for override in overrides if override not in own])
+    return _parse(overridden({**document, "base": base}, own), "the options")
 
 
 def parse_space(document: Mapping[str, Any]) -> Space:
