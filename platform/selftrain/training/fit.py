@@ -13,6 +13,7 @@ from selftrain.data.texts import TextChannel, continuations, no_texts
 from selftrain.methods.recipe import Recipe
 from selftrain.models.encoder import Encoder
 from selftrain.models.student import Student
+from selftrain.runtime.devices import device_here, keep_to_share
 from selftrain.training.loop import Fitted, Report, StepDone, Validation, train
 
 if TYPE_CHECKING:
@@ -54,8 +55,10 @@ def fit(
         ProcessDied: a worker of Ray Train died too often.
     """
     training = recipe.training
-    here = workgroup is None and recipe.trains
-    place: dict[str, Any] = {"device": "cuda" if training.gpu else "cpu", "precision": training.precision} if here else {}
+    place: dict[str, Any] = {}
+    if recipe.trains and (workgroup is None or recipe.light):
+        place = {"device": device_here(training.gpu)} | ({} if recipe.light else {"precision": training.precision})
+        keep_to_share(training.gpu, place["device"])
     method = recipe.untrained(corpus, seed=seed, opened=opened, **place)
     if not method.rounds:
         return Fitted(method)
@@ -82,7 +85,9 @@ def _in_float32(fitted: Fitted, recipe: Recipe, corpus: Corpus, seed: int) -> Fi
     return replace(fitted, method=method)
 
 
-def probabilities(student: Student, documents: Documents, texts: TextChannel | None = None, samples: int = 1) -> np.ndarray:
+def probabilities(
+    student: Student, documents: Documents, texts: TextChannel | None = None, samples: int = 1, *, gpu: str | float = False
+) -> np.ndarray:
     """What a classifier says of documents, `[documents, classes]`.
 
     Args:
@@ -90,9 +95,11 @@ def probabilities(student: Student, documents: Documents, texts: TextChannel | N
         documents: texts or images.
         texts: answers requests for continuations; with it, a document is read as in equation 9 of GenCo.
         samples: K of equation 9.
+        gpu: `training.gpu`: whether to compute on a GPU of this process (`device_here`), in float32 as on the CPU; the classifier is back on the CPU afterwards.
     """
     written = continuations(texts, documents.ids, samples) if texts is not None else None
-    found: np.ndarray = student.predict(documents.contents, written).cpu().numpy()
+    with student.encoder.moved(device_here(gpu)):
+        found: np.ndarray = student.predict(documents.contents, written).cpu().numpy()
     return found
 
 
