@@ -21,7 +21,7 @@ from selftrain.models.workers import Workers
 from selftrain.training import ray as workers_of_ray
 from selftrain.training.loop import Validation, train
 
-EXPERIMENT = parse({"method": {**SHORT, "name": "cross_entropy", "rounds": 3}, "training": {"threads": 1}})
+EXPERIMENT = parse({"method": {**SHORT, "name": "cross_entropy", "rounds": 3}, "training": {"threads": 1, "gpu": False}})
 
 
 class Session:

@@ -59,6 +59,8 @@ class Encoder(torch.nn.Module):
             yield self
         finally:
             self._move(before)
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()  # other processes share the card
 
     def _move(self, device: str) -> None:
         self.to(device)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from selftrain.data.corpus import Corpus, Documents
 from selftrain.data.texts import TextChannel, continuations, no_texts
@@ -65,6 +66,8 @@ def fit(
     if workgroup is not None and not method.encoder.light:
         from selftrain.training.ray import train_in_workers
 
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()  # of an earlier training in this process: the workers may share its card
         state = train_in_workers(recipe, corpus, texts, seed=seed, workgroup=workgroup, validation=validation)
         method.load_state(state["method"])
         method.encoder.eval()

@@ -180,11 +180,12 @@ def _worker(config: dict[str, Any]) -> None:
     recipe: Recipe = config["recipe"]
     context = ray.train.get_context()
     workers = Workers(context.get_world_rank(), context.get_world_size())
-    if not recipe.training.gpu:
+    gpu = decided(recipe.training.gpu, "training.gpu")
+    if not gpu:
         torch.set_num_threads(recipe.training.threads or max(1, len(os.sched_getaffinity(0)) // workers.size))
     # A worker without a GPU of its own still sees those of its node.
-    device, precision = str(get_device()) if recipe.training.gpu else "cpu", recipe.training.precision
-    keep_to_share(recipe.training.gpu, device)
+    device, precision = str(get_device()) if gpu else "cpu", recipe.training.precision
+    keep_to_share(gpu, device)
     method = recipe.untrained(config["corpus"], seed=config["seed"], device=device, precision=precision, workers=workers)
     trim()
 
