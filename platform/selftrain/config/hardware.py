@@ -23,7 +23,7 @@ def _engine_gpus(given: Any) -> Any:
     number = _number(given)
     if given == "auto":
         return given
-    if not isinstance(number, int | float) or not (0 <= number < 1 or (number < 2**16 and float(number).is_integer())):
+    if not isinstance(number, int | float) or not 0 <= number < 2**16 or not (number < 1 or float(number).is_integer()):
         raise ValueError("must be auto, a whole number of GPUs, or a part of one such as 0.5")
     return int(number) if float(number).is_integer() else number
 
