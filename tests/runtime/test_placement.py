@@ -7,7 +7,6 @@ training; what Ray is asked for is the code of a run.
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import replace
 
 import pytest
@@ -23,6 +22,7 @@ from selftrain.runtime.hardware import Node, hardware_of_cluster
 from selftrain.sweeps.runner import run_trials
 from selftrain.texts.channel import open_texts
 from selftrain.texts.engines import engine_needs
+from selftrain.training.process_group import OneMachine
 from selftrain.training.ray import scaling
 
 pytestmark = pytest.mark.ray
@@ -90,22 +90,27 @@ def there():
     return replace(hardware_of_cluster(), trains=True, writes=True)
 
 
-def where(config):
-    """A training loop, or a trial: where it runs, with how much of a GPU, and how much of it is left."""
-    import ray
+def looking():
+    """(what a trial does, what a training worker does): each says where it runs and with how much of a GPU. Made here, so that they are pickled as they are."""
 
-    context = ray.get_runtime_context()
-    return {"node": context.get_node_id(), "gpu": context.get_assigned_resources().get("GPU", 0.0)}
+    def where():
+        import ray
 
+        context = ray.get_runtime_context()
+        return {"node": context.get_node_id(), "gpu": context.get_assigned_resources().get("GPU", 0.0)}
 
-def loop(config):
-    import ray
-    import ray.train
+    def loop(config):
+        import time
 
-    end = time.monotonic() + 60
-    while (left := ray.available_resources().get("GPU", 0.0)) > 0.001 and time.monotonic() < end:  # what Ray says of other nodes comes with a delay
-        time.sleep(0.1)
-    ray.train.report(where(config) | {"left": left})
+        import ray
+        import ray.train
+
+        end = time.monotonic() + 60
+        while (left := ray.available_resources().get("GPU", 0.0)) > 0.001 and time.monotonic() < end:  # Ray says it of other nodes with a delay
+            time.sleep(0.1)
+        ray.train.report(where() | {"left": left})
+
+    return lambda config, shared, report: where(), loop
 
 
 def test_ray_counts_gpus_of_other_nodes_and_their_labels(gpu_node):
@@ -130,7 +135,8 @@ def test_one_gpu_holds_an_engine_and_a_worker(gpu_node, corpus, tmp_path):
     with open_texts(devices.augment(experiment.augment), corpus, model, progress=False) as texts:
         assert texts([request]) == {request: f"It ran on {gpu_node} with 0.6 there."}
         trainer = TorchTrainer(
-            loop,
+            looking()[1],
+            torch_config=OneMachine(),
             scaling_config=ray.train.ScalingConfig(**scaling(devices.training(experiment.training))),
             run_config=ray.train.RunConfig(name="where", storage_path=str(tmp_path / "results")),
         )
@@ -142,7 +148,7 @@ def test_one_gpu_holds_an_engine_and_a_worker(gpu_node, corpus, tmp_path):
 def test_a_trial_runs_where_it_is_placed_with_its_part(gpu_node, tmp_path):
     results = []
     run_trials(
-        lambda config, shared, report: where(config),
+        looking()[0],
         None,
         lambda config, result: results.append(result),
         configs=[{}],
@@ -150,7 +156,7 @@ def test_a_trial_runs_where_it_is_placed_with_its_part(gpu_node, tmp_path):
         gpus=0.5,
         placement=LABELS,
     )
-    assert results == [{"node": gpu_node, "gpu": 0.5}]
+    assert results == [{"node": gpu_node, "gpu": 0.5}], results
 
 
 def test_a_run_asks_for_what_the_cluster_has_and_refuses_what_it_has_not(gpu_node):
