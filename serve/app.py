@@ -25,8 +25,11 @@ from ray.serve.config import AutoscalingContext
 from starlette.types import ASGIApp
 
 from selftrain.bundle.format import read_card, read_prototypes
+from selftrain.config.hardware import WorkerGpu
 from selftrain.errors import ConfigError, nearest
 from selftrain.passwords import has_password
+from selftrain.runtime.devices import serving_options
+from selftrain.runtime.hardware import Claim, Hardware, hardware_here, hardware_of_cluster, require_room
 from selftrain.runtime.memory import keep_trimming
 from selftrain.runtime.ports import require_free_port
 from selftrain.runtime.ray_start import close_serves_port, start_ray
@@ -57,6 +60,11 @@ class Arguments(BaseModel):
     tracking_uri: str | None = Field(default=None, description="the registry; default: MLFLOW_TRACKING_URI of the cluster")
     poll_seconds: float = Field(default=5.0, gt=0, description="seconds between two looks at the registry's champion")
     threads: int = Field(default=1, ge=1, description="torch threads of a replica")
+    gpus: WorkerGpu = Field(
+        default="auto",
+        description="GPU of a replica: true for one, false for the CPU, or a part of one (0.5); auto: a quarter where the cluster has GPUs. What the deployment "
+        "sets in `ray_actor_options` wins",
+    )
     host: str | None = Field(default=None, description="address that each replica listens on itself; default: none, Serve's proxies do")
     port: int = Field(default=8000, ge=1, le=65535, description="port of `host`")
     token_file: str | None = Field(
@@ -113,6 +121,8 @@ class Classify:
             given.models,
             tracking_uri=given.tracking_uri,
             threads=given.threads,
+            # A replica without a GPU of its own still sees those of its node.
+            device=None if ray.get_runtime_context().get_accelerator_ids().get("GPU") else "cpu",
             poll_seconds=given.poll_seconds,
             max_waiting=given.max_waiting_texts,
             max_seconds=given.timeout_seconds,
@@ -174,7 +184,9 @@ def build(args: dict[str, Any]) -> Application:
     Raises:
         ConfigError: an argument is unknown or wrong.
     """
-    return _deployment.bind(_checked(args).model_dump())
+    given = _checked(args)
+    there = hardware_of_cluster() if ray.is_initialized() else Hardware()
+    return _deployment.options(ray_actor_options=serving_options(given.gpus, there, None)).bind(given.model_dump())
 
 
 def _checked(args: dict[str, Any]) -> Arguments:
@@ -197,6 +209,7 @@ def run(
     port: int = 8000,
     replicas: int = 1,
     threads: int | None = None,
+    gpus: str | float = "auto",
     token_file: str | Path | None = None,
     no_token: bool = False,
     allowed_hosts: Sequence[str] = (),
@@ -216,6 +229,7 @@ def run(
         port: port to listen on.
         replicas: processes that share the port; each holds all models.
         threads: torch threads of a replica; default: all cores but one, divided among the replicas.
+        gpus: GPUs of a replica, one or a part of it; 0 for the CPU; auto: what there is, divided among the replicas.
         token_file: file with the bearer token; default: the environment variable SELFTRAIN_SERVE_TOKEN, if set.
         no_token: listen beyond this machine without a token.
         allowed_hosts: further names that the header host may have; see `Hosts.of`.
@@ -238,6 +252,7 @@ def run(
         {
             "models": [source.model_dump() | ({"bundle": _absolute(source.bundle)} if source.bundle else {}) for source in sources],
             "threads": threads or max(1, ((os.cpu_count() or 2) - 1) // replicas),
+            "gpus": gpus,
             "host": host,
             "port": port,
             "token_file": _absolute(token_file),
@@ -311,11 +326,14 @@ def _check_models(arguments: Arguments) -> list[str]:
 def _deploy(arguments: Arguments, replicas: int) -> None:
     """Start Ray and Serve on this machine, and the replicas."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    start_ray(num_cpus=max(1 + replicas, os.cpu_count() or 2))
+    there = hardware_here()
+    options = serving_options(arguments.gpus, there, replicas)
+    require_room([Claim("gpus", options.get("num_gpus", 0.0))] * replicas, there.nodes)
+    start_ray(num_cpus=max(1 + replicas, os.cpu_count() or 2), **({"num_gpus": int(there.gpus)} if there.gpus else {}))
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     quiet = {"log_level": "WARNING", "enable_access_log": False}
     serve.start(proxy_location="Disabled", logging_config=quiet)
-    application = _deployment.options(num_replicas=replicas).bind(arguments.model_dump())
+    application = _deployment.options(num_replicas=replicas, ray_actor_options=options).bind(arguments.model_dump())
     serve.run(application, name="selftrain", route_prefix="/", logging_config=quiet)
 
 

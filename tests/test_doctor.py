@@ -105,6 +105,24 @@ def test_a_gpu_is_missed_only_where_one_is_asked_for(monkeypatch):
     assert look(training={"gpu": True}, augment={"gpus": 1})["GPU"].ok  # no language model, so one is enough
 
 
+def test_auto_is_shown_with_its_numbers(monkeypatch, versions):
+    monkeypatch.setattr(doctor, "_gpu_names", lambda: ["GPU 0: a card"])
+    both = {"augment": {"model": "m"}}
+    check = look(both)["GPU"]
+    assert (
+        check.ok
+        and "Training computes on the CPU: the PyTorch installed here is not the one for GPUs" in check.found
+        and "vLLM computes" in check.found
+    )
+    versions |= {"torch": "2.14.0", "vllm": "0.32.0"}
+    assert look(both)["GPU"].found == "1: GPU 0: a card; asked for: 0.6 for 1 engine each, 0.4 for 1 training worker each"
+    assert look()["GPU"].found == "1: GPU 0: a card; asked for: 1 for 1 training worker each"
+    monkeypatch.setattr(doctor, "_available_gb", lambda: 4.0)
+    assert look(both)["memory"].ok  # the engine's is the GPU's
+    check = look({"training": {"gpu": 0.5, "workers": 2}})["GPU"]
+    assert not check.ok and check.fix.startswith("training.gpu must be more than 0.5")
+
+
 def test_cuda_builds_beside_cpu_torch(versions):
     assert look()["torch"].ok
     versions["torchvision"] = "0.28.0"

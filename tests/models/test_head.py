@@ -95,3 +95,19 @@ def test_without_its_cache_it_embeds_anew_and_alike(trunk, tmp_path, monkeypatch
     fresh = encoder.uncached()
     assert torch.allclose(fresh.encode(TEXTS), encoder.encode(TEXTS), atol=1e-6)
     assert calls == [len(TEXTS)]
+
+
+def test_a_head_moves_with_its_trunk_and_comes_back(tmp_path):
+    """On PyTorch's `meta` device, the only one that every machine has besides its CPU; values are lost there, so the moves alone are looked at."""
+    head = HeadEncoder(tiny_backbone(tmp_path / "e"))
+    moved = []
+    head._move = lambda device: moved.append(device)
+    with head.moved("cpu"):
+        assert moved == []
+    with pytest.raises(ZeroDivisionError), head.moved("meta"):
+        assert moved == ["meta"]
+        raise ZeroDivisionError
+    assert moved == ["meta", "cpu"]
+    del head._move
+    head._move("meta")
+    assert {one.device.type for one in (*head.parameters(), *head.trunk.parameters())} == {"meta"}

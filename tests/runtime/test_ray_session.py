@@ -20,7 +20,7 @@ def test_the_engine_adds_cpus_and_the_memory_of_its_weights(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     with (tmp_path / "model.safetensors").open("r+b") as file:
         file.truncate(4 * 2**30)
-    experiment = parse({"augment": {"engine_memory_gb": 3}})
+    experiment = parse({"augment": {"engine_memory_gb": 3, "gpus": 0}})
     plain, found = needs(experiment, None), needs(experiment, engine_needs(experiment.augment, tmp_path))
     assert found.cpus == plain.cpus + ENGINE_CPUS
     assert found.memory_gb - plain.memory_gb == pytest.approx(1.5 * 4 + 3 + ENGINE_GB)
@@ -54,7 +54,7 @@ def test_no_cluster_at_the_address():
 def test_engine_settings():
     from selftrain.texts.engines.vllm import engine_environment, engine_kwargs, resolve_dtype
 
-    cpu = AugmentConfig(model="x", dtype="float32")
+    cpu = AugmentConfig(model="x", dtype="float32", gpus=0)
     assert engine_kwargs(cpu)["enforce_eager"]
     assert "tensor_parallel_size" not in engine_kwargs(cpu)
     assert engine_kwargs(cpu)["kv_cache_memory_bytes"] == 2**27
@@ -65,4 +65,4 @@ def test_engine_settings():
     assert "kv_cache_memory_bytes" not in engine_kwargs(gpu)
     assert "OMP_NUM_THREADS" not in engine_environment(gpu)
     assert resolve_dtype(gpu) == "auto"
-    assert resolve_dtype(AugmentConfig()) in {"float32", "bfloat16"}
+    assert resolve_dtype(AugmentConfig(gpus=0)) in {"float32", "bfloat16"}

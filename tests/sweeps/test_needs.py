@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from selftrain.config import Experiment, parse
 from selftrain.errors import ConfigError
 from selftrain.runtime.cluster import Needs
+from selftrain.runtime.devices import Devices
+from selftrain.runtime.hardware import Claim, Hardware, Node
 from selftrain.sweeps import plan, runner
-from selftrain.sweeps.runner import most_at_once, trial_needs
+from selftrain.sweeps.runner import decide_trials, most_at_once, trial_needs
 from selftrain.sweeps.space import parse_space
 from selftrain.sweeps.sweep import run_sweep
 
@@ -18,30 +19,48 @@ ENGINE = Needs(cpus=1.0, gpus=2.0, memory_gb=6.5)
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A machine of 8 cores, 4 GPUs and 17 GiB."""
+    """A machine of 8 cores and 17 GiB."""
     monkeypatch.setattr(runner.os, "sched_getaffinity", lambda _: range(8))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(runner, "free_memory_gb", lambda: 17.0)
 
 
 def test_a_sweep_asks_for_its_trials_and_the_engine():
     assert trial_needs(3, 0.0, None) == Needs(3.0, 0.0, 6.5)
-    assert trial_needs(3, 1.0, ENGINE) == Needs(5.0, 5.0, 13.0)
+    assert trial_needs(3, 1.0, ENGINE) == Needs(5.0, 5.0, 13.0, (Claim("training.gpu", 1.0),) * 3)
 
 
 @pytest.mark.parametrize(
-    ("experiment", "engine", "expected"),
+    ("experiment", "engine", "trials", "expected"),
     [
-        ({}, None, 8),  # one a core
-        ({}, ENGINE, 5),  # (17 - 2 - 6.5) / 1.5
-        ({}, Needs(1.0, 0.0, 14.6), 1),  # none fits: Ray says what is missing
-        ({"training": {"gpu": True}}, None, 4),
-        ({"training": {"gpu": True}}, ENGINE, 2),  # the engine has the other two
-        ({"ray": {"address": "auto"}}, ENGINE, 8),  # this machine's memory says nothing about a cluster
+        ({}, None, None, 8),  # one a core
+        ({}, ENGINE, None, 5),  # (17 - 2 - 6.5) / 1.5
+        ({}, Needs(1.0, 0.0, 14.6), None, 1),  # none fits: Ray says what is missing
+        ({}, None, 4, 4),  # what the GPUs allow
+        ({}, ENGINE, 7, 5),
+        ({"ray": {"address": "auto"}}, ENGINE, None, 8),  # this machine's memory says nothing about a cluster
+        ({"ray": {"address": "auto"}}, ENGINE, 64, 64),
     ],
 )
-def test_as_many_trials_run_as_the_engine_leaves_room_for(machine, experiment, engine, expected):
-    assert most_at_once(parse(experiment, where="a test"), engine) == expected
+def test_as_many_trials_run_as_the_engine_leaves_room_for(machine, experiment, engine, trials, expected):
+    assert most_at_once(parse(experiment, where="a test"), engine, trials) == expected
+
+
+@pytest.mark.parametrize(
+    ("document", "gpus", "engines", "trials"),
+    [
+        ({"training": {"gpu": True}}, 4, 0, 4),
+        ({"training": {"gpu": True}, "augment": {"gpus": 2}}, 4, 1, 2),  # the engine has the other two
+        ({"training": {"gpu": True}, "augment": {"gpus": 2}}, 2, 1, 1),  # too few, which Ray's cluster is compared with
+        ({"training": {"gpu": 0.5}}, 4, 0, 8),
+        ({"training": {"gpu": False}}, 4, 1, None),
+        ({}, 4, 2, 2),
+        ({}, 2, 2, 2),  # each shares its card with an engine
+        ({}, 0, 1, None),
+    ],
+)
+def test_trials_are_as_many_as_gpus_of_the_cluster_allow(document, gpus, engines, trials):
+    there = Hardware((Node(0), Node(gpus)))  # none on the driver's node
+    assert decide_trials(parse(document), there, engines=engines, at_once=None, light=False)[1] == trials
 
 
 def test_a_sweep_runs_at_least_one_trial(document, tmp_path):
@@ -60,6 +79,10 @@ def test_the_most_demanding_engine_of_a_sweep_counts(document, tmp_path, monkeyp
     document["base"]["data"] |= {"supervision": "none"}
     document["axes"] = {"augment.model": ["small", "large"]}
     memory = Experiment().augment.engine_memory_gb
-    assert plan.prepare_sweep(parse_space(document)).engine == Needs(1.0, 0.0, 1.5 * 4 + memory + 3.0)
+    prepared = plan.prepare_sweep(parse_space(document))
+    assert prepared.engine(Devices()) == Needs(1.0, 0.0, 1.5 * 4 + memory + 3.0)
+    assert (prepared.engines, prepared.light) == (1, True)
+    assert prepared.engine(Devices(engine=0.6)).claims == (Claim("augment.gpus", 0.6),)
     document["base"]["method"] |= {"input_augmentation": False, "conditional_augmentation": False}
-    assert plan.prepare_sweep(parse_space(document)).engine is None
+    without = plan.prepare_sweep(parse_space(document))
+    assert without.engine(Devices()) is None and without.engines == 0

@@ -162,10 +162,10 @@ def test_without_an_engine_texts_are_said_to_wait_for_one():
 def test_the_engine_states_what_it_needs(tmp_path):
     with (tmp_path / "model.safetensors").open("wb") as file:
         file.truncate(2**30)
-    found = engine_needs(AugmentConfig(engine_memory_gb=0.5), tmp_path)
+    found = engine_needs(AugmentConfig(engine_memory_gb=0.5, gpus=0), tmp_path)
     assert (found.cpus, found.gpus, found.memory_gb) == (1.0, 0.0, 1.5 + 0.5 + 3.0)
-    assert engine_needs(AugmentConfig(engine_memory_gb=0.5), "a/hub-name").memory_gb == 0.5 + 3.0  # weights of a size that is not known
-    three = engine_needs(AugmentConfig(engine_memory_gb=0.5, replicas=3), tmp_path)
+    assert engine_needs(AugmentConfig(engine_memory_gb=0.5, gpus=0), "a/hub-name").memory_gb == 0.5 + 3.0  # weights of a size that is not known
+    three = engine_needs(AugmentConfig(engine_memory_gb=0.5, gpus=0, replicas=3), tmp_path)
     assert (three.cpus, three.memory_gb) == (3.0, 3 * found.memory_gb)
     on_gpus = engine_needs(AugmentConfig(gpus=2, replicas=3), tmp_path)
     assert (on_gpus.cpus, on_gpus.gpus, on_gpus.memory_gb) == (3.0, 6.0, 0.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -122,3 +124,33 @@ def test_probabilities_are_read_with_continuations_where_texts_are_given(recipe,
     read = probabilities(student, corpus.test, texts, 2)
     assert asked == [TextRequest(id_, "input", sample=sample) for id_ in corpus.test.ids for sample in (0, 1)]
     assert not np.allclose(read, alone)
+
+
+@pytest.mark.parametrize(("gpu", "moves"), [(True, ["cuda:0", "cpu"]), ("auto", ["cuda:0", "cpu"]), (0.4, ["cuda:0", "cpu"]), (False, [])])
+def test_a_classifier_is_evaluated_on_the_gpu_of_this_process_and_is_back_on_the_cpu(recipe, corpus, monkeypatch, gpu, moves):
+    """No test has a GPU: the moves are looked at, and not made."""
+    student = fit(recipe(), corpus, no_texts, seed=0).student
+    expected, made = probabilities(student, corpus.test), []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr(student.encoder, "_move", made.append)
+    np.testing.assert_array_equal(probabilities(student, corpus.test, gpu=gpu), expected)
+    assert made == moves
+
+
+@pytest.mark.parametrize(("model", "gpu", "device"), [("head", "auto", "cuda:0"), ("head", False, "cpu"), ("full", True, "cuda:0")])
+def test_a_training_in_this_process_is_where_it_is_asked_for(recipe, corpus, monkeypatch, model, gpu, device):
+    one = recipe(train=model)
+    asked = []
+
+    def untrained(self, corpus, **given):
+        asked.append(given)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(type(one), "untrained", untrained)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    placed = replace(one, training=one.training.model_copy(update={"gpu": gpu}))
+    with pytest.raises(ZeroDivisionError):
+        fit(placed, corpus, seed=0, workgroup=Workgroup("a", "b") if model == "head" else None)  # a run's head trains here too
+    assert asked[0]["device"] == device

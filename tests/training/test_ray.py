@@ -21,7 +21,7 @@ from selftrain.models.workers import Workers
 from selftrain.training import ray as workers_of_ray
 from selftrain.training.loop import Validation, train
 
-EXPERIMENT = parse({"method": {**SHORT, "name": "cross_entropy", "rounds": 3}, "training": {"threads": 1}})
+EXPERIMENT = parse({"method": {**SHORT, "name": "cross_entropy", "rounds": 3}, "training": {"threads": 1, "gpu": False}})
 
 
 class Session:
@@ -113,7 +113,7 @@ def test_validation_reaches_the_loop(worker):
 def test_threads_are_those_of_the_experiment_or_a_share_of_the_processors(worker, monkeypatch):
     monkeypatch.setattr(workers_of_ray.os, "sched_getaffinity", lambda pid: set(range(8)))
     for threads, expected in ((3, 3), (None, 8)):
-        worker(Session(), experiment=parse({"method": {**SHORT, "name": "cross_entropy"}, "training": {"threads": threads} if threads else {}}))
+        worker(Session(), experiment=parse({"method": {**SHORT, "name": "cross_entropy"}, "training": {"gpu": False, "threads": threads}}))
         assert torch.get_num_threads() == expected
 
 

@@ -31,6 +31,12 @@ def add_commands(commands: Any) -> None:
     serve.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
     serve.add_argument("--replicas", type=int, default=1, metavar="N", help="processes that share the port (default: 1)")
     serve.add_argument("--threads", type=int, metavar="N", help="torch threads of a replica (default: all cores but one, divided among the replicas)")
+    serve.add_argument(
+        "--gpus",
+        default="auto",
+        metavar="N",
+        help="GPUs of a replica, such as 0.5; 0: the CPU (default: auto, what there is, divided among the replicas)",
+    )
     serve.add_argument("--token-file", metavar="FILE", help="bearer token that requests carry; default: the variable SELFTRAIN_SERVE_TOKEN, if set")
     serve.add_argument("--no-token", action="store_true", help="listen beyond this machine without a token")
     serve.add_argument(
@@ -72,6 +78,7 @@ def _serve(options: argparse.Namespace) -> int:
         port=options.port,
         replicas=options.replicas,
         threads=options.threads,
+        gpus=options.gpus,
         token_file=options.token_file,
         no_token=options.no_token,
         allowed_hosts=options.allowed_host,

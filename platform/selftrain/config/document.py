@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from selftrain.config.hardware import EngineGpus, Placement, WorkerGpu
 from selftrain.config.mistakes import explain
 from selftrain.errors import ConfigError
 from selftrain.passwords import keys_with_passwords
@@ -143,7 +144,18 @@ class AugmentConfig(Section):
     replicas: int = Field(1, ge=1, description="engines side by side, each with its own GPUs or memory, on as many nodes as the cluster has room on")
     concurrent_requests: int = Field(32, ge=1, description="requests that an engine, or the server, handles at once")
     engine_memory_gb: float = Field(0.125, gt=0, description="memory for an engine's key-value cache on a CPU (a token of Gemma 3 270M takes 18 KB)")
-    gpus: int = Field(0, ge=0, description="GPUs of an engine; 0 runs it on the CPU")
+    gpus: EngineGpus = Field(
+        "auto", description="GPUs of an engine: a number, a part of one (0.5), or 0 for the CPU; auto: one, or a part of it, where there are GPUs"
+    )
+    gpu_memory: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of each of its GPUs' memory that an engine takes (vLLM's gpu_memory_utilization); none: what fits beside the training",
+    )
+    placement: Placement = Field(
+        default_factory=dict, description="labels of the Ray nodes that engines run on, e.g. {selftrain/role: language-model}"
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 where the hardware multiplies it, else float32"
     )
@@ -156,7 +168,11 @@ class TrainingConfig(Section):
     """How the self-training loop is run."""
 
     workers: int = Field(1, ge=1, description="Ray Train workers")
-    gpu: bool = Field(False, description="one GPU a worker")
+    gpu: WorkerGpu = Field(
+        "auto",
+        description="GPU of a worker: true for one, false for the CPU, or a part of one (0.5); auto: one, or a part of it, where there are GPUs",
+    )
+    placement: Placement = Field(default_factory=dict, description="labels of the Ray nodes that workers run on, e.g. {selftrain/role: training}")
     threads: int | None = Field(None, ge=1, description="torch threads a worker; default: the machine's cores divided by the workers")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of matrix products while training (weights stay float32); auto: bfloat16 where the hardware multiplies it"

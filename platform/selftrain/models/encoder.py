@@ -7,8 +7,8 @@ models/open.py opens the encoder that an experiment sets.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -46,6 +46,24 @@ class Encoder(torch.nn.Module):
     @abstractmethod
     def encode(self, documents: Sequence[Any]) -> torch.Tensor:
         """Embeddings `[documents, dimensions]` without gradient or dropout; the mode of the module is left as it was."""
+
+    @contextmanager
+    def moved(self, device: str) -> Iterator[Encoder]:
+        """Compute on `device` (`cpu`, `cuda:0`) in a `with` block, and where it did before after that."""
+        before = str(self.device)
+        if device == before:
+            yield self
+            return
+        self._move(device)
+        try:
+            yield self
+        finally:
+            self._move(before)
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()  # other processes share the card
+
+    def _move(self, device: str) -> None:
+        self.to(device)
 
     def uncached(self) -> Encoder:
         """An encoder with the same weights and no cache of embeddings, to measure what classifying documents costs."""

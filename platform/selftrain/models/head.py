@@ -118,6 +118,10 @@ class HeadEncoder(TextEncoder):
         twin._caches = self._caches
         return twin.train(self.training)
 
+    def _move(self, device: str) -> None:
+        super()._move(device)
+        self._trunk[0].to(device)  # it is no part of this module
+
     def uncached(self) -> HeadEncoder:
         """See `Encoder.uncached`; the copy keeps its embeddings in memory of its own."""
         twin = copy.deepcopy(self)

@@ -86,6 +86,41 @@ def language_model_of(config: AugmentConfig) -> Path | str:
     return f"served:{config.model}" if config.server is not None else language_model_folder(str(config.model))
 
 
+def name_on_nodes(config: AugmentConfig, model: Path | str, *, alone: bool) -> str:
+    """What a process on another node finds the language model by (`folder_on_node`): its name, wherever `model` is a folder of this machine's disk.
+
+    Args:
+        config: says which language model.
+        model: of `language_model_of`.
+        alone: whether all processes are on this machine; they then open the folder that was found here.
+    """
+    if not isinstance(model, Path):
+        return model
+    name = config.model
+    if alone or name is None or Path(name).expanduser().is_dir():
+        return str(model.absolute())  # a folder that was asked for is the same on all nodes
+    if name == LANGUAGE_MODEL:
+        return name
+    return f"{name}@{model.name}"  # the hub keeps a model in a folder with the name of its revision, and all nodes must have the same
+
+
+def folder_on_node(name: str) -> str:
+    """The folder of a language model on the node of this process, fetched or assembled where it is not there yet.
+
+    Args:
+        name: of `name_on_nodes`.
+
+    Raises:
+        SelfTrainError: as `language_model_folder`.
+    """
+    if name == LANGUAGE_MODEL and not Path(name).is_dir():
+        return str(_assemble_gemma())
+    hub_name, at, revision = name.rpartition("@")
+    if not at or name.startswith("/"):
+        return name
+    return str(_from_hub(hub_name, "augment.model", revision))
+
+
 def fingerprint(source: Path | str) -> str:
     """What identifies a model: the first 16 digits of the SHA-256 of its weight files, or the name of a model that is no folder."""
     if not isinstance(source, Path):
@@ -114,15 +149,16 @@ def _folder(name: str, key: str) -> Path | None:
     return path
 
 
-def _from_hub(name: str, key: str) -> Path | str:
-    """The local copy of a model on the hub; an unknown name fails here, before anything starts."""
+def _from_hub(name: str, key: str, revision: str | None = None) -> Path | str:
+    """The local copy of a model on the hub; an unknown name fails here, before anything starts. `revision` is a commit; default: the newest."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     packaged = f" (known without a hub: {_EXAMPLES[key]})" if key != "model.masked_lm" else ""
     remedy = f"set a model folder, or check the name and the connection{packaged}"
     try:
-        return Path(snapshot_download(name, ignore_patterns=["*.onnx", "*.h5", "*.msgpack", "*.gguf", "*.ot", "openvino/*"], etag_timeout=5))
+        unused = ["*.onnx", "*.h5", "*.msgpack", "*.gguf", "*.ot", "openvino/*"]
+        return Path(snapshot_download(name, revision=revision, ignore_patterns=unused, etag_timeout=5))
     except HFValidationError:
         raise ConfigError(f"{key}: {name!r} is neither a folder nor a hub name; {remedy}.", parameter=key) from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:

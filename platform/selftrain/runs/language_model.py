@@ -25,7 +25,7 @@ def started_texts(context: RunContext) -> Iterator[Texts]:
     with ExitStack() as stack:
         stack.callback(note)
         opened = open_texts(
-            experiment.augment,
+            context.plan.augment,
             context.corpus,
             model,
             model_fingerprint=context.llm_fingerprint,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from selftrain.config import Experiment
+from selftrain.config import AugmentConfig, Experiment
 from selftrain.data.corpus import Corpus, TrueLabels
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import grant
@@ -15,7 +15,10 @@ from selftrain.methods.base import Method
 from selftrain.methods.recipe import Recipe, resolve
 from selftrain.models.locate import IMAGE_ENCODERS, encoder_folder, language_model_of
 from selftrain.models.open import located
-from selftrain.texts.engines import on_cluster
+from selftrain.runtime.cluster import Needs, needs
+from selftrain.runtime.devices import Devices, decide
+from selftrain.runtime.hardware import Hardware
+from selftrain.texts.engines import engine_needs, on_cluster
 from selftrain.training.loop import Validation
 
 
@@ -23,7 +26,7 @@ from selftrain.training.loop import Validation
 class Variant:
     """One row of the experiment's table: a complete experiment of its own on the same test documents."""
 
-    experiment: Experiment
+    experiment: Experiment  # as it was asked for
     recipe: Recipe
     corpus: Corpus  # without labels
     truth: TrueLabels
@@ -52,6 +55,7 @@ class RunPlan:
     truth: TrueLabels
     variants: dict[str, Variant]  # what is trained, in order; the first is the one that is bundled
     language_model: Path | str | None
+    devices: Devices | None = None  # None before `placed`
 
     @property
     def main_name(self) -> str:
@@ -66,8 +70,54 @@ class RunPlan:
     @property
     def needs_ray(self) -> bool:
         """Whether anything runs on Ray: a language model that is not a server's, or a training that is not light."""
-        on_ray = self.language_model is not None and on_cluster(self.experiment.augment)
-        return on_ray or any(one.recipe.trains and not one.recipe.light for one in self.variants.values())
+        return bool(self._engines or self._workers)
+
+    @property
+    def _engines(self) -> int:
+        augment = self.experiment.augment
+        return augment.replicas if self.language_model is not None and on_cluster(augment) else 0
+
+    @property
+    def _workers(self) -> int:
+        return self.experiment.training.workers if any(one.recipe.trains and not one.recipe.light for one in self.variants.values()) else 0
+
+    def placed(self, there: Hardware) -> RunPlan:
+        """The plan with numbers for GPUs in what trains and writes; `experiment` stays as it was asked for, so that it resumes on another machine.
+
+        Args:
+            there: what there is.
+
+        Raises:
+            SelfTrainError: as `runtime.devices.decide`.
+        """
+        devices = decide(self.experiment, there, engines=self._engines, workers=self._workers)
+        variants = {
+            name: replace(one, recipe=replace(one.recipe, training=devices.training(one.recipe.training))) for name, one in self.variants.items()
+        }
+        return replace(self, variants=variants, devices=devices)
+
+    @property
+    def augment(self) -> AugmentConfig:
+        """The section of the language model, with numbers for GPUs once the plan is `placed`."""
+        return self.devices.augment(self.experiment.augment) if self.devices is not None else self.experiment.augment
+
+    @property
+    def evaluation_gpu(self) -> str | float:
+        """`training.gpu` for what this process computes itself, once the plan is `placed`."""
+        training = self.experiment.training
+        return (self.devices.training(training) if self.devices is not None else training).gpu
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence for each thing that stays on the CPU although there are GPUs."""
+        return self.devices.notes if self.devices is not None else ()
+
+    @property
+    def needs(self) -> Needs:
+        """What a plan that is `placed` asks of Ray."""
+        assert self.devices is not None
+        asked = self.devices.experiment(self.experiment)
+        return needs(asked, engine_needs(asked.augment, self.language_model))
 
 
 def prepare(experiment: Experiment) -> RunPlan:

@@ -90,7 +90,7 @@ def rows_of(context: RunContext, name: str, seed: int, variant: Variant, fitted:
         rows[0]["validation"] = _best_on_validation(context, fitted)
     if experiment.evaluation.inference_augmentation and len(context.corpus.test):
         assert texts is not None
-        read = probabilities(student, context.corpus.test, texts, experiment.augment.input_samples)
+        read = probabilities(student, context.corpus.test, texts, experiment.augment.input_samples, gpu=context.plan.evaluation_gpu)
         rows.append(row(name, seed, data, read, labels, names, seconds=fitted.seconds, augmented=True))
     return rows
 
@@ -99,7 +99,7 @@ def _best_on_validation(context: RunContext, fitted: Fitted) -> dict[str, Any]:
     """What the round would have given that is best on the validation documents."""
     assert fitted.best is not None
     with fitted.best_round() as student:
-        found = probabilities(student, context.documents)
+        found = probabilities(student, context.documents, gpu=context.plan.evaluation_gpu)
     scores = scored(found, context.labels, context.corpus.class_names)
     return {"documents": len(context.corpus.validation), "round": fitted.best["round"] + 1, "accuracy": fitted.best["accuracy"], "scores": scores}
 

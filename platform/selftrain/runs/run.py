@@ -37,10 +37,10 @@ from selftrain.runs.resume import Finished, Starts, previous_metrics
 from selftrain.runs.rows import figures_of, language_model_row, rows_of
 from selftrain.runs.stages import Events, Stages
 from selftrain.runs.versions import code_version
-from selftrain.runtime.cluster import needs, session
+from selftrain.runtime.cluster import session
+from selftrain.runtime.hardware import hardware_here
 from selftrain.runtime.memory import trim
 from selftrain.runtime.watch import cause_of, listen
-from selftrain.texts.engines import engine_needs
 from selftrain.tracking import RoundFigures, Tracker
 from selftrain.tracking.spool import SPOOL, Spool, unsent_sentence
 from selftrain.training.checkpoints import RoundCheckpoint
@@ -95,7 +95,10 @@ def run(experiment: Experiment, *, command: str = "", resume: Path | str | None 
     with ExitStack() as stack:
         if found.needs_ray:
             with stages("start of Ray"):
-                stack.enter_context(session(experiment, needs(experiment, engine_needs(experiment.augment, found.language_model))))
+                there = stack.enter_context(session(experiment, lambda there: found.placed(there).needs))
+        else:
+            there = hardware_here()
+        found = found.placed(there)
         starts = Starts(folder / "checkpoints" / "parts.json", command, started, stages)
         with explained(folder):
             write_whole(folder / "config.yaml", experiment.to_yaml())
@@ -104,6 +107,8 @@ def run(experiment: Experiment, *, command: str = "", resume: Path | str | None 
         events = Events(folder / "events.jsonl")
         listen(lambda sentence: events("warning", what=sentence))
         events("run resumed" if resume else "run started", folder=str(folder), config=experiment.fingerprint())
+        for sentence in found.notes:
+            events("a GPU is not used", why=sentence)
         mlflow_id = tracker.start(folder.name, experiment.model_dump(mode="json"), tags_of(found))
         spool = Spool(tracker, folder / SPOOL, events)
         llm_fingerprint = fingerprint(found.language_model) if found.language_model is not None else None
@@ -201,7 +206,7 @@ class _Work:
         bundled = name == self.plan.main_name and seed == self.plan.experiment.seeds[0]
         fitted = self._fitted(name, variant, seed, texts)
         with self.context.stages("evaluation"):
-            predicted = probabilities(fitted.student, self.context.documents)
+            predicted = probabilities(fitted.student, self.context.documents, gpu=self.plan.evaluation_gpu)
             if bundled:
                 self.main = fitted, predicted
             rows = rows_of(self.context, name, seed, variant, fitted, predicted, texts)
@@ -246,7 +251,8 @@ class _Work:
 
     def _checkpoint(self, name: str, variant: Variant, seed: int) -> RoundCheckpoint:
         """Of a training in this process."""
-        asked = variant.experiment.model_dump(mode="json", include={"data", "model", "method", "augment", "training"})
+        unrelated = {"augment": {"placement", "gpu_memory"}, "training": {"placement"}}
+        asked = variant.experiment.model_dump(mode="json", include={"data", "model", "method", "augment", "training"}, exclude=unrelated)
         identity = json.dumps([asked, variant.corpus.fingerprint, seed], sort_keys=True)  # all that the weights depend on
         return RoundCheckpoint(self.context.folder / "checkpoints" / f"{file_name(name)}-seed{seed}.pt", identity)
 
@@ -254,7 +260,7 @@ class _Work:
         """What is bundled, and its probabilities; a resumed run that had finished this training takes the weights from its last checkpoint."""
         if self.main is None:
             fitted = self._fitted(self.plan.main_name, self.plan.main, self.plan.experiment.seeds[0], None)
-            self.main = fitted, probabilities(fitted.student, self.context.documents)
+            self.main = fitted, probabilities(fitted.student, self.context.documents, gpu=self.plan.evaluation_gpu)
         fitted, found = self.main
         return fitted.student, found
 

@@ -10,12 +10,15 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from selftrain.config import Experiment
+from selftrain.config.hardware import decided
 from selftrain.errors import ResourceError
+from selftrain.runtime.hardware import Claim, Hardware, hardware_here, hardware_of_cluster, require_room
 from selftrain.runtime.memory import free_memory_gb, share_of_memory
 from selftrain.runtime.ray_start import join_ray, no_cluster, start_ray
 from selftrain.runtime.watch import Guard, guarded
@@ -31,23 +34,32 @@ class Needs:
     cpus: float
     gpus: float
     memory_gb: float
+    claims: tuple[Claim, ...] = ()  # of each process that asks for GPUs, or for a node with labels
 
 
 def needs(experiment: Experiment, engine: Needs | None, *, trains: bool = True) -> Needs:
-    """What `experiment` asks for; `engine` is what its language model asks for, None for a run without one; `trains` is false where texts are all that is wanted."""
+    """What `experiment` asks for.
+
+    Args:
+        experiment: of `devices.Devices.experiment`, with numbers for GPUs; one that no worker is started for may be `auto`, and counts none.
+        engine: what its language model asks for; None for a run without one.
+        trains: false where texts are all that is wanted.
+    """
     training = experiment.training
     workers = training.workers if trains else 0
     cpus = 1.0 + workers
-    gpus = float(workers if training.gpu else 0)
+    gpu = decided(training.gpu, "training.gpu") if training.gpu != "auto" else 0.0
+    claims = (Claim("training.gpu", gpu, training.placement),) * workers if gpu or training.placement else ()
     memory = RAY_GB + workers * TRAINING_GB
-    if engine is not None:
-        cpus, gpus, memory = cpus + engine.cpus, gpus + engine.gpus, memory + engine.memory_gb
-    return Needs(cpus, gpus, memory)
+    found = Needs(cpus, workers * gpu, memory, claims)
+    if engine is None:
+        return found
+    return Needs(cpus + engine.cpus, found.gpus + engine.gpus, memory + engine.memory_gb, engine.claims + claims)
 
 
 @contextmanager
-def session(experiment: Experiment, wanted: Needs) -> Iterator[None]:
-    """Ray for the length of a `with` block.
+def session(experiment: Experiment, wanted: Needs | Callable[[Hardware], Needs]) -> Iterator[Hardware]:
+    """Ray for the length of a `with` block; it yields what there is: this machine, or the cluster.
 
     A local Ray gets at least as many logical CPUs as the run asks for, whatever the machine has: on two cores the text pipeline would otherwise wait for ever
     for a third. Threads, not logical CPUs, decide how much of the machine is used. It is watched (watch.py), and the runs of one machine share its memory
@@ -55,10 +67,10 @@ def session(experiment: Experiment, wanted: Needs) -> Iterator[None]:
 
     Args:
         experiment: its `ray` section says which cluster.
-        wanted: what the run asks for.
+        wanted: what the run asks for, or a function that says so once it sees what there is.
 
     Raises:
-        ResourceError: too little memory, CPUs or GPUs.
+        ResourceError: too little memory, CPUs or GPUs, or no node with the labels of a placement.
         ServiceError: no cluster answers at the address, or it wants another token.
         ProcessDied: a process without which a local Ray cannot continue was lost.
     """
@@ -73,29 +85,41 @@ def session(experiment: Experiment, wanted: Needs) -> Iterator[None]:
     import ray
 
     if ray.is_initialized():  # a test or a notebook that keeps its own
+        there = hardware_of_cluster()
+        wanted = wanted if isinstance(wanted, Needs) else wanted(there)
         _enough(wanted, ray.cluster_resources())
-        yield
+        require_room(wanted.claims, there.nodes)
+        yield there
         return
     with ExitStack() as stack:
         if experiment.ray.address is None:
-            guard = _started(wanted, stack)
+            there = hardware_here()
+            wanted = wanted if isinstance(wanted, Needs) else wanted(there)
+            require_room(wanted.claims, there.nodes)
+            guard = _started(wanted, int(there.gpus), stack)
             stack.callback(guard.shut_down)
         else:
             _require_answer(experiment.ray.address)
             join_ray(experiment.ray.address)
             stack.callback(ray.shutdown)
+            there = hardware_of_cluster()
+            wanted = wanted if isinstance(wanted, Needs) else wanted(there)
         _scale_up(wanted, experiment.ray.wait_seconds)
-        yield
+        if experiment.ray.address is not None:
+            require_room(wanted.claims, hardware_of_cluster().nodes)
+        yield there
 
 
-def _started(wanted: Needs, stack: ExitStack) -> Guard:
+def _started(wanted: Needs, gpus: int, stack: ExitStack) -> Guard:
     """A local Ray, its guard and its share of the memory."""
     free = free_memory_gb()
     print(f"selftrain: the run needs about {wanted.memory_gb:.1f} GiB of memory, {free:.1f} GiB are free; starting Ray", file=sys.stderr, flush=True)
     stack.enter_context(share_of_memory(wanted.memory_gb))
     guard = stack.enter_context(guarded())
     cores = len(os.sched_getaffinity(0))
-    start_ray(num_cpus=max(cores, int(-(-wanted.cpus // 1))), object_store_memory=512 * 2**20)
+    # Ray looks for GPUs itself; where PyTorch sees some, both count the same.
+    counted = {"num_gpus": gpus} if gpus else {}
+    start_ray(num_cpus=max(cores, int(-(-wanted.cpus // 1))), object_store_memory=512 * 2**20, **counted)
     return guard
 
 
@@ -116,13 +140,22 @@ def _scale_up(wanted: Needs, seconds: float) -> None:
     from ray.autoscaler.sdk import request_resources
 
     if seconds:
-        request_resources(bundles=[{"GPU": 1}] * int(wanted.gpus) + [{"CPU": 1}] * int(-(-wanted.cpus // 1)))
+        request_resources(**requested(wanted))
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and any(
         ray.cluster_resources().get(name, 0.0) < need for name, need in (("CPU", wanted.cpus), ("GPU", wanted.gpus))
     ):
         time.sleep(5)
     _enough(wanted, ray.cluster_resources())
+
+
+def requested(wanted: Needs) -> dict[str, Any]:
+    """The arguments of Ray's `request_resources`: a bundle for each process that asks for GPUs or labels, and one for each CPU."""
+    cpus = int(-(-wanted.cpus // 1))
+    bundles = [*(claim.bundle() for claim in wanted.claims), *({"CPU": 1} for _ in range(cpus))]
+    if not any(claim.placement for claim in wanted.claims):
+        return {"bundles": bundles}
+    return {"bundles": bundles, "bundle_label_selectors": [*(dict(claim.placement) for claim in wanted.claims), *({} for _ in range(cpus))]}
 
 
 def _enough(wanted: Needs, have: dict[str, float]) -> None:

@@ -89,7 +89,16 @@ class LoadedModel(NamedTuple):
         return {"name": self.name, "version": self.version}
 
 
-def load_model(source: ModelSource, tracking_uri: str | None, *, threads: int, max_waiting: int, max_seconds: float, metrics: Metrics) -> LoadedModel:
+def load_model(
+    source: ModelSource,
+    tracking_uri: str | None,
+    *,
+    threads: int,
+    max_waiting: int,
+    max_seconds: float,
+    metrics: Metrics,
+    device: str | None = None,
+) -> LoadedModel:
     """Open a model and warm it.
 
     Args:
@@ -99,6 +108,7 @@ def load_model(source: ModelSource, tracking_uri: str | None, *, threads: int, m
         max_waiting: texts that may wait for it.
         max_seconds: seconds that a text may wait.
         metrics: the metrics of the replica.
+        device: of PyTorch; default: a GPU where there is one, else the CPU.
 
     Raises:
         SelfTrainError: there is no such bundle, model, version or champion, or it is damaged.
@@ -112,7 +122,7 @@ def load_model(source: ModelSource, tracking_uri: str | None, *, threads: int, m
         folder, version = registered_bundle(f"models:/{source.model}{which}", tracking_uri)
     card = read_card(folder)
     name, version = source.name or source.model or card.name, version or card.created
-    classifier = Classifier.load(folder, threads=threads)
+    classifier = Classifier.load(folder, threads=threads, device=device)
     for words in WARM_WORDS:
         if not np.isfinite(classifier.predict_proba(["word " * words])).all():
             raise BundleError(f"The bundle {folder} returns probabilities that are not finite; train it again.")
@@ -162,6 +172,7 @@ class Models(Collector):
         max_waiting: texts that may wait for one model.
         max_seconds: seconds that a text may wait.
         metrics: the metrics of the replica.
+        device: of PyTorch; default: a GPU where there is one, else the CPU.
 
     Raises:
         ConfigError: two models have the same name and version.
@@ -178,13 +189,14 @@ class Models(Collector):
         max_waiting: int,
         max_seconds: float,
         metrics: Metrics,
+        device: str | None = None,
     ) -> None:
         # oneDNN keeps 1,024 compiled products, one a shape; batches of all shapes would fill memory for hours. It reads this at its first product.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
         self._tracking_uri = tracking_uri
         self._poll_seconds = poll_seconds
         self._load = partial(
-            load_model, tracking_uri=tracking_uri, threads=threads, max_waiting=max_waiting, max_seconds=max_seconds, metrics=metrics
+            load_model, tracking_uri=tracking_uri, threads=threads, max_waiting=max_waiting, max_seconds=max_seconds, metrics=metrics, device=device
         )
         self._metrics = metrics
         self._stop = threading.Event()

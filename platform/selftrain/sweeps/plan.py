@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ from selftrain.errors import ConfigError, SelfTrainError
 from selftrain.models.locate import language_model_of
 from selftrain.models.open import located, open_encoder
 from selftrain.runtime.cluster import Needs
+from selftrain.runtime.devices import Devices
 from selftrain.sweeps.results import Results
 from selftrain.sweeps.search import check_search, corners, draw
 from selftrain.sweeps.space import Cell, Setting, Space, parse_space
 from selftrain.sweeps.trial import open_shared_encoder
-from selftrain.texts.engines import engine_needs
+from selftrain.texts.engines import engine_needs, on_cluster
 
 FOLDER = "sweeps"  # below the experiment's output
 
@@ -34,7 +34,21 @@ class SweepPlan:
     corpora: dict[str, tuple[Corpus, TrueLabels]]  # by the fingerprint of the documents
     base: Experiment  # of the first cell: output, tracking and Ray are its
     folders: dict[str, Path | str] = field(default_factory=dict)  # language models by name
-    engine: Needs | None = None  # what the text engine asks of the cluster, at most; None where no cell wants texts
+    writing: tuple[AugmentConfig, ...] = ()  # of the text engines, which run one after the other
+    light: bool = True  # whether every training is
+
+    def engine(self, devices: Devices) -> Needs | None:
+        """What the text engines ask of the cluster: the most that any of them asks for; None where no cell wants texts."""
+        found = [wanted for one in self.writing if (wanted := engine_needs(devices.augment(one), self.folders[model_name(one)])) is not None]
+        if not found:
+            return None
+        claims = max((one.claims for one in found), key=lambda claims: sum(claim.gpus for claim in claims))
+        return Needs(max(one.cpus for one in found), max(one.gpus for one in found), max(one.memory_gb for one in found), claims)
+
+    @property
+    def engines(self) -> int:
+        """Replicas of vLLM at the same time, at most."""
+        return max((one.replicas for one in self.writing if on_cluster(one)), default=0)
 
 
 def prepare_sweep(space: Space) -> SweepPlan:
@@ -54,17 +68,10 @@ def prepare_sweep(space: Space) -> SweepPlan:
     validation = _Validation(space)
     cells = [cell for column in space.columns for setting in settings for cell in validation.cells(setting, column)]
     base = space.experiment(settings[0], space.columns[0])
-    engine = _engine(cells, validation.folders)
-    return SweepPlan(space, [] if adaptive else settings, [] if adaptive else cells, validation.corpora, base, validation.folders, engine)
-
-
-def _engine(cells: Sequence[Cell], folders: Mapping[str, Path | str]) -> Needs | None:
-    """The text engines of a sweep run one after the other: the most that any of them asks for."""
-    asking = {cell.experiment.augment.model_dump_json(): cell.experiment.augment for cell in cells if cell.wants_texts}
-    found = [wanted for augment in asking.values() if (wanted := engine_needs(augment, folders[model_name(augment)])) is not None]
-    if not found:
-        return None
-    return Needs(max(one.cpus for one in found), max(one.gpus for one in found), max(one.memory_gb for one in found))
+    writing = tuple({cell.experiment.augment.model_dump_json(): cell.experiment.augment for cell in cells if cell.wants_texts}.values())
+    light = all(cell.recipe.light for cell in cells if cell.recipe.trains)
+    kept = ([], []) if adaptive else (settings, cells)
+    return SweepPlan(space, *kept, validation.corpora, base, validation.folders, writing, light)
 
 
 def model_name(augment: AugmentConfig) -> str:

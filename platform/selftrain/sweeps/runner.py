@@ -17,8 +17,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from selftrain.config import Experiment
+from selftrain.config.hardware import decided
 from selftrain.errors import SelfTrainError
 from selftrain.runtime.cluster import RAY_GB, TRAINING_GB, Needs, session
+from selftrain.runtime.devices import Devices, decide
+from selftrain.runtime.hardware import Claim, Hardware
 from selftrain.runtime.memory import free_memory_gb
 
 if TYPE_CHECKING:  # the processes of trials import this module, and pay for PyTorch only if the trial needs it
@@ -40,42 +43,69 @@ class Adaptive:
     known: Sequence[tuple[Mapping[str, Any], float]] = ()  # (config, objective) of trials that an earlier start has finished
 
 
-def trial_needs(at_once: int, gpus: float, engine: Needs | None) -> Needs:
+def trial_needs(at_once: int, gpus: float, engine: Needs | None, placement: Mapping[str, str] | None = None) -> Needs:
     """What a sweep asks of the cluster.
 
     Args:
         at_once: trials at the same time.
         gpus: GPUs a trial.
         engine: what the text engine beside the trials asks for; None where there is none.
+        placement: `training.placement`.
     """
-    own = Needs(float(at_once), gpus * at_once, RAY_GB + TRAINING_GB * at_once)
-    return own if engine is None else Needs(own.cpus + 1.0 + engine.cpus, own.gpus + engine.gpus, own.memory_gb + engine.memory_gb)
+    claims = (Claim("training.gpu", gpus, placement or {}),) * at_once if gpus or placement else ()
+    own = Needs(float(at_once), gpus * at_once, RAY_GB + TRAINING_GB * at_once, claims)
+    if engine is None:
+        return own
+    return Needs(own.cpus + 1.0 + engine.cpus, own.gpus + engine.gpus, own.memory_gb + engine.memory_gb, engine.claims + claims)
 
 
-def most_at_once(experiment: Experiment, engine: Needs | None) -> int:
-    """Trials that this machine can run at the same time, at least one: one a core, or one a GPU that the engine leaves free, as far as the memory goes.
+def decide_trials(experiment: Experiment, there: Hardware, *, engines: int, at_once: int | None, light: bool) -> tuple[Devices, int | None]:
+    """(What a sweep's trials and engines compute on, trials at the same time as far as GPUs say so: None where trials use none).
 
     Args:
-        experiment: says whether a trial uses a GPU, and whether the trials run on this machine.
-        engine: as in `trial_needs`.
+        experiment: of the sweep's base.
+        there: what there is.
+        engines: replicas of vLLM; 0 where no cell wants texts.
+        at_once: trials at the same time, where that was asked for.
+        light: whether each trial is light: as many as there are cores then train on the CPU, which is faster than a GPU for each in turn.
     """
-    import torch
+    if light and experiment.training.gpu == "auto":
+        experiment = experiment.model_copy(update={"training": experiment.training.model_copy(update={"gpu": False})})
+    if at_once is not None:
+        devices = decide(experiment, there, engines=engines, workers=at_once, together=False)
+        return devices, at_once if devices.worker else None
+    # As many trials as leave each engine a card of its own, where there are enough of them.
+    asked = decided(experiment.augment.gpus, "augment.gpus") if experiment.augment.gpus != "auto" else 1.0
+    share = decided(experiment.training.gpu, "training.gpu") if experiment.training.gpu != "auto" else 1.0
+    left = there.gpus - engines * asked
+    if left < share and "auto" in (experiment.augment.gpus, experiment.training.gpu):
+        left = there.gpus  # a trial and an engine share a card
+    trials = max(1, int(left / share)) if share else 1
+    devices = decide(experiment, there, engines=engines, workers=trials, together=False)
+    return devices, trials if devices.worker else None
 
-    most = len(os.sched_getaffinity(0))
-    if experiment.training.gpu:
-        most = torch.cuda.device_count() - int(engine.gpus if engine is not None else 0)
+
+def most_at_once(experiment: Experiment, engine: Needs | None, trials: int | None = None) -> int:
+    """Trials at the same time, at least one: one a core of this machine, as far as its memory goes; of those that use GPUs, as many as these allow.
+
+    Args:
+        experiment: says whether the trials run on this machine.
+        engine: as in `trial_needs`.
+        trials: of `decide_trials`; None where they use no GPUs.
+    """
+    most = trials if trials is not None else len(os.sched_getaffinity(0))
     if experiment.ray.address is None:
         most = min(most, int((free_memory_gb() - trial_needs(0, 0.0, engine).memory_gb) / TRAINING_GB))
     return max(1, most)
 
 
 @contextmanager
-def workers(experiment: Experiment, wanted: Needs) -> Iterator[None]:
+def workers(experiment: Experiment, wanted: Needs | Callable[[Hardware], Needs]) -> Iterator[Hardware]:
     """Ray for a sweep, for the length of a `with` block.
 
     Args:
         experiment: its `ray` section says which cluster.
-        wanted: `trial_needs`.
+        wanted: `trial_needs`, or a function that says so once it sees what there is.
 
     Raises:
         ResourceError: too little memory, CPUs or GPUs.
@@ -84,8 +114,8 @@ def workers(experiment: Experiment, wanted: Needs) -> Iterator[None]:
     # Tune would move every trial into a folder of its own, and print what the driver prints already.
     os.environ.update(RAY_CHDIR_TO_TRIAL_DIR="0", TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", TUNE_DISABLE_SIGINT_HANDLER="1", RAY_AIR_NEW_OUTPUT="0")
     os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "0")
-    with session(experiment, wanted):
-        yield
+    with session(experiment, wanted) as there:
+        yield there
 
 
 def run_trials(
@@ -96,6 +126,7 @@ def run_trials(
     configs: Sequence[Mapping[str, Any]] | Adaptive,
     at_once: int,
     gpus: float = 0.0,
+    placement: Mapping[str, str] | None = None,
     minutes: float | None = None,
     asha: bool = False,
 ) -> None:
@@ -108,6 +139,7 @@ def run_trials(
         configs: of the trials, in order; or a search that makes them.
         at_once: trials at the same time, each on one CPU.
         gpus: GPUs a trial.
+        placement: labels of the nodes that trials run on.
         minutes: trials that have not ended by then are dropped.
         asha: whether ASHA ends weak trials early.
     """
@@ -124,7 +156,7 @@ def run_trials(
     with tempfile.TemporaryDirectory(prefix="selftrain-tune-") as scratch:
         function = tune.with_parameters(_trial, work=work, shared=shared, configs=None if adaptive else list(configs))  # type: ignore[arg-type]
         tuner = tune.Tuner(
-            tune.with_resources(function, {"CPU": 1, "GPU": gpus} if gpus else {"CPU": 1}),
+            tune.with_resources(function, trial_resources(gpus, placement)),
             param_space={} if adaptive else {"task": tune.grid_search(list(range(len(configs))))},  # type: ignore[arg-type]
             tune_config=tune.TuneConfig(
                 num_samples=adaptive.trials if adaptive else 1,
@@ -144,6 +176,21 @@ def run_trials(
             ),
         )
         tuner.fit()
+
+
+def trial_resources(gpus: float, placement: Mapping[str, str] | None = None) -> Any:
+    """What a trial asks of Ray Tune.
+
+    Args:
+        gpus: GPUs a trial.
+        placement: labels of the nodes that it runs on.
+    """
+    bundle = {"CPU": 1, "GPU": gpus} if gpus else {"CPU": 1}
+    if not placement:
+        return bundle
+    from ray import tune
+
+    return tune.PlacementGroupFactory([bundle], bundle_label_selector=[dict(placement)])
 
 
 def _trial(config: Mapping[str, Any], work: Work, shared: Any, configs: Sequence[Mapping[str, Any]] | None) -> None:

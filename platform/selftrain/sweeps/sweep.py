@@ -25,12 +25,14 @@ from selftrain.methods.recipe import resolve
 from selftrain.runs.run import code_version
 from selftrain.runs.stages import Events
 from selftrain.runtime.cluster import Needs
+from selftrain.runtime.devices import device_here
+from selftrain.runtime.hardware import Hardware, hardware_here
 from selftrain.runtime.watch import cause_of
 from selftrain.sweeps import report
 from selftrain.sweeps.plan import SweepPlan, folder_of, model_name, prepare_sweep, with_whole_paths
 from selftrain.sweeps.record import Recorder
 from selftrain.sweeps.results import Results
-from selftrain.sweeps.runner import Adaptive, most_at_once, run_trials, trial_needs, workers
+from selftrain.sweeps.runner import Adaptive, decide_trials, most_at_once, run_trials, trial_needs, workers
 from selftrain.sweeps.search import ranking
 from selftrain.sweeps.space import Cell, Setting, Space, text_settings
 from selftrain.sweeps.table import SweepTable, build_table
@@ -86,7 +88,7 @@ def run_sweep(
     tracker = Tracker(base.tracking, folder, space.name)
     run_id = tracker.start(folder.name, space.model_dump(mode="json"), {KIND_TAG: "sweep", "selftrain.code_version": code_version()})
     recorder = Recorder(tracker, folder, events)
-    sweep = _Sweep(prepared, Results(folder / "results.jsonl", code_version()), events, recorder, at_once or most_at_once(base, prepared.engine))
+    sweep = _Sweep(prepared, Results(folder / "results.jsonl", code_version()), events, recorder, at_once)
     try:
         sweep.train()
         with explained(folder, "free some space and repeat the command, nothing is trained again"):
@@ -111,17 +113,24 @@ def run_sweep(
 class _Sweep:
     """A sweep in progress: `train` runs the missing trials, `finish` writes the table."""
 
-    def __init__(self, prepared: SweepPlan, results: Results, events: Events, recorder: Recorder, at_once: int) -> None:
+    def __init__(self, prepared: SweepPlan, results: Results, events: Events, recorder: Recorder, at_once: int | None) -> None:
         self.prepared = prepared
         self.space = prepared.space
         self.results = results
         self.events = events
         self.recorder = recorder
-        self.at_once = at_once
+        self.asked_at_once = at_once
         self.trained = 0
-        self.gpus = 1.0 if prepared.base.training.gpu else 0.0  # a trial
+        self._place(hardware_here())
         self.deadline = time.monotonic() + 60 * self.space.minutes if self.space.minutes else None
         self.tried: list[dict[str, Any]] = []  # the results of an adaptive search
+
+    def _place(self, there: Hardware) -> None:
+        """What trials and engines compute on, and how many trials at the same time."""
+        base, prepared = self.prepared.base, self.prepared
+        self.devices, on_gpus = decide_trials(base, there, engines=prepared.engines, at_once=self.asked_at_once, light=prepared.light)
+        self.gpus = self.devices.worker or 0.0  # a trial
+        self.at_once = self.asked_at_once or most_at_once(base, prepared.engine(self.devices), on_gpus)
 
     def train(self) -> None:
         for cell in self.prepared.cells:
@@ -139,13 +148,13 @@ class _Sweep:
         if not missing:
             self.events("nothing to train", reason=f"all {there} results are there")
             return
-        self.events("sweep started", trainings=len(missing), there=there, at_once=self.at_once)
         self._embed(missing)
-        with workers(self.prepared.base, self._needs(len(missing), any(cell.wants_texts for cell in missing))):
+        with workers(self.prepared.base, self._needs_of(len(missing), any(cell.wants_texts for cell in missing))):
+            self._say_start("sweep started", trainings=len(missing), there=there)
             for cells in _by_texts(missing):
                 with self._texts(cells[0]) as texts:
                     corpora = {cell.data: self.prepared.corpora[cell.data] for cell in cells}
-                    shared = SharedInputs([_for_workers(cell) for cell in cells], corpora, texts, self.space.search is not None)
+                    shared = SharedInputs([self._for_workers(cell) for cell in cells], corpora, texts, self.space.search is not None)
 
                     def on_result(config: Mapping[str, Any], result: dict[str, Any], cells: Sequence[Cell] = cells) -> None:
                         self._add(cells[config["cell"]], result)
@@ -163,7 +172,6 @@ class _Sweep:
         probe = Cell("", self.space.columns[0], self.space.seeds[0], base, resolve(base), corpus.fingerprint)
         self._embed([probe])
         configs = Adaptive(self.space, left, seed, [(result["config"], result["objective"]) for result in self.tried])
-        self.events("search started", trials=left, there=there, at_once=self.at_once)
 
         def on_result(config: Mapping[str, Any], result: dict[str, Any]) -> None:
             values = axis_values(self.space, config)
@@ -174,12 +182,30 @@ class _Sweep:
                 self.tried.append(result)
             self._add(cell, result)
 
-        with workers(base, self._needs(left, probe.wants_texts)), self._texts(probe) as texts:
-            shared = SharedInputs([_for_workers(probe)], {probe.data: (corpus, truth)}, texts, True, self.space)
+        with workers(base, self._needs_of(left, probe.wants_texts)), self._texts(probe) as texts:
+            self._say_start("search started", trials=left, there=there)
+            shared = SharedInputs([self._for_workers(probe)], {probe.data: (corpus, truth)}, texts, True, self.space)
             self._run(run_proposed, shared, on_result, configs)
 
-    def _needs(self, trials: int, texts: bool) -> Needs:
-        return trial_needs(min(self.at_once, trials), self.gpus, self.prepared.engine if texts else None)
+    def _needs_of(self, trials: int, texts: bool) -> Callable[[Hardware], Needs]:
+        """What `trials` trials ask for, once it is seen what there is."""
+
+        def needs(there: Hardware) -> Needs:
+            self._place(there)
+            engine = self.prepared.engine(self.devices) if texts else None
+            return trial_needs(min(self.at_once, trials), self.gpus, engine, self.prepared.base.training.placement)
+
+        return needs
+
+    def _say_start(self, event: str, **facts: int) -> None:
+        self.events(event, **facts, at_once=self.at_once)
+        for sentence in self.devices.notes:
+            self.events("a GPU is not used", why=sentence)
+
+    def _for_workers(self, cell: Cell) -> Cell:
+        """`cell` as a trial gets it: with paths and devices that mean the same in its process."""
+        placed = replace(cell, recipe=replace(cell.recipe, training=self.devices.training(cell.recipe.training)))
+        return placed.with_model(with_whole_paths(cell.experiment.model))
 
     def _texts(self, cell: Cell) -> AbstractContextManager[TextChannel]:
         """The text service of `cell`, and of all that share its data and text settings."""
@@ -189,14 +215,24 @@ class _Sweep:
 
         augment = cell.experiment.augment
         corpus, _ = self.prepared.corpora[cell.data]
-        return open_texts(augment, corpus, self.prepared.folders[model_name(augment)], progress=False)
+        return open_texts(self.devices.augment(augment), corpus, self.prepared.folders[model_name(augment)], progress=False)
 
     def _run(self, work: Any, shared: SharedInputs, on_result: Callable[..., None], configs: Any) -> None:
         minutes = (self.deadline - time.monotonic()) / 60 if self.deadline is not None else None
         if minutes is not None and minutes <= 0:
             return
         asha = self.space.search is not None and self.space.search.asha
-        run_trials(work, shared, on_result, configs=configs, at_once=self.at_once, gpus=self.gpus, minutes=minutes, asha=asha)
+        run_trials(
+            work,
+            shared,
+            on_result,
+            configs=configs,
+            at_once=self.at_once,
+            gpus=self.gpus,
+            placement=self.prepared.base.training.placement,
+            minutes=minutes,
+            asha=asha,
+        )
 
     def _add(self, cell: Cell, result: dict[str, Any]) -> None:
         self.results.add(cell, result)
@@ -222,7 +258,8 @@ class _Sweep:
             done.add(key)
             corpus = self.prepared.corpora[cell.data][0]
             prompts = [prompt for group in corpus.label_prompts() for prompt in group]
-            open_shared_encoder(model, corpus).encode([*corpus.unlabeled.contents, *corpus.test.contents, *corpus.validation.contents, *prompts])
+            with open_shared_encoder(model, corpus).moved(device_here(cell.experiment.training.gpu)) as encoder:
+                encoder.encode([*corpus.unlabeled.contents, *corpus.test.contents, *corpus.validation.contents, *prompts])
 
     def finish(self, folder: Path, started: float, run_id: str, command: str) -> SweepResult:
         """Write table, figure and report.
@@ -287,10 +324,6 @@ class _Sweep:
             if (found := self.results.get(cell)) is not None:
                 results.setdefault(cell.setting, []).append(found)
         return self.prepared.settings, results
-
-
-def _for_workers(cell: Cell) -> Cell:
-    return cell.with_model(with_whole_paths(cell.experiment.model))
 
 
 def _distinct(cells: Sequence[Cell]) -> list[Cell]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -71,9 +71,11 @@ def run_proposed(config: Mapping[str, Any], shared: SharedInputs, on_accuracy: C
     probe = shared.cells[0]
     setting = shared.space.setting(axis_values(shared.space, config))
     cell = shared.space.cell(setting, probe.column, probe.seed, probe.data)
-    # Paths that were made absolute for the workers stay.
+    # Paths that were made absolute for the workers stay, and so does what was decided about GPUs.
     paths = {"encoder": probe.recipe.model.encoder, "cache": probe.recipe.model.cache}
-    return _run(cell.with_model(cell.recipe.model.model_copy(update=paths)), shared, on_accuracy)
+    training = cell.recipe.training.model_copy(update={"gpu": probe.recipe.training.gpu})
+    placed = replace(cell, recipe=replace(cell.recipe, training=training))
+    return _run(placed.with_model(cell.recipe.model.model_copy(update=paths)), shared, on_accuracy)
 
 
 def axis_values(space: Space, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +128,7 @@ def train_cell(cell: Cell, corpus: Corpus, truth: TrueLabels, texts: TextChannel
     )
     student = fitted.student
     channel = texts if experiment.evaluation.inference_augmentation else None
-    found = probabilities(student, corpus.test, channel, experiment.augment.input_samples)
+    found = probabilities(student, corpus.test, channel, experiment.augment.input_samples, gpu=recipe.training.gpu)
     scores = evaluate(found, np.array([truth.test[id_] for id_ in corpus.test.ids]), corpus.class_names).to_json()
     return {
         "scores": {name: scores[name] for name in ("accuracy", "macro_f1", "ece")},

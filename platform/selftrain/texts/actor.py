@@ -18,17 +18,23 @@ from selftrain.config import AugmentConfig
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextRequest
 from selftrain.errors import ProcessDied, SelfTrainError
+from selftrain.models.locate import name_on_nodes
+from selftrain.runtime.devices import alone
+from selftrain.runtime.hardware import hardware_of_cluster
+from selftrain.runtime.ray_start import is_alone
 from selftrain.runtime.watch import ray_is_lost, why_it_died
 from selftrain.texts.cache import Completion, TextCache
-from selftrain.texts.engines import make_engine
+from selftrain.texts.engines import make_engine, on_cluster
 from selftrain.texts.prompts import Prompt
 from selftrain.texts.service import Progress, TextService, TextSummary
 
 CLOSE_SECONDS = 60  # for the engine to end, before its service is killed
 
 
-def start_actor(config: AugmentConfig, corpus: Corpus, model: str, model_fingerprint: str) -> RemoteTexts:
+def start_actor(config: AugmentConfig, corpus: Corpus, model: Path | str, model_fingerprint: str) -> RemoteTexts:
     """The text service of `channel.open_texts` as an actor on this node; Ray has to be initialized.
+
+    Where nobody has decided yet about `augment.gpus: auto`, the engines are taken to be alone on the cluster.
 
     Args:
         config: of the language model.
@@ -39,9 +45,11 @@ def start_actor(config: AugmentConfig, corpus: Corpus, model: str, model_fingerp
     Raises:
         ray.exceptions.RayActorError: the service cannot start, for instance because the cache cannot be read; the message holds the reason.
     """
+    if on_cluster(config) and config.gpus == "auto":
+        config = alone(config, hardware_of_cluster())
     here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
     actor = _TextActor.options(scheduling_strategy=here).remote(  # type: ignore[attr-defined]
-        config, corpus, model, model_fingerprint, os.path.abspath(config.cache)
+        config, corpus, name_on_nodes(config, model, alone=is_alone()), model_fingerprint, os.path.abspath(config.cache)
     )
     ray.get(actor.progress.remote())
     return RemoteTexts(actor)

@@ -77,15 +77,15 @@ def open_texts(
         ray.exceptions.RayActorError: the same, or another reason, where the service is an actor; the message holds the reason.
     """
     identity = model_fingerprint or fingerprint(model)
-    with closing(_opened(config, corpus, str(model), identity)) as texts, ProgressBar(texts.progress, notify=notify) if progress else nullcontext():
+    with closing(_opened(config, corpus, model, identity)) as texts, ProgressBar(texts.progress, notify=notify) if progress else nullcontext():
         yield texts
 
 
-def _opened(config: AugmentConfig, corpus: Corpus, model: str, model_fingerprint: str) -> Texts:
+def _opened(config: AugmentConfig, corpus: Corpus, model: Path | str, model_fingerprint: str) -> Texts:
     ray = sys.modules.get("ray")
     if on_cluster(config) or (ray is not None and ray.is_initialized()):
         from selftrain.texts.actor import start_actor
 
         return start_actor(config, corpus, model, model_fingerprint)
-    engine = make_engine(config, model, application=f"selftrain-{uuid.uuid4().hex}", owner=None)
+    engine = make_engine(config, str(model), application=f"selftrain-{uuid.uuid4().hex}", owner=None)
     return TextService(config, corpus, model_fingerprint, TextCache(Path(os.path.abspath(config.cache))), engine)

@@ -7,12 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from selftrain.data.corpus import Corpus, Documents
 from selftrain.data.texts import TextChannel, continuations, no_texts
 from selftrain.methods.recipe import Recipe
 from selftrain.models.encoder import Encoder
 from selftrain.models.student import Student
+from selftrain.runtime.devices import device_here, keep_to_share
 from selftrain.training.loop import Fitted, Report, StepDone, Validation, train
 
 if TYPE_CHECKING:
@@ -54,14 +56,18 @@ def fit(
         ProcessDied: a worker of Ray Train died too often.
     """
     training = recipe.training
-    here = workgroup is None and recipe.trains
-    place: dict[str, Any] = {"device": "cuda" if training.gpu else "cpu", "precision": training.precision} if here else {}
+    place: dict[str, Any] = {}
+    if recipe.trains and (workgroup is None or recipe.light):
+        place = {"device": device_here(training.gpu)} | ({} if recipe.light else {"precision": training.precision})
+        keep_to_share(training.gpu, place["device"])
     method = recipe.untrained(corpus, seed=seed, opened=opened, **place)
     if not method.rounds:
         return Fitted(method)
     if workgroup is not None and not method.encoder.light:
         from selftrain.training.ray import train_in_workers
 
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()  # of an earlier training in this process: the workers may share its card
         state = train_in_workers(recipe, corpus, texts, seed=seed, workgroup=workgroup, validation=validation)
         method.load_state(state["method"])
         method.encoder.eval()
@@ -82,7 +88,9 @@ def _in_float32(fitted: Fitted, recipe: Recipe, corpus: Corpus, seed: int) -> Fi
     return replace(fitted, method=method)
 
 
-def probabilities(student: Student, documents: Documents, texts: TextChannel | None = None, samples: int = 1) -> np.ndarray:
+def probabilities(
+    student: Student, documents: Documents, texts: TextChannel | None = None, samples: int = 1, *, gpu: str | float = False
+) -> np.ndarray:
     """What a classifier says of documents, `[documents, classes]`.
 
     Args:
@@ -90,9 +98,11 @@ def probabilities(student: Student, documents: Documents, texts: TextChannel | N
         documents: texts or images.
         texts: answers requests for continuations; with it, a document is read as in equation 9 of GenCo.
         samples: K of equation 9.
+        gpu: `training.gpu`: whether to compute on a GPU of this process (`device_here`), in float32 as on the CPU; the classifier is back on the CPU afterwards.
     """
     written = continuations(texts, documents.ids, samples) if texts is not None else None
-    found: np.ndarray = student.predict(documents.contents, written).cpu().numpy()
+    with student.encoder.moved(device_here(gpu)):
+        found: np.ndarray = student.predict(documents.contents, written).cpu().numpy()
     return found
 
 

@@ -10,18 +10,22 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from selftrain.config import Experiment, TrainingConfig
+from selftrain.config.hardware import decided
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel, TextRequest
 from selftrain.errors import ProcessDied, SelfTrainError
 from selftrain.methods.recipe import Recipe
 from selftrain.models.workers import Workers
+from selftrain.runtime.devices import decide, keep_to_share
+from selftrain.runtime.hardware import hardware_of_cluster
 from selftrain.runtime.memory import trim
 from selftrain.runtime.watch import why_it_died
 from selftrain.training.loop import Validation, train
@@ -79,6 +83,9 @@ def train_in_workers(
 
     from selftrain.training.process_group import OneMachine
 
+    if recipe.training.gpu == "auto":  # nobody has decided: the workers are alone on the cluster
+        alone = decide(Experiment(training=recipe.training), hardware_of_cluster(), engines=0, workers=recipe.training.workers)
+        recipe = replace(recipe, training=alone.training(recipe.training))
     training, storage = recipe.training, workgroup.storage_path
     # Where workers may be on other nodes, a file is not seen here; rounds are.
     steps = Path(storage) / f".{workgroup.name}.steps.json" if workgroup.one_machine and "://" not in storage else None
@@ -88,7 +95,7 @@ def train_in_workers(
         # By reference: the controller has a copy of this dict too, and should neither hold the corpus nor import what trains.
         train_loop_config={"work": ray.put(work)},
         torch_config=OneMachine() if workgroup.one_machine else None,
-        scaling_config=ray.train.ScalingConfig(num_workers=training.workers, use_gpu=training.gpu),
+        scaling_config=ray.train.ScalingConfig(**scaling(training)),
         run_config=ray.train.RunConfig(
             name=workgroup.name,
             storage_path=storage,
@@ -103,6 +110,19 @@ def train_in_workers(
         state: dict[str, Any] = torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True, mmap=True)
     # Training is over: the moments of AdamW, twice the size of the weights, would only fill the driver's memory.
     return state | {"method": state["method"] | {"optimizer": None, "scheduler": None}}
+
+
+def scaling(training: TrainingConfig) -> dict[str, Any]:
+    """What the workers ask of Ray: the arguments of Ray Train's `ScalingConfig`.
+
+    Raises:
+        ValueError: `training.gpu` is still `auto`.
+    """
+    gpu = decided(training.gpu, "training.gpu")
+    asked: dict[str, Any] = {"num_workers": training.workers, "use_gpu": gpu > 0}
+    if 0 < gpu < 1:
+        asked["resources_per_worker"] = {"GPU": gpu}
+    return asked | ({"label_selector": dict(training.placement)} if training.placement else {})
 
 
 def _ended(trainer: Any) -> Any:
@@ -165,9 +185,12 @@ def _worker(sent: dict[str, Any]) -> None:
     recipe: Recipe = config["recipe"]
     context = ray.train.get_context()
     workers = Workers(context.get_world_rank(), context.get_world_size())
-    if not recipe.training.gpu:
+    gpu = decided(recipe.training.gpu, "training.gpu")
+    if not gpu:
         torch.set_num_threads(recipe.training.threads or max(1, len(os.sched_getaffinity(0)) // workers.size))
-    device, precision = str(get_device()), recipe.training.precision
+    # A worker without a GPU of its own still sees those of its node.
+    device, precision = str(get_device()) if gpu else "cpu", recipe.training.precision
+    keep_to_share(gpu, device)
     method = recipe.untrained(config["corpus"], seed=config["seed"], device=device, precision=precision, workers=workers)
     trim()
 

@@ -196,7 +196,9 @@ def _existing(out: Path, request: DatasetRequest) -> dict[str, Any] | None:
 
 
 def _write_with_engine(experiment: Experiment, request: DatasetRequest) -> tuple[LabelTexts, TextCounts]:
-    from selftrain.runtime.cluster import needs, session
+    from selftrain.runtime.cluster import Needs, needs, session
+    from selftrain.runtime.devices import alone
+    from selftrain.runtime.hardware import Hardware
     from selftrain.texts.channel import open_texts
     from selftrain.texts.engines import engine_needs, on_cluster
 
@@ -204,8 +206,12 @@ def _write_with_engine(experiment: Experiment, request: DatasetRequest) -> tuple
     cached = TextCache(Path(experiment.augment.cache).absolute()).count(request.origin)
     config = experiment.augment.model_copy(update={"engine_seed": (request.settings["seed"] * 1_000_003 + cached) % 2**31})
     corpus = Corpus(name="generated", labels=request.labels, prompts=(), unlabeled=Documents(), test=Documents())
+
+    def wanted(there: Hardware) -> Needs:
+        return needs(experiment, engine_needs(alone(config, there), request.model), trains=False)
+
     with (
-        session(experiment, needs(experiment, engine_needs(config, request.model), trains=False)) if on_cluster(config) else nullcontext(),
+        session(experiment, wanted) if on_cluster(config) else nullcontext(),
         open_texts(config, corpus, request.model, model_fingerprint=request.settings["model"]) as texts,
     ):
         return requested_texts(experiment, request, texts.complete), texts.summary().counts

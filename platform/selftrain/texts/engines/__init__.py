@@ -38,7 +38,7 @@ def make_engine(config: AugmentConfig, model: str, *, application: str, owner: A
 
     Args:
         config: of the language model.
-        model: its folder, or its name on the hub.
+        model: of `models.locate.name_on_nodes`.
         application: a name that no other run on the cluster uses, and that a restarted service uses again.
         owner: the actor of the text service; the engine ends with it.
     """

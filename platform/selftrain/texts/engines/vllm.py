@@ -18,8 +18,12 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from selftrain.config import AugmentConfig
+from selftrain.config.hardware import decided
 from selftrain.errors import ProcessDied
+from selftrain.models.locate import folder_on_node
 from selftrain.runtime.cluster import Needs
+from selftrain.runtime.devices import CARD_MEMORY
+from selftrain.runtime.hardware import Claim
 from selftrain.runtime.ray_start import close_serves_port, is_alone
 from selftrain.runtime.watch import why_it_died
 from selftrain.texts.engines.resilient import MAX_DEATHS, POLL_SECONDS, EngineGone, Written
@@ -33,11 +37,17 @@ _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 def needs(config: AugmentConfig, model: Path | str) -> Needs:
     """What the engines ask of the cluster together; `model` is the language model's folder, or its name on the hub, whose weights are not known."""
-    memory = 0.0
-    if config.gpus == 0:
+    memory, gpus = 0.0, _gpus(config)
+    if not gpus:
         weights = sum(file.stat().st_size for file in model.glob("*.safetensors")) / 2**30 if isinstance(model, Path) else 0.0
         memory = 1.5 * weights + config.engine_memory_gb + ENGINE_GB
-    return Needs(config.replicas * ENGINE_CPUS, float(config.replicas * config.gpus), config.replicas * memory)
+    claims = (Claim("augment.gpus", gpus, config.placement),) * config.replicas if gpus or config.placement else ()
+    return Needs(config.replicas * ENGINE_CPUS, config.replicas * gpus, config.replicas * memory, claims)
+
+
+def _gpus(config: AugmentConfig) -> float:
+    """GPUs of an engine, once `runtime.devices.decide` has made a number of `auto`."""
+    return decided(config.gpus, "augment.gpus")
 
 
 def engine_kwargs(config: AugmentConfig) -> dict[str, Any]:
@@ -50,12 +60,21 @@ def engine_kwargs(config: AugmentConfig) -> dict[str, Any]:
         "enable_prefix_caching": True,  # the samples of a document share its prompt
         "generation_config": "vllm",  # what a request leaves open is vLLM's neutral value, not the model's own
     }
-    if config.gpus == 0:
+    gpus = _gpus(config)
+    if not gpus:
         kwargs["enforce_eager"] = True  # compiling takes longer than a small run generates
         kwargs["kv_cache_memory_bytes"] = int(config.engine_memory_gb * 2**30)
-    else:
-        kwargs["tensor_parallel_size"] = config.gpus
+        return kwargs
+    kwargs["tensor_parallel_size"] = max(1, int(gpus))
+    if memory := config.gpu_memory or (round(CARD_MEMORY * gpus, 4) if gpus < 1 else None):
+        kwargs["gpu_memory_utilization"] = memory
     return kwargs
+
+
+def actor_options(config: AugmentConfig) -> dict[str, Any]:
+    """What a replica asks of Ray."""
+    options: dict[str, Any] = {"num_cpus": ENGINE_CPUS, "num_gpus": _gpus(config), "runtime_env": {"env_vars": engine_environment(config)}}
+    return options | ({"label_selector": dict(config.placement)} if config.placement else {})
 
 
 def engine_environment(config: AugmentConfig) -> dict[str, str]:
@@ -67,7 +86,7 @@ def engine_environment(config: AugmentConfig) -> dict[str, str]:
     VLLM_ENABLE_V1_MULTIPROCESSING=0, and then takes its threads from OMP_NUM_THREADS (Ray sets that to 1).
     """
     environment = {name: os.environ[name] for name in ("HF_HUB_OFFLINE", "HF_HOME") if name in os.environ}
-    if config.gpus == 0:
+    if not _gpus(config):
         sharing = config.replicas if is_alone() else 1  # a cluster may have a node for each
         environment |= {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // sharing)), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     return environment | {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
@@ -77,7 +96,7 @@ def resolve_dtype(config: AugmentConfig) -> str:
     """`auto` made concrete on a CPU; a GPU's is left to vLLM, which follows the model."""
     from selftrain.models.precision import fast_cpu_dtype
 
-    return config.dtype if config.dtype != "auto" or config.gpus else fast_cpu_dtype()
+    return config.dtype if config.dtype != "auto" or _gpus(config) else fast_cpu_dtype()
 
 
 class VllmDeployment:
@@ -85,7 +104,7 @@ class VllmDeployment:
 
     Args:
         config: of the engine.
-        model: its folder, or its name on the hub.
+        model: of `models.locate.name_on_nodes`.
         application: a name that no other run on the cluster uses, and that a restarted service uses again.
         owner: the actor of the text service; the application ends with it.
     """
@@ -206,7 +225,7 @@ class VllmReplica:
 
     Args:
         config: of the engine.
-        model: its folder, or its name on the hub.
+        model: of `models.locate.name_on_nodes`; this node finds its folder.
         owner: the actor of the text service.
         application: the name of this application.
     """
@@ -220,6 +239,7 @@ class VllmReplica:
         self._owner = owner
         self._application = application
         self._chat = config.style == "instruct"
+        model = folder_on_node(model)
         self._tokenizer = AutoTokenizer.from_pretrained(model)
         self._beginning = self._beginning_of_prompts()
         self._engine = LLMEngine.from_engine_args(EngineArgs(model=model, disable_log_stats=True, **engine_kwargs(config)))
@@ -311,7 +331,7 @@ def _run_application(config: AugmentConfig, model: str, application: str, owner:
     deployment = serve.deployment(
         name="vllm",
         num_replicas=config.replicas,
-        ray_actor_options={"num_cpus": ENGINE_CPUS, "num_gpus": config.gpus, "runtime_env": {"env_vars": engine_environment(config)}},
+        ray_actor_options=actor_options(config),
         max_ongoing_requests=4 * config.concurrent_requests,
         health_check_period_s=CHECK_SECONDS,
         health_check_timeout_s=CHECK_PATIENCE_SECONDS,
