@@ -1,12 +1,14 @@
-"""`ray job submit -- python jobs/train.py` against a running head node with token authentication: the job runs, and only with the token."""
+"""`selftrain submit` and `selftrain jobs` against a running head node with token authentication: one head for all tests of the file."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
+import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +20,8 @@ import psutil
 import pytest
 import yaml
 from tiny import tiny_backbone
+
+from selftrain.config import merge
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(sys.executable).parent
@@ -94,71 +98,136 @@ def ray(*arguments: str, environment: dict[str, str], timeout: float = 60) -> su
     )
 
 
-@pytest.fixture
-def experiment(tmp_path):
-    """An experiment of seconds, without a language model: 60 documents of two classes, and an encoder of one layer."""
-    with (tmp_path / "news.csv").open("w", newline="") as file:
+def selftrain(*arguments: str, head: tuple[str, dict[str, str]], folder: Path, elsewhere: bool = False, timeout: float = 400) -> tuple[int, str]:
+    """Exit code and output of a command that speaks to the head, in `folder`."""
+    with started(*arguments, head=head, folder=folder, elsewhere=elsewhere) as process:
+        output, _ = process.communicate(timeout=timeout)
+    return process.returncode, output
+
+
+def started(*arguments: str, head: tuple[str, dict[str, str]], folder: Path, elsewhere: bool = False) -> subprocess.Popen[str]:
+    """The same command, while it runs. `elsewhere`: it takes the head for another machine's, so that files travel and a storage is needed."""
+    address, environment = head
+    program = f"from selftrain.runtime.jobs import Jobs; Jobs.here = lambda jobs: {not elsewhere}\n" if elsewhere else ""
+    program += "import sys; from selftrain.cli import main; sys.exit(main())"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        cwd=folder,
+        env=environment | {"RAY_ADDRESS": address},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def write_experiment(folder: Path, **sections: dict) -> None:
+    """tiny.yaml, an experiment of seconds, without a language model: 60 documents of two classes, and an encoder of one layer."""
+    with (folder / "news.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["text", "label"])
         for number in range(60):
             label = ("sport", "business")[number % 2]
             words = WORDS[label]
             rows.writerow([f"the {words[number % 5]} and the {words[number // 5 % 5]} of number {number}", label])
-    tiny_backbone(tmp_path / "raw").save_pretrained(str(tmp_path / "encoder"))
-    file = tmp_path / "tiny.yaml"
+    tiny_backbone(folder / "raw").save_pretrained(str(folder / "encoder"))
     document = {
         "name": "job",
-        "data": {"source": str(tmp_path / "news.csv"), "label_column": "label", "classes": ["sport", "business"], "test_documents": 20},
-        "model": {"encoder": str(tmp_path / "encoder")},
+        "data": {"source": "news.csv", "label_column": "label", "classes": ["sport", "business"], "test_documents": 20},
+        "model": {"encoder": str(folder / "encoder")},
         "method": {"name": "genco", "input_augmentation": False, "conditional_augmentation": False, "rounds": 1},
         "evaluation": {"map": "none"},
-        "tracking": {"uri": f"sqlite:///{tmp_path / 'mlflow.db'}"},
-        "output": str(tmp_path / "elsewhere"),
     }
-    file.write_text(yaml.safe_dump(document))
-    return file
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(merge(document, sections)))
 
 
 @pytest.mark.ray
-def test_a_job_trains_on_a_running_head_node(head, experiment, tmp_path):
-    address, environment = head
-
-    stranger = {name: value for name, value in environment.items() if name != "RAY_AUTH_TOKEN"} | {"RAY_AUTH_MODE": "disabled"}
-    assert ray("job", "list", "--address", address, environment=stranger).returncode != 0
-
-    submit = ["job", "submit", "--address", address, "--submission-id", "tiny", "--working-dir", "."]
-    submit += ["--", "python", "jobs/train.py", str(experiment)]
-    submitted = ray(*submit, "--set", f"output={tmp_path / 'runs'}", environment=environment, timeout=400)
-    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
-    assert "Job 'tiny' succeeded" in ray("job", "status", "--address", address, "tiny", environment=environment).stdout
+def test_a_submitted_run_trains_on_the_cluster_of_this_machine_and_leaves_all_in_the_working_folder(head, tmp_path):
+    write_experiment(tmp_path)
+    code, output = selftrain("submit", "run", "tiny.yaml", "--set", "seeds=[3]", head=head, folder=tmp_path)
+    assert code == 0, output
+    assert "run started" in output and "has succeeded" in output and "MLflow      " not in output
+    (id_,) = re.findall(r"^job +(\S+)$", output, re.MULTILINE)
 
     (folder,) = (tmp_path / "runs").iterdir()
     for name in ("config.yaml", "metrics.json", "events.jsonl", "report.html", "bundle"):
         assert (folder / name).exists(), name
-    assert json.loads((folder / "metrics.json").read_text())["data"]["unlabeled"] == 40
-    assert not (tmp_path / "elsewhere").exists()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["data"]["unlabeled"] == 40 and metrics["asked"]["seeds"] == [3]
+    assert (tmp_path / "mlflow.db").exists()
+
+    code, listed = selftrain("jobs", "list", head=head, folder=tmp_path)
+    (line,) = [line for line in listed.splitlines() if line.startswith(id_)]
+    assert line.split()[1] == "succeeded" and line.endswith("selftrain submit run tiny.yaml --set 'seeds=[3]'")
+    assert selftrain("jobs", "logs", id_, "--no-follow", head=head, folder=tmp_path) == (0, output_of_job(output))
+    code, refused = selftrain("jobs", "resume", id_, head=head, folder=tmp_path)
+    assert code == 2 and "is a job that has succeeded; there is nothing to resume." in refused
+
+
+def output_of_job(output: str) -> str:
+    """What the job printed, of what `submit` printed."""
+    return output[output.index("\n") + 1 : output.rindex("selftrain: the job ")]
 
 
 @pytest.mark.ray
-def test_a_job_that_is_asked_for_the_impossible_fails_with_the_sentence(head, experiment):
+def test_a_stopped_job_is_resumed_to_its_end_with_the_files_that_it_took_along(head, tmp_path):
+    here, storage = tmp_path / "here", tmp_path / "storage"
+    here.mkdir()
+    storage.mkdir()
+    write_experiment(here, model={"train": "head"}, method={"rounds": 3}, seeds=list(range(40)))
+    code, output = selftrain("submit", "run", "tiny.yaml", head=head, folder=here, elsewhere=True)
+    assert code == 2 and "--storage must be set to a folder that all nodes share" in output
+
+    follower = started("submit", "run", "tiny.yaml", "--storage", str(storage), head=head, folder=here, elsewhere=True)
+    rows = wait_for(
+        lambda: next((file for file in storage.glob("runs/*/checkpoints/rows.jsonl") if file.read_text().count("\n") > 1), None), follower
+    )
+    follower.send_signal(signal.SIGINT)
+    output, _ = follower.communicate(timeout=60)
+    (id_,) = re.findall(r"^job +(\S+)$", output, re.MULTILINE)
+    assert follower.returncode == 130
+    assert f"the job {id_} goes on; `selftrain jobs logs {id_}` follows it again, `selftrain jobs stop {id_}` stops it." in output
+    (here / "news.csv").unlink()
+
+    code, output = selftrain("jobs", "stop", id_, head=head, folder=here)
+    assert code == 0 and f"the job {id_} was stopped; `selftrain jobs resume {id_}` continues it." in output
+    folder = rows.parents[1]
+    before = rows.read_text()
+    assert before.count("\n") < 40, "it was stopped in the middle"
+    assert "run stopped" in (folder / "events.jsonl").read_text(), "in order"
+
+    code, output = selftrain("jobs", "resume", id_, head=head, folder=here)
+    assert code == 0 and f"run resumed folder={folder}" in output, output
+    assert list((storage / "runs").iterdir()) == [folder]
+    assert rows.read_text().startswith(before) and json.loads((folder / "metrics.json").read_text())["asked"]["seeds"] == list(range(40))
+    assert (storage / "mlflow.db").exists() and not list(here.glob("*/"))[1:], "nothing but the encoder is here"
+
+
+def wait_for(found, process):
+    deadline = time.monotonic() + 200
+    while (result := found()) is None:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.1)
+    return result
+
+
+@pytest.mark.ray
+def test_a_job_that_is_asked_for_the_impossible_ends_with_its_sentence_and_exit_code(head, tmp_path):
+    write_experiment(tmp_path)
+    code, output = selftrain("submit", "run", "tiny.yaml", "--set", "training.workers=99", head=head, folder=tmp_path)
+    assert code == 2 and "needs 100 CPUs and the Ray cluster has 4" in output and "has failed (exit code 2); " in output
+    code, output = selftrain("jobs", "stop", "nowhere", head=head, folder=tmp_path)
+    assert code == 2 and "ID must be that of a job of the cluster (got 'nowhere')" in output
+    missing = tmp_path / "nowhere"
+    code, output = selftrain("submit", "generate", "--per-class=1", "--out=x", "--storage", str(missing), head=head, folder=tmp_path)
+    assert code == 2 and f"storage '{missing}' is not a folder on the node" in output and not missing.exists()
+
+
+@pytest.mark.ray
+def test_a_stranger_is_refused(head, tmp_path):
     address, environment = head
-    submit = ["job", "submit", "--address", address, "--working-dir", ".", "--", "python", "jobs/train.py", str(experiment)]
-    failed = ray(*submit, "--set", "training.workers=99", environment=environment, timeout=200)
-    assert failed.returncode != 0
-    assert "needs 100 CPUs and the Ray cluster has 4" in failed.stdout + failed.stderr
-
-
-def test_the_entry_point_hands_everything_on_and_takes_the_jobs_cluster():
-    import runpy
-
-    command = runpy.run_path(str(ROOT / "jobs" / "train.py"))["command"]
-    assert command(["a.yaml", "--set", "seeds=[1]", "--resume", "runs/x"]) == [
-        "run",
-        "a.yaml",
-        "--set",
-        "seeds=[1]",
-        "--resume",
-        "runs/x",
-        "--address",
-        "auto",
-    ]
+    stranger = {name: value for name, value in environment.items() if name != "RAY_AUTH_TOKEN"}
+    code, output = selftrain("jobs", "list", head=(address, stranger), folder=tmp_path)
+    assert code == 2 and "There is no token for the Ray cluster at" in output
+    code, output = selftrain("jobs", "list", head=(address, environment | {"RAY_AUTH_TOKEN": "0" * 64}), folder=tmp_path)
+    assert code == 2 and "wants another token than this machine has" in output
