@@ -22,6 +22,7 @@ import yaml
 from tiny import tiny_backbone
 
 from selftrain.config import merge
+from selftrain.runtime.jobs import Jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(sys.executable).parent
@@ -170,37 +171,49 @@ def output_of_job(output: str) -> str:
 
 
 @pytest.mark.ray
-def test_a_stopped_job_is_resumed_to_its_end_with_the_files_that_it_took_along(head, tmp_path):
-    here, storage = tmp_path / "here", tmp_path / "storage"
+def test_a_stopped_job_is_resumed_to_its_end_with_the_files_that_it_took_along(head, tmp_path, monkeypatch):
+    here, storage, seeds = tmp_path / "here", tmp_path / "storage", list(range(16))
     here.mkdir()
     storage.mkdir()
-    write_experiment(here, model={"train": "head"}, method={"rounds": 3}, seeds=list(range(40)))
+    write_experiment(here, model={"train": "head"}, seeds=seeds)
     code, output = selftrain("submit", "run", "tiny.yaml", head=head, folder=here, elsewhere=True)
     assert code == 2 and "--storage must be set to a folder that all nodes share" in output
+    there = set(here.iterdir())
 
     follower = started("submit", "run", "tiny.yaml", "--storage", str(storage), head=head, folder=here, elsewhere=True)
-    rows = wait_for(
-        lambda: next((file for file in storage.glob("runs/*/checkpoints/rows.jsonl") if file.read_text().count("\n") > 1), None), follower
-    )
+    jobs = jobs_of(head, monkeypatch)
+    rows = wait_for(lambda: next((file for file in storage.glob("runs/*/checkpoints/rows.jsonl") if file.read_text()), None), follower)
+    (job,) = [job for job in jobs.list() if job.status == "running"]
+    assert jobs.stop(job.id).status == "stopped"  # at once: the command takes seconds to start
+    output, _ = follower.communicate(timeout=60)
+    assert follower.returncode == 130 and f"the job {job.id} was stopped; `selftrain jobs resume {job.id}` continues it." in output
+    folder, before = rows.parents[1], rows.read_text()
+    assert before.count("\n") < len(seeds), "it was stopped in the middle"
+    assert "run stopped" in (folder / "events.jsonl").read_text(), "in order"
+
+    (here / "news.csv").unlink()
+    follower = started("jobs", "resume", job.id, head=head, folder=here)
+    wait_for(lambda: rows.read_text() != before or None, follower)
     follower.send_signal(signal.SIGINT)
     output, _ = follower.communicate(timeout=60)
     (id_,) = re.findall(r"^job +(\S+)$", output, re.MULTILINE)
     assert follower.returncode == 130
     assert f"the job {id_} goes on; `selftrain jobs logs {id_}` follows it again, `selftrain jobs stop {id_}` stops it." in output
-    (here / "news.csv").unlink()
 
-    code, output = selftrain("jobs", "stop", id_, head=head, folder=here)
-    assert code == 0 and f"the job {id_} was stopped; `selftrain jobs resume {id_}` continues it." in output
-    folder = rows.parents[1]
-    before = rows.read_text()
-    assert before.count("\n") < 40, "it was stopped in the middle"
-    assert "run stopped" in (folder / "events.jsonl").read_text(), "in order"
-
-    code, output = selftrain("jobs", "resume", id_, head=head, folder=here)
+    code, output = selftrain("jobs", "logs", id_, head=head, folder=here)
     assert code == 0 and f"run resumed folder={folder}" in output, output
     assert list((storage / "runs").iterdir()) == [folder]
-    assert rows.read_text().startswith(before) and json.loads((folder / "metrics.json").read_text())["asked"]["seeds"] == list(range(40))
-    assert (storage / "mlflow.db").exists() and not list(here.glob("*/"))[1:], "nothing but the encoder is here"
+    assert rows.read_text().startswith(before) and json.loads((folder / "metrics.json").read_text())["asked"]["seeds"] == seeds
+    assert (storage / "mlflow.db").exists() and set(here.iterdir()) == there - {here / "news.csv"}
+
+
+def jobs_of(head: tuple[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> Jobs:
+    """The jobs, for this process."""
+    address, environment = head
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, environment[name])
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "")  # `Jobs` removes it; afterwards it is as before
+    return Jobs(address)
 
 
 def wait_for(found, process):

@@ -18,6 +18,7 @@ from selftrain.passwords import has_password, keys_with_passwords
 if TYPE_CHECKING:
     from selftrain.runtime.jobs import Job, Jobs
     from selftrain.runtime.upload import Upload
+    from selftrain.sweeps.space import Paper, Space
 
 _ADDRESS = "of the cluster's dashboard (default: RAY_ADDRESS, else http://127.0.0.1:8265)"
 _TRACKING, _KEY = "MLFLOW_TRACKING_URI", "SELFTRAIN_LANGUAGE_MODEL_KEY"
@@ -225,6 +226,8 @@ def _sweep_words(options: argparse.Namespace) -> Words:
         from selftrain.sweeps.space import parse_space
 
         placed = parse_space(_placed_space(document, upload))
+        if placed.paper is not None and placed.search is None:
+            placed = placed.model_copy(update={"paper": _figures_of(placed, placed.paper)})
         file = upload.keep(Path(options.space).name, placed.to_yaml().encode(), "path")
         return ["sweep", *_given(options, {"space", "small"}), "--address=auto", file]
 
@@ -250,6 +253,13 @@ def _placed_space(document: dict[str, Any], upload: Upload) -> dict[str, Any]:
     columns = document.get("datasets") or {base.get("data", {}).get("source", default.data.source): {}}
     datasets = {name: upload.document(changes, "data.") for name, changes in columns.items()}
     return {**document, "base": upload.document(base), "axes": axes, "datasets": datasets}
+
+
+def _figures_of(space: Space, paper: Paper) -> Paper:
+    """`paper` with the figures of the rows and columns of `space` alone: a file that has others is refused, and a small sweep has fewer."""
+    rows = {setting.name for setting in space.settings()}
+    figures = {row: {column: one for column, one in cells.items() if column in space.columns} for row, cells in paper.figures.items() if row in rows}
+    return paper.model_copy(update={"figures": figures})
 
 
 def _generate_words(options: argparse.Namespace) -> Words:
