@@ -21,6 +21,7 @@ import pytest
 import yaml
 from tiny import tiny_backbone
 
+from selftrain.cli import main
 from selftrain.config import merge
 from selftrain.runtime.jobs import Jobs
 
@@ -59,6 +60,7 @@ def head():
     port, dashboard, client, agent, metrics = free_ports(5)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_", "SELFTRAIN_"))} | {
         "HOME": str(folder / "home"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",  # of the nodes, and made once
         "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT / "platform"),
         "RAY_AUTH_MODE": "token",
@@ -99,27 +101,24 @@ def ray(*arguments: str, environment: dict[str, str], timeout: float = 60) -> su
     )
 
 
-def selftrain(*arguments: str, head: tuple[str, dict[str, str]], folder: Path, elsewhere: bool = False, timeout: float = 400) -> tuple[int, str]:
-    """Exit code and output of a command that speaks to the head, in `folder`."""
-    with started(*arguments, head=head, folder=folder, elsewhere=elsewhere) as process:
-        output, _ = process.communicate(timeout=timeout)
-    return process.returncode, output
-
-
-def started(*arguments: str, head: tuple[str, dict[str, str]], folder: Path, elsewhere: bool = False) -> subprocess.Popen[str]:
-    """The same command, while it runs. `elsewhere`: it takes the head for another machine's, so that files travel and a storage is needed."""
+@pytest.fixture
+def selftrain(head, monkeypatch, capfd):
+    """Runs a command that speaks to the head, in this process, which has the imports of all: returns its exit code and what it printed."""
     address, environment = head
-    program = f"from selftrain.runtime.jobs import Jobs; Jobs.here = lambda jobs: {not elsewhere}\n" if elsewhere else ""
-    program += "import sys; from selftrain.cli import main; sys.exit(main())"
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
-        cwd=folder,
-        env=environment | {"RAY_ADDRESS": address},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, environment[name])
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "")  # `Jobs` removes it; afterwards it is as before
+    for name in ("MLFLOW_TRACKING_URI", "SELFTRAIN_STORAGE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        capfd.readouterr()
+        code = main(arguments)
+        printed = capfd.readouterr()
+        return code, printed.out + printed.err
+
+    return run
 
 
 def write_experiment(folder: Path, **sections: dict) -> None:
@@ -143,104 +142,91 @@ def write_experiment(folder: Path, **sections: dict) -> None:
 
 
 @pytest.mark.ray
-def test_a_submitted_run_trains_on_the_cluster_of_this_machine_and_leaves_all_in_the_working_folder(head, tmp_path):
+def test_a_submitted_run_trains_on_the_cluster_of_this_machine_and_leaves_all_in_the_working_folder(selftrain, tmp_path, monkeypatch):
     write_experiment(tmp_path)
-    code, output = selftrain("submit", "run", "tiny.yaml", "--set", "seeds=[3]", head=head, folder=tmp_path)
-    assert code == 0, output
-    assert "run started" in output and "has succeeded" in output and "MLflow      " not in output
-    (id_,) = re.findall(r"^job +(\S+)$", output, re.MULTILINE)
-
+    monkeypatch.chdir(tmp_path)
+    code, output = selftrain("submit", "run", "tiny.yaml", "--set", "seeds=[3]")
+    assert code == 0 and "run started" in output and "has succeeded" in output, output
     (folder,) = (tmp_path / "runs").iterdir()
     for name in ("config.yaml", "metrics.json", "events.jsonl", "report.html", "bundle"):
         assert (folder / name).exists(), name
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["data"]["unlabeled"] == 40 and metrics["asked"]["seeds"] == [3]
-    assert (tmp_path / "mlflow.db").exists()
-
-    code, listed = selftrain("jobs", "list", head=head, folder=tmp_path)
-    (line,) = [line for line in listed.splitlines() if line.startswith(id_)]
-    assert line.split()[1] == "succeeded" and line.endswith("selftrain submit run tiny.yaml --set 'seeds=[3]'")
-    assert selftrain("jobs", "logs", id_, "--no-follow", head=head, folder=tmp_path) == (0, output_of_job(output))
-    code, refused = selftrain("jobs", "resume", id_, head=head, folder=tmp_path)
-    assert code == 2 and "is a job that has succeeded; there is nothing to resume." in refused
-
-
-def output_of_job(output: str) -> str:
-    """What the job printed, of what `submit` printed."""
-    return output[output.index("\n") + 1 : output.rindex("selftrain: the job ")]
+    assert not (tmp_path / "mlflow.db").exists(), "the nodes have an address of their own"
 
 
 @pytest.mark.ray
-def test_a_stopped_job_is_resumed_to_its_end_with_the_files_that_it_took_along(head, tmp_path, monkeypatch):
+def test_a_stopped_job_is_resumed_to_its_end_with_the_files_that_it_took_along(selftrain, head, tmp_path, monkeypatch):
     here, storage, seeds = tmp_path / "here", tmp_path / "storage", list(range(16))
     here.mkdir()
     storage.mkdir()
     write_experiment(here, model={"train": "head"}, seeds=seeds)
-    code, output = selftrain("submit", "run", "tiny.yaml", head=head, folder=here, elsewhere=True)
-    assert code == 2 and "--storage must be set to a folder that all nodes share" in output
     there = set(here.iterdir())
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(Jobs, "here", lambda jobs: False)  # as from another machine
+    code, output = selftrain("submit", "run", "tiny.yaml", "--storage", str(storage), "--detach")
+    (id_,) = re.findall(r"^job +(\S+)$", output, re.MULTILINE)
+    assert code == 0 and f"selftrain jobs logs {id_}" in output
+    (here / "news.csv").unlink()
 
-    follower = started("submit", "run", "tiny.yaml", "--storage", str(storage), head=head, folder=here, elsewhere=True)
-    jobs = jobs_of(head, monkeypatch)
-    rows = wait_for(lambda: next((file for file in storage.glob("runs/*/checkpoints/rows.jsonl") if file.read_text()), None), follower)
-    (job,) = [job for job in jobs.list() if job.status == "running"]
-    assert jobs.stop(job.id).status == "stopped"  # at once: the command takes seconds to start
-    output, _ = follower.communicate(timeout=60)
-    assert follower.returncode == 130 and f"the job {job.id} was stopped; `selftrain jobs resume {job.id}` continues it." in output
+    jobs = Jobs()
+    rows = wait_for(lambda: next((file for file in storage.glob("runs/*/checkpoints/rows.jsonl") if file.read_text()), None), jobs, id_)
+    code, output = selftrain("jobs", "stop", id_)
+    assert code == 0 and f"the job {id_} was stopped; `selftrain jobs resume {id_}` continues it." in output
     folder, before = rows.parents[1], rows.read_text()
     assert before.count("\n") < len(seeds), "it was stopped in the middle"
     assert "run stopped" in (folder / "events.jsonl").read_text(), "in order"
 
-    (here / "news.csv").unlink()
-    follower = started("jobs", "resume", job.id, head=head, folder=here)
-    wait_for(lambda: rows.read_text() != before or None, follower)
-    follower.send_signal(signal.SIGINT)
-    output, _ = follower.communicate(timeout=60)
-    (id_,) = re.findall(r"^job +(\S+)$", output, re.MULTILINE)
+    program = "import sys; from selftrain.cli import main; sys.exit(main())"
+    environment = head[1] | {"RAY_ADDRESS": head[0]}
+    command = [sys.executable, "-c", program, "jobs", "resume", id_]
+    with subprocess.Popen(command, cwd=here, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as follower:
+        resumed = next(line.split()[1] for line in follower.stdout if line.startswith("job "))
+        follower.stdout.readline()
+        follower.send_signal(signal.SIGINT)
+        output = follower.stdout.read()
     assert follower.returncode == 130
-    assert f"the job {id_} goes on; `selftrain jobs logs {id_}` follows it again, `selftrain jobs stop {id_}` stops it." in output
+    assert f"the job {resumed} goes on; `selftrain jobs logs {resumed}` follows it again, `selftrain jobs stop {resumed}` stops it." in output
 
-    code, output = selftrain("jobs", "logs", id_, head=head, folder=here)
-    assert code == 0 and f"run resumed folder={folder}" in output, output
+    code, output = selftrain("jobs", "logs", resumed)
+    assert code == 0 and f"run resumed folder={folder}" in output and f"the job {resumed} has succeeded" in output, output
     assert list((storage / "runs").iterdir()) == [folder]
     assert rows.read_text().startswith(before) and json.loads((folder / "metrics.json").read_text())["asked"]["seeds"] == seeds
-    assert (storage / "mlflow.db").exists() and set(here.iterdir()) == there - {here / "news.csv"}
+    assert set(here.iterdir()) == there - {here / "news.csv"}, "all that is made lies on the storage"
+    assert selftrain("jobs", "logs", resumed, "--no-follow") == (0, output[: output.rindex("selftrain: the job ")])
+    _, listed = selftrain("jobs", "list")
+    shown = {line.split()[0]: line.split(maxsplit=4) for line in listed.splitlines()}
+    assert [shown[id_][1], shown[resumed][1]] == ["stopped", "succeeded"]
+    assert shown[id_][4] == shown[resumed][4] == f"selftrain submit run tiny.yaml --storage {storage} --detach"
 
 
-def jobs_of(head: tuple[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> Jobs:
-    """The jobs, for this process."""
-    address, environment = head
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
-        monkeypatch.setenv(name, environment[name])
-    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "")  # `Jobs` removes it; afterwards it is as before
-    return Jobs(address)
-
-
-def wait_for(found, process):
+def wait_for(found, jobs, id_):
     deadline = time.monotonic() + 200
     while (result := found()) is None:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        assert time.monotonic() < deadline and not jobs.job(id_).ended, jobs.logs(id_)
         time.sleep(0.1)
     return result
 
 
 @pytest.mark.ray
-def test_a_job_that_is_asked_for_the_impossible_ends_with_its_sentence_and_exit_code(head, tmp_path):
+def test_a_job_that_is_asked_for_the_impossible_ends_with_its_sentence_and_exit_code(selftrain, tmp_path, monkeypatch):
     write_experiment(tmp_path)
-    code, output = selftrain("submit", "run", "tiny.yaml", "--set", "training.workers=99", head=head, folder=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    code, output = selftrain("submit", "run", "tiny.yaml", "--set", "training.workers=99")
     assert code == 2 and "needs 100 CPUs and the Ray cluster has 4" in output and "has failed (exit code 2); " in output
-    code, output = selftrain("jobs", "stop", "nowhere", head=head, folder=tmp_path)
-    assert code == 2 and "ID must be that of a job of the cluster (got 'nowhere')" in output
     missing = tmp_path / "nowhere"
-    code, output = selftrain("submit", "generate", "--per-class=1", "--out=x", "--storage", str(missing), head=head, folder=tmp_path)
+    code, output = selftrain("submit", "generate", "--per-class=1", "--out=x", "--storage", str(missing))
     assert code == 2 and f"storage '{missing}' is not a folder on the node" in output and not missing.exists()
+    code, output = selftrain("jobs", "stop", "nowhere")
+    assert code == 2 and "ID must be that of a job of the cluster (got 'nowhere')" in output
 
 
 @pytest.mark.ray
-def test_a_stranger_is_refused(head, tmp_path):
-    address, environment = head
-    stranger = {name: value for name, value in environment.items() if name != "RAY_AUTH_TOKEN"}
-    code, output = selftrain("jobs", "list", head=(address, stranger), folder=tmp_path)
-    assert code == 2 and "There is no token for the Ray cluster at" in output
-    code, output = selftrain("jobs", "list", head=(address, environment | {"RAY_AUTH_TOKEN": "0" * 64}), folder=tmp_path)
+def test_a_stranger_is_refused(selftrain, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    code, output = selftrain("jobs", "list")
     assert code == 2 and "wants another token than this machine has" in output
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, output = selftrain("jobs", "list")
+    assert code == 2 and "There is no token for the Ray cluster at" in output
