@@ -150,7 +150,7 @@ def test_the_files_of_a_sweep_travel_from_wherever_it_names_them(cluster):
         "name": "x",
         "title": "x",
         "base": {"data": {"source": "base.csv"}, "output": "mine"},
-        "axes": {"data.test_source": ["axis.csv", "bbc_news"], "who": {"a": {}, "b": {"data": {"test_source": "named.csv"}}}},
+        "axes": {"data.test_source": ["axis.csv", "bbc_news"], "who": {"low": {}, "b": {"data": {"test_source": "named.csv"}}}},
         "seeds": [0],
     }
     Path("x.yaml").write_text(yaml.safe_dump(document))

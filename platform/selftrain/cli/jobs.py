@@ -241,18 +241,18 @@ def _placed_space(document: dict[str, Any], upload: Upload) -> dict[str, Any]:
     default = Experiment()
     folders = {"output": default.output, "model": {"cache": default.model.cache}, "augment": {"cache": default.augment.cache}}
     base = _tracked(merge(folders, document["base"]))
-    axes = {
-        key: upload.value(key, axis)
-        if isinstance(axis, list)
-        else axis  # a range of numbers, or named settings
-        if "low" in axis
-        else {name: upload.document(changes) for name, changes in axis.items()}
-        for key, axis in document["axes"].items()
-    }
+    axes = {key: _placed_axis(key, axis, upload) for key, axis in document["axes"].items()}
     # A table without data sets has one column, with the name of the base's source: it keeps the name that the submitter typed.
     columns = document.get("datasets") or {base.get("data", {}).get("source", default.data.source): {}}
     datasets = {name: upload.document(changes, "data.") for name, changes in columns.items()}
     return {**document, "base": upload.document(base), "axes": axes, "datasets": datasets}
+
+
+def _placed_axis(key: str, axis: Any, upload: Upload) -> Any:
+    if isinstance(axis, list):
+        return upload.value(key, axis)
+    named = all(isinstance(changes, dict) for changes in axis.values())  # else a range of numbers
+    return {name: upload.document(changes) for name, changes in axis.items()} if named else axis
 
 
 def _figures_of(space: Space, paper: Paper) -> Paper:

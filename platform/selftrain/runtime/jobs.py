@@ -37,6 +37,7 @@ _ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _COMMAND, _ARGUMENTS, _STORAGE = _METADATA = "selftrain.command", "selftrain.arguments", "selftrain.storage"
 _STOP_SECONDS = 60  # that a job has to end in order before it is killed; Ray gives three, and a tracking server may take longer
 _ENDED = ("succeeded", "failed", "stopped")
+_NODE_SECONDS = 20  # that a head which has just begun to answer takes to be a node itself
 _LOST = 5  # questions in a row without an answer, after which a job is followed no longer
 _RUN_FOLDER = re.compile(r"^\[[\d:]{8}\] run (?:started|resumed) folder=(.+) config=[0-9a-f]+$", re.MULTILINE)  # as runs.stages.Events prints it
 
@@ -90,8 +91,10 @@ class Jobs:
         from ray.util.state import list_nodes
 
         with self._answering(), _without_variables():
-            nodes = list_nodes(self._client.get_address(), filters=[("state", "=", "ALIVE")])
-            session = self._client._do_request("GET", "/api/version").json()["session_name"]
+            deadline = time.monotonic() + _NODE_SECONDS
+            while not (nodes := list_nodes(self._client.get_address(), filters=[("state", "=", "ALIVE")])) and time.monotonic() < deadline:
+                time.sleep(0.5)
+            session = self._client._do_request("GET", "/api/version").json()["session_name"]  # no public call gives it
         return len(nodes) == 1 and _runs_here(session)
 
     def submit(self, arguments: Sequence[str], upload: Upload, *, command: str) -> str:
