@@ -79,6 +79,6 @@ def test_a_job_uploads_little(tmp_path):
     package = tmp_path / "package.zip"
     create_package(str(ROOT), package, include_gitignore=True, logger=logging.getLogger(__name__))
     names = zipfile.ZipFile(package).namelist()
-    assert {"jobs/train.py", "platform/selftrain/config/document.py", "jobs/experiments/bbc_news.yaml"} <= set(names)
+    assert {"jobs/masked_lm.py", "platform/selftrain/config/document.py", "jobs/experiments/bbc_news.yaml"} <= set(names)
     assert not [name for name in names if name.split("/")[0] in (".git", ".venv", "tests", "runs", "mlruns", ".selftrain")]
     assert package.stat().st_size < UPLOAD_LIMIT

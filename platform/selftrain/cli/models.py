@@ -19,7 +19,7 @@ def add_commands(commands: Any) -> None:
     """Add this file's commands."""
     _add_predict(commands)
     _add_export(commands)
-    _add_distill(commands)
+    add_distill(commands)
     _add_register(commands)
 
 
@@ -66,7 +66,8 @@ def _add_export(commands: Any) -> None:
     add_tracking_uri(export)
 
 
-def _add_distill(commands: Any) -> None:
+def add_distill(commands: Any) -> None:
+    """Add `distill`, which runs as a job too."""
     distill = add_command(
         commands,
         "distill",

@@ -77,13 +77,18 @@ def add_commands(commands: Any) -> None:
     add_overrides(generate, "augment.temperature=1.0")
 
 
-def _run(options: argparse.Namespace) -> int:
+def check_run(options: argparse.Namespace) -> None:
+    """Raise a `ConfigError` where `run` is asked both for a new run and for an old one."""
     if options.resume and (options.experiment or options.data or options.classes or options.text_column or options.label_column or options.promote):
         raise ConfigError(
             "--resume continues a run as it was started; pass no experiment, --data, --classes, columns or --promote beside it. "
             "More seeds and variants can be added with --set."
         )
-    asked = None if options.resume else _checked_options(load_experiment(options))  # before torch is imported, which takes seconds
+
+
+def _run(options: argparse.Namespace) -> int:
+    check_run(options)
+    asked = None if options.resume else checked_options(load_experiment(options))  # before torch is imported, which takes seconds
     from selftrain.runs import run as story
     from selftrain.runs.resume import resumed_experiment
 
@@ -110,7 +115,7 @@ def _run(options: argparse.Namespace) -> int:
     return say_unsent(result.unsent)
 
 
-def _checked_options(experiment: Experiment) -> Experiment:
+def checked_options(experiment: Experiment) -> Experiment:
     """`experiment`, once its method, the method's options and its variants are known to be right."""
     from selftrain.methods.recipe import resolve
 
@@ -120,13 +125,18 @@ def _checked_options(experiment: Experiment) -> Experiment:
     return experiment
 
 
-def _sweep(options: argparse.Namespace) -> int:
+def check_sweep(options: argparse.Namespace) -> None:
+    """Raise a `ConfigError` unless `sweep` is asked either for a new sweep or for an old one."""
     if bool(options.space) == bool(options.resume):
         raise ConfigError("selftrain sweep takes either a file (selftrain sweep tune_spaces/genco_tau.yaml) or --resume FOLDER.")
     if options.resume and options.small:
         raise ConfigError("--resume continues a sweep at the size that it was started with; leave out --small.")
     if options.resume and options.overrides:
         raise ConfigError("--resume continues a sweep with the settings that it was started with; leave out --set.")
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    check_sweep(options)
     from selftrain.sweeps.plan import describe_sweep, prepare_sweep, resumed_space
     from selftrain.sweeps.space import load_space
     from selftrain.sweeps.sweep import run_sweep

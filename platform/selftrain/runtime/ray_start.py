@@ -67,18 +67,9 @@ def join_ray(address: str) -> None:
         ConfigError: there is no token on this machine, or it is switched off.
         ServiceError: no cluster answers, or it wants another token, or none.
     """
-    if os.environ.setdefault(_MODE, "token").lower() == "disabled":
-        raise ConfigError(
-            f"{_MODE} is 'disabled', and a Ray without a token runs anybody's code; unset it, and start the cluster with {_MODE}=token."
-        )
-    if _known_token() is None:
-        raise ConfigError(
-            f"There is no token for the Ray cluster at {address!r}; copy ~/.ray/auth_token from its head node with mode 600, or set {_TOKEN_FILE} to the file."
-        )
-    os.environ.pop(_CLUSTERS, None)
+    use_token(address)
     import ray
 
-    _settings_read_again(alone=False)
     host, colon, port = address.rpartition(":")
     named = bool(colon) and port.isdigit() and "/" not in host
     if named:  # Ray itself tries another token for half a minute, and says then that nothing is there
@@ -94,6 +85,24 @@ def join_ray(address: str) -> None:
         except SelfTrainError:
             ray.shutdown()
             raise
+
+
+def use_token(address: str) -> None:
+    """Have the Ray of this process show the token of this machine to the cluster at `address`.
+
+    Raises:
+        ConfigError: there is no token on this machine, or it is switched off.
+    """
+    if os.environ.setdefault(_MODE, "token").lower() == "disabled":
+        raise ConfigError(
+            f"{_MODE} is 'disabled', and a Ray without a token runs anybody's code; unset it, and start the cluster with {_MODE}=token."
+        )
+    if _known_token() is None:
+        raise ConfigError(
+            f"There is no token for the Ray cluster at {address!r}; copy ~/.ray/auth_token from its head node with mode 600, or set {_TOKEN_FILE} to the file."
+        )
+    os.environ.pop(_CLUSTERS, None)
+    _settings_read_again(alone=False)
 
 
 def _require_token(address: str) -> None:
