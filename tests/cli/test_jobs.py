@@ -132,14 +132,15 @@ def test_a_run_that_is_continued_takes_nothing_along(cluster):
 
 def test_a_sweep_is_one_file_at_the_size_that_was_asked_for_with_the_same_cells(cluster):
     file = ROOT / "tune_spaces" / "genco_tau.yaml"
-    arguments = submitted(cluster, f"sweep {file} --small --at-once 2")
+    arguments = submitted(cluster, f"sweep {file} --small --at-once 2 --set method.rounds=3")
     assert arguments[:-1] == ["sweep", "--at-once=2", "--address=auto"]
-    asked, here = load_space(sent(cluster, arguments)), load_space(file, small=True)
+    asked, here = load_space(sent(cluster, arguments)), load_space(file, small=True, overrides=["method.rounds=3"])
     assert asked.columns == here.columns and asked.seeds == here.seeds and not asked.small
     (first, *_), column, seed = here.settings(), here.columns[0], here.seeds[0]
     assert asked.cell(first, column, seed).fingerprint == here.cell(first, column, seed).fingerprint, "results of both are the same cells"
     assert asked.paper.figures["0.5"] == {column: here.paper.figures["0.5"][column]}, "of the columns that it has"
     experiment = asked.experiment(first, column)
+    assert experiment.method["rounds"] == 3
     assert (experiment.output, experiment.augment.cache, experiment.model.cache) == ("/s/runs", "/s/.selftrain/texts", "/s/.selftrain/embeddings")
 
 

@@ -211,7 +211,7 @@ def _sweep_words(options: argparse.Namespace) -> Words:
         return lambda upload: ["sweep", f"--resume={upload.folder(options.resume, 'folder')}", *_given(options, {"resume"}), "--address=auto"]
     from selftrain.sweeps.space import load_space
 
-    space = load_space(options.space, small=options.small)
+    space = load_space(options.space, small=options.small, overrides=options.overrides)
     if space.search is None:  # a wrong value is refused here, and not on the cluster
         for setting in space.settings():
             for column in space.columns:
@@ -229,7 +229,7 @@ def _sweep_words(options: argparse.Namespace) -> Words:
         if placed.paper is not None and placed.search is None:
             placed = placed.model_copy(update={"paper": _figures_of(placed, placed.paper)})
         file = upload.keep(Path(options.space).name, placed.to_yaml().encode(), "path")
-        return ["sweep", *_given(options, {"space", "small"}), "--address=auto", file]
+        return ["sweep", *_given(options, {"space", "small", "overrides"}), "--address=auto", file]
 
     return words
 
