@@ -40,6 +40,7 @@ from selftrain.runs.versions import code_version
 from selftrain.runtime.cluster import needs, session
 from selftrain.runtime.memory import trim
 from selftrain.runtime.watch import cause_of, listen
+from selftrain.texts.cache import check_cache
 from selftrain.texts.engines import engine_needs
 from selftrain.tracking import RoundFigures, Tracker
 from selftrain.tracking.spool import SPOOL, Spool, unsent_sentence
@@ -90,7 +91,7 @@ def run(experiment: Experiment, *, command: str = "", resume: Path | str | None 
     folder = Path(resume) if resume else new_folder(experiment)
     check_writable(folder.parent if not resume else folder, "the folder of the runs (output)")
     if found.language_model is not None:
-        check_writable(Path(experiment.augment.cache), "the cache of texts (augment.cache)")
+        check_cache(experiment.augment.cache)
     tracker = Tracker(experiment.tracking, folder, experiment.name)
     with ExitStack() as stack:
         if found.needs_ray:

@@ -5,10 +5,8 @@ method -> RemoteTexts (a TextChannel, anywhere) -> _TextActor (on the driver's n
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,7 +17,7 @@ from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextRequest
 from selftrain.errors import ProcessDied, SelfTrainError
 from selftrain.runtime.watch import ray_is_lost, why_it_died
-from selftrain.texts.cache import Completion, TextCache
+from selftrain.texts.cache import Completion, TextCache, cache_location
 from selftrain.texts.engines import make_engine
 from selftrain.texts.prompts import Prompt
 from selftrain.texts.service import Progress, TextService, TextSummary
@@ -41,7 +39,7 @@ def start_actor(config: AugmentConfig, corpus: Corpus, model: str, model_fingerp
     """
     here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
     actor = _TextActor.options(scheduling_strategy=here).remote(  # type: ignore[attr-defined]
-        config, corpus, model, model_fingerprint, os.path.abspath(config.cache)
+        config, corpus, model, model_fingerprint, cache_location(config.cache)
     )
     ray.get(actor.progress.remote())
     return RemoteTexts(actor)
@@ -54,10 +52,10 @@ class _TextActor(TextService):
     Killed, it is restarted and asked again: what it had cached is there, and the engine went on.
     """
 
-    def __init__(self, config: AugmentConfig, corpus: Corpus, model: str, model_fingerprint: str, cache_folder: str) -> None:
+    def __init__(self, config: AugmentConfig, corpus: Corpus, model: str, model_fingerprint: str, cache: str) -> None:
         actor = ray.get_runtime_context()
         engine = make_engine(config, model, application=f"selftrain-{actor.get_actor_id()}", owner=actor.current_actor)
-        super().__init__(config, corpus, model_fingerprint, TextCache(Path(cache_folder)), engine)
+        super().__init__(config, corpus, model_fingerprint, TextCache(cache), engine)
 
 
 class RemoteTexts:
