@@ -174,7 +174,7 @@ class Contents:
             content = self.store.read(name)
         except FileNotFoundError:
             return False
-        if not content:  # a newer one is there by now
+        if not content and newest_generation(self.store.names()) > generation:
             return False
         try:
             self._take(Manifest.from_bytes(content, self.store.path(name)))

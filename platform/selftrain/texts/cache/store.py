@@ -22,7 +22,7 @@ import pyarrow as pa
 from selftrain.errors import ConfigError, DataError, MissingExtraError, OutputError, SelfTrainError, ServiceError
 from selftrain.files.durable import check_writable, explained, replacing, sync
 
-_PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "memory": "fsspec"}  # memory: of this process, for tests
+_PACKAGES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "memory": ("fsspec", "s3")}  # and the extra of ours; memory: of this process, for tests
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 REMEDY = "free some space, fix the folder's permissions, or set augment.cache; what the cache holds is kept, and a resumed run continues"
 _THREADS = 16  # requests to an object store at once
@@ -212,8 +212,8 @@ class RemoteStore:
             with self._explained(""):
                 self._files, self._root = url_to_fs(location, use_listings_cache=False)
         except ImportError as error:
-            package = _PACKAGES[protocol]
-            raise MissingExtraError(f"augment.cache {location} needs the package {package}; pip install {package}.") from error
+            package, extra = _PACKAGES[protocol]
+            raise MissingExtraError(f"augment.cache {location} needs the package {package}; pip install 'selftrain[{extra}]'.") from error
 
     def names(self, folder: str = "") -> list[str]:
         """See `Store`."""
@@ -246,13 +246,18 @@ class RemoteStore:
                 return False
             except BlockingIOError:
                 continue
+            except FileNotFoundError as error:
+                raise self._no_bucket(name) from error
             return True
         raise ServiceError(f"The text cache's {self.path(name)} is being written by others all the time; repeat the command.")
 
     def replace(self, name: str, content: bytes) -> None:
         """See `Store`."""
-        with self._explained(name):
-            self._files.pipe_file(self._at(name), content)
+        try:
+            with self._explained(name):
+                self._files.pipe_file(self._at(name), content)
+        except FileNotFoundError as error:
+            raise self._no_bucket(name) from error
 
     def remove(self, names: Iterable[str]) -> None:
         """See `Store`."""
@@ -286,6 +291,9 @@ class RemoteStore:
         with self._explained(name):
             content: bytes = self._files.cat_file(self._at(name), start=start, end=end)
         return content
+
+    def _no_bucket(self, name: str) -> OutputError:
+        return OutputError(f"{self.path(name)} cannot be written: there is no such bucket; create it, or set augment.cache.")
 
     @contextmanager
     def _explained(self, name: str) -> Iterator[None]:
