@@ -363,6 +363,18 @@ def test_a_broken_manifest_is_written_anew_and_costs_no_text(tmp_path, capsys, c
     assert later.get("35").text == "text 35" and len(later) == 37
 
 
+def test_a_merged_file_that_is_broken_with_the_manifest_is_kept_and_said(tmp_path, capsys):
+    fill(tmp_path, 4)
+    (tmp_path / "manifest-00000001.json").write_bytes(b"{")
+    file = sorted((tmp_path / "merged").iterdir())[0]
+    rows = pq.read_metadata(file).num_rows
+    file.write_bytes(b"not parquet")
+    assert len(TextCache(tmp_path)) == 16 - rows
+    assert capsys.readouterr().err.count("is broken") == 2 and f"{file}.broken" in broken_blocks(tmp_path)
+    fill(tmp_path, 20)
+    assert len(TextCache(tmp_path)) == 80 and not file.exists()
+
+
 def test_an_empty_newest_manifest_is_a_broken_one(tmp_path, capsys):
     fill(tmp_path, 4)
     (tmp_path / "manifest-00000001.json").write_bytes(b"")
@@ -500,10 +512,10 @@ def test_a_merged_file_that_is_asked_for_nothing_is_not_opened(tmp_path):
     assert merged_bytes(table.add_column(0, HASHED_SCHEMA.field(HASH), pa.array(hashes)))[:4] == b"PAR1"
 
 
-def test_a_manifest_is_what_was_written_and_garbage_is_what_no_generation_can_count():
+def test_a_manifest_is_what_was_written_and_unlisted_is_what_no_generation_can_count():
     file = manifest.MergedFile("merged/00000002-a.parquet", 3, 100, 50, 1, 2**64 - 1)
     one = manifest.Manifest(2, 17, ((file,), (replace(file, name="merged/00000001-b.parquet"),)))
     assert manifest.Manifest.from_bytes(one.to_bytes(), "here") == one
     there = ["00000001-b.parquet", "00000001-lost.parquet", "00000002-a.parquet", "00000002-lost.parquet", "00000003-at-work.parquet", "x.broken"]
-    assert manifest.garbage(there, one) == ["merged/00000001-lost.parquet", "merged/00000002-lost.parquet"]
+    assert manifest.unlisted(there, one) == ["merged/00000001-lost.parquet", "merged/00000002-lost.parquet"]
     assert one.swapped(file.name, []) == manifest.Manifest(3, 17, one.runs[1:])

@@ -16,10 +16,10 @@ from contextlib import suppress
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selftrain.errors import DataError
+from selftrain.errors import DataError, SelfTrainError
 from selftrain.texts.cache.block import Block, BrokenBlock, RowGroups, log_bytes, merged_bytes
 from selftrain.texts.cache.completion import HASH, SCHEMA
-from selftrain.texts.cache.manifest import MERGED, Manifest, MergedFile, garbage, manifest_name, merged_name, newest_generation
+from selftrain.texts.cache.manifest import MERGED, Manifest, MergedFile, manifest_name, merged_name, newest_generation, unlisted
 from selftrain.texts.cache.store import Store, at_once
 
 BROKEN = ".broken"  # after the name of a block that was set aside
@@ -97,7 +97,7 @@ class Contents:
         self._take(manifest)
         self.log = [block for block in self.log if number_of(block.name) > manifest.through]
         done = [name for name in self.store.names() if _BLOCK.fullmatch(name) and number_of(name) <= manifest.through]
-        self.store.remove([*done, *garbage(self.store.names(MERGED), manifest)])
+        self.store.remove([*done, *unlisted(self.store.names(MERGED), manifest)])
         if manifest.generation > 2:
             self.store.replace(manifest_name(manifest.generation - 2), b"")
         return True
@@ -188,25 +188,25 @@ class Contents:
     def _write_manifest_anew(self, generation: int, content: bytes, reason: str) -> None:
         """Commit the generation after a broken manifest: every merged file that is there. They hold nothing but committed texts, some of them twice."""
         files, through = [], -1
-        for name in self.store.names(MERGED):
-            if not name.endswith(".parquet"):
-                continue
-            file = f"{MERGED}/{name}"
-            with suppress(FileNotFoundError, pa.ArrowException, OSError, ValueError):  # a broken one has no figures, and is no part of the cache
-                whole = self.store.read(file)
-                table = pq.read_table(pa.BufferReader(whole), page_checksum_verification=True)
-                hashes = table.column(HASH)
-                files.append(MergedFile(file, table.num_rows, table.nbytes, len(whole), hashes[0].as_py(), hashes[-1].as_py()))
-                through = max(through, int(table.schema.metadata[THROUGH]))
         self.store.create(manifest_name(generation) + BROKEN, content)
-        files.sort(key=lambda file: file.name)
+        for name in sorted(unlisted(self.store.names(MERGED), Manifest(generation))):  # all but those of a merge that is at work
+            try:
+                whole = self.store.read(name)
+                table = pq.read_table(pa.BufferReader(whole), page_checksum_verification=True)
+                through = max(through, int(table.schema.metadata[THROUGH]))
+                hashes = table.column(HASH)
+                files.append(MergedFile(name, table.num_rows, table.nbytes, len(whole), hashes[0].as_py(), hashes[-1].as_py()))
+            except FileNotFoundError:
+                continue
+            except SelfTrainError:
+                raise
+            except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+                self.store.create(name + BROKEN, whole)
+                self._report(BrokenBlock(Block(self.store, name, self._kept), " ".join(str(error).split())[:150]), "its texts are")
         if self.store.create(manifest_name(generation + 1), Manifest(generation + 1, through, tuple((file,) for file in files)).to_bytes()):
             path = self.store.path(manifest_name(generation))
             self.broken.append(path + BROKEN)
-            print(
-                f"selftrain: the text cache's manifest {path} is broken ({reason}); it is written anew from the files that are there.",
-                file=sys.stderr,
-            )
+            print(f"selftrain: the text cache's manifest {path} is broken ({reason}); it is made anew of the files that are there.", file=sys.stderr)
 
     def _take(self, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -218,7 +218,7 @@ class Contents:
         have = {block.name: block for block in self.log}
         there = sorted((name for name in names if _BLOCK.fullmatch(name) and number_of(name) > self.manifest.through), key=_place)
         log = [have.get(name) or Block(self.store, name, self._kept) for name in there]
-        problems = [problem for problem in at_once(_load, log) if problem is not None]
+        problems = [problem for problem in at_once(_load, (block for block in log if block.name not in have)) if problem]
         for problem in problems:
             if not problem.gone:
                 self._empty(problem)

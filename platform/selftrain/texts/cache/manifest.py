@@ -101,12 +101,12 @@ def merged_name(generation: int, unique: str) -> str:
     return f"{MERGED}/{generation:08d}-{unique}.parquet"
 
 
-def garbage(names: Iterable[str], manifest: Manifest) -> list[str]:
-    """Files of the folder of merged ones that no generation can come to count: merges that lost or died, and what later ones took up.
+def unlisted(names: Iterable[str], manifest: Manifest) -> list[str]:
+    """Merged files that this generation or an earlier one may have had, and that it does not have: of merges that lost or died, or merged again.
 
     Args:
         names: in that folder, without it.
-        manifest: the newest. A file of a higher generation may be one of a merge that is at work.
+        manifest: a generation. A file of a higher one may be of a merge that is at work.
     """
     counts = {file.name for file in manifest.files}
     found = re.compile(r"(\d{8,})-.*\.parquet")
