@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -112,12 +112,18 @@ class Block:
         groups = np.searchsorted(self._starts, ascending, "right") - 1
         changes = np.flatnonzero(np.diff(groups)) + 1
         parts = []
-        for group, part in zip(groups[np.append(0, changes)], np.split(ascending, changes), strict=True):
-            table, inside = self._group(int(group)), part - self._starts[group]
-            if inside[-1] >= table.num_rows:
-                raise BrokenBlock(self, "it has lost rows")
-            whole = len(part) == inside[-1] - inside[0] + 1
-            parts.append(table.slice(int(inside[0]), len(part)) if whole else table.take(pa.array(inside)))
+        with self._parsing(), ExitStack() as stack:
+            file: pq.ParquetFile | None = None
+            for group, part in zip(groups[np.append(0, changes)], np.split(ascending, changes), strict=True):
+                table, inside = self._kept.get(self.name, int(group)), part - self._starts[group]
+                if table is None:
+                    file = file or stack.enter_context(self._opened())
+                    table = _checked(file.read_row_group(int(group), columns=SCHEMA.names), SCHEMA.names)
+                    self._kept.put(self.name, int(group), table)
+                if inside[-1] >= table.num_rows:
+                    raise BrokenBlock(self, "it has lost rows")
+                whole = len(part) == inside[-1] - inside[0] + 1
+                parts.append(table.slice(int(inside[0]), len(part)) if whole else table.take(pa.array(inside)))
         taken = pa.concat_tables(parts)
         return taken if np.array_equal(ascending, rows) else taken.take(pa.array(np.argsort(order, kind="stable")))
 
@@ -183,14 +189,6 @@ class Block:
         unsorted = key_hashes(keys)
         self._order = np.argsort(unsorted, kind="stable")
         return unsorted[self._order]
-
-    def _group(self, group: int) -> pa.Table:
-        table = self._kept.get(self.name, group)
-        if table is None:
-            with self._parsing(), self._opened() as file:
-                table = _checked(file.read_row_group(group, columns=SCHEMA.names), SCHEMA.names)
-            self._kept.put(self.name, group, table)
-        return table
 
     @contextmanager
     def _opened(self) -> Iterator[pq.ParquetFile]:
