@@ -169,6 +169,15 @@ def test_a_lookup_reads_the_row_groups_that_hold_its_keys_each_once(tmp_path, mo
     assert len(parquet.groups) == sum(pq.read_metadata(file).num_row_groups for file in (tmp_path / "merged").iterdir())
 
 
+def test_keys_that_the_log_has_not_are_not_looked_for_block_by_block(tmp_path, monkeypatch):
+    cache = fill(tmp_path, 3)
+    other = TextCache(tmp_path)
+    asked, find = [], Block.find
+    monkeypatch.setattr(Block, "find", lambda block, wanted: asked.append(block.name) or find(block, wanted))
+    assert cache.lookup(["none", "not this"]) == other.lookup(["none"]) == {} and asked == []
+    assert len(cache.lookup(["none", "11"])) == len(other.lookup(["11"])) == 1 and len(asked) == 6
+
+
 def test_row_groups_in_memory_are_bounded():
     table = to_table([completion("a")])
     kept = RowGroups(limit=table.nbytes * 2)

@@ -224,6 +224,15 @@ def _checked(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     return table
 
 
+def among(values: Hashes, known: Hashes) -> npt.NDArray[np.bool_]:
+    """Which of `values` are in `known`, which is sorted."""
+    if not len(known):
+        return np.zeros(len(values), bool)
+    places = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    found: npt.NDArray[np.bool_] = known[places] == values
+    return found
+
+
 def _matches(left: Hashes, right: Hashes) -> tuple[Rows, Rows]:
     """All pairs of places in two sorted arrays where these are equal."""
     if len(left) > len(right):

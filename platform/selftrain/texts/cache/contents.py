@@ -13,12 +13,13 @@ import uuid
 from collections.abc import Iterable
 from contextlib import suppress
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selftrain.errors import DataError, SelfTrainError
-from selftrain.texts.cache.block import Block, BrokenBlock, RowGroups, log_bytes, merged_bytes
-from selftrain.texts.cache.completion import HASH, SCHEMA
+from selftrain.texts.cache.block import Block, BrokenBlock, RowGroups, among, log_bytes, merged_bytes
+from selftrain.texts.cache.completion import HASH, SCHEMA, Hashes
 from selftrain.texts.cache.manifest import MERGED, Manifest, MergedFile, manifest_name, merged_name, newest_generation, unlisted
 from selftrain.texts.cache.store import Store, at_once
 
@@ -48,12 +49,22 @@ class Contents:
         self.broken: list[str] = []  # paths of the blocks that were set aside by this process
         self.last_number = 0  # in the log
         self._kept = RowGroups()
+        self._log_hashes: Hashes | None = None  # of the log without what was appended since, sorted
+        self._appended: set[int] = set()  # hashes
         self._merged: dict[str, Block] = {}
 
     @property
     def blocks(self) -> list[Block]:
         """All, in the order in which they count."""
         return [*self.merged_blocks(self.manifest.files), *self.log]
+
+    def blocks_for(self, wanted: Hashes) -> list[Block]:
+        """Those in which hashes may be found. To ask hundreds of small blocks takes longer than to write one, so that the log is left out where it has none."""
+        if self._log_hashes is None:
+            self._log_hashes = np.sort(np.concatenate([np.zeros(0, np.uint64), *(block.hashes for block in self.log)]))
+            self._appended = set()
+        in_log = among(wanted, self._log_hashes).any() or not self._appended.isdisjoint(wanted.tolist())
+        return self.blocks if in_log else self.merged_blocks(self.manifest.files)
 
     def merged_blocks(self, files: Iterable[MergedFile]) -> list[Block]:
         """The blocks of files of the manifest."""
@@ -88,6 +99,7 @@ class Contents:
         block = Block(self.store, block_name(number), self._kept)
         block.hold(table)
         self.log.append(block)
+        self._appended.update(block.hashes.tolist())
         self.last_number = number
 
     def commit(self, manifest: Manifest) -> bool:
@@ -95,7 +107,7 @@ class Contents:
         if not self.store.create(manifest_name(manifest.generation), manifest.to_bytes()):
             return False
         self._take(manifest)
-        self.log = [block for block in self.log if number_of(block.name) > manifest.through]
+        self._set_log([block for block in self.log if number_of(block.name) > manifest.through])
         done = [name for name in self.store.names() if _BLOCK.fullmatch(name) and number_of(name) <= manifest.through]
         self.store.remove([*done, *unlisted(self.store.names(MERGED), manifest)])
         if manifest.generation > 2:
@@ -124,7 +136,7 @@ class Contents:
             return
         if not problem.gone:
             self._empty(problem)
-            self.log = [one for one in self.log if one is not block]
+            self._set_log([one for one in self.log if one is not block])
         self.refresh()
 
     def _empty(self, problem: BrokenBlock) -> None:
@@ -213,6 +225,9 @@ class Contents:
         names = {file.name for file in manifest.files}
         self._merged = {name: block for name, block in self._merged.items() if name in names}
 
+    def _set_log(self, log: list[Block]) -> None:
+        self.log, self._log_hashes = log, None
+
     def _read_log(self, names: list[str]) -> bool:
         """Read the blocks that are new; False where one is gone: merged in the meantime, or set aside."""
         have = {block.name: block for block in self.log}
@@ -224,7 +239,8 @@ class Contents:
                 self._empty(problem)
         if problems:
             return False
-        self.log = log
+        if log != self.log:
+            self._set_log(log)
         self.last_number = max(0, self.manifest.through, *map(number_of, names))
         return True
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selftrain.errors import OutputError
-from selftrain.texts.cache.block import BrokenBlock, log_bytes
+from selftrain.texts.cache.block import BrokenBlock, among, log_bytes
 from selftrain.texts.cache.completion import SCHEMA, Completion, Hashes, key_hashes, to_completions, to_table
 from selftrain.texts.cache.contents import BROKEN, Contents, block_name
 from selftrain.texts.cache.manifest import MERGED
@@ -123,7 +123,7 @@ class TextCache:
         order = np.argsort(hashes, kind="stable")
         wanted = hashes[order]
         found: dict[str, Completion] = {}
-        for block in self._contents.blocks:
+        for block in self._contents.blocks_for(wanted):
             places, rows = block.find(wanted)
             if len(rows):
                 for place, completion in zip(order[places], to_completions(block.take(rows)), strict=True):
@@ -152,8 +152,8 @@ class TextCache:
                 done = []
                 continue
             done.append(left.popleft().hashes)
-            keep = ~_among(row_hashes, before)
-            for row in np.flatnonzero(_among(row_hashes, repeated) & keep):
+            keep = ~among(row_hashes, before)
+            for row in np.flatnonzero(among(row_hashes, repeated) & keep):
                 key = table.column("key")[int(row)].as_py()
                 keep[row] = key not in seen
                 seen.add(key)
@@ -176,12 +176,3 @@ def broken_blocks(location: Path | str) -> set[str]:
     store = open_store(place)
     names = [*store.names(), *(f"{MERGED}/{name}" for name in store.names(MERGED))]
     return {store.path(name) for name in names if name.endswith(f".parquet{BROKEN}")}
-
-
-def _among(values: Hashes, known: Hashes) -> np.ndarray:
-    """Which of `values` are in `known`, which is sorted."""
-    if not len(known):
-        return np.zeros(len(values), bool)
-    places = np.minimum(np.searchsorted(known, values), len(known) - 1)
-    found: np.ndarray = known[places] == values
-    return found
