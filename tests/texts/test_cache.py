@@ -144,6 +144,18 @@ def test_a_broken_block_costs_its_own_texts_and_is_said(tmp_path, capsys, conten
     assert again.get("b").text == "anew" and again.broken == [] and capsys.readouterr().err == ""
 
 
+def test_the_number_of_a_block_that_was_set_aside_stays_taken(tmp_path, capsys):
+    """Else a writer that has seen no later one would commit there, before what is committed already."""
+    late = TextCache(tmp_path)
+    late.add([completion("a")])
+    TextCache(tmp_path).add([completion("b")])
+    (tmp_path / "00000002-texts.parquet").write_bytes(b"not parquet")
+    TextCache(tmp_path).add([completion("c", "first")])
+    late.add([completion("c", "second"), completion("d")])
+    assert late.get("c").text == TextCache(tmp_path).get("c").text == "first" and late.get("d") == TextCache(tmp_path).get("d") == completion("d")
+    assert (tmp_path / "00000004-texts.parquet").exists() and "is broken" in capsys.readouterr().err
+
+
 def test_a_page_that_rotted_and_a_column_that_is_missing_are_broken_blocks(tmp_path, capsys):
     TextCache(tmp_path).add([completion(f"{n}", f"text {n}") for n in range(50)])
     (block,) = tmp_path.glob("*.parquet")
