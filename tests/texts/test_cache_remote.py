@@ -199,8 +199,13 @@ def test_where_a_cache_may_be(tmp_path, monkeypatch):
 
 def test_a_client_that_is_not_installed_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    with pytest.raises(MissingExtraError, match=r"augment\.cache gs://bucket/texts needs the package gcsfs; .*selftrain\[gcs\]"):
+    with pytest.raises(MissingExtraError, match=r"augment\.cache gs://bucket/texts needs the package gcsfs; pip install gcsfs\."):
         TextCache("gs://bucket/texts")
+    s3fs.S3FileSystem.clear_instance_cache()
+    monkeypatch.setattr("fsspec.registry._registry", {})
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(MissingExtraError, match=r"augment\.cache s3://bucket/texts needs the package s3fs; pip install 'selftrain\[s3\]'\."):
+        TextCache("s3://bucket/texts")
 
 
 def test_blocks_in_s3_are_plain_parquet(bucket, tmp_path):

@@ -22,7 +22,8 @@ import pyarrow as pa
 from selftrain.errors import ConfigError, DataError, MissingExtraError, OutputError, SelfTrainError, ServiceError
 from selftrain.files.durable import check_writable, explained, replacing, sync
 
-_PACKAGES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "memory": ("fsspec", "s3")}  # and the extra of ours; memory: of this process, for tests
+# The package behind a protocol, and what to install for it; memory: of this process, for tests.
+_PACKAGES = {"s3": ("s3fs", "'selftrain[s3]'"), "gs": ("gcsfs", "gcsfs"), "memory": ("fsspec", "fsspec")}
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 REMEDY = "free some space, fix the folder's permissions, or set augment.cache; what the cache holds is kept, and a resumed run continues"
 _THREADS = 16  # requests to an object store at once
@@ -212,8 +213,8 @@ class RemoteStore:
             with self._explained(""):
                 self._files, self._root = url_to_fs(location, use_listings_cache=False)
         except ImportError as error:
-            package, extra = _PACKAGES[protocol]
-            raise MissingExtraError(f"augment.cache {location} needs the package {package}; pip install 'selftrain[{extra}]'.") from error
+            package, installed = _PACKAGES[protocol]
+            raise MissingExtraError(f"augment.cache {location} needs the package {package}; pip install {installed}.") from error
 
     def names(self, folder: str = "") -> list[str]:
         """See `Store`."""
