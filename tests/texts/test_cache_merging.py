@@ -66,6 +66,15 @@ def test_numbers_go_on_after_a_merge(tmp_path):
     assert names(tmp_path)[0] == "00000005-texts.parquet"
 
 
+def test_a_merge_removes_what_it_has_merged_and_no_file_that_somebody_has_put_there(tmp_path):
+    fill(tmp_path, 4)
+    pq.write_table(to_table([completion("foreign")]), tmp_path / "00000002-foreign.parquet")
+    pq.write_table(to_table([completion("killed")]), tmp_path / "00000003-texts.parquet")  # by a writer that did not live to see that it is late
+    fill(tmp_path, 8)
+    assert [file.name for file in tmp_path.glob("*.parquet")] == ["00000002-foreign.parquet"]
+    assert TextCache(tmp_path).lookup(["foreign", "killed"]) == {}
+
+
 def test_a_text_is_written_as_often_as_its_cache_has_grown_by_the_fan(tmp_path):
     """20 blocks of 4 texts make 5 merges of the log: the runs of one size are merged when there are 3."""
     written = []

@@ -107,8 +107,12 @@ class Contents:
         if not self.store.create(manifest_name(manifest.generation), manifest.to_bytes()):
             return False
         self._take(manifest)
-        self._set_log([block for block in self.log if number_of(block.name) > manifest.through])
-        done = [name for name in self.store.names() if _BLOCK.fullmatch(name) and number_of(name) <= manifest.through]
+        merged = {block.name for block in self.log if number_of(block.name) <= manifest.through}
+        self._set_log([block for block in self.log if block.name not in merged])
+        # Also what a killed process left. A file by another name that somebody has put there stays, though it does not count.
+        done = [
+            name for name in self.store.names() if name in merged or (name == block_name(number_of(name)) and number_of(name) <= manifest.through)
+        ]
         self.store.remove([*done, *unlisted(self.store.names(MERGED), manifest)])
         if manifest.generation > 2:
             self.store.replace(manifest_name(manifest.generation - 2), b"")
