@@ -9,6 +9,7 @@ import pytest
 
 from selftrain.config import DataConfig
 from selftrain.data.loading import load_corpus
+from selftrain.texts.cache import TextCache
 
 SELFTRAIN = [sys.executable, "-c", "import sys; from selftrain.cli import main; sys.exit(main())"]
 
@@ -24,8 +25,8 @@ def test_a_handful_of_reviews_becomes_a_source(tmp_path):
     rows = pq.read_table(folder / "train.parquet").to_pylist()
     assert facts["generated"]["written"] == {"negative": 4, "positive": 4}
     assert len({row["text"] for row in rows}) == 8 and all(len(row["text"].split()) >= 3 and '"' not in row["text"] for row in rows)
-    cached = [row for file in (tmp_path / ".selftrain" / "texts").glob("*.parquet") for row in pq.read_table(file).to_pylist()]
-    assert {row["kind"] for row in cached} == {"subject", "label text"}
+    cached = list(TextCache(tmp_path / ".selftrain" / "texts").completions())
+    assert {completion.kind for completion in cached} == {"subject", "label text"}
     assert facts["generated"]["engine"]["generated"] == len(cached)
     assert len(load_corpus(DataConfig(source=str(folder), min_documents=2))[0].unlabeled) == 8
 

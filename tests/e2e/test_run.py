@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import psutil
-import pyarrow.parquet as pq
 import pytest
+
+from selftrain.texts.cache import TextCache
 
 SELFTRAIN = [sys.executable, "-c", "import sys; from selftrain.cli import main; sys.exit(main())"]
 SPORT = "The {0} team won its match on {1} after a late goal by the captain, and the coach said that the league was still open, number {2}."
@@ -54,7 +56,8 @@ def selftrain(home, *arguments, timeout=600):
 
 
 def cached(folder) -> list[dict]:
-    return [row for file in (folder / ".selftrain" / "texts").glob("*.parquet") for row in pq.read_table(file).to_pylist()]
+    texts = folder / ".selftrain" / "texts"
+    return [asdict(completion) for completion in TextCache(texts).completions()] if texts.is_dir() else []
 
 
 def descendants(process: psutil.Process) -> list[psutil.Process]:

@@ -1,6 +1,7 @@
 """GenDict on disk: keys, blocks, and what a kill leaves."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selftrain.errors import SelfTrainError
+from selftrain.errors import OutputError, SelfTrainError
 from selftrain.texts.cache import Completion, TextCache, broken_blocks, cache_key
 
 
@@ -43,35 +44,66 @@ def test_what_a_kill_leaves_of_a_block_in_flight_is_ignored(tmp_path):
 
 def test_a_block_appears_under_its_name_when_it_is_whole(tmp_path, monkeypatch):
     """A reader beside the writer, or after a kill in the middle of it, never sees half of a block."""
-    cache, write, during = TextCache(tmp_path), pq.write_table, []
+    cache, link, during = TextCache(tmp_path), os.link, []
 
-    def slowly(table, where, **options):
-        write(table, where, **options)
-        Path(where).write_bytes(Path(where).read_bytes()[:-10])  # the end is still to come
-        during.append(len(TextCache(tmp_path)))
-        write(table, where, **options)
+    def later(scratch, file):
+        during.append((len(TextCache(tmp_path)), Path(file).exists(), pq.read_metadata(scratch).num_rows))
+        link(scratch, file)
 
-    monkeypatch.setattr("selftrain.texts.cache.pq.write_table", slowly)
+    monkeypatch.setattr("selftrain.texts.cache.store.os.link", later)
     cache.add([completion("a"), completion("b")])
-    assert during == [0] and len(TextCache(tmp_path)) == 2
-    assert sorted(path.suffix for path in tmp_path.iterdir() if path.name != ".lock") == [".parquet"]  # no scratch is left
+    assert during == [(0, False, 2)] and len(TextCache(tmp_path)) == 2
+    assert [path.suffix for path in tmp_path.iterdir()] == [".parquet"]  # no scratch is left
+
+
+def test_a_block_is_on_the_disk_before_it_counts_and_so_is_its_name(tmp_path, monkeypatch):
+    done, link = [], os.link
+    monkeypatch.setattr("selftrain.texts.cache.store.sync", lambda path: done.append("file" if path.is_file() else "folder"))
+    monkeypatch.setattr("selftrain.texts.cache.store.os.link", lambda *names: (done.append("link"), link(*names)))
+    TextCache(tmp_path).add([completion("a")])
+    assert done == ["file", "link", "folder"]
 
 
 def test_a_block_that_cannot_be_written_leaves_the_cache_as_it_was(tmp_path, monkeypatch):
     cache = TextCache(tmp_path)
     cache.add([completion("a")])
 
-    def full(table, where, **options):
-        Path(where).write_bytes(b"PAR1 half")
+    def full(path):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("selftrain.texts.cache.pq.write_table", full)
+        patch.setattr("selftrain.texts.cache.store.sync", full)
         with pytest.raises(SelfTrainError, match=r"parquet cannot be written: the disk is full \(No space left on device\); free some space"):
             cache.add([completion("b")])
     assert len(cache) == len(TextCache(tmp_path)) == 1 and cache.get("b") is None
+    assert len(list(tmp_path.iterdir())) == 1
     cache.add([completion("b")])
     assert len(TextCache(tmp_path)) == 2
+
+
+def test_a_file_system_without_hard_links_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    def refused(scratch, file):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr("selftrain.texts.cache.store.os.link", refused)
+    with pytest.raises(
+        OutputError, match=r"00000001-texts\.parquet cannot be written: .* hard links \(Operation not permitted\); set augment\.cache"
+    ):
+        TextCache(tmp_path).add([completion("a")])
+
+
+def test_a_link_whose_answer_got_lost_has_succeeded(tmp_path, monkeypatch):
+    """An NFS client that gets no answer asks again, and hears that the name is taken: by itself."""
+    link = os.link
+
+    def twice(scratch, file):
+        link(scratch, file)
+        raise FileExistsError(17, "File exists")
+
+    monkeypatch.setattr("selftrain.texts.cache.store.os.link", twice)
+    cache = TextCache(tmp_path)
+    cache.add([completion("a")])
+    assert len(list(tmp_path.iterdir())) == 1 and cache.get("a") == completion("a")
 
 
 def test_a_folder_in_a_folder_is_made_and_nothing_is_written_for_nothing(tmp_path):
@@ -84,7 +116,7 @@ def test_a_block_holds_what_is_new_and_completions_are_counted_by_document(tmp_p
     cache = TextCache(tmp_path)
     cache.add([completion("a")])
     cache.add([completion("a", "again"), completion("b"), Completion("c", "other", "conditional", "sport", 1, "a text", True, 1, 2)])
-    assert [len(pq.read_table(file)) for file in sorted(tmp_path.glob("*.parquet"), key=lambda file: file.stat().st_mtime_ns)] == [1, 2]
+    assert [len(pq.read_table(file)) for file in sorted(tmp_path.glob("*.parquet"))] == [1, 2]
     assert (cache.count("doc"), cache.count("other"), cache.count("none")) == (2, 1, 0)
     assert sorted(found.key for found in cache.completions()) == ["a", "b", "c"]
     assert cache.get("c") == TextCache(tmp_path).get("c") == Completion("c", "other", "conditional", "sport", 1, "a text", True, 1, 2)
@@ -105,11 +137,23 @@ def test_a_broken_block_costs_its_own_texts_and_is_said(tmp_path, capsys, conten
     cache = TextCache(tmp_path)
     assert cache.get("a") and cache.get("b") is None
     aside = second.with_name(f"{second.name}.broken")
-    assert cache.broken == [aside] and broken_blocks(tmp_path) == {aside} and aside.read_bytes() == content  # kept for who wants to look
+    assert cache.broken == [str(aside)] and broken_blocks(tmp_path) == {str(aside)} and aside.read_bytes() == content  # kept for who wants to look
     assert str(second) in capsys.readouterr().err
     cache.add([completion("b", "anew")])
     again = TextCache(tmp_path)
     assert again.get("b").text == "anew" and again.broken == [] and capsys.readouterr().err == ""
+
+
+def test_the_number_of_a_block_that_was_set_aside_stays_taken(tmp_path, capsys):
+    """Else a writer that has seen no later one would commit there, before what is committed already."""
+    late = TextCache(tmp_path)
+    late.add([completion("a")])
+    TextCache(tmp_path).add([completion("b")])
+    (tmp_path / "00000002-texts.parquet").write_bytes(b"not parquet")
+    TextCache(tmp_path).add([completion("c", "first")])
+    late.add([completion("c", "second"), completion("d")])
+    assert late.get("c").text == TextCache(tmp_path).get("c").text == "first" and late.get("d") == TextCache(tmp_path).get("d") == completion("d")
+    assert (tmp_path / "00000004-texts.parquet").exists() and "is broken" in capsys.readouterr().err
 
 
 def test_a_page_that_rotted_and_a_column_that_is_missing_are_broken_blocks(tmp_path, capsys):
@@ -130,7 +174,7 @@ def test_a_block_that_may_not_be_read_is_no_broken_one(tmp_path, monkeypatch):
     def denied(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(pq, "read_table", denied)
+    monkeypatch.setattr(Path, "read_bytes", denied)
     with pytest.raises(SelfTrainError, match=r"\.parquet cannot be read \(Permission denied\)"):
         TextCache(tmp_path)
     assert broken_blocks(tmp_path) == set() and len(list(tmp_path.glob("*.parquet"))) == 1

@@ -217,13 +217,13 @@ def _distill(options: argparse.Namespace) -> int:
 def generated_texts(card: BundleCard, corpus: Corpus) -> list[str]:
     """Texts that a language model wrote for documents of `corpus`, from the cache of the bundle's experiment; none where there is no such cache."""
     augment = card.experiment.get("augment") or {}
-    folder = Path(str(augment.get("cache") or ""))
-    if card.llm is None or not augment.get("cache") or not folder.is_dir():
+    cache = str(augment.get("cache") or "")
+    if card.llm is None or not cache or not ("://" in cache or Path(cache).is_dir()):
         return []
     from selftrain.texts.cache import TextCache
 
     wanted = set(corpus.unlabeled.ids)
-    texts = (answer.text.strip() for answer in TextCache(folder).completions() if answer.document_id in wanted and answer.kind != "classify")
+    texts = (answer.text.strip() for answer in TextCache(cache).completions() if answer.document_id in wanted and answer.kind != "classify")
     return sorted({text for text in texts if text})
 
 

@@ -160,7 +160,7 @@ class AugmentConfig(Section):
         "auto", description="auto: bfloat16 where the hardware multiplies it, else float32"
     )
     engine_seed: int = Field(0, description="seed of the engine's sampler")
-    cache: str = Field(".selftrain/texts", description="folder of the cache of generated texts, shared by all runs")
+    cache: str = Field(".selftrain/texts", description="folder, or s3:// or gs:// address, of the cache of generated texts; runs share it")
     stall_seconds: float = Field(600.0, gt=0, description="a run fails when no new text comes for this long")
 
 

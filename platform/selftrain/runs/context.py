@@ -29,7 +29,7 @@ class RunContext:
     spool: Spool
     mlflow_id: str
     llm_fingerprint: str | None = None
-    broken_blocks: set[Path] = field(default_factory=set)  # of the text cache, set aside during this run
+    broken_blocks: set[str] = field(default_factory=set)  # of the text cache, set aside during this run
 
     @property
     def corpus(self) -> Corpus:

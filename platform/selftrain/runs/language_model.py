@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 
 from selftrain.runs.context import RunContext
-from selftrain.texts.cache import broken_blocks
+from selftrain.texts.cache import broken_blocks, cache_location
 from selftrain.texts.channel import Texts, open_texts
 from selftrain.texts.service import TextCounts
 
@@ -20,7 +19,7 @@ def started_texts(context: RunContext) -> Iterator[Texts]:
     """The text channel of a run, in a `with` block that shows its progress."""
     experiment, model = context.plan.experiment, context.plan.language_model
     assert model is not None and context.llm_fingerprint is not None
-    cache = Path(experiment.augment.cache).absolute()
+    cache = cache_location(experiment.augment.cache)
     note = partial(_note_broken_blocks, context, cache, broken_blocks(cache))
     with ExitStack() as stack:
         stack.callback(note)
@@ -36,7 +35,7 @@ def started_texts(context: RunContext) -> Iterator[Texts]:
         yield texts
 
 
-def _note_broken_blocks(context: RunContext, cache: Path, before: set[Path]) -> None:
+def _note_broken_blocks(context: RunContext, cache: str, before: set[str]) -> None:
     for file in sorted(broken_blocks(cache) - before - context.broken_blocks):
         context.broken_blocks.add(file)
-        context.events("broken block of the text cache set aside", file=str(file), effect="its texts are generated again")
+        context.events("broken block of the text cache set aside", file=file, effect="its texts are generated again")

@@ -41,6 +41,7 @@ from selftrain.runtime.cluster import session
 from selftrain.runtime.hardware import hardware_here
 from selftrain.runtime.memory import trim
 from selftrain.runtime.watch import cause_of, listen
+from selftrain.texts.cache import check_cache
 from selftrain.tracking import RoundFigures, Tracker
 from selftrain.tracking.spool import SPOOL, Spool, unsent_sentence
 from selftrain.training.checkpoints import RoundCheckpoint
@@ -90,7 +91,7 @@ def run(experiment: Experiment, *, command: str = "", resume: Path | str | None 
     folder = Path(resume) if resume else new_folder(experiment)
     check_writable(folder.parent if not resume else folder, "the folder of the runs (output)")
     if found.language_model is not None:
-        check_writable(Path(experiment.augment.cache), "the cache of texts (augment.cache)")
+        check_cache(experiment.augment.cache)
     tracker = Tracker(experiment.tracking, folder, experiment.name)
     with ExitStack() as stack:
         if found.needs_ray:

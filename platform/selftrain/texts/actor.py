@@ -5,7 +5,6 @@ method -> RemoteTexts (a TextChannel, anywhere) -> _TextActor (on the driver's n
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +22,7 @@ from selftrain.runtime.devices import alone
 from selftrain.runtime.hardware import hardware_of_cluster
 from selftrain.runtime.ray_start import is_alone
 from selftrain.runtime.watch import ray_is_lost, why_it_died
-from selftrain.texts.cache import Completion, TextCache
+from selftrain.texts.cache import Completion, TextCache, cache_location
 from selftrain.texts.engines import make_engine, on_cluster
 from selftrain.texts.prompts import Prompt
 from selftrain.texts.service import Progress, TextService, TextSummary
@@ -49,7 +48,7 @@ def start_actor(config: AugmentConfig, corpus: Corpus, model: Path | str, model_
         config = alone(config, hardware_of_cluster())
     here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
     actor = _TextActor.options(scheduling_strategy=here).remote(  # type: ignore[attr-defined]
-        config, corpus, name_on_nodes(config, model, alone=is_alone()), model_fingerprint, os.path.abspath(config.cache)
+        config, corpus, name_on_nodes(config, model, alone=is_alone()), model_fingerprint, cache_location(config.cache)
     )
     ray.get(actor.progress.remote())
     return RemoteTexts(actor)
@@ -62,10 +61,10 @@ class _TextActor(TextService):
     Killed, it is restarted and asked again: what it had cached is there, and the engine went on.
     """
 
-    def __init__(self, config: AugmentConfig, corpus: Corpus, model: str, model_fingerprint: str, cache_folder: str) -> None:
+    def __init__(self, config: AugmentConfig, corpus: Corpus, model: str, model_fingerprint: str, cache: str) -> None:
         actor = ray.get_runtime_context()
         engine = make_engine(config, model, application=f"selftrain-{actor.get_actor_id()}", owner=actor.current_actor)
-        super().__init__(config, corpus, model_fingerprint, TextCache(Path(cache_folder)), engine)
+        super().__init__(config, corpus, model_fingerprint, TextCache(cache), engine)
 
 
 class RemoteTexts:

@@ -6,7 +6,6 @@ needs no Ray: without one the service is an object of this process.
 
 from __future__ import annotations
 
-import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -88,4 +87,4 @@ def _opened(config: AugmentConfig, corpus: Corpus, model: Path | str, model_fing
 
         return start_actor(config, corpus, model, model_fingerprint)
     engine = make_engine(config, str(model), application=f"selftrain-{uuid.uuid4().hex}", owner=None)
-    return TextService(config, corpus, model_fingerprint, TextCache(Path(os.path.abspath(config.cache))), engine)
+    return TextService(config, corpus, model_fingerprint, TextCache(config.cache), engine)

@@ -108,11 +108,11 @@ class TextService:
         """
         prompts = {request: prompt_for(request, self.documents[request.document_id], self.labels, self.config) for request in requests}
         with self._request_lock:
-            keys, generated = self._complete_missing(prompts.values())
+            keys, found, generated = self._complete_missing(prompts.values())
             usable: dict[TextRequest, str] = {}
             for request, prompt in prompts.items():
                 key = keys[prompt]
-                completion = self.cache.get(key)
+                completion = found.get(key)
                 cleaned = self._filtered(request, completion)
                 if not cleaned.reason:
                     usable[request] = cleaned.text
@@ -132,13 +132,10 @@ class TextService:
             SelfTrainError: the engine cannot start, dies or stalls, or the cache cannot be written.
         """
         with self._request_lock:
-            keys, generated = self._complete_missing(prompts)
-            found: dict[Prompt, Completion] = {}
-            for prompt, key in keys.items():
-                if (completion := self.cache.get(key)) is not None:
-                    found[prompt] = completion
-                self._count(key, generated=key in generated, reason="" if completion is not None else "failed")
-        return found
+            keys, found, generated = self._complete_missing(prompts)
+            for key in keys.values():
+                self._count(key, generated=key in generated, reason="" if key in found else "failed")
+        return {prompt: found[key] for prompt, key in keys.items() if key in found}
 
     def progress(self) -> Progress:
         """The state of the present call of `usable_texts` or `complete`."""
@@ -163,13 +160,15 @@ class TextService:
             sample=prompt.sample,
         )
 
-    def _complete_missing(self, prompts: Iterable[Prompt]) -> tuple[dict[Prompt, str], set[str]]:
-        """Have everything in the cache that can be; returns the key of every prompt, and the keys that were missing."""
+    def _complete_missing(self, prompts: Iterable[Prompt]) -> tuple[dict[Prompt, str], dict[str, Completion], set[str]]:
+        """Have everything in the cache that can be; returns the key of every prompt, the completions by key, and the keys that were missing."""
         keys = {prompt: self._key(prompt) for prompt in prompts}
-        missing = {key: prompt for prompt, key in keys.items() if self.cache.get(key) is None}
+        found = self.cache.lookup(keys.values())
+        missing = {key: prompt for prompt, key in keys.items() if key not in found}
         if missing:
             self._generate(missing)
-        return keys, set(missing)
+            found |= self.cache.lookup(missing)
+        return keys, found, set(missing)
 
     def _generate(self, prompts: Mapping[str, Prompt]) -> None:
         """Generate and cache; `prompts` by key."""

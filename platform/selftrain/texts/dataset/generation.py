@@ -21,10 +21,10 @@ from selftrain.data.catalogue import CATALOGUE
 from selftrain.data.classes import check_class_names, with_descriptions, words_of
 from selftrain.data.corpus import Corpus, Documents, Label
 from selftrain.errors import ConfigError, OutputError, nearest
-from selftrain.files.durable import check_folder, check_writable, replacing_folder
+from selftrain.files.durable import check_folder, replacing_folder
 from selftrain.files.parsing import json_of
 from selftrain.models.locate import fingerprint, language_model_of
-from selftrain.texts.cache import TextCache
+from selftrain.texts.cache import TextCache, check_cache
 from selftrain.texts.dataset.prompts import TEMPLATE_OF, LabelPrompts, label_prompts
 from selftrain.texts.dataset.writing import SUBJECT_TOKENS, SUBJECT_TRIES, TRIES, Complete, LabelTexts, write_texts
 from selftrain.texts.service import TextCounts
@@ -106,7 +106,7 @@ def generate(
     request = DatasetRequest(labels, prompts, named, folder, name, _settings(experiment, labels, prompts, template, per_class, fingerprint(folder)))
     if (facts := _existing(out, request)) is not None:
         return GeneratedDataset(out, facts, found=True)
-    check_writable(Path(experiment.augment.cache), "the cache of texts (augment.cache)")
+    check_cache(experiment.augment.cache)
     texts, counts = _write_with_engine(experiment, request)
     return GeneratedDataset(out, save_dataset(out, request, texts, counts, command=command), found=False)
 
@@ -203,7 +203,7 @@ def _write_with_engine(experiment: Experiment, request: DatasetRequest) -> tuple
     from selftrain.texts.engines import engine_needs, on_cluster
 
     # A new engine with the old seed would draw the old numbers again: for one prompt of many samples these are the texts that the cache has.
-    cached = TextCache(Path(experiment.augment.cache).absolute()).count(request.origin)
+    cached = TextCache(experiment.augment.cache).count(request.origin)
     config = experiment.augment.model_copy(update={"engine_seed": (request.settings["seed"] * 1_000_003 + cached) % 2**31})
     corpus = Corpus(name="generated", labels=request.labels, prompts=(), unlabeled=Documents(), test=Documents())
 

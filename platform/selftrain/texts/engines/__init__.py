@@ -48,7 +48,7 @@ def make_engine(config: AugmentConfig, model: str, *, application: str, owner: A
         from selftrain.texts.engines.openai import ServerDeployment, read_key
         from selftrain.texts.engines.spending import Spending
 
-        spending = Spending(config, Path(config.cache) / "spent" / f"{application}.json")
+        spending = Spending(config, Path(".selftrain/texts" if "://" in config.cache else config.cache) / "spent" / f"{application}.json")
         return ResilientEngine(config, model, ServerDeployment(config, spending, read_key()))
     from selftrain.texts.engines.vllm import VllmDeployment
 
