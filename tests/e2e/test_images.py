@@ -18,12 +18,13 @@ SETTINGS = {
 
 
 @pytest.mark.ray
-def test_a_run_on_images_leaves_scores_and_says_why_there_is_no_bundle(tmp_path):
+def test_a_run_on_images_trains_two_seeds_at_once_leaves_scores_and_says_why_there_is_no_bundle(tmp_path):
     pixels, labels = toy_images(80)
     table = pyarrow.table({"image": [encoded_image(one) for one in pixels], "label": labels.tolist()})
     pyarrow.parquet.write_table(table, tmp_path / "toys.parquet")
     arguments = ["run", "--data", "toys.parquet", "--label-column", "label", "--classes", "red,blue"]
     arguments += [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
+    arguments += ["--set", "seeds=[1, 0]", "--at-once", "2"]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/tracking.db"}
     result = subprocess.run([*SELFTRAIN, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800)
     assert result.returncode == 0, result.stderr[-4000:]
@@ -31,8 +32,11 @@ def test_a_run_on_images_leaves_scores_and_says_why_there_is_no_bundle(tmp_path)
     (folder,) = (tmp_path / "runs").iterdir()
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["bundle"] is None and metrics["registered"] is None and metrics["serve"] == []
-    assert metrics["rows"][0]["scores"]["accuracy"] > 0.8 and metrics["rows"][0]["documents"] == 20
-    assert [entry["figures"]["labeled"] for entry in metrics["rounds"]] == [8.0, 8.0]
+    assert [row["seed"] for row in metrics["rows"]] == [1, 0]
+    assert all(row["scores"]["accuracy"] > 0.8 and row["documents"] == 20 for row in metrics["rows"])
+    assert [entry["figures"]["labeled"] for entry in metrics["rounds"]] == [8.0] * 4
+    steps = [json.loads(line) for line in (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [event["seed"] for event in steps if event["event"] == "variant done"] == [1, 0]
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "There is no bundle: prediction and serving read texts" in page and "hardest documents" not in page
     assert (folder / "pictures" / "embedding_map.png").exists() or (folder / "pictures" / "embedding_map.svg").exists()

@@ -10,6 +10,7 @@ import pytest
 from selftrain.config import AugmentConfig, Experiment, TrainingConfig, load, parse
 from selftrain.config.hardware import decided
 from selftrain.errors import ConfigError, ResourceError
+from selftrain.methods.recipe import resolve
 from selftrain.runs import plan
 from selftrain.runtime import devices as module
 from selftrain.runtime.cluster import Needs, needs, requested
@@ -311,3 +312,31 @@ def test_a_part_of_a_card_is_a_part_of_its_memory(monkeypatch):
     ((fraction, device),) = bounds
     assert (round(fraction, 6), device) == (0.36, "cuda:0")
     assert all(sum(pair) <= 1 for pair in module._SHARED)
+
+
+def cluster(nodes: int, cpus: float, gpus: float = 0.0) -> Hardware:
+    return Hardware((Node(gpus, cpus=cpus),) * nodes, trains=bool(gpus), writes=bool(gpus))
+
+
+@pytest.mark.parametrize(
+    ("there", "changes", "asked", "at_once"),
+    [
+        (cluster(3, 4), {}, None, 4),  # ten CPUs beside the driver's and the engine's: room for all four
+        (cluster(1, 4), {}, None, 2),
+        (cluster(3, 4), {"training": {"workers": 3}}, None, 3),
+        (cluster(1, 2), {}, None, 1),  # at least one: what is missing is said by what the run needs
+        (cluster(3, 4), {"ray": {"address": None}}, None, 1),  # this machine's cores are one training's
+        (cluster(1, 2), {"ray": {"address": None}}, 3, 3),
+        (cluster(3, 4), {}, 9, 4),  # more than there are to do
+        (cluster(3, 4), {"model": {"train": "head"}}, 3, 1),  # heads train in the driver
+        (cluster(3, 4), {"method": {"name": "genco", "rounds": 0}}, None, 1),
+        (cluster(2, 8, 2), {"augment": {"model": "gemma-3-270m", "gpus": 1}, "training": {"gpu": True}}, None, 3),  # one of four cards writes
+        (cluster(2, 8, 2), {"augment": {"model": "gemma-3-270m", "gpus": 2}, "training": {"gpu": 0.5}}, None, 4),
+        (cluster(2, 8, 1), {"augment": {"model": "gemma-3-270m", "gpus": 1}, "training": {"gpu": True}}, None, 1),
+    ],
+)
+def test_as_many_trainings_at_once_as_a_cluster_has_room_for(demo, there, changes, asked, at_once):
+    experiment = parse({**demo.experiment.model_dump(mode="json"), "seeds": [0, 1, 2, 3], "ray": {"address": "auto"}, "variants": {}, **changes})
+    variant = replace(demo.main, experiment=experiment, recipe=resolve(experiment))
+    found = replace(demo, experiment=experiment, variants={"genco": variant}).placed(there, asked)
+    assert found.at_once == at_once

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,9 +15,10 @@ from tiny import tiny_backbone
 from selftrain.config import parse
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.data.texts import TextRequest, no_texts
-from selftrain.methods.recipe import resolve
+from selftrain.methods.recipe import Recipe, resolve
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.student import Student
+from selftrain.runtime.background import in_order
 from selftrain.training import ray as workers_of_ray
 from selftrain.training.fit import fit, probabilities
 from selftrain.training.loop import Validation
@@ -154,3 +158,19 @@ def test_a_training_in_this_process_is_where_it_is_asked_for(recipe, corpus, mon
     with pytest.raises(ZeroDivisionError):
         fit(placed, corpus, seed=0, workgroup=Workgroup("a", "b") if model == "head" else None)  # a run's head trains here too
     assert asked[0]["device"] == device
+
+
+def test_trainings_in_several_threads_are_those_of_one_after_the_other(recipe, corpus, monkeypatch):
+    alone = [fit(recipe(train="head"), corpus, seed=seed) for seed in (0, 1)]
+    inside, untrained = threading.Semaphore(0), Recipe.untrained
+
+    def slow(self, *arguments, **options):
+        method = untrained(self, *arguments, **options)
+        inside.release()
+        inside.acquire(timeout=1)  # without the lock, the other thread seeds and draws now
+        time.sleep(0.5)
+        return method
+
+    monkeypatch.setattr(Recipe, "untrained", slow)
+    together = list(in_order([partial(fit, recipe(train="head"), corpus, seed=seed) for seed in (0, 1)], 2, "test"))
+    assert all(same(one, other) for one, other in zip(alone, together, strict=True))

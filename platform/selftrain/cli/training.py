@@ -36,6 +36,9 @@ def add_commands(commands: Any) -> None:
         "--resume", metavar="FOLDER", help="continue a killed run, or add seeds or variants to a finished one (--set); finished work is not repeated"
     )
     run.add_argument("--address", help="a Ray cluster (auto, or an address); default: a local Ray for the length of the run (ray.address)")
+    run.add_argument(
+        "--at-once", type=int, metavar="N", help="trainings at the same time (default: as many as a cluster has room for, one on this machine)"
+    )
     run.add_argument("--promote", action="store_true", help="make the new model champion even where no labels can compare it (tracking.promote)")
 
     sweep = add_command(
@@ -97,7 +100,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(story.plan(story.prepare(experiment)))
         return 0
-    result = story.run(experiment, command=options.asked, resume=options.resume)
+    result = story.run(experiment, command=options.asked, resume=options.resume, at_once=options.at_once)
     facts = result.metrics
     print(result.table)
     print(f"\nreport      {result.folder / 'report.html'}")

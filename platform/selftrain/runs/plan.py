@@ -17,7 +17,7 @@ from selftrain.models.locate import IMAGE_ENCODERS, encoder_folder, language_mod
 from selftrain.models.open import located
 from selftrain.runtime.cluster import Needs, needs
 from selftrain.runtime.devices import Devices, decide
-from selftrain.runtime.hardware import Hardware
+from selftrain.runtime.hardware import Hardware, packs
 from selftrain.texts.engines import engine_needs, on_cluster
 from selftrain.training.loop import Validation
 
@@ -56,6 +56,7 @@ class RunPlan:
     variants: dict[str, Variant]  # what is trained, in order; the first is the one that is bundled
     language_model: Path | str | None
     devices: Devices | None = None  # None before `placed`
+    at_once: int = 1  # trainings in Ray Train at the same time
 
     @property
     def main_name(self) -> str:
@@ -81,20 +82,37 @@ class RunPlan:
     def _workers(self) -> int:
         return self.experiment.training.workers if any(one.recipe.trains and not one.recipe.light for one in self.variants.values()) else 0
 
-    def placed(self, there: Hardware) -> RunPlan:
+    def placed(self, there: Hardware, at_once: int | None = None) -> RunPlan:
         """The plan with numbers for GPUs in what trains and writes; `experiment` stays as it was asked for, so that it resumes on another machine.
 
         Args:
             there: what there is.
+            at_once: trainings at the same time; None: as many as a cluster has room for now, one on a machine of its own.
 
         Raises:
             SelfTrainError: as `runtime.devices.decide`.
         """
-        devices = decide(self.experiment, there, engines=self._engines, workers=self._workers)
+        trainings = sum(len(one.seeds) for one in self.variants.values() if one.recipe.trains and not one.recipe.light)
+        workers = self._workers * (1 if at_once is None else max(1, min(at_once, trainings)))
+        devices = decide(self.experiment, there, engines=self._engines, workers=workers)
         variants = {
             name: replace(one, recipe=replace(one.recipe, training=devices.training(one.recipe.training))) for name, one in self.variants.items()
         }
-        return replace(self, variants=variants, devices=devices)
+        most = self._room(devices, there) if at_once is None else at_once
+        return replace(self, variants=variants, devices=devices, at_once=max(1, min(most, trainings)))
+
+    def _room(self, devices: Devices, there: Hardware) -> int:
+        """Trainings that a cluster has room for beside the language model, as far as its nodes are there; one on a machine of its own."""
+        if self.experiment.ray.address is None or not self._workers:
+            return 1
+        asked = devices.experiment(self.experiment)
+        engine = engine_needs(asked.augment, self.language_model)
+        room = int((there.cpus - needs(asked, engine, trainings=0).cpus) / self._workers)
+
+        def fits(trainings: int) -> bool:
+            return packs(sorted(needs(asked, engine, trainings=trainings).claims, key=lambda claim: -claim.gpus), there.nodes)
+
+        return next((count for count in range(room, 1, -1) if fits(count)), 1)
 
     @property
     def augment(self) -> AugmentConfig:
@@ -117,7 +135,7 @@ class RunPlan:
         """What a plan that is `placed` asks of Ray."""
         assert self.devices is not None
         asked = self.devices.experiment(self.experiment)
-        return needs(asked, engine_needs(asked.augment, self.language_model))
+        return needs(asked, engine_needs(asked.augment, self.language_model), trainings=self.at_once)
 
 
 def prepare(experiment: Experiment) -> RunPlan:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ import torch
 
 from selftrain.config import Experiment
 from selftrain.data.texts import no_texts
-from selftrain.errors import OutputError, ProcessDied, SelfTrainError
+from selftrain.errors import ConfigError, OutputError, ProcessDied, SelfTrainError
 from selftrain.evaluation.report import Findings, hardest_documents
 from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
 from selftrain.evaluation.summary import text_table
@@ -37,6 +38,7 @@ from selftrain.runs.resume import Finished, Starts, previous_metrics
 from selftrain.runs.rows import figures_of, language_model_row, rows_of
 from selftrain.runs.stages import Events, Stages
 from selftrain.runs.versions import code_version
+from selftrain.runtime.background import in_order
 from selftrain.runtime.cluster import session
 from selftrain.runtime.hardware import hardware_here
 from selftrain.runtime.memory import trim
@@ -71,17 +73,21 @@ class RunResult:
         return text_table(self.metrics["summary"])
 
 
-def run(experiment: Experiment, *, command: str = "", resume: Path | str | None = None) -> RunResult:
+def run(experiment: Experiment, *, command: str = "", resume: Path | str | None = None, at_once: int | None = None) -> RunResult:
     """Run an experiment.
 
     Args:
         experiment: what to do.
         command: how it was asked for, for the report.
         resume: the folder of a killed run of the same experiment; what it finished is not done again.
+        at_once: trainings in Ray Train at the same time; default: as many as a cluster has room for, one on a machine of its own. Heads and BiLSTMs train
+            in this process, one after the other. The figures are the same.
 
     Raises:
         SelfTrainError: whatever a user can fix; nothing is written before all inputs were checked.
     """
+    if at_once is not None and at_once < 1:
+        raise ConfigError(f"at_once must be at least 1 (got {at_once}).", parameter="at_once")
     started = time.monotonic()
     stages = Stages()
     with stages("data", say=sys.stderr.isatty()):  # elsewhere, bad input is one sentence and nothing before it
@@ -96,10 +102,10 @@ def run(experiment: Experiment, *, command: str = "", resume: Path | str | None 
     with ExitStack() as stack:
         if found.needs_ray:
             with stages("start of Ray"):
-                there = stack.enter_context(session(experiment, lambda there: found.placed(there).needs))
+                there = stack.enter_context(session(experiment, lambda there: found.placed(there, at_once).needs))
         else:
             there = hardware_here()
-        found = found.placed(there)
+        found = found.placed(there, at_once)
         starts = Starts(folder / "checkpoints" / "parts.json", command, started, stages)
         with explained(folder):
             write_whole(folder / "config.yaml", experiment.to_yaml())
@@ -173,9 +179,7 @@ class _Work:
 
         context, corpus = self.context, self.context.corpus
         with started_texts(context) if self.plan.language_model is not None else nullcontext() as texts:
-            for name, variant in self.plan.variants.items():
-                for seed in variant.seeds:
-                    self._train_and_score(name, variant, seed, texts)
+            self._train_and_score_all(texts)
             if self.plan.experiment.evaluation.llm_documents:
                 self._ask_the_language_model(texts)
             counts, examples, conditional = texts.summary() if texts is not None else (None, [], [])
@@ -198,14 +202,24 @@ class _Work:
         write_report(context, metrics, Findings(examples=examples, hardest=hardest), pictures)  # type: ignore[arg-type]
         return metrics, bundle, unregistered
 
-    def _train_and_score(self, name: str, variant: Variant, seed: int, texts: Texts | None) -> None:
-        if found := self.finished.get(name, seed):
-            self.rows += found["rows"]
-            self.rounds += found["rounds"]
-            return
-        trim()  # what reading the data, or the last variant, left
+    def _train_and_score_all(self, texts: Texts | None) -> None:
+        """Every variant with every seed, in the order of the plan, whichever ends first."""
+        asked = [(name, variant, seed) for name, variant in self.plan.variants.items() for seed in variant.seeds]
+        missing = [(name, variant, seed) for name, variant, seed in asked if not self.finished.get(name, seed)]
+        trained = in_order((partial(self._fitted, *one, texts) for one in missing), self.plan.at_once, "selftrain-training")
+        for name, variant, seed in asked:
+            if found := self.finished.get(name, seed):
+                self.rows += found["rows"]
+                self.rounds += found["rounds"]
+                continue
+            trim()  # what reading the data, or the last variant, left
+            recipe = variant.recipe
+            with self.context.stages("training and texts" if recipe.wants_texts else "training") if recipe.trains else nullcontext():
+                fitted = next(trained)
+            self._score(name, variant, seed, fitted, texts)
+
+    def _score(self, name: str, variant: Variant, seed: int, fitted: Fitted, texts: Texts | None) -> None:
         bundled = name == self.plan.main_name and seed == self.plan.experiment.seeds[0]
-        fitted = self._fitted(name, variant, seed, texts)
         with self.context.stages("evaluation"):
             predicted = probabilities(fitted.student, self.context.documents, gpu=self.plan.evaluation_gpu)
             if bundled:
@@ -236,8 +250,7 @@ class _Work:
         resume = checkpoint.read()
         if resume is None and checkpoint.file.exists():
             self.context.events("checkpoint cannot be used", file=str(checkpoint.file), effect="the training starts at its first round")
-        stage = self.context.stages("training and texts" if recipe.wants_texts else "training") if recipe.trains else nullcontext()
-        with stage, closing(StepBar(f"{name} seed {seed}")) as bar:
+        with closing(StepBar(f"{name} seed {seed}")) as bar:
             return fit(
                 recipe,
                 corpus,
@@ -260,7 +273,8 @@ class _Work:
     def _main_student(self) -> tuple[Any, np.ndarray]:
         """What is bundled, and its probabilities; a resumed run that had finished this training takes the weights from its last checkpoint."""
         if self.main is None:
-            fitted = self._fitted(self.plan.main_name, self.plan.main, self.plan.experiment.seeds[0], None)
+            with self.context.stages("training"):
+                fitted = self._fitted(self.plan.main_name, self.plan.main, self.plan.experiment.seeds[0], None)
             self.main = fitted, probabilities(fitted.student, self.context.documents, gpu=self.plan.evaluation_gpu)
         fitted, found = self.main
         return fitted.student, found

@@ -37,16 +37,16 @@ class Needs:
     claims: tuple[Claim, ...] = ()  # of each process that asks for GPUs, or for a node with labels
 
 
-def needs(experiment: Experiment, engine: Needs | None, *, trains: bool = True) -> Needs:
+def needs(experiment: Experiment, engine: Needs | None, *, trainings: int = 1) -> Needs:
     """What `experiment` asks for.
 
     Args:
         experiment: of `devices.Devices.experiment`, with numbers for GPUs; one that no worker is started for may be `auto`, and counts none.
         engine: what its language model asks for; None for a run without one.
-        trains: false where texts are all that is wanted.
+        trainings: at the same time; 0 where texts are all that is wanted.
     """
     training = experiment.training
-    workers = training.workers if trains else 0
+    workers = training.workers * trainings
     cpus = 1.0 + workers
     gpu = decided(training.gpu, "training.gpu") if training.gpu != "auto" else 0.0
     claims = (Claim("training.gpu", gpu, training.placement),) * workers if gpu or training.placement else ()

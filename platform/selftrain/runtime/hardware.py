@@ -18,6 +18,7 @@ class Node:
 
     gpus: float
     labels: Mapping[str, str] = field(default_factory=dict)
+    cpus: float = 0.0  # logical ones of Ray; not counted where there is no cluster
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Hardware:
     def gpus(self) -> float:
         """Of all nodes together."""
         return sum(node.gpus for node in self.nodes)
+
+    @property
+    def cpus(self) -> float:
+        """Of all nodes of a cluster together."""
+        return sum(node.cpus for node in self.nodes)
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,11 @@ def hardware_of_cluster() -> Hardware:
     """The nodes of the cluster that Ray is connected to, as Ray counts them now: those that an autoscaler may yet start are not seen."""
     import ray
 
-    nodes = (Node(float(node["Resources"].get("GPU", 0.0)), dict(node.get("Labels") or {})) for node in ray.nodes() if node["Alive"])
+    nodes = (
+        Node(float(node["Resources"].get("GPU", 0.0)), dict(node.get("Labels") or {}), float(node["Resources"].get("CPU", 0.0)))
+        for node in ray.nodes()
+        if node["Alive"]
+    )
     here = hardware_here()
     return Hardware(tuple(nodes), here.here, trains=here.trains, writes=here.writes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ from selftrain.training.loop import Fitted, Report, StepDone, Validation, train
 if TYPE_CHECKING:
     from selftrain.training.ray import Workgroup
 
+# PyTorch's random numbers are one sequence for the whole process, which a training seeds and draws from: it has them to itself while it computes here.
+_RANDOM_NUMBERS = threading.Lock()
+
 
 def fit(
     recipe: Recipe,
@@ -34,7 +38,7 @@ def fit(
     resume: dict[str, Any] | None = None,
     step_done: StepDone | None = None,
 ) -> Fitted:
-    """Train `recipe` on what `corpus` grants. The same arguments give the same weights, bit for bit.
+    """Train `recipe` on what `corpus` grants. The same arguments give the same weights, bit for bit, also where several threads call it.
 
     A training that is light (a head, a BiLSTM) runs in this process, in less time than Ray takes to start. Any other runs in Ray Train where there is a
     `workgroup`, and in this process where there is none. What comes back computes on the CPU in float32, whatever trained it.
@@ -60,20 +64,21 @@ def fit(
     if recipe.trains and (workgroup is None or recipe.light):
         place = {"device": device_here(training.gpu)} | ({} if recipe.light else {"precision": training.precision})
         keep_to_share(training.gpu, place["device"])
-    method = recipe.untrained(corpus, seed=seed, opened=opened, **place)
-    if not method.rounds:
-        return Fitted(method)
-    if workgroup is not None and not method.encoder.light:
-        from selftrain.training.ray import train_in_workers
+    with _RANDOM_NUMBERS:
+        method = recipe.untrained(corpus, seed=seed, opened=opened, **place)
+        if not method.rounds:
+            return Fitted(method)
+        if workgroup is None or method.encoder.light:
+            fitted = train(method, texts=texts, report=report or _unreported, seed=seed, validation=validation, resume=resume, step_done=step_done)
+            return _in_float32(fitted, recipe, corpus, seed)
+    from selftrain.training.ray import train_in_workers
 
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()  # of an earlier training in this process: the workers may share its card
-        state = train_in_workers(recipe, corpus, texts, seed=seed, workgroup=workgroup, validation=validation)
-        method.load_state(state["method"])
-        method.encoder.eval()
-        return Fitted(method, state["rounds"], state["seconds"], state["best"])
-    fitted = train(method, texts=texts, report=report or _unreported, seed=seed, validation=validation, resume=resume, step_done=step_done)
-    return _in_float32(fitted, recipe, corpus, seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # of an earlier training in this process: the workers may share its card
+    state = train_in_workers(recipe, corpus, texts, seed=seed, workgroup=workgroup, validation=validation)
+    method.load_state(state["method"])
+    method.encoder.eval()
+    return Fitted(method, state["rounds"], state["seconds"], state["best"])
 
 
 def _in_float32(fitted: Fitted, recipe: Recipe, corpus: Corpus, seed: int) -> Fitted:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from selftrain.data.texts import TextChannel, TextRequest
 from selftrain.errors import ProcessDied, SelfTrainError
 from selftrain.methods.recipe import Recipe
 from selftrain.models.workers import Workers
+from selftrain.runtime.background import Call
 from selftrain.runtime.devices import decide, keep_to_share
 from selftrain.runtime.hardware import hardware_of_cluster
 from selftrain.runtime.memory import trim
@@ -137,7 +137,8 @@ def _ended(trainer: Any) -> Any:
 
     for left in reversed(range(_CONTROLLERS)):
         try:
-            return _in_thread(trainer.fit)
+            # In the main thread Ray Train takes Ctrl-C for itself, ends with exit code 1, and gives the handler back to nobody.
+            return Call(trainer.fit, "selftrain-train").result()
         except ray.train.TrainingFailedError as error:
             for failure in getattr(error, "worker_failures", {}).values():
                 if cause := _user_error(failure):
@@ -154,26 +155,6 @@ def _ended(trainer: Any) -> Any:
             if not left:
                 raise ProcessDied(f"The process that leads the training workers {why_it_died(error)}, {_CONTROLLERS} times.") from None
     raise AssertionError
-
-
-def _in_thread(work: Callable[[], Any]) -> Any:
-    """`work()`, called in another thread: in the main one Ray Train takes Ctrl-C for itself, ends with exit code 1, and gives the handler back to nobody."""
-    found: list[Any] = []
-    failed: list[BaseException] = []
-
-    def call() -> None:
-        try:
-            found.append(work())
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=call, name="selftrain-train", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.5)
-    if failed:
-        raise failed[0]
-    return found[0]
 
 
 def _worker(sent: dict[str, Any]) -> None:

@@ -208,7 +208,7 @@ def _write_with_engine(experiment: Experiment, request: DatasetRequest) -> tuple
     corpus = Corpus(name="generated", labels=request.labels, prompts=(), unlabeled=Documents(), test=Documents())
 
     def wanted(there: Hardware) -> Needs:
-        return needs(experiment, engine_needs(alone(config, there), request.model), trains=False)
+        return needs(experiment, engine_needs(alone(config, there), request.model), trainings=0)
 
     with (
         session(experiment, wanted) if on_cluster(config) else nullcontext(),
