@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 import tomllib
 from pathlib import Path
@@ -200,8 +199,15 @@ def test_resources_of_groups_are_those_of_the_launchers_node_types():
         assert group.get("maxReplicas") == expected[name].get("max_workers"), name
     chart = {values()["worker"]["groupName"]: values()["worker"]} | values()["additionalWorkerGroups"]
     for name, group in chart.items():
-        marks = json.loads(json.loads(group["rayStartParams"]["resources"]))  # quoted once more, for the shell of the container
-        assert marks == {key: amount for key, amount in expected[name]["resources"].items() if key not in ("CPU", "GPU")}, name
+        limits = group["resources"]["limits"]
+        assert {"CPU": int(limits["cpu"]), "GPU": int(limits["nvidia.com/gpu"])} == expected[name]["resources"], name
+
+
+def test_the_job_asks_for_the_labels_of_its_groups():
+    words = commands()["RayJob/selftrain-documents"]
+    experiment = load_experiment(build_parser().parse_args(words[1:]))
+    found = {name.partition(":")[2]: group["labels"] for name, group in groups().items() if name.startswith("RayJob/selftrain-documents:")}
+    assert experiment.augment.placement == found["language-model"] and experiment.training.placement == found["training"]
 
 
 @pytest.mark.parametrize("name", commands())
@@ -215,7 +221,7 @@ def test_our_command_line_takes_the_entrypoint(name):
     assert experiment.ray.address == "auto"
     assert all(folder.startswith("/data/") for folder in (experiment.output, experiment.augment.cache, experiment.model.cache))
     assert options.experiment or experiment.data.source.startswith("/data/")
-    if experiment.augment.gpus:
+    if experiment.augment.gpus not in (0, "auto"):
         assert experiment.ray.wait_seconds >= 600, "GPU nodes start from zero"
         assert experiment.training.storage.startswith("/data/"), "several nodes train"
 

@@ -48,8 +48,13 @@ def test_workers_start_from_zero_and_the_head_has_no_gpu(cluster):
     for name in ("language_model", "training"):
         assert (types[name]["min_workers"], types[name]["resources"]["GPU"]) == (0, 1)
         assert 1 <= types[name]["max_workers"] <= cluster["max_workers"]
-    marks = [set(types[name]["resources"]) - {"CPU", "GPU"} for name in ("language_model", "training")]
-    assert all(marks) and not marks[0] & marks[1]
+
+
+def test_every_resource_and_label_is_one_that_a_command_of_the_file_asks_for(cluster):
+    types = cluster["available_node_types"]
+    assert {name for kind in types.values() for name in kind["resources"]} == {"CPU", "GPU"}
+    asked = re.findall(r'--set "(?:augment|training)\.placement=\{([^}]*)\}"', (ROOT / "cluster.yaml").read_text(encoding="utf-8"))
+    assert [yaml.safe_load(f"{{{one}}}") for one in asked] == [types["language_model"]["labels"], types["training"]["labels"]]
 
 
 def test_the_cluster_is_closed(cluster):
