@@ -152,8 +152,3 @@ def test_a_class_name_cannot_reach_the_terminal_as_a_command(name):
     with pytest.raises(SelfTrainError, match="control character") as error:
         check_class_names([name, "b"], "data.classes")
     assert name not in str(error.value)
-
-
-def test_a_letter_before_a_number_makes_a_name_of_it():
-    classes, _ = classes_of(source(["X2", "x1", "X2"]), None)
-    assert [label.name for label in classes] == ["x1", "X2"]
