@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import tiny_backbone
 
-from selftrain.bundle.classifier import Classifier, problem_with
+from selftrain.bundle.classifier import Classifier, open_backbone, problem_with
 from selftrain.bundle.format import BundleCard, write_bundle
-from selftrain.errors import BundleError, DataError
+from selftrain.errors import BundleError, ConfigError, DataError
 
 TEXTS = ["the team won the match", "a phone and a chip", "the minister lost the vote in the election " * 5, "music"]
 
@@ -96,8 +98,6 @@ def test_what_has_no_problem_is_a_text(text: str) -> None:
 
 
 def test_a_damaged_encoder_is_one_sentence(folder, tmp_path) -> None:
-    import shutil
-
     copy = tmp_path / "bundle"
     shutil.copytree(folder, copy)
     (copy / "modules.json").write_text("{")
@@ -110,3 +110,32 @@ def test_a_damaged_encoder_is_one_sentence(folder, tmp_path) -> None:
 
 def test_a_batch_on_a_cpu_holds_as_many_tokens_as_keep_a_core_busy(classifier) -> None:
     assert classifier.most_tokens == 1024
+
+
+def test_a_bias_is_added_to_the_scaled_similarities(backbone) -> None:
+    prototypes = backbone.encode(["about sport", "about tech"], convert_to_tensor=True)
+    card = BundleCard(name="x", labels=("a", "b"), method="m", scale=10.0)
+    plain = Classifier(backbone, prototypes, card).predict_proba(TEXTS)
+    found = Classifier(backbone, prototypes, card, bias=torch.tensor([0.0, 2.0])).predict_proba(TEXTS)
+    np.testing.assert_allclose(found[:, 1] / found[:, 0], np.exp(2.0) * plain[:, 1] / plain[:, 0], rtol=1e-6)
+
+
+def test_weights_of_another_shape_than_the_settings_are_one_sentence(folder, tmp_path) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(folder, copy)
+    settings = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    (copy / "config.json").write_text(json.dumps(settings | {"intermediate_size": 48}), encoding="utf-8")
+    with pytest.raises(BundleError, match=r"config\.json says that \S+ has shape \(48.*, and the weights have \(64"):
+        open_backbone(copy, "cpu")
+
+
+def test_pytorch_computes_with_as_many_threads_as_are_wanted(folder) -> None:
+    before = torch.get_num_threads()
+    try:
+        with pytest.raises(ConfigError, match=r"threads must be at least 1 \(got 0\)"):
+            Classifier.load(folder, device="cpu", threads=0)
+        for threads in (2, 1):
+            Classifier.load(folder, device="cpu", threads=threads)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

@@ -155,3 +155,15 @@ def test_rows_are_filled_to_the_longest() -> None:
     assert ids.tolist() == [[5, 6, 1], [1, 1, 1], [7, 8, 9]] and mask.tolist() == [[1, 1, 0], [0, 0, 0], [1, 1, 1]]
     assert ids.dtype == mask.dtype == np.int64
     assert padded([[]], 0)[0].shape == (1, 1)
+
+
+def test_the_head_of_a_long_text_is_short_and_ends_between_words(reader) -> None:
+    text = "match " * 1000
+    head = reader._words.head(text)
+    assert len(head) <= 12 * 14 and text.startswith(f"{head} ") and set(head.split()) == {"match"}
+
+
+def test_a_long_word_is_not_taken_for_its_first_letter(backbone) -> None:
+    reader = reader_of(backbone, 3)  # room for one piece
+    for text in ("x" * 300, "match" * 60):
+        assert reader([text]) == [asked(backbone, text, 3)]

@@ -1,5 +1,6 @@
 """Files to rows, and the sentence for each fault of a whole file."""
 
+import csv
 import gzip
 import json
 
@@ -7,9 +8,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from selftrain.data import text_files
+from selftrain.data import records, text_files
 from selftrain.data.cleaning import SourceRow, UnreadableText
-from selftrain.data.reading import read_file
+from selftrain.data.reading import read_file, table_rows
+from selftrain.data.records import open_records
 from selftrain.data.text_files import stem_of, suffix_of
 from selftrain.errors import DataError, SelfTrainError
 
@@ -177,3 +179,47 @@ def test_a_wrong_byte_far_into_a_file_is_found_on_its_line(tmp_path):
     content = "\n".join(lines).encode() + b"\nna\xefve\n"
     with pytest.raises(DataError, match=r"byte 0xef on line 2502; "):
         read_file(write(tmp_path, "a.csv", content), "text", None)
+
+
+def test_a_record_is_as_long_as_all_of_its_lines(tmp_path, monkeypatch):
+    content = 'text,label\n"one\ntwo\nthree",x\nfour,y\n'
+    path = write(tmp_path, "a.csv", content)
+    assert [one.characters for one in open_records(path, "text").read()] == [len('"one\ntwo\nthree",x\n'), len("four,y\n")]
+    monkeypatch.setattr(records, "RECORD_CHARACTERS", 15)
+    with pytest.raises(DataError, match=r"a\.csv has a quote in the row that begins on line 2"):
+        list(open_records(path, "text").read())
+
+
+def test_a_limit_of_the_csv_module_that_others_lower_meanwhile_is_one_sentence_with_the_file(tmp_path):
+    limit = csv.field_size_limit()
+    rows = open_records(write(tmp_path, "a.csv", f"text\nshort\n{'x' * 50}\n"), "text").read()
+    assert next(rows).value == {"text": "short"}
+    csv.field_size_limit(10)
+    try:
+        with pytest.raises(DataError, match=r"a\.csv is not a readable CSV file: field larger than field limit"):
+            next(rows)
+    finally:
+        csv.field_size_limit(limit)
+
+
+@pytest.mark.parametrize("content", [b'[{"text": "caf\xe9"}, {"text": "fine"}]', b'{"text": "caf\xe9"}\n{"text": "fine"}\n'])
+def test_bytes_that_are_not_utf_8_spoil_their_own_record_of_a_json_file_alone(tmp_path, content):
+    found = list(open_records(write(tmp_path, "a.json", content), "text", "surrogateescape").read())
+    assert [one.value["text"] for one in found] == ["caf\udce9", "fine"]
+
+
+def test_what_is_wrong_with_json_is_said(tmp_path):
+    with pytest.raises(DataError, match=r"a\.jsonl is not valid JSON: it is nested more than 100 levels deep on line 2;"):
+        read_file(write(tmp_path, "a.jsonl", '{"text": "a"}\n{"text": ' + "[" * 101 + "]" * 101 + "}\n"), "text", None)
+
+
+def test_a_compressed_file_is_bounded_over_all_that_was_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_files, "GZIP_FREE_BYTES", 3 << 20)  # more than is decompressed at a time
+    path = write(tmp_path, "bomb.csv.gz", gzip.compress(b"text\n" + b"a text of some length\n" * 200_000))
+    with pytest.raises(DataError, match=r"bomb\.csv\.gz holds more than \d MB in"):
+        text_files.check_compressed(path)
+
+
+def test_rows_of_a_table_are_counted_from_one():
+    table = pyarrow.table({"text": ["a", "b"], "label": [0, 1]})
+    assert table_rows(table, ["text"], "label", "train row") == [SourceRow("train row 1", "a", 0), SourceRow("train row 2", "b", 1)]

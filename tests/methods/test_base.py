@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pytest
 import torch
@@ -294,3 +294,13 @@ def test_a_method_that_does_not_train_has_a_state_too():
     trained.adamw(0.1, 0.05, 5)
     other.load_state(trained.state())  # a state with an optimiser, for one without
     assert other.optimizer is None
+
+
+def test_a_methods_name_is_that_of_its_options():
+    class NamedOptions(Options):
+        name: Literal["named"] = "named"
+
+    class Named(Quadratic):
+        Options: ClassVar[type[Options]] = NamedOptions
+
+    assert (Quadratic.name, Named.name) == ("quadratic", "named")

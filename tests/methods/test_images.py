@@ -10,6 +10,7 @@ from tiny import toy_images
 
 from selftrain import methods
 from selftrain.config import parse
+from selftrain.data import image_views
 from selftrain.data.corpus import Documents
 from selftrain.data.images import image_id
 from selftrain.data.texts import no_texts
@@ -139,3 +140,11 @@ def test_seals_generator_starts_from_weights_of_its_own(images):
     method = built(images, name="seal")
     assert method.generator["encoder.network.0.weight"].abs().sum() > 0
     assert not torch.equal(method.generator["encoder.network.0.weight"], method.encoder.network[0].weight)
+
+
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_a_strong_view_is_flipped_only_where_that_keeps_the_class(images, monkeypatch, mirrored):
+    told = []
+    monkeypatch.setattr(image_views, "strong_views", lambda documents, rng, *, mirrored, device: told.append(mirrored) or documents)
+    built(replace(images, mirrored=mirrored), name="fixmatch").strong_views_of([0, 1], 0, np.random.default_rng(0))
+    assert told == [mirrored]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from selftrain.methods.losses import similarity, text_to_generated, text_to_label
+from selftrain.methods.losses import distillation, similarity, text_to_generated, text_to_label
 from selftrain.methods.zero_shot.genco import soft_targets
 from selftrain.methods.zero_shot.lotclass import sharpened_targets
 
@@ -108,3 +108,10 @@ def test_sharpened_targets_by_hand():
 
 def test_sharpened_targets_of_a_class_without_documents():
     assert sharpened_targets(torch.tensor([[1.0, 0.0], [1.0, 0.0]])).tolist() == [[1.0, 0.0], [1.0, 0.0]]
+
+
+def test_distillation_is_the_divergence_over_the_classes_and_warns_of_nothing(recwarn):
+    logits, teacher = torch.tensor([[1.0, 0.0, -1.0], [0.5, 0.5, 3.0]]), torch.tensor([[0.0, 2.0, 1.0], [1.0, 0.0, 0.0]])
+    q, p = softmax(teacher.double().numpy() / 2.0), softmax(logits.double().numpy() / 2.0)
+    assert float(distillation(logits, teacher, 2.0)) == pytest.approx(4.0 * float((q * np.log(q / p)).sum()) / 2, rel=1e-5)
+    assert [str(one.message) for one in recwarn] == []

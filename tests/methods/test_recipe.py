@@ -59,3 +59,15 @@ def test_planned_steps_are_known_before_the_first_refresh():
 
     options = methods.options_of({"name": "genco", "rounds": 3, "steps_per_round": 7})
     assert GenCo.planned_steps.fget(SimpleNamespace(rounds=3, options=options)) == 21
+
+
+def test_an_option_inside_of_another_is_named_by_its_path():
+    with pytest.raises(ConfigError, match=r"^method\.patterns\.1 of ipet: "):
+        methods.options_of({"name": "ipet", "patterns": ["{mask}: {text}", 3]})
+
+
+@pytest.mark.parametrize(("name", "key"), [("ipet", "model.masked_lm"), ("genco", "model.encoder")])
+def test_what_identifies_a_training_is_what_it_trains(tmp_path, name, key):
+    folders = {"encoder": str(tmp_path / "e"), "masked_lm": str(tmp_path / "m")}
+    with pytest.raises(ConfigError, match=rf"^{key}: no folder"):
+        resolve(parse({"method": {"name": name}, "model": folders})).source_fingerprint()

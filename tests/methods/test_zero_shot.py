@@ -173,6 +173,16 @@ def test_both_losses_are_those_of_the_formulas(toy, folder):
     assert found["t2t"] == pytest.approx(float(sum(t2t) / len(t2t)), abs=1e-5)
 
 
+def test_a_class_that_no_document_is_nearest_to_stays_a_class(toy, folder):
+    method = built(toy, folder, "pesco")
+    first = method.prototypes()[0]
+    method.prototypes = lambda: torch.stack([first, -first])
+    method.encoder.encode = lambda texts: first.expand(len(texts), -1)
+    method.refresh(0, no_texts)
+    assert set(method.selection.label_of.values()) == {0}
+    assert all(target.tolist() == [1.0, 0.0] for target in method.selection.targets.values())
+
+
 def test_without_its_weight_the_second_loss_is_not_computed(toy, folder):
     assert "t2t" not in run(built(toy, folder, "pesco", t2t_weight=0.0)).rounds[0]
     with pytest.raises(SelfTrainError, match="must not shrink"):

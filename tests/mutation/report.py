@@ -162,10 +162,11 @@ def summary(mutants: Sequence[Mutant], known: Known, explanations: Explanations,
     if survivors:
         for mutant, status in _surviving(mutants, known, explanations):
             lines += [f"\n{mutant.name} ({status})", mutant.change]
-    files = {mutant.function for mutant in mutants}
-    lines += [
-        f"\nrefused explanation of {text}" for text in refused(mutants, known, {key: why for key, why in explanations.items() if key[0] in files})
-    ]
+    given = {(mutant.function, mutant.change) for mutant in mutants}
+    asked = {
+        key: why for key, why in explanations.items() if key in given or not survivors
+    }  # some mutants say nothing of other mutants' explanations
+    lines += [f"\nrefused explanation of {text}" for text in refused(mutants, known, asked)]
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selftrain.bundle.tokens import BATCH_START_TOKENS, Tokens
+from selftrain.serving import batching
 from selftrain.serving.batching import Batcher, BatcherClosed, Busy, QueuedText, Ticket, isolated, next_batch
 
 NOBODY = Ticket([])
@@ -196,3 +198,30 @@ def test_every_text_is_answered_once_in_order_within_the_limits(requests, most_t
         assert len(batch) == 1 or (padded <= most_tokens and padded - sum(lengths) <= most_padding)
         assert texts == len(batch) <= 64 and padding == pytest.approx(1 - sum(lengths) / padded) and seconds >= 0
     assert batcher.waiting == 0
+
+
+def test_one_slow_batch_moves_the_estimate_by_a_tenth_alone(monkeypatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(batching, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    go, running = threading.Event(), threading.Event()
+
+    def slow(rows: list[list[int]]) -> np.ndarray:
+        clock.now += 100.0
+        return np.zeros((len(rows), 2))
+
+    def held(rows: list[list[int]]) -> np.ndarray:
+        running.set()
+        go.wait(30)
+        return np.zeros((len(rows), 2))
+
+    models = iter((slow, held))
+    batcher = Batcher(letters, lambda rows: next(models, held)(rows), max_waiting=3, max_seconds=1000)
+    batcher.submit(["a"]).done.result(30)
+    batcher.submit(["b"])
+    assert running.wait(30)
+    batcher.submit(["c"] * 3)
+    with pytest.raises(Busy) as busy:
+        batcher.submit(["d"])
+    assert busy.value.retry_after == 31  # of three texts at 0.9 * 0.01 + 0.1 * 100 seconds
+    go.set()
+    batcher.close()

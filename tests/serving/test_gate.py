@@ -326,3 +326,37 @@ def test_a_compressed_body_is_refused_before_it_is_read():
     found = ask(asked, parts(b"a body"), headers={"content-encoding": "gzip"})
     assert found.status == 415 and found.headers["accept-encoding"] == "identity" and "leave out content-encoding" in refusal(found)
     assert not echo.bodies and found.read == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "headers", "sent"),
+    [
+        ("websocket", {}, [{"type": "websocket.close", "code": 1008}]),
+        ("http", {"host": "localhost", "content-encoding": "gzip"}, ["http.response.start", "http.response.body"]),
+    ],
+)
+def test_what_is_refused_is_said_in_asgis_words(kind, headers, sent) -> None:
+    found: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        found.append(message)
+
+    scope = {"type": kind, "method": "POST", "path": PATH, "headers": [(name.encode(), value.encode()) for name, value in headers.items()]}
+    asyncio.run(Gate(Echo(), metrics=Metrics())(scope, None, send))
+    assert [message if isinstance(wanted, dict) else message["type"] for message, wanted in zip(found, sent, strict=True)] == sent
+
+
+def test_the_lifespan_of_the_application_is_none_of_the_gates_business() -> None:
+    given: list[Any] = []
+
+    async def application(*parts: Any) -> None:
+        given.extend(parts)
+
+    async def receive() -> dict[str, Any]:
+        return {}
+
+    async def send(message: dict[str, Any]) -> None:
+        return
+
+    asyncio.run(Gate(application, metrics=Metrics())({"type": "lifespan"}, receive, send))
+    assert given == [{"type": "lifespan"}, receive, send]

@@ -305,3 +305,9 @@ def test_validation_accuracy_is_the_share_that_is_right(corpus, tmp_path):
     predicted = student.predict(corpus.unlabeled.contents[:8]).argmax(1).tolist()
     wrong = [predicted[0] ^ 1, predicted[1] ^ 1, *predicted[2:]]
     assert Validation(corpus.unlabeled.contents[:8], wrong).accuracy(student) == 0.75
+
+
+def test_every_step_is_told_counted_from_one(clock):
+    told = []
+    run(Recorded(clock), clock, step_done=lambda *at: told.append(at))
+    assert told == [(1, 3, 1, 2), (1, 3, 2, 2), (2, 3, 1, 1), (3, 3, 1, 3), (3, 3, 2, 3), (3, 3, 3, 3)]
