@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from selftrain.data.cleaning import SourceRow, UnreadableText
 from selftrain.data.reading import join_texts, read_file
-from selftrain.data.records import FILE_SUFFIXES
+from selftrain.data.records import FILE_SUFFIXES, open_records
 from selftrain.errors import SelfTrainError
 
 # Whatever UTF-8 can say but NUL, which makes a CSV file binary; a carriage return inside of quotes is read as it stands.
@@ -110,6 +110,19 @@ def test_the_limit_of_the_csv_module_is_put_back(tmp_path):
     (tmp_path / "a.csv").write_text("texts\n" + "x" * (before + 10) + "\n")
     with pytest.raises(SelfTrainError):
         read_file(tmp_path / "a.csv", "text", None)
+    assert csv.field_size_limit() == before
+
+
+def test_a_file_that_is_closed_leaves_the_limit_to_those_that_are_open(tmp_path):
+    before = csv.field_size_limit()
+    long = "x" * (before + 10)
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text(f"text\nshort\n{long}\n")
+    first, second = (open_records(tmp_path / name, "text").read() for name in ("a.csv", "b.csv"))
+    next(first), next(second)
+    first.close()
+    assert next(second).value == {"text": long}
+    second.close()
     assert csv.field_size_limit() == before
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,16 +116,38 @@ def _cells(path: Path, delimiter: str, undecodable: Undecodable) -> Iterator[tup
             yield f"line {rows.line}", cells, rows.characters
 
 
+class _FieldLimit:
+    """A `with` block in which a cell may be as long as a record. The csv module has one limit for the whole process: the last block that ends puts it back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks = 0
+        self._before = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._blocks:
+                self._before = csv.field_size_limit(max(RECORD_CHARACTERS, csv.field_size_limit()))
+            self._blocks += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._blocks -= 1
+            if not self._blocks:
+                csv.field_size_limit(self._before)
+
+
+_LONG_CELLS = _FieldLimit()
+
+
 @contextmanager
 def _csv_errors(path: Path) -> Iterator[None]:
-    """Inside, a cell may be as long as a record, and an error of the csv module is a `DataError`. Its limit is all its users', hence put back."""
-    limit = csv.field_size_limit(max(RECORD_CHARACTERS, csv.field_size_limit()))
+    """Inside, a cell may be as long as a record, and an error of the csv module is a `DataError`."""
     try:
-        yield
+        with _LONG_CELLS:
+            yield
     except csv.Error as error:
         raise DataError(f"{path} is not a readable {suffix_of(path)[1:].upper()} file: {error}.") from None
-    finally:
-        csv.field_size_limit(limit)
 
 
 class _Cells:
