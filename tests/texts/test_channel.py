@@ -1,11 +1,13 @@
 """The way from a request through Ray and Serve to an engine and back. vLLM is a stub: a package of its name that the replica finds first."""
 
+import gc
 import os
 import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from tiny import tiny_language_model
 
@@ -115,6 +117,24 @@ def test_what_the_cache_holds_starts_no_engine(model, corpus, tmp_path):
     with open_texts(config, corpus, tmp_path / "no model", model_fingerprint="known", progress=False) as texts:
         assert texts([request]) == {request: "It went on after 0."} and texts([]) == {}
         assert texts.summary().counts.cached == 1
+
+
+def test_a_service_that_is_killed_comes_back_with_documents_that_ray_does_not_send_along(model, corpus, tmp_path, capfd):
+    """What is larger than 100 KB goes through Ray's object store, and is forgotten there when nobody holds it."""
+    documents = replace(corpus.unlabeled, contents=tuple(f"{text} {'and so on ' * 2000}" for text in corpus.unlabeled.contents))
+    large = replace(corpus, unlabeled=documents)
+    config = AugmentConfig(cache=str(tmp_path / "cache"), document_words=8)
+    first, second = (TextRequest(large.unlabeled.ids[place], "input") for place in (0, 1))
+    with open_texts(config, large, model, progress=False) as texts:
+        assert first in texts([first])
+        gc.collect()
+        (service,) = (
+            one for one in psutil.Process().children(recursive=True) if one.cmdline()[:1] and one.cmdline()[0].startswith("ray::_TextActor")
+        )
+        service.kill()
+        service.wait(60)
+        assert second in texts([second])
+    assert "object store" not in capfd.readouterr().err  # a warning of Ray's, for the person at the terminal
 
 
 @pytest.mark.parametrize("kind", [ServiceError, DataError])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray import cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from selftrain.config import AugmentConfig
@@ -47,8 +48,11 @@ def start_actor(config: AugmentConfig, corpus: Corpus, model: Path | str, model_
     if on_cluster(config) and config.gpus == "auto":
         config = alone(config, hardware_of_cluster())
     here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+    # As an argument, a large corpus would be in the object store as long as the actor takes to start, and a restarted one would not find it again. A reference
+    # that travels as bytes holds it until the session ends (and Ray prints no warning).
+    kept = cloudpickle.dumps(ray.put(corpus))
     actor = _TextActor.options(scheduling_strategy=here).remote(  # type: ignore[attr-defined]
-        config, corpus, name_on_nodes(config, model, alone=is_alone()), model_fingerprint, cache_location(config.cache)
+        config, kept, name_on_nodes(config, model, alone=is_alone()), model_fingerprint, cache_location(config.cache)
     )
     ray.get(actor.progress.remote())
     return RemoteTexts(actor)
@@ -61,7 +65,8 @@ class _TextActor(TextService):
     Killed, it is restarted and asked again: what it had cached is there, and the engine went on.
     """
 
-    def __init__(self, config: AugmentConfig, corpus: Corpus, model: str, model_fingerprint: str, cache: str) -> None:
+    def __init__(self, config: AugmentConfig, kept: bytes, model: str, model_fingerprint: str, cache: str) -> None:
+        corpus: Corpus = ray.get(cloudpickle.loads(kept))
         actor = ray.get_runtime_context()
         engine = make_engine(config, model, application=f"selftrain-{actor.get_actor_id()}", owner=actor.current_actor)
         super().__init__(config, corpus, model_fingerprint, TextCache(cache), engine)
