@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 
 from selftrain.runtime.background import Call, in_order
+from selftrain.runtime.signals import interruptible
 
 
 def test_results_come_in_order_whichever_ends_first_and_so_many_at_the_same_time() -> None:
@@ -53,7 +54,7 @@ def test_an_error_is_raised_when_its_turn_comes() -> None:
 def test_a_signal_ends_the_wait() -> None:
     forever = threading.Event()
     call = Call(forever.wait, "test")
-    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), interruptible():  # a shell's background process is started with SIGINT ignored
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
         call.result()
     forever.set()
