@@ -182,3 +182,24 @@ def test_unknown_method_names_the_nearest():
 def test_a_request_is_its_own_key():
     assert TextRequest("a", "input") == TextRequest("a", "input", -1, 0)
     assert len({TextRequest("a", "input", sample=0), TextRequest("a", "input", sample=1), TextRequest("a", "conditional", 0)}) == 3
+
+
+@pytest.mark.parametrize("samples", [{"input_augmentation": False}, {}], ids=["documents", "continuations"])
+def test_a_corpus_of_several_blocks_is_learned_as_one_block_is(corpus, tmp_path, monkeypatch, samples):
+    """The numbers of an embedding may differ in their last digit with what else is in its batch; which documents are kept may not."""
+    writer = Writer(corpus, missing=lambda request: request.document_id[0] in "0123")
+    whole, history = trained(corpus, tmp_path / "a", writer, first_share=0.3, last_share=0.6, **samples)
+    monkeypatch.setattr("selftrain.methods.zero_shot.selection.BLOCK", 7)
+    cut = Writer(corpus, missing=writer.missing)
+    found, others = trained(corpus, tmp_path / "b", cut, first_share=0.3, last_share=0.6, **samples)
+    assert found.selection.groups == whole.selection.groups and len(found.selection) > 7
+    assert [round_["loss"] for round_ in others.rounds] == pytest.approx([round_["loss"] for round_ in history.rounds], rel=1e-3)
+    asked = [{request.kind for request in requests}.pop() for requests in cut.asked]
+    if samples:
+        assert set(asked) == {"conditional"}
+        return
+    # In each round the continuations of one block after the other, then those of the selected documents, then the texts on their labels.
+    assert asked == (["input"] * 5 + ["conditional"]) * 2
+    assert [len(requests) for requests in cut.asked[:4]] == [7, 7, 7, 3]
+    assert set(found._continuations) == set(found.selection.label_of)  # nobody holds those of all documents
+    assert [{request.kind for request in requests}.pop() for requests in writer.asked].count("input") == 1

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from selftrain.methods.zero_shot.selection import Selection, batch_of, growing_size, most_confident_per_class
+from selftrain.methods.zero_shot.selection import Ranking, Selection, batch_of, growing_size, most_confident_per_class
 
 
 def select(rows, size):
@@ -87,3 +87,26 @@ def test_a_batch_takes_every_document_of_a_class_that_is_as_large_as_its_share()
     for seed in range(5):
         batch = batch_of(selection, 3, np.random.default_rng(seed))
         assert sorted(batch[:3]) == [2, 4, 7] and set(batch[3:]) <= {1, 3} and len(batch) == 6
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    arrays(np.float32, st.tuples(st.integers(1, 30), st.integers(2, 4)), elements=st.sampled_from([0.0, 0.25, 0.5, 0.75])),
+    st.integers(1, 8),
+    st.randoms(),
+)
+def test_rankings_of_parts_merge_to_that_of_the_whole(rows, size, random):
+    confidence, targets = torch.from_numpy(rows), torch.arange(rows.size).reshape(rows.shape)
+    whole = Ranking.of(confidence, targets, size)
+    owners = [random.randrange(3) for _ in rows]
+    members = [[index for index, owner in enumerate(owners) if owner == part] for part in range(3)]
+    parts = [Ranking.of(confidence[part], targets[part], size, part) for part in members]
+    random.shuffle(parts)
+    found = Ranking.merged(parts, size)
+    for name in ("documents", "labels", "confidence", "targets"):
+        assert torch.equal(getattr(found, name), getattr(whole, name)), name
+    assert found.seen == len(rows) and found.mean_confidence == pytest.approx(rows.max(axis=1).mean())
+    assert all(len(part.documents) <= size * rows.shape[1] for part in parts)  # Q is kept of what may be kept alone
+    selection = most_confident_per_class(confidence, targets, size)
+    assert found.selection().groups == selection.groups and found.selection().label_of == selection.label_of
+    assert [index for group in selection.groups for index in group] == found.documents.tolist()

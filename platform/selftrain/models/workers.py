@@ -91,6 +91,14 @@ class Workers:
         # A worker without an item encodes the first and keeps no row of it: an empty tensor made here would not be on the encoder's device.
         return self.gather(encode(mine or items[:1])[: len(mine)], len(items)).detach()
 
+    def together(self, mine: Sequence[Item]) -> list[Item]:
+        """The items of all workers, those of the first one first; they are sent as pickles."""
+        if self.size == 1:
+            return list(mine)
+        everyone: list[Any] = [None] * self.size
+        dist.all_gather_object(everyone, list(mine))
+        return [item for items in everyone for item in items]
+
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """The mean of the workers' gradients: with `gather`, exactly the gradient of the whole batch."""
         if self.size == 1:

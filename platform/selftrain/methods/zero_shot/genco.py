@@ -18,6 +18,8 @@ Differs: the paper's form is the default; options named `released_*`, or with a 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -25,11 +27,11 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 
-from selftrain.data.texts import TextChannel, TextRequest, continuations
+from selftrain.data.texts import TextChannel, TextRequest
 from selftrain.errors import ConfigError
 from selftrain.methods.base import Options
 from selftrain.methods.losses import similarity, text_to_generated, text_to_label
-from selftrain.methods.zero_shot.selection import SelectingMethod, batch_of, most_confident_per_class, shares_grow
+from selftrain.methods.zero_shot.selection import SelectingMethod, batch_of, blocks, shares_grow
 from selftrain.models.encoder import TextEncoder
 
 
@@ -44,6 +46,21 @@ def soft_targets(scores: torch.Tensor, tau: float) -> torch.Tensor:
     if not 0 < tau <= 1:
         raise ConfigError(f"tau must be above 0 and at most 1 (got {tau}).", parameter="tau")
     return F.softmax(scores.detach() / tau, dim=-1)
+
+
+@dataclass(frozen=True)
+class GenCoScorer:
+    """P and Q of embeddings (equations 3 and 4)."""
+
+    prototypes: torch.Tensor  # [L, D]
+    scale: float  # of the similarity in P
+    target_scale: float  # of that in Q
+    tau: float
+
+    def __call__(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(P, Q), `[N, L]` each, of embeddings `[N, D]`."""
+        confidence = torch.softmax(similarity(embeddings, self.prototypes, self.scale), dim=-1)
+        return confidence, soft_targets(similarity(embeddings, self.prototypes, self.target_scale), self.tau)
 
 
 class GenCoOptions(Options):
@@ -102,7 +119,8 @@ class GenCo(SelectingMethod):
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
-        self._continuations: list[list[str]] | None = None
+        self._continuations: dict[int, list[str]] = {}  # document index -> its continuations, of the selected documents at least
+        self._all_continuations: dict[int, list[str]] | None = None
         self._conditional: dict[int, list[tuple[str, torch.Tensor]]] = {}  # document index -> (text, its Q) of the present round
 
     def texts_wanted(self) -> int:
@@ -116,27 +134,14 @@ class GenCo(SelectingMethod):
         return inputs + pairs * self.conditional_samples
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
-        documents = self.corpus.unlabeled
-        dimensions = self.encoder.dimensions
-        prototypes = self.prototypes()
-        if self.options.input_augmentation:
-            continuations = self._input_texts(texts)
-            indices = range(len(documents))
-            embeddings = self.workers.encode(
-                lambda mine: self.encoder.encode_augmented([documents.contents[i] for i in mine], [continuations[i] for i in mine]),
-                indices,
-                dimensions,
-            )
-        else:
-            embeddings = self.workers.encode(self.encoder.encode, documents.contents, dimensions)
-        scores = similarity(embeddings, prototypes, self.scale)
-        confidence = torch.softmax(scores, dim=-1)  # P, equation 3
-        targets = soft_targets(self._target_scores(embeddings, prototypes), self.options.tau)  # Q, equation 4
-        self.selection = most_confident_per_class(confidence, targets, self.selection_size(round_))
-        figures = self.selection_figures(confidence)
+        scorer = self._scorer(self.prototypes())
+        samples = self.input_samples if self.options.input_augmentation else 0
+        ranking = self.select(round_, scorer, texts, samples=samples)
+        figures = self.selection_figures(ranking)
+        self._continuations = self.continuations_of(self.selection.label_of, texts, samples) if samples else {}
         self._conditional = {}
         if self.options.conditional_augmentation:
-            figures |= self._conditional_texts(texts, prototypes, dimensions)
+            figures |= self._conditional_texts(texts, scorer)
         return figures
 
     def step(self, round_: int, step: int) -> dict[str, float]:
@@ -158,7 +163,6 @@ class GenCo(SelectingMethod):
 
         keys: list[tuple[int, list[str]]] = []
         if self.options.input_augmentation:
-            assert self._continuations is not None
             keys = [(place, self._continuations[index]) for place, index in enumerate(batch) if self._continuations[index]]
         if keys:
             if trained == originals:
@@ -181,16 +185,18 @@ class GenCo(SelectingMethod):
             return self.embed([group[int(rng.integers(len(group)))] for group in self.corpus.label_prompts()])
         return self.label_embeddings()
 
-    def _target_scores(self, embeddings: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
-        return similarity(embeddings, prototypes, 1.0 if self.options.target_similarity == "released" else self.scale)
+    def _scorer(self, prototypes: torch.Tensor) -> GenCoScorer:
+        return GenCoScorer(prototypes, self.scale, 1.0 if self.options.target_similarity == "released" else self.scale, self.options.tau)
 
-    def _input_texts(self, texts: TextChannel) -> list[list[str]]:
-        """K continuations of every unlabeled document (section 3.2): asked for once, before the first pseudo-labels."""
-        if self._continuations is None:
-            self._continuations = continuations(texts, self.corpus.unlabeled.ids, self.input_samples)
-        return self._continuations
+    def continuations_of(self, indices: Iterable[int], texts: TextChannel, samples: int) -> dict[int, list[str]]:
+        """K continuations of documents (section 3.2). Of a corpus that is one block, those of every document are asked for once, before the first pseudo-labels."""
+        if len(blocks(range(len(self.corpus.unlabeled)))) > 1:
+            return super().continuations_of(indices, texts, samples)
+        if self._all_continuations is None:
+            self._all_continuations = super().continuations_of(range(len(self.corpus.unlabeled)), texts, samples)
+        return self._all_continuations
 
-    def _conditional_texts(self, texts: TextChannel, prototypes: torch.Tensor, dimensions: int) -> dict[str, float]:
+    def _conditional_texts(self, texts: TextChannel, scorer: GenCoScorer) -> dict[str, float]:
         """M texts a kept (document, pseudo-label) pair (section 3.3), each with its own Q; the channel's cache is GenDict."""
         ids, pairs = self.corpus.unlabeled.ids, sorted(self.selection.label_of.items())
         wanted = [TextRequest(ids[index], "conditional", label, sample) for index, label in pairs for sample in range(self.conditional_samples)]
@@ -202,9 +208,7 @@ class GenCo(SelectingMethod):
                 if text := answers.get(TextRequest(ids[index], "conditional", label, sample)):
                     owners.append(index)
                     written.append(text)
-        embeddings = self.workers.encode(self.encoder.encode, written, dimensions)
-        confidence = torch.softmax(similarity(embeddings, prototypes, self.scale), dim=-1)
-        targets = soft_targets(self._target_scores(embeddings, prototypes), self.options.tau)
+        confidence, targets = scorer(self.workers.encode(self.encoder.encode, written, self.encoder.dimensions))
         for place, index in enumerate(owners):
             self._conditional.setdefault(index, []).append((written[place], targets[place]))
         agree = [int(confidence[place].argmax()) == self.selection.label_of[index] for place, index in enumerate(owners)]

@@ -16,6 +16,7 @@ differ in the method alone.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -27,7 +28,7 @@ from selftrain.data.sentences import sentences
 from selftrain.data.texts import TextChannel
 from selftrain.methods.base import Options
 from selftrain.methods.losses import similarity, text_to_generated, text_to_label
-from selftrain.methods.zero_shot.selection import SelectingMethod, batch_of, most_confident_per_class, shares_grow
+from selftrain.methods.zero_shot.selection import SelectingMethod, batch_of, shares_grow
 
 
 class PESCOOptions(Options):
@@ -51,6 +52,19 @@ class PESCOOptions(Options):
     _shares_grow = model_validator(mode="after")(shares_grow)
 
 
+@dataclass(frozen=True)
+class HardScorer:
+    """P of embeddings (GenCo's equation 3), and one-hot pseudo-labels for Q."""
+
+    prototypes: torch.Tensor  # [L, D]
+    scale: float
+
+    def __call__(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(P, one-hot argmax of P), `[N, L]` each, of embeddings `[N, D]`."""
+        confidence = torch.softmax(similarity(embeddings, self.prototypes, self.scale), dim=-1)
+        return confidence, F.one_hot(confidence.argmax(dim=1), len(self.prototypes)).to(confidence.dtype)
+
+
 class PESCO(SelectingMethod):
     """See the module's docstring."""
 
@@ -68,14 +82,12 @@ class PESCO(SelectingMethod):
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         prototypes = self.prototypes()
-        confidence = torch.softmax(similarity(self._encode(list(self.corpus.unlabeled.contents)), prototypes, self.scale), dim=-1)
-        hard = F.one_hot(confidence.argmax(dim=1), len(self.corpus.labels)).to(confidence.dtype)
-        self.selection = most_confident_per_class(confidence, hard, self.selection_size(round_))
+        ranking = self.select(round_, HardScorer(prototypes, self.scale), texts)
         self._sentences = self._chosen_sentences(round_, prototypes)
         if self.encoder.frozen:  # in large batches, instead of a few texts in every step
             labels, prompts = self.selection.label_of, self.corpus.label_prompts()
             self.encoder.encode([self.positive(index, prompt) for index, label in sorted(labels.items()) for prompt in prompts[label]])
-        return self.selection_figures(confidence)
+        return self.selection_figures(ranking)
 
     def step(self, round_: int, step: int) -> dict[str, float]:
         rng = np.random.default_rng([self.seed, round_, step])
