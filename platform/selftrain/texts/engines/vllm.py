@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -26,12 +27,14 @@ from selftrain.runtime.devices import CARD_MEMORY
 from selftrain.runtime.hardware import Claim
 from selftrain.runtime.ray_start import close_serves_port, is_alone
 from selftrain.runtime.watch import why_it_died
+from selftrain.texts.engines.messages import Messages
 from selftrain.texts.engines.resilient import MAX_DEATHS, POLL_SECONDS, EngineGone, Written
 
 ENGINE_GB = 3.0  # vLLM, the text service and Ray Serve's controller, without weights and key-value cache
 ENGINE_CPUS = 1.0  # logical CPUs of the replica; on GPUs with tensor parallelism vLLM's workers are its processes
 # Serve takes a replica as dead when it misses three checks. On few cores a step of the model may hold up the process that would answer.
 CHECK_SECONDS, CHECK_PATIENCE_SECONDS = 2.0, 60.0
+_MESSAGES = 8  # that the prompts which an engine works on travel in
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
@@ -118,6 +121,7 @@ class VllmDeployment:
         self._owner = owner
         self._restarted = ray.get_runtime_context().was_current_actor_reconstructed
         self._handle: Any = None
+        self._messages = Messages(self._ask, max(1, config.concurrent_requests // _MESSAGES))
         self._replicas: dict[str, _Replica] = {}
         self._unreported: list[str] = []  # deaths while the application started
 
@@ -156,11 +160,14 @@ class VllmDeployment:
 
     async def complete(self, prompt: str, options: dict[str, Any]) -> Written:
         """See `Deployment.complete`."""
+        return await self._messages.ask((prompt, options))
+
+    async def _ask(self, prompts: list[tuple[str, dict[str, Any]]]) -> Sequence[Written | Exception]:
         from ray.exceptions import OutOfMemoryError, RayActorError
         from ray.serve.exceptions import RayServeException
 
         try:
-            found: Written = await self._handle.complete.remote(prompt, options)
+            found: Sequence[Written | Exception] = await self._handle.complete.remote(prompts)
         except (RayActorError, OutOfMemoryError, RayServeException) as error:
             raise EngineGone from error
         return found
@@ -257,12 +264,13 @@ class VllmReplica:
     async def wait_until_ready(self) -> None:
         """Returns as soon as a replica answers."""
 
-    async def complete(self, prompt: str, options: dict[str, Any]) -> Written:
-        """Complete one prompt.
+    async def complete(self, prompts: Sequence[tuple[str, dict[str, Any]]]) -> list[Written | Exception]:
+        """The completion of each prompt with its options, or why there is none: a ValueError where vLLM refuses it, for instance because it is too long."""
+        written = await asyncio.gather(*(self._complete(*prompt) for prompt in prompts), return_exceptions=True)
+        # vLLM's own classes would have to be imported where they arrive.
+        return [(ValueError if isinstance(one, ValueError) else RuntimeError)(str(one)) if isinstance(one, BaseException) else one for one in written]
 
-        Raises:
-            ValueError: vLLM refuses it, for instance because it is too long.
-        """
+    async def _complete(self, prompt: str, options: dict[str, Any]) -> Written:
         if self._chat:
             prompt = self._tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
         future: Future[Written] = Future()
