@@ -3,12 +3,16 @@ in tests/e2e; here a stand-in for its context says which worker this is and keep
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 import ray.train
 import ray.train.torch
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
 from by_hand import LinearEncoder
 from few_labels import SHORT, WORDS, toy
 
@@ -119,7 +123,7 @@ def test_threads_are_those_of_the_experiment_or_a_share_of_the_processors(worker
 
 def test_texts_are_asked_for_by_the_first_worker_and_told_to_all(monkeypatch):
     request = TextRequest("a", "input")
-    asked, sent = [], []
+    asked = []
 
     def channel(requests):
         asked.append(list(requests))
@@ -127,16 +131,31 @@ def test_texts_are_asked_for_by_the_first_worker_and_told_to_all(monkeypatch):
 
     assert workers_of_ray._asked_once(channel, Workers()) is channel
 
-    def broadcast(answers, src):
+    said: list[list[object]] = [[], []]  # by the first worker, then to the second
+
+    def broadcast(message, src):
         assert src == 0
-        sent.append(answers[0])
-        answers[0] = {request: "text"}
+        said[1 if turn else 0].append(message[0])
+        message[0] = said[0][len(said[1]) - 1] if turn else message[0]
 
     monkeypatch.setattr(workers_of_ray.dist, "broadcast_object_list", broadcast)
-    for rank, own in ((0, {request: "text"}), (1, None)):
-        assert workers_of_ray._asked_once(channel, Workers(rank, 2))([request]) == {request: "text"}
-        assert sent[-1] == own
+    for turn in (0, 1):
+        assert workers_of_ray._asked_once(channel, Workers(turn, 2))([request]) == {request: "text"}
+    assert said == [[True, {request: "text"}], [None, None]]
     assert asked == [[request]]
+
+
+def wait_for_the_first(rank, file):
+    workers_of_ray._BEAT_SECONDS = 0.5
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2, timeout=timedelta(seconds=2))
+    begun = time.monotonic()
+    assert workers_of_ray.once(Workers(rank, 2), lambda: time.sleep(5) or rank) == 0
+    assert time.monotonic() - begun > 4
+    dist.destroy_process_group()
+
+
+def test_workers_wait_for_the_first_longer_than_the_process_group_lets_them_wait_for_a_message(tmp_path):
+    torch.multiprocessing.spawn(wait_for_the_first, (tmp_path / "store",), nprocs=2)
 
 
 def test_the_users_error_is_found_wherever_ray_has_put_it():

@@ -179,6 +179,11 @@ class TrainingConfig(Section):
     )
     max_failures: int = Field(1, ge=0, description="restarts of the worker group from its last checkpoint")
     storage: str | None = Field(None, description="shared folder for checkpoints on a cluster; default: the run's own folder")
+    pseudo_labeling: Literal["auto", "workers", "cluster"] = Field(
+        "auto",
+        description="what scores all unlabeled documents before a round of GenCo or PESCO: the training workers, or actors wherever the Ray cluster has room; "
+        "auto: actors for 100,000 documents and more where several nodes have room; a head or BiLSTM, which no worker trains, scores in its own process",
+    )
 
 
 class EvaluationConfig(Section):

@@ -20,6 +20,11 @@ class Call(Generic[Result]):
         self._thread = threading.Thread(target=self._call, name=name, daemon=True)
         self._thread.start()
 
+    def ended(self, seconds: float) -> bool:
+        """Whether `work` ends within `seconds`."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
     def result(self) -> Result:
         """What `work` returned, or raised, once it has ended."""
         while self._thread.is_alive():

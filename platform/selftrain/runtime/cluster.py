@@ -46,7 +46,7 @@ def needs(experiment: Experiment, engine: Needs | None, *, trainings: int = 1) -
         trainings: at the same time; 0 where texts are all that is wanted.
     """
     training = experiment.training
-    workers = training.workers * trainings
+    workers = (training.workers + (training.pseudo_labeling == "cluster")) * trainings  # one actor is enough
     cpus = 1.0 + workers
     gpu = decided(training.gpu, "training.gpu") if training.gpu != "auto" else 0.0
     claims = (Claim("training.gpu", gpu, training.placement),) * workers if gpu or training.placement else ()

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,7 +22,9 @@ from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel, TextRequest
 from selftrain.errors import ProcessDied, SelfTrainError
 from selftrain.methods.recipe import Recipe
+from selftrain.methods.zero_shot.selection import SelectingMethod
 from selftrain.models.workers import Workers
+from selftrain.passes.pseudo_labeling import ClusterRanking, on_cluster
 from selftrain.runtime.background import Call
 from selftrain.runtime.devices import decide, keep_to_share
 from selftrain.runtime.hardware import hardware_of_cluster
@@ -33,6 +35,9 @@ from selftrain.training.steps import FollowedSteps, StepFile
 
 _STATE = "state.pt"
 _CONTROLLERS = 3  # that are started, one after the other
+_BEAT_SECONDS = 60.0  # between two words of a worker that the others wait for
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -188,23 +193,40 @@ def _worker(sent: dict[str, Any]) -> None:
     if (checkpoint := ray.train.get_checkpoint()) is not None:
         with checkpoint.as_directory() as folder:
             resume = torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True)
+    if isinstance(method, SelectingMethod) and once(workers, lambda: on_cluster(recipe.training, len(method.corpus.unlabeled))):
+        ranked = ClusterRanking.of_recipe(recipe, config["corpus"], config["texts"])
+        method.ranking_pass = lambda *asked: once(workers, lambda: ranked(*asked))
     texts = _asked_once(config["texts"], workers)
     step_done = StepFile(config["steps"]) if config["steps"] is not None and workers.rank == 0 else None
     train(method, texts=texts, report=report, seed=config["seed"], validation=config["validation"], resume=resume, step_done=step_done)
 
 
+def once(workers: Workers, work: Callable[[], Result]) -> Result:
+    """What `work` returns, called in the first worker alone; the others wait for it, however long it takes."""
+    if workers.size == 1:
+        return work()
+    call = Call(work, "selftrain-once") if workers.rank == 0 else None
+    # Nobody waits for one message longer than a process group allows (half an hour).
+    for _ in iter(lambda: _from_first(None if call is None else call.ended(_BEAT_SECONDS)), True):
+        continue
+    result: Result = _from_first(None if call is None else call.result())
+    return result
+
+
+def _from_first(value: Any) -> Any:
+    """The first worker's `value`, in all of them."""
+    sent = [value]
+    dist.broadcast_object_list(sent, src=0)
+    return sent[0]
+
+
 def _asked_once(texts: TextChannel, workers: Workers) -> TextChannel:
     """A channel that asks once, in the first worker, and gives all workers the answers."""
-    if workers.size == 1:
-        return texts
 
     def ask(requests: Sequence[TextRequest]) -> Mapping[TextRequest, str]:
-        answers: list[Any] = [dict(texts(requests)) if workers.rank == 0 else None]
-        dist.broadcast_object_list(answers, src=0)
-        result: Mapping[TextRequest, str] = answers[0]
-        return result
+        return once(workers, lambda: dict(texts(requests)))
 
-    return ask
+    return texts if workers.size == 1 else ask
 
 
 def _user_error(error: BaseException | None) -> SelfTrainError | None:

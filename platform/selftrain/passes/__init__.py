@@ -1,0 +1,1 @@
+"""Passes over large data: Ray Data over documents by reference."""
