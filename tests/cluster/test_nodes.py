@@ -1,0 +1,142 @@
+"""A cluster of three nodes that share nothing but the network (tests/nodes.py), an object store and a tracking server."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+from nodes import PROGRAMS, Network, Node, network, why_not
+from safetensors.numpy import load_file
+from tiny import tiny_backbone
+
+pytestmark = [pytest.mark.ray, pytest.mark.skipif(bool(why_not()), reason=f"needs nodes of its own: {why_not()}")]
+
+WORDS = {"sport": ("match", "goal", "team", "player", "coach"), "business": ("bank", "profit", "market", "shares", "economy")}
+SELFTRAIN = (sys.executable, "-c", "import sys; from selftrain.cli import main; sys.exit(main())")
+MOTO = "from moto.server import ThreadedMotoServer; s = ThreadedMotoServer('0.0.0.0', 9000, verbose=False); s.start(); import threading; threading.Event().wait()"
+BUCKET = "import s3fs; s3fs.S3FileSystem().mkdir('shared')"
+NOTICED_SECONDS = 60  # that a dead node may take to be noticed
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Network]:
+    """Three nodes with a CPU each, on all of which the encoder lies; on the head's disk alone the documents and the experiment."""
+    with network() as made:
+        services = made.services
+        services.popen(sys.executable, "-c", MOTO, environment=made.environment, log=made.folder / "moto.log")
+        tracking = [str(PROGRAMS / "mlflow"), "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "1", "--allowed-hosts", "*"]
+        services.popen(*tracking, environment={**made.environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, log=made.folder / "mlflow.log")
+        for _ in range(3):
+            made.add(cpus=1)
+        tiny_backbone(made.folder / "parts").save_pretrained(str(made.folder / "encoder"))
+        for node in made.nodes:
+            node.take(made.folder / "encoder", "encoder")
+        write_experiment(made.nodes[0].work)
+        wait_for(lambda: services.run(sys.executable, "-c", BUCKET, environment=made.environment, log=made.folder / "bucket.log") == 0, 120)
+        yield made
+
+
+def write_experiment(folder: Path) -> None:
+    """tiny.yaml, on 60 documents of two classes."""
+    with (folder / "news.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "label"])
+        for number in range(60):
+            label = ("sport", "business")[number % 2]
+            rows.writerow([f"the {WORDS[label][number % 5]} and the {WORDS[label][number // 5 % 5]} of number {number}", label])
+    document = {
+        "name": "tiny",
+        "data": {"source": "news.csv", "label_column": "label", "classes": ["sport", "business"], "test_documents": 20},
+        "model": {"encoder": "/tmp/encoder", "max_tokens": 16},
+        "method": {
+            "name": "genco",
+            "input_augmentation": False,
+            "conditional_augmentation": False,
+            "rounds": 3,
+            "steps_per_round": 20,
+            "per_class": 4,
+        },
+        "training": {"threads": 1, "gpu": False, "storage": "s3://shared/checkpoints"},
+        "evaluation": {"map": "none"},
+    }
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+
+
+def wait_for(condition, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.5)
+
+
+def start(cluster: Network, output: str, *changes: str) -> psutil.Popen:
+    """`selftrain run tiny.yaml` on the head, as a driver of the cluster."""
+    head = cluster.nodes[0]
+    sets = [word for change in (f"output={output}", *changes) for word in ("--set", change)]
+    return head.popen(
+        *SELFTRAIN,
+        "run",
+        "tiny.yaml",
+        "--address",
+        f"{head.address}:6379",
+        *sets,
+        environment=cluster.environment,
+        log=cluster.folder / f"{output}.log",
+    )
+
+
+def ended(cluster: Network, output: str, process: psutil.Popen) -> tuple[dict, dict[str, np.ndarray]]:
+    """(figures, weights) of a run that has to succeed."""
+    log = cluster.folder / f"{output}.log"
+    assert process.wait(timeout=400) == 0, log.read_text(encoding="utf-8")[-4000:]
+    (folder,) = (cluster.nodes[0].work / output).glob("tiny-*")
+    (weights,) = (folder / "bundle").rglob("model.safetensors")
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8")), load_file(weights)
+
+
+def with_process(cluster: Network, name: str) -> list[Node]:
+    """The nodes on which a process of this name runs."""
+    return [node for node in cluster.nodes if any(name in process.name() for process in node.processes())]
+
+
+@pytest.fixture(scope="module")
+def one_worker(cluster):
+    """(figures, weights) of the run with one worker."""
+    return ended(cluster, "one", start(cluster, "one"))
+
+
+def assert_same(found, expected) -> None:
+    """The same run but for the order in which floats were added."""
+    (figures, weights), (others, expected_weights) = found, expected
+    assert figures["variants"].keys() == others["variants"].keys()
+    for name, value in expected_weights.items():
+        np.testing.assert_allclose(weights[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_two_workers_on_two_nodes_train_what_one_does(cluster, one_worker):
+    process = start(cluster, "two", "training.workers=2")
+    wait_for(lambda: len(with_process(cluster, "RayTrainWorker")) == 2 or process.poll() is not None, 120)
+    assert_same(ended(cluster, "two", process), one_worker)
+
+
+def test_actors_on_other_nodes_make_the_pseudo_labels_of_one_process(cluster, one_worker):
+    process = start(cluster, "ranked", "training.pseudo_labeling=cluster")
+    found = ended(cluster, "ranked", process)
+    for name, value in one_worker[1].items():
+        np.testing.assert_array_equal(found[1][name], value, err_msg=name)
+
+
+def test_a_node_that_is_gone_is_noticed_and_the_run_ends_as_if_it_had_not_been(cluster, one_worker):
+    process = start(cluster, "lost", "training.workers=2", "method.steps_per_round=20")
+    wait_for(lambda: len(with_process(cluster, "RayTrainWorker")) == 2 or process.poll() is not None, 120)
+    lost = next(node for node in with_process(cluster, "RayTrainWorker") if node is not cluster.nodes[0])
+    lost.kill()
+    assert_same(ended(cluster, "lost", process), one_worker)

@@ -1,0 +1,176 @@
+"""Nodes of a cluster on one machine: each a network, a process tree and mounts of its own, so that two share nothing but the network between them.
+
+A node has its own address, /tmp, /dev/shm, home and working folder, and no way to see another's. The repository and its virtual environment, which would be an
+image on real nodes, are there for all. The node's first process holds everything: killed, the whole node is gone at once, as a machine that loses its power.
+That takes root and Linux's `unshare`; `why_not` says what is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAMS = Path(sys.executable).parent
+NETWORK = "10.77.0"
+_HOLD = "mount -t proc proc /proc && ip link set lo up && exec sleep infinity"
+
+
+def why_not() -> str:
+    """Why this machine cannot have nodes; empty where it can."""
+    missing = [program for program in ("unshare", "nsenter", "ip", "mount") if shutil.which(program) is None]
+    if missing:
+        return f"{', '.join(missing)} not installed"
+    tried = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, text=True, check=False)
+    return tried.stderr.strip()
+
+
+class Node:
+    """One node; `kill` ends it as a power cut would."""
+
+    def __init__(self, number: int, folder: Path) -> None:
+        self.address, self.folder = f"{NETWORK}.{number}", folder
+        self._holder = subprocess.Popen(
+            ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--propagation", "private", "sh", "-c", _HOLD],
+            stdin=subprocess.DEVNULL,
+        )
+        end = time.monotonic() + 20
+        while not (found := psutil.Process(self._holder.pid).children()) or found[0].name() != "sleep":
+            assert time.monotonic() < end and self._holder.poll() is None
+            time.sleep(0.05)
+        self._first = found[0].pid
+        self._mount()
+
+    def _mount(self) -> None:
+        """A /tmp, a /dev/shm and a home of its own; what lies in the machine's /tmp and belongs to everybody stays there."""
+        own = self.folder / "tmp"
+        lines = ["mount -t tmpfs -o size=400m tmpfs /dev/shm"]
+        for path in {ROOT, PROGRAMS.parent, Path(sys.base_prefix), Path(os.environ.get("HF_HOME", "/nowhere"))}:
+            if path.is_relative_to("/tmp"):
+                inside = own / path.relative_to("/tmp")
+                inside.mkdir(parents=True)
+                lines.append(f"mount --bind {path} {inside}")
+        (own / "home").mkdir(parents=True)
+        (own / "work").mkdir()
+        lines.append(f"mount --rbind {own} /tmp")
+        done = subprocess.run(self._inside("sh", "-ec", "\n".join(lines)), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def _inside(self, *command: str) -> list[str]:
+        return ["nsenter", "--target", str(self._first), "--net", "--mount", "--pid", *command]
+
+    def connect(self, bridge: Node) -> None:
+        """Join the network of `bridge`, which is a node too."""
+        outer, inner = f"to{self._first}", "eth0"
+        for command in (
+            ["ip", "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", str(self._first)],
+            ["ip", "link", "set", outer, "netns", str(bridge._first)],
+            bridge._inside("ip", "link", "set", outer, "master", "bridge", "up"),
+            self._inside("ip", "address", "add", f"{self.address}/24", "dev", inner),
+            self._inside("ip", "link", "set", inner, "up"),
+        ):
+            subprocess.run(command, check=True, capture_output=True)
+
+    def popen(self, *command: str, environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+        """Start a command in the node's working folder; what it prints goes to `log`, here."""
+        words = ["sh", "-c", 'cd /tmp/work && exec "$@"', "sh", *command]
+        with log.open("ab") as file:
+            return subprocess.Popen(self._inside(*words), env=dict(environment), stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+
+    def run(self, *command: str, environment: Mapping[str, str], log: Path, seconds: float = 300) -> int:
+        """`popen`, to its end; the exit code."""
+        return self.popen(*command, environment=environment, log=log).wait(timeout=seconds)
+
+    def take(self, source: Path, name: str) -> None:
+        """A copy of a folder as /tmp/`name`."""
+        shutil.copytree(source, self.folder / "tmp" / name)
+
+    def processes(self) -> list[psutil.Process]:
+        """What runs on it, by this machine's numbers."""
+        space = os.readlink(f"/proc/{self._first}/ns/pid")
+        found = []
+        for process in psutil.process_iter(["name"]):
+            with suppress(OSError):
+                if os.readlink(f"/proc/{process.pid}/ns/pid") == space:
+                    found.append(process)
+        return found
+
+    @property
+    def work(self) -> Path:
+        """Its working folder as this machine sees it: no other node does."""
+        return self.folder / "tmp" / "work"
+
+    def kill(self) -> None:
+        """End everything on it at once."""
+        self._holder.kill()
+        self._holder.wait()
+
+
+class Network:
+    """Nodes that reach each other, and what runs on them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.services = self._node(1)  # where the bridge is, and services that every node reaches
+        bridge = f"ip link add bridge type bridge && ip address add {self.services.address}/24 dev bridge && ip link set bridge up"
+        subprocess.run(self.services._inside("sh", "-ec", bridge), check=True, capture_output=True)
+        self.nodes: list[Node] = []
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_", "SELFTRAIN_", "AWS_"))} | {
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": f"http://{self.services.address}:9000",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "HF_HUB_OFFLINE": "1",
+            "HOME": "/tmp/home",
+            "MLFLOW_TRACKING_URI": f"http://{self.services.address}:5000",
+            "OMP_NUM_THREADS": "1",
+            "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT / "platform"),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+
+    def _node(self, number: int) -> Node:
+        folder = self.folder / str(number)
+        folder.mkdir(parents=True)
+        return Node(number, folder)
+
+    def add(self, *arguments: str, cpus: int) -> Node:
+        """A node of the Ray cluster; the first one is its head."""
+        node = self._node(len(self.nodes) + 2)
+        node.connect(self.services)
+        joins = ["--head"] if not self.nodes else [f"--address={self.nodes[0].address}:6379"]
+        log = self.folder / f"ray-{node.address}.log"
+        command = [str(PROGRAMS / "ray"), "start", *joins, f"--node-ip-address={node.address}", f"--num-cpus={cpus}", *arguments]
+        code = node.run(*command, "--object-store-memory=100000000", "--disable-usage-stats", environment=self.environment, log=log, seconds=120)
+        assert code == 0, log.read_text(encoding="utf-8")[-3000:]
+        self.nodes.append(node)
+        return node
+
+    def close(self) -> None:
+        """End all nodes."""
+        for node in [*self.nodes, self.services]:
+            node.kill()
+
+
+@contextmanager
+def network() -> Iterator[Network]:
+    """A network without nodes yet, for the length of a `with` block."""
+    folder = Path(tempfile.mkdtemp(prefix="nodes-"))
+    made = Network(folder)
+    try:
+        yield made
+    finally:
+        made.close()
+        shutil.rmtree(folder, ignore_errors=True)
