@@ -27,7 +27,7 @@ from starlette.types import ASGIApp
 from selftrain.bundle.format import read_card, read_prototypes
 from selftrain.config.hardware import WorkerGpu
 from selftrain.errors import ConfigError, nearest
-from selftrain.passwords import has_password
+from selftrain.passwords import TOKEN_VARIABLE, has_password, read_key, read_token
 from selftrain.runtime.devices import serving_options
 from selftrain.runtime.hardware import Claim, Hardware, hardware_here, hardware_of_cluster, require_room
 from selftrain.runtime.memory import keep_trimming
@@ -35,10 +35,9 @@ from selftrain.runtime.ports import require_free_port
 from selftrain.runtime.ray_start import close_serves_port, start_ray
 from selftrain.runtime.signals import interruptible
 from selftrain.runtime.watch import guarded, ray_is_lost
-from selftrain.serving.credentials import TOKEN_VARIABLE, read_token
 from selftrain.serving.gate import Gate
 from selftrain.serving.headers import Hosts, is_local
-from selftrain.serving.language_model import Augmentation, LanguageModel, read_key, with_model_name
+from selftrain.serving.language_model import Augmentation, LanguageModel, with_model_name
 from selftrain.serving.listener import STOP_SECONDS, ConnectionLimits, Listener
 from selftrain.serving.metrics import Metrics
 from selftrain.serving.models import Models, ModelSource

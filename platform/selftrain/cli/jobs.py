@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from selftrain.cli import models, training
 from selftrain.cli.common import Parser, add_command, load_experiment, names_of
 from selftrain.errors import ConfigError, ServiceError, printable, sentence
-from selftrain.passwords import has_password, keys_with_passwords
+from selftrain.passwords import KEY_VARIABLE, has_password, keys_with_passwords
 
 if TYPE_CHECKING:
     from selftrain.runtime.jobs import Job, Jobs
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from selftrain.sweeps.space import Paper, Space
 
 _ADDRESS = "of the cluster's dashboard (default: RAY_ADDRESS, else http://127.0.0.1:8265)"
-_TRACKING, _KEY = "MLFLOW_TRACKING_URI", "SELFTRAIN_LANGUAGE_MODEL_KEY"
+_TRACKING = "MLFLOW_TRACKING_URI"
 _OWN = frozenset({"help", "address", "storage", "detach"})  # options of `submit` itself
 
 Words = Callable[["Upload"], list[str]]  # what is uploaded -> the command line on the cluster
@@ -324,5 +324,5 @@ def _say_what_stays(server: bool) -> None:
     )
     if has_password(os.environ.get(_TRACKING, "")):
         _say(f"{_TRACKING} holds a password and {shown} (where they have none, the job's figures go to mlflow.db on the storage).")
-    if server and os.environ.get(_KEY):
-        _say(f"{_KEY} {shown}.")
+    if server and os.environ.get(KEY_VARIABLE):
+        _say(f"{KEY_VARIABLE} {shown}.")
