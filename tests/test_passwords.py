@@ -72,7 +72,7 @@ def test_serves_configuration_holds_none(monkeypatch) -> None:
     assert SECRET not in str(error.value)
     given = []
     monkeypatch.setenv("MLFLOW_TRACKING_URI", ADDRESS)
-    monkeypatch.setattr("selftrain_serve.app._checked", lambda arguments: given.append(arguments) or pytest.skip.Exception())
+    monkeypatch.setattr("selftrain_serve.app.Arguments.checked", lambda arguments: given.append(arguments) or pytest.skip.Exception())
     with pytest.raises(AttributeError):
         serve([ModelSource(model="mail")])
     assert given[0]["tracking_uri"] is None and SECRET not in json.dumps(given)

@@ -6,5 +6,6 @@ routes          the paths; schemas.py has their bodies
 dispatch        from a request to a model, with a language model's continuations (language_model.py) where asked for
 models          the models by name, and the registry's champion
 batching        the thread that classifies waiting texts
+arguments       what a Serve config file says
 page            the pages in a browser: page.html, page.css, page.js, page_csv.js
 """
