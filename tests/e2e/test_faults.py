@@ -76,7 +76,7 @@ def test_processes_of_a_run_die_and_nothing_is_lost(bench, tmp_path) -> None:
     assert process.wait(faults.PATIENCE) == 0, (tmp_path / "log").read_text()[-3000:]
     assert faults.left_over(list(set(seen))) == 0
     disturbed, texts = metrics(tmp_path), list(TextCache(tmp_path / ".selftrain" / "texts").completions())
-    assert len({one.key for one in texts}) == len(texts) > 500 and all(4 <= one.generated_tokens <= 24 for one in texts)
+    assert len({one.key for one in texts}) == len(texts) >= 200 and all(0 < one.generated_tokens <= 24 for one in texts)
 
     environment = {**bench.environment, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/tracking.db"}
     ended = selftrain(tmp_path, *bench.command("run", tmp_path)[len(faults.SELFTRAIN) :], environment=environment)

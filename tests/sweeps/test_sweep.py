@@ -16,7 +16,7 @@ import yaml
 from commands import selftrain
 
 from selftrain.config import Experiment
-from selftrain.runtime.cluster import Needs, session
+from selftrain.sweeps.runner import trial_needs, workers
 from selftrain.sweeps.space import parse_space
 from selftrain.sweeps.sweep import run_sweep
 
@@ -27,7 +27,7 @@ SELFTRAIN = [sys.executable, "-c", "import sys; from selftrain.cli import main; 
 @pytest.fixture(scope="module", autouse=True)
 def one_ray():
     """All sweeps of this process share it; the one that is killed starts its own."""
-    with session(Experiment(), Needs(3.0, 0.0, 1.0)):
+    with workers(Experiment(), trial_needs(3, 0.0, None)):
         yield
 
 
