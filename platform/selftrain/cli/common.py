@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from selftrain.errors import ConfigError, SelfTrainError
+from selftrain.errors import ConfigError, SelfTrainError, say
 
 if TYPE_CHECKING:
     from selftrain.config import Experiment
@@ -112,7 +111,7 @@ def names_of(listed: str) -> list[str]:
 def say_unsent(unsent: str | None) -> int:
     """Say what the tracking store did not take, if anything; returns the exit code."""
     if unsent is not None:
-        print(f"selftrain: {unsent}", file=sys.stderr)
+        say(unsent)
     return 0 if unsent is None else 2
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from selftrain.cli import models, training
 from selftrain.cli.common import Parser, add_command, load_experiment, names_of
-from selftrain.errors import ConfigError, ServiceError, printable, sentence
-from selftrain.passwords import has_password, keys_with_passwords
+from selftrain.errors import ConfigError, ServiceError, printable, say
+from selftrain.passwords import KEY_VARIABLE, has_password, keys_with_passwords
 
 if TYPE_CHECKING:
     from selftrain.runtime.jobs import Job, Jobs
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from selftrain.sweeps.space import Paper, Space
 
 _ADDRESS = "of the cluster's dashboard (default: RAY_ADDRESS, else http://127.0.0.1:8265)"
-_TRACKING, _KEY = "MLFLOW_TRACKING_URI", "SELFTRAIN_LANGUAGE_MODEL_KEY"
+_TRACKING = "MLFLOW_TRACKING_URI"
 _OWN = frozenset({"help", "address", "storage", "detach"})  # options of `submit` itself
 
 Words = Callable[["Upload"], list[str]]  # what is uploaded -> the command line on the cluster
@@ -161,9 +161,9 @@ def _follow(jobs: Jobs, id_: str, detach: bool) -> int:
     try:
         job = jobs.follow(id_, _write)
     except KeyboardInterrupt:
-        _say(f"the job {id_} goes on; `selftrain jobs logs {id_}` follows it again, `selftrain jobs stop {id_}` stops it.")
+        say(f"the job {id_} goes on; `selftrain jobs logs {id_}` follows it again, `selftrain jobs stop {id_}` stops it.")
         return 130
-    _say(_end(job))
+    say(_end(job))
     return 2 if job.exit_code is None else job.exit_code
 
 
@@ -178,10 +178,6 @@ def _end(job: Job) -> str:
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def _say(text: str) -> None:
-    print(f"selftrain: {sentence(text)}", file=sys.stderr, flush=True)
 
 
 def _run_words(options: argparse.Namespace) -> Words:
@@ -323,6 +319,6 @@ def _say_what_stays(server: bool) -> None:
         "is not sent, because everybody who may list the jobs of the cluster would see it; the nodes must have it in the environment of `ray start`"
     )
     if has_password(os.environ.get(_TRACKING, "")):
-        _say(f"{_TRACKING} holds a password and {shown} (where they have none, the job's figures go to mlflow.db on the storage).")
-    if server and os.environ.get(_KEY):
-        _say(f"{_KEY} {shown}.")
+        say(f"{_TRACKING} holds a password and {shown} (where they have none, the job's figures go to mlflow.db on the storage).")
+    if server and os.environ.get(KEY_VARIABLE):
+        say(f"{KEY_VARIABLE} {shown}.")

@@ -11,8 +11,6 @@ from selftrain.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from selftrain.bundle.classifier import Classifier
-    from selftrain.bundle.format import BundleCard
-    from selftrain.data.corpus import Corpus
 
 
 def add_commands(commands: Any) -> None:
@@ -193,7 +191,7 @@ def _distill(options: argparse.Namespace) -> int:
     check_folder(Path(options.out) if options.out else Path(options.bundle).absolute().parent / "distilled", "out")
     from selftrain.bundle.documents import load_documents
     from selftrain.bundle.format import read_card
-    from selftrain.compress.distill import STUDENTS, describe_tiers, distill
+    from selftrain.compress.distill import STUDENTS, describe_tiers, distill, generated_texts
     from selftrain.compress.onnx import require_empty
 
     card = read_card(options.bundle)
@@ -212,19 +210,6 @@ def _distill(options: argparse.Namespace) -> int:
     print(describe_tiers(result))
     print(f"students: {result.folder}  picture: {result.folder / 'tiers.svg'}")
     return 0
-
-
-def generated_texts(card: BundleCard, corpus: Corpus) -> list[str]:
-    """Texts that a language model wrote for documents of `corpus`, from the cache of the bundle's experiment; none where there is no such cache."""
-    augment = card.experiment.get("augment") or {}
-    cache = str(augment.get("cache") or "")
-    if card.llm is None or not cache or not ("://" in cache or Path(cache).is_dir()):
-        return []
-    from selftrain.texts.cache import TextCache
-
-    wanted = set(corpus.unlabeled.ids)
-    texts = (answer.text.strip() for answer in TextCache(cache).completions() if answer.document_id in wanted and answer.kind != "classify")
-    return sorted({text for text in texts if text})
 
 
 def _register(options: argparse.Namespace) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +16,7 @@ from typing import Any
 
 from selftrain.config import Experiment
 from selftrain.config.hardware import decided
-from selftrain.errors import ResourceError
+from selftrain.errors import ResourceError, say
 from selftrain.runtime.hardware import Claim, Hardware, hardware_here, hardware_of_cluster, require_room
 from selftrain.runtime.memory import free_memory_gb, share_of_memory
 from selftrain.runtime.ray_start import join_ray, no_cluster, start_ray
@@ -113,7 +112,7 @@ def session(experiment: Experiment, wanted: Needs | Callable[[Hardware], Needs])
 def _started(wanted: Needs, gpus: int, stack: ExitStack) -> Guard:
     """A local Ray, its guard and its share of the memory."""
     free = free_memory_gb()
-    print(f"selftrain: the run needs about {wanted.memory_gb:.1f} GiB of memory, {free:.1f} GiB are free; starting Ray", file=sys.stderr, flush=True)
+    say(f"the run needs about {wanted.memory_gb:.1f} GiB of memory, {free:.1f} GiB are free; starting Ray")
     stack.enter_context(share_of_memory(wanted.memory_gb))
     guard = stack.enter_context(guarded())
     cores = len(os.sched_getaffinity(0))

@@ -14,7 +14,6 @@ import fcntl
 import gc
 import json
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import psutil
 
-from selftrain.errors import ResourceError
+from selftrain.errors import ResourceError, say
 
 _POLL_SECONDS = 2.0
 
@@ -39,13 +38,9 @@ class _Other:
     to_come_gb: float  # what it does not hold of that yet
 
 
-def _say(sentence: str) -> None:
-    print(f"selftrain: {sentence}", file=sys.stderr, flush=True)
-
-
 @contextmanager
 def share_of_memory(
-    memory_gb: float, *, folder: Path | None = None, free: Callable[[], float] | None = None, say: Callable[[str], None] = _say
+    memory_gb: float, *, folder: Path | None = None, free: Callable[[], float] | None = None, say: Callable[[str], None] = say
 ) -> Iterator[None]:
     """Hold `memory_gb` of this machine for the length of a `with` block; wait where other runs need what is left.
 
@@ -117,7 +112,7 @@ def _others(folder: Path) -> list[_Other]:
                 continue  # an earlier session of this process
             if process.create_time() != entry["created"]:  # the number went to another process
                 raise psutil.NoSuchProcess(process.pid)
-            found.append(_Other(process.pid, entry["memory_gb"], max(0.0, entry["memory_gb"] - _held_gb(process))))
+            found.append(_Other(process.pid, entry["memory_gb"], max(0.0, entry["memory_gb"] - held_gb(process))))
         except (psutil.NoSuchProcess, ValueError, KeyError, TypeError):
             file.unlink(missing_ok=True)
         except (OSError, psutil.Error):
@@ -125,7 +120,8 @@ def _others(folder: Path) -> list[_Other]:
     return found
 
 
-def _held_gb(process: psutil.Process) -> float:
+def held_gb(process: psutil.Process) -> float:
+    """GiB of private memory that a process and its descendants hold."""
     total = 0
     for one in [process, *process.children(recursive=True)]:
         with suppress(psutil.Error):
