@@ -41,8 +41,8 @@ def on_ray():
 
 @pytest.fixture
 def long_pass(docs) -> Path:
-    """A folder whose pass has some hundred parts, so that there is a middle of it."""
-    write_parquet(docs / "f.parquet", rows_of("f", 2400), row_group_size=12)
+    """A folder whose pass has a hundred parts, so that there is a middle of it."""
+    write_parquet(docs / "f.parquet", rows_of("f", 1000), row_group_size=12)
     return docs
 
 
@@ -53,25 +53,17 @@ def wait_for_parts(out: Path, count: int, alive) -> None:
         time.sleep(0.01)
 
 
-def test_a_worker_that_is_killed_is_replaced_and_no_row_is_lost_or_there_twice(on_ray, long_pass, bundle, small_parts, tmp_path):
-    out, killed = tmp_path / "labeled", []
-
-    def kill() -> None:
-        wait_for_parts(out, 3, lambda: True)
-        for child in psutil.Process().children(recursive=True):
-            if "MapWorker" in child.name() or any("MapWorker" in word for word in child.cmdline()):
-                killed.append((child.pid, len(list(out.glob("part-*")))))
-                child.kill()
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    made = predict_files(bundle, long_pass, out, at_once=1)
-    thread.join()
-    assert len(killed) == 1 and killed[0][1] < made.parts
-    check_result(out, bundle, files_of(long_pass), tmp_path / "one by one")
+def kill_the_worker(out: Path, count: int, killed: list[int]) -> None:
+    """Kill the process that classifies once `count` parts are written; `killed` gets the parts that are then there."""
+    wait_for_parts(out, count, lambda: True)
+    for child in psutil.Process().children(recursive=True):
+        if "MapWorker" in " ".join(child.cmdline()):
+            killed.append(len(list(out.glob("part-*"))))
+            child.kill()
 
 
-def test_a_command_that_is_killed_goes_on_where_it_was(on_ray, long_pass, bundle, small_parts, tmp_path):
+def test_a_killed_command_goes_on_where_it_was_and_a_killed_worker_is_replaced(on_ray, long_pass, bundle, small_parts, tmp_path):
+    """Two in one: each start of a process that classifies takes as long as the rest."""
     out = tmp_path / "labeled"
     command = [sys.executable, "-c", COMMAND, "--bundle", str(bundle), "--file", str(long_pass), "--out", str(out), "--at-once", "1"]
     with (tmp_path / "log").open("w") as log:
@@ -84,9 +76,14 @@ def test_a_command_that_is_killed_goes_on_where_it_was(on_ray, long_pass, bundle
         process.wait()
     _, left = psutil.wait_procs(family, 90)
     assert len(family) > 3 and not left and not (out / "_manifest.json").exists()
+
     written = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_the_worker, args=(out, len(written) + 3, killed))
+    killer.start()
     made = predict_files(bundle, long_pass, out, at_once=1)
-    assert 3 <= len(written) < made.parts
+    killer.join()
+    assert len(killed) == 1 and 3 <= len(written) < killed[0] < made.parts
     assert {name: (out / name).stat().st_mtime_ns for name in written} == written
     check_result(out, bundle, files_of(long_pass), tmp_path / "one by one")
 

@@ -36,9 +36,7 @@ def add_predict(commands: Any) -> None:
         "classify texts, a file, or many files with the registered champion or a bundle",
         examples=(
             'selftrain predict --model mail "Where is my parcel?"',
-            "selftrain predict --bundle bundle --file new.csv --out labeled.parquet",
             "selftrain predict --bundle bundle --file 'docs/*.parquet' --out labeled/",
-            "selftrain predict --bundle bundle --file s3://bucket/docs/ --out s3://bucket/labeled/",
         ),
         sets={"file": "source", "model": "model_name", "address": "ray.address"},
     )
