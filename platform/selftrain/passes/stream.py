@@ -64,4 +64,6 @@ def answers(
         except ray.exceptions.RayError as error:
             if ray_is_lost():
                 raise
-            raise ProcessDied(f"A process of the pass {why_it_died(error)}, and so were those that took its place.") from None
+            # Of a process that is being restarted for the last time Ray says that it is not available.
+            reason = "killed unexpectedly" if isinstance(error, ray.exceptions.ActorUnavailableError) else error
+            raise ProcessDied(f"A process of the pass {why_it_died(reason)}, and so were those that took its place.") from None
