@@ -33,7 +33,7 @@ def add_commands(commands: Any) -> None:
         commands,
         "submit",
         _submit,
-        "run, sweep, generate or distill as a job of a Ray cluster, and follow it",
+        "run, sweep, generate, distill or predict as a job of a Ray cluster, and follow it",
         examples=(
             "selftrain submit run jobs/experiments/bbc_news.yaml --storage /mnt/shared",
             "selftrain submit sweep tune_spaces/genco_tau.yaml --storage /mnt/shared --detach",
@@ -42,6 +42,7 @@ def add_commands(commands: Any) -> None:
     kinds = submit.add_subparsers(metavar="COMMAND", required=True, parser_class=_SubmittedParser)
     training.add_commands(kinds)
     models.add_distill(kinds)
+    models.add_predict(kinds)
     for name, submitted in kinds.choices.items():
         _make_submitted(name, submitted)
 
@@ -89,7 +90,8 @@ def _make_submitted(name: str, parser: Parser) -> None:
     )
     _add_detach(parser)
     parser.description = f"As a job of a Ray cluster: {(parser.description or '')[:1].lower()}{(parser.description or '')[1:]}"
-    examples = tuple(example.replace("selftrain ", "selftrain submit ", 1) for example in parser.get_default("examples"))
+    files = (example for example in parser.get_default("examples") if name != "predict" or "--file" in example)  # a text is no job
+    examples = tuple(example.replace("selftrain ", "selftrain submit ", 1) for example in files)
     parser.epilog = "\n".join(["examples, with --storage or on one machine:", *(f"  {example}" for example in examples)])
     parser.set_defaults(command=_submit, kind=name, continues=None, examples=examples)
 
@@ -283,11 +285,26 @@ def _distill_words(options: argparse.Namespace) -> Words:
     return words
 
 
+def _predict_words(options: argparse.Namespace) -> Words:
+    if options.texts or not (options.file and options.out):
+        raise ConfigError("selftrain submit predict takes --file with --out; a text needs no job.")
+    cluster = ["--address=auto"] if models.is_pass(options.file, options.out) else []
+
+    def words(upload: Upload) -> list[str]:
+        out = options.out if "://" in options.out else upload.folder(options.out, "out")
+        source = upload.bundle(options.file, "source") if os.path.isdir(options.file) else upload.source(options.file, "source")
+        bundle = [f"--bundle={upload.bundle(options.bundle, 'bundle')}"] if options.bundle else []
+        return ["predict", *_given(options, {"texts", "file", "out", "bundle"}), *bundle, f"--file={source}", f"--out={out}", *cluster]
+
+    return words
+
+
 _WORDS: dict[str, Callable[[argparse.Namespace], Words]] = {
     "run": _run_words,
     "sweep": _sweep_words,
     "generate": _generate_words,
     "distill": _distill_words,
+    "predict": _predict_words,
 }
 
 

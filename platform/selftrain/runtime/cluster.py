@@ -34,6 +34,8 @@ class Needs:
     gpus: float
     memory_gb: float
     claims: tuple[Claim, ...] = ()  # of each process that asks for GPUs, or for a node with labels
+    fewer: str = "training.workers"  # what asks for fewer CPUs and GPUs
+    less_memory: str = "choose a smaller language model, or lower augment.engine_memory_gb"
 
 
 def needs(experiment: Experiment, engine: Needs | None, *, trainings: int = 1) -> Needs:
@@ -113,7 +115,7 @@ def _started(wanted: Needs, gpus: int, stack: ExitStack) -> Guard:
     """A local Ray, its guard and its share of the memory."""
     free = free_memory_gb()
     say(f"the run needs about {wanted.memory_gb:.1f} GiB of memory, {free:.1f} GiB are free; starting Ray")
-    stack.enter_context(share_of_memory(wanted.memory_gb))
+    stack.enter_context(share_of_memory(wanted.memory_gb, remedy=wanted.less_memory))
     guard = stack.enter_context(guarded())
     cores = len(os.sched_getaffinity(0))
     # Ray looks for GPUs itself; where PyTorch sees some, both count the same.
@@ -161,6 +163,6 @@ def _enough(wanted: Needs, have: dict[str, float]) -> None:
     for name, need in (("CPU", wanted.cpus), ("GPU", wanted.gpus)):
         if have.get(name, 0.0) + 1e-6 < need:
             raise ResourceError(
-                f"The run needs {need:g} {name}s and the Ray cluster has {have.get(name, 0.0):g}; add nodes, ask for less (training.workers), "
+                f"The run needs {need:g} {name}s and the Ray cluster has {have.get(name, 0.0):g}; add nodes, ask for less ({wanted.fewer}), "
                 "or let it scale up (ray.wait_seconds)."
             )

@@ -40,12 +40,18 @@ class _Other:
 
 @contextmanager
 def share_of_memory(
-    memory_gb: float, *, folder: Path | None = None, free: Callable[[], float] | None = None, say: Callable[[str], None] = say
+    memory_gb: float,
+    *,
+    remedy: str = "ask for less",
+    folder: Path | None = None,
+    free: Callable[[], float] | None = None,
+    say: Callable[[str], None] = say,
 ) -> Iterator[None]:
     """Hold `memory_gb` of this machine for the length of a `with` block; wait where other runs need what is left.
 
     Args:
         memory_gb: GiB that this process and those that it starts will hold at most.
+        remedy: how to need less, for the error.
         folder: holds a file for each run; default: one a user below the temporary folder.
         free: free memory in GiB; default: the machine's.
         say: called with a sentence before a wait, and with one after it.
@@ -65,10 +71,7 @@ def share_of_memory(
                 own.write_text(json.dumps({"pid": os.getpid(), "created": psutil.Process().create_time(), "memory_gb": memory_gb}), encoding="ascii")
                 break
         if available + sum(other.memory_gb - other.to_come_gb for other in others) < memory_gb:
-            raise ResourceError(
-                f"The run needs about {memory_gb:.1f} GiB of memory and {available:.1f} GiB are free; free some, choose a smaller language model, "
-                "or lower augment.engine_memory_gb."
-            )
+            raise ResourceError(f"The run needs about {memory_gb:.1f} GiB of memory and {available:.1f} GiB are free; free some, or {remedy}.")
         if not waited:
             waited = True
             whose = " and ".join(f"process {other.pid} ({other.memory_gb:.1f} GiB)" for other in others)
