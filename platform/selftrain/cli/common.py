@@ -73,7 +73,9 @@ def add_experiment(parser: Parser) -> None:
     """The options that make an experiment; `load_experiment` reads them."""
     parser.add_argument("experiment", nargs="?", metavar="EXPERIMENT.yaml", help="experiment file; default: every default")
     parser.add_argument(
-        "--data", metavar="SOURCE", help="catalogue name, CSV/JSONL/Parquet file, folder of selftrain generate, or hub name (data.source)"
+        "--data",
+        metavar="SOURCE",
+        help="catalogue name, CSV/JSONL/Parquet file or several ('texts/*.parquet'), folder, s3:// address, or hub name (data.source)",
     )
     parser.add_argument("--classes", metavar="A,B,...", help="class names, separated by commas (data.classes)")
     parser.add_argument("--text-column", help="column of the text (data.text_column)")
