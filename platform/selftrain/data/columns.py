@@ -120,6 +120,10 @@ class TextColumn(_Column[str]):
 
     __hash__ = None
 
+    def __arrow_array__(self, type: Any = None) -> Any:
+        """Arrow's own array, which `pyarrow.array(column)` takes without a copy."""
+        return self._array if type is None else self._array.cast(type)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """The buffers of what is in the column: pyarrow's own way takes along all that a slice was cut from."""
         import pyarrow
