@@ -18,16 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingContext
 from starlette.types import ASGIApp
 
-from selftrain.bundle.format import read_card, read_prototypes
-from selftrain.config.hardware import WorkerGpu
-from selftrain.errors import ConfigError, nearest
-from selftrain.passwords import has_password
+from selftrain.errors import ConfigError
+from selftrain.passwords import TOKEN_VARIABLE, read_key
 from selftrain.runtime.devices import serving_options
 from selftrain.runtime.hardware import Claim, Hardware, hardware_here, hardware_of_cluster, require_room
 from selftrain.runtime.memory import keep_trimming
@@ -35,72 +32,18 @@ from selftrain.runtime.ports import require_free_port
 from selftrain.runtime.ray_start import close_serves_port, start_ray
 from selftrain.runtime.signals import interruptible
 from selftrain.runtime.watch import guarded, ray_is_lost
-from selftrain.serving.credentials import TOKEN_VARIABLE, read_token
+from selftrain.serving.arguments import Arguments, registry_of
 from selftrain.serving.gate import Gate
-from selftrain.serving.headers import Hosts, is_local
-from selftrain.serving.language_model import Augmentation, LanguageModel, read_key, with_model_name
+from selftrain.serving.headers import Hosts
+from selftrain.serving.language_model import LanguageModel, with_model_name
 from selftrain.serving.listener import STOP_SECONDS, ConnectionLimits, Listener
 from selftrain.serving.metrics import Metrics
 from selftrain.serving.models import Models, ModelSource
 from selftrain.serving.routes import make_app
-from selftrain.tracking import CHAMPION, registered_bundle
-from selftrain.tracking import tracking_uri as absolute_uri
 
 READY_SECONDS = 120.0
 TRIM_SECONDS = 30.0  # large bodies and batches of all shapes leave holes in the heap, which add up over hours
 BUSY = "busy"  # the metric by which Serve adds and removes replicas
-
-
-class Arguments(BaseModel):
-    """The `args` of a Serve config file, which `build` takes."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    models: tuple[ModelSource, ...] = Field(min_length=1, description="the models; the first answers requests that name none")
-    tracking_uri: str | None = Field(default=None, description="the registry; default: MLFLOW_TRACKING_URI of the cluster")
-    poll_seconds: float = Field(default=5.0, gt=0, description="seconds between two looks at the registry's champion")
-    threads: int = Field(default=1, ge=1, description="torch threads of a replica")
-    gpus: WorkerGpu = Field(
-        default="auto",
-        description="GPU of a replica: true for one, false for the CPU, or a part of one (0.5); auto: a quarter where the cluster has GPUs. What the deployment "
-        "sets in `ray_actor_options` wins",
-    )
-    host: str | None = Field(default=None, description="address that each replica listens on itself; default: none, Serve's proxies do")
-    port: int = Field(default=8000, ge=1, le=65535, description="port of `host`")
-    token_file: str | None = Field(
-        default=None, description=f"file with the bearer token; default: the environment variable {TOKEN_VARIABLE}, if set"
-    )
-    no_token: bool = Field(default=False, description="answer without a token, although other machines can reach the port")
-    allowed_hosts: tuple[str, ...] = Field(
-        default=(),
-        description="names that the header host may have, besides localhost and `host`; beyond this machine also any IP address, and with a token any name "
-        "unless some are listed",
-    )
-    max_connections: int = Field(default=1024, ge=1, description="open connections of a replica that listens itself; further ones get 503")
-    max_connections_per_client: int = Field(
-        default=256, ge=1, description="open connections from one address (IPv6: /64 network); a proxy is one client"
-    )
-    timeout_seconds: float = Field(default=30.0, gt=0, description="seconds after which a request gets 504")
-    max_waiting_texts: int = Field(default=2048, ge=1, description="texts that may wait for a model; further requests get 503")
-    augmentation: Augmentation | None = Field(
-        default=None, description="the language model for requests with augment; default: none, and they are refused"
-    )
-
-
-def _token(given: Arguments) -> bytes | None:
-    """The token that requests must carry.
-
-    Raises:
-        ConfigError: it is missing although other machines can reach the port, or it cannot be read.
-    """
-    token = read_token(given.token_file)
-    if token is None and not given.no_token and not (given.host is not None and is_local(given.host)):
-        raise ConfigError(
-            f"token_file must be set, or the variable {TOKEN_VARIABLE}: other machines can reach {given.host or 'the proxies of the cluster'}. "
-            "Set no_token if anybody may ask.",
-            parameter="token_file",
-        )
-    return token
 
 
 @serve.ingress()
@@ -113,7 +56,7 @@ class Classify:
             self._sockets = close_serves_port()
         keep_trimming(TRIM_SECONDS)
         metrics = Metrics()
-        token = _token(given)
+        token = given.token()
         augmentation = given.augmentation
         language_model = None if augmentation is None else LanguageModel(augmentation, metrics, read_key(augmentation.key_file))
         self._stopping = False
@@ -184,21 +127,9 @@ def build(args: dict[str, Any]) -> Application:
     Raises:
         ConfigError: an argument is unknown or wrong.
     """
-    given = _checked(args)
+    given = Arguments.checked(args)
     there = hardware_of_cluster() if ray.is_initialized() else Hardware()
     return _deployment.options(ray_actor_options=serving_options(given.gpus, there, None)).bind(given.model_dump())
-
-
-def _checked(args: dict[str, Any]) -> Arguments:
-    try:
-        return Arguments.model_validate(args)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        parts: dict[str | int, type[BaseModel]] = {"models": ModelSource, "augmentation": Augmentation}
-        known = parts[first["loc"][0]].model_fields if len(first["loc"]) > 1 else Arguments.model_fields
-        hint = nearest(str(first["loc"][-1]), known) if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"args.{key} is not valid: {hint}.") from None
 
 
 def run(
@@ -248,7 +179,7 @@ def run(
     for name, value in (("replicas", replicas), ("threads", threads)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} must be at least 1 (got {value}).", parameter=name)
-    arguments = _checked(
+    arguments = Arguments.checked(
         {
             "models": [source.model_dump() | ({"bundle": _absolute(source.bundle)} if source.bundle else {}) for source in sources],
             "threads": threads or max(1, ((os.cpu_count() or 2) - 1) // replicas),
@@ -262,11 +193,11 @@ def run(
             "max_waiting_texts": max_waiting_texts,
             "poll_seconds": poll_seconds,
             "augmentation": _augmentation(language_model, language_model_name, language_model_key_file),
-            "tracking_uri": _registry(tracking_uri) if any(source.model is not None for source in sources) else None,
+            "tracking_uri": registry_of(tracking_uri) if any(source.model is not None for source in sources) else None,
         }
     )
-    token = _token(arguments)
-    names = _check_models(arguments)
+    token = arguments.token()
+    names = arguments.check_models()
     require_free_port(host, port)
     if arguments.augmentation is not None:
         arguments = arguments.model_copy(update={"augmentation": with_model_name(arguments.augmentation)})
@@ -301,28 +232,6 @@ def _augmentation(url: str | None, name: str | None, key_file: str | Path | None
     return None
 
 
-def _registry(tracking_uri: str | None) -> str | None:
-    """The registry as it may stand in Serve's configuration; None where its address holds a password, which replicas then read from the environment."""
-    if tracking_uri is not None and has_password(tracking_uri):
-        raise ConfigError(
-            "tracking_uri holds a password, which would stand in Serve's configuration; set the environment variable MLFLOW_TRACKING_URI.",
-            parameter="tracking_uri",
-        )
-    uri = absolute_uri(tracking_uri)
-    return uri if not has_password(uri) else None
-
-
-def _check_models(arguments: Arguments) -> list[str]:
-    """The names of the models, after a look at each bundle: what is wrong is said before Ray starts."""
-    names = []
-    for source in arguments.models:
-        folder = Path(source.bundle) if source.bundle is not None else _registered(source, arguments.tracking_uri)
-        card = read_card(folder)
-        read_prototypes(folder, card)
-        names.append(source.name or source.model or card.name)
-    return names
-
-
 def _deploy(arguments: Arguments, replicas: int) -> None:
     """Start Ray and Serve on this machine, and the replicas."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -335,11 +244,6 @@ def _deploy(arguments: Arguments, replicas: int) -> None:
     serve.start(proxy_location="Disabled", logging_config=quiet)
     application = _deployment.options(num_replicas=replicas, ray_actor_options=options).bind(arguments.model_dump())
     serve.run(application, name="selftrain", route_prefix="/", logging_config=quiet)
-
-
-def _registered(source: ModelSource, tracking_uri: str | None) -> Path:
-    which = f"@{CHAMPION}" if source.version is None else f"/{source.version}"
-    return registered_bundle(f"models:/{source.model}{which}", tracking_uri).folder
 
 
 def _wait_ready(url: str) -> None:

@@ -7,6 +7,8 @@ f(x) = W c(x) / |W c(x)|, where c(x) counts the words of the text. All of it is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 
@@ -65,6 +67,18 @@ def embedded(weight: torch.Tensor, words: Mapping[str, int], text: str, longest:
 def softmax(scores: torch.Tensor) -> torch.Tensor:
     """e^s_j / sum_c e^s_c of one row of scores."""
     return torch.exp(scores) / torch.exp(scores).sum()
+
+
+def rounds_of(hand: Any) -> tuple[list[Any], list[torch.Tensor], list[SimpleNamespace]]:
+    """Losses of every step, W after each, and what every refresh left, of a training by hand: it has `options`, `refresh`, `step` and `weight`."""
+    losses, weights, refreshed = [], [], []
+    for round_ in range(hand.options.rounds):
+        hand.refresh(round_)
+        refreshed.append(SimpleNamespace(**vars(hand)))
+        for step in range(hand.options.steps_per_round):
+            losses.append(hand.step(round_, step))
+            weights.append(hand.weight)
+    return losses, weights, refreshed
 
 
 class AdamW:

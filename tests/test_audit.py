@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -10,16 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 from pip_audit._dependency_source.requirement import RequirementSource
+from programs import program
 
 ROOT = Path(__file__).parents[1]
-
-
-def script():
-    spec = importlib.util.spec_from_file_location("audit", ROOT / "requirements" / "audit.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("lock", ["cpu.txt", "gpu.txt"])
@@ -44,7 +36,7 @@ def test_pip_audit_reads_every_package_of_a_lock_with_its_hash(lock) -> None:
     ],
 )
 def test_what_it_says(monkeypatch, capsys, answers, code, words) -> None:
-    module = script()
+    module = program("requirements/audit.py")
     output = "" if answers is None else json.dumps({"dependencies": answers})
     asked = []
 

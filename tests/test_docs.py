@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import inspect
 import json
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from programs import program
 from tiny import tiny_backbone
 
 import selftrain
@@ -30,10 +30,7 @@ TEXTS = [f"the team and its coach won match {n}" for n in range(12)] + [f"the mi
 
 def module(name: str):
     sys.path[:0] = [] if str(ROOT / "docs") in sys.path else [str(ROOT / "docs")]  # as where they are run
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
-    made = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
+    return program(f"docs/{name}.py")
 
 
 @pytest.fixture(scope="module")

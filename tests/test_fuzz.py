@@ -20,7 +20,7 @@ from selftrain.bundle.format import read_card, read_prototypes
 from selftrain.config import DataConfig, load
 from selftrain.data.classes import check_class_names
 from selftrain.data.loading import corpus_of, load_corpus
-from selftrain.data.reading import read_file
+from selftrain.data.reading import file_rows
 from selftrain.data.tables import open_table
 from selftrain.errors import SelfTrainError, printable, sentence, unprintable
 from selftrain.sweeps.space import load_space
@@ -50,7 +50,7 @@ def _set(content: bytes, folder: Path) -> None:
 def _rows(suffix: str) -> Callable[[bytes, Path], None]:
     def target(content: bytes, folder: Path) -> None:
         file = _written(folder / f"x{suffix}", content)
-        assert read_file(file, "text", None)
+        assert list(file_rows(file, "text", None))
         load_corpus(DataConfig(source=str(file), classes=("a", "b"), min_documents=2))
 
     return target

@@ -18,6 +18,7 @@ traceback.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -98,6 +99,11 @@ def sentence(error: SelfTrainError | str) -> str:
     """An error, or its words, as a terminal gets it: on one line, printable, and not longer than a screen."""
     text = printable(" ".join(str(error).splitlines()))
     return text if len(text) <= SENTENCE_CHARACTERS else f"{text[: SENTENCE_CHARACTERS // 2]} ... {text[-SENTENCE_CHARACTERS // 2 :]}"
+
+
+def say(text: SelfTrainError | str) -> None:
+    """Tell the person at the terminal, on the standard error stream, as `sentence` writes it."""
+    print(f"selftrain: {sentence(text)}", file=sys.stderr, flush=True)
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -44,21 +44,18 @@ def said(code: str, folder: Path, cwd: Path) -> str:
     return done.stdout.strip()
 
 
-def test_a_bundle_is_opened_and_predicts(folder: Path, tmp_path: Path) -> None:
-    code = "from selftrain import Classifier; c = Classifier.load(sys.argv[1]); print(*c.predict(['a', 'b']), c.predict_proba(['a']).shape)"
-    assert {"sport", "tech"} >= set(said(code, folder, tmp_path).split()[:2])
-
-
-def test_the_command_predicts_texts_and_files(folder: Path, tmp_path: Path) -> None:
+def test_python_and_the_command_predict(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("text\nthe team won\n", encoding="utf-8")
     code = (
+        "from selftrain import Classifier; c = Classifier.load(sys.argv[1]); print(*c.predict(['a', 'b']), c.predict_proba(['a']).shape)\n"
         "from selftrain.cli import main\n"
         "assert main(['predict', '--bundle', sys.argv[1], 'the team won']) == 0\n"
         "for kind in ('csv', 'jsonl', 'parquet'):\n"
         "    assert main(['predict', '--bundle', sys.argv[1], '--file', 'x.csv', '--out', f'y.{kind}']) == 0\n"
     )
-    lines = said(code, folder, tmp_path).splitlines()
-    assert lines[0].endswith("\tthe team won") and lines[1:] == [f"1 rows labeled in y.{kind}" for kind in ("csv", "jsonl", "parquet")]
+    python, *command = said(code, folder, tmp_path).splitlines()
+    assert {"sport", "tech"} >= set(python.split()[:2]) and python.endswith("(1, 2)")
+    assert command[0].endswith("\tthe team won") and command[1:] == [f"1 rows labeled in y.{kind}" for kind in ("csv", "jsonl", "parquet")]
 
 
 def test_the_client_is_imported(folder: Path, tmp_path: Path) -> None:

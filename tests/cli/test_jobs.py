@@ -94,7 +94,7 @@ def sent(cluster: Cluster, arguments: list[str]) -> Path:
 def test_every_command_that_can_be_submitted_is_handled():
     (kinds,) = (action for action in build_parser()._actions if action.choices)
     (below,) = (action for action in kinds.choices["submit"]._actions if action.choices)
-    assert set(below.choices) == set(room._WORDS) == {"run", "sweep", "generate", "distill"}
+    assert set(below.choices) == set(room._WORDS) == {"run", "sweep", "generate", "distill", "predict"}
     for parser in below.choices.values():
         for example in parser.get_default("examples"):
             assert build_parser().parse_args(shlex.split(example)[1:]).kind in room._WORDS
@@ -186,9 +186,28 @@ def test_a_distillation_reads_its_bundle_on_the_storage(cluster):
     assert "--out" not in " ".join(submitted(cluster, "distill /s/bundle"))
 
 
+def test_a_prediction_of_many_files_reads_and_writes_where_the_nodes_do(cluster):
+    words = submitted(cluster, "predict --bundle runs/x/bundle --file 'docs/*.parquet' --out labeled --at-once 8 --address http://head:8265")
+    assert cluster.addresses == ["http://head:8265"]
+    assert words == ["predict", "--at-once=8", "--bundle=/s/runs/x/bundle", "--file=/s/docs/*.parquet", "--out=/s/labeled", "--address=auto"]
+    words = submitted(cluster, "predict --model mail --file s3://bucket/in --out s3://bucket/out")
+    assert words == ["predict", "--model=mail", "--file=s3://bucket/in", "--out=s3://bucket/out", "--address=auto"]
+
+
+def test_a_prediction_of_one_file_takes_it_along(cluster):
+    Path("texts.csv").write_text("text\na\n")
+    *words, file, out = submitted(cluster, "predict --bundle /s/bundle --file texts.csv --out labeled.parquet")
+    assert words == ["predict", "--bundle=/s/bundle"] and out == "--out=/s/labeled.parquet"
+    assert (cluster.folder / Path(file.removeprefix("--file=")).relative_to("/s")).read_text() == "text\na\n"
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
+        ("predict --file folder --out labeled", "--file 'folder' is a folder of this machine, which the nodes do not have"),
+        ("predict --bundle folder --file s3://b/in --out s3://b/out", "--bundle 'folder' is a folder of this machine"),
+        ("predict --model mail text", "selftrain submit predict takes --file with --out"),
+        ("predict --file x.csv", "selftrain submit predict takes --file with --out"),
         (
             "run --data large.csv",
             "--data 'large.csv' has 3.0 MiB, and the files that a job takes along may have 2 MiB together; put it on the storage",

@@ -23,9 +23,9 @@ from selftrain.bundle.documents import load_documents
 from selftrain.bundle.format import BundleCard, read_card, write_bundle
 from selftrain.bundle.tokens import BATCH_START_TOKENS, BATCH_TOKENS_CPU, reader_of
 from selftrain.cli import main
-from selftrain.cli.models import generated_texts
 from selftrain.compress import distill as distilling
 from selftrain.compress import students
+from selftrain.compress.distill import generated_texts
 from selftrain.compress.students import layers_of
 from selftrain.errors import BundleError, ConfigError, DataError
 from selftrain.models.bilstm import bilstm

@@ -1,15 +1,38 @@
 """Rows to documents: every kind of bad row has its reason, and nothing crashes."""
 
 import math
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selftrain.data.cleaning import UNKNOWN, SourceRow, UnreadableText, class_index, clean, label_key
+from selftrain.data import cleaning
+from selftrain.data.cleaning import UNKNOWN, SourceRow, UnreadableText, class_index, label_key
 from selftrain.data.corpus import UnusedRow, document_id
+from selftrain.data.id_set import IdSet, digits_of, numbers_of
 
 INDEX = {"0": 0, "1": 1, "cats": 0, "dogs": 1}
+
+
+class Document(NamedTuple):
+    id: str
+    text: str
+    label: int | None
+
+
+def clean(rows, known=(), **options):
+    """All batches in one: documents, and what was skipped."""
+    elsewhere = IdSet()
+    elsewhere.add(numbers_of(known))
+    documents, skipped = [], []
+    for batch in cleaning.clean(rows, known=elsewhere, **options):
+        labels = [None if label == cleaning.NO_LABEL else label for label in batch.labels.tolist()]
+        ids = [digits_of(one) for one in batch.ids[:, None]]
+        documents += map(Document, ids, batch.contents, labels)
+        skipped += batch.skipped
+    return SimpleNamespace(documents=documents, skipped=tuple(skipped))
 
 
 def reasons(*texts, **options):

@@ -231,7 +231,7 @@ def test_validation_documents_are_apart_from_all_others(tmp_path):
     corpus, truth = load_corpus(config(tmp_path, pets(), validation_documents=7))
     assert len(corpus.validation) == 7 and set(truth.validation) == set(corpus.validation.ids)
     assert corpus.test == without.test
-    assert sorted(corpus.unlabeled.ids + corpus.validation.ids) == sorted(without.unlabeled.ids)
+    assert sorted([*corpus.unlabeled.ids, *corpus.validation.ids]) == sorted(without.unlabeled.ids)
     assert not set(truth.validation) & (set(truth.unlabeled) | set(truth.test))
     assert corpus.fingerprint != without.fingerprint
 

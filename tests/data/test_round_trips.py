@@ -13,13 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selftrain.data.cleaning import SourceRow, UnreadableText
-from selftrain.data.reading import join_texts, read_file
+from selftrain.data.reading import file_rows, join_texts
 from selftrain.data.records import FILE_SUFFIXES, open_records
 from selftrain.errors import SelfTrainError
 
 # Whatever UTF-8 can say but NUL, which makes a CSV file binary; a carriage return inside of quotes is read as it stands.
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 documents = st.lists(st.tuples(texts.filter(lambda text: text.strip() != ""), texts), min_size=1, max_size=6)
+
+
+def read_file(*where):
+    return list(file_rows(*where))
 
 
 def delimited(rows, separator: str) -> str:

@@ -45,7 +45,7 @@ def test_a_folder_goes_before_the_hub_and_keeps_its_own_label_order(shared):
     assert texts(source.train) == ["a"] and texts(source.test) == ["b"]
     assert source.class_names == ("sports", "world", "business", "technology")
     assert source.named is CATALOGUE["ag_news"]
-    assert source.train[0].place == "train row 1"
+    assert next(iter(source.train)).place == "train row 1"
 
 
 def test_a_folder_outside_the_catalogue_with_splits_of_its_own_names(shared):
@@ -109,8 +109,8 @@ def test_a_file_and_a_package_have_no_splits(package, tmp_path):
 
 def test_another_label_column_of_a_folder(shared):
     shared("weak", ["no", "yes"], train={"text": ["a"], "label": [0], "weak_label": [1]})
-    assert find_source(DataConfig(source="weak", label_column="weak_label")).train[0].label == 1
-    assert find_source(DataConfig(source="weak")).train[0].label == 0
+    assert [row.label for row in find_source(DataConfig(source="weak", label_column="weak_label")).train] == [1]
+    assert [row.label for row in find_source(DataConfig(source="weak")).train] == [0]
     with pytest.raises(SelfTrainError, match="did you mean 'weak_label'"):
         find_source(DataConfig(source="weak", label_column="weak_labels"))
 
@@ -252,9 +252,9 @@ def test_any_data_set_of_the_hub(hub):
     hub["someone/pets"] = {"train": labeled(["miaow"], [0], ["cat", "dog"], text="sound", label="animal")}
     source = find_source(DataConfig(source="someone/pets:small", text_column="sound", label_column="animal"))
     assert hub["asked"] == ("someone/pets", "small", None)
-    assert source.class_names == ("cat", "dog") and source.train[0].label == 0
+    assert source.class_names == ("cat", "dog") and [row.label for row in source.train] == [0]
     without = find_source(DataConfig(source="someone/pets", text_column="sound"))
-    assert without.class_names is None and without.train[0].label is None
+    assert without.class_names is None and [row.label for row in without.train] == [None]
     with pytest.raises(SelfTrainError, match="has no column 'text'"):
         find_source(DataConfig(source="someone/pets"))
 

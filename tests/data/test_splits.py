@@ -2,12 +2,22 @@
 
 import hashlib
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selftrain.data.splits import SALT, hash_order, hold_out
+from selftrain.data import splits
+from selftrain.data.splits import SALT, hash_keys, hash_order, hash_positions
 
 IDS = st.lists(st.text(alphabet="0123456789abcdef", min_size=1, max_size=6), unique=True, max_size=60)
+
+
+def hold_out(ids, count, eligible):
+    """By ids instead of positions."""
+    ids = list(ids)
+    ordered = hash_positions(hash_keys(ids), lambda place: ids[place])
+    parts = splits.hold_out(ordered, count, np.array([id_ in eligible for id_ in ids], dtype=bool))
+    return tuple([ids[place] for place in part] for part in parts)
 
 
 def test_order_is_that_of_the_sha256_of_salt_and_id():
@@ -54,3 +64,10 @@ def test_hold_out_parts_the_documents_and_smaller_is_a_subset(ids, one, other, d
     assert set(test) <= eligible
     assert more_test[: len(test)] == test
     assert rest == [id_ for id_ in hash_order(ids) if id_ not in test]
+
+
+@given(IDS, st.integers(0, 64))
+def test_large_corpora_have_the_same_order_where_keys_are_equal_too(ids, bits):
+    keys = hash_keys(ids)
+    few = keys >> np.uint64(bits) << np.uint64(bits) if bits < 64 else keys * np.uint64(0)  # what is left of them is shared by many
+    assert [ids[place] for place in hash_positions(few, lambda place: ids[place])] == hash_order(ids)

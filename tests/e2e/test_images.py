@@ -1,16 +1,13 @@
 """A run on images through the command: real Ray Train, MLflow and report, and no bundle."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+from commands import selftrain
 from tiny import encoded_image, toy_images
 
-SELFTRAIN = [sys.executable, "-c", "import sys; from selftrain.cli import main; sys.exit(main())"]
 SETTINGS = {
     **{"name": "toys", "model.encoder": "small-cnn", "data.supervision": "few", "data.labels_per_class": 4, "data.test_documents": 20},
     **{"method.name": "fixmatch", "method.rounds": 2, "method.steps_per_round": 6, "method.batch_size": 6, "evaluation.map": "pca"},
@@ -25,8 +22,7 @@ def test_a_run_on_images_trains_two_seeds_at_once_leaves_scores_and_says_why_the
     arguments = ["run", "--data", "toys.parquet", "--label-column", "label", "--classes", "red,blue"]
     arguments += [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
     arguments += ["--set", "seeds=[1, 0]", "--at-once", "2"]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/tracking.db"}
-    result = subprocess.run([*SELFTRAIN, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800)
+    result = selftrain(tmp_path, *arguments, environment={"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/tracking.db"})
     assert result.returncode == 0, result.stderr[-4000:]
     assert "bundle      none: a bundle reads texts, and the documents are images" in result.stdout
     (folder,) = (tmp_path / "runs").iterdir()

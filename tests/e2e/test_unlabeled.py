@@ -10,6 +10,7 @@ import time
 from collections import Counter
 
 import pytest
+from commands import selftrain
 from mlflow import MlflowClient
 from tiny import tiny_backbone
 
@@ -22,19 +23,19 @@ def home(tmp_path):
     tiny_backbone(tmp_path / "parts").save_pretrained(str(tmp_path / "encoder"))
     rows = [f"the team and its coach won match {n}" for n in range(30)] + [f"the bank and the market lost profit {n}" for n in range(30)]
     (tmp_path / "documents.jsonl").write_text("\n".join(json.dumps({"body": row}) for row in [*rows, "", rows[0]]), encoding="utf-8")
-    return tmp_path, {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/tracking.db"}
+    return tmp_path, {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/tracking.db"}
 
 
-def command(*extra):
+def words(*extra):
     """That of a run; the last of two `--set` for one key counts."""
     arguments = ["run", "--data", "documents.jsonl", "--text-column", "body", "--classes", "sport,business", *PLAIN]
     arguments += ["--set", "model.encoder=./encoder", "--set", "name=mail", "--set", "method.rounds=2", "--set", "method.steps_per_round=2"]
-    return [*SELFTRAIN, *arguments, *extra]
+    return [*arguments, *extra]
 
 
 def run(home, *extra):
     folder, environment = home
-    result = subprocess.run(command(*extra), cwd=folder, env=environment, capture_output=True, text=True, timeout=800)
+    result = selftrain(folder, *words(*extra), environment=environment)
     assert result.returncode == 0, result.stderr[-4000:]
     newest = max((folder / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
     return newest, json.loads((newest / "metrics.json").read_text(encoding="utf-8"))
@@ -42,7 +43,7 @@ def run(home, *extra):
 
 @pytest.mark.ray
 def test_without_labels_there_are_no_scores_and_only_promote_makes_a_champion(home):
-    first, metrics = run(home)
+    first, metrics = run(home, "--set", "model.train=head")
     assert metrics["rows"][0]["scores"] is None
     # Without test documents the unlabeled ones are what the report is about, and they are written out labeled.
     assert metrics["data"]["test"] == 0 and metrics["rows"][0]["documents"] == 60 and sum(metrics["rows"][0]["predicted"].values()) == 60
@@ -66,8 +67,8 @@ def test_without_labels_there_are_no_scores_and_only_promote_makes_a_champion(ho
 def test_a_run_that_is_told_to_stop_says_how_to_go_on(home):
     """One that trains in the driver; tests/e2e/test_faults.py stops one that Ray Train is in the middle of."""
     folder, environment = home
-    endless = command("--set", "model.train=head", "--set", "method.steps_per_round=1000000")
-    process = subprocess.Popen(endless, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    endless = [*SELFTRAIN, *words("--set", "model.train=head", "--set", "method.steps_per_round=1000000")]
+    process = subprocess.Popen(endless, cwd=folder, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 300
         while not list(folder.glob("runs/*/events.jsonl")):

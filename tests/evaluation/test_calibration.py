@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from selftrain.evaluation.calibration import expected_calibration_error, reliability_bins
+from selftrain.evaluation.calibration import calibration_error, reliability_bins
 
 
 def test_error_by_hand():
@@ -12,7 +12,7 @@ def test_error_by_hand():
     # (0.5, 1]: 0.6, 0.9, 0.9, all right: gap |1 - 0.8| = 0.2. Weighted: 2/5 * 0.05 + 3/5 * 0.2 = 0.14.
     confidence = np.array([0.4, 0.5, 0.6, 0.9, 0.9])
     correct = np.array([True, False, True, True, True])
-    assert expected_calibration_error(confidence, correct, bins=2) == pytest.approx(0.14)
+    assert calibration_error(reliability_bins(confidence, correct, bins=2)) == pytest.approx(0.14)
 
 
 def test_bins_are_open_below_and_closed_above():
@@ -24,9 +24,9 @@ def test_bins_are_open_below_and_closed_above():
 
 
 def test_extremes():
-    assert expected_calibration_error(np.ones(4), np.ones(4)) == 0.0
-    assert expected_calibration_error(np.ones(4), np.zeros(4)) == 1.0
-    assert expected_calibration_error(np.array([]), np.array([])) == 0.0
+    assert calibration_error(reliability_bins(np.ones(4), np.ones(4))) == 0.0
+    assert calibration_error(reliability_bins(np.ones(4), np.zeros(4))) == 1.0
+    assert calibration_error(reliability_bins(np.array([]), np.array([]))) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_shapes_that_do_not_fit(confidence, correct, bins):
 def test_error_is_in_the_unit_interval_and_knows_no_order(confidence, seed):
     rng = np.random.default_rng(seed)
     correct = rng.random(len(confidence)) < 0.5
-    error = expected_calibration_error(confidence, correct)
+    error = calibration_error(reliability_bins(confidence, correct))
     order = rng.permutation(len(confidence))
     assert 0.0 <= error <= 1.0
-    assert expected_calibration_error(confidence[order], correct[order]) == pytest.approx(error)
+    assert calibration_error(reliability_bins(confidence[order], correct[order])) == pytest.approx(error)

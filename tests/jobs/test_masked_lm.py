@@ -1,20 +1,16 @@
 """The job that trains a masked language model: what it takes from the experiment, and how it refuses."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import pytest
+from programs import program
 
 from selftrain.config import load
 from selftrain.data.loading import load_corpus
 from selftrain.models.masked_pretraining import pretrain
 from tests.tiny import tiny_backbone
 
-FILE = Path(__file__).parents[2] / "jobs" / "masked_lm.py"
-specification = importlib.util.spec_from_file_location("masked_lm", FILE)
-job = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(job)
+job = program("jobs/masked_lm.py")
 
 
 @pytest.fixture

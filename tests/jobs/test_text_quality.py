@@ -1,12 +1,11 @@
 """Table 5's job: its rows on the tiny corpus, and what it says when it cannot be done."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from programs import program
 
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import BundleCard
@@ -16,10 +15,7 @@ from selftrain.evaluation.diversity import self_bleu
 from selftrain.methods.recipe import resolve
 from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 
-FILE = Path(__file__).parents[2] / "jobs" / "text_quality.py"
-specification = importlib.util.spec_from_file_location("text_quality", FILE)
-job = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(job)
+job = program("jobs/text_quality.py")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from flipped_labels import flipped
 from sklearn.metrics import roc_auc_score
 from tiny import tiny_backbone
 from trained import run
@@ -151,16 +152,6 @@ def test_the_gradient_of_chunks_is_that_of_the_whole(head):
 
 
 # --- weights
-
-
-def flipped(share, count=400, seed=0):
-    """Two overlapping clouds of which some labels are wrong: rows, given labels, which are right."""
-    generator = torch.Generator().manual_seed(seed)
-    truth = torch.arange(count) % 2
-    rows = torch.randn(count, 8, generator=generator)
-    rows[:, 0] += 4.0 * truth - 2.0
-    wrong = torch.rand(count, generator=generator) < share
-    return rows, torch.where(wrong, 1 - truth, truth), ~wrong
 
 
 def learned(rows, targets, seed=0, **options):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from flipped_labels import flipped
 from sklearn.metrics import roc_auc_score
 from sklearn.svm import SVC
 from tiny import tiny_backbone
@@ -245,19 +246,9 @@ def test_uniform_noise_changes_a_robust_loss_by_a_factor_and_a_constant(loss, ro
         assert (abs(float(every.sum()) - constant) < 1e-9) == robust
 
 
-def flipped(share, seed, count=400):
-    """Two overlapping clouds of which a share of the labels is wrong: rows, given labels, which are right."""
-    generator = torch.Generator().manual_seed(seed)
-    truth = torch.arange(count) % 2
-    rows = torch.randn(count, 8, generator=generator)
-    rows[:, 0] += 4.0 * truth - 2.0
-    wrong = torch.rand(count, generator=generator) < share
-    return rows, torch.where(wrong, 1 - truth, truth), ~wrong
-
-
 def area(outer, share, seed):
     """Area under the ROC curve of the learned weights as a test for right labels."""
-    rows, targets, right = flipped(share, seed)
+    rows, targets, right = flipped(share, seed=seed)
     torch.manual_seed(0)
     options = SunGenOptions(outer=outer, outer_iterations=20, inner_learning_rate=1e-2)
     return roc_auc_score(np.asarray(right), learn_weights(torch.nn.Linear(8, 2), rows, targets, options, seed=seed).weights)

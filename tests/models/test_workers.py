@@ -5,15 +5,11 @@ Each number of workers is one group of processes that does everything below and 
 
 from __future__ import annotations
 
-import os
-import socket
-import traceback
 from dataclasses import replace
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from worker_groups import results_of_group
 
 from selftrain.models.workers import Workers
 
@@ -64,42 +60,17 @@ def encoded(workers, rows):
     return workers.encode(encode, [str(number) for number in range(rows)], 4), calls
 
 
-def member(rank, size, port, results):
-    torch.set_num_threads(1)
-    torch.set_default_dtype(torch.float64)
-    found = {}
-    try:
-        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
-        for rows in (ROWS, 1):
-            found["gathered", rows] = gathered(Workers(rank, size), rows)
-            found["parted", rows] = parted(Workers(rank, size), rows)
-            found["encoded", rows] = encoded(Workers(rank, size), rows)
-        results.put((rank, {key: [part.numpy() if torch.is_tensor(part) else part for part in value] for key, value in found.items()}))
-        dist.barrier()
-    except BaseException:
-        results.put((rank, traceback.format_exc()))
-        os._exit(1)
-    dist.destroy_process_group()
+def everything(rank, size):
+    workers, found = Workers(rank, size), {}
+    for rows in (ROWS, 1):
+        found |= {("gathered", rows): gathered(workers, rows), ("parted", rows): parted(workers, rows), ("encoded", rows): encoded(workers, rows)}
+    return {key: [part.numpy() if torch.is_tensor(part) else part for part in value] for key, value in found.items()}
 
 
 @pytest.fixture(scope="module", params=[2, 3])
 def group(request):
     """(number of workers, [rank] -> what it found)."""
-    size = request.param
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = mp.get_context("forkserver")  # which imports once for all of them
-    context.set_forkserver_preload(["torch.distributed", "selftrain.models.workers"])
-    results = context.Queue()
-    processes = [context.Process(target=member, args=(rank, size, port, results)) for rank in range(size)]
-    for process in processes:
-        process.start()
-    found = dict(results.get(timeout=120) for _ in range(size))
-    for process in processes:
-        process.join(timeout=60)
-    assert not any(isinstance(one, str) for one in found.values()), found
-    return size, found
+    return request.param, results_of_group(everything, request.param, preload=["torch.distributed", "selftrain.models.workers"])
 
 
 @pytest.fixture(autouse=True)

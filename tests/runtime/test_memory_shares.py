@@ -22,7 +22,7 @@ OTHER = "import sys, time; print(flush=True); time.sleep(600)"
 def other(tmp_path, monkeypatch):
     """Another process that has asked for 8 GiB and holds nothing of it yet."""
     monkeypatch.setattr(memory, "_POLL_SECONDS", 0.05)
-    monkeypatch.setattr(memory, "_held_gb", lambda process: 0.0)
+    monkeypatch.setattr(memory, "held_gb", lambda process: 0.0)
     process = subprocess.Popen([sys.executable, "-c", OTHER], stdout=subprocess.PIPE)
     process.stdout.readline()
     entry = {"pid": process.pid, "created": psutil.Process(process.pid).create_time(), "memory_gb": 8.0}
@@ -66,7 +66,7 @@ def test_more_than_there_would_be_without_the_others_is_an_error(tmp_path, other
 
 
 def test_what_the_other_holds_already_is_not_counted_twice(tmp_path, other, monkeypatch) -> None:
-    monkeypatch.setattr(memory, "_held_gb", lambda process: 7.0)
+    monkeypatch.setattr(memory, "held_gb", lambda process: 7.0)
     with share_of_memory(8.5, folder=tmp_path, free=lambda: 10.0, say=pytest.fail):
         pass
 

@@ -23,13 +23,14 @@ import yaml
 from completions import completions
 from endpoint import LABELS, VERSION, free_port, make_bundle
 from ray.serve.schema import ServeDeploySchema
-from selftrain_serve.app import Arguments, build, by_requests, run
+from selftrain_serve.app import build, by_requests, run
 
 from selftrain import Client
 from selftrain.bundle.format import PROTOTYPES
 from selftrain.config import TrackingConfig
 from selftrain.errors import SelfTrainError
 from selftrain.runtime.ports import require_free_port
+from selftrain.serving.arguments import Arguments
 from selftrain.serving.models import ModelSource
 from selftrain.tracking import Champions, Tracker, registered_bundle
 

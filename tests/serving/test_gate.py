@@ -11,8 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selftrain.errors import SelfTrainError
-from selftrain.serving.credentials import TOKEN_VARIABLE, Secret, read_secret, read_token
 from selftrain.serving.gate import OPEN_PATHS, Gate
 from selftrain.serving.metrics import Metrics
 
@@ -271,47 +269,6 @@ def test_what_is_no_http_is_not_the_gates() -> None:
     made, app, metrics = gate(token=TOKEN)
     asyncio.run(made({"type": "lifespan"}, None, None))
     assert [scope["type"] for scope in app.scopes] == ["lifespan"] and counted(metrics) == {}
-
-
-def test_a_secret_is_from_the_file_or_else_from_the_variable(tmp_path, monkeypatch) -> None:
-    monkeypatch.delenv("A_SECRET", raising=False)
-    assert read_secret(None, "A_SECRET", "key_file") is None
-    monkeypatch.setenv("A_SECRET", " of the variable\n")
-    assert read_secret(None, "A_SECRET", "key_file") == Secret("The variable A_SECRET", "of the variable")
-    file = tmp_path / "key"
-    file.write_text("\tof the file – é \n", encoding="utf-8")
-    assert read_secret(file, "A_SECRET", "key_file") == Secret(f"key_file: the key file {file}", "of the file – é")
-    with pytest.raises(SelfTrainError, match=r"^key_file: the key file .*none cannot be read \(No such file or directory\); set another file\.$"):
-        read_secret(tmp_path / "none", "A_SECRET", "key_file")
-    file.write_bytes(b"\xff")
-    with pytest.raises(SelfTrainError, match=r"\(it is not UTF-8\)"):
-        read_secret(str(file), "A_SECRET", "key_file")
-
-
-@pytest.mark.parametrize(("text", "printable"), [("abc", True), ("", False), ("a b", False), ("é", False), ("a\tb", False), ("~!", True)])
-def test_what_a_header_can_carry(text, printable) -> None:
-    assert Secret("it", text).printable is printable
-
-
-def test_a_token_has_sixteen_printable_characters(tmp_path, monkeypatch) -> None:
-    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
-    assert TOKEN_VARIABLE == "SELFTRAIN_SERVE_TOKEN" and read_token(None) is None
-    monkeypatch.setenv(TOKEN_VARIABLE, "fedcba9876543210")
-    assert read_token(None) == b"fedcba9876543210"
-    file = tmp_path / "token"
-    file.write_text("0123456789abcdef\n")
-    assert read_token(file) == TOKEN
-    for wrong in ("0123456789abcde", "0123456789 abcdef", "", "ä" * 20):
-        file.write_text(wrong, encoding="utf-8")
-        with pytest.raises(
-            SelfTrainError, match=r"^token_file: the token file .*token is not a token: it must be at least 16 printable ASCII characters"
-        ):
-            read_token(file)
-    monkeypatch.setenv(TOKEN_VARIABLE, "short")
-    with pytest.raises(SelfTrainError, match=r"^The variable SELFTRAIN_SERVE_TOKEN is not a token"):
-        read_token(None)
-    with pytest.raises(SelfTrainError, match=r"set another file"):
-        read_token(tmp_path / "none")
 
 
 def test_head_is_answered_as_get_without_the_body():

@@ -27,7 +27,6 @@ from selftrain.serving.language_model import (
     Augmentation,
     completion_request,
     mean_over_continuations,
-    read_key,
     training_settings,
     with_model_name,
 )
@@ -375,22 +374,6 @@ def test_the_key_goes_to_the_language_model_and_nowhere_else(client, writer, cap
     assert {headers["authorization"] for _, headers, _ in writer.asked} == {f"Bearer {KEY}"}
     assert KEY not in refused.text + client.get("/metrics").text + client.get("/v1/models").text + caplog.text
     assert "sentence of no log" not in caplog.text
-
-
-def test_a_key_comes_from_a_file_or_the_environment(tmp_path, monkeypatch) -> None:
-    monkeypatch.delenv("SELFTRAIN_LANGUAGE_MODEL_KEY", raising=False)
-    assert read_key(None) is None
-    monkeypatch.setenv("SELFTRAIN_LANGUAGE_MODEL_KEY", KEY)
-    assert read_key(None) == KEY
-    file = tmp_path / "key"
-    file.write_text("another\n")
-    assert read_key(str(file)) == "another"
-    for wrong in ("", "two words", "nön-ascii"):
-        file.write_text(wrong)
-        with pytest.raises(SelfTrainError, match="holds no key"):
-            read_key(str(file))
-    with pytest.raises(SelfTrainError, match="language_model_key_file"):
-        read_key(str(tmp_path / "none"))
 
 
 def test_a_language_model_is_looked_at_before_anything_starts(writer, monkeypatch) -> None:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 
 from selftrain.bundle.classifier import Classifier
 from selftrain.errors import SelfTrainError
-from selftrain.serving.credentials import read_token
+from selftrain.passwords import read_token
 from selftrain.serving.gate import OPEN_PATHS
 from selftrain.serving.models import ModelSource
 from selftrain.serving.schemas import FAILED, MAX_BODY_BYTES, MAX_CHARACTERS, MAX_TEXTS

@@ -7,18 +7,28 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
+from commands import selftrain
 
-from selftrain.cli import main
+from selftrain.config import Experiment
+from selftrain.sweeps.runner import trial_needs, workers
 from selftrain.sweeps.space import parse_space
 from selftrain.sweeps.sweep import run_sweep
 
 pytestmark = pytest.mark.ray
 SELFTRAIN = [sys.executable, "-c", "import sys; from selftrain.cli import main; sys.exit(main())"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray():
+    """All sweeps of this process share it; the one that is killed starts its own."""
+    with workers(Experiment(), trial_needs(3, 0.0, None)):
+        yield
 
 
 def children(uri: str, run_id: str) -> list:
@@ -73,12 +83,12 @@ def test_a_sweep_ends_with_a_table_and_a_second_one_has_nothing_to_do(document, 
     assert again.mlflow_run_id == result.mlflow_run_id and len(children(document["base"]["tracking"]["uri"], result.mlflow_run_id)) == 4
 
 
-def test_a_killed_sweep_goes_on_where_it_was(document, tmp_path, monkeypatch, capfd):
+def test_a_killed_sweep_goes_on_where_it_was(document, tmp_path):
     document["base"]["method"] |= {"rounds": 10, "steps_per_round": 30}
     document["axes"] = {"method.learning_rate": [0.0001, 0.001, 0.01, 0.1]}
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(document))
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen([*SELFTRAIN, "sweep", "toy.yaml", "--at-once", "2"], cwd=tmp_path, env=dict(os.environ), stdout=log, stderr=log)
+        process = subprocess.Popen([*SELFTRAIN, "sweep", "toy.yaml", "--at-once", "1"], cwd=tmp_path, env=dict(os.environ), stdout=log, stderr=log)
     family: dict[int, psutil.Process] = {}
     deadline = time.monotonic() + 300
     results: list[Path] = []
@@ -98,17 +108,13 @@ def test_a_killed_sweep_goes_on_where_it_was(document, tmp_path, monkeypatch, ca
     with (folder / "results.jsonl").open("a") as file:
         file.write('{"cell": "cut sho')  # a line that a kill has cut
 
-    done = subprocess.run(
-        [*SELFTRAIN, "sweep", "--resume", str(folder)], cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=800
-    )
+    done = selftrain(tmp_path, "sweep", "--resume", str(folder), "--at-once", "1", environment={})
     assert done.returncode == 0, done.stderr
     assert f"trainings={8 - len(before)} there={len(before)}" in done.stderr
     after = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines() if line != '{"cell": "cut sho']
     assert after[: len(before)] == before and len({line["cell"] for line in after}) == len(after) == 8
-    monkeypatch.chdir(tmp_path)
-    assert main(["sweep", "toy.yaml"]) == 0
-    said = capfd.readouterr()
-    assert "all 8 results are there" in said.err and "A toy sweep" in said.out
+    again = selftrain(tmp_path, "sweep", "toy.yaml", environment={})
+    assert again.returncode == 0 and "all 8 results are there" in again.stderr and "A toy sweep" in again.stdout
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     assert sum(event["event"] == "trial done" for event in events) in (8, 7)  # the event of the last result may have been cut off by the kill
 
@@ -124,9 +130,12 @@ def test_a_cell_that_cannot_be_trained_is_in_the_table_with_its_reason(document,
             "bad": {"model": {"cache": str(tmp_path / "taken"), "max_tokens": 15}},
         }
     }
-    result = run_sweep(parse_space(document), at_once=2)
+    result = run_sweep(parse_space(document), at_once=1)
     assert result.table is not None and not result.table.complete and "Failed: bad on" in result.text
     good, bad = (result.table.entries[(row,), result.table.columns[0]] for row in ("good", "bad"))
     assert len(good.values) == 1 and list(bad.failed) == [0] and ("FileExistsError" in bad.failed[0] or "NotADirectory" in bad.failed[0])
-    again = run_sweep(parse_space(document), at_once=2)
-    assert again.trained == 1  # the failed one is tried again, the other is there
+    missing: list = []
+    monkeypatch.setattr("selftrain.sweeps.sweep.workers", lambda *_: nullcontext())
+    monkeypatch.setattr("selftrain.sweeps.sweep.run_trials", lambda work, shared, on_result, **_: missing.extend(shared.cells))
+    run_sweep(parse_space(document), at_once=1)
+    assert [cell.setting for cell in missing] == ["bad"]  # the failed one is tried again, the other is there

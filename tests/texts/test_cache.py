@@ -2,13 +2,12 @@
 
 import hashlib
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cache_writers import KEYS, two_writers_agree
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -192,37 +191,9 @@ def test_of_two_writers_of_a_key_the_first_commit_counts_for_both_and_for_all_la
     assert sum(table.num_rows for table in map(pq.read_table, tmp_path.glob("*.parquet"))) == 2
 
 
-WRITER = """
-import sys
-from pathlib import Path
-from selftrain.texts.cache import Completion, TextCache
-cache = TextCache(Path(sys.argv[1]))
-print("ready", flush=True)
-sys.stdin.readline()
-for key in range(40):
-    cache.add([Completion(f"k{key}", "doc", "input", "", 0, f"{key} of {sys.argv[2]}", False, 1, 1)])
-print("|".join(cache.get(f"k{key}").text for key in range(40)))
-"""
-
-
 def test_two_processes_that_write_the_same_keys_report_the_same_texts_as_a_later_run(tmp_path):
-    processes = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for name in ("one", "two")
-    ]
-    try:
-        for process in processes:
-            assert process.stdout.readline() == "ready\n"
-        for process in processes:
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        reported = [process.communicate(timeout=300)[0].strip() for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    later = TextCache(tmp_path)
-    assert reported[0] == reported[1] == "|".join(later.get(f"k{key}").text for key in range(40))
-    assert sum(pq.read_metadata(file).num_rows for file in tmp_path.glob("*.parquet")) == 40
+    assert two_writers_agree(tmp_path, log_blocks=1000)
+    assert sum(pq.read_metadata(file).num_rows for file in tmp_path.glob("*.parquet")) == len(KEYS)
 
 
 def test_blocks_without_numbers_count_as_they_always_did_and_before_the_numbered(tmp_path):

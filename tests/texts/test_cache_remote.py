@@ -1,13 +1,12 @@
 """GenDict in an object store: an imitation of S3 that speaks its protocol, and fsspec's memory for what is the same everywhere."""
 
 import itertools
-import os
-import subprocess
 import sys
 
 import pyarrow.parquet as pq
 import pytest
 import s3fs
+from cache_writers import two_writers_agree
 from moto.server import ThreadedMotoServer
 
 from selftrain.errors import ConfigError, MissingExtraError, OutputError, ServiceError
@@ -77,37 +76,8 @@ def test_a_number_of_s3_is_created_once(bucket):
         store.read("a")
 
 
-WRITER = """
-import sys
-from selftrain.texts.cache import Completion, TextCache, merging, text_cache
-merging.LOG_BLOCKS = text_cache.LOG_BLOCKS = 8
-cache = TextCache(sys.argv[1])
-print("ready", flush=True)
-sys.stdin.readline()
-for key in range(30):
-    cache.add([Completion(f"k{key}", "doc", "input", "", 0, f"{key} of {sys.argv[2]}", False, 1, 1)])
-found = cache.lookup(f"k{key}" for key in range(30))
-print("|".join(found[f"k{key}"].text for key in range(30)))
-"""
-
-
 def test_two_processes_that_write_the_same_keys_to_s3_report_the_same_texts_as_a_later_run(bucket):
-    processes = [
-        subprocess.Popen([sys.executable, "-c", WRITER, bucket, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
-        for name in ("one", "two")
-    ]
-    try:
-        for process in processes:
-            assert process.stdout.readline() == "ready\n"
-        for process in processes:
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        reported = [process.communicate(timeout=300)[0].strip() for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    found = TextCache(bucket).lookup(f"k{key}" for key in range(30))
-    assert reported[0] == reported[1] == "|".join(found[f"k{key}"].text for key in range(30))
+    assert two_writers_agree(bucket, log_blocks=8)
     assert any(name.startswith("manifest-") for name in open_store(bucket).names())
 
 

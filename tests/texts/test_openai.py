@@ -19,10 +19,11 @@ from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.data.texts import TextRequest
 from selftrain.errors import ConfigError, ResourceError, ServiceError
 from selftrain.models.locate import fingerprint, language_model_of
+from selftrain.passwords import KEY_VARIABLE
 from selftrain.runtime import cluster
 from selftrain.texts.channel import open_texts
 from selftrain.texts.engines import engine_needs, make_engine, openai, resilient
-from selftrain.texts.engines.openai import KEY_VARIABLE, ServerDeployment
+from selftrain.texts.engines.openai import ServerDeployment
 from selftrain.texts.engines.resilient import ResilientEngine
 from selftrain.texts.engines.spending import Spending
 from selftrain.texts.prompts import Prompt, Sampling

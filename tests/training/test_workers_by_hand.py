@@ -5,16 +5,12 @@ One pair of processes trains every method below and reports whether losses, grad
 
 from __future__ import annotations
 
-import os
-import socket
 import traceback
 
 import few_labels_equations as equations
 import pytest
-import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from few_labels import TEXTS, ByHand, Watching, built, follow
+from worker_groups import results_of_group
 
 FEW = {"batch_size": 5, "unlabeled_ratio": 1}  # shares of a batch differ in size
 T = {"ns3l_threshold": 0.3}
@@ -50,40 +46,14 @@ def followed(name, workers):
     return "agrees"
 
 
-def member(rank, size, port, results):
-    torch.set_num_threads(1)
-    torch.set_default_dtype(torch.float64)
-    found = {}
-    try:
-        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
-        for name in METHODS:
-            found[name] = followed(name, Watching(rank, size))
-        results.put((rank, found))
-        dist.barrier()
-    except BaseException:
-        results.put((rank, traceback.format_exc()))
-        os._exit(1)
-    dist.destroy_process_group()
+def every_method(rank, size):
+    return {name: followed(name, Watching(rank, size)) for name in METHODS}
 
 
 @pytest.fixture(scope="module")
 def pair():
     """[rank] -> [method] -> "agrees", or where it does not."""
-    size = 2
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = mp.get_context("forkserver")  # which imports once for all of them
-    context.set_forkserver_preload(["few_labels_equations"])
-    results = context.Queue()
-    processes = [context.Process(target=member, args=(rank, size, port, results)) for rank in range(size)]
-    for process in processes:
-        process.start()
-    found = dict(results.get(timeout=600) for _ in range(size))
-    for process in processes:
-        process.join(timeout=60)
-    assert not any(isinstance(one, str) for one in found.values()), found
-    return found
+    return results_of_group(every_method, 2, preload=["few_labels_equations"])
 
 
 @pytest.mark.parametrize("name", METHODS)

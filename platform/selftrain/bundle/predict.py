@@ -6,7 +6,7 @@ Rows come in and go out as dictionaries. A row whose text cannot be classified g
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,7 @@ def predict_file(classifier: Classifier, source: Path, out: Path, text_column: s
     source, out = Path(source), Path(out)
     check_paths(source, out)
     table = open_table(source, text_column)
-    classes = [str(name) for name in classifier.classes_]
-    names = _new_columns(["label", "probability", "error", *(f"p_{name}" for name in classes)], table.schema.names)
-    types = [pa.string(), pa.float64(), pa.string(), *([pa.float64()] * len(classes))]
-    schema = pa.schema([*table.schema, *(pa.field(name, type_) for name, type_ in zip(names, types, strict=True))])
+    names, schema = result_columns(table.schema, [str(name) for name in classifier.classes_])
 
     written = 0
     with (
@@ -54,14 +51,37 @@ def predict_file(classifier: Classifier, source: Path, out: Path, text_column: s
         open_result(partial, out.suffix, schema) as writer,
         tqdm(total=table.rows, unit=" texts", file=sys.stderr, disable=None) as bar,
     ):
-        for batch in _batches(table.read()):
-            writer.write(_classified(classifier, batch, text_column, names))
+        for batch in batches(table.read()):
+            writer.write(classified(classifier, batch, text_column, names))
             written += len(batch)
             bar.update(len(batch))
     return written
 
 
-def _classified(classifier: Classifier, batch: list[TableRow], text_column: str, names: list[str]) -> list[dict[str, Any]]:
+def result_columns(schema: pa.Schema, classes: Sequence[str]) -> tuple[list[str], pa.Schema]:
+    """The columns that a classifier adds.
+
+    Args:
+        schema: of the rows that are classified.
+        classes: class names.
+
+    Returns:
+        (names of the label, its probability, the error and each class's probability; the schema of the result).
+    """
+    names = new_columns(["label", "probability", "error", *(f"p_{name}" for name in classes)], schema.names)
+    types = [pa.string(), pa.float64(), pa.string(), *([pa.float64()] * len(classes))]
+    return names, pa.schema([*schema, *(pa.field(name, type_) for name, type_ in zip(names, types, strict=True))])
+
+
+def classified(classifier: Classifier, batch: list[TableRow], text_column: str, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows with their labels.
+
+    Args:
+        classifier: the classifier.
+        batch: rows that are classified together, of `batches`.
+        text_column: the column with the texts.
+        names: of the columns that are added, of `result_columns`.
+    """
     label, probability, error, *columns = names
     problems = ["more cells than the header" if row.slipped else problem_with(row.cells[text_column]) for row in batch]
     usable = [index for index, problem in enumerate(problems) if problem is None]
@@ -80,8 +100,9 @@ def _classified(classifier: Classifier, batch: list[TableRow], text_column: str,
     return result
 
 
-def _new_columns(wanted: list[str], taken: list[str]) -> list[str]:
-    result = []
+def new_columns(wanted: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """`wanted` names, each with `predicted_` in front where it is taken."""
+    result: list[str] = []
     for name in wanted:
         while name in taken or name in result:
             name = f"predicted_{name}"
@@ -89,7 +110,8 @@ def _new_columns(wanted: list[str], taken: list[str]) -> list[str]:
     return result
 
 
-def _batches(rows: Iterable[TableRow]) -> Iterator[list[TableRow]]:
+def batches(rows: Iterable[TableRow]) -> Iterator[list[TableRow]]:
+    """Rows in groups that are small enough to be classified together."""
     batch: list[TableRow] = []
     characters = 0
     for row in rows:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from selftrain.errors import ConfigError, SelfTrainError
+from selftrain.errors import ConfigError, SelfTrainError, say
 
 if TYPE_CHECKING:
     from selftrain.config import Experiment
@@ -74,7 +73,9 @@ def add_experiment(parser: Parser) -> None:
     """The options that make an experiment; `load_experiment` reads them."""
     parser.add_argument("experiment", nargs="?", metavar="EXPERIMENT.yaml", help="experiment file; default: every default")
     parser.add_argument(
-        "--data", metavar="SOURCE", help="catalogue name, CSV/JSONL/Parquet file, folder of selftrain generate, or hub name (data.source)"
+        "--data",
+        metavar="SOURCE",
+        help="catalogue name, CSV/JSONL/Parquet file or several ('texts/*.parquet'), folder, s3:// address, or hub name (data.source)",
     )
     parser.add_argument("--classes", metavar="A,B,...", help="class names, separated by commas (data.classes)")
     parser.add_argument("--text-column", help="column of the text (data.text_column)")
@@ -112,7 +113,7 @@ def names_of(listed: str) -> list[str]:
 def say_unsent(unsent: str | None) -> int:
     """Say what the tracking store did not take, if anything; returns the exit code."""
     if unsent is not None:
-        print(f"selftrain: {unsent}", file=sys.stderr)
+        say(unsent)
     return 0 if unsent is None else 2
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from selftrain.errors import SelfTrainError, sentence
+from selftrain.errors import SelfTrainError, say
 from selftrain.runtime.upload import keep_files
 
 
@@ -21,7 +21,7 @@ def main(given: Sequence[str]) -> int:
     try:
         keep_files(Path.cwd(), Path(storage))
     except SelfTrainError as error:
-        print(f"selftrain: {sentence(error)}", file=sys.stderr)
+        say(error)
         return 2
     os.chdir(storage)  # what is relative all the same is not lost
     os.environ["MLFLOW_TRACKING_URI"] = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage}/mlflow.db"

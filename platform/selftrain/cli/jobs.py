@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from selftrain.cli import models, training
 from selftrain.cli.common import Parser, add_command, load_experiment, names_of
-from selftrain.errors import ConfigError, ServiceError, printable, sentence
-from selftrain.passwords import has_password, keys_with_passwords
+from selftrain.errors import ConfigError, ServiceError, printable, say
+from selftrain.passwords import KEY_VARIABLE, has_password, keys_with_passwords
 
 if TYPE_CHECKING:
     from selftrain.runtime.jobs import Job, Jobs
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from selftrain.sweeps.space import Paper, Space
 
 _ADDRESS = "of the cluster's dashboard (default: RAY_ADDRESS, else http://127.0.0.1:8265)"
-_TRACKING, _KEY = "MLFLOW_TRACKING_URI", "SELFTRAIN_LANGUAGE_MODEL_KEY"
+_TRACKING = "MLFLOW_TRACKING_URI"
 _OWN = frozenset({"help", "address", "storage", "detach"})  # options of `submit` itself
 
 Words = Callable[["Upload"], list[str]]  # what is uploaded -> the command line on the cluster
@@ -33,7 +33,7 @@ def add_commands(commands: Any) -> None:
         commands,
         "submit",
         _submit,
-        "run, sweep, generate or distill as a job of a Ray cluster, and follow it",
+        "run, sweep, generate, distill or predict as a job of a Ray cluster, and follow it",
         examples=(
             "selftrain submit run jobs/experiments/bbc_news.yaml --storage /mnt/shared",
             "selftrain submit sweep tune_spaces/genco_tau.yaml --storage /mnt/shared --detach",
@@ -42,6 +42,7 @@ def add_commands(commands: Any) -> None:
     kinds = submit.add_subparsers(metavar="COMMAND", required=True, parser_class=_SubmittedParser)
     training.add_commands(kinds)
     models.add_distill(kinds)
+    models.add_predict(kinds)
     for name, submitted in kinds.choices.items():
         _make_submitted(name, submitted)
 
@@ -89,7 +90,8 @@ def _make_submitted(name: str, parser: Parser) -> None:
     )
     _add_detach(parser)
     parser.description = f"As a job of a Ray cluster: {(parser.description or '')[:1].lower()}{(parser.description or '')[1:]}"
-    examples = tuple(example.replace("selftrain ", "selftrain submit ", 1) for example in parser.get_default("examples"))
+    files = (example for example in parser.get_default("examples") if name != "predict" or "--file" in example)  # a text is no job
+    examples = tuple(example.replace("selftrain ", "selftrain submit ", 1) for example in files)
     parser.epilog = "\n".join(["examples, with --storage or on one machine:", *(f"  {example}" for example in examples)])
     parser.set_defaults(command=_submit, kind=name, continues=None, examples=examples)
 
@@ -161,9 +163,9 @@ def _follow(jobs: Jobs, id_: str, detach: bool) -> int:
     try:
         job = jobs.follow(id_, _write)
     except KeyboardInterrupt:
-        _say(f"the job {id_} goes on; `selftrain jobs logs {id_}` follows it again, `selftrain jobs stop {id_}` stops it.")
+        say(f"the job {id_} goes on; `selftrain jobs logs {id_}` follows it again, `selftrain jobs stop {id_}` stops it.")
         return 130
-    _say(_end(job))
+    say(_end(job))
     return 2 if job.exit_code is None else job.exit_code
 
 
@@ -178,10 +180,6 @@ def _end(job: Job) -> str:
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def _say(text: str) -> None:
-    print(f"selftrain: {sentence(text)}", file=sys.stderr, flush=True)
 
 
 def _run_words(options: argparse.Namespace) -> Words:
@@ -287,11 +285,26 @@ def _distill_words(options: argparse.Namespace) -> Words:
     return words
 
 
+def _predict_words(options: argparse.Namespace) -> Words:
+    if options.texts or not (options.file and options.out):
+        raise ConfigError("selftrain submit predict takes --file with --out; a text needs no job.")
+    cluster = ["--address=auto"] if models.is_pass(options.file, options.out) else []
+
+    def words(upload: Upload) -> list[str]:
+        out = options.out if "://" in options.out else upload.folder(options.out, "out")
+        source = upload.bundle(options.file, "source") if os.path.isdir(options.file) else upload.source(options.file, "source")
+        bundle = [f"--bundle={upload.bundle(options.bundle, 'bundle')}"] if options.bundle else []
+        return ["predict", *_given(options, {"texts", "file", "out", "bundle"}), *bundle, f"--file={source}", f"--out={out}", *cluster]
+
+    return words
+
+
 _WORDS: dict[str, Callable[[argparse.Namespace], Words]] = {
     "run": _run_words,
     "sweep": _sweep_words,
     "generate": _generate_words,
     "distill": _distill_words,
+    "predict": _predict_words,
 }
 
 
@@ -323,6 +336,6 @@ def _say_what_stays(server: bool) -> None:
         "is not sent, because everybody who may list the jobs of the cluster would see it; the nodes must have it in the environment of `ray start`"
     )
     if has_password(os.environ.get(_TRACKING, "")):
-        _say(f"{_TRACKING} holds a password and {shown} (where they have none, the job's figures go to mlflow.db on the storage).")
-    if server and os.environ.get(_KEY):
-        _say(f"{_KEY} {shown}.")
+        say(f"{_TRACKING} holds a password and {shown} (where they have none, the job's figures go to mlflow.db on the storage).")
+    if server and os.environ.get(KEY_VARIABLE):
+        say(f"{KEY_VARIABLE} {shown}.")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from selftrain.cli import inspection, jobs, models, serving, training
 from selftrain.cli.common import Parser, flag_of, in_flags
-from selftrain.errors import ConfigError, ProcessDied, SelfTrainError, sentence
+from selftrain.errors import ConfigError, ProcessDied, SelfTrainError, say
 from selftrain.passwords import has_password
 from selftrain.runtime.signals import interruptible
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with interruptible():
             return command(options)
     except SelfTrainError as error:
-        _say(in_flags(error, options))
+        say(in_flags(error, options))
         if isinstance(error, ProcessDied):
             from selftrain.runtime.watch import leave
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         continues = getattr(options, "continues", None)
-        _say(f"stopped; {continues}." if continues else "stopped.")
+        say(f"stopped; {continues}." if continues else "stopped.")
         return 130
     except BrokenPipeError:  # the reader of our output (head, less) has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if (problem := _disk_problem(error)) is None:
             raise
-        _say(problem)
+        say(problem)
         return 2
 
 
@@ -68,10 +68,6 @@ def build_parser() -> Parser:
     for group in (training, models, jobs, serving, inspection):
         group.add_commands(commands)
     return parser
-
-
-def _say(text: str) -> None:
-    print(f"selftrain: {sentence(text)}", file=sys.stderr)
 
 
 def _disk_problem(error: OSError) -> str | None:

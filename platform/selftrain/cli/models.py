@@ -7,38 +7,58 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selftrain.cli.common import Parser, add_command, add_tracking_uri, names_of
-from selftrain.errors import ConfigError, printable
+from selftrain.errors import ConfigError, ProcessDied, printable
 
 if TYPE_CHECKING:
     from selftrain.bundle.classifier import Classifier
-    from selftrain.bundle.format import BundleCard
-    from selftrain.data.corpus import Corpus
+
+
+_OF_A_PASS = {"address": "--address", "at_once": "--at-once", "threads": "--threads", "gpus": "--gpus"}
+CONTINUES = "the same command continues, what is written is kept"
 
 
 def add_commands(commands: Any) -> None:
     """Add this file's commands."""
-    _add_predict(commands)
+    add_predict(commands)
     _add_export(commands)
     add_distill(commands)
     _add_register(commands)
 
 
-def _add_predict(commands: Any) -> None:
+def add_predict(commands: Any) -> None:
+    """Add `predict`, which runs as a job too."""
     predict = add_command(
         commands,
         "predict",
         _predict,
-        "classify texts with the registered champion or a bundle",
-        examples=('selftrain predict --model mail "Where is my parcel?"', "selftrain predict --bundle bundle --file new.csv --out labeled.parquet"),
-        sets={"file": "source", "model": "model_name"},
+        "classify texts, a file, or many files with the registered champion or a bundle",
+        examples=(
+            'selftrain predict --model mail "Where is my parcel?"',
+            "selftrain predict --bundle bundle --file 'docs/*.parquet' --out labeled/",
+        ),
+        sets={"file": "source", "model": "model_name", "address": "ray.address"},
     )
     predict.add_argument("texts", nargs="*", metavar="TEXT")
-    predict.add_argument("--file", metavar="FILE", help="CSV, JSONL or Parquet with one text a row")
-    predict.add_argument("--out", metavar="FILE", help="where the labeled rows go (CSV, JSONL or Parquet)")
+    predict.add_argument(
+        "--file",
+        metavar="FILE",
+        help="CSV, JSONL or Parquet with one text a row; or a folder, a wildcard (in quotes) or an address (s3://) of many, which Ray Data goes through",
+    )
+    predict.add_argument(
+        "--out",
+        metavar="FILE",
+        help="where the labeled rows go (CSV, JSONL or Parquet); for many files a folder or an address; repeated, it continues",
+    )
     predict.add_argument("--text-column", default="text", help="column of the text in --file (default: text)")
     which = predict.add_mutually_exclusive_group()
     which.add_argument("--model", default=None, help="name in the registry; its champion is used (default: bbc_news, the demo's)")
     which.add_argument("--bundle", metavar="FOLDER", help="a bundle folder, without a registry")
+    predict.add_argument("--address", help="for many files: a Ray cluster (auto, or an address); default: a local Ray (ray.address)")
+    predict.add_argument("--at-once", type=int, metavar="N", help="for many files: processes at most (default: as many as there is room for)")
+    predict.add_argument("--threads", type=int, metavar="N", help="for many files: cores of a process (default: 1)")
+    predict.add_argument(
+        "--gpus", metavar="N", help="for many files: GPUs of a process, such as 0.5; 0: the CPU (default: auto, one where there are some)"
+    )
     add_tracking_uri(predict)
 
 
@@ -126,6 +146,10 @@ def _predict(options: argparse.Namespace) -> int:
         raise ConfigError('selftrain predict takes either texts (selftrain predict "a text") or --file with --out.')
     if bool(options.file) != bool(options.out):
         raise ConfigError("--file and --out go together; pass the other one too.")
+    if options.file and (options.address is not None or is_pass(options.file, options.out)):
+        return _predict_files(options)
+    if (flag := next((flag for dest, flag in _OF_A_PASS.items() if getattr(options, dest) is not None), None)) is not None:
+        raise ConfigError(f"{flag} is for many files: a folder, a wildcard or an address with --file.")
     if options.file:
         from selftrain.data.tables import check_paths
 
@@ -143,14 +167,52 @@ def _predict(options: argparse.Namespace) -> int:
     return 0
 
 
+def is_pass(file: str, out: str) -> bool:
+    """Whether `predict` is asked to go through many files, with Ray Data, and not through one in this process.
+
+    Args:
+        file: what is read, of `--file`.
+        out: what is written, of `--out`.
+    """
+    from selftrain.passes.inputs import is_many
+
+    return "://" in out or is_many(file)
+
+
+def _predict_files(options: argparse.Namespace) -> int:
+    options.continues = CONTINUES
+    from selftrain.passes.prediction import predict_files
+
+    asked = {"threads": options.threads, "gpus": options.gpus}
+    try:
+        made = predict_files(
+            _bundle(options),
+            options.file,
+            options.out,
+            text_column=options.text_column,
+            address=options.address,
+            at_once=options.at_once,
+            **{name: value for name, value in asked.items() if value is not None},
+        )
+    except ProcessDied as error:
+        raise ProcessDied(f"{error} {CONTINUES[0].upper()}{CONTINUES[1:]}.") from None
+    without = f", {made.failed} of them without a label (column error)" if made.failed else ""
+    print(f"{'nothing to do: ' if made.found else ''}{made.rows} rows labeled in {options.out}{without}")
+    return 0
+
+
 def _classifier(options: argparse.Namespace) -> Classifier:
     from selftrain.bundle.classifier import Classifier
 
+    return Classifier.load(_bundle(options))
+
+
+def _bundle(options: argparse.Namespace) -> Path:
     if options.bundle:
-        return Classifier.load(options.bundle)
+        return Path(options.bundle)
     from selftrain.tracking import champion_bundle
 
-    return Classifier.load(champion_bundle(options.model or "bbc_news", options.tracking_uri).folder)
+    return Path(champion_bundle(options.model or "bbc_news", options.tracking_uri).folder)
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -193,7 +255,7 @@ def _distill(options: argparse.Namespace) -> int:
     check_folder(Path(options.out) if options.out else Path(options.bundle).absolute().parent / "distilled", "out")
     from selftrain.bundle.documents import load_documents
     from selftrain.bundle.format import read_card
-    from selftrain.compress.distill import STUDENTS, describe_tiers, distill
+    from selftrain.compress.distill import STUDENTS, describe_tiers, distill, generated_texts
     from selftrain.compress.onnx import require_empty
 
     card = read_card(options.bundle)
@@ -212,19 +274,6 @@ def _distill(options: argparse.Namespace) -> int:
     print(describe_tiers(result))
     print(f"students: {result.folder}  picture: {result.folder / 'tiers.svg'}")
     return 0
-
-
-def generated_texts(card: BundleCard, corpus: Corpus) -> list[str]:
-    """Texts that a language model wrote for documents of `corpus`, from the cache of the bundle's experiment; none where there is no such cache."""
-    augment = card.experiment.get("augment") or {}
-    cache = str(augment.get("cache") or "")
-    if card.llm is None or not cache or not ("://" in cache or Path(cache).is_dir()):
-        return []
-    from selftrain.texts.cache import TextCache
-
-    wanted = set(corpus.unlabeled.ids)
-    texts = (answer.text.strip() for answer in TextCache(cache).completions() if answer.document_id in wanted and answer.kind != "classify")
-    return sorted({text for text in texts if text})
 
 
 def _register(options: argparse.Namespace) -> int:

@@ -37,6 +37,7 @@ from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
 from selftrain.evaluation.tiers import Tier, tiers
 from selftrain.files.durable import replacing_folder
 from selftrain.files.parsing import json_of
+from selftrain.texts.cache import TextCache
 
 STUDENTS = ("static", "shallow")
 FEWEST_DOCUMENTS = 50
@@ -118,6 +119,17 @@ def distill(
     kind = "labels" if labels is not None else "the teacher's answers"
     learned = f"learned from {len(texts):,} texts of {corpus.name}, measured on {len(measured_on):,} documents against {kind}"
     return DistillResult(home, found, f"{learned}{note}")
+
+
+def generated_texts(card: BundleCard, corpus: Corpus) -> list[str]:
+    """Texts that a language model wrote for documents of `corpus`, from the cache of the bundle's experiment; none where there is no such cache."""
+    augment = card.experiment.get("augment") or {}
+    cache = str(augment.get("cache") or "")
+    if card.llm is None or not cache or not ("://" in cache or Path(cache).is_dir()):
+        return []
+    wanted = set(corpus.unlabeled.ids)
+    texts = (one.text.strip() for one in TextCache(cache).completions() if one.document_id in wanted and one.kind != "classify")
+    return sorted({text for text in texts if text})
 
 
 def _divided(corpus: Corpus, truth: TrueLabels, max_documents: int) -> tuple[list[str], list[str], np.ndarray | None]:

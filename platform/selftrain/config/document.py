@@ -39,7 +39,8 @@ class DataConfig(Section):
 
     source: str = Field(
         "bbc_news",
-        description="a name of the catalogue, a CSV, JSONL or Parquet file, a folder of selftrain generate, or a Hugging Face datasets name",
+        description="a name of the catalogue, a CSV, JSONL or Parquet file, a folder of selftrain generate or of Parquet files, a wildcard, an s3:// "
+        "address, or a Hugging Face datasets name",
     )
     text_column: str = Field("text", description="column with the text (files and hub data sets outside the catalogue)")
     label_column: str | None = Field(None, description="column with the true label; for evaluation only, unless supervision says otherwise")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from selftrain.config import composed
 from selftrain.data.catalogue import NamedSet, spelling
-from selftrain.data.cleaning import SourceRow, label_key
+from selftrain.data.cleaning import label_key
 from selftrain.data.corpus import Label
+from selftrain.data.reading import Rows
 from selftrain.data.sources import DataSource
 from selftrain.errors import ConfigError, DataError, nearest, unprintable
 
 MAX_CLASSES = 1000  # more distinct labels than this are not classes but, say, a column of ids
+_MET_LABELS = 2 * MAX_CLASSES
 CLASS_CHARACTERS = 500  # of a name: it is put into prompts and tables
 
 
@@ -115,7 +117,7 @@ def words_of(name: str) -> str:
 
 def no_label_matches(source: DataSource, labels: Sequence[Label]) -> str:
     """The sentence for a source of which no label is one of the classes."""
-    found = list(dict.fromkeys(key for row in _rows(source) if (key := label_key(row.label)) is not None))
+    found = list(dict.fromkeys(key for label in _labels(source) if (key := label_key(label)) is not None))
     return (
         f"No label of {source.name} is one of the classes ({_listed(label.name for label in labels)}); the label column holds {_listed(found)}; "
         "correct data.classes or data.label_column."
@@ -164,10 +166,10 @@ def _rearranged(source: DataSource, labels: tuple[Label, ...], wanted: Sequence[
 
 def _distinct_labels(source: DataSource) -> list[str]:
     names: dict[str, str] = {}
-    for row in _rows(source):
-        key = label_key(row.label)
-        if key is not None and isinstance(row.label, str | int | float):
-            names.setdefault(key, composed(str(row.label)).strip())
+    for label in _labels(source):
+        key = label_key(label)
+        if key is not None and isinstance(label, str | int | float):
+            names.setdefault(key, composed(str(label)).strip())
     if not names:
         raise DataError(f"{source.name} names no classes; set data.classes to their names (or data.label_column to a column with class names).")
     if all(key.lstrip("-").isdigit() for key in names):
@@ -183,7 +185,7 @@ def _distinct_labels(source: DataSource) -> list[str]:
 
 def _refuse_counting_from_one(source: DataSource, by_name: Mapping[str, int]) -> None:
     """Labels 1 to n for n classes would all be one class off, but for the last, and nothing else would show it."""
-    keys = {key for row in _rows(source) if (key := label_key(row.label)) is not None}
+    keys = {key for label in _labels(source) if (key := label_key(label)) is not None}
     numbers = {int(key) for key in keys - set(by_name) if key.isdigit()}
     if numbers and len(numbers) == len(keys) and min(numbers) == 1 and max(numbers) == len(by_name):
         raise DataError(
@@ -191,9 +193,17 @@ def _refuse_counting_from_one(source: DataSource, by_name: Mapping[str, int]) ->
         )
 
 
-def _rows(source: DataSource) -> Iterable[SourceRow]:
-    yield from source.train
-    yield from source.test or ()
+def _labels(source: DataSource) -> Iterator[object]:
+    """The labels of a source, each value once (beyond a limit, as often as it comes): what `label_key` makes of them takes longer than reading them."""
+    met: set[tuple[type, object]] = set()
+    for rows in (source.train, source.test or ()):
+        for label in rows.labels() if isinstance(rows, Rows) else (row.label for row in rows):
+            if isinstance(label, int) or (isinstance(label, str) and len(label) <= CLASS_CHARACTERS):
+                if (type(label), label) in met:
+                    continue
+                if len(met) < _MET_LABELS:
+                    met.add((type(label), label))
+            yield label
 
 
 def _listed(names: Iterable[str], most: int = 10) -> str:

@@ -32,10 +32,11 @@ class Label:
 class Documents:
     """A split without labels: ids and documents in one order.
 
-    `contents` are the documents, whatever their kind: strings, or for images one uint8 array `[documents, 3, height, width]`.
+    `contents` are the documents, whatever their kind: strings, or for images one uint8 array `[documents, 3, height, width]`. Ids and strings are tuples, or
+    the columns that `load_corpus` makes (columns.py).
     """
 
-    ids: tuple[str, ...] = ()
+    ids: Sequence[str] = ()
     contents: Sequence[Any] = ()
 
     def __len__(self) -> int:
@@ -65,7 +66,7 @@ class Corpus:
         default_factory=dict
     )  # document id -> classes, ascending; for data.supervision: candidates alone
     oracle: Mapping[str, int] = field(default_factory=dict)  # true labels of all unlabeled documents; empty but for data.supervision: oracle (bounds)
-    skipped: tuple[UnusedRow, ...] = ()
+    skipped: Sequence[UnusedRow] = ()
     validation: Documents = Documents()  # for the choice of a checkpoint (data.validation_documents)
     fingerprint: str = ""  # hash over ids, splits and class names
     kind: DocumentKind = "text"

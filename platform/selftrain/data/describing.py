@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from selftrain.data.catalogue import CATALOGUE
-from selftrain.data.corpus import Corpus, TrueLabels
+from selftrain.data.corpus import Corpus, TrueLabels, UnusedRow
 from selftrain.data.sources import FOLDER_VARIABLE, package_folder, shared_folders
 
 _SHOWN_CHARACTERS = 200
+LISTED_ROWS = 1000  # skipped rows of a reason that a run's record lists
 
 
 def describe_catalogue() -> str:
@@ -29,6 +31,17 @@ def describe_catalogue() -> str:
             table.append((name, "", FOLDER_VARIABLE, "see its dataset.json"))
     widths = [max(len(row[column]) for row in table) for column in range(3)]
     return "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip() for row in table)
+
+
+def skipped_by_reason(skipped: Iterable[UnusedRow], most: int = LISTED_ROWS) -> tuple[dict[str, int], list[dict[str, str]]]:
+    """(how many rows were skipped for each reason, the first `most` rows of each), as plain values."""
+    counts: dict[str, int] = {}
+    listed = []
+    for row in skipped:
+        counts[row.reason] = counts.get(row.reason, 0) + 1
+        if counts[row.reason] <= most:
+            listed.append({"row": row.row, "reason": row.reason})
+    return counts, listed
 
 
 def describe_corpus(corpus: Corpus, truth: TrueLabels) -> str:

@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from string import Formatter
 from typing import NamedTuple
+
+import numpy as np
 
 from selftrain.config import DataConfig
 from selftrain.data.catalogue import DEFAULT_PROMPTS
 from selftrain.data.classes import check_class_names, classes_of, no_label_matches, same_classes, with_descriptions
-from selftrain.data.cleaning import Document, SourceRow, clean, label_key
-from selftrain.data.corpus import Corpus, Documents, Label, TrueLabels, UnusedRow
-from selftrain.data.images import check_sizes, common_size, stacked, thinned
+from selftrain.data.cleaning import NO_LABEL, SourceRow, clean, label_key
+from selftrain.data.columns import SkippedBuilder, SkippedRows
+from selftrain.data.corpus import Corpus, Documents, Label, TrueLabels
+from selftrain.data.gathering import Cut, Gathered, gather
+from selftrain.data.id_set import IdSet
+from selftrain.data.images import check_sizes, common_size, thinned
 from selftrain.data.sources import DataSource, find_source
-from selftrain.data.splits import hash_order, hold_out
+from selftrain.data.splits import hold_out
 from selftrain.errors import ConfigError, DataError
 
+_HASHED_IDS = 4096  # of a split at a time
 _LEARNS_FROM_LABELS = ("few", "all", "candidates")  # values of data.supervision with which some of the true labels are granted
 
 
@@ -46,22 +52,27 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, TrueLabels]:
     labels = with_descriptions(labels, config.descriptions)
     tested = _tested(config, source, labels, index)
     given, rest, skipped = _cleaned(config, source, tested, index)
-    if not given and not any(document.label is not None for document in rest.values()) and any(item.reason == "unknown label" for item in skipped):
+    if not _tests(given) and not np.any(rest.labels != NO_LABEL) and skipped.counts["unknown label"]:
         raise DataError(no_label_matches(source, labels))
 
     test, validation, unlabeled = _splits(config, source, given, rest, skipped)
-    documents, images = {**rest, **given}, source.kind == "image"
-    weak = {id_: label for id_ in unlabeled if (label := documents[id_].weak) is not None}
-    truth = TrueLabels(_true_labels(documents, unlabeled), _true_labels(documents, test), _true_labels(documents, validation), weak)
+    held = given if _tests(given) else rest  # what has the test documents
+    truth = TrueLabels(
+        _by_id(rest, rest.labels, unlabeled),
+        _by_id(held, held.labels, test),
+        _by_id(rest, rest.labels, validation),
+        _by_id(rest, rest.weak, unlabeled),
+    )
+    parts = rest.documents(unlabeled), held.documents(test), rest.documents(validation)
     corpus = Corpus(
         name=source.name if config.test_source is None else f"{source.name} (tested on {tested.name})",
         labels=labels,
         prompts=prompts or (source.named.prompts if source.named is not None else DEFAULT_PROMPTS),
-        unlabeled=_split(documents, unlabeled, images),
-        test=_split(documents, test, images),
+        unlabeled=parts[0],
+        test=parts[1],
         skipped=skipped,
-        validation=_split(documents, validation, images),
-        fingerprint=corpus_fingerprint([label.name for label in labels], unlabeled, test, validation),
+        validation=parts[2],
+        fingerprint=corpus_fingerprint([label.name for label in labels], *(part.ids for part in parts)),
         kind=source.kind,
         mirrored=source.named is None or source.named.mirrored,
     )
@@ -71,7 +82,7 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, TrueLabels]:
 class _Tested(NamedTuple):
     """What is tested on, where a source has it apart."""
 
-    rows: Sequence[SourceRow]
+    rows: Iterable[SourceRow]
     classes: Mapping[str, int]  # its labels as `label_key` writes them -> class index
     name: str
 
@@ -86,66 +97,69 @@ def _tested(config: DataConfig, source: DataSource, labels: Sequence[Label], ind
             parameter="data.test_source",
         )
     classes = same_classes(other, labels, source.name)
-    if other.generated and not other.test:
+    test = other.test if other.test is not None and any(True for _ in other.test) else None
+    if other.generated and test is None:
         raise DataError(
             f"data.test_source {other.name} was written by a language model, and its labels may be wrong; test on real documents.",
             parameter="data.test_source",
         )
-    return _Tested(other.test or other.train, classes, other.name)
+    return _Tested(other.train if test is None else test, classes, other.name)
 
 
-def _cleaned(
-    config: DataConfig, source: DataSource, tested: _Tested, index: Mapping[str, int]
-) -> tuple[dict[str, Document], dict[str, Document], tuple[UnusedRow, ...]]:
+def _tests(given: Gathered) -> bool:
+    """Whether there are documents that are given to test on. One without a label cannot be scored; a test split without any (the hub has such) is none."""
+    return bool(np.any(given.labels != NO_LABEL))
+
+
+def _cleaned(config: DataConfig, source: DataSource, tested: _Tested, index: Mapping[str, int]) -> tuple[Gathered, Gathered, SkippedRows]:
     """(documents that are given to test on, all others, what was skipped)."""
     images = source.kind == "image"
-    size = common_size(source.train) if images else None
+    train, size = source.train, None
     if images:
-        check_sizes([*source.train, *tested.rows], size, source.name)
-
-    def cleaned(
-        rows: Sequence[SourceRow], index: Mapping[str, int], known: Collection[str] = ()
-    ) -> tuple[dict[str, Document], tuple[UnusedRow, ...]]:
-        result = clean(
-            rows, index=index, max_characters=config.max_characters, known=frozenset(known), known_reason="in test already", images=images, size=size
-        )
-        return {document.id: document for document in result.documents}, result.skipped
-
-    given, skipped_test = cleaned(tested.rows, tested.classes)
-    # A test row without a label cannot be scored; a test split without any (the hub has such) is no test split.
-    given = {id_: document for id_, document in given.items() if document.label is not None}
-    if (config.test_split is not None or config.test_source is not None) and not given:
+        train, rows = list(train), list(tested.rows)
+        tested, size = tested._replace(rows=rows), common_size(train)
+        check_sizes([*train, *rows], size, source.name)
+    given_skipped = SkippedBuilder()
+    batches = clean(tested.rows, index=tested.classes, max_characters=config.max_characters, images=images, size=size)
+    given = gather(batches, given_skipped, images=images)
+    if (config.test_split is not None or config.test_source is not None) and not _tests(given):
         key, value = ("test_source", config.test_source) if config.test_split is None else ("test_split", config.test_split)
         raise DataError(
             f"data.{key} {value!r} of {tested.name} holds no labeled document to test on; set another, or leave it out.", parameter=f"data.{key}"
         )
-    train = source.train
-    if images and config.unlabeled_documents is not None:
-        count = config.unlabeled_documents + config.validation_documents + (0 if given else config.test_documents)
-        train = thinned(train, count, (lambda row: label_key(row.label) is not None) if config.supervision in _LEARNS_FROM_LABELS else None)
-    rest, skipped = cleaned(train, index, given)
-    return given, rest, (*(skipped_test if given else ()), *skipped)
+    learns, cut = config.supervision in _LEARNS_FROM_LABELS, None
+    if config.unlabeled_documents is not None:
+        wanted = config.unlabeled_documents + config.validation_documents + (0 if _tests(given) else config.test_documents)
+        if images:
+            train = thinned(list(train), wanted, (lambda row: label_key(row.label) is not None) if learns else None)
+        else:
+            cut = Cut(wanted, by_class=learns)
+    known = IdSet()
+    known.add(given.ids[given.labels != NO_LABEL])
+    batches = clean(train, index=index, max_characters=config.max_characters, known=known, known_reason="in test already", images=images, size=size)
+    skipped = given_skipped if _tests(given) else SkippedBuilder()
+    return given, gather(batches, skipped, images=images, cut=cut), skipped.column()
 
 
 def _splits(
-    config: DataConfig, source: DataSource, given: Mapping[str, Document], rest: Mapping[str, Document], skipped: Sequence[UnusedRow]
-) -> tuple[list[str], list[str], list[str]]:
-    """(ids to test on, for validation, unlabeled)."""
-    if given:
-        test, unlabeled = hash_order(given), hash_order(rest)
+    config: DataConfig, source: DataSource, given: Gathered, rest: Gathered, skipped: SkippedRows
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions (to test on, for validation, unlabeled), each in hash order; the first are of `given` where that has labels, the others of `rest`."""
+    if _tests(given):
+        test, unlabeled = given.ordered[given.labels[given.ordered] != NO_LABEL], rest.ordered
     else:
-        test, unlabeled = hold_out(rest, 0 if source.generated else config.test_documents, _may_be_held_out(config, rest, rest))
-    validation: list[str] = []
+        test, unlabeled = hold_out(rest.ordered, 0 if source.generated else config.test_documents, _may_be_held_out(config, rest, rest.ordered))
+    validation = unlabeled[:0]
     if config.validation_documents:
         validation, unlabeled = hold_out(unlabeled, config.validation_documents, _may_be_held_out(config, rest, unlabeled))
-        if not validation:
+        if not len(validation):
             raise DataError(
                 f"data.validation_documents must be 0 (got {config.validation_documents}), as {source.name} has no labeled documents to spare; "
                 "or set data.label_column.",
                 parameter="data.validation_documents",
             )
     if len(unlabeled) < config.min_documents:
-        raise DataError(_too_few(source.name, len(unlabeled), 0 if given else len(test), skipped, config.min_documents))
+        raise DataError(_too_few(source.name, len(unlabeled), 0 if _tests(given) else len(test), skipped, config.min_documents))
     if config.unlabeled_documents is not None:
         if config.unlabeled_documents < config.min_documents:
             raise DataError(
@@ -154,24 +168,28 @@ def _splits(
             )
         kept = unlabeled
         if config.supervision in _LEARNS_FROM_LABELS:  # those that labels can be granted to come first
-            kept = sorted(unlabeled, key=lambda id_: rest[id_].label is None)
-        chosen = set(kept[: config.unlabeled_documents])
-        unlabeled = [id_ for id_ in unlabeled if id_ in chosen]
+            kept = unlabeled[np.argsort(rest.labels[unlabeled] == NO_LABEL, kind="stable")]
+        chosen = np.zeros(len(rest), dtype=bool)
+        chosen[kept[: config.unlabeled_documents]] = True
+        unlabeled = unlabeled[chosen[unlabeled]]
     return test, validation, unlabeled
 
 
-def _may_be_held_out(config: DataConfig, rest: Mapping[str, Document], ids: Iterable[str]) -> set[str]:
-    """Those of `ids` that may be held out: all that carry a label. Where a run learns from labels and some rows have none, at most half of every class.
+def _may_be_held_out(config: DataConfig, rest: Gathered, ordered: np.ndarray) -> np.ndarray:
+    """Which documents may be held out, `[documents]`: all of `ordered` with a label. Where a run learns from labels and some rows have none, at most half of
+    every class.
 
     Labels are scarce where some rows have none; without this, `test_documents` would take all of them. The half is the one that comes first in hash order.
     """
-    labeled = [id_ for id_ in hash_order(ids) if rest[id_].label is not None]
-    if config.supervision not in _LEARNS_FROM_LABELS or all(document.label is not None for document in rest.values()):
-        return set(labeled)
-    of_class: dict[int | None, list[str]] = {}
-    for id_ in labeled:
-        of_class.setdefault(rest[id_].label, []).append(id_)
-    return {id_ for group in of_class.values() for id_ in group[: len(group) // 2]}
+    may = np.zeros(len(rest), dtype=bool)
+    labeled = ordered[rest.labels[ordered] != NO_LABEL]
+    if config.supervision not in _LEARNS_FROM_LABELS or np.all(rest.labels != NO_LABEL):
+        may[labeled] = True
+        return may
+    for label in np.unique(rest.labels[labeled]):
+        group = labeled[rest.labels[labeled] == label]
+        may[group[: len(group) // 2]] = True
+    return may
 
 
 def corpus_of(texts: Sequence[object], config: DataConfig) -> Corpus:
@@ -190,19 +208,21 @@ def corpus_of(texts: Sequence[object], config: DataConfig) -> Corpus:
     names = config.classes or ()
     check_class_names(names, "classes")
     labels = with_descriptions(tuple(Label(name, name, name) for name in names), config.descriptions)
-    found = clean([SourceRow(f"text {place}", text) for place, text in enumerate(texts)], index={}, max_characters=config.max_characters)
-    if len(found.documents) < config.min_documents:
-        raise DataError(_too_few("texts", len(found.documents), 0, found.skipped, config.min_documents))
-    documents = {document.id: document for document in found.documents}
-    ids = hash_order(documents)[: config.unlabeled_documents]
+    rows, skipped = (SourceRow(f"text {place}", text) for place, text in enumerate(texts)), SkippedBuilder()
+    cut = None if config.unlabeled_documents is None else Cut(config.unlabeled_documents, by_class=False)
+    found = gather(clean(rows, index={}, max_characters=config.max_characters), skipped, cut=cut)
+    unused = skipped.column()
+    if len(found) < config.min_documents:
+        raise DataError(_too_few("texts", len(found), 0, unused, config.min_documents))
+    unlabeled = found.documents(found.ordered[: config.unlabeled_documents])
     return Corpus(
         name="texts",
         labels=labels,
         prompts=_prompts(config.prompts) or DEFAULT_PROMPTS,
-        unlabeled=_split(documents, ids),
+        unlabeled=unlabeled,
         test=Documents(),
-        skipped=found.skipped,
-        fingerprint=corpus_fingerprint(names, ids, ()),
+        skipped=unused,
+        fingerprint=corpus_fingerprint(names, unlabeled.ids, ()),
     )
 
 
@@ -215,17 +235,24 @@ def corpus_fingerprint(class_names: Sequence[str], unlabeled: Sequence[str], tes
         test: of the test split.
         validation: of the validation split; it does not count where it is empty.
     """
-    splits = [list(class_names), list(unlabeled), list(test), *([list(validation)] if validation else [])]
-    return hashlib.sha256(json.dumps(splits).encode()).hexdigest()
+    splits = [class_names, unlabeled, test, *([validation] if len(validation) else [])]
+    digest = hashlib.sha256(b"[")
+    for number, split in enumerate(splits):  # as `json.dumps` of all of it, which would take 90 bytes an id
+        digest.update(b"[" if not number else b", [")
+        items = iter(split)
+        before = ""
+        while ids := list(islice(items, _HASHED_IDS)):
+            digest.update(f"{before}{json.dumps(ids)[1:-1]}".encode())
+            before = ", "
+        digest.update(b"]")
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
-def _split(documents: Mapping[str, Document], ids: Sequence[str], images: bool = False) -> Documents:
-    contents = tuple(documents[id_].text for id_ in ids)
-    return Documents(tuple(ids), stacked(contents) if images else contents)
-
-
-def _true_labels(documents: Mapping[str, Document], ids: Iterable[str]) -> dict[str, int]:
-    return {id_: label for id_ in ids if (label := documents[id_].label) is not None}
+def _by_id(documents: Gathered, labels: np.ndarray, positions: np.ndarray) -> dict[str, int]:
+    """The labels of the documents at `positions` that have one."""
+    labeled = positions[labels[positions] != NO_LABEL]
+    return dict(zip(documents.ids_of(labeled), labels[labeled].tolist(), strict=True))
 
 
 def _prompts(prompts: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -250,9 +277,9 @@ def _is_template(prompt: str) -> bool:
     return bool(fields) and all(name == "label" and not form and conversion is None for _, name, form, conversion in fields)
 
 
-def _too_few(name: str, left: int, held: int, skipped: Sequence[UnusedRow], minimum: int) -> str:
-    reasons = Counter(item.reason for item in skipped)
-    because = f" ({len(skipped)} rows were skipped: {', '.join(f'{count} {reason}' for reason, count in reasons.most_common())})" if skipped else ""
+def _too_few(name: str, left: int, held: int, skipped: SkippedRows, minimum: int) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.counts.most_common())
+    because = f" ({len(skipped)} rows were skipped: {reasons})" if skipped else ""
     if held and left + held >= minimum:
         return (
             f"{name} has {left + held} usable documents{because}; data.test_documents holds out {held} of them and leaves {left} to learn from, "

@@ -40,9 +40,11 @@ class CheckedParquet:
     rows: int
     batch_rows: int  # that may be decoded at once
 
-    def batches(self, columns: Sequence[str] | None = None, most: int = 8192) -> Iterator[Any]:
-        """Record batches of at most `most` rows, of some columns or all."""
-        yield from self.file.iter_batches(batch_size=min(most, self.batch_rows), columns=None if columns is None else list(dict.fromkeys(columns)))
+    def batches(self, columns: Sequence[str] | None = None, most: int = 8192, row_groups: Sequence[int] | None = None) -> Iterator[Any]:
+        """Record batches of at most `most` rows, of some columns and row groups or all."""
+        yield from self.file.iter_batches(
+            batch_size=min(most, self.batch_rows), row_groups=row_groups, columns=None if columns is None else list(dict.fromkeys(columns))
+        )
 
 
 class PageHeader(NamedTuple):
@@ -53,6 +55,11 @@ class PageHeader(NamedTuple):
     compressed: int
     values: int
     encoding: int | None
+
+
+def groups_of(metadata: Any) -> tuple[int, ...]:
+    """Rows of each row group, from a file's metadata."""
+    return tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
 
 
 def schema_of(path: Path) -> Any:

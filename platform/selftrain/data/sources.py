@@ -9,7 +9,7 @@ import importlib.util
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from selftrain.config import DataConfig
 from selftrain.data.catalogue import CATALOGUE, NamedSet
 from selftrain.data.cleaning import SourceRow
 from selftrain.data.corpus import DocumentKind
-from selftrain.data.reading import image_column, parquet_schema, read_file, read_parquet, require_columns, table_rows
+from selftrain.data.file_lists import FileList, is_address, is_wildcard, local_list, parquet_files, remote_list
+from selftrain.data.reading import Rows, file_rows, image_column, joined, parquet_rows, parquet_schema, require_columns, table_rows
 from selftrain.data.records import FILE_SUFFIXES
 from selftrain.data.text_files import stem_of, suffix_of
 from selftrain.errors import ConfigError, DataError, ServiceError, nearest
@@ -32,11 +33,11 @@ _HUB_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class DataSource:
-    """The rows of a source as found, and what it says about its classes."""
+    """The rows of a source as found, which can be iterated over more than once, and what it says about its classes."""
 
     name: str
-    train: Sequence[SourceRow]
-    test: Sequence[SourceRow] | None = None  # None: the source has no test split
+    train: Iterable[SourceRow]
+    test: Iterable[SourceRow] | None = None  # None: the source has no test split
     class_names: tuple[str, ...] | None = None  # in the order of its integer labels; None: not stated
     named: NamedSet | None = None  # the catalogue's knowledge of it
     kind: DocumentKind = "text"
@@ -44,23 +45,33 @@ class DataSource:
 
 
 def find_source(config: DataConfig) -> DataSource:
-    """Find `config.source` and read its rows.
+    """Find `config.source`; its rows are read when they are iterated over.
 
     Raises:
         DataError: it is nowhere (the nearest known name is given), or what is found cannot be read.
-        ConfigError: it lacks the splits that are asked for.
-        ServiceError: it is on the hub, which cannot be reached.
+        ConfigError: it lacks the splits that are asked for, or is an address of an unknown kind.
+        MissingExtraError: it is in an object store whose package is not installed.
+        ServiceError: it is on the hub or in an object store, which cannot be reached.
     """
     name = config.source
+    if is_address(name):
+        return _from_list(remote_list(name, config), config)
+    if is_wildcard(name):
+        return _from_list(local_list(name, config), config)
     path = Path(name).expanduser()
     if suffix_of(path) in FILE_SUFFIXES or path.is_file():
         _refuse_splits(config, f"{path.name} is one file and has no splits")
-        rows = read_file(path, config.text_column, config.label_column, config.weak_label_column)
+        rows = file_rows(path, config.text_column, config.label_column, config.weak_label_column)
         return DataSource(stem_of(path), rows, kind=_kind(path, config))
     if path.is_dir() and (path / _DESCRIPTION).is_file():
         return _from_folder(path.resolve().name, path, config)
     if path.is_dir() and "/" in name:
-        raise DataError(f"The folder {name!r} holds no {_DESCRIPTION}; set one that selftrain generate wrote, or a {', '.join(FILE_SUFFIXES)} file.")
+        if parquet_files(path):
+            return _from_list(local_list(name, config), config)
+        raise DataError(
+            f"The folder {name!r} holds no {_DESCRIPTION} and no .parquet file; set one that selftrain generate wrote, one of Parquet files, or a "
+            f"{', '.join(FILE_SUFFIXES)} file."
+        )
     folder = shared_folder(name)
     if folder is not None:
         return _from_folder(name, folder, config)
@@ -74,6 +85,8 @@ def find_source(config: DataConfig) -> DataSource:
         return _from_package(named)
     if named is not None or "/" in name.strip("/."):
         return _from_hub(name, named, config)
+    if path.is_dir() and parquet_files(path):
+        return _from_list(local_list(name, config), config)
     known = sorted({*CATALOGUE, *(found.name for found in shared_folders())})
     raise DataError(
         f"Unknown data source {name!r}; {nearest(name, known)} Or give a {', '.join(FILE_SUFFIXES)} file, a folder with a {_DESCRIPTION}, "
@@ -107,6 +120,11 @@ def package_folder(named: NamedSet) -> Path | None:
     return next((folder for place in places if (folder := Path(place) / named.package_folder).is_dir()), None)
 
 
+def _from_list(files: FileList, config: DataConfig) -> DataSource:
+    _refuse_splits(config, f"the files of {config.source} are no splits (a folder with a {_DESCRIPTION} has some)")
+    return DataSource(files.name, files.rows, kind="text" if files.first is None else _kind(files.first, config))
+
+
 def _kind(file: Path, config: DataConfig) -> DocumentKind:
     """What a file holds; images come in Parquet alone."""
     return "image" if file.suffix.lower() == ".parquet" and image_column(parquet_schema(file), (config.text_column,)) else "text"
@@ -135,12 +153,9 @@ def _from_folder(name: str, folder: Path, config: DataConfig) -> DataSource:
     else:
         train, test = _choose_splits(list(files), config)
 
-    def rows(splits: Sequence[str], weak: str | None = None) -> list[SourceRow]:
-        return [
-            row
-            for split in splits
-            for row in read_parquet(files[split], (config.text_column,), _label_column(files[split], config), weak, place=f"{split} row")
-        ]
+    def rows(splits: Sequence[str], weak: str | None = None) -> Rows:
+        parts = [parquet_rows(files[one], (config.text_column,), _label_column(files[one], config), weak, place=f"{one} row") for one in splits]
+        return joined(parts)
 
     kind = _kind(files[train[0] if train else str(test)], config)
     learned = rows(train, config.weak_label_column)
@@ -254,7 +269,7 @@ def _from_hub(name: str, named: NamedSet | None, config: DataConfig) -> DataSour
     if train not in splits:
         raise DataError(f"{name} on the hub has no split {train!r}; it has {', '.join(splits)}.")
 
-    def rows(split: str, weak: str | None = None) -> list[SourceRow]:
+    def rows(split: str, weak: str | None = None) -> Rows:
         columns = [*text_columns, *(column for column in (label_column, weak) if column)]
         require_columns(list(splits[split].column_names), columns, f"{name} on the hub")
         return table_rows(splits[split].select_columns(columns).with_format("arrow")[:], text_columns, label_column, f"{split} row", weak)

@@ -8,16 +8,17 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selftrain.data.parquet import CELL_BYTES, cells_of, open_checked, readable
+from selftrain.data.parquet import CELL_BYTES, cells_of, groups_of, open_checked, readable
 from selftrain.data.records import Records, check_source, open_records
 from selftrain.data.text_files import most_rows, suffix_of, too_many_rows
 from selftrain.errors import DataError, OutputError, nearest
@@ -36,13 +37,20 @@ class TableRow(NamedTuple):
     slipped: bool = False  # it has more cells than the header
 
 
+class Read(Protocol):
+    """Gives the rows of a table from number `start` to before number `stop`; of Parquet, whole row groups before `start` cost nothing."""
+
+    def __call__(self, start: int = 0, stop: int | None = None) -> Iterator[TableRow]:
+        """Rows in their order; `stop` None: to the end."""
+
+
 @dataclass(frozen=True)
 class Table:
     """A file of rows that is read as a stream."""
 
     schema: pa.Schema  # columns, with the types that a Parquet file gives them
     rows: int | None  # how many there are; None where counting would mean reading the file twice
-    read: Callable[[], Iterator[TableRow]]
+    read: Read
 
 
 def check_paths(source: Path, out: Path) -> None:
@@ -60,28 +68,42 @@ def check_paths(source: Path, out: Path) -> None:
         raise OutputError(f"out must be another file than source (got {str(out)!r} for both).", parameter="out")
 
 
-def open_table(source: Path, text_column: str) -> Table:
+def open_table(source: Path, text_column: str, *, json_types: Mapping[str, pa.DataType] | None = None) -> Table:
     """A file as a table; bytes that are not UTF-8 and commas that are not quoted spoil their own row alone.
 
     Args:
         source: a file of documents.
         text_column: column of the texts.
+        json_types: column -> type, for a file of JSON; default: those that its own records have, which are read once more for it.
 
     Raises:
         DataError: it is empty, not what its suffix says, beyond a bound, or lacks the column.
     """
     try:
-        table = _open_parquet(source) if suffix_of(source) == ".parquet" else _open_text_file(source, text_column)
+        table = _open_parquet(source) if suffix_of(source) == ".parquet" else _open_text_file(source, text_column, json_types)
     except OSError as error:
         raise DataError(f"{source} cannot be read: {error.strerror or error}.") from None
-    names = table.schema.names
+    check_columns(source, table.schema.names, text_column)
+    return table
+
+
+def check_columns(source: Path | str, names: Sequence[str], text_column: str) -> None:
+    """Check the names of a table's columns.
+
+    Args:
+        source: the file, for the error.
+        names: of its columns.
+        text_column: the column that it must have.
+
+    Raises:
+        DataError: there is no such column, there are too many, or two have one name.
+    """
     if len(set(names)) != len(names):
         raise DataError(f"{source} has two columns of one name; rename one of them.")
     if len(names) > COLUMNS:
         raise DataError(f"{source} has {len(names):,} columns, more than {COLUMNS:,}; leave some out.")
     if text_column not in names:
         raise DataError(f"text_column {text_column!r} is not a column of {source}; {nearest(text_column, names)}", parameter="text_column")
-    return table
 
 
 def open_result(file: Path, kind: str, schema: pa.Schema) -> Writer:
@@ -103,26 +125,64 @@ def clean_cell(value: Any) -> Any:
 # Sources
 
 
-def _open_text_file(source: Path, text_column: str) -> Table:
+def _open_text_file(source: Path, text_column: str, json_types: Mapping[str, pa.DataType] | None) -> Table:
     records = open_records(source, text_column, "surrogateescape")
+    types: Mapping[str, pa.DataType] | None = None
+    rows = None
     if records.columns is not None:
-        names, types, rows = [clean_cell(name) for name in records.columns], None, None
+        names = [clean_cell(name) for name in records.columns]
+    elif json_types is not None:
+        types, names = json_types, list(json_types)
     else:
-        types, rows = _json_types(source, records)
-        names = list(types)
+        kinds, rows = _json_kinds(source, records)
+        types, names = types_of(kinds), list(kinds)
     schema = pa.schema([(name, pa.string() if types is None else types[name]) for name in names])
 
-    def read() -> Iterator[TableRow]:
-        for record in records.read():
+    def read(start: int = 0, stop: int | None = None) -> Iterator[TableRow]:
+        for record in islice(records.read(), start, stop):
             cells = {clean_cell(name): value for name, value in record.value.items()}
             yield TableRow({name: cells.get(name) for name in names}, record.characters, record.slipped)
 
     return Table(schema, rows, read)
 
 
-def _json_types(source: Path, records: Records) -> tuple[dict[str, pa.DataType], int]:
-    """(column -> type, rows): records may differ in their keys and types, and a Parquet file needs both before its first row. So the file is read twice."""
-    kinds: dict[str, set[str]] = {}
+Kinds = dict[str, set[str]]  # column -> names of the Python types that its cells have
+
+
+def count_rows(source: Path, text_column: str) -> tuple[list[str] | Kinds, int]:
+    """Read a text file for what it holds.
+
+    Args:
+        source: a file with one of the `SUFFIXES` of text files.
+        text_column: column of the texts.
+
+    Returns:
+        (of CSV and TSV the names of the columns, of JSON the kinds of their cells; the number of rows).
+
+    Raises:
+        DataError: as `open_table`.
+    """
+    try:
+        records = open_records(source, text_column, "surrogateescape")
+        if records.columns is None:
+            kinds, rows = _json_kinds(source, records)
+            check_columns(source, list(kinds), text_column)
+            return kinds, rows
+        names = [clean_cell(name) for name in records.columns]
+        check_columns(source, names, text_column)
+        return names, sum(1 for _ in records.read())
+    except OSError as error:
+        raise DataError(f"{source} cannot be read: {error.strerror or error}.") from None
+
+
+def types_of(kinds: Kinds) -> dict[str, pa.DataType]:
+    """Column -> the type that all of its cells fit in."""
+    return {name: _parquet_type(kind) for name, kind in kinds.items()}
+
+
+def _json_kinds(source: Path, records: Records) -> tuple[Kinds, int]:
+    """(column -> kinds, rows): records may differ in their keys and types, and a Parquet file needs both before its first row. So the file is read twice."""
+    kinds: Kinds = {}
     rows = 0
     for place, value, _, _ in records.read():
         if not isinstance(value, dict):
@@ -135,7 +195,7 @@ def _json_types(source: Path, records: Records) -> tuple[dict[str, pa.DataType],
             raise DataError(f"{source} has more than {COLUMNS:,} different keys in its first {rows:,} objects; leave some out.")
     if not rows:
         raise DataError(f"{source} is empty; pass a file with one object a row.")
-    return {name: _parquet_type(kind) for name, kind in kinds.items()}, rows
+    return kinds, rows
 
 
 def _parquet_type(kinds: set[str]) -> pa.DataType:
@@ -154,14 +214,22 @@ def _open_parquet(source: Path) -> Table:
     if opened.rows > most_rows(source):
         raise too_many_rows(source, opened.rows)
     schema = opened.schema.remove_metadata()
+    ends = list(accumulate(groups_of(opened.file.metadata)))
 
-    def read() -> Iterator[TableRow]:
+    def read(start: int = 0, stop: int | None = None) -> Iterator[TableRow]:
         shared: dict[Any, Any] = {}
-        batches = opened.batches(most=BATCH_ROWS)
+        stop = (ends or [0])[-1] if stop is None else stop
+        wanted = [group for group, end in enumerate(ends) if end > start and (group == 0 or ends[group - 1] < stop)]
+        at = ends[wanted[0] - 1] if wanted and wanted[0] else 0
+        batches = opened.batches(most=BATCH_ROWS, row_groups=wanted)
         while True:
             with readable(source):
-                if (batch := next(batches, None)) is None:
+                if at >= stop or (batch := next(batches, None)) is None:
                     return
+                first, at = at, at + batch.num_rows
+                if at <= start:
+                    continue
+                batch = batch.slice(max(0, start - first), min(at, stop) - max(first, start))
                 shared.clear()
                 columns = [cells_of(batch.column(number), shared) for number in range(batch.num_columns)]
             least = batch.nbytes // max(1, batch.num_rows)

@@ -57,19 +57,8 @@ def reliability_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = BI
     ]
 
 
-def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
-    """The mean gap between accuracy and confidence, each bin weighted by its documents; in [0, 1], and 0 without documents.
-
-    Args:
-        confidence: `[N]`, probability of the predicted class, in [0, 1].
-        correct: `[N]`, whether the prediction is right.
-        bins: number of bins over [0, 1].
-    """
-    return calibration_error(reliability_bins(confidence, correct, bins))
-
-
 def calibration_error(bins: list[Bin]) -> float:
-    """The expected calibration error of existing bins."""
+    """The expected calibration error: the mean gap between accuracy and confidence, each bin weighted by its documents; in [0, 1], and 0 without documents."""
     total = sum(entry["documents"] for entry in bins)
     gaps = (
         entry["documents"] * abs(entry["accuracy"] - entry["confidence"])

@@ -18,8 +18,6 @@ from selftrain.runs.context import RunContext
 from selftrain.runs.labeled import write_labeled
 from selftrain.tracking import check_tracking, is_away
 
-_FIGURES = ("accuracy", "macro_f1", "ece", "documents")
-
 
 def main_scores(context: RunContext, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The scores of what is bundled; empty without test labels."""
@@ -46,7 +44,7 @@ def write_run_bundle(context: RunContext, student: Student, scores: Mapping[str,
         experiment=context.plan.experiment,
         supervision=describe_supervision(context.plan.experiment.data),
         llm_fingerprint=context.llm_fingerprint,
-        metrics=BundleMetrics(**{key: scores[key] for key in _FIGURES}) if scores else None,
+        metrics=BundleMetrics.model_validate(scores) if scores else None,
     )
     with explained(folder, f"free some space and resume {context.folder}, nothing is trained again"):
         return write_student(folder, student, card)
@@ -80,7 +78,7 @@ def register_run_bundle(
             found = context.tracker.log_bundle_and_register(
                 bundle,
                 context.model_name,
-                {key: scores.get(key) for key in _FIGURES},
+                {key: scores.get(key) for key in BundleMetrics.model_fields},
                 labeled=labels is not None,
                 promote=tracking.promote,
                 evaluate=accuracy_of_champion,

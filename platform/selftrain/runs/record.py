@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from selftrain.data.describing import skipped_by_reason
 from selftrain.data.supervision import describe_supervision
 from selftrain.evaluation.summary import summarise
 from selftrain.runs.context import RunContext
@@ -37,9 +38,7 @@ def metrics_of(
         registered: the version in the registry.
     """
     experiment, corpus, plan = context.plan.experiment, context.corpus, context.plan
-    skipped: dict[str, int] = {}
-    for row in corpus.skipped:
-        skipped[row.reason] = skipped.get(row.reason, 0) + 1
+    skipped, listed = skipped_by_reason(corpus.skipped)
     return {
         "run": {
             "id": context.folder.name,
@@ -72,7 +71,7 @@ def metrics_of(
             "test": len(corpus.test),
             "labeled_test": context.labels is not None,
             "skipped": skipped,
-            "skipped_rows": [{"row": row.row, "reason": row.reason} for row in corpus.skipped],
+            "skipped_rows": listed,
         },
         "rows": rows,
         "summary": summarise(rows),

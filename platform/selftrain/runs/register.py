@@ -11,14 +11,12 @@ from pydantic import ValidationError
 
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.documents import accuracy_of, labels_of, load_documents
-from selftrain.bundle.format import BundleCard, read_card
+from selftrain.bundle.format import BundleCard, BundleMetrics, read_card
 from selftrain.compress.onnx import CheckDocuments, documents_to_check
 from selftrain.config import TrackingConfig
 from selftrain.errors import BundleError, ConfigError
 from selftrain.evaluation.metrics import evaluate
 from selftrain.tracking import KIND_TAG, RegisteredVersion, Tracker
-
-FIGURES = ("accuracy", "macro_f1", "ece", "documents")
 
 
 def register(
@@ -71,7 +69,7 @@ def register(
         {KIND_TAG: "register"},
     )
     try:
-        figures = {figure: scores.get(figure) for figure in FIGURES}
+        figures = {figure: scores.get(figure) for figure in BundleMetrics.model_fields}
         tracker.run.log_metrics(figures)
         tags = {"data_fingerprint": card.data_fingerprint, "method": card.method}
         found = tracker.log_bundle_and_register(

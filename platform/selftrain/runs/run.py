@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -44,7 +44,7 @@ from selftrain.runtime.hardware import hardware_here
 from selftrain.runtime.memory import trim
 from selftrain.runtime.watch import cause_of, listen
 from selftrain.texts.cache import check_cache
-from selftrain.tracking import RoundFigures, Tracker
+from selftrain.tracking import Tracker, figures_of_round
 from selftrain.tracking.spool import SPOOL, Spool, unsent_sentence
 from selftrain.training.checkpoints import RoundCheckpoint
 from selftrain.training.fit import fit, probabilities
@@ -225,7 +225,7 @@ class _Work:
             if bundled:
                 self.main = fitted, predicted
             rows = rows_of(self.context, name, seed, variant, fitted, predicted, texts)
-        rounds = [RoundFigures(round=int(entry["round"]), figures=_without(entry, "round")) for entry in fitted.rounds]
+        rounds = [figures_of_round(entry) for entry in fitted.rounds]
         own = [{"variant": name, "seed": seed, **entry} for entry in rounds]
         checkpoint = self._checkpoint(name, variant, seed) if fitted.rounds and fitted.method.encoder.light else None
         if checkpoint is not None and bundled:
@@ -288,7 +288,3 @@ class _Work:
         row = language_model_row(self.context, texts)
         self.finished.add(LANGUAGE_MODEL_ROW, seed, [row], [])
         self.rows.append(row)
-
-
-def _without(mapping: Mapping[str, float], key: str) -> dict[str, float]:
-    return {name: value for name, value in mapping.items() if name != key}

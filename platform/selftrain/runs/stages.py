@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from selftrain.files.journal import Journal
+from selftrain.runtime.memory import held_gb
 
 
 class Events:
@@ -45,15 +46,15 @@ class Stages:
 
         Memory is the private resident memory of this process and all its descendants, sampled every second.
         """
-        stop = threading.Event()
-        peak = [_private_memory_mb()]
+        stop, me = threading.Event(), psutil.Process()
+        peak = [1024 * held_gb(me)]
 
         def sample() -> None:
             while not stop.wait(1.0):
-                peak[0] = max(peak[0], _private_memory_mb())
+                peak[0] = max(peak[0], 1024 * held_gb(me))
 
         if say:
-            say_stage(name)
+            print(f"[{datetime.now().strftime('%H:%M:%S')}] {name} ...", file=sys.stderr, flush=True)
         thread = threading.Thread(target=sample, daemon=True)
         thread.start()
         start = time.monotonic()
@@ -69,20 +70,3 @@ class Stages:
     def to_json(self) -> list[Any]:
         """The stages in the order of their first start."""
         return list(self._found.values())
-
-
-def say_stage(name: str) -> None:
-    """Tell the person at the terminal what has begun."""
-    print(f"[{datetime.now().strftime('%H:%M:%S')}] {name} ...", file=sys.stderr, flush=True)
-
-
-def _private_memory_mb() -> float:
-    total = 0
-    me = psutil.Process()
-    for process in [me, *me.children(recursive=True)]:
-        try:
-            memory = process.memory_info()
-            total += memory.rss - memory.shared
-        except psutil.Error:
-            continue
-    return total / 2**20

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +16,7 @@ from typing import Any
 
 from selftrain.config import Experiment
 from selftrain.config.hardware import decided
-from selftrain.errors import ResourceError
+from selftrain.errors import ResourceError, say
 from selftrain.runtime.hardware import Claim, Hardware, hardware_here, hardware_of_cluster, require_room
 from selftrain.runtime.memory import free_memory_gb, share_of_memory
 from selftrain.runtime.ray_start import join_ray, no_cluster, start_ray
@@ -35,6 +34,8 @@ class Needs:
     gpus: float
     memory_gb: float
     claims: tuple[Claim, ...] = ()  # of each process that asks for GPUs, or for a node with labels
+    fewer: str = "training.workers"  # what asks for fewer CPUs and GPUs
+    less_memory: str = "choose a smaller language model, or lower augment.engine_memory_gb"
 
 
 def needs(experiment: Experiment, engine: Needs | None, *, trainings: int = 1) -> Needs:
@@ -113,8 +114,8 @@ def session(experiment: Experiment, wanted: Needs | Callable[[Hardware], Needs])
 def _started(wanted: Needs, gpus: int, stack: ExitStack) -> Guard:
     """A local Ray, its guard and its share of the memory."""
     free = free_memory_gb()
-    print(f"selftrain: the run needs about {wanted.memory_gb:.1f} GiB of memory, {free:.1f} GiB are free; starting Ray", file=sys.stderr, flush=True)
-    stack.enter_context(share_of_memory(wanted.memory_gb))
+    say(f"the run needs about {wanted.memory_gb:.1f} GiB of memory, {free:.1f} GiB are free; starting Ray")
+    stack.enter_context(share_of_memory(wanted.memory_gb, remedy=wanted.less_memory))
     guard = stack.enter_context(guarded())
     cores = len(os.sched_getaffinity(0))
     # Ray looks for GPUs itself; where PyTorch sees some, both count the same.
@@ -162,6 +163,6 @@ def _enough(wanted: Needs, have: dict[str, float]) -> None:
     for name, need in (("CPU", wanted.cpus), ("GPU", wanted.gpus)):
         if have.get(name, 0.0) + 1e-6 < need:
             raise ResourceError(
-                f"The run needs {need:g} {name}s and the Ray cluster has {have.get(name, 0.0):g}; add nodes, ask for less (training.workers), "
+                f"The run needs {need:g} {name}s and the Ray cluster has {have.get(name, 0.0):g}; add nodes, ask for less ({wanted.fewer}), "
                 "or let it scale up (ray.wait_seconds)."
             )

@@ -14,7 +14,6 @@ import fcntl
 import gc
 import json
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import psutil
 
-from selftrain.errors import ResourceError
+from selftrain.errors import ResourceError, say
 
 _POLL_SECONDS = 2.0
 
@@ -39,18 +38,20 @@ class _Other:
     to_come_gb: float  # what it does not hold of that yet
 
 
-def _say(sentence: str) -> None:
-    print(f"selftrain: {sentence}", file=sys.stderr, flush=True)
-
-
 @contextmanager
 def share_of_memory(
-    memory_gb: float, *, folder: Path | None = None, free: Callable[[], float] | None = None, say: Callable[[str], None] = _say
+    memory_gb: float,
+    *,
+    remedy: str = "ask for less",
+    folder: Path | None = None,
+    free: Callable[[], float] | None = None,
+    say: Callable[[str], None] = say,
 ) -> Iterator[None]:
     """Hold `memory_gb` of this machine for the length of a `with` block; wait where other runs need what is left.
 
     Args:
         memory_gb: GiB that this process and those that it starts will hold at most.
+        remedy: how to need less, for the error.
         folder: holds a file for each run; default: one a user below the temporary folder.
         free: free memory in GiB; default: the machine's.
         say: called with a sentence before a wait, and with one after it.
@@ -70,10 +71,7 @@ def share_of_memory(
                 own.write_text(json.dumps({"pid": os.getpid(), "created": psutil.Process().create_time(), "memory_gb": memory_gb}), encoding="ascii")
                 break
         if available + sum(other.memory_gb - other.to_come_gb for other in others) < memory_gb:
-            raise ResourceError(
-                f"The run needs about {memory_gb:.1f} GiB of memory and {available:.1f} GiB are free; free some, choose a smaller language model, "
-                "or lower augment.engine_memory_gb."
-            )
+            raise ResourceError(f"The run needs about {memory_gb:.1f} GiB of memory and {available:.1f} GiB are free; free some, or {remedy}.")
         if not waited:
             waited = True
             whose = " and ".join(f"process {other.pid} ({other.memory_gb:.1f} GiB)" for other in others)
@@ -117,7 +115,7 @@ def _others(folder: Path) -> list[_Other]:
                 continue  # an earlier session of this process
             if process.create_time() != entry["created"]:  # the number went to another process
                 raise psutil.NoSuchProcess(process.pid)
-            found.append(_Other(process.pid, entry["memory_gb"], max(0.0, entry["memory_gb"] - _held_gb(process))))
+            found.append(_Other(process.pid, entry["memory_gb"], max(0.0, entry["memory_gb"] - held_gb(process))))
         except (psutil.NoSuchProcess, ValueError, KeyError, TypeError):
             file.unlink(missing_ok=True)
         except (OSError, psutil.Error):
@@ -125,7 +123,8 @@ def _others(folder: Path) -> list[_Other]:
     return found
 
 
-def _held_gb(process: psutil.Process) -> float:
+def held_gb(process: psutil.Process) -> float:
+    """GiB of private memory that a process and its descendants hold."""
     total = 0
     for one in [process, *process.children(recursive=True)]:
         with suppress(psutil.Error):

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from selftrain.errors import ProcessDied
+from selftrain.errors import ProcessDied, say
 from selftrain.runtime import reaper
 
 _OWN = {"raylet": "Ray's node process (raylet)", "gcs_server": "Ray's control store (gcs_server)"}
@@ -112,7 +112,7 @@ class Guard:
                 if self._main and not self._over.is_set():
                     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                     if not self._heeded.wait(_STUCK_SECONDS):  # it waits inside of Ray's own code, which no signal interrupts
-                        print(f"selftrain: {self.lost}", file=sys.stderr, flush=True)
+                        say(self.lost or "")
                         os._exit(2)
                 return
             self._memory()
@@ -130,17 +130,17 @@ class Guard:
 
 
 @contextmanager
-def guarded(warn: Callable[[str], None] | None = None) -> Iterator[Guard]:
+def guarded(warn: Callable[[str], None] = say) -> Iterator[Guard]:
     """Put around the start and the use of a local Ray.
 
     Args:
-        warn: as in `Guard`; default: the standard error output.
+        warn: as in `Guard`.
 
     Raises:
         ProcessDied: a process without which Ray cannot continue was lost.
     """
     global _guard
-    guard = _guard = Guard(warn or (lambda sentence: print(f"selftrain: {sentence}", file=sys.stderr, flush=True)))
+    guard = _guard = Guard(warn)
     try:
         yield guard
     except BaseException as error:

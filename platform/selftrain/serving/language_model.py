@@ -23,13 +23,12 @@ from selftrain.bundle.format import BundleCard
 from selftrain.config import AugmentConfig
 from selftrain.data.texts import TextRequest
 from selftrain.errors import BundleError, ConfigError, SelfTrainError, ServiceError, nearest
-from selftrain.serving.credentials import read_secret
+from selftrain.passwords import KEY_VARIABLE, read_key
 from selftrain.serving.metrics import Metrics
 from selftrain.serving.schemas import Refused, TextProbabilities
 from selftrain.texts.filter import filter_completion
 from selftrain.texts.prompts import prompt_for
 
-KEY_VARIABLE = "SELFTRAIN_LANGUAGE_MODEL_KEY"
 MAX_ANSWER_BYTES = 4 * 2**20
 _TEXT_REFUSED = (400, 413, 422)  # the server refuses one text, for instance because it has too many tokens for the model
 _BUSY = (429, 503)
@@ -59,19 +58,6 @@ class Augmentation(BaseModel):
         if not good or "@" in parts.netloc:  # Serve's configuration would show a password there
             raise ValueError("must be the address of an OpenAI-compatible server, e.g. http://127.0.0.1:8001/v1; a key goes into a file")
         return url.rstrip("/")
-
-
-def read_key(file: str | None) -> str | None:
-    """The API key of the language model's server: from `file`, else from the environment variable SELFTRAIN_LANGUAGE_MODEL_KEY; None without either.
-
-    Raises:
-        SelfTrainError: the file cannot be read.
-        ConfigError: the content of the file or the variable is not a key.
-    """
-    found = read_secret(file, KEY_VARIABLE, "language_model_key_file")
-    if found is not None and not found.printable:
-        raise ConfigError(f"{found.where} holds no key: a key is printable ASCII characters without spaces.")
-    return None if found is None else found.text
 
 
 def training_settings(card: BundleCard) -> AugmentConfig:

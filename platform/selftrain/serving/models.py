@@ -69,6 +69,18 @@ class ModelSource(BaseModel):
         """Whether it changes with the registry's champion."""
         return self.model is not None and self.version is None
 
+    def locate(self, tracking_uri: str | None) -> tuple[Path, str | None]:
+        """(folder of the bundle, version; None where the bundle's date shall do).
+
+        Raises:
+            SelfTrainError: there is no such model, version or champion.
+        """
+        if self.bundle is not None:
+            return Path(self.bundle), self.version
+        from selftrain.tracking import CHAMPION, registered_bundle
+
+        return registered_bundle(f"models:/{self.model}{f'@{CHAMPION}' if self.version is None else f'/{self.version}'}", tracking_uri)
+
 
 class UnknownModel(Exception):
     """There is no such name or version; the message lists the known ones."""
@@ -113,13 +125,7 @@ def load_model(
     Raises:
         SelfTrainError: there is no such bundle, model, version or champion, or it is damaged.
     """
-    if source.bundle is not None:
-        folder, version = Path(source.bundle), source.version
-    else:
-        from selftrain.tracking import CHAMPION, registered_bundle
-
-        which = f"@{CHAMPION}" if source.version is None else f"/{source.version}"
-        folder, version = registered_bundle(f"models:/{source.model}{which}", tracking_uri)
+    folder, version = source.locate(tracking_uri)
     card = read_card(folder)
     name, version = source.name or source.model or card.name, version or card.created
     classifier = Classifier.load(folder, threads=threads, device=device)

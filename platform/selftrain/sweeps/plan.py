@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ class _Validation:
         self.corpora: dict[str, tuple[Corpus, TrueLabels]] = {}  # by the fingerprint of the documents
         self.folders: dict[str, Path | str] = {}  # language models by name
         self._by_source: dict[str, tuple[Corpus, TrueLabels]] = {}
-        self._tested: dict[str, tuple[str, ...]] = {}  # column -> ids of the test documents
+        self._tested: dict[str, Sequence[str]] = {}  # column -> ids of the test documents
         self._encoders: dict[tuple[str, str], Any] = {}
 
     def cells(self, setting: Setting, column: str) -> list[Cell]:

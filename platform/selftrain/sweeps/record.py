@@ -8,7 +8,7 @@ from typing import Any
 
 from selftrain.runs.stages import Events
 from selftrain.sweeps.space import Cell
-from selftrain.tracking import RoundFigures, Status, Tracker
+from selftrain.tracking import Status, Tracker, figures_of_round
 from selftrain.tracking.spool import SPOOL, Spool
 
 CELL_TAG = "selftrain.cell"
@@ -38,10 +38,6 @@ class Recorder:
         if cell.fingerprint in self._written and known:
             return
         self._written.add(cell.fingerprint)
-        rounds = [
-            RoundFigures(round=int(one["round"]), figures={name: value for name, value in one.items() if name != "round"})
-            for one in result.get("rounds", [])
-        ]
         figures = {**result.get("scores", {}), "train_seconds": result.get("train_seconds"), "validation_accuracy": result.get("validation")}
         status: Status = "FAILED" if "error" in result else "KILLED" if "stopped" in result else "FINISHED"
         self._spool.child(
@@ -49,7 +45,7 @@ class Recorder:
             key=cell.fingerprint,
             params={"setting": cell.setting, "data": cell.column, "seed": cell.seed, "method": cell.experiment.method},
             tags={CELL_TAG: cell.fingerprint},
-            rounds=rounds,
+            rounds=[figures_of_round(one) for one in result.get("rounds", [])],
             metrics={} if "error" in result else figures,
             status=status,
         )

@@ -9,7 +9,7 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from selftrain.evaluation.significance import MeanStd, mean_std, paired_t_test
@@ -132,7 +132,7 @@ def _compared(entries: dict[tuple[str, ...], TableEntry], metric: str) -> dict[t
     for row, entry in entries.items():
         common = [seed for seed in entry.values if seed in best.values]
         p = paired_t_test([entry.values[s] for s in common], [best.values[s] for s in common]).p if row != winner and len(common) > 1 else None
-        compared[row] = TableEntry(entry.values, entry.failed, entry.missing, entry.summary, row == winner, p, entry.paper)
+        compared[row] = replace(entry, best=row == winner, p=p)
     return compared
 
 

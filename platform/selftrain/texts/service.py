@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from selftrain.config import AugmentConfig
 from selftrain.data.corpus import Corpus, Label
+from selftrain.data.index import DocumentIndex
 from selftrain.data.texts import TextRequest
 from selftrain.texts.cache import Completion, TextCache, cache_key
 from selftrain.texts.engines.base import Engine, Generation
@@ -87,7 +88,7 @@ class TextService:
     def __init__(self, config: AugmentConfig, corpus: Corpus, model_fingerprint: str, cache: TextCache, engine: Engine) -> None:
         self.config = config
         self.labels: tuple[Label, ...] = corpus.labels
-        self.documents = {id_: text for part in (corpus.unlabeled, corpus.test) for id_, text in zip(part.ids, part.contents, strict=True)}
+        self.documents = DocumentIndex([corpus.unlabeled, corpus.test])
         self.model_fingerprint = model_fingerprint
         self.cache = cache
         self.engine = engine

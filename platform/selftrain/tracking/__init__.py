@@ -12,7 +12,7 @@ MLflow takes seconds to import, so it is imported inside the functions.
 
 from selftrain.tracking.address import check_tracking, is_away, tracking_uri
 from selftrain.tracking.registry import CHAMPION, Champions, RegisteredBundle, RegisteredVersion, champion_bundle, registered_bundle, write_mlmodel
-from selftrain.tracking.runs import KIND_TAG, RUN_TAG, RoundFigures, Run, Status, Tracker, finished_metrics
+from selftrain.tracking.runs import KIND_TAG, RUN_TAG, RoundFigures, Run, Status, Tracker, figures_of_round, finished_metrics
 
 __all__ = [
     "CHAMPION",
@@ -27,6 +27,7 @@ __all__ = [
     "Tracker",
     "champion_bundle",
     "check_tracking",
+    "figures_of_round",
     "finished_metrics",
     "is_away",
     "registered_bundle",

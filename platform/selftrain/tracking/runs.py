@@ -36,6 +36,11 @@ class RoundFigures(TypedDict):
     figures: Mapping[str, float]
 
 
+def figures_of_round(entry: Mapping[str, float]) -> RoundFigures:
+    """What training says of a round, with its number apart."""
+    return RoundFigures(round=int(entry["round"]), figures={name: value for name, value in entry.items() if name != "round"})
+
+
 class Run:
     """A run of MLflow: the figures of one variant and seed, or of the whole experiment."""
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
 from contextlib import suppress
 
-import psutil
-
 from selftrain.errors import ConfigError, ServiceError
 from selftrain.passwords import without_passwords
+from selftrain.runtime import reaper
 from selftrain.runtime.ports import require_free_port
 from selftrain.tracking.address import artifact_root, is_server, quiet_mlflow, require_database, tracking_uri
 
@@ -34,14 +34,18 @@ def show_runs(uri: str | None, port: int) -> None:
     command, environment = ui_command(uri, port)
     require_free_port(_HOST, port)
     # In a session of its own: Ctrl-C reaches this process alone, which then ends them all, and not some of them twice.
-    process = subprocess.Popen(command, env={**os.environ, **environment}, start_new_session=True)
+    mark = secrets.token_hex(8)
+    process = subprocess.Popen(command, env={**os.environ, **environment, reaper.MARK: mark}, start_new_session=True)
     code = None
     try:
         print(f"MLflow at http://{_HOST}:{port} (Ctrl-C stops it)", flush=True)
         with suppress(KeyboardInterrupt):
             code = process.wait()
     finally:
-        _end(process)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        reaper.kill_all(mark, grace=_STOP_SECONDS)  # also what an already dead parent has left: MLflow ends without its workers
+        process.wait()
     if code is not None:
         raise ServiceError(f"MLflow's page ended before it was stopped (exit code {code}); its own lines above say why.")
     print("Stopped.", flush=True)
@@ -70,23 +74,3 @@ def ui_command(uri: str | None, port: int = 5000) -> tuple[list[str], dict[str, 
     # Its job runner, two more processes that no page of runs and models needs, is left out unless it is asked for.
     jobs = os.environ.get("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     return command, {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_REGISTRY_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": jobs}
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End every process of the session, also what an already dead parent has left: MLflow ends without its workers."""
-    members = _members(process.pid)
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for member in members:
-            with suppress(psutil.Error):
-                member.send_signal(number)
-        _, members = psutil.wait_procs(members, timeout=_STOP_SECONDS)
-    process.wait()
-
-
-def _members(session: int) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, ProcessLookupError):
-            if os.getsid(process.pid) == session:
-                found.append(process)
-    return found

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from by_hand import AdamW, LinearEncoder, differences_of, embedded, falling, gradient_of, softmax
+from by_hand import AdamW, LinearEncoder, differences_of, embedded, falling, gradient_of, rounds_of, softmax
 
 from selftrain.config import parse
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
@@ -217,15 +217,7 @@ def by_hand(case, derivative=gradient_of):
     options, samples, missing = CASES[case]
     requests = [TextRequest(id_, "input", sample=s) for id_, s in itertools.product(IDS, range(samples[0]))]
     requests += [TextRequest(id_, "conditional", label, s) for id_, label, s in itertools.product(IDS, range(3), range(samples[1]))]
-    hand = ByHand(options, samples, Channel(missing)(requests), derivative)
-    losses, weights, refreshed = [], [], []
-    for round_ in range(hand.options.rounds):
-        hand.refresh(round_)
-        refreshed.append(SimpleNamespace(**vars(hand)))
-        for step in range(hand.options.steps_per_round):
-            losses.append(hand.step(round_, step))
-            weights.append(hand.weight)
-    return losses, weights, refreshed
+    return rounds_of(ByHand(options, samples, Channel(missing)(requests), derivative))
 
 
 @pytest.fixture(scope="module")

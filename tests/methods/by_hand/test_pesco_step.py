@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from by_hand import AdamW, LinearEncoder, differences_of, embedded, falling, gradient_of, softmax
+from by_hand import AdamW, LinearEncoder, differences_of, embedded, falling, gradient_of, rounds_of, softmax
 
 from selftrain.config import parse
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
@@ -131,15 +131,7 @@ CASES = {
 
 
 def by_hand(case, derivative=gradient_of):
-    hand = ByHand(CASES[case], derivative)
-    losses, weights, refreshed = [], [], []
-    for round_ in range(hand.options.rounds):
-        hand.refresh(round_)
-        refreshed.append(SimpleNamespace(**vars(hand)))
-        for step in range(hand.options.steps_per_round):
-            losses.append(hand.step(round_, step))
-            weights.append(hand.weight)
-    return losses, weights, refreshed
+    return rounds_of(ByHand(CASES[case], derivative))
 
 
 @pytest.fixture(scope="module")

@@ -11,19 +11,18 @@ import errno
 import io
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 
-from selftrain.errors import ConfigError, DataError, MissingExtraError, OutputError, SelfTrainError, ServiceError
+from selftrain.errors import ConfigError, DataError, OutputError, ServiceError
 from selftrain.files.durable import check_writable, explained, replacing, sync
+from selftrain.files.remote import PACKAGES, file_system, reached
 
-# The package behind a protocol, and what to install for it; memory: of this process, for tests.
-_PACKAGES = {"s3": ("s3fs", "'selftrain[s3]'"), "gs": ("gcsfs", "gcsfs"), "memory": ("fsspec", "fsspec")}
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 REMEDY = "free some space, fix the folder's permissions, or set augment.cache; what the cache holds is kept, and a resumed run continues"
 _THREADS = 16  # requests to an object store at once
@@ -80,7 +79,7 @@ def cache_location(cache: str | Path) -> str:
     protocol, _, rest = text.partition("://")
     if protocol == "file":
         return os.path.abspath(rest)
-    if protocol not in _PACKAGES:
+    if protocol not in PACKAGES:
         raise ConfigError(f"augment.cache must be a folder, or an address that begins with s3:// or gs:// (got {text!r}).", parameter="augment.cache")
     return text.rstrip("/")
 
@@ -206,15 +205,8 @@ class RemoteStore:
 
     def __init__(self, location: str) -> None:
         self.location = location
-        protocol = location.partition("://")[0]
-        try:
-            from fsspec.core import url_to_fs
-
-            with self._explained(""):
-                self._files, self._root = url_to_fs(location, use_listings_cache=False)
-        except ImportError as error:
-            package, installed = _PACKAGES[protocol]
-            raise MissingExtraError(f"augment.cache {location} needs the package {package}; pip install {installed}.") from error
+        with self._explained(""):
+            self._files, self._root = file_system(location, "augment.cache")
 
     def names(self, folder: str = "") -> list[str]:
         """See `Store`."""
@@ -296,17 +288,8 @@ class RemoteStore:
     def _no_bucket(self, name: str) -> OutputError:
         return OutputError(f"{self.path(name)} cannot be written: there is no such bucket; create it, or set augment.cache.")
 
-    @contextmanager
-    def _explained(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except (FileNotFoundError, FileExistsError, BlockingIOError, ImportError, SelfTrainError):
-            raise
-        except Exception as error:  # clients of object stores raise errors of their own kinds
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise ServiceError(
-                f"The text cache's {self.path(name)} cannot be reached ({reason}); check the address, the credentials and the network, or set augment.cache."
-            ) from error
+    def _explained(self, name: str) -> AbstractContextManager[None]:
+        return reached(f"The text cache's {self.path(name)}", ", or set augment.cache")
 
 
 class _Ranges(io.RawIOBase):

@@ -45,7 +45,8 @@ def make_engine(config: AugmentConfig, model: str, *, application: str, owner: A
     from selftrain.texts.engines.resilient import ResilientEngine
 
     if not on_cluster(config):
-        from selftrain.texts.engines.openai import ServerDeployment, read_key
+        from selftrain.passwords import read_key
+        from selftrain.texts.engines.openai import ServerDeployment
         from selftrain.texts.engines.spending import Spending
 
         spending = Spending(config, Path(".selftrain/texts" if "://" in config.cache else config.cache) / "spent" / f"{application}.json")

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import time
 from typing import Any, NamedTuple
 
 from selftrain.config import AugmentConfig
 from selftrain.errors import ConfigError, MissingExtraError, SelfTrainError, ServiceError, nearest
+from selftrain.passwords import KEY_VARIABLE
 from selftrain.runtime.cluster import Needs
 from selftrain.texts.engines.resilient import PromptRefused, Written
 from selftrain.texts.engines.spending import Spending
 
-KEY_VARIABLE = "SELFTRAIN_LANGUAGE_MODEL_KEY"
 TRIES = 8  # of a prompt, over about two minutes
 BACKOFF_SECONDS, MOST_BACKOFF_SECONDS = 0.5, 30.0
 _BOOK_SECONDS = 0.05  # between two tries to book, while requests under way might take the rest
@@ -32,20 +31,6 @@ _VLLM = "vllm"  # who owns the models of a vLLM server, by its own list
 def needs() -> Needs:
     """Nothing: the model runs elsewhere."""
     return Needs(0.0, 0.0, 0.0)
-
-
-def read_key() -> str | None:
-    """The server's key; None where the environment has none.
-
-    Raises:
-        ConfigError: no header can carry it.
-    """
-    key = os.environ.get(KEY_VARIABLE, "").strip()
-    if not key:
-        return None
-    if not (key.isascii() and key.isprintable() and " " not in key):
-        raise ConfigError(f"The variable {KEY_VARIABLE} holds no key: a key is printable ASCII characters without spaces.")
-    return key
 
 
 class _Request(NamedTuple):
