@@ -97,10 +97,10 @@ class Node:
 
     def processes(self) -> list[psutil.Process]:
         """What runs on it, by this machine's numbers."""
-        space = os.readlink(f"/proc/{self._first}/ns/pid")
         found = []
         for process in psutil.process_iter(["name"]):
-            with suppress(OSError):
+            with suppress(OSError):  # gone, or the node is
+                space = os.readlink(f"/proc/{self._first}/ns/pid")
                 if os.readlink(f"/proc/{process.pid}/ns/pid") == space:
                     found.append(process)
         return found

@@ -1,7 +1,12 @@
-"""How workers of one machine find each other: through a file. PyTorch's own meeting point is a TCP port on all interfaces that asks nobody who he is."""
+"""How workers find each other.
+
+Those of one machine: through a file. PyTorch's own meeting point is a TCP port on all interfaces that asks nobody who he is. Those of several nodes: at that port,
+and then each by the address that Ray knows its node by.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -40,3 +45,31 @@ class OneMachine(TorchConfig):
     def backend_cls(self) -> type[_TorchBackend]:
         """What sets the workers up."""
         return _OneMachine
+
+
+class _SeveralNodes(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        worker_group.execute(_use_the_nodes_interface)
+        super().on_start(worker_group, backend_config)
+
+
+def _use_the_nodes_interface() -> None:
+    """Gloo and NCCL would take the address of the host's name: on many machines a loopback address, at which workers of other nodes find themselves."""
+    import psutil
+    from ray.util import get_node_ip_address
+
+    own = get_node_ip_address()
+    found = next((name for name, known in psutil.net_if_addrs().items() if any(one.address == own for one in known)), None)
+    if found is not None:
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", found)
+
+
+@dataclass
+class SeveralNodes(TorchConfig):
+    """Ray Train's set-up of PyTorch for workers on a cluster."""
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        """What sets the workers up."""
+        return _SeveralNodes

@@ -86,7 +86,7 @@ def train_in_workers(
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    from selftrain.training.process_group import OneMachine
+    from selftrain.training.process_group import OneMachine, SeveralNodes
 
     if recipe.training.gpu == "auto":  # nobody has decided: the workers are alone on the cluster
         alone = decide(Experiment(training=recipe.training), hardware_of_cluster(), engines=0, workers=recipe.training.workers)
@@ -99,7 +99,7 @@ def train_in_workers(
         _worker,
         # By reference: the controller has a copy of this dict too, and should neither hold the corpus nor import what trains.
         train_loop_config={"work": ray.put(work)},
-        torch_config=OneMachine() if workgroup.one_machine else None,
+        torch_config=OneMachine() if workgroup.one_machine else SeveralNodes(),
         scaling_config=ray.train.ScalingConfig(**scaling(training)),
         run_config=ray.train.RunConfig(
             name=workgroup.name,
