@@ -1,6 +1,8 @@
 """A training set by the real engine: Gemma 3 270M in vLLM under Ray Data writes a handful of film reviews, once."""
 
 import json
+import subprocess
+import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +17,8 @@ from selftrain.texts.cache import TextCache
 @pytest.mark.timeout(1800)  # the first engine test of a fresh machine assembles the model, too
 def test_a_handful_of_reviews_becomes_a_source(tmp_path):
     words = ["generate", "--data", "sst2", "--per-class", "4", "--model", "gemma-3-270m", "--out", "generated/reviews"]
-    made = selftrain(tmp_path, *words, environment={})
+    program = "import sys; from selftrain.cli import main; sys.exit(main())"
+    made = subprocess.run([sys.executable, "-c", program, *words], cwd=tmp_path, capture_output=True, text=True, timeout=1500)
     assert made.returncode == 0, made.stderr[-4000:]
     folder = tmp_path / "generated" / "reviews"
     facts = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))

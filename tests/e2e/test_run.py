@@ -87,7 +87,8 @@ def finished(home, killed):
     """The killed run, resumed to its end."""
     folder, environment = home
     (run,) = (folder / "runs").iterdir()
-    result = selftrain(folder, "run", "--resume", str(run), environment=environment)
+    command = [*SELFTRAIN, "run", "--resume", str(run)]
+    result = subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr[-4000:]
     return run, result, json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
