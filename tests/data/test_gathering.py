@@ -160,7 +160,7 @@ def test_a_stream_gives_what_a_plain_reading_gives(tmp_path, monkeypatch, small_
         )
         expected = reference(rows, [(text, label, None) for text, label, _ in tests], config)
         assert loaded(config) == expected
-    assert sum(small_batches) > 100 and min(small_batches) > 0  # texts were dropped
+    assert sum(small_batches) > 10 and min(small_batches) > 0  # texts were dropped
 
 
 def test_texts_that_no_split_can_want_are_dropped_while_they_come(small_batches):
