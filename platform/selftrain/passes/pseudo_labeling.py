@@ -8,10 +8,9 @@ a round; what comes back is S_t documents a class at the most, with their Q, and
 
 from __future__ import annotations
 
-import logging
 import pickle
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -28,6 +27,7 @@ from selftrain.methods.recipe import Recipe
 from selftrain.methods.zero_shot.selection import Ranking, Scorer, blocks, embedded
 from selftrain.models.encoder import Encoder
 from selftrain.models.open import open_encoder
+from selftrain.passes.stream import mapped
 from selftrain.runtime.devices import keep_to_share
 
 LARGE = 100_000  # documents, from which several nodes are worth the start of their actors in every round
@@ -84,25 +84,21 @@ class ClusterRanking:
 
         Raises:
             SelfTrainError: what the text channel raised.
+            ProcessDied: actors died again and again.
         """
         import ray
         import ray.data
 
         weights = {name: value.cpu() for name, value in encoder.state_dict().items()}
         round_ = ray.put({"weights": weights, "scorer": scorer})
-        gpu = decided(self.training.gpu, "training.gpu")
-        with _quiet():
-            ranked = ray.data.from_arrow_refs(self._documents()).map_batches(
-                _Actor,
-                fn_constructor_args=(self.opened, round_, size, self.texts, samples, self.training.threads or 1),
-                batch_size=None,
-                batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(min_size=1),
-                num_gpus=gpu or None,
-                num_cpus=None if gpu else self.training.threads or 1,
-                label_selector=dict(self.training.placement) or None,
-            )
-            return Ranking.merged(map(_ranking, ranked.iter_batches(batch_size=None, batch_format="pyarrow")), size)
+        gpu, threads = decided(self.training.gpu, "training.gpu"), self.training.threads or 1
+        resources: dict[str, Any] = {"num_gpus": gpu} if gpu else {"num_cpus": threads}
+        if self.training.placement:
+            resources["label_selector"] = dict(self.training.placement)
+        arguments = (self.opened, round_, size, self.texts, samples, threads)
+        documents = partial(ray.data.from_arrow_refs, self._documents())
+        with closing(mapped(documents, _Actor, arguments, resources=resources, batch_format="pyarrow", in_order=True)) as ranked:
+            return Ranking.merged(map(_ranking, ranked), size)
 
     def _documents(self) -> list[Any]:
         if not self._blocks:
@@ -169,19 +165,3 @@ def _ranking(block: pa.Table) -> Ranking:
 
     targets = torch.from_numpy(block["targets"].combine_chunks().flatten().to_numpy().copy()).reshape(len(block), -1)
     return Ranking(column("index"), column("label"), column("confidence"), targets, block["seen"][0].as_py(), block["mean_confidence"][0].as_py())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Ray Data without bars and log lines, and with results in the order of the blocks."""
-    import ray.data
-
-    context, logger = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
-    before = context.enable_progress_bars, context.execution_options.preserve_order, logger.level
-    context.enable_progress_bars, context.execution_options.preserve_order = False, True
-    logger.setLevel(logging.CRITICAL)  # what fails is raised
-    try:
-        yield
-    finally:
-        context.enable_progress_bars, context.execution_options.preserve_order = before[:2]
-        logger.setLevel(before[2])

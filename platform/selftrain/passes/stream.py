@@ -1,24 +1,23 @@
-"""Ray Data as passes use it: small questions go in, small answers come out as they are ready, and a pool of actors that grows with the work is between them."""
+"""Ray Data as passes use it: a pool of actors that grows with the work, quiet, and sure to end: what kills one process after the other is given up."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from typing import Any
 
 from selftrain.errors import ProcessDied
 from selftrain.runtime.watch import ray_is_lost, why_it_died
 
-_TRIES = 3  # after which the question, or what it leads to, is taken for the reason of a process's death
+_TRIES = 3  # after which a block, or what it leads to, is taken for the reason of a process's death
 
 
 def answers(
     asked: Sequence[str], worker: type, arguments: tuple[Any, ...], *, at_once: int, cpus: int, gpus: float = 0.0
 ) -> Generator[str, None, None]:
     """The answers to all questions, in any order; Ray has to be initialized. Close it when you leave it early.
-
-    A process that dies is replaced, and what it was asked is asked again.
 
     Args:
         asked: questions; one is one task.
@@ -34,31 +33,71 @@ def answers(
     if not asked:
         return
     import ray
+
+    def rows() -> Any:
+        return ray.data.from_items([{"asked": one} for one in asked], override_num_blocks=len(asked))
+
+    resources = {"num_cpus": cpus, "num_gpus": gpus or None}
+    # Two tasks an actor: a part may take minutes, and waits where another actor may be free.
+    with closing(mapped(rows, worker, arguments, batch_size=1, at_once=min(at_once, len(asked)), tasks=2, resources=resources)) as batches:
+        for batch in batches:
+            yield from map(str, batch["answer"])
+
+
+def mapped(
+    rows: Callable[[], Any],
+    worker: type,
+    arguments: tuple[Any, ...],
+    *,
+    resources: dict[str, Any],
+    batch_size: int | None = None,
+    batch_format: str = "numpy",
+    at_once: int | None = None,
+    tasks: int | None = None,
+    in_order: bool = False,
+) -> Generator[Any, None, None]:
+    """What a pool of actors makes of a data set of Ray, block by block; Ray has to be initialized. Close it when you leave it early.
+
+    A process that dies is replaced, and does its block again.
+
+    Args:
+        rows: makes the data set, which keeps the settings that it is made with.
+        worker: a class whose objects turn a batch into a batch; one is made in each process.
+        arguments: of the class.
+        resources: that an actor asks for, as `map_batches` takes them.
+        batch_size: rows of a batch; None: a block.
+        batch_format: of batches that come in and go out: numpy or pyarrow.
+        at_once: processes at most, default: as many as there is room for; there is one at first.
+        tasks: that an actor is given at a time; default: Ray's own.
+        in_order: whether results come in the order of the blocks.
+
+    Raises:
+        ProcessDied: processes died again and again.
+    """
+    import ray
     from ray.data import ActorPoolStrategy, DataContext
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is raised, and said once
     context = DataContext.get_current().copy()
     context.enable_progress_bars = context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = -1  # a part may take an hour; a process that died is noticed without it
+    context.execution_options.preserve_order = in_order
+    context.execution_no_progress_timeout_s = -1  # a block may take an hour; a process that died is noticed without it
     context.max_consecutive_actor_init_deaths = _TRIES
+    with warnings.catch_warnings(), DataContext.current(context):
+        # Of max_task_retries, which 2.60 takes in no other way; without it, Ray tries for ever.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        found = rows().map_batches(
+            worker,
+            fn_constructor_args=arguments,
+            batch_size=batch_size,
+            batch_format=batch_format,
+            compute=ActorPoolStrategy(min_size=1, max_size=at_once, max_tasks_in_flight_per_actor=tasks),
+            max_task_retries=_TRIES,
+            **resources,
+        )
     with DataContext.current(context):
-        rows = ray.data.from_items([{"asked": one} for one in asked], override_num_blocks=len(asked))
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", DeprecationWarning
-            )  # of max_task_retries, which 2.60 takes in no other way; without it, Ray tries for ever
-            answered = rows.map_batches(
-                worker,
-                fn_constructor_args=arguments,
-                batch_size=1,
-                compute=ActorPoolStrategy(min_size=1, max_size=min(at_once, len(asked)), max_tasks_in_flight_per_actor=2),
-                num_cpus=cpus,
-                num_gpus=gpus or None,
-                max_task_retries=_TRIES,
-            )
         try:
-            for batch in answered.iter_batches(batch_size=None, prefetch_batches=0):  # else an answer waits for the next one
-                yield from map(str, batch["answer"])
+            yield from found.iter_batches(batch_size=None, batch_format=batch_format, prefetch_batches=0)  # else a result waits for the next one
         except ray.exceptions.RayTaskError:
             raise  # an error in our code
         except ray.exceptions.RayError as error:
