@@ -61,7 +61,7 @@ def measure(source: str, limit: int | None) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory(prefix="loading-") as folder:  # what is imported on the way is no cost of the documents
         pq.write_table(table(0, 1000), f"{folder}/few.parquet")
-        load_corpus(DataConfig(source=f"{folder}/few.parquet", label_column="label", classes=CLASSES))
+        load_corpus(DataConfig(source=f"{folder}/few.parquet", label_column="label", classes=CLASSES, test_documents=100))
     config = DataConfig(source=source, label_column="label", classes=CLASSES, unlabeled_documents=limit)
     before = memory("VmRSS")
     started = time.perf_counter()
