@@ -12,7 +12,6 @@ average is in the result.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import subprocess
 import sys
@@ -21,6 +20,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from lines import add
 
 from selftrain.config import AugmentConfig, Experiment
 from selftrain.data.corpus import Corpus, Documents, Label
@@ -170,16 +171,6 @@ def main() -> None:
             print(line, flush=True)
             if options.out:
                 add(options.out, line)
-
-
-def add(file: Path, line: dict[str, Any]) -> None:
-    """A line of the CSV, with its head where it is new."""
-    new = not file.exists()
-    with file.open("a", newline="", encoding="utf-8") as opened:
-        writer = csv.DictWriter(opened, list(line), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(line)
 
 
 if __name__ == "__main__":

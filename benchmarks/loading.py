@@ -11,7 +11,6 @@ Rates depend on what else the machine does; the load average is in the result.
 from __future__ import annotations
 
 import argparse
-import csv
 import gc
 import json
 import os
@@ -21,10 +20,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from lines import add
 
 CLASSES = ("business", "sport", "technology", "politics")
 WORDS = ("the", "coach", "said", "that", "his", "team", "would", "not", "give", "up", "before", "last", "goal", "of", "a", "long", "season", "was")
@@ -116,16 +115,6 @@ def main() -> None:
         print(line, flush=True)
         if options.out:
             add(options.out, line)
-
-
-def add(file: Path, line: dict[str, Any]) -> None:
-    """A line of the CSV, with its head where it is new."""
-    new = not file.exists()
-    with file.open("a", newline="", encoding="utf-8") as opened:
-        writer = csv.DictWriter(opened, list(line), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(line)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ counts). Memory is resident: the peak of the process that was started, the peak 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import random
@@ -30,6 +29,7 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+from lines import add
 
 FILE_ROWS = 50_000
 WORDS = [f"{start}{middle}{end}" for start in "bdfglmnprst" for middle in ("a", "e", "i", "o", "u") for end in ("", "n", "r", "st", "ll", "ck")]
@@ -171,16 +171,6 @@ def main() -> None:
                     add(options.out, line)
         finally:
             shutil.rmtree(folder)
-
-
-def add(file: Path, line: dict[str, Any]) -> None:
-    """A line of the CSV, with its head where it is new."""
-    new = not file.exists()
-    with file.open("a", newline="", encoding="utf-8") as opened:
-        writer = csv.DictWriter(opened, list(line), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(line)
 
 
 if __name__ == "__main__":

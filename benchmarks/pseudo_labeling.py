@@ -12,7 +12,6 @@ does; the load average is in the result.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import random
@@ -32,6 +31,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from lines import add
 
 from selftrain.config import DataConfig, Experiment, TrainingConfig
 from selftrain.data.loading import load_corpus
@@ -182,12 +182,7 @@ def main() -> None:
         }
         print(line, flush=True)
         if options.out:
-            new = not options.out.exists()
-            with options.out.open("a", newline="", encoding="utf-8") as opened:
-                writer = csv.DictWriter(opened, list(line), lineterminator="\n")
-                if new:
-                    writer.writeheader()
-                writer.writerow(line)
+            add(options.out, line)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Rates depend on what else the machine does; the load average is in the result.
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
 import json
 import os
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from lines import add
 
 from selftrain.texts.cache import Completion, TextCache
 from selftrain.texts.cache.completion import to_table
@@ -155,16 +155,6 @@ def main() -> None:
     finally:
         if not options.folder:
             shutil.rmtree(folder)
-
-
-def add(file: Path, line: dict[str, Any]) -> None:
-    """A line of the CSV, with its head where it is new."""
-    new = not file.exists()
-    with file.open("a", newline="", encoding="utf-8") as opened:
-        writer = csv.DictWriter(opened, list(line), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(line)
 
 
 if __name__ == "__main__":
