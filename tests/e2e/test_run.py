@@ -15,6 +15,7 @@ import psutil
 import pytest
 from commands import selftrain
 from mlflow import MlflowClient
+from processes import alive, started_by
 
 from selftrain.texts.cache import TextCache
 
@@ -56,13 +57,6 @@ def cached(folder) -> list[dict]:
     return [asdict(completion) for completion in TextCache(texts).completions()] if texts.is_dir() else []
 
 
-def descendants(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
 @pytest.fixture(scope="module")
 def killed(home):
     """A run that got SIGKILL after its first block of texts: what was in the cache then."""
@@ -74,12 +68,12 @@ def killed(home):
     while not list(folder.glob(".selftrain/texts/*.parquet")):
         assert process.poll() is None, (folder / "killed.log").read_text()[-3000:]
         assert time.monotonic() < deadline, (folder / "killed.log").read_text()[-3000:]
-        family.update((child.pid, child) for child in descendants(psutil.Process(process.pid)))
+        family.update((child.pid, child) for child in started_by(process.pid))
         time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    _, alive = psutil.wait_procs(list(family.values()), timeout=60)
-    return cached(folder), alive
+    _, left = psutil.wait_procs(list(family.values()), timeout=60)
+    return cached(folder), left
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +89,9 @@ def finished(home, killed):
 
 @pytest.mark.engine
 def test_a_kill_leaves_whole_blocks_and_no_process(killed):
-    rows, alive = killed
+    rows, left = killed
     assert len(rows) >= 32
-    assert [process.name() for process in alive if process.is_running()] == []
+    assert alive(left) == []
 
 
 @pytest.mark.engine

@@ -18,9 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 import yaml
+from processes import end_all, started_by
 from tiny import tiny_backbone
 
 from selftrain.cli import main
@@ -42,17 +42,14 @@ def free_ports(count: int) -> list[int]:
 
 def end(process: subprocess.Popen) -> None:
     """Stop a process and what it started, each by its id: `ray stop` would end every Ray of the machine."""
-    family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    family = list(started_by(process.pid)) if process.poll() is None else []
     process.terminate()
     try:
         process.wait(timeout=10)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(timeout=10)
-    for child in family:
-        if child.is_running():
-            child.kill()
-    psutil.wait_procs(family, timeout=10)
+    end_all(family)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from many_files import check_result, files_of, rows_of, write_parquet
+from processes import started_by
 
 from selftrain.config import Experiment
 from selftrain.errors import ProcessDied
@@ -56,10 +57,9 @@ def wait_for_parts(out: Path, count: int, alive) -> None:
 def kill_the_worker(out: Path, count: int, killed: list[int]) -> None:
     """Kill the process that classifies once `count` parts are written; `killed` gets the parts that are then there."""
     wait_for_parts(out, count, lambda: True)
-    for child in psutil.Process().children(recursive=True):
-        if "MapWorker" in " ".join(child.cmdline()):
-            killed.append(len(list(out.glob("part-*"))))
-            child.kill()
+    for child in started_by(title="MapWorker"):
+        killed.append(len(list(out.glob("part-*"))))
+        child.kill()
 
 
 def test_a_killed_command_goes_on_where_it_was_and_a_killed_worker_is_replaced(on_ray, long_pass, bundle, small_parts, tmp_path):
@@ -70,7 +70,7 @@ def test_a_killed_command_goes_on_where_it_was_and_a_killed_worker_is_replaced(o
         process = subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)))
     try:
         wait_for_parts(out, 3, lambda: process.poll() is None)
-        family = psutil.Process(process.pid).children(recursive=True)
+        family = list(started_by(process.pid))
     finally:
         process.kill()
         process.wait()

@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
+from processes import alive
 
 from selftrain.errors import ProcessDied
 from selftrain.runtime import reaper, watch
@@ -33,7 +33,7 @@ with guarded():
 def gone(pids: list[int], seconds: float = 60) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+        if not alive(pids):
             return True
         time.sleep(0.1)
     return False
@@ -44,7 +44,7 @@ def test_what_a_session_started_ends_with_it(how) -> None:
     with subprocess.Popen([sys.executable, "-c", SESSION, how], stdout=subprocess.PIPE, text=True) as session:
         pids = [int(word) for word in session.stdout.readline().split()]
         if how == "kill":
-            assert all(psutil.pid_exists(pid) for pid in pids)
+            assert len(alive(pids)) == len(pids) > 0
             session.kill()
         session.wait(60)
     assert gone(pids)

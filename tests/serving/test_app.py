@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import os
 import shutil
@@ -22,6 +21,7 @@ import pytest
 import yaml
 from completions import completions
 from endpoint import LABELS, VERSION, free_port, make_bundle
+from processes import end_all, sockets_of, started_by
 from ray.serve.schema import ServeDeploySchema
 from selftrain_serve.app import build, by_requests, run
 
@@ -188,10 +188,10 @@ def server(bundle: Path, registry: Registry, writer):
         assert process.stdout is not None
         lines = [process.stdout.readline(), process.stdout.readline()]
         assert "Serving" in lines[0], (lines, process.stderr.read() if process.poll() is not None else "")
-        children = psutil.Process(process.pid).children(recursive=True)
+        children = list(started_by(process.pid))
         assert children
         yield SimpleNamespace(url=f"http://127.0.0.1:{port}", port=port, lines=lines, registry=registry, process=psutil.Process(process.pid))
-        children = psutil.Process(process.pid).children(recursive=True)
+        children = list(started_by(process.pid))
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=120)
         assert process.returncode == 0 and output.endswith("Stopped.\n") and "Traceback" not in errors, (output, errors)
@@ -199,9 +199,7 @@ def server(bundle: Path, registry: Registry, writer):
         assert not alive
         require_free_port("127.0.0.1", port)
     finally:
-        for one in children:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
+        end_all(children)
         process.kill()
         process.wait()
         shutil.rmtree(ray_folder, ignore_errors=True)
@@ -213,7 +211,7 @@ def loopback(address: str) -> bool:
 
 
 def replica(server) -> psutil.Process:
-    (found,) = [one for one in server.process.children(recursive=True) if "ServeReplica" in one.cmdline()[0]]
+    (found,) = started_by(server.process.pid, "ServeReplica")
     return found
 
 
@@ -239,7 +237,7 @@ def test_served(server) -> None:
         assert answer["results"][1] == {"error": "the text is empty"}
         assert client.post("/v1/classify", json={"text": "a", "model": "news"}).json()["model"] == {"name": "news", "version": VERSION}
         assert "selftrain_model_info" in client.get("/metrics").text
-    everything = [one for process in (server.process, *server.process.children(recursive=True)) for one in process.net_connections("inet")]
+    everything = sockets_of([server.process, *started_by(server.process.pid)])
     assert [one.laddr for one in everything if not one.raddr and not loopback(one.laddr.ip)] == []
     listening = [one.laddr.ip for one in replica(server).net_connections("tcp") if one.status == psutil.CONN_LISTEN and one.laddr.port == server.port]
     assert listening == ["127.0.0.1"]

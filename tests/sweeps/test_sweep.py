@@ -14,6 +14,7 @@ import psutil
 import pytest
 import yaml
 from commands import selftrain
+from processes import end_all, started_by
 
 from selftrain.config import Experiment
 from selftrain.sweeps.runner import trial_needs, workers
@@ -94,14 +95,12 @@ def test_a_killed_sweep_goes_on_where_it_was(document, tmp_path):
     results: list[Path] = []
     while not results or not lines(results[0].parent):
         assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
-        family.update({child.pid: child for child in psutil.Process(process.pid).children(recursive=True)})
+        family.update({child.pid: child for child in started_by(process.pid)})
         results = list((tmp_path / "runs" / "sweeps").glob("*/results.jsonl"))
         time.sleep(0.2)
     process.kill()
     process.wait()
-    for child in family.values():  # each by its id: what Ray left of this driver
-        if child.is_running():
-            child.kill()
+    end_all(family.values())  # each by its id: what Ray left of this driver
     folder = results[0].parent
     before = lines(folder)
     assert 0 < len(before) < 8

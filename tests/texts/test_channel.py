@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
+from processes import started_by
 from tiny import tiny_language_model
 
 from selftrain.config import AugmentConfig, Experiment
@@ -128,9 +128,7 @@ def test_a_service_that_is_killed_comes_back_with_documents_that_ray_does_not_se
     with open_texts(config, large, model, progress=False) as texts:
         assert first in texts([first])
         gc.collect()
-        (service,) = (
-            one for one in psutil.Process().children(recursive=True) if one.cmdline()[:1] and one.cmdline()[0].startswith("ray::_TextActor")
-        )
+        (service,) = started_by(title="ray::_TextActor")
         service.kill()
         service.wait(60)
         assert second in texts([second])

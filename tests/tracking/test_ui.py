@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from endpoint import free_port
+from processes import alive, end_all, sockets_of, started_by
 
 from selftrain.cli import main
 from selftrain.errors import ConfigError, ServiceError
@@ -47,19 +48,17 @@ def test_the_page_ends_with_all_its_processes(database, number) -> None:
             with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
                 break
             time.sleep(0.2)
-        family = psutil.Process(process.pid).children(recursive=True)
-        sockets = [one.laddr for member in family for one in member.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+        family = list(started_by(process.pid))
+        sockets = [one.laddr for one in sockets_of(family) if one.status == psutil.CONN_LISTEN]
         assert sockets and {one.ip for one in sockets} == {"127.0.0.1"}
-        assert not [one for one in family if "mlflow.server.jobs" in " ".join(one.cmdline())]
+        assert not list(started_by(process.pid, "mlflow.server.jobs"))
         process.send_signal(number)
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 0 and output.rstrip().endswith("Stopped."), output
-        assert not [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE]
+        assert not alive(family)
         require_free_port("127.0.0.1", port)
     finally:
-        for member in family:
-            with suppress(psutil.Error):
-                member.kill()
+        end_all(family)
         process.kill()
         process.wait()
 
