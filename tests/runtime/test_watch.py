@@ -168,7 +168,7 @@ import signal, subprocess, sys, time
 from pathlib import Path
 from selftrain.runtime import watch
 watch._STUCK_SECONDS = 1.0
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
 from test_watch import impostor
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 with watch.guarded():
