@@ -1,9 +1,10 @@
 """How fast texts go through the whole path: `python benchmarks/generation.py [--texts 20000] [--replicas 1,2] [--model NAME] [--out FILE.csv]`.
 
 From `open_texts(...).complete(prompts)` in a driver through Ray, the text service, its cache on the disk and Serve's handles to engines and back. **By default the
-engine is a stub** that answers at once, in a package of vLLM's name that the replicas find first: what is measured is everything but vLLM, and none of these rates
-is that of a language model. With `--model` (for instance gemma-3-270m) vLLM writes, once through the whole path and once alone in this process
-(`vllm.LLM.generate`, the same prompts, the same arguments of the engine), one after the other; `share` is the first rate as a part of the second's.
+engine is a stub**, in a package of vLLM's name that the replicas find first: what is measured is everything but vLLM, and none of these rates is that of a language
+model. The stub answers at once, or with `--step-ms` takes so long for a token of all texts that it works on, as a GPU does (sleeping, so that more replicas than
+cores can be tried). With `--model` (for instance gemma-3-270m) vLLM writes, once through the whole path and once alone in this process (`vllm.LLM.generate`, the
+same prompts, the same arguments of the engine), one after the other; `share` is the first rate as a part of the second's.
 
 The clock starts when the first text is there (a few are asked for before), so no engine's start counts. Rates depend on what else the machine does; the load
 average is in the result.
@@ -32,36 +33,44 @@ from selftrain.texts.engines.vllm import engine_environment, engine_kwargs
 from selftrain.texts.prompts import Prompt, Sampling
 
 STUB = """
+import os
+import time
 from types import SimpleNamespace
 
 class EngineArgs:
-    def __init__(self, **_):
-        pass
+    def __init__(self, max_num_seqs, **_):
+        self.max_num_seqs = max_num_seqs
 
 class SamplingParams:
-    def __init__(self, **_):
-        pass
+    def __init__(self, max_tokens, **_):
+        self.max_tokens = max_tokens
 
 class LLMEngine:
     @classmethod
     def from_engine_args(cls, args):
         engine = cls()
-        engine.waiting = []
+        engine.most, engine.waiting = args.max_num_seqs, []
+        engine.pause = float(os.environ["STUB_STEP_MS"]) / 1000
         return engine
 
     def add_request(self, id, prompt, sampling):
-        self.waiting.append((id, prompt))
+        self.waiting.append([sampling.max_tokens if self.pause else 1, id, prompt, sampling.max_tokens])
 
     def step(self):
-        waiting, self.waiting = self.waiting, []
+        running = self.waiting[: self.most]
+        time.sleep(self.pause)
+        for one in running:
+            one[0] -= 1
+        self.waiting = [one for one in self.waiting if one[0]]
         return [
             SimpleNamespace(
                 request_id=id,
                 finished=True,
                 prompt_token_ids=[1] * 60,
-                outputs=[SimpleNamespace(text=f"It went on after {prompt[-20:]}", token_ids=[1] * 12)],
+                outputs=[SimpleNamespace(text=f"It went on after {prompt[-20:]}", token_ids=[1] * tokens)],
             )
-            for id, prompt in waiting
+            for left, id, prompt, tokens in running
+            if not left
         ]
 """
 DOCUMENT = "The northern team won its match on Monday after a late goal by the captain, and the coach said that the league was still open, number {}."
@@ -131,6 +140,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=12, help="of a text")
     parser.add_argument("--replicas", default="1,2")
     parser.add_argument("--concurrent", type=int, default=64, help="augment.concurrent_requests")
+    parser.add_argument(
+        "--step-ms", type=float, default=0, help="of the stub: for a token of all texts that it works on; default: it answers at once"
+    )
     parser.add_argument("--model", help="a language model for the real engine; default: the stub")
     parser.add_argument("--out", type=Path, help="CSV that lines are added to")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
@@ -147,6 +159,7 @@ def main() -> None:
             (Path(folder) / "vllm").mkdir()
             (Path(folder) / "vllm" / "__init__.py").write_text(STUB, encoding="utf-8")
             (Path(folder) / "vllm" / "sampling_params.py").write_text("StructuredOutputsParams = dict\n", encoding="utf-8")
+            os.environ["STUB_STEP_MS"] = str(options.step_ms)
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
             sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
             from tiny import tiny_language_model
@@ -162,6 +175,7 @@ def main() -> None:
                 "texts": options.texts,
                 "tokens": options.tokens,
                 "concurrent_requests": options.concurrent,
+                "step_ms": "" if options.model else options.step_ms,
                 "texts_per_second": round(options.texts / seconds, 1),
                 "vllm_alone": round(options.texts / bare, 1) if bare else "",
                 "share": round(bare / seconds, 3) if bare else "",

@@ -58,6 +58,16 @@ def test_a_killed_run_repeats_nothing_that_was_written(corpus, tmp_path):
     assert len(rest.generated) == len(requests) - BLOCK - 5
 
 
+@pytest.mark.parametrize(("seconds", "files"), [(0.0, 4), (3600.0, 2)])
+def test_a_fast_engine_costs_a_file_a_second_and_a_slow_one_a_file_for_each_block(corpus, tmp_path, monkeypatch, seconds, files):
+    monkeypatch.setattr("selftrain.texts.service.BLOCK_SECONDS", seconds)
+    documents = corpus.unlabeled.ids
+    requests = [TextRequest(id_, "input", sample=sample) for id_ in documents for sample in range(4 * BLOCK // len(documents))]
+    assert 3 * BLOCK < len(requests) <= 4 * BLOCK
+    assert len(service(corpus, tmp_path, Engine()).usable_texts(requests)) == len(requests)
+    assert len(list(tmp_path.glob("*.parquet"))) == files and len(TextCache(tmp_path)) == len(requests)
+
+
 @pytest.mark.parametrize("change", [{"temperature": 0.5}, {"max_tokens": 16}, {"style": "instruct"}, {"document_words": 2}])
 def test_whatever_changes_the_answer_generates_anew(corpus, tmp_path, change):
     service(corpus, tmp_path, Engine()).usable_texts(wanted(corpus))

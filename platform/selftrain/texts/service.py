@@ -21,7 +21,7 @@ from selftrain.texts.engines.base import Engine, Generation
 from selftrain.texts.filter import FilteredText, filter_completion
 from selftrain.texts.prompts import Prompt, prompt_for
 
-BLOCK = 32  # completions a Parquet block: what a killed run may lose
+BLOCK, BLOCK_SECONDS = 32, 1.0  # completions that a Parquet block holds at least, and the time between two of them: what a killed run may lose
 MAX_CONDITIONAL = 1000  # conditional texts kept for the label alignment picture
 MAX_EXAMPLES = {True: 6, False: 3}  # for the report, of each kind: used ones, filtered ones
 
@@ -174,7 +174,7 @@ class TextService:
     def _generate(self, prompts: Mapping[str, Prompt]) -> None:
         """Generate and cache; `prompts` by key."""
         keys = {prompt: key for key, prompt in prompts.items()}
-        start, first = time.monotonic(), 0.0
+        start, first, committed = time.monotonic(), 0.0, 0.0
         done_before = self._progress.done_so_far
         self._set_progress(Progress(total=len(prompts), done_so_far=done_before))
         block: list[Completion] = []
@@ -187,9 +187,9 @@ class TextService:
                 self.counts.generated_tokens += generation.generated_tokens
                 if not generation.error:
                     block.append(_completion(keys[generation.prompt], generation))
-                if len(block) >= BLOCK:
+                if len(block) >= BLOCK and time.monotonic() - committed >= BLOCK_SECONDS:
                     self.cache.add(block)
-                    block = []
+                    block, committed = [], time.monotonic()
                 self._set_progress(Progress(len(prompts), number, tokens, time.monotonic() - first, done_so_far=done_before + number))
         finally:
             self.cache.add(block)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -27,15 +27,17 @@ from selftrain.runtime.devices import CARD_MEMORY
 from selftrain.runtime.hardware import Claim
 from selftrain.runtime.ray_start import close_serves_port, is_alone
 from selftrain.runtime.watch import why_it_died
-from selftrain.texts.engines.messages import Messages
+from selftrain.texts.engines.messages import Answers, Messages
 from selftrain.texts.engines.resilient import MAX_DEATHS, POLL_SECONDS, EngineGone, Written
 
 ENGINE_GB = 3.0  # vLLM, the text service and Ray Serve's controller, without weights and key-value cache
 ENGINE_CPUS = 1.0  # logical CPUs of the replica; on GPUs with tensor parallelism vLLM's workers are its processes
 # Serve takes a replica as dead when it misses three checks. On few cores a step of the model may hold up the process that would answer.
 CHECK_SECONDS, CHECK_PATIENCE_SECONDS = 2.0, 60.0
-_MESSAGES = 8  # that the prompts which an engine works on travel in
+_MESSAGES = 4  # at least, that the prompts which an engine works on travel in: replicas are given messages in turn
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
+
+_Answer = Callable[[Written | Exception], None]
 
 
 def needs(config: AugmentConfig, model: Path | str) -> Needs:
@@ -132,8 +134,9 @@ class VllmDeployment:
         # A service that was killed and restarted finds the engine of its earlier life.
         if not self._restarted or self._application not in serve.status().applications:
             self._deploy()
-        self._handle = serve.get_app_handle(self._application)
-        self._handle.wait_until_ready.remote().result()
+        handle = serve.get_app_handle(self._application)
+        handle.wait_until_ready.remote().result()
+        self._handle = handle.options(stream=True)
 
     def _deploy(self) -> None:
         failures: list[BaseException] = []
@@ -162,15 +165,15 @@ class VllmDeployment:
         """See `Deployment.complete`."""
         return await self._messages.ask((prompt, options))
 
-    async def _ask(self, prompts: list[tuple[str, dict[str, Any]]]) -> Sequence[Written | Exception]:
+    async def _ask(self, prompts: list[tuple[str, dict[str, Any]]]) -> AsyncIterator[list[tuple[int, Written | Exception]]]:
         from ray.exceptions import OutOfMemoryError, RayActorError
         from ray.serve.exceptions import RayServeException
 
         try:
-            found: Sequence[Written | Exception] = await self._handle.complete.remote(prompts)
+            async for portion in self._handle.complete.remote(prompts):
+                yield portion
         except (RayActorError, OutOfMemoryError, RayServeException) as error:
             raise EngineGone from error
-        return found
 
     def deaths(self) -> list[str]:
         """See `Deployment.deaths`."""
@@ -250,7 +253,7 @@ class VllmReplica:
         self._tokenizer = AutoTokenizer.from_pretrained(model)
         self._beginning = self._beginning_of_prompts()
         self._engine = LLMEngine.from_engine_args(EngineArgs(model=model, disable_log_stats=True, **engine_kwargs(config)))
-        self._waiting: SimpleQueue[tuple[str, dict[str, Any], Future[Written]]] = SimpleQueue()
+        self._waiting: SimpleQueue[tuple[str, dict[str, Any], _Answer]] = SimpleQueue()
         self._failure: BaseException | None = None
         threading.Thread(target=self._run_engine, name="selftrain-vllm", daemon=True).start()
 
@@ -264,18 +267,15 @@ class VllmReplica:
     async def wait_until_ready(self) -> None:
         """Returns as soon as a replica answers."""
 
-    async def complete(self, prompts: Sequence[tuple[str, dict[str, Any]]]) -> list[Written | Exception]:
-        """The completion of each prompt with its options, or why there is none: a ValueError where vLLM refuses it, for instance because it is too long."""
-        written = await asyncio.gather(*(self._complete(*prompt) for prompt in prompts), return_exceptions=True)
-        # vLLM's own classes would have to be imported where they arrive.
-        return [(ValueError if isinstance(one, ValueError) else RuntimeError)(str(one)) if isinstance(one, BaseException) else one for one in written]
-
-    async def _complete(self, prompt: str, options: dict[str, Any]) -> Written:
-        if self._chat:
-            prompt = self._tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
-        future: Future[Written] = Future()
-        self._waiting.put((f"{self._beginning}{prompt}", options, future))
-        return await asyncio.wrap_future(future)
+    async def complete(self, prompts: Sequence[tuple[str, dict[str, Any]]]) -> AsyncIterator[list[tuple[int, Written | Exception]]]:
+        """The completions of prompts with their options, as they are written: (place in `prompts`, text or error); a ValueError where vLLM refuses a prompt."""
+        answers: Answers[Written] = Answers()
+        for place, (prompt, options) in enumerate(prompts):
+            if self._chat:
+                prompt = self._tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
+            self._waiting.put((f"{self._beginning}{prompt}", options, partial(answers.put, place)))
+        async for portion in answers.portions(len(prompts)):
+            yield portion
 
     async def check_health(self) -> None:
         """Serve calls this every few seconds: raises when the engine has failed, and ends the application once its owner has died."""
@@ -293,7 +293,7 @@ class VllmReplica:
 
     def _run_engine(self) -> None:
         """The engine's own thread: it takes new prompts between two steps, as vLLM's own loop does."""
-        running: dict[str, Future[Written]] = {}
+        running: dict[str, _Answer] = {}
         number = 0
         try:
             while True:
@@ -301,20 +301,20 @@ class VllmReplica:
                 for output in self._engine.step():
                     if output.finished:
                         first = output.outputs[0]
-                        running.pop(output.request_id).set_result((first.text, len(output.prompt_token_ids), len(first.token_ids)))
+                        running.pop(output.request_id)((first.text, len(output.prompt_token_ids), len(first.token_ids)))
         except BaseException as error:
             self._failure = error
-            for future in running.values():
-                future.set_exception(RuntimeError(f"the engine failed: {type(error).__name__}: {error}"))
+            for answer in running.values():
+                answer(RuntimeError(f"the engine failed: {type(error).__name__}: {error}"))
 
-    def _add_waiting(self, running: dict[str, Future[Written]], number: int) -> int:
+    def _add_waiting(self, running: dict[str, _Answer], number: int) -> int:
         """Pass new prompts to the engine, and wait for one where none is running; returns the number of the last one."""
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
         while True:
             try:
-                prompt, options, future = self._waiting.get(block=not running)
+                prompt, options, answer = self._waiting.get(block=not running)
             except Empty:
                 return number
             number += 1
@@ -322,9 +322,10 @@ class VllmReplica:
                 structured = {name: StructuredOutputsParams(**value) for name, value in options.items() if name == "structured_outputs"}
                 self._engine.add_request(str(number), prompt, SamplingParams(**options | structured))
             except (ValueError, TypeError) as error:
-                future.set_exception(error)
+                # vLLM's own classes would have to be imported where they arrive.
+                answer((ValueError if isinstance(error, ValueError) else RuntimeError)(str(error)))
                 continue
-            running[str(number)] = future
+            running[str(number)] = answer
 
 
 def _run_application(config: AugmentConfig, model: str, application: str, owner: Any) -> None:
