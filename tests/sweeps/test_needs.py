@@ -37,12 +37,16 @@ def test_a_sweep_asks_for_its_trials_and_the_engine():
         ({}, Needs(1.0, 0.0, 14.6), None, 1),  # none fits: Ray says what is missing
         ({}, None, 4, 4),  # what the GPUs allow
         ({}, ENGINE, 7, 5),
-        ({"ray": {"address": "auto"}}, ENGINE, None, 8),  # this machine's memory says nothing about a cluster
+        ({"ray": {"address": "auto"}}, None, None, 27),  # one a CPU of the cluster: this machine's cores and memory say nothing about it
+        ({"ray": {"address": "auto"}}, ENGINE, None, 25),  # the engine and the text service take two
         ({"ray": {"address": "auto"}}, ENGINE, 64, 64),
+        ({"ray": {"address": "auto"}, "training": {"placement": {"role": "training"}}}, None, None, 12),  # no other node takes them
+        ({"ray": {"address": "auto"}}, Needs(40.0, 0.0, 1.0), None, 1),
     ],
 )
 def test_as_many_trials_run_as_the_engine_leaves_room_for(machine, experiment, engine, trials, expected):
-    assert most_at_once(parse(experiment, where="a test"), engine, trials) == expected
+    there = Hardware((Node(0, cpus=15.0), Node(0, {"role": "training", "zone": "a"}, 12.0)))
+    assert most_at_once(parse(experiment, where="a test"), there, engine, trials) == expected
 
 
 @pytest.mark.parametrize(

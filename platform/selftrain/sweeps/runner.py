@@ -85,18 +85,25 @@ def decide_trials(experiment: Experiment, there: Hardware, *, engines: int, at_o
     return devices, trials if devices.worker else None
 
 
-def most_at_once(experiment: Experiment, engine: Needs | None, trials: int | None = None) -> int:
-    """Trials at the same time, at least one: one a core of this machine, as far as its memory goes; of those that use GPUs, as many as these allow.
+def most_at_once(experiment: Experiment, there: Hardware, engine: Needs | None, trials: int | None = None) -> int:
+    """Trials at the same time, at least one: of those that use GPUs, as many as these allow.
+
+    The others are one a core of this machine, as far as its memory goes, or one a CPU of the cluster's nodes with the labels of `training.placement`.
 
     Args:
         experiment: says whether the trials run on this machine.
+        there: what there is.
         engine: as in `trial_needs`.
         trials: of `decide_trials`; None where they use no GPUs.
     """
+    beside = trial_needs(0, 0.0, engine)
+    if experiment.ray.address is not None:
+        wanted = experiment.training.placement.items()
+        able = [node.cpus for node in there.nodes if wanted <= node.labels.items()]
+        # Where labels keep the engines and the text service apart from the trials is not known here, so these count as beside them.
+        return max(1, trials if trials is not None else int(sum(able) - beside.cpus))
     most = trials if trials is not None else len(os.sched_getaffinity(0))
-    if experiment.ray.address is None:
-        most = min(most, int((free_memory_gb() - trial_needs(0, 0.0, engine).memory_gb) / TRAINING_GB))
-    return max(1, most)
+    return max(1, min(most, int((free_memory_gb() - beside.memory_gb) / TRAINING_GB)))
 
 
 @contextmanager

@@ -130,7 +130,7 @@ class _Sweep:
         base, prepared = self.prepared.base, self.prepared
         self.devices, on_gpus = decide_trials(base, there, engines=prepared.engines, at_once=self.asked_at_once, light=prepared.light)
         self.gpus = self.devices.worker or 0.0  # a trial
-        self.at_once = self.asked_at_once or most_at_once(base, prepared.engine(self.devices), on_gpus)
+        self.at_once = self.asked_at_once or most_at_once(base, there, prepared.engine(self.devices), on_gpus)
 
     def train(self) -> None:
         for cell in self.prepared.cells:
