@@ -139,6 +139,7 @@ class Network:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "SELFTRAIN_SERVE_TOKEN": secrets.token_hex(32),
         }
 
     def _node(self, number: int) -> Node:

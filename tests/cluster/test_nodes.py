@@ -13,15 +13,33 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from nodes import PROGRAMS, Network, Node, network, why_not
+from nodes import PROGRAMS, ROOT, Network, Node, network, why_not
 from safetensors.numpy import load_file
 from tiny import tiny_backbone
+
+from selftrain.bundle.classifier import Classifier
 
 pytestmark = [pytest.mark.ray, pytest.mark.skipif(bool(why_not()), reason=f"needs nodes of its own: {why_not()}")]
 
 WORDS = {"sport": ("match", "goal", "team", "player", "coach"), "business": ("bank", "profit", "market", "shares", "economy")}
 SELFTRAIN = (sys.executable, "-c", "import sys; from selftrain.cli import main; sys.exit(main())")
 MOTO = "from moto.server import ThreadedMotoServer; s = ThreadedMotoServer('0.0.0.0', 9000, verbose=False); s.start(); import threading; threading.Event().wait()"
+ASK = """
+import os, sys, time, httpx
+address, texts, token = sys.argv[1], sys.argv[2], os.environ["SELFTRAIN_SERVE_TOKEN"]
+end = time.monotonic() + 120
+while True:
+    try:
+        found = httpx.post(f"http://{address}:8000/v1/classify", content=f'{{"texts": {texts}}}', timeout=30,
+                           headers={"authorization": f"Bearer {token}", "content-type": "application/json"})
+        if found.status_code == 200 or time.monotonic() > end:
+            break
+    except httpx.TransportError:
+        assert time.monotonic() < end
+    time.sleep(0.5)
+print(found.text)
+assert found.status_code == 200
+"""
 BUCKET = "import s3fs; s3fs.S3FileSystem().mkdir('shared')"
 NOTICED_SECONDS = 60  # that a dead node may take to be noticed
 
@@ -40,12 +58,13 @@ def cluster() -> Iterator[Network]:
         for node in made.nodes:
             node.take(made.folder / "encoder", "encoder")
         write_experiment(made.nodes[0].work)
+        (made.nodes[0].folder / "tmp" / "storage").mkdir()
         wait_for(lambda: services.run(sys.executable, "-c", BUCKET, environment=made.environment, log=made.folder / "bucket.log") == 0, 120)
         yield made
 
 
 def write_experiment(folder: Path) -> None:
-    """tiny.yaml, on 60 documents of two classes."""
+    """tiny.yaml, on 60 documents of two classes, and a sweep of it."""
     with (folder / "news.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["text", "label"])
@@ -68,6 +87,8 @@ def write_experiment(folder: Path) -> None:
         "evaluation": {"map": "none"},
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    space = {"name": "rates", "title": "Rates", "base": document, "axes": {"method.learning_rate": [1e-5, 1e-4, 1e-3]}, "seeds": [0, 1]}
+    (folder / "rates.yaml").write_text(yaml.safe_dump(space), encoding="utf-8")
 
 
 def wait_for(condition, seconds: float) -> None:
@@ -77,27 +98,19 @@ def wait_for(condition, seconds: float) -> None:
         time.sleep(0.5)
 
 
-def start(cluster: Network, output: str, *changes: str) -> psutil.Popen:
-    """`selftrain run tiny.yaml` on the head, as a driver of the cluster."""
+def start(cluster: Network, output: str, *changes: str, submitted: bool = False) -> psutil.Popen:
+    """`selftrain run tiny.yaml` on the head, as a driver of the cluster, or as a job with a storage: a folder that only the node of its driver has."""
     head = cluster.nodes[0]
     sets = [word for change in (f"output={output}", *changes) for word in ("--set", change)]
-    return head.popen(
-        *SELFTRAIN,
-        "run",
-        "tiny.yaml",
-        "--address",
-        f"{head.address}:6379",
-        *sets,
-        environment=cluster.environment,
-        log=cluster.folder / f"{output}.log",
-    )
+    words = ["submit", "run", "tiny.yaml", "--storage", "/tmp/storage"] if submitted else ["run", "tiny.yaml", "--address", f"{head.address}:6379"]
+    return head.popen(*SELFTRAIN, *words, *sets, environment=cluster.environment, log=cluster.folder / f"{output}.log")
 
 
 def ended(cluster: Network, output: str, process: psutil.Popen) -> tuple[dict, dict[str, np.ndarray]]:
     """(figures, weights) of a run that has to succeed."""
     log = cluster.folder / f"{output}.log"
     assert process.wait(timeout=400) == 0, log.read_text(encoding="utf-8")[-4000:]
-    (folder,) = (cluster.nodes[0].work / output).glob("tiny-*")
+    (folder,) = cluster.nodes[0].folder.glob(f"tmp/*/{output}/tiny-*")  # in the working folder, or on the storage of jobs
     (weights,) = (folder / "bundle").rglob("model.safetensors")
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8")), load_file(weights)
 
@@ -122,8 +135,8 @@ def assert_same(found, expected) -> None:
         np.testing.assert_allclose(weights[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-def test_two_workers_on_two_nodes_train_what_one_does(cluster, one_worker):
-    process = start(cluster, "two", "training.workers=2")
+def test_two_workers_of_a_job_on_two_nodes_train_what_one_does(cluster, one_worker):
+    process = start(cluster, "two", "training.workers=2", submitted=True)
     wait_for(lambda: len(with_process(cluster, "RayTrainWorker")) == 2 or process.poll() is not None, 120)
     assert_same(ended(cluster, "two", process), one_worker)
 
@@ -133,6 +146,41 @@ def test_actors_on_other_nodes_make_the_pseudo_labels_of_one_process(cluster, on
     found = ended(cluster, "ranked", process)
     for name, value in one_worker[1].items():
         np.testing.assert_array_equal(found[1][name], value, err_msg=name)
+
+
+def test_a_sweep_trains_on_all_nodes_at_once(cluster):
+    head, log = cluster.nodes[0], cluster.folder / "rates.log"
+    words = ["sweep", "rates.yaml", "--address", f"{head.address}:6379", "--set", "output=rates"]
+    process = head.popen(*SELFTRAIN, *words, environment=cluster.environment, log=log)
+    wait_for(lambda: len(with_process(cluster, "ImplicitFunc")) == 3 or process.poll() is not None, 200)
+    assert process.wait(timeout=400) == 0, log.read_text(encoding="utf-8")[-4000:]
+    assert "at_once=3" in log.read_text(encoding="utf-8")
+    (results,) = (head.work / "rates").rglob("results.jsonl")
+    found = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    assert len({one["cell"] for one in found}) == 6 and not any("error" in one for one in found)
+
+
+def test_an_endpoint_has_replicas_on_two_nodes_and_each_of_these_answers(cluster, one_worker):
+    head, log = cluster.nodes[0], cluster.folder / "serve.log"
+    document = yaml.safe_load((ROOT / "serve" / "cluster.yaml").read_text(encoding="utf-8"))
+    document["applications"][0]["args"]["models"] = [{"model": "tiny"}]
+    document["applications"][0]["deployments"] = [{"name": "classify", "num_replicas": 2, "max_replicas_per_node": 1}]
+    (head.work / "serve.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    assert head.run(str(PROGRAMS / "serve"), "deploy", "serve.yaml", environment=cluster.environment, log=log) == 0, log.read_text(encoding="utf-8")
+    wait_for(lambda: len(with_process(cluster, "ServeReplica")) == 2, 120)
+    texts = ["the match and the goal", "the bank and the profit", " "]
+    (bundle,) = (head.work / "one").glob("tiny-*/bundle")
+    classifier = Classifier.load(bundle, device="cpu", threads=1)
+    for node in with_process(cluster, "ServeReplica"):
+        answers = cluster.folder / f"answers of {node.address}"
+        code = cluster.services.run(sys.executable, "-c", ASK, node.address, json.dumps(texts), environment=cluster.environment, log=answers)
+        found = json.loads(answers.read_text(encoding="utf-8")) if code == 0 else answers.read_text(encoding="utf-8")[-3000:]
+        assert code == 0 and found["model"] == {"name": "tiny", "version": "1"}, found
+        for row, result in zip(classifier.predict_proba(texts[:2]), found["results"][:2], strict=True):
+            assert [result["probabilities"][name] for name in classifier.classes_] == pytest.approx(row.tolist(), abs=1e-4)
+        assert found["results"][2] == {"error": "the text is empty"}
+    assert head.run(str(PROGRAMS / "serve"), "shutdown", "--yes", environment=cluster.environment, log=log) == 0, log.read_text(encoding="utf-8")
+    wait_for(lambda: not with_process(cluster, "ServeReplica"), 60)
 
 
 def test_a_node_that_is_gone_is_noticed_and_the_run_ends_as_if_it_had_not_been(cluster, one_worker):
