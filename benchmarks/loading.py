@@ -61,7 +61,7 @@ def measure(source: str, limit: int | None) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="loading-") as folder:  # what is imported on the way is no cost of the documents
         pq.write_table(table(0, 1000), f"{folder}/few.parquet")
         load_corpus(DataConfig(source=f"{folder}/few.parquet", label_column="label", classes=CLASSES, test_documents=100))
-    config = DataConfig(source=source, label_column="label", classes=CLASSES, unlabeled_documents=limit)
+    config = DataConfig(source=source, label_column="label", classes=CLASSES, unlabeled_documents=limit, test_documents=100)
     before = memory("VmRSS")
     started = time.perf_counter()
     corpus, truth = load_corpus(config)
@@ -100,7 +100,7 @@ def main() -> None:
             write(Path(folder), documents, documents if options.one_file else FILE_ROWS)
             source = f"{folder}/part-00000.parquet" if options.one_file else folder
             command = [sys.executable, __file__, "--load", source, *(["--limit", str(options.limit)] if options.limit else [])]
-            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
         line = {
             "code": options.code,
             "documents": documents,
