@@ -17,6 +17,7 @@ from commands import selftrain
 from processes import end_all, started_by
 
 from selftrain.config import Experiment
+from selftrain.sweeps.plan import folder_of, prepare_sweep
 from selftrain.sweeps.runner import trial_needs, workers
 from selftrain.sweeps.space import parse_space
 from selftrain.sweeps.sweep import run_sweep
@@ -47,9 +48,14 @@ def lines(folder: Path) -> list[dict]:
 def test_a_sweep_ends_with_a_table_and_a_second_one_has_nothing_to_do(document, tmp_path, capfd, monkeypatch):
     document["paper"] = {"source": "a paper", "figures": {0.1: {document["base"]["data"]["source"]: "88.0 ± 0.1"}}}
     space = parse_space(document)
+    prepared = prepare_sweep(space)
+    cut_short = folder_of(prepared) / "checkpoints" / f"{prepared.cells[0].fingerprint}.pt"  # of a trial that an earlier start was in the middle of
+    cut_short.parent.mkdir(parents=True)
+    cut_short.write_bytes(b"damaged")
     result = run_sweep(space, command="selftrain sweep toy.yaml", at_once=2)
     assert result.trained == 4 and result.table is not None and result.table.complete
     assert {line["seed"] for line in lines(result.folder)} == {0, 1} and len(lines(result.folder)) == 4
+    assert result.folder == cut_short.parents[1] and not cut_short.exists()
     assert sorted(path.name for path in result.folder.iterdir()) == [
         "checkpoints",
         "events.jsonl",

@@ -88,7 +88,7 @@ def run_sweep(
     tracker = Tracker(base.tracking, folder, space.name)
     run_id = tracker.start(folder.name, space.model_dump(mode="json"), {KIND_TAG: "sweep", "selftrain.code_version": code_version()})
     recorder = Recorder(tracker, folder, events)
-    sweep = _Sweep(prepared, Results(folder / "results.jsonl", code_version()), events, recorder, at_once)
+    sweep = _Sweep(prepared, folder, events, recorder, at_once)
     try:
         sweep.train()
         with explained(folder, "free some space and repeat the command, nothing is trained again"):
@@ -113,10 +113,11 @@ def run_sweep(
 class _Sweep:
     """A sweep in progress: `train` runs the missing trials, `finish` writes the table."""
 
-    def __init__(self, prepared: SweepPlan, results: Results, events: Events, recorder: Recorder, at_once: int | None) -> None:
+    def __init__(self, prepared: SweepPlan, folder: Path, events: Events, recorder: Recorder, at_once: int | None) -> None:
         self.prepared = prepared
         self.space = prepared.space
-        self.results = results
+        self.results = Results(folder / "results.jsonl", code_version())
+        self.checkpoints = folder.absolute() / "checkpoints"  # trials have working folders of their own
         self.events = events
         self.recorder = recorder
         self.asked_at_once = at_once
@@ -154,10 +155,16 @@ class _Sweep:
             for cells in _by_texts(missing):
                 with self._texts(cells[0]) as texts:
                     corpora = {cell.data: self.prepared.corpora[cell.data] for cell in cells}
-                    shared = SharedInputs([self._for_workers(cell) for cell in cells], corpora, texts, self.space.search is not None)
+                    sent = [self._for_workers(cell) for cell in cells]
+                    shared = SharedInputs(sent, corpora, texts, self.space.search is not None, checkpoints=self.checkpoints)
 
-                    def on_result(config: Mapping[str, Any], result: dict[str, Any], cells: Sequence[Cell] = cells) -> None:
-                        self._add(cells[config["cell"]], result)
+                    def on_result(
+                        config: Mapping[str, Any], result: dict[str, Any], cells: Sequence[Cell] = cells, shared: SharedInputs = shared
+                    ) -> None:
+                        place = config["cell"]
+                        self._add(cells[place], result)
+                        if "error" not in result and (checkpoint := shared.checkpoint_of(shared.cells[place])) is not None:
+                            checkpoint.remove()
 
                     self._run(run_cell, shared, on_result, [{"cell": index} for index in range(len(cells))])
 

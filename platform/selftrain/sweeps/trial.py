@@ -9,6 +9,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from selftrain.evaluation.metrics import evaluate
 from selftrain.models.encoder import Encoder
 from selftrain.models.open import open_encoder
 from selftrain.sweeps.space import Cell, Range, Space
+from selftrain.training.checkpoints import RoundCheckpoint
 from selftrain.training.fit import fit, probabilities
 from selftrain.training.loop import Validation
 
@@ -38,6 +40,13 @@ class SharedInputs:
     texts: TextChannel
     search: bool = False  # whether every round is reported while training goes on
     space: Space | None = field(default=None)  # of a search that makes its cells as it goes
+    checkpoints: Path | None = None  # the sweep's folder for the last rounds of trainings that are not over
+
+    def checkpoint_of(self, cell: Cell) -> RoundCheckpoint | None:
+        """Where `cell` keeps its last round; None on a node that does not see the sweep's folder, and in a search, which wants to hear of every round."""
+        if self.search or self.checkpoints is None or not self.checkpoints.is_dir():
+            return None
+        return RoundCheckpoint(self.checkpoints / f"{cell.fingerprint}.pt", cell.fingerprint)
 
 
 _FROZEN: dict[tuple[str, str], Encoder] = {}
@@ -94,12 +103,19 @@ def _run(cell: Cell, shared: SharedInputs, on_accuracy: Callable[[float], None])
     torch.set_num_threads(cell.experiment.training.threads or 1)  # as many trials as cores run beside this one
     corpus, truth = shared.corpora[cell.data]
     if not shared.search:
-        return train_cell(cell, corpus, truth, shared.texts)
+        return train_cell(cell, corpus, truth, shared.texts, checkpoint=shared.checkpoint_of(cell))
     result = train_cell(cell, corpus, truth, shared.texts, lambda figures: on_accuracy(figures["validation_accuracy"]))
     return result | {"objective": result["validation"]}
 
 
-def train_cell(cell: Cell, corpus: Corpus, truth: TrueLabels, texts: TextChannel, on_round: OnRound | None = None) -> dict[str, Any]:
+def train_cell(
+    cell: Cell,
+    corpus: Corpus,
+    truth: TrueLabels,
+    texts: TextChannel,
+    on_round: OnRound | None = None,
+    checkpoint: RoundCheckpoint | None = None,
+) -> dict[str, Any]:
     """Train and score a cell.
 
     Args:
@@ -108,6 +124,7 @@ def train_cell(cell: Cell, corpus: Corpus, truth: TrueLabels, texts: TextChannel
         truth: its true labels.
         texts: answers requests for texts of the language model.
         on_round: called after every round with its figures.
+        checkpoint: keeps the last round now and then; what it holds of this cell is not trained again. Without `on_round`.
 
     Returns:
         `scores` (`Scores.to_json()` without its long lists), `validation` (accuracy on the validation documents, of the last round, where there are any),
@@ -124,7 +141,8 @@ def train_cell(cell: Cell, corpus: Corpus, truth: TrueLabels, texts: TextChannel
         seed=cell.seed,
         validation=validation,
         opened=(lambda: open_shared_encoder(recipe.model, granted)) if recipe.model.train == "head" else None,
-        report=(lambda figures, state: on_round(figures)) if on_round is not None else None,
+        report=(lambda figures, state: on_round(figures)) if on_round is not None else checkpoint,
+        resume=checkpoint.read() if checkpoint is not None else None,
     )
     student = fitted.student
     channel = texts if experiment.evaluation.inference_augmentation else None
