@@ -24,3 +24,12 @@ def test_sentences(text, expected):
 def test_no_word_is_lost():
     text = "One. Two words. Then a sentence of six words. End."
     assert " ".join(sentences(text)).split() == text.split()
+
+
+def test_sentences_without_blanks_end_at_their_full_stops():
+    assert sentences("公司周二表示。新手机将发售\uff01是吗\uff1f好。 价格未定") == [
+        "公司周二表示。",
+        "新手机将发售\uff01",
+        "是吗\uff1f 好。",
+        "价格未定",
+    ]

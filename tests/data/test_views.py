@@ -24,3 +24,15 @@ def test_shares():
     long = " ".join(str(number) for number in range(2000))
     assert 1300 < len(edited(long, 0).split()) < 1500  # 30 % are left out
     assert edited(long, 0, dropped=0.0, swapped=0.0) == long
+
+
+def test_a_text_without_blanks_is_edited_character_by_character():
+    text = "这部电影非常好看,演员也很出色,我和朋友都很喜欢。"
+    views = {edited(text, view) for view in range(4)}
+    assert len(views | {text}) == 5 and all(5 < len(view) < len(text) and set(view) <= set(text) for view in views)
+
+
+def test_views_of_other_texts_are_those_of_earlier_versions():
+    """Cached embeddings of views stay valid."""
+    assert edited(TEXT, 0) == "year on after the said that its profit had every forecast the fell"
+    assert edited(TEXT, 1) == "profit market fell the tuesday after the said that its on had missed every forecast of year"

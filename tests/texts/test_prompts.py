@@ -22,7 +22,10 @@ def test_a_base_model_continues_the_document():
 
 def test_conditional_prompts_name_the_description_of_the_class():
     assert ask("conditional", 1).text == "The company said on Tuesday\n\nIn terms of technology and computers,"
-    assert ask("conditional", 1, "instruct").text.startswith("Discuss the technology and computers aspects of the article.")
+
+
+def test_the_papers_instruction_for_a_class_names_its_label():
+    assert ask("conditional", 1, "instruct").text == "Discuss the technology aspects of the article.\n\nThe company said on Tuesday"
 
 
 def test_the_papers_instruction_for_input_augmentation():
@@ -38,6 +41,30 @@ def test_classification_must_choose_one_of_the_names():
 def test_no_single_word_makes_a_prompt_too_long_for_the_engine():
     prompt = prompt_for(TextRequest("id", "input"), "x" * 100_000, LABELS, AugmentConfig())
     assert len(prompt.text) == 40
+
+
+def test_a_document_without_blanks_is_shown_to_as_many_characters_as_another_to_words():
+    text = "公司周二表示,其新手机将于年底前在所有商店发售。"
+    assert prompt_for(TextRequest("id", "input"), text, LABELS, AugmentConfig(document_words=8)).text == "公司周二表示,其"
+    assert prompt_for(TextRequest("id", "input"), text * 9, LABELS, AugmentConfig(document_words=48)).text == (text * 9)[:48]
+
+
+@pytest.mark.parametrize(
+    ("answer", "document", "expected"),
+    [
+        ("这部电影非常好看,我很喜欢。", "公司周二表示", ("这部电影非常好看,我很喜欢。", "")),
+        ("好。", "公司周二表示", ("", "empty")),
+        ("非常好看非常好看非常好看非常好看", "公司周二表示", ("非常好看非常好看非常好看非常好看", "repeated")),
+        ("公司周二表示其新手机将发售", "公司周二表示其新手机将发售。", ("公司周二表示其新手机将发售", "echo")),
+    ],
+)
+def test_answers_without_blanks_are_filtered_as_others_are(answer, document, expected):
+    found = filter_completion(answer, document, cut_off=False)
+    assert (found.text, found.reason) == expected
+
+
+def test_an_answer_without_blanks_that_was_cut_off_ends_with_its_last_sentence():
+    assert filter_completion("这部电影非常好看。演员也很出色,但是", "公司", cut_off=True).text == "这部电影非常好看。"
 
 
 def test_braces_in_a_document_are_text():

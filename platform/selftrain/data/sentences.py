@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-_END = re.compile(r"(?<=[.!?])\s+|\s*[\n\t]+\s*")
+from selftrain.data.words import word_count
+
+_END = re.compile(r"(?<=[.!?])\s+|\s*[\n\t]+\s*|(?<=[。！？｡])\s*(?=.)")
 
 
 def sentences(text: str, *, fewest_words: int = 4) -> list[str]:
@@ -18,7 +20,7 @@ def sentences(text: str, *, fewest_words: int = 4) -> list[str]:
     short = ""
     for part in _END.split(text.strip()):
         short = f"{short} {part}".strip()
-        if len(short.split()) >= fewest_words:
+        if word_count(short, fewest_words) >= fewest_words:
             found.append(short)
             short = ""
     if short and found:

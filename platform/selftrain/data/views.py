@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import random
 
+from selftrain.data.words import joined, words_of
+
 
 def edited(text: str, view: int, *, dropped: float = 0.3, swapped: float = 0.1) -> str:
     """View number `view` of `text`.
@@ -20,11 +22,12 @@ def edited(text: str, view: int, *, dropped: float = 0.3, swapped: float = 0.1) 
         swapped: swaps of two random words, as a share of the words.
     """
     rng = random.Random(hashlib.sha256(f"selftrain view 1, {view}, {dropped}, {swapped}: {text}".encode()).digest())
-    words = text.split()
+    words = list(words_of(text))
     if len(words) < 2:
         return text
     kept = [word for word in words if rng.random() >= dropped] or [rng.choice(words)]
     for _ in range(round(swapped * len(kept))):
         first, second = rng.randrange(len(kept)), rng.randrange(len(kept))
-        kept[first], kept[second] = kept[second], kept[first]
-    return " ".join(kept)
+        one, other = kept[first], kept[second]  # blanks stay in their places
+        kept[first], kept[second] = one._replace(text=other.text), other._replace(text=one.text)
+    return joined(kept)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from selftrain.data.words import word_count, words_of
+
 MIN_WORDS = 3
 
 
@@ -28,17 +30,17 @@ def filter_completion(raw: str, document: str, *, cut_off: bool) -> FilteredText
         cut_off: the token limit ended it.
     """
     text = " ".join(raw.replace("�", " ").split())
-    if len(text.split()) < MIN_WORDS:
+    if word_count(text, MIN_WORDS) < MIN_WORDS:
         return FilteredText("", "truncated" if cut_off and text else "empty")
     if cut_off:
         text = _whole(text)
-        if len(text.split()) < MIN_WORDS:
+        if word_count(text, MIN_WORDS) < MIN_WORDS:
             return FilteredText("", "truncated")
-    words = re.findall(r"\w+", text.lower())
+    words = _words(text)
     triples = list(zip(words, words[1:], words[2:], strict=False))
     if len(triples) >= 4 and len(set(triples)) < 0.5 * len(triples):
         return FilteredText(text, "repeated")
-    source = re.findall(r"\w+", document.lower())
+    source = _words(document)
     known = {tuple(source[i : i + 5]) for i in range(len(source) - 4)}
     grams = [tuple(words[i : i + 5]) for i in range(len(words) - 4)]
     if grams and sum(gram in known for gram in grams) > 0.5 * len(grams):
@@ -46,9 +48,14 @@ def filter_completion(raw: str, document: str, *, cut_off: bool) -> FilteredText
     return FilteredText(text)
 
 
+def _words(text: str) -> list[str]:
+    """In lower case, without punctuation."""
+    return [found for word in words_of(text.lower()) for found in re.findall(r"\w+", word.text)]
+
+
 def sentence_ends(text: str) -> list[int]:
     """The positions in `text` behind its sentences."""
-    return [match.end() for match in re.finditer(r"[.!?][\"')\]]*(?=\s|$)", text)]
+    return [match.end() for match in re.finditer(r"[.!?][\"')\]]*(?=\s|$)|[。！？｡][」』”’）]*", text)]
 
 
 def _whole(text: str) -> str:

@@ -16,6 +16,7 @@ from selftrain.config import AugmentConfig
 from selftrain.data.corpus import Corpus, Label
 from selftrain.data.index import DocumentIndex
 from selftrain.data.texts import TextRequest
+from selftrain.data.words import first_words
 from selftrain.texts.cache import Completion, TextCache, cache_key
 from selftrain.texts.engines.base import Engine, Generation
 from selftrain.texts.filter import FilteredText, filter_completion
@@ -226,7 +227,7 @@ class TextService:
         if request.kind == "classify" or same >= MAX_EXAMPLES[not reason]:
             return
         label = self.labels[request.label].name if request.kind == "conditional" else None
-        document = " ".join(self.documents[request.document_id].split()[: self.config.document_words])
+        document = first_words(self.documents[request.document_id], self.config.document_words)
         self.examples.append({"document": document, "kind": request.kind, "label": label, "text": text, "kept": not reason, "reason": reason or None})
 
 
