@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from selftrain.config import AugmentConfig
@@ -23,6 +24,7 @@ ENCODER = "all-MiniLM-L6-v2"
 BILSTM = "bilstm"  # has no folder: it starts from random weights, with the vocabulary of the training documents
 LANGUAGE_MODEL = "gemma-3-270m"
 _EXAMPLES = {"model.encoder": ENCODER, "augment.model": LANGUAGE_MODEL, "model.masked_lm": "bert-base-uncased"}
+_PARTS = (".safetensors", ".bin", ".json", ".txt", ".model")  # weights, settings of modules, and tokenizers
 IMAGE_ENCODERS = ("small-cnn", "wrn-28-2", "wrn-28-8", "resnet-20", "resnet-32", "resnet-44", "resnet-18")  # those of models/cnn.py
 
 
@@ -125,9 +127,24 @@ def fingerprint(source: Path | str) -> str:
     """What identifies a model: the first 16 digits of the SHA-256 of its weight files, or the name of a model that is no folder."""
     if not isinstance(source, Path):
         return source
+    return _hash_of(sorted(source.glob("*.safetensors")) or sorted(source.glob("*.bin")), source, named=False)
+
+
+def contents_fingerprint(source: Path | str) -> str:
+    """What an encoder's embeddings follow from: as `fingerprint`, but of the names and contents of all files that it is made of, in its subfolders too.
+
+    Two encoders on one trunk, with another pooling or another layer on top, have the same weight files in their folder itself.
+    """
+    if not isinstance(source, Path):
+        return source
+    return _hash_of(sorted(file for file in source.rglob("*") if file.suffix in _PARTS and file.is_file()), source, named=True)
+
+
+def _hash_of(files: Sequence[Path], root: Path, *, named: bool) -> str:
     digest = hashlib.sha256()
-    weights = sorted(source.glob("*.safetensors")) or sorted(source.glob("*.bin"))
-    for file in weights:
+    for file in files:
+        if named:
+            digest.update(f"{file.relative_to(root).as_posix()}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)

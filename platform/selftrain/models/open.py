@@ -15,7 +15,7 @@ from selftrain.models.bilstm import BiLSTMEncoder, bilstm, vocabulary
 from selftrain.models.cnn import ImageEncoder
 from selftrain.models.encoder import Encoder, TextEncoder
 from selftrain.models.head import HeadEncoder
-from selftrain.models.locate import BILSTM, IMAGE_ENCODERS, encoder_folder, fingerprint
+from selftrain.models.locate import BILSTM, IMAGE_ENCODERS, contents_fingerprint, encoder_folder
 from selftrain.models.precision import Precision, resolve_precision
 
 
@@ -45,7 +45,7 @@ def open_encoder(config: ModelConfig, corpus: Corpus, *, device: str = "cpu", pr
     source = encoder_folder(config.encoder)
     backbone = _opened(source, device)
     if config.train == "head":
-        kept = Path(config.cache) / fingerprint(source)
+        kept = Path(config.cache) / f"{contents_fingerprint(source)}-{config.similarity}"
         return HeadEncoder(backbone, cache=kept, max_tokens=config.max_tokens, batch_size=config.batch_size, normalize=normalize)
     return TextEncoder(
         backbone, max_tokens=config.max_tokens, batch_size=config.batch_size, normalize=normalize, precision=resolve_precision(precision, device)
