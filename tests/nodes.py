@@ -55,10 +55,11 @@ class Node:
         """A /tmp, a /dev/shm and a home of its own; what lies in the machine's /tmp and belongs to everybody stays there."""
         own = self.folder / "tmp"
         lines = ["mount -t tmpfs -o size=400m tmpfs /dev/shm"]
-        for path in {ROOT, PROGRAMS.parent, Path(sys.base_prefix), Path(os.environ.get("HF_HOME", "/nowhere"))}:
+        shared = {ROOT, PROGRAMS.parent, Path(sys.base_prefix), Path(os.environ.get("HF_HOME", "/nowhere"))}
+        for path in sorted(shared):  # a folder before what lies in it
             if path.is_relative_to("/tmp"):
                 inside = own / path.relative_to("/tmp")
-                inside.mkdir(parents=True)
+                inside.mkdir(parents=True, exist_ok=True)
                 lines.append(f"mount --bind {path} {inside}")
         (own / "home").mkdir(parents=True)
         (own / "work").mkdir()
