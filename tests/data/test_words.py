@@ -1,10 +1,12 @@
 """Words of scripts with and without blanks."""
 
+import re
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from selftrain.data.words import Word, first_words, joined, word_count, words_of
+from selftrain.data.words import Word, bare_words, first_words, joined, word_count, words_of
 
 TEXTS = st.text() | st.text(alphabet="ab 我爱。กขสส 々カ,\n")
 
@@ -14,6 +16,7 @@ TEXTS = st.text() | st.text(alphabet="ab 我爱。กขสส 々カ,\n")
 def test_where_blanks_separate_words_they_are_what_they_were(text):
     assert [word.text for word in words_of(text)] == text.split() and all(word.apart for word in words_of(text))
     assert first_words(text, 3) == " ".join(text.split()[:3])
+    assert bare_words(text) == re.findall(r"\w+", text)
 
 
 @given(TEXTS)

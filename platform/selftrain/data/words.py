@@ -17,6 +17,9 @@ _UNSPACED = re.compile(f"[{_SYMBOLS}{_LETTERS}]")
 _PARTS = re.compile(f"[{_SYMBOLS}]|[{_LETTERS}]{{1,4}}|[^{_SYMBOLS}{_LETTERS}]+")
 
 
+_BARE = re.compile(f"[{_SYMBOLS}]|[{_LETTERS}]{{1,4}}|[^\\W{_SYMBOLS}{_LETTERS}]+")
+
+
 class Word(NamedTuple):
     """A word, and whether a blank stands before it."""
 
@@ -44,6 +47,11 @@ def joined(words: Iterable[Word]) -> str:
 def first_words(text: str, count: int) -> str:
     """The first `count` words of `text`."""
     return joined(islice(words_of(text), count))
+
+
+def bare_words(text: str) -> list[str]:
+    """The words of `text` without punctuation, which parts words too."""
+    return _BARE.findall(text)
 
 
 def word_count(text: str, most: int) -> int:

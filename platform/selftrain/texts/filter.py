@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from selftrain.data.words import word_count, words_of
+from selftrain.data.words import bare_words, word_count
 
 MIN_WORDS = 3
 
@@ -36,21 +36,16 @@ def filter_completion(raw: str, document: str, *, cut_off: bool) -> FilteredText
         text = _whole(text)
         if word_count(text, MIN_WORDS) < MIN_WORDS:
             return FilteredText("", "truncated")
-    words = _words(text)
+    words = bare_words(text.lower())
     triples = list(zip(words, words[1:], words[2:], strict=False))
     if len(triples) >= 4 and len(set(triples)) < 0.5 * len(triples):
         return FilteredText(text, "repeated")
-    source = _words(document)
+    source = bare_words(document.lower())
     known = {tuple(source[i : i + 5]) for i in range(len(source) - 4)}
     grams = [tuple(words[i : i + 5]) for i in range(len(words) - 4)]
     if grams and sum(gram in known for gram in grams) > 0.5 * len(grams):
         return FilteredText(text, "echo")
     return FilteredText(text)
-
-
-def _words(text: str) -> list[str]:
-    """In lower case, without punctuation."""
-    return [found for word in words_of(text.lower()) for found in re.findall(r"\w+", word.text)]
 
 
 def sentence_ends(text: str) -> list[int]:

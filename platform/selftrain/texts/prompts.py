@@ -23,7 +23,7 @@ TEMPLATES: dict[tuple[str, str], str] = {
     ("continue", "conditional"): "{document}\n\nIn terms of {description},",
     ("continue", "classify"): "{document}\n\nThe category of this text, one of {categories}, is",
     ("instruct", "input"): "Elaborate the text in a few sentences.\n\n{document}",
-    ("instruct", "conditional"): "Discuss the {label} aspects of the article.\n\n{document}",
+    ("instruct", "conditional"): "Discuss the {description} aspects of the article.\n\n{document}",
     ("instruct", "classify"): "Classify the text by outputting a single category from {categories}.\n\n{document}",
 }
 CHOICE_TOKENS = 16  # enough for the name of any class
@@ -90,12 +90,11 @@ def prompt_for(request: TextRequest, document: str, labels: Sequence[Label], con
         config: style, words of the document, and sampling.
     """
     shown = joined(word._replace(text=word.text[:WORD_CHARACTERS]) for word in islice(words_of(document), config.document_words))
-    fields = {"document": shown, "label": "", "description": "", "categories": ", ".join(label.name for label in labels)}
+    fields = {"document": shown, "description": "", "categories": ", ".join(label.name for label in labels)}
     name = ""
     sampling = free_sampling(config)
     if request.kind == "conditional":
-        label = labels[request.label]
-        name, fields["label"], fields["description"] = label.name, label.words, label.description
+        name, fields["description"] = labels[request.label].name, labels[request.label].description
     elif request.kind == "classify":
         lead = " " if config.style == "continue" else ""
         sampling = Sampling(0.0, CHOICE_TOKENS, choices=tuple(f"{lead}{label.name}" for label in labels))
