@@ -17,18 +17,19 @@ import platform
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from selftrain.bundle.tokens import features_of
 from selftrain.errors import BundleError, ConfigError, MissingExtraError, nearest
 from selftrain.files.parsing import json_of
+
+if TYPE_CHECKING:  # the import takes seconds, and a process that only names what is here does not need it
+    from sentence_transformers import SentenceTransformer
 
 BACKENDS = ("torch", "onnx", "onnx-int8", "openvino")
 FOLDER, RECORD, TOKENIZER = "onnx", "backend.json", "tokenizer.json"
@@ -73,6 +74,8 @@ class TorchBackend:
     name = "torch"
 
     def __init__(self, backbone: SentenceTransformer, weights: torch.Tensor, bias: torch.Tensor | None, scale: float, *, cosine: bool) -> None:
+        from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
         self.backbone = backbone.eval()
         self.weights, self.bias = (None if tensor is None else tensor.detach().to(backbone.device).double() for tensor in (weights, bias))
         self.scale, self.cosine = scale, cosine

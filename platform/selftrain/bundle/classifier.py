@@ -7,11 +7,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
 
 from selftrain.bundle.backends import FOLDER, TOKENIZER, Backend, TorchBackend, check_name, choose, cores, open_graph, read_record
 from selftrain.bundle.checking import read_header
@@ -29,6 +28,9 @@ from selftrain.bundle.tokens import (
     reader_of,
 )
 from selftrain.errors import BundleError, ConfigError, DataError, SelfTrainError
+
+if TYPE_CHECKING:  # the import takes seconds, and a process that only names what is here does not need it
+    from sentence_transformers import SentenceTransformer
 
 MISSING_NUMBERS = 8 << 20  # of an encoder that its file may lack: a pooler that nothing uses
 
@@ -223,6 +225,8 @@ def open_backbone(folder: Path, device: str) -> SentenceTransformer:
     Raises:
         BundleError: it is damaged.
     """
+    from sentence_transformers import SentenceTransformer
+
     try:
         _check_shapes(folder)
         backbone = SentenceTransformer(str(folder), device=device, local_files_only=True, trust_remote_code=False)

@@ -19,20 +19,21 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from selftrain.bundle.checking import CARD, PROTOTYPES, check_bundle, hashes_of, read_header
 from selftrain.errors import BundleError, OutputError
 from selftrain.files.durable import reason, sync, sync_tree
 from selftrain.files.parsing import json_of
 from selftrain.models.allowlist import read_document, without_code
+
+if TYPE_CHECKING:  # the import takes seconds, and a process that only names what is here does not need it
+    from sentence_transformers import SentenceTransformer
 
 FORMAT = 1
 _CARD_CHARACTERS = 16 << 20
@@ -107,6 +108,8 @@ def write_bundle(
         OutputError: `folder` holds something else than a bundle, or cannot be written.
         ValueError: the prototypes do not fit the card's labels or the encoder.
     """
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
     dimensions = backbone.get_embedding_dimension()
     if tuple(prototypes.shape) != (len(card.labels), dimensions):
         raise ValueError(f"prototypes are {tuple(prototypes.shape)}, not {(len(card.labels), dimensions)}: one row a class, one column a dimension")

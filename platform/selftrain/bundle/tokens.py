@@ -14,15 +14,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding, WordEmbeddings
 from tokenizers import Tokenizer
 
 from selftrain.errors import BundleError
+
+if TYPE_CHECKING:  # the import takes seconds, and a process that only names what is here does not need it
+    from sentence_transformers import SentenceTransformer
 
 BATCH_START_TOKENS = 64  # the cost of one more batch, in padded tokens that could be computed meanwhile
 BATCH_TOKENS_CPU = 1024  # in a batch; with more, a core computes no more tokens a second
@@ -270,6 +271,8 @@ def reader_of(backbone: SentenceTransformer, max_tokens: int) -> Reader:
     Raises:
         BundleError: the encoder needs more than token ids and their mask.
     """
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
     found = backbone.tokenizer
     tokenizer = found if isinstance(found, Tokenizer) else getattr(found, "backend_tokenizer", None)
     longest = int(min(max_tokens, backbone.max_seq_length or math.inf))
@@ -320,6 +323,8 @@ def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[np.ndarray, np.
 
 def features_of(backbone: SentenceTransformer, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
     """The input of the encoder's first module, from padded ids and mask."""
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding, WordEmbeddings
+
     if isinstance(backbone[0], StaticEmbedding):
         lengths = mask.sum(dim=1)
         return {"input_ids": ids[mask.bool()], "offsets": lengths.cumsum(0) - lengths}

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import LSTM, Pooling, WordEmbeddings
-from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
 from torch.nn.utils.rnn import PackedSequence
 
 from selftrain.models.encoder import TextEncoder
+
+if TYPE_CHECKING:  # the import takes seconds, and a process that only names what is here does not need it
+    from sentence_transformers import SentenceTransformer
 
 PADDING = "PADDING_TOKEN"  # word 0; texts are lower-cased, so none holds it
 
@@ -40,6 +41,10 @@ def bilstm(words: Sequence[str], *, word_dimensions: int = 100, hidden: int = 15
         hidden: H, the state of a direction; an embedding has twice its length.
         device: where it computes.
     """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import LSTM, Pooling, WordEmbeddings
+    from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
+
     bound = (2 * hidden) ** -0.5
     tokenizer = WhitespaceTokenizer([PADDING, *words], stop_words=[], do_lower_case=True)
     layer = LSTM(word_dimensions, hidden)

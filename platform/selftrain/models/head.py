@@ -15,16 +15,17 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
 from selftrain.files.durable import explained, replacing
 from selftrain.models.encoder import TextEncoder
+
+if TYPE_CHECKING:  # the import takes seconds, and a process that only names what is here does not need it
+    from sentence_transformers import SentenceTransformer
 
 
 class EmbeddingCache:
@@ -100,6 +101,8 @@ class HeadEncoder(TextEncoder):
     def __init__(
         self, trunk: SentenceTransformer, *, cache: Path | None = None, max_tokens: int = 64, batch_size: int = 64, normalize: bool = True
     ) -> None:
+        from sentence_transformers.sentence_transformer.modules import Dense
+
         torch.nn.Module.__init__(self)
         # In a tuple, so that torch does not count the trunk among what is trained and saved.
         self._trunk = (TextEncoder(trunk, max_tokens=max_tokens, batch_size=batch_size, normalize=normalize).eval(),)
@@ -154,6 +157,9 @@ class HeadEncoder(TextEncoder):
 
     def export(self) -> SentenceTransformer:
         """The trunk with the trained layer as one more module."""
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import Normalize
+
         modules = list(self.trunk)
         if self.normalize and not any(isinstance(module, Normalize) for module in modules):
             modules.append(Normalize())

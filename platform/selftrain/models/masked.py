@@ -9,10 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
-from transformers import AutoModelForMaskedLM
-from transformers.utils import logging
 
 from selftrain.config import ModelConfig
 from selftrain.errors import BundleError, ConfigError
@@ -58,6 +54,11 @@ class MaskedEncoder(TextEncoder):
     """
 
     def __init__(self, source: str, *, device: str = "cpu", max_tokens: int = 64, batch_size: int = 64, precision: Precision = "float32") -> None:
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
+        from transformers import AutoModelForMaskedLM
+        from transformers.utils import logging
+
         # Each half reports the weights of the other as left over.
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
-from sentence_transformers import SentenceTransformer
 
 from selftrain.config import ModelConfig
 from selftrain.data.corpus import Corpus
@@ -17,6 +17,9 @@ from selftrain.models.encoder import Encoder, TextEncoder
 from selftrain.models.head import HeadEncoder
 from selftrain.models.locate import BILSTM, IMAGE_ENCODERS, contents_fingerprint, encoder_folder
 from selftrain.models.precision import Precision, resolve_precision
+
+if TYPE_CHECKING:  # the import takes seconds, and a process that only names what is here does not need it
+    from sentence_transformers import SentenceTransformer
 
 
 def open_encoder(config: ModelConfig, corpus: Corpus, *, device: str = "cpu", precision: Precision = "float32") -> Encoder:
@@ -58,6 +61,8 @@ def _opened(source: Path | str, device: str) -> SentenceTransformer:
     Raises:
         BundleError: its folder names code, is damaged, or holds another kind of model.
     """
+    from sentence_transformers import SentenceTransformer
+
     if isinstance(source, Path):
         check_model_folder(source)
     try:
