@@ -72,9 +72,11 @@ lint: setup ## ruff, formatting, types, import rules
 test: lint ## lint, then every test, the real engine included
 	$(TEST_ENVIRONMENT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# Nothing that starts Ray, the engine, servers or browsers, or that takes more than a few seconds (marked slow). One thread a process: tests run side by side.
-QUICK := tests/data tests/texts tests/bundle tests/evaluation tests/methods tests/sweeps/test_table.py tests/sweeps/test_space.py tests/config \
-  tests/test_layout.py tests/test_setup.py tests/test_docs.py
+# Nothing that starts Ray, the engine, servers or browsers, nothing that trains until something is learned, and nothing else that takes more than two seconds
+# (marked slow). Of the methods: their steps, worked out by hand. One thread a process: tests run side by side.
+QUICK := tests/data tests/texts tests/bundle tests/evaluation tests/config tests/sweeps/test_table.py tests/sweeps/test_space.py \
+  tests/methods/by_hand $(addprefix tests/methods/test_,$(addsuffix .py,base contrastive_losses defaults few_labels_defaults index losses losses_together \
+  rates recipe selection theorems)) tests/test_layout.py tests/test_setup.py tests/test_docs.py
 test-quick: setup ## the everyday loop, without lint: tests without Ray, engine, servers and browsers
 	$(TEST_ENVIRONMENT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m "not ray and not engine and not slow" $(QUICK) $(ARGS)
 

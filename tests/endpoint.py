@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from tiny import tiny_backbone
@@ -68,7 +69,8 @@ def endpoint(
     """`url`, `metrics` and `models` of an endpoint that answers."""
     port = port or free_port()
     metrics = Metrics()
-    models = Models(sources, tracking_uri=None, threads=1, poll_seconds=1, max_waiting=max_waiting, max_seconds=timeout_seconds, metrics=metrics)
+    with patch("selftrain.serving.models.settle"):  # half a second in a process with the objects of all tests
+        models = Models(sources, tracking_uri=None, threads=1, poll_seconds=1, max_waiting=max_waiting, max_seconds=timeout_seconds, metrics=metrics)
     language_model = None if augmentation is None else LanguageModel(augmentation, metrics, key)
     app = make_app(models, metrics, timeout_seconds=timeout_seconds, ready=lambda: models.healthy, language_model=language_model)
     gate.setdefault("hosts", Hosts.of("127.0.0.1", token=token is not None))

@@ -191,6 +191,7 @@ def endpoint():
     server.server_close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("where", "code"), [pytest.param(where, code, id=where) for where, code in blocks()])
 def test_the_python_of_docs_and_docstrings_runs(where, code, encoder_folder, endpoint, tmp_path, monkeypatch, capsys):
     """With a tiny encoder, without a language model, and with an endpoint that answers at once."""

@@ -41,10 +41,12 @@ def test_import_platform_finds_the_standard_library():
     assert not (ROOT / "platform" / "__init__.py").exists()
 
 
+@pytest.mark.slow
 def test_no_top_level_package_hides_another():
     assert hidden(ROOT) == set()
 
 
+@pytest.mark.slow
 def test_a_package_that_hides_another_would_be_seen(tmp_path):
     for name in ("platform", "ray", "numpy", "jobs"):
         (tmp_path / name).mkdir()
@@ -91,6 +93,7 @@ def test_the_wheel_lists_every_package():
     assert listed == found | {"selftrain_serve"}
 
 
+@pytest.mark.slow
 def test_serve_hides_nothing():
     # `serve/` has an __init__.py and is importable from the root; Ray's is `ray.serve`, and nothing installed is called plain `serve`.
     assert "serve" not in metadata.packages_distributions()

@@ -44,6 +44,7 @@ def said(code: str, folder: Path, cwd: Path) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_python_and_the_command_predict(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("text\nthe team won\n", encoding="utf-8")
     code = (

@@ -12,12 +12,16 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 import yaml
 from nodes import PROGRAMS, ROOT, Network, Node, network, why_not
 from safetensors.numpy import load_file
 from tiny import tiny_backbone
 
 from selftrain.bundle.classifier import Classifier
+from selftrain.config import parse
+from selftrain.runs.plan import prepare
+from selftrain.training.fit import fit
 
 pytestmark = [pytest.mark.ray, pytest.mark.skipif(bool(why_not()), reason=f"needs nodes of its own: {why_not()}")]
 
@@ -121,31 +125,50 @@ def with_process(cluster: Network, name: str) -> list[Node]:
 
 
 @pytest.fixture(scope="module")
-def one_worker(cluster):
-    """(figures, weights) of the run with one worker."""
-    return ended(cluster, "one", start(cluster, "one"))
+def expected(cluster) -> tuple[list[float], dict[str, np.ndarray]]:
+    """(documents selected in each round, weights) of the same training in this process."""
+    document = yaml.safe_load((cluster.nodes[0].work / "tiny.yaml").read_text(encoding="utf-8"))
+    document["data"]["source"] = str(cluster.nodes[0].work / "news.csv")
+    document["model"]["encoder"] = str(cluster.folder / "encoder")
+    (variant,) = prepare(parse(document)).variants.values()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    fitted = fit(variant.recipe, variant.granted(0), seed=0, validation=variant.validation)
+    torch.set_num_threads(threads)
+    fitted.student.encoder.export().save_pretrained(str(cluster.folder / "expected"))
+    (weights,) = (cluster.folder / "expected").rglob("model.safetensors")
+    return [one["selected"] for one in fitted.rounds], load_file(weights)
 
 
-def assert_same(found, expected) -> None:
-    """The same run but for the order in which floats were added."""
-    (figures, weights), (others, expected_weights) = found, expected
-    assert [row["scores"]["accuracy"] for row in figures["rows"]] == [row["scores"]["accuracy"] for row in others["rows"]]
-    assert [one["figures"]["selected"] for one in figures["rounds"]] == [one["figures"]["selected"] for one in others["rounds"]]
+def selected(figures: dict) -> list[float]:
+    return [one["figures"]["selected"] for one in figures["rounds"]]
+
+
+def assert_close(found, expected) -> None:
+    """The same training but for the order in which floats were added."""
+    (figures, weights), (rounds, expected_weights) = found, expected
+    assert selected(figures) == rounds
     for name, value in expected_weights.items():
         np.testing.assert_allclose(weights[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-def test_two_workers_of_a_job_on_two_nodes_train_what_one_does(cluster, one_worker):
+@pytest.fixture(scope="module")
+def ranked(cluster):
+    """(figures, weights) of a run with one worker, whose pseudo-labels actors make."""
+    return ended(cluster, "ranked", start(cluster, "ranked", "training.pseudo_labeling=cluster"))
+
+
+def test_a_worker_and_actors_on_other_nodes_train_what_one_process_does(ranked, expected):
+    figures, weights = ranked
+    assert selected(figures) == expected[0]
+    for name, value in expected[1].items():
+        np.testing.assert_array_equal(weights[name], value, err_msg=name)
+
+
+def test_two_workers_of_a_job_on_two_nodes_train_what_one_process_does(cluster, expected):
     process = start(cluster, "two", "training.workers=2", submitted=True)
     wait_for(lambda: len(with_process(cluster, "RayTrainWorker")) == 2 or process.poll() is not None, 120)
-    assert_same(ended(cluster, "two", process), one_worker)
-
-
-def test_actors_on_other_nodes_make_the_pseudo_labels_of_one_process(cluster, one_worker):
-    process = start(cluster, "ranked", "training.pseudo_labeling=cluster")
-    found = ended(cluster, "ranked", process)
-    for name, value in one_worker[1].items():
-        np.testing.assert_array_equal(found[1][name], value, err_msg=name)
+    assert_close(ended(cluster, "two", process), expected)
 
 
 def test_a_sweep_trains_on_all_nodes(cluster):
@@ -161,7 +184,7 @@ def test_a_sweep_trains_on_all_nodes(cluster):
     assert len({one["cell"] for one in found}) == 6 and not any("error" in one for one in found)
 
 
-def test_an_endpoint_has_replicas_on_two_nodes_and_each_of_these_answers(cluster, one_worker):
+def test_an_endpoint_has_replicas_on_two_nodes_and_each_of_these_answers(cluster, ranked):
     head, log = cluster.nodes[0], cluster.folder / "serve.log"
     document = yaml.safe_load((ROOT / "serve" / "cluster.yaml").read_text(encoding="utf-8"))
     document["applications"][0]["args"]["models"] = [{"model": "tiny"}]
@@ -170,7 +193,7 @@ def test_an_endpoint_has_replicas_on_two_nodes_and_each_of_these_answers(cluster
     assert head.run(str(PROGRAMS / "serve"), "deploy", "serve.yaml", environment=cluster.environment, log=log) == 0, log.read_text(encoding="utf-8")
     wait_for(lambda: len(with_process(cluster, "ServeReplica")) == 2, 120)
     texts = ["the match and the goal", "the bank and the profit", " "]
-    (bundle,) = (head.work / "one").glob("tiny-*/bundle")
+    (bundle,) = (head.work / "ranked").glob("tiny-*/bundle")
     classifier = Classifier.load(bundle, device="cpu", threads=1)
     for node in with_process(cluster, "ServeReplica"):
         answers = cluster.folder / f"answers of {node.address}"
@@ -184,11 +207,11 @@ def test_an_endpoint_has_replicas_on_two_nodes_and_each_of_these_answers(cluster
     wait_for(lambda: not with_process(cluster, "ServeReplica"), 120)
 
 
-def test_a_node_that_is_gone_is_noticed_and_the_run_ends_as_if_it_had_not_been(cluster, one_worker):
+def test_a_node_that_is_gone_is_noticed_and_the_run_ends_as_if_it_had_not_been(cluster, expected):
     process = start(cluster, "lost", "training.workers=2")
     wait_for(lambda: len(with_process(cluster, "RayTrainWorker")) == 2 or process.poll() is not None, 120)
     lost = next(node for node in with_process(cluster, "RayTrainWorker") if node is not cluster.nodes[0])
     lost.kill()
     left = [node for node in cluster.nodes if node is not lost]
     wait_for(lambda: set(with_process(cluster, "RayTrainWorker")) == set(left), NOTICED_SECONDS)
-    assert_same(ended(cluster, "lost", process), one_worker)
+    assert_close(ended(cluster, "lost", process), expected)

@@ -184,6 +184,7 @@ def bucket(folder, monkeypatch):
     server.stop()
 
 
+@pytest.mark.slow
 def test_a_bucket_of_s3(bucket, monkeypatch):
     assert texts(f"{bucket}/texts/") == texts(f"{bucket}/*/part-*.parquet") == EXPECTED
     assert find_source(DataConfig(source=f"{bucket}/texts")).name == "texts"

@@ -1,4 +1,4 @@
-"""A run on documents without labels, one whose training worker is killed, one that is told to stop: no language model, a tiny real encoder, Ray Train, MLflow."""
+"""Runs on documents without labels, and one that is told to stop: a head on a tiny real encoder, MLflow, no language model."""
 
 import csv
 import json
@@ -29,7 +29,8 @@ def home(tmp_path):
 def words(*extra):
     """That of a run; the last of two `--set` for one key counts."""
     arguments = ["run", "--data", "documents.jsonl", "--text-column", "body", "--classes", "sport,business", *PLAIN]
-    arguments += ["--set", "model.encoder=./encoder", "--set", "name=mail", "--set", "method.rounds=2", "--set", "method.steps_per_round=2"]
+    arguments += ["--set", "model.encoder=./encoder", "--set", "model.train=head", "--set", "name=mail", "--set", "method.rounds=2"]
+    arguments += ["--set", "method.steps_per_round=2"]
     return [*arguments, *extra]
 
 
@@ -43,7 +44,7 @@ def run(home, *extra):
 
 @pytest.mark.ray
 def test_without_labels_there_are_no_scores_and_only_promote_makes_a_champion(home):
-    first, metrics = run(home, "--set", "model.train=head")
+    first, metrics = run(home)
     assert metrics["rows"][0]["scores"] is None
     # Without test documents the unlabeled ones are what the report is about, and they are written out labeled.
     assert metrics["data"]["test"] == 0 and metrics["rows"][0]["documents"] == 60 and sum(metrics["rows"][0]["predicted"].values()) == 60
@@ -57,7 +58,7 @@ def test_without_labels_there_are_no_scores_and_only_promote_makes_a_champion(ho
     assert metrics["data"]["skipped"] == {"empty": 1, "duplicate": 1}
     assert not metrics["registered"]["champion"]
     assert "--bundle" in metrics["serve"][0]
-    folder, metrics = run(home, "--promote", "--set", "training.workers=2")
+    folder, metrics = run(home, "--promote")
     assert metrics["registered"]["champion"]
     assert "--model mail" in metrics["serve"][0]
     assert "accuracy of" not in (folder / "report.html").read_text(encoding="utf-8")
@@ -67,7 +68,7 @@ def test_without_labels_there_are_no_scores_and_only_promote_makes_a_champion(ho
 def test_a_run_that_is_told_to_stop_says_how_to_go_on(home):
     """One that trains in the driver; tests/e2e/test_faults.py stops one that Ray Train is in the middle of."""
     folder, environment = home
-    endless = [*SELFTRAIN, *words("--set", "model.train=head", "--set", "method.steps_per_round=1000000")]
+    endless = [*SELFTRAIN, *words("--set", "method.steps_per_round=1000000")]
     process = subprocess.Popen(endless, cwd=folder, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 300

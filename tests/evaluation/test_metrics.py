@@ -111,6 +111,7 @@ def test_figures_agree_with_the_confusion_and_with_scikit_learn(case):
     assert scores.precision_at[-1]["fraction"] == 1.0
 
 
+@pytest.mark.slow
 @given(predictions())
 def test_the_order_of_documents_does_not_matter(case):
     likely, labels, order = case

@@ -22,6 +22,7 @@ def drawn(svg: bytes) -> ElementTree.Element:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 5, 40])
 def test_every_picture_of_a_run(example, classes):
     with warnings.catch_warnings():
@@ -37,6 +38,7 @@ def test_without_labels_there_is_nothing_to_draw(example):
     assert plots.from_metrics(example(labeled=False)) == {}
 
 
+@pytest.mark.slow
 def test_same_data_same_bytes_also_in_another_process_whose_matplotlib_stays_as_it_was():
     # Reading the `backend` parameter makes matplotlib choose one and load pyplot; dict.items looks past that.
     program = (

@@ -136,7 +136,8 @@ def write_experiment(folder: Path, **sections: dict) -> None:
 
 @pytest.mark.ray
 def test_a_submitted_run_trains_on_the_cluster_of_this_machine_and_leaves_all_in_the_working_folder(selftrain, tmp_path, monkeypatch):
-    write_experiment(tmp_path)
+    """A head, which trains in the job's own process; tests/cluster submits a job with Ray Train."""
+    write_experiment(tmp_path, model={"train": "head"})
     monkeypatch.chdir(tmp_path)
     code, output = selftrain("submit", "run", "tiny.yaml", "--set", "seeds=[3]")
     assert code == 0 and "run started" in output and "has succeeded" in output, output

@@ -132,9 +132,9 @@ def writer():
 
 
 @pytest.fixture
-def served(folders, writer):
-    """An endpoint with all of `folders`, the first of which answers requests that name none."""
-    sources = [ModelSource(bundle=str(folder)) for folder in folders.values()]
+def served(request, folders, writer):
+    """An endpoint with "two" of `folders`, or with those that a test asks for; the first answers requests that name none."""
+    sources = [ModelSource(bundle=str(folders[name])) for name in getattr(request, "param", ("two",))]
     with endpoint(*sources, augmentation=Augmentation(url=writer.url, concurrency=4), key=KEY) as local:
         yield local
 
@@ -171,6 +171,7 @@ def test_texts_are_read_with_continuations(client, served, writer, folders) -> N
     assert figure(served, "selftrain_language_model_seconds_count") == 2
 
 
+@pytest.mark.parametrize("served", [("two", "chat", "none", "poem")], indirect=True)
 def test_a_chat_model_is_asked_in_its_own_way(client, writer) -> None:
     (found,) = ask(client, "a phone", model="chat").json()["results"]
     assert found["continuations"] == 1 and found["label"] in LABELS
@@ -208,6 +209,7 @@ def test_it_is_said_whether_there_is_a_language_model(client, bundle) -> None:
         assert other.post("/v1/classify", json={"text": "a phone", "augment": False}).status_code == 200
 
 
+@pytest.mark.parametrize("served", [("two", "chat", "none", "poem")], indirect=True)
 def test_a_model_that_was_trained_without_continuations_refuses_them(client, writer) -> None:
     none, poem = ask(client, "a phone", model="none"), ask(client, "a phone", model="poem")
     assert none.status_code == 422 and "was trained without continuations" in none.json()["error"]

@@ -191,6 +191,7 @@ def test_of_two_writers_of_a_key_the_first_commit_counts_for_both_and_for_all_la
     assert sum(table.num_rows for table in map(pq.read_table, tmp_path.glob("*.parquet"))) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_that_write_the_same_keys_report_the_same_texts_as_a_later_run(tmp_path):
     assert two_writers_agree(tmp_path, log_blocks=1000)
     assert sum(pq.read_metadata(file).num_rows for file in tmp_path.glob("*.parquet")) == len(KEYS)

@@ -434,6 +434,7 @@ actions = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(actions)
 def test_any_order_of_adding_merging_and_looking_by_three_processes_is_a_dictionary_in_which_the_first_stays(steps):
@@ -494,6 +495,7 @@ def story(folder, committed):
         committed.update(cache.lookup([f"own {number}", f"both {number // 2}"]))
 
 
+@pytest.mark.slow
 def test_a_kill_before_or_in_any_operation_on_the_disk_loses_and_changes_no_committed_text(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         disk = Disk(patch, None)

@@ -52,6 +52,7 @@ def few(monkeypatch):
     monkeypatch.setattr(merging, "FILE_ROWS", 8)
 
 
+@pytest.mark.slow
 def test_s3_holds_a_cache_through_merges_and_a_second_reader_finds_all_of_it(bucket, few):
     check_cache(bucket)
     cache = TextCache(bucket)
@@ -76,6 +77,7 @@ def test_a_number_of_s3_is_created_once(bucket):
         store.read("a")
 
 
+@pytest.mark.slow
 def test_two_processes_that_write_the_same_keys_to_s3_report_the_same_texts_as_a_later_run(bucket):
     assert two_writers_agree(bucket, log_blocks=8)
     assert any(name.startswith("manifest-") for name in open_store(bucket).names())

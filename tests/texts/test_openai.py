@@ -218,6 +218,7 @@ def test_without_ray_the_service_is_in_this_process(tmp_path):
     assert fingerprint(model) == "served:writer" != fingerprint("writer")
 
 
+@pytest.mark.slow
 def test_a_run_with_a_server_imports_no_ray(tmp_path):
     """A head, a tiny encoder and a server: what somebody works with who has neither Ray nor vLLM."""
     tiny_backbone(tmp_path / "parts").save(str(tmp_path / "encoder"))
@@ -248,6 +249,7 @@ def without_ray(monkeypatch):
     monkeypatch.setattr(cluster, "session", session)
 
 
+@pytest.mark.slow
 def test_an_estimator_with_a_server_starts_no_ray(without_ray, tmp_path):
     tiny_backbone(tmp_path / "parts").save(str(tmp_path / "encoder"))
     texts = [f"the team and its coach won match {n}" for n in range(6)] + [f"the bank and the market lost profit {n}" for n in range(6)]
