@@ -75,8 +75,10 @@ test: lint ## lint, then every test, the real engine included
 # Nothing that starts Ray, the engine, servers or browsers, nothing that trains until something is learned, and nothing else that takes more than two seconds
 # (marked slow). Of the methods: their steps, worked out by hand. One thread a process: tests run side by side.
 QUICK := tests/data tests/texts tests/bundle tests/evaluation tests/config tests/sweeps/test_table.py tests/sweeps/test_space.py \
-  tests/methods/by_hand $(addprefix tests/methods/test_,$(addsuffix .py,base contrastive_losses defaults few_labels_defaults index losses losses_together \
-  rates recipe selection theorems)) tests/test_layout.py tests/test_setup.py tests/test_docs.py
+  tests/methods/by_hand tests/methods/test_base.py tests/methods/test_contrastive_losses.py tests/methods/test_defaults.py \
+  tests/methods/test_few_labels_defaults.py tests/methods/test_index.py tests/methods/test_losses.py tests/methods/test_losses_together.py \
+  tests/methods/test_rates.py tests/methods/test_recipe.py tests/methods/test_selection.py tests/methods/test_theorems.py tests/test_layout.py \
+  tests/test_setup.py tests/test_docs.py
 test-quick: setup ## the everyday loop, without lint: tests without Ray, engine, servers and browsers
 	$(TEST_ENVIRONMENT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m "not ray and not engine and not slow" $(QUICK) $(ARGS)
 

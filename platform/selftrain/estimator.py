@@ -23,7 +23,7 @@ from selftrain.data.texts import TextChannel, no_texts
 from selftrain.errors import ConfigError, DataError
 from selftrain.methods import method_class
 from selftrain.methods.recipe import Recipe, resolve
-from selftrain.models.locate import fingerprint, language_model_of
+from selftrain.models.locate import contents_fingerprint, language_model_of
 from selftrain.training.fit import fit
 
 # Options that want texts of a language model: off without one, unless they are set.
@@ -120,7 +120,7 @@ class SelfTrainer(ClassifierMixin, BaseEstimator):
             corpus=corpus,
             experiment=experiment,
             supervision=supervision,
-            llm_fingerprint=fingerprint(llm) if llm is not None else None,
+            llm_fingerprint=contents_fingerprint(llm) if llm is not None else None,
         )
         # Bundles are the one way in which a trained model leaves the loop, so that predictions here are those of the file.
         self._folder = tempfile.TemporaryDirectory(prefix="selftrain-")

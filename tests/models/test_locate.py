@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tiny import tiny_language_model
 
 from selftrain.config import AugmentConfig
 from selftrain.errors import ConfigError
 from selftrain.models import locate
-from selftrain.models.locate import fingerprint, folder_on_node, language_model_of, name_on_nodes
+from selftrain.models.locate import contents_fingerprint, fingerprint, folder_on_node, language_model_of, name_on_nodes
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -85,3 +86,14 @@ def test_names_that_are_no_folders_stay(tmp_path):
 def test_a_node_that_cannot_fetch_it_says_so(hub):
     with pytest.raises(ConfigError, match=r"augment\.model: 'owner/gone' is not a folder and cannot be fetched from the hub"):
         folder_on_node(f"owner/gone@{COMMIT}")
+
+
+@pytest.mark.parametrize("part", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "config.json"])
+def test_a_language_model_with_another_tokenizer_or_template_is_another_one(tmp_path, part):
+    model = tiny_language_model(tmp_path / "model")
+    before, weights = contents_fingerprint(model), fingerprint(model)
+    (model / "README.md").write_text("about it")
+    assert contents_fingerprint(model) == before
+    with (model / part).open("a") as file:
+        file.write(" ")
+    assert contents_fingerprint(model) != before and fingerprint(model) == weights

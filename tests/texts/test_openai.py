@@ -62,11 +62,19 @@ def prompt_of(body):
     return body["messages"][0]["content"] if "messages" in body else body["prompt"]
 
 
-@pytest.mark.parametrize(("style", "route"), [("continue", "/v1/completions"), ("instruct", "/v1/chat/completions")])
-def test_every_prompt_gets_its_text(style, route, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("settings", "route"),
+    [
+        ({"style": "continue"}, "/v1/completions"),
+        ({"style": "instruct"}, "/v1/chat/completions"),
+        ({"style": "instruct", "frame": "{instruction} {input}"}, "/v1/completions"),
+    ],
+    ids=["continue", "instruct", "framed"],
+)
+def test_every_prompt_gets_its_text(settings, route, tmp_path, monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, "sesame")
     with completions(lambda body: wrote(body, prompt_of(body).upper())) as server:
-        found = {one.prompt.document_id: one for one in engine(server, tmp_path, style=style).generate(PROMPTS)}
+        found = {one.prompt.document_id: one for one in engine(server, tmp_path, **settings).generate(PROMPTS)}
     assert {name: one.text for name, one in found.items()} == {name: f"PROMPT {name.upper()}" for name in "abcdef"}
     assert {(one.prompt_tokens, one.generated_tokens, one.error) for one in found.values()} == {(3, 4, "")}
     asked = [

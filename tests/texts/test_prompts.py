@@ -20,9 +20,33 @@ def test_a_base_model_continues_the_document():
     assert ask("input").text == "The company said on Tuesday"
 
 
-def test_conditional_prompts_name_the_description_of_the_class():
+def test_conditional_prompts_name_the_class_by_its_description_or_its_name():
     assert ask("conditional", 1).text == "The company said on Tuesday\n\nIn terms of technology and computers,"
-    assert ask("conditional", 1, "instruct").text.startswith("Discuss the technology and computers aspects of the article.")
+    # GenCo's table 4: "Discuss the [label] aspects of the article". A description, such as "a company", makes no sentence there.
+    assert ask("conditional", 1, "instruct").text == "Discuss the tech aspects of the article.\n\nThe company said on Tuesday"
+
+
+ALPACA = "### Instruction: {instruction}\n\n### Input: {input}\n\n### Response:"
+
+
+def test_a_frame_holds_the_instruction_and_the_document():
+    config = AugmentConfig(style="instruct", frame=ALPACA, document_words=3)
+    prompt = prompt_for(TextRequest("id", "conditional", 1), "Both {instruction} and {input} are text", LABELS, config)
+    assert prompt.text == "### Instruction: Discuss the tech aspects of the article.\n\n### Input: Both {instruction} and\n\n### Response:"
+    assert not config.chats and AugmentConfig(style="instruct").chats and not AugmentConfig().chats
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"frame": ALPACA}, r"augment\.style is 'continue'; set augment\.style: instruct"),
+        ({"frame": "{input}", "style": "instruct"}, r"augment\.frame must hold \{instruction\} and \{input\}, each once"),
+        ({"frame": "{instruction} {input} {input}", "style": "instruct"}, "each once"),
+    ],
+)
+def test_a_frame_that_is_none_is_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        AugmentConfig(**settings)
 
 
 def test_the_papers_instruction_for_input_augmentation():

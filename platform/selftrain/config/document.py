@@ -131,7 +131,14 @@ class AugmentConfig(Section):
     max_cost: float | None = Field(None, gt=0, description="the same in money, by the two prices; none: any amount")
     prompt_price: float = Field(0.0, ge=0, description="what the server charges for a million tokens of prompts")
     generated_price: float = Field(0.0, ge=0, description="what the server charges for a million tokens of texts")
-    style: Literal["continue", "instruct"] = Field("continue", description="continue: base models; instruct: chat models, the paper's table 4")
+    style: Literal["continue", "instruct"] = Field(
+        "continue", description="continue: base models; instruct: models that follow instructions (GenCo, table 4)"
+    )
+    frame: str | None = Field(
+        None,
+        description="style instruct: the whole prompt, with {instruction} and {input}, of a model without a chat template (Alpaca: "
+        "'### Instruction: {instruction}\\n\\n### Input: {input}\\n\\n### Response:'); none: the model's own chat template",
+    )
     input_samples: int = Field(1, ge=0, description="K of equation 9: continuations a document (the paper: 5)")
     conditional_samples: int = Field(1, ge=0, description="M of algorithm 1: texts a (document, pseudo-label) pair (the released code: 20)")
     temperature: float = Field(0.8, ge=0)
@@ -163,6 +170,20 @@ class AugmentConfig(Section):
     engine_seed: int = Field(0, description="seed of the engine's sampler")
     cache: str = Field(".selftrain/texts", description="folder, or s3:// or gs:// address, of the cache of generated texts; runs share it")
     stall_seconds: float = Field(600.0, gt=0, description="a run fails when no new text comes for this long")
+
+    @model_validator(mode="after")
+    def _frame_holds_both_parts(self) -> AugmentConfig:
+        if self.frame is not None:
+            if self.style != "instruct":
+                raise ValueError(f"augment.frame frames an instruction, and augment.style is {self.style!r}; set augment.style: instruct")
+            if any(self.frame.count(part) != 1 for part in ("{instruction}", "{input}")):
+                raise ValueError(f"augment.frame must hold {{instruction}} and {{input}}, each once (got {self.frame!r})")
+        return self
+
+    @property
+    def chats(self) -> bool:
+        """Whether a prompt is a message of a chat, which the model's own template frames."""
+        return self.style == "instruct" and self.frame is None
 
 
 class TrainingConfig(Section):

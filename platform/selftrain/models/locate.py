@@ -24,7 +24,7 @@ ENCODER = "all-MiniLM-L6-v2"
 BILSTM = "bilstm"  # has no folder: it starts from random weights, with the vocabulary of the training documents
 LANGUAGE_MODEL = "gemma-3-270m"
 _EXAMPLES = {"model.encoder": ENCODER, "augment.model": LANGUAGE_MODEL, "model.masked_lm": "bert-base-uncased"}
-_PARTS = (".safetensors", ".bin", ".json", ".txt", ".model")  # weights, settings of modules, and tokenizers
+_PARTS = (".safetensors", ".bin", ".json", ".txt", ".model", ".jinja")  # weights, settings of modules, tokenizers, and chat templates
 IMAGE_ENCODERS = ("small-cnn", "wrn-28-2", "wrn-28-8", "resnet-20", "resnet-32", "resnet-44", "resnet-18")  # those of models/cnn.py
 
 
@@ -131,9 +131,10 @@ def fingerprint(source: Path | str) -> str:
 
 
 def contents_fingerprint(source: Path | str) -> str:
-    """What an encoder's embeddings follow from: as `fingerprint`, but of the names and contents of all files that it is made of, in its subfolders too.
+    """What a model's answers follow from: as `fingerprint`, but of the names and contents of all files that it is made of, in its subfolders too.
 
-    Two encoders on one trunk, with another pooling or another layer on top, have the same weight files in their folder itself.
+    Two encoders on one trunk, with another pooling or another layer on top, have the same weight files in their folder itself; so have two language models
+    with another tokenizer or chat template.
     """
     if not isinstance(source, Path):
         return source

@@ -28,7 +28,7 @@ from selftrain.evaluation.report import Findings, hardest_documents
 from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
 from selftrain.evaluation.summary import text_table
 from selftrain.files.durable import check_writable, disk_problem, explained, write_whole
-from selftrain.models.locate import fingerprint
+from selftrain.models.locate import contents_fingerprint
 from selftrain.runs.context import RunContext
 from selftrain.runs.handover import main_scores, register_run_bundle, write_labeled_documents, write_run_bundle
 from selftrain.runs.plan import Variant, plan, prepare
@@ -118,7 +118,7 @@ def run(experiment: Experiment, *, command: str = "", resume: Path | str | None 
             events("a GPU is not used", why=sentence)
         mlflow_id = tracker.start(folder.name, experiment.model_dump(mode="json"), tags_of(found))
         spool = Spool(tracker, folder / SPOOL, events)
-        llm_fingerprint = fingerprint(found.language_model) if found.language_model is not None else None
+        llm_fingerprint = contents_fingerprint(found.language_model) if found.language_model is not None else None
         context = RunContext(found, folder, events, stages, starts, tracker, spool, mlflow_id, llm_fingerprint)
         with _end_recorded(context):
             metrics, bundle, unregistered = _Work(context).done()

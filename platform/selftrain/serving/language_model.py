@@ -277,7 +277,7 @@ def completion_request(text: str, model: str, training: AugmentConfig) -> tuple[
         "min_p": 0.0,
         "repetition_penalty": 1.0,
     }
-    if training.style == "instruct":
+    if training.chats:
         return "/chat/completions", {**body, "messages": [{"role": "user", "content": prompt.text}]}
     return "/completions", {**body, "prompt": prompt.text}
 

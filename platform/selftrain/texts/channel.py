@@ -16,7 +16,7 @@ from typing import Protocol
 from selftrain.config import AugmentConfig
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextRequest
-from selftrain.models.locate import fingerprint
+from selftrain.models.locate import contents_fingerprint
 from selftrain.texts.cache import Completion, TextCache
 from selftrain.texts.engines import make_engine, on_cluster
 from selftrain.texts.progress import ProgressBar
@@ -75,7 +75,7 @@ def open_texts(
         DataError: the cache cannot be read.
         ray.exceptions.RayActorError: the same, or another reason, where the service is an actor; the message holds the reason.
     """
-    identity = model_fingerprint or fingerprint(model)
+    identity = model_fingerprint or contents_fingerprint(model)
     with closing(_opened(config, corpus, model, identity)) as texts, ProgressBar(texts.progress, notify=notify) if progress else nullcontext():
         yield texts
 

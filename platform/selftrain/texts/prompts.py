@@ -1,7 +1,7 @@
 """What the language model is asked.
 
-Two styles: `continue` for base models, which continue where the prompt ends, and `instruct` for chat models, in the wording of GenCo's table 4. Text and
-sampling of a prompt are part of the cache key, so an edited template generates anew and an old one stays valid.
+Two styles: `continue` for base models, which continue where the prompt ends, and `instruct` for models that follow instructions, in the wording of GenCo's
+table 4. Text and sampling of a prompt are part of the cache key, so an edited template generates anew and an old one stays valid.
 """
 
 from __future__ import annotations
@@ -18,14 +18,19 @@ from selftrain.data.words import joined, words_of
 
 Style = Literal["continue", "instruct"]
 
-TEMPLATES: dict[tuple[str, str], str] = {
-    ("continue", "input"): "{document}",
-    ("continue", "conditional"): "{document}\n\nIn terms of {description},",
-    ("continue", "classify"): "{document}\n\nThe category of this text, one of {categories}, is",
-    ("instruct", "input"): "Elaborate the text in a few sentences.\n\n{document}",
-    ("instruct", "conditional"): "Discuss the {description} aspects of the article.\n\n{document}",
-    ("instruct", "classify"): "Classify the text by outputting a single category from {categories}.\n\n{document}",
+# Of base models: the whole prompt.
+TEMPLATES: dict[str, str] = {
+    "input": "{document}",
+    "conditional": "{document}\n\nIn terms of {description},",
+    "classify": "{document}\n\nThe category of this text, one of {categories}, is",
 }
+# Of models that follow instructions (GenCo, table 4).
+INSTRUCTIONS: dict[str, str] = {
+    "input": "Elaborate the text in a few sentences.",
+    "conditional": "Discuss the {label} aspects of the article.",
+    "classify": "Classify the text by outputting a single category from {categories}.",
+}
+CHAT = "{instruction}\n\n{input}"  # what the chat template gets
 CHOICE_TOKENS = 16  # enough for the name of any class
 WORD_CHARACTERS = 40  # of a single word: a longer one is not prose, and an over-long prompt fails in the engine
 
@@ -81,22 +86,30 @@ def free_sampling(config: AugmentConfig, *, min_tokens: int | None = None, max_t
 
 
 def prompt_for(request: TextRequest, document: str, labels: Sequence[Label], config: AugmentConfig) -> Prompt:
-    """Fill the template of (style, kind).
+    """Fill the template of the style and the kind.
 
     Args:
         request: which kind, and for `conditional` which class.
         document: the whole document; the prompt holds its first `config.document_words` words.
         labels: the classes in index order.
-        config: style, words of the document, and sampling.
+        config: style, frame, words of the document, and sampling.
     """
     shown = joined(word._replace(text=word.text[:WORD_CHARACTERS]) for word in islice(words_of(document), config.document_words))
-    fields = {"document": shown, "description": "", "categories": ", ".join(label.name for label in labels)}
+    fields = {"document": shown, "categories": ", ".join(label.name for label in labels)}
     name = ""
     sampling = free_sampling(config)
     if request.kind == "conditional":
-        name, fields["description"] = labels[request.label].name, labels[request.label].description
+        name = labels[request.label].name
+        fields |= {"label": name, "description": labels[request.label].description}
     elif request.kind == "classify":
         lead = " " if config.style == "continue" else ""
         sampling = Sampling(0.0, CHOICE_TOKENS, choices=tuple(f"{lead}{label.name}" for label in labels))
-    text = TEMPLATES[config.style, request.kind].format(**fields)
+    instructs = config.style == "instruct"
+    filled = (INSTRUCTIONS if instructs else TEMPLATES)[request.kind].format(**fields)
+    text = framed(filled, shown, config) if instructs else filled
     return Prompt(text, request.document_id, request.kind, name, request.sample, sampling)
+
+
+def framed(instruction: str, document: str, config: AugmentConfig) -> str:
+    """An instruction about a document as a model of style `instruct` gets it; braces in a document are left alone."""
+    return (config.frame or CHAT).replace("{instruction}", instruction).replace("{input}", document)

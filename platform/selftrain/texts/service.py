@@ -10,12 +10,12 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from selftrain.config import AugmentConfig
 from selftrain.data.corpus import Corpus, Label
 from selftrain.data.index import DocumentIndex
-from selftrain.data.texts import TextRequest
+from selftrain.data.texts import TextKind, TextRequest
 from selftrain.data.words import first_words
 from selftrain.texts.cache import Completion, TextCache, cache_key
 from selftrain.texts.engines.base import Engine, Generation
@@ -154,10 +154,13 @@ class TextService:
         self.engine.close()
 
     def _key(self, prompt: Prompt) -> str:
+        config, model = self.config, self.model_fingerprint
+        if config.engine_seed and prompt.kind in get_args(TextKind):  # `selftrain generate` has the seed in the names of its prompts
+            model = f"{model} seed {config.engine_seed}"
         return cache_key(
             document=prompt.document_id,
-            prompt=f"{self.config.style}\n{prompt.text}",
-            model=self.model_fingerprint,
+            prompt=f"{config.style if config.frame is None else 'framed'}\n{prompt.text}",
+            model=model,
             sampling=prompt.sampling.options(),
             sample=prompt.sample,
         )

@@ -23,7 +23,7 @@ from selftrain.data.corpus import Corpus, Documents, Label
 from selftrain.errors import ConfigError, OutputError, nearest
 from selftrain.files.durable import check_folder, replacing_folder
 from selftrain.files.parsing import json_of
-from selftrain.models.locate import fingerprint, language_model_of
+from selftrain.models.locate import contents_fingerprint, language_model_of
 from selftrain.texts.cache import TextCache, check_cache
 from selftrain.texts.dataset.prompts import TEMPLATE_OF, LabelPrompts, label_prompts
 from selftrain.texts.dataset.writing import SUBJECT_TOKENS, SUBJECT_TRIES, TRIES, Complete, LabelTexts, write_texts
@@ -99,11 +99,15 @@ def generate(
     model = experiment.augment.model
     if model is None:
         raise ConfigError("There is no language model to write the texts; set augment.model, for example to gemma-3-270m.", parameter="augment.model")
+    if experiment.augment.frame is not None:
+        raise ConfigError("augment.frame frames an instruction about a document, and here there is none; leave it out.", parameter="augment.frame")
     template = template or TEMPLATE_OF.get(named or "", "text")
     prompts = label_prompts(template, labels, style=experiment.augment.style)
     folder = language_model_of(experiment.augment)
     name = Path(model).name if Path(model).expanduser().is_dir() else model
-    request = DatasetRequest(labels, prompts, named, folder, name, _settings(experiment, labels, prompts, template, per_class, fingerprint(folder)))
+    request = DatasetRequest(
+        labels, prompts, named, folder, name, _settings(experiment, labels, prompts, template, per_class, contents_fingerprint(folder))
+    )
     if (facts := _existing(out, request)) is not None:
         return GeneratedDataset(out, facts, found=True)
     check_cache(experiment.augment.cache)

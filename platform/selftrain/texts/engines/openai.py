@@ -131,7 +131,7 @@ class ServerDeployment:
         if self._is_vllm:  # what is left open, it takes from the model's generation_config.json
             extra = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0} | {name: options[name] for name in ("min_tokens",) if name in options}
         tokens = len(prompt.encode("utf-8")) + 1  # no tokenizer makes more tokens than bytes, but for the beginning of the sequence
-        if self._config.style == "instruct":
+        if self._config.chats:
             arguments["messages"] = [{"role": "user", "content": prompt}]
             tokens += CHAT_TOKENS
             if choices:

@@ -248,7 +248,7 @@ class VllmReplica:
             self._sockets = close_serves_port()
         self._owner = owner
         self._application = application
-        self._chat = config.style == "instruct"
+        self._chat = config.chats
         model = folder_on_node(model)
         self._tokenizer = AutoTokenizer.from_pretrained(model)
         self._beginning = self._beginning_of_prompts()
