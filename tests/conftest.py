@@ -1,19 +1,19 @@
-"""Fixtures shared by all rooms."""
+"""Fixtures shared by all rooms. What takes seconds to import is imported where it is used: the process that hands out the tests needs none of it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
-import torch
-from light_runs import home  # noqa: F401  (a fixture of several rooms)
-from tiny import tiny_backbone
 
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
-from selftrain.models.encoder import TextEncoder
+
+if TYPE_CHECKING:
+    from selftrain.models.encoder import TextEncoder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -49,6 +49,8 @@ def texts_by_class() -> dict[str, list[str]]:
 @pytest.fixture
 def one_thread():
     """For many steps on tiny tensors: threads that wait for each other make seconds into minutes on a busy machine."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -72,5 +74,18 @@ def with_sets(corpus) -> Corpus:
 
 @pytest.fixture
 def encoder(tmp_path) -> TextEncoder:
+    import torch
+    from tiny import tiny_backbone
+
+    from selftrain.models.encoder import TextEncoder
+
     torch.manual_seed(0)
     return TextEncoder(tiny_backbone(tmp_path / "encoder"), max_tokens=16, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """For runs of seconds (tests/light_runs.py)."""
+    from light_runs import furnish
+
+    return furnish(tmp_path_factory.mktemp("light"))

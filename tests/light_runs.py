@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 from tiny import tiny_backbone
 
 from selftrain.config import TrackingConfig, parse
 from selftrain.tracking import Tracker
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A tiny encoder, labeled documents and a database with its tables."""
-    folder = tmp_path_factory.mktemp("resuming")
+def furnish(folder: Path) -> Path:
+    """`folder` with a tiny encoder, labeled documents and a database with its tables."""
     tiny_backbone(folder / "parts").save_pretrained(str(folder / "encoder"))
     rows = [("sport", f"the team and its coach won match {n}") for n in range(40)]
     rows += [("business", f"the bank and the market lost profit {n}") for n in range(40)]
