@@ -114,6 +114,7 @@ ZERO_SHOT = [name for name in methods.METHODS if methods.method_class(name).supe
 WITH_LABELS = [name for name in methods.METHODS if methods.method_class(name).supervision == "labels"]
 WITH_SETS = [name for name in methods.METHODS if methods.method_class(name).supervision == "candidates"]
 SHORT = {"rounds": 2, "epochs": 2, "steps_per_round": 3, "outer_iterations": 2, "batch_size": 8, "unlabeled_ratio": 1, "learning_rate": 1e-3}
+SHORT |= {"objective_steps": 2}
 SHORT_MASKED = {"patterns": ["{mask}: {text}", "{text} ({mask})"], "repeats": 1, "generations": 2, "model_steps": 2, "classifier_steps": 3}
 SHORT_MASKED |= {"top_words": 7, "vocabulary": 7, "match_threshold": 2, "fewest_documents": 1, "update_interval": 2}
 

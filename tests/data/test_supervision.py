@@ -1,6 +1,7 @@
 """Which labels are granted: as many as asked for, the same for everybody, and wrong at the stated rate."""
 
 import hashlib
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -104,22 +105,54 @@ def test_in_words():
     assert describe_supervision(DataConfig(supervision="all", label_noise=0.3)) == "all, 30% noise"
 
 
-def test_candidate_sets_hold_the_label_and_follow_the_seed(corpus):
-    ids = [f"{place:016x}" for place in range(2000)]
-    many = replace(corpus, unlabeled=Documents(tuple(ids), tuple(ids)))
-    truth = TrueLabels({id_: index % 3 for index, id_ in enumerate(ids)}, {})
-    config = DataConfig(supervision="candidates", flip_probability=0.3)
-    found = grant(many, truth, config, seed=0)
+def sets_of(corpus, rate, seed=0, count=2000, classes=3):
+    """The label and the candidate set of many documents, by their ids."""
+    ids = tuple(f"{place:016x}" for place in range(count))
+    labels = tuple(Label(str(place), str(place), "") for place in range(classes))
+    many = replace(corpus, unlabeled=Documents(ids, ids), labels=labels)
+    truth = TrueLabels({id_: index % classes for index, id_ in enumerate(ids)}, {})
+    found = grant(many, truth, DataConfig(supervision="candidates", flip_probability=rate), seed)
     assert not found.granted and set(found.candidates) == set(ids)
-    for id_, group in found.candidates.items():
-        drawn = {other for other in range(3) if number(f"selftrain candidates 1, seed 0, {other}: {id_}") < 0.3 * 2**64}
-        assert group == tuple(sorted(drawn | {truth.unlabeled[id_]}))
-    share = sum(len(group) - 1 for group in found.candidates.values()) / (2 * len(ids))
-    assert share == pytest.approx(0.3, abs=0.03)
-    assert grant(many, truth, config, seed=0).candidates == found.candidates != grant(many, truth, config, seed=1).candidates
-    assert describe_supervision(config) == "candidates, q = 0.3"
+    return truth.unlabeled, found.candidates
+
+
+def test_candidate_sets_hold_the_label_and_follow_the_seed(corpus):
+    truth, found = sets_of(corpus, 0.3)
+    kept = 0
+    for id_, group in found.items():
+        drawn = {other for other in range(3) if number(f"selftrain candidates 1, seed 0, {other}: {id_}") < 0.3 * 2**64} - {truth[id_]}
+        if drawn:  # the first draw, where it has a wrong class
+            kept += 1
+            assert group == tuple(sorted(drawn | {truth[id_]}))
+    assert kept / len(found) == pytest.approx(1 - 0.7**2, abs=0.03)
+    assert sets_of(corpus, 0.3)[1] == found != sets_of(corpus, 0.3, seed=1)[1]
+    assert describe_supervision(DataConfig(supervision="candidates", flip_probability=0.3)) == "candidates, q = 0.3"
     with pytest.raises(SelfTrainError, match=r"label_noise 0\.1 replaces single labels"):
-        grant(many, truth, DataConfig(supervision="candidates", label_noise=0.1), seed=0)
+        grant(corpus, TrueLabels(truth, {}), DataConfig(supervision="candidates", label_noise=0.1), seed=0)
+
+
+@pytest.mark.parametrize(("rate", "classes"), [(0.1, 3), (0.3, 4), (0.7, 4), (1e-9, 4)])
+def test_candidate_sets_are_drawn_until_there_is_a_wrong_class_among_them(corpus, rate, classes):
+    """As the papers draw: uniform flips, given that at least one came. The shares are those of a loop of draws, worked out from the binomial distribution."""
+    truth, found = sets_of(corpus, rate, count=6000, classes=classes)
+    assert all(len(group) > 1 and truth[id_] in group and group == tuple(sorted(set(group))) for id_, group in found.items())
+    others = classes - 1
+    some = 1 - (1 - rate) ** others if rate > 1e-6 else others * rate
+    sizes = Counter(len(group) - 1 for group in found.values())
+    for size in range(1, classes):
+        share = math.comb(others, size) * rate**size * (1 - rate) ** (others - size) / some
+        assert sizes[size] / 6000 == pytest.approx(share, abs=0.025)
+    for other in range(classes):  # no class is likelier than another
+        away = [id_ for id_ in found if truth[id_] != other]
+        assert sum(other in found[id_] for id_ in away) / len(away) == pytest.approx(rate / some, abs=0.03)
+
+
+def test_candidate_sets_that_would_say_nothing_are_refused(corpus, truth):
+    with pytest.raises(SelfTrainError, match="flip_probability must be above 0"):
+        grant(corpus, truth, DataConfig(supervision="candidates", flip_probability=0.0), seed=0)
+    two = replace(corpus, labels=corpus.labels[:2])
+    with pytest.raises(SelfTrainError, match="where there are 2 classes: every set would hold them all"):
+        grant(two, truth, DataConfig(supervision="candidates"), seed=0)
 
 
 def test_weak_labels_are_granted_and_the_truth_is_not(corpus):

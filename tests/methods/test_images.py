@@ -22,7 +22,7 @@ from selftrain.training.loop import train
 FAMILY = ["ns3l", "ssc", "seal", "cross_entropy", "pseudo_label", "pi_model", "mean_teacher", "vat", "mixmatch", "fixmatch"]
 SHORT = {"rounds": 2, "steps_per_round": 2, "batch_size": 6, "unlabeled_ratio": 2}
 # SEAL's steps of size 10 are meant for a head on embeddings of length one.
-OPTIONS = {"seal": {"generator_rate": 0.1, "virtual_rate": 0.1}, "pi_model": {"weight": 1.0}, "mixmatch": {"weight": 1.0}}
+OPTIONS = {"seal": {"generator_rate": 0.1, "virtual_rate": 0.1, "objective_steps": 2}, "pi_model": {"weight": 1.0}, "mixmatch": {"weight": 1.0}}
 
 
 @pytest.fixture

@@ -112,7 +112,13 @@ def test_methods_for_sets_learn_the_classes_of_images(corpus, name):
     sets = {id_: (0, 1) if place % 3 == 0 else (int(labels[place]),) for place, id_ in enumerate(ids)}
     images = replace(corpus, kind="image", unlabeled=Documents(ids, pixels), candidates=sets)
     # SEAL's steps of size 10 are meant for a head on embeddings of length one.
-    options = {"generator_rate": 0.1, "virtual_rate": 0.1} if name == "seal_partial" else {"key_momentum": 0.9} if name == "pico" else {}
+    options = (
+        {"generator_rate": 0.1, "virtual_rate": 0.1, "objective_steps": 2}
+        if name == "seal_partial"
+        else {"key_momentum": 0.9}
+        if name == "pico"
+        else {}
+    )
     experiment = parse({"method": {"name": name, "rounds": 2, "steps_per_round": 10, "batch_size": 8, **options}})
     torch.manual_seed(0)
     method = resolve(experiment).build(images, ImageEncoder("small-cnn", pixels), seed=0)

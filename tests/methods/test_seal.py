@@ -1,7 +1,6 @@
 """SEAL: its losses by hand, the gradient through both virtual steps by differences, its theorem's toy data, and its training."""
 
 import copy
-import itertools
 import math
 from dataclasses import replace
 
@@ -19,11 +18,10 @@ from selftrain.methods.recipe import resolve
 from selftrain.methods.soft_labels.seal import (
     LearnedObjective,
     bidirectional_divergence,
-    rank_probabilities,
     sgd_step,
     smooth_leaky_relu,
-    top_k_cross_entropy,
 )
+from selftrain.methods.soft_labels.top_k import top_k_cross_entropy
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.head import HeadEncoder
 from selftrain.training.loop import train
@@ -42,7 +40,7 @@ def with_labels(corpus, count=24):
 
 def built(corpus, folder, seed=0, **options):
     torch.manual_seed(0)
-    experiment = parse({"method": {"name": "seal", "rounds": 2, "steps_per_round": 4, "batch_size": 8, **options}})
+    experiment = parse({"method": {"name": "seal", "rounds": 2, "steps_per_round": 4, "batch_size": 8, "objective_steps": 2, **options}})
     return resolve(experiment).build(corpus, HeadEncoder(tiny_backbone(folder), max_tokens=16), seed=seed)
 
 
@@ -107,82 +105,6 @@ def test_distillation_gradients_and_its_zero():
     logits, teacher = (torch.randn(3, 4, dtype=torch.float64, requires_grad=grad) for grad in (True, False))
     assert torch.autograd.gradcheck(lambda one: distillation(one, teacher, 3.0), logits)
     assert distillation(teacher, teacher, 3.0).item() == pytest.approx(0.0, abs=1e-12)
-
-
-def test_ranks_of_two_classes_by_hand():
-    # one comparison: class 0 stays first with arctan(2 * (1 - 0)) / pi + 1/2
-    found = rank_probabilities(torch.tensor([[1.0, 0.0]]), steepness=2.0)[0]
-    first = math.atan(2.0) / math.pi + 0.5
-    assert found.flatten().tolist() == pytest.approx([first, 1 - first, 1 - first, first], abs=1e-6)
-
-
-@pytest.mark.parametrize("classes", [2, 3, 4, 7])
-def test_rank_probabilities_are_doubly_stochastic(classes):
-    torch.manual_seed(classes)
-    found = rank_probabilities(torch.randn(5, classes, dtype=torch.float64))
-    ones = torch.ones(5, classes, dtype=torch.float64)
-    assert (found >= 0).all()
-    assert torch.allclose(found.sum(1), ones)
-    assert torch.allclose(found.sum(2), ones)
-
-
-def test_steep_ranks_are_the_hard_sort_of_every_order():
-    for order in itertools.permutations([3.0, 1.0, 2.0, 0.0]):
-        found = rank_probabilities(torch.tensor([order], dtype=torch.float64), steepness=1e9)[0]
-        assert found.argmax(dim=1).tolist() == np.argsort(-np.array(order)).tolist()
-        assert found.max(dim=1).values.min() > 1 - 1e-6
-
-
-def sorted_softly(scores, steepness=2.0):
-    """[place][class] of one row: an odd-even network, one comparison of two neighbours after the other."""
-    values, chances = list(scores), np.eye(len(scores))
-    for layer in range(len(scores)):
-        for left in range(layer % 2, len(scores) - 1, 2):
-            stays = math.atan(steepness * (values[left] - values[left + 1])) / math.pi + 0.5
-            mix = np.array([[stays, 1 - stays], [1 - stays, stays]])
-            values[left : left + 2] = mix @ values[left : left + 2]
-            chances[left : left + 2] = mix @ chances[left : left + 2]
-    return chances
-
-
-@pytest.mark.parametrize("classes", [2, 3, 5, 6])
-def test_the_sorting_network_one_comparison_at_a_time(classes):
-    scores = np.random.default_rng(classes).normal(size=(4, classes))
-    found = rank_probabilities(torch.tensor(scores), steepness=3.0).numpy()
-    assert found == pytest.approx(np.stack([sorted_softly(row, 3.0) for row in scores]), rel=1e-10)
-
-
-def test_equation_14_in_numpy():
-    logits, labels, prior = np.random.default_rng(1).normal(size=(6, 5)), [0, 1, 2, 3, 4, 0], [0.5, 0.3, 0.2]
-    expected = np.mean(
-        [-math.log(sum(p * sorted_softly(row)[: k + 1, y].sum() for k, p in enumerate(prior))) for row, y in zip(logits, labels, strict=True)]
-    )
-    assert top_k_cross_entropy(torch.tensor(logits), torch.tensor(labels), prior).item() == pytest.approx(expected, rel=1e-12)
-
-
-def test_equation_14_counts_second_places_by_the_prior():
-    # steep: the label is second for sure, which the prior gives 0.2
-    loss = top_k_cross_entropy(torch.tensor([[3.0, 2.0, 1.0]], dtype=torch.float64), torch.tensor([1]), (0.8, 0.2), steepness=1e9)
-    assert loss.item() == pytest.approx(-math.log(0.2), rel=1e-6)
-    loss = top_k_cross_entropy(torch.tensor([[3.0, 2.0, 1.0]], dtype=torch.float64), torch.tensor([0]), (0.8, 0.2), steepness=1e9)
-    assert loss.item() == pytest.approx(0.0, abs=1e-6)
-
-
-def test_equation_14_gradients_and_finite_far_out():
-    torch.manual_seed(2)
-    logits, labels = torch.randn(3, 4, dtype=torch.float64, requires_grad=True), torch.tensor([0, 1, 3])
-    assert torch.autograd.gradcheck(lambda one: top_k_cross_entropy(one, labels, (0.8, 0.2)), logits)
-    far = torch.tensor([[-1e6, 0.0, 1e6]], requires_grad=True)
-    loss = top_k_cross_entropy(far, torch.tensor([0]), (0.8, 0.2))
-    loss.backward()
-    assert torch.isfinite(loss)
-    assert torch.isfinite(far.grad).all()
-
-
-@pytest.mark.parametrize("prior", [(0.5, 0.3, 0.2), (0.8, 0.1), (1.2, -0.2)])
-def test_equation_14_refuses_priors_that_say_nothing(prior):
-    with pytest.raises(ValueError, match="prior"):
-        top_k_cross_entropy(torch.zeros(1, 3), torch.tensor([0]), prior)
 
 
 def test_smooth_leaky_relu_has_the_slopes_of_the_leaky_one():
@@ -280,7 +202,7 @@ def test_g_repeats_its_step_with_the_new_h_in_the_paper_alone(corpus, tmp_path, 
     def after(omega):
         method.objective.load_state_dict(omega)
         loss = method.generator_loss(method.call(start, rows), targets_of(batches[0]))
-        return sgd_step(loss, start, method.options.generator_rate, differentiable=False)
+        return sgd_step(loss, start, method.generator_rate, differentiable=False)
 
     expected, other = (after(new), after(seen["old"])) if form == "paper" else (after(seen["old"]), after(new))
     assert all(torch.allclose(method.generator[name], expected[name], atol=1e-7) for name in expected)
@@ -372,7 +294,7 @@ def test_objective_steps_train_h_to_train_g(corpus, tmp_path):
     """One step with the warmed h takes a new g further down in cross-entropy than one with the h that it started as."""
 
     def gain(steps):
-        method = built(with_labels(corpus), tmp_path / f"e{steps}", objective_steps=steps, objective_rate=1e-2, batch_size=12, generator_rate=3.0)
+        method = built(with_labels(corpus), tmp_path / f"e{steps}", objective_steps=steps, warm_up_rate=1e-2, batch_size=12, generator_rate=3.0)
         method._warm_objective()
         rows, labels = method.encoder.inputs(corpus.unlabeled.contents), torch.tensor([0] * 12 + [1] * 12)
         torch.manual_seed(5)
@@ -423,9 +345,7 @@ def test_four_classes_take_the_top_k_loss(corpus, tmp_path):
     four = replace(with_labels(corpus), labels=corpus.labels * 2)
     method = built(four, tmp_path / "e")
     logits, labels = np.random.default_rng(0).normal(size=(4, 4)), [0, 1, 2, 3]
-    expected = np.mean(
-        [-math.log(0.8 * places[0, y] + 0.2 * places[:2, y].sum()) for places, y in zip(map(sorted_softly, logits), labels, strict=True)]
-    )
+    expected = top_k_cross_entropy(torch.tensor(logits), torch.tensor(labels), (0.8, 0.2)).item()
     assert method.task_loss(torch.tensor(logits), torch.tensor(labels)).item() == pytest.approx(expected, rel=1e-12)
     assert math.isfinite(method.step(0, 0)["loss"])
 
@@ -445,3 +365,11 @@ def test_without_labels_it_is_refused(corpus, tmp_path):
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(SelfTrainError, match=r"method\."):
         methods.options_of({"name": "seal", **options})
+
+
+def test_alpha_of_seal_nm_is_one_unless_it_is_set(corpus, tmp_path):
+    rates = [
+        built(with_labels(corpus), tmp_path / "e", **options).generator_rate
+        for options in ({}, {"learned": False}, {"learned": False, "generator_rate": 5.0}, {"generator_rate": 5.0})
+    ]
+    assert rates == [10.0, 1.0, 5.0, 5.0]

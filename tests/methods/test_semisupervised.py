@@ -35,7 +35,7 @@ def few(corpus):
 
 
 def built(corpus, folder, seed=0, head=True, **method):
-    experiment = parse({"method": {**SHORT, **method}})
+    experiment = parse({"method": {**SHORT, **({"objective_steps": 2} if method["name"] == "seal" else {}), **method}})
     backbone = tiny_backbone(folder)
     encoder = HeadEncoder(backbone, max_tokens=16) if head else TextEncoder(backbone, max_tokens=16)
     torch.manual_seed(seed)

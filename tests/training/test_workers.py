@@ -42,6 +42,7 @@ OPTIONS = {
     "temporal_ensembling": NOISY,
     "tf_kd": FEW | {"rounds": 1},
     "seal": FEW | {"objective_steps": 2},
+    "seal_partial": FEW | {"objective_steps": 2},
     "ipet": {
         "patterns": ["{mask}: {text}", "{text} ({mask})"],
         "repeats": 1,
@@ -70,7 +71,8 @@ MORE = [  # forms of a method that take another way through its code
     ("genco", GENCO | {"input_augmentation": False, "conditional_augmentation": False}),
     ("genco", GENCO | {"label_prompt": "released"}),
     ("tf_kd", FEW | {"variant": "reg"}),
-    ("seal", FEW | {"form": "released"}),
+    ("seal", FEW | {"form": "released", "objective_steps": 2}),
+    ("seal_partial", FEW | {"form": "released", "start": 0.0}),
     ("sungen", NOISY | {"outer_iterations": 2, "budget": 9}),
     ("ssc", FEW | {"threshold": 0.5, "batch_size": 1}),  # more workers than labeled documents in a batch
     ("fixmatch", FEW | {"threshold": 0.5, "simclr_weight": 0.2}),

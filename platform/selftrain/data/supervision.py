@@ -10,6 +10,7 @@ written for: it is granted like any other, though it may be wrong.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import replace
 
 from selftrain.config import DataConfig
@@ -28,7 +29,7 @@ def grant(corpus: Corpus, truth: TrueLabels, config: DataConfig, seed: int) -> C
         seed: of the draw of documents (few, oracle), of the noise and of the candidate sets.
 
     Raises:
-        ConfigError: label noise with candidate sets.
+        ConfigError: label noise with candidate sets, or sets that could not be, or would all be the same: `flip_probability` 0, or two classes.
         DataError: labels are to be granted and the source has none (for an oracle: not for every document), or a class has no labeled document.
     """
     if config.supervision == "none":
@@ -38,6 +39,17 @@ def grant(corpus: Corpus, truth: TrueLabels, config: DataConfig, seed: int) -> C
             f"data.label_noise {config.label_noise:g} replaces single labels, and data.supervision is 'candidates'; leave it out (data.flip_probability says how "
             "large the sets are).",
             parameter="data.label_noise",
+        )
+    if config.supervision == "candidates" and not config.flip_probability:
+        raise ConfigError(
+            "data.flip_probability must be above 0 (got 0): a candidate set holds a wrong class beside the label; for certain labels set data.supervision: all.",
+            parameter="data.flip_probability",
+        )
+    if config.supervision == "candidates" and len(corpus.labels) < 3:
+        raise ConfigError(
+            f"data.supervision must not be 'candidates' where there are {len(corpus.labels)} classes: every set would hold them all and say nothing; "
+            "use few, all or weak.",
+            parameter="data.supervision",
         )
     labels = truth.weak if config.supervision == "weak" else truth.unlabeled
     known = {id_: labels[id_] for id_ in corpus.unlabeled.ids if id_ in labels}
@@ -91,6 +103,19 @@ def _noisy(id_: str, label: int, classes: int, rate: float, seed: int) -> int:
 
 
 def _candidates(id_: str, label: int, classes: int, rate: float, seed: int) -> tuple[int, ...]:
-    """The label, and every other class with probability `rate`, independently (the uniform sampling of Lv et al. 2020, as in SEAL's section 4.4.2)."""
-    digests = {other: hashlib.sha256(f"selftrain candidates 1, seed {seed}, {other}: {id_}".encode()).digest() for other in range(classes)}
-    return tuple(other for other, digest in digests.items() if other == label or int.from_bytes(digest[:8], "big") / 2**64 < rate)
+    """The label, and every other class with probability `rate`, independently; drawn anew while no other is in it (Lv et al. 2020, SEAL's section 4.4.2)."""
+    others = [other for other in range(classes) if other != label]
+    found = {other for other in others if _share(f"selftrain candidates 1, seed {seed}, {other}: {id_}") < rate}
+    if not found:
+        # One draw that is not empty, class after class: what a loop of draws would end with, in one pass however small the rate. Where none has joined yet and
+        # `left` classes may, one joins with probability rate / (1 - (1 - rate)^left).
+        for left, other in zip(range(len(others), 0, -1), others, strict=True):
+            chance = rate if found else rate / -math.expm1(left * math.log1p(-rate))
+            if _share(f"selftrain candidates 1, seed {seed}, again, {other}: {id_}") < chance:
+                found.add(other)
+    return tuple(sorted({label, *found}))
+
+
+def _share(words: str) -> float:
+    """A number in [0, 1) that follows from `words` and is uniform over them."""
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") / 2**64

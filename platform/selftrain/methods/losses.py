@@ -18,8 +18,9 @@
     USKD (2303.13005)                  customized soft labels       soft_labels/uskd.py: customized_soft_labels
     SEAL (ICML 2024)                   equation 3                   soft_labels/seal.py: LearnedObjective
     SEAL                               equation 13                  soft_labels/seal.py: bidirectional_divergence
-    SEAL                               equation 14                  soft_labels/seal.py: rank_probabilities
-    SEAL                               equation 14                  soft_labels/seal.py: top_k_cross_entropy
+    SEAL                               equation 14                  soft_labels/top_k.py: strongest
+    SEAL                               equation 14                  soft_labels/top_k.py: rank_probabilities
+    SEAL                               equation 14                  soft_labels/top_k.py: top_k_cross_entropy
     SEAL                               equation 15                  consistency
     SEAL                               equation 16                  agreed_labels
     CC (2007.08929)                    equation 8                   candidate_likelihood

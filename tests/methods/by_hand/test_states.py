@@ -15,7 +15,7 @@ EPOCHS = {"epochs": 3, "batch_size": 3, "learning_rate": 0.05}
 STEPS = {"rounds": 3, "steps_per_round": 2, "batch_size": 4, "learning_rate": 0.05}
 OPTIONS = {
     "seal": STEPS | {"generator_rate": 0.7, "virtual_rate": 1.3, "objective_rate": 0.05, "objective_steps": 1, "batch_size": 3},
-    "seal_partial": STEPS | {"generator_rate": 0.7, "virtual_rate": 1.3, "objective_rate": 0.05},
+    "seal_partial": STEPS | {"generator_rate": 0.7, "virtual_rate": 1.3, "objective_rate": 0.05, "objective_steps": 1},
     "sungen": EPOCHS | {"outer_iterations": 2, "inner_learning_rate": 0.1, "budget": 5},
     "zerogen": EPOCHS,
     "confidence": EPOCHS,

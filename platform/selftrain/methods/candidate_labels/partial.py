@@ -5,7 +5,7 @@ This is partial-label learning. A linear classifier on the encoder is trained on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -51,10 +51,20 @@ class PartialLabels(NS3LHost):
 
     def candidates_of(self, batch: Batch) -> torch.Tensor:
         """The sets of the step's documents, `[N, L]`: 1 for a candidate, 0 for any other class."""
-        mask = torch.zeros(len(batch.labeled), len(self.corpus.labels))
-        for row, index in enumerate(batch.labeled):
+        return self.candidates_at(batch.labeled)
+
+    def candidates_at(self, indices: Sequence[int]) -> torch.Tensor:
+        """The sets of documents that have one, `[N, L]`."""
+        mask = torch.zeros(len(indices), len(self.corpus.labels))
+        for row, index in enumerate(indices):
             mask[row, list(self.targets[index])] = 1.0
         return mask.to(self.encoder.device)
+
+    def uniform_weights(self) -> torch.Tensor:
+        """A weight for each candidate of each document, uniform over its set, `[documents, L]`; zero for documents without a set."""
+        mask = torch.zeros(len(self.corpus.unlabeled), len(self.corpus.labels), device=self.encoder.device)
+        mask[self.labeled] = self.candidates_at(self.labeled)
+        return mask / mask.sum(dim=1, keepdim=True).clamp(min=1.0)
 
 
 class WeightedCandidates(PartialLabels):
@@ -62,10 +72,7 @@ class WeightedCandidates(PartialLabels):
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
-        mask = torch.zeros(len(self.corpus.unlabeled), len(self.corpus.labels))
-        for index in self.labeled:
-            mask[index, list(self.targets[index])] = 1.0
-        self.weights = (mask / mask.sum(dim=1, keepdim=True).clamp(min=1.0)).to(self.encoder.device)
+        self.weights = self.uniform_weights()
 
     def state(self) -> dict[str, Any]:
         return super().state() | {"weights": self.weights.clone()}

@@ -3,11 +3,12 @@
 Paper: Aligned Objective for Soft-Pseudo-Label Generation in Supervised Learning (Xu et al. 2024, ICML).
 Three parts learn together. f is the classifier that is served. g, the same small net, gives the soft pseudo-labels. h, a tiny network (equation 3), is the loss
 that g is trained with; it changes so that an f that learns from g's labels does well on the task (algorithm 1). f and g are called with parameters handed in, so
-a virtual step is a function of them, and the gradient in h's weights omega goes through both virtual steps.
-Loss of f: equation 1. Task loss: equation 14 (`top_k_cross_entropy`), or cross-entropy.
+a virtual step is a function of them, and the gradient in h's weights omega goes through both virtual steps. h is warmed up first, as released: with its first
+weights it as often takes g away from the labels as towards them.
+Loss of f: equation 1. Task loss: equation 14 in the released form (`top_k.py`), or cross-entropy.
 Needs: labels; images, or a head on frozen embeddings (`model.train: head`).
-Differs: f's real step is AdamW, as for the whole family; its virtual step is plain SGD, as in equation 9. The released code keeps g's step with the old h and has
-equation 13 in f's loss: `form: released`.
+Differs: f's real step is AdamW, as for the whole family; its virtual step is plain SGD, as in equation 9. g itself is not warmed up. The released code keeps g's
+step with the old h and has equation 13 in f's loss: `form: released`.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from selftrain.methods.bilevel import Net, Parameters
 from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import text_to_label
 from selftrain.methods.semisupervised import Batch
+from selftrain.methods.soft_labels.top_k import SORTED, top_k_cross_entropy
 
 HIDDEN = 40  # units in each of h's two hidden layers (section 4.2)
 SLOPE, SHARPNESS = 0.01, 10.0  # gamma and beta of the smooth leaky ReLU, as released
+LOOKED_AT = 2000  # labeled documents that g's figures of a round are taken on, at most; the order of documents is random
 
 
 class SEALOptions(NS3LHostOptions):
@@ -45,14 +48,20 @@ class SEALOptions(NS3LHostOptions):
         description="paper: virtual copies, g repeats its step with the new h (equation 11), f learns by equation 1; "
         "released: g keeps the step with the old h, and f's loss is cross-entropy and equation 13 in the virtual and in the real step",
     )
-    generator_rate: float = Field(10.0, gt=0, description="alpha: SGD step of g (equations 8 and 11)")
+    generator_rate: float | None = Field(
+        None, gt=0, description="alpha: SGD step of g (equations 8 and 11); default: 10, and 1 with learned: false, where g does not converge at 10"
+    )
     virtual_rate: float = Field(10.0, gt=0, description="beta: SGD step of f's virtual copy (equation 9)")
     objective_rate: float = Field(1e-3, gt=0, description="kappa: Adam's rate for h (equation 10 with Adam, as released)")
-    objective_steps: int = Field(0, ge=0, description="steps that train h before anything else, on generators made anew (released: 5000)")
+    objective_steps: int = Field(
+        300, ge=0, description="warm-up: steps that train h before anything else, on generators made anew (the paper, released: 5000)"
+    )
+    warm_up_rate: float = Field(1e-3, gt=0, description="Adam's rate for h in these steps (released: 1e-3)")
     temperature: float = Field(1.0, gt=0, description="of the bidirectional divergence (the paper: 1; released: 3 to 5)")
     top_k_prior: tuple[float, ...] = Field(
         (0.8, 0.2),
         min_length=1,
+        max_length=SORTED - 1,
         description="P of equation 14 (released, CIFAR-10: 0.8, 0.2); cross-entropy where it has one entry or fills all classes",
     )
 
@@ -77,72 +86,24 @@ def bidirectional_divergence(logits: torch.Tensor, others: torch.Tensor, tempera
     return temperature**2 * ((one.exp() - two.exp()) * (one - two)).sum(dim=1).mean()
 
 
-def rank_probabilities(scores: torch.Tensor, steepness: float = 2.0) -> torch.Tensor:
-    """Q of SEAL's equation 14, `[N, L, L]`: entry [i, j, k] is the probability that class k has the j-th highest score of row i.
-
-    An odd-even transposition network with L layers sorts each row; a comparison swaps two neighbours to the degree arctan(steepness * difference) / pi + 1/2,
-    the Cauchy distribution (Differentiable Top-k Classification Learning, Petersen et al. 2022, arXiv:2206.07290). Rows and columns of Q sum
-    to one; steepness -> infinity gives the hard sort.
-
-    Args:
-        scores: `[N, L]`, with gradient.
-        steepness: inverse temperature of a comparison.
-    """
-    count = scores.shape[1]
-    values = scores
-    places = torch.eye(count, dtype=scores.dtype, device=scores.device).expand(len(scores), count, count)
-    for layer in range(count):
-        left = torch.arange(layer % 2, count - 1, 2, device=scores.device)
-        right = left + 1
-        ahead = steepness * (values[:, left] - values[:, right])
-        # arctan(-ahead) + pi / 2 and its rest, both written so that the smaller share keeps its digits: the sum would round to 0 or 1 far out.
-        swap, stay = (torch.atan2(torch.ones_like(ahead), side) / torch.pi for side in (ahead, -ahead))
-        # [N, L, L], the identity but for the neighbours that this layer compares
-        exchange = torch.diag_embed(torch.ones_like(scores).index_fill(1, left, 0.0).index_fill(1, right, 0.0))
-        for rows, columns, share in ((left, left, stay), (right, right, stay), (left, right, swap), (right, left, swap)):
-            exchange = exchange.index_put((torch.arange(len(scores), device=scores.device).unsqueeze(1), rows, columns), share)
-        values = (exchange @ values.unsqueeze(2)).squeeze(2)
-        places = exchange @ places
-    return places
-
-
-def top_k_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, prior: Sequence[float], steepness: float = 2.0) -> torch.Tensor:
-    """l^t of SEAL's equation 14, -log(sum_k P(k) sum_{j <= k} Q_{j, y}), the mean over the batch.
-
-    Args:
-        logits: `[N, L]`, with gradient.
-        labels: y, `[N]`.
-        prior: P(1), P(2), ...: how much it counts that the label is among the first k. Fewer entries than classes: being among all says nothing.
-        steepness: of the sorting network.
-
-    Raises:
-        ConfigError: `prior` does not sum to one, or has as many entries as there are classes.
-    """
-    if len(prior) >= logits.shape[1]:
-        raise ConfigError(f"prior must have fewer entries than there are classes, {logits.shape[1]} (got {len(prior)})", parameter="prior")
-    if abs(sum(prior) - 1.0) > 1e-6 or min(prior) < 0:
-        raise ConfigError(f"prior must be probabilities that sum to 1 (got {tuple(prior)})", parameter="prior")
-    own = rank_probabilities(logits, steepness).gather(2, labels.view(-1, 1, 1).expand(-1, logits.shape[1], 1)).squeeze(2)  # Q_{j, y}, [N, L]
-    among_first = own.cumsum(dim=1)[:, : len(prior)]
-    found = (among_first * among_first.new_tensor(list(prior))).sum(dim=1)
-    return -found.clamp(min=torch.finfo(found.dtype).tiny).log().mean()
-
-
 class LearnedObjective(torch.nn.Module):
     """h of SEAL's equation 3: a network 2 -> 40 -> 40 -> 1 that is applied to (p_k, y_k) of every class k alike, summed over the classes.
 
     Without biases, as in the released code. The softplus at its end makes it positive.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: int = 2) -> None:
         super().__init__()
-        self.layers = torch.nn.ModuleList(torch.nn.Linear(*sizes, bias=False) for sizes in ((2, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 1)))
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(*sizes, bias=False) for sizes in ((inputs, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 1)))
         for layer in self.layers:
             torch.nn.init.kaiming_normal_(layer.weight)  # type: ignore[arg-type]
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The mean over the batch, a number, of logits `[N, L]` and one-hot labels `[N, L]`."""
-        found = torch.stack([torch.softmax(logits, dim=1), targets], dim=2)
+        return self.of_pairs(torch.stack([torch.softmax(logits, dim=1), targets], dim=2))
+
+    def of_pairs(self, found: torch.Tensor) -> torch.Tensor:
+        """The mean over the batch, a number, of what there is of every class, `[N, L, inputs]`."""
         for layer in self.layers[:-1]:
             found = smooth_leaky_relu(layer(found))
         return F.softplus(self.layers[-1](found)).sum(dim=(1, 2)).mean()
@@ -185,12 +146,22 @@ class SEAL(NS3LHost):
         # f: the modules that are trained, so the optimiser changes its parameters.
         self.net = Net(self.encoder, self.classifier)
         self.generator = self.fresh_generator()  # psi
-        self.objective = LearnedObjective().to(self.encoder.device)
+        self.objective = self.make_objective().to(self.encoder.device)
         self.objective_optimizer = torch.optim.Adam(self.objective.parameters(), lr=self.options.objective_rate)
+        self.generator_rate = self.options.generator_rate or (10.0 if self.options.learned else 1.0)
         classes = len(self.corpus.labels)
         self.uses_top_k = 1 < len(self.options.top_k_prior) < classes
         self._soft_logits: torch.Tensor | None = None  # of the step's labeled documents, from g
         self._logits: torch.Tensor | None = None  # of the same, from f
+
+    def make_objective(self) -> LearnedObjective:
+        """h with its first weights."""
+        return LearnedObjective()
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether h is trained before anything else."""
+        return self.options.learned
 
     def fresh_generator(self) -> Parameters:
         """Parameters for g: an encoder as f's is at the start (a head's residual layer at zero, new weights for images), and a new classifier."""
@@ -230,9 +201,7 @@ class SEAL(NS3LHost):
             The loss, and g's parameters after its virtual step.
         """
         options = self.options
-        generator = sgd_step(
-            self.generator_loss(self.call(self.generator, rows), labels), self.generator, options.generator_rate, differentiable=True
-        )
+        generator = sgd_step(self.generator_loss(self.call(self.generator, rows), labels), self.generator, self.generator_rate, differentiable=True)
         # A copy of f (line 4): what is done to it must leave no gradient on f itself.
         classifier = {name: value.detach().clone().requires_grad_() for name, value in self.net.named_parameters()}
         logits = self.call(classifier, rows)
@@ -246,36 +215,63 @@ class SEAL(NS3LHost):
         """Equation 6's l^t of the net with these parameters, on the batch with inputs `rows`."""
         return self.task_loss(self.call(classifier, rows), labels)
 
-    def update_objective(self, loss: torch.Tensor) -> None:
-        """Equation 10."""
+    def update_objective(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Equation 10; with the optimiser of the training unless another is given."""
+        optimizer = optimizer or self.objective_optimizer
         gradients = torch.autograd.grad(loss, list(self.objective.parameters()))
         for parameter, gradient in zip(self.objective.parameters(), gradients, strict=True):
             parameter.grad = gradient
-        self.objective_optimizer.step()
-        self.objective_optimizer.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         figures = super().refresh(round_, texts)
-        if round_ == 0 and self.options.learned:
-            with self.encoder.fixed_statistics():
+        training = self.encoder.training
+        self.encoder.train()  # g has no running statistics: only f's are kept
+        with self.encoder.fixed_statistics():
+            if round_ == 0 and self.warms_up:
                 self._warm_objective()
+            figures |= self.generator_figures()
+        self.encoder.train(training)
         return figures
 
+    def generator_figures(self) -> dict[str, float]:
+        """How often g, at the start of a round, predicts the granted label, and the mean of its largest probabilities: whether h trains it towards the labels."""
+        right, confidence = self._generator_on_labeled()
+        return {"generator_accuracy": right, "generator_confidence": confidence}
+
+    @torch.no_grad()
+    def _generator_on_labeled(self) -> tuple[float, float]:
+        shown, right, confidence = self.labeled[:LOOKED_AT], 0.0, 0.0
+        for start in range(0, len(shown), 256):
+            part = shown[start : start + 256]
+            rows = self.encoder.inputs([self.corpus.unlabeled.contents[index] for index in part])
+            found = torch.softmax(self.call(self.generator, rows), dim=1)
+            confidence += float(found.max(dim=1).values.double().sum())
+            right += float(self.granted_mask(part).gather(1, found.argmax(dim=1, keepdim=True)).double().sum())
+        return right / len(shown), confidence / len(shown)
+
+    def labels_at(self, indices: Sequence[int]) -> torch.Tensor:
+        """What is granted for labeled documents, as `targets_of` has it for a batch: `[N]`."""
+        return torch.tensor([self.targets[index] for index in indices], device=self.encoder.device)
+
+    def granted_mask(self, indices: Sequence[int]) -> torch.Tensor:
+        """1 for every class that is granted, `[N, L]`."""
+        return F.one_hot(self.labels_at(indices), len(self.corpus.labels))
+
     def _warm_objective(self) -> None:
-        """The released code's first phase: h learns to train a generator that is new in every step, judged by cross-entropy on other documents."""
+        """The released code's first phase: h learns to train a generator that is new in every step, judged by the label loss on other documents."""
         rng = np.random.default_rng([self.seed, 2**32])  # a stream that no step has
+        optimizer = torch.optim.Adam(self.objective.parameters(), lr=self.options.warm_up_rate)  # its own, as released
         for _ in range(self.options.objective_steps):
             drawn = self.draw_labeled(2 * self.options.batch_size, rng)
-            rows = self.encoder.inputs(self.weak_views(drawn, rng))
-            labels = torch.tensor([self.targets[index] for index in drawn], device=rows.device)
+            rows, labels = self.encoder.inputs(self.weak_views(drawn, rng)), self.labels_at(drawn)
             half = len(drawn) // 2
             with torch.random.fork_rng(devices=[]):  # torch's own stream differs between workers
                 torch.manual_seed(int(rng.integers(2**63)))
                 fresh = self.fresh_generator()
-            trained = sgd_step(
-                self.generator_loss(self.call(fresh, rows[:half]), labels[:half]), fresh, self.options.generator_rate, differentiable=True
-            )
-            self.update_objective(F.cross_entropy(self.call(trained, rows[half:]), labels[half:]))
+            trained = sgd_step(self.generator_loss(self.call(fresh, rows[:half]), labels[:half]), fresh, self.generator_rate, differentiable=True)
+            self.update_objective(self.label_loss(self.call(trained, rows[half:]), labels[half:]), optimizer)
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         """Lines 4 to 9 of algorithm 1, then the first term of equation 1."""
@@ -288,7 +284,7 @@ class SEAL(NS3LHost):
             self.update_objective(task)
         if stepped is None or options.form == "paper":  # equation 11: the step again, with the new omega
             stepped = sgd_step(
-                self.generator_loss(self.call(self.generator, rows), labels), self.generator, options.generator_rate, differentiable=False
+                self.generator_loss(self.call(self.generator, rows), labels), self.generator, self.generator_rate, differentiable=False
             )
         self.generator = {name: value.detach().requires_grad_() for name, value in stepped.items()}
         with torch.no_grad():
