@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import yaml
+from settings import check_settings
+
+from selftrain.sweeps.space import load_space
 
 ROOT = Path(__file__).resolve().parents[2]
+PAPER = sorted((ROOT / "tune_spaces" / "paper").glob("*.yaml"))
 
 
 def test_every_space_is_short_and_says_what_it_is():
@@ -14,3 +19,18 @@ def test_every_space_is_short_and_says_what_it_is():
         text = file.read_text(encoding="utf-8")
         assert text.startswith("# ") and len(text.splitlines()) <= 50, file
         assert yaml.safe_load(text)["small"], file
+
+
+@pytest.mark.parametrize("file", PAPER, ids=lambda file: file.stem)
+def test_every_cell_of_a_space_of_a_paper_names_what_there_is(file):
+    space, text = load_space(file), file.read_text(encoding="utf-8")
+    assert space.name == file.stem and text.startswith("# ") and len(text.splitlines()) <= 60
+    assert "Differs: " in text or "differs in table" in text
+    assert not space.small, "a small form is not what a paper did; tune_spaces/ has those"
+    for column in space.columns:
+        for setting in space.settings():
+            check_settings(space.experiment(setting, column))
+
+
+def test_the_folder_is_looked_at():
+    assert {"genco_table_5", "ns3l_figure_3", "seal_table_3_cifar10", "ssc_main", "sungen_table_4"} <= {file.stem for file in PAPER}

@@ -47,6 +47,7 @@ PARTS = {  # not losses: they are inside of others, or choose what a loss is tak
     "learn_weights",
     "meta_gradient",
     "inclusion_probabilities",
+    "strongest",
 }
 
 
@@ -204,16 +205,15 @@ def test_the_threshold_of_confident_cross_entropy_includes_its_ends():
     assert losses.confident_cross_entropy(torch.zeros(1, 2), sure, 1.0).item() == pytest.approx(torch.log(torch.tensor(2.0)).item())
 
 
-def test_top_k_cross_entropy_of_the_first_place_alone_is_its_probability():
+def test_top_k_cross_entropy_of_the_first_place_alone_is_cross_entropy():
     x = scores()
-    first = losses.rank_probabilities(x)[range(5), 0, CLASSES]
-    assert losses.top_k_cross_entropy(x, CLASSES, (1.0,)).item() == pytest.approx(-first.log().mean().item())
+    assert losses.top_k_cross_entropy(x, CLASSES, (1.0,)).item() == pytest.approx(F.cross_entropy(x, CLASSES).item(), rel=1e-5)
 
 
-def test_a_label_far_behind_keeps_a_loss_and_a_gradient():
-    # Two of the three layers compare scores 2e6 apart: the label comes first with probability 2 / (pi 4e6), which arctan / pi + 1/2 would round away.
+def test_a_comparison_of_scores_far_apart_keeps_its_digits_and_a_gradient():
+    # The lower one comes first with probability 1 / (pi 4e6), which arctan / pi + 1/2 would round away.
     x = torch.tensor([[0.0, 2e6]], requires_grad=True)
-    loss = losses.top_k_cross_entropy(torch.cat([x, x.detach()[:, :1] - 4e6], dim=1), torch.tensor([0]), (1.0,))
-    assert loss.item() == pytest.approx(math.log(math.pi * 2e6), rel=1e-4)
-    (gradient,) = torch.autograd.grad(loss, x)
-    assert gradient[0, 0].item() == pytest.approx(-5e-7, rel=1e-2)
+    share = losses.rank_probabilities(x)[0, 0, 0]
+    assert share.item() == pytest.approx(1 / (math.pi * 4e6), rel=1e-4)
+    (gradient,) = torch.autograd.grad(share.log(), x)
+    assert gradient[0, 0].item() == pytest.approx(5e-7, rel=1e-2)
