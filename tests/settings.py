@@ -10,7 +10,7 @@ from selftrain.methods.recipe import resolve
 from selftrain.models.locate import BILSTM, ENCODER, IMAGE_ENCODERS
 
 # docs/howto/paper.md makes these: an encoder by jobs/pooler.py, and sets by selftrain generate.
-MADE = {"sup-simcse-roberta-base-pooler", "alpaca-native"}
+MADE = {"sup-simcse-roberta-base-pooler"}
 GENERATED = "generated/"
 _HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")
 

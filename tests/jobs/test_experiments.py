@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import jinja2
 import pytest
 from settings import check_settings
 
 from selftrain import methods
 from selftrain.config import load
+from selftrain.texts.prompts import framed
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "jobs" / "experiments"
@@ -71,15 +71,10 @@ def test_settings_are_called_the_papers_below_paper_alone():
     assert said.search("at the papers' settings") and said.search("the paper's full settings")
 
 
-def test_the_frame_for_alpaca_is_that_of_table_4():
-    """As transformers renders a chat template: trimmed blocks, one message."""
-    text = (FOLDER / "paper" / "alpaca.jinja").read_text()
-    rendered = (
-        jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
-        .from_string(text)
-        .render(messages=[{"role": "user", "content": "Elaborate the text in a few sentences.\n\nA goal.\n\nAnother."}])
-    )
-    assert rendered.splitlines() == [
+@pytest.mark.parametrize("file", [file for file in PAPER if file.stem.startswith("genco")], ids=ids)
+def test_alpaca_is_asked_in_the_frame_of_table_4(file):
+    config = load(file).augment
+    assert framed("Elaborate the text in a few sentences.", "A goal.\n\nAnother.", config).splitlines() == [
         "Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately "
         "completes the request.",
         "",
@@ -93,3 +88,4 @@ def test_the_frame_for_alpaca_is_that_of_table_4():
         "",
         "### Response:",
     ]
+    assert not config.chats
