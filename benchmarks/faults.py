@@ -324,12 +324,13 @@ def mended(what: str, kind: str, place: Path, before: int, root: psutil.Process,
 
 def left_over(processes: list[psutil.Process]) -> int:
     """How many of them are alive a minute later at the most."""
+    from processes import alive
+
     end = time.monotonic() + ORPHANS_AFTER
     while time.monotonic() < end:
-        left = [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] if processes else []
-        if not left:
+        processes = alive(processes)
+        if not processes:
             return 0
-        processes = left
         time.sleep(0.5)
     for one in processes:
         print(f"left: {one}", flush=True)

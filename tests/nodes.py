@@ -97,7 +97,7 @@ class Node:
         shutil.copytree(source, self.folder / "tmp" / name)
 
     def processes(self) -> list[psutil.Process]:
-        """What runs on it, by this machine's numbers."""
+        """What runs on it, by this machine's numbers, with its name as `info`: to ask one for it that has just ended raises."""
         found = []
         for process in psutil.process_iter(["name"]):
             with suppress(OSError):  # gone, or the node is

@@ -121,7 +121,7 @@ def ended(cluster: Network, output: str, process: psutil.Popen) -> tuple[dict, d
 
 def with_process(cluster: Network, name: str) -> list[Node]:
     """The nodes on which a process of this name runs."""
-    return [node for node in cluster.nodes if any(name in process.name() for process in node.processes())]
+    return [node for node in cluster.nodes if any(name in process.info["name"] for process in node.processes())]
 
 
 @pytest.fixture(scope="module")
