@@ -167,7 +167,7 @@ def test_a_worker_and_actors_on_other_nodes_train_what_one_process_does(ranked, 
 
 def test_two_workers_of_a_job_on_two_nodes_train_what_one_process_does(cluster, expected):
     process = start(cluster, "two", "training.workers=2", submitted=True)
-    wait_for(lambda: len(with_process(cluster, "RayTrainWorker")) == 2 or process.poll() is not None, 120)
+    wait_for(lambda: len(with_process(cluster, "RayTrainWorker")) == 2 or process.poll() is not None, 300)
     assert_close(ended(cluster, "two", process), expected)
 
 
@@ -191,7 +191,7 @@ def test_an_endpoint_has_replicas_on_two_nodes_and_each_of_these_answers(cluster
     document["applications"][0]["deployments"] = [{"name": "classify", "num_replicas": 2, "max_replicas_per_node": 1}]
     (head.work / "serve.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     assert head.run(str(PROGRAMS / "serve"), "deploy", "serve.yaml", environment=cluster.environment, log=log) == 0, log.read_text(encoding="utf-8")
-    wait_for(lambda: len(with_process(cluster, "ServeReplica")) == 2, 120)
+    wait_for(lambda: len(with_process(cluster, "ServeReplica")) == 2, 300)
     texts = ["the match and the goal", "the bank and the profit", " "]
     (bundle,) = (head.work / "ranked").glob("tiny-*/bundle")
     classifier = Classifier.load(bundle, device="cpu", threads=1)
@@ -204,12 +204,12 @@ def test_an_endpoint_has_replicas_on_two_nodes_and_each_of_these_answers(cluster
             assert [result["probabilities"][name] for name in classifier.classes_] == pytest.approx(row.tolist(), abs=1e-4)
         assert found["results"][2] == {"error": "the text is empty"}
     assert head.run(str(PROGRAMS / "serve"), "shutdown", "--yes", environment=cluster.environment, log=log) == 0, log.read_text(encoding="utf-8")
-    wait_for(lambda: not with_process(cluster, "ServeReplica"), 120)
+    wait_for(lambda: not with_process(cluster, "ServeReplica"), 300)
 
 
 def test_a_node_that_is_gone_is_noticed_and_the_run_ends_as_if_it_had_not_been(cluster, expected):
     process = start(cluster, "lost", "training.workers=2")
-    wait_for(lambda: len(with_process(cluster, "RayTrainWorker")) == 2 or process.poll() is not None, 120)
+    wait_for(lambda: len(with_process(cluster, "RayTrainWorker")) == 2 or process.poll() is not None, 300)
     lost = next(node for node in with_process(cluster, "RayTrainWorker") if node is not cluster.nodes[0])
     lost.kill()
     left = [node for node in cluster.nodes if node is not lost]
