@@ -1,6 +1,7 @@
 """Makes the tables of docs/ again from the CSV behind each: means, deviations, intervals, differences and marks, all from the seeds' own figures.
 
-A sweep's page in docs/results/ has its CSV beside it; a table of an experiment is made wherever a page asks for it (docs/experiments.py).
+A sweep's page in docs/results/ has its CSV beside it; a table of an experiment is made wherever a page asks for it (docs/experiments.py),
+and so is a difference between two rows (docs/differences.py).
 `make docs` runs this first; `python docs/tables.py --check` changes nothing and exits with 1 where a page differs from its CSV.
 """
 
@@ -11,6 +12,7 @@ import re
 import sys
 from pathlib import Path
 
+import differences  # docs/differences.py
 import experiments  # docs/experiments.py
 
 from selftrain.errors import SelfTrainError
@@ -74,7 +76,7 @@ def remade(page: Path) -> str:
     if _is_sweep(page):
         source = re.search(r"^Paper: (.*), as printed there;", text, re.M)
         text = _TABLE.sub(lambda _: table_of(page.with_suffix(".csv"), source[1] if source else None) + "\n", text, count=1)
-    return experiments.remade(text, page)
+    return differences.remade(experiments.remade(text, page), page)
 
 
 def main(check: bool) -> int:

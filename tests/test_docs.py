@@ -361,6 +361,52 @@ def test_a_table_that_is_not_that_of_its_csv_would_be_seen(tmp_path):
     assert "82.18 ± 0.52" in remade and remade != (tmp_path / "page.md").read_text(encoding="utf-8")
 
 
+@pytest.fixture
+def differences(tmp_path):
+    made = module("differences")
+    folder = tmp_path / "docs/results/experiments"
+    folder.mkdir(parents=True)
+    rows = {"plain": [0.90, 0.91, 0.92], "better": [0.92, 0.94, 0.96], "other": [0.91, 0.91, 0.93]}
+    lines = [f"{name},{seed},plain,none,100,,{value},," for name, values in rows.items() for seed, value in enumerate(values)]
+    lines += ["better,0,augmented,none,100,,0.1,,", "other,3,plain,none,100,,0.5,,"]  # another way of inference, and a seed that no other row has
+    header = "variant,seed,inference,labels,documents,bound,accuracy,macro_f1,ece"
+    (folder / "bbc.csv").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    sweep = ["rate,data set,metric,mean,std,seeds,best,p,paper,seed 0,seed 1", "1,TREC,error,,,2,,,,30,20", "2,TREC,error,,,2,,,,20,20"]
+    (folder.parent / "rates.csv").write_text("\n".join(sweep) + "\n", encoding="utf-8")
+    return lambda text: made.remade(text, tmp_path / "page.md", folder)
+
+
+def test_a_difference_has_its_interval_its_seeds_and_holms_p(differences):
+    first, second = "<!-- difference: bbc; better; plain -->", "<!-- difference: bbc; other; plain -->"
+    text = differences(f"a {first}<!-- end --> b {second}stale<!-- end -->")
+    # .02, .03, .04 with 4.3027 sd / sqrt(3) on each side; p of experiments' test above, doubled by Holm as the smaller of two
+    assert f"a {first}+3.0 (+0.5 to +5.5; n 3; p .035, Holm .070)<!-- end --> b" in text
+    assert f"{second}+0.7 (-0.8 to +2.1; n 3; p .184, Holm .184)<!-- end -->" in text, "the seed that one row alone has does not count"
+    assert differences(text) == text
+    alone = differences(f"{first}<!-- end --><!-- difference: rates; 2 · TREC; 1 · TREC --><!-- end -->")
+    assert "p .035)" in alone, "tables are families of their own"
+    assert "+5.0 (-58.5 to +68.5; n 2; p .500)" in alone, "a lower error is a higher accuracy"
+
+
+def test_holm_is_monotone_and_leaves_out_what_has_no_p(differences):
+    assert module("differences").holm([0.04, None, 0.01, 0.03]) == pytest.approx([0.06, None, 0.03, 0.06])
+    assert module("differences").holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("marker", "why"),
+    [
+        ("<!-- difference: none; a; b --><!-- end -->", "no table none"),
+        ("<!-- difference: bbc; better; worse --><!-- end -->", "no row 'worse'"),
+        ("<!-- difference: bbc; better --><!-- end -->", "not of the form"),
+        ("<!-- difference: bbc; better; plain --> and no end", "not of the form"),
+    ],
+)
+def test_a_difference_that_there_is_not_is_refused(differences, marker, why):
+    with pytest.raises(SelfTrainError, match=why):
+        differences(marker)
+
+
 def test_the_readme_is_short_and_shows_both_pictures():
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 120 and max(map(len, lines)) <= 120

@@ -1,0 +1,105 @@
+"""Paired differences between two rows of a table, written into a page's text from the seeds' own figures.
+
+A page (docs/science.md) asks for one between
+
+    <!-- difference: genco_tau; 0.05 · AG News; 0.1 · AG News --><!-- end -->
+
+that is table, row and the row that it is compared with. `make docs` (docs/tables.py) writes the mean difference in points of accuracy, its 95 % interval, the number
+of seeds that both rows have, p, and p after Holm's correction for all differences that the page draws from the same table. A sweep's row is its axes and its data
+set, joined by " · ".
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments import FOLDER  # docs/experiments.py
+
+from selftrain.errors import DataError
+from selftrain.evaluation.significance import mean_interval, paired_t_test
+
+_MARKER = "<!-- difference: "
+_ASKED = re.compile(r"<!-- difference: ([\w-]+); ([^;>]+); ([^;>]+) -->(?:(?!<!--).)*<!-- end -->")
+
+
+def remade(text: str, page: Path, folder: Path = FOLDER) -> str:
+    """The text of a page with its differences made again.
+
+    Args:
+        text: of the page.
+        page: for messages.
+        folder: of the CSVs of experiments; those of sweeps lie in the one above.
+
+    Raises:
+        DataError: a marker asks for what there is not, or cannot be read.
+    """
+    asked = [(found[1], found[2], found[3]) for found in _ASKED.finditer(text)]
+    if len(asked) != text.count(_MARKER):
+        raise DataError(f"{page.name}: a comment {_MARKER.strip()} is not of the form TABLE; ROW; REFERENCE with <!-- end --> after it.")
+    pairs = {one: _pairs(*one, folder) for one in asked}
+    raw = {one: paired_t_test(*values).p for one, values in pairs.items()}
+    corrected = {table: holm([raw[one] for one in pairs if one[0] == table]) for table in {one[0] for one in pairs}}
+    shown = {}
+    for table, found in corrected.items():
+        for one, p in zip([one for one in pairs if one[0] == table], found, strict=True):
+            shown[one] = _shown(*pairs[one], p if len(found) > 1 else None)
+    return _ASKED.sub(lambda found: f"<!-- difference: {found[1]}; {found[2]}; {found[3]} -->{shown[found[1], found[2], found[3]]}<!-- end -->", text)
+
+
+def holm(p: Sequence[float | None]) -> list[float | None]:
+    """Holm's step-down correction; a difference of one seed has no p and does not count."""
+    order = sorted((value, place) for place, value in enumerate(p) if value is not None)
+    found: list[float | None] = [None] * len(p)
+    largest = 0.0
+    for rank, (value, place) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * value))
+        found[place] = largest
+    return found
+
+
+def _pairs(table: str, row: str, reference: str, folder: Path) -> tuple[list[float], list[float]]:
+    """Accuracies in points of both rows, seed by seed."""
+    rows = _rows(table, folder)
+    for name in (row, reference):
+        if name not in rows:
+            raise DataError(f"The table {table} has no row {name!r}; it has: {', '.join(rows)}.")
+    common = [seed for seed in rows[row] if seed in rows[reference]]
+    if not common:
+        raise DataError(f"The rows {row!r} and {reference!r} of the table {table} have no seed in common.")
+    return [rows[row][seed] for seed in common], [rows[reference][seed] for seed in common]
+
+
+def _rows(table: str, folder: Path) -> dict[str, dict[int, float]]:
+    """Row -> seed -> accuracy in points."""
+    file = next((place / f"{table}.csv" for place in (folder, folder.parent) if (place / f"{table}.csv").exists()), None)
+    if file is None:
+        raise DataError(f"There is no table {table} in {folder.parent.name}/ or {folder.name}/.")
+    found: dict[str, dict[int, float]] = {}
+    with file.open(newline="", encoding="utf-8") as stream:
+        lines = csv.DictReader(stream)
+        names = list(lines.fieldnames or [])
+        for line in lines:
+            if "variant" in names:
+                if line["inference"] == "plain":
+                    found.setdefault(line["variant"], {})[int(line["seed"])] = 100 * float(line["accuracy"])
+                continue
+            axes = names[: names.index("data set") + 1]  # a sweep: axes, the data set, figures, seeds
+            seeds = {name: int(name.removeprefix("seed ")) for name in names if name.startswith("seed ") and line[name]}
+            figures = {seed: float(line[name]) for name, seed in seeds.items()}
+            found[" · ".join(line[axis] for axis in axes)] = {s: 100 - f if line["metric"] == "error" else f for s, f in figures.items()}
+    return found
+
+
+def _shown(values: Sequence[float], reference: Sequence[float], corrected: float | None) -> str:
+    test = paired_t_test(values, reference)
+    interval = mean_interval([a - b for a, b in zip(values, reference, strict=True)])
+    between = "" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}; "
+    p = "" if test.p is None else f"; p {_p(test.p)}" + ("" if corrected is None else f", Holm {_p(corrected)}")
+    return f"{test.difference:+.1f} ({between}n {len(values)}{p})"
+
+
+def _p(value: float) -> str:
+    return "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
