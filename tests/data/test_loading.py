@@ -4,13 +4,14 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from selftrain.config import DataConfig
-from selftrain.data.corpus import document_id
+from selftrain.data.corpus import Label, document_id
 from selftrain.data.describing import describe_catalogue, describe_corpus
 from selftrain.data.loading import load_corpus
 from selftrain.data.splits import hash_order
@@ -338,7 +339,10 @@ def test_of_some_labeled_rows_every_class_keeps_half_to_learn_from(tmp_path, sup
     config = DataConfig(**options, supervision=supervision, test_documents=1000)
     corpus, truth = load_corpus(config)
     assert sorted(truth.test.values()) == [0] * 3 + [1] * 3 and set(truth.test) == set(corpus.test.ids)
-    found = grant(corpus, truth, config, seed=0)
+    seen = (
+        replace(corpus, labels=(*corpus.labels, Label("bird", "bird", "bird"))) if supervision == "candidates" else corpus
+    )  # sets want three classes
+    found = grant(seen, truth, config, seed=0)
     learned = found.candidates if supervision == "candidates" else found.granted
     assert len(learned) == 8 and set(learned) == set(truth.unlabeled) and not set(learned) & set(corpus.test.ids)
     assert len(corpus.unlabeled) == 54 and set(learned) | set(corpus.test.ids) == {document_id(text) for text in TEXTS[:14]}
