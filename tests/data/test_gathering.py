@@ -128,6 +128,7 @@ def small_batches(monkeypatch):
     return dropped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("supervision", ["none", "few", "weak"])
 @pytest.mark.parametrize("labeled", [1.0, 0.4])
 @pytest.mark.parametrize("tested", ["own test split", "test split without labels", "none"])

@@ -57,6 +57,7 @@ def pixel() -> dict[str, bytes]:
     return {"confusion": PIXEL, "my_own.png": PIXEL}
 
 
+@pytest.mark.slow
 def test_page_holds_all_that_it_shows(example, pixel):
     metrics = example()
     html = render(metrics, findings(), {**plots.from_metrics(metrics), **pixel})
@@ -124,6 +125,7 @@ def test_a_run_that_measured_nothing(example):
     assert "Nothing was measured." in Page(render(metrics, Findings(), {})).text
 
 
+@pytest.mark.slow
 def test_pictures_keep_their_order_and_kind(example, pixel):
     drawn = plots.confusion([[1, 0], [0, 1]], ["a", "b"])
     page = Page(render(example(), Findings(), {"reliability": drawn, **pixel}))

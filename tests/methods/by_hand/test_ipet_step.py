@@ -219,6 +219,7 @@ def near(module, weights):
     return all(torch.allclose(dict(module.named_parameters())[name], value, rtol=0, atol=1e-9) for name, value in weights.items() if name in "EUD")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_step_is_that_of_the_formulas(case):
     method = built(CASES[case])

@@ -221,7 +221,7 @@ def continued(places, other):
 def test_every_text_that_is_asked_for_has_an_effect_on_the_weights(name):
     options = SMALL | {"views": "continuations", "batch_size": 6, "rounds": 1, "steps_per_round": 3}
     options |= (
-        {"ramp": 0.0, "generator_rate": 1.0, "virtual_rate": 1.0, "objective_rate": 0.1}
+        {"ramp": 0.0, "generator_rate": 1.0, "virtual_rate": 1.0, "objective_rate": 0.1, "objective_steps": 3}
         if name == "seal_partial"
         else {"ramp": 0.0}
         if name == "plcr"

@@ -259,6 +259,7 @@ OTHERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OTHERS, ids=str)
 def test_a_training_by_hand(options):
     method, hand = both("seal", granted(), FAST | options)
