@@ -55,7 +55,7 @@ def test_a_name_that_is_not_there_would_be_seen():
 
 
 def test_settings_are_called_the_papers_below_paper_alone():
-    """A file that says so elsewhere is not: the issue that this test is from found two that were not."""
+    """Two files elsewhere once said so, and were not."""
     contrasted = "seal_ag_news_weak.yaml"  # says what the paper's are, to say that its own are others
     said = re.compile(r"\bpapers?['’]s?\s+(?:full\s+|own\s+)?settings?\b|settings?\s+of\s+the\s+papers?\b", re.I)
     places = [ROOT / "README.md", *(file for folder in ("docs", "jobs", "tune_spaces") for file in sorted((ROOT / folder).rglob("*")))]
