@@ -32,6 +32,7 @@ class Encoder(torch.nn.Module):
     couples: ClassVar[bool] = False  # whether, while training, an embedding depends on the other documents of its pass (batch normalisation)
     light: ClassVar[bool] = False  # whether it trains in the driver in less time than Ray takes to start
     precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products while training
+    drawn: ClassVar[bool] = False  # whether its first weights are drawn at random, so that two networks need not start as one
     default_rate: ClassVar[float] = 5e-5  # learning rate, where the experiment sets none
 
     @property

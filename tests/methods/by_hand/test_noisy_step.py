@@ -24,6 +24,9 @@ from linear import (
 
 from selftrain.data.texts import no_texts
 from selftrain.methods.noisy_labels.noisy import epoch_order
+from selftrain.models.bilstm import BiLSTMEncoder
+from selftrain.models.encoder import TextEncoder
+from selftrain.models.head import HeadEncoder
 
 LABELS = (0, 1, 2, 1, 2, 0, 1)
 ROWS = bags(TEXTS)
@@ -193,6 +196,19 @@ def test_co_teaching_by_hand(options):
     assert_equal(after(method) | {"peer": net_of(method.peer_encoder, method.peer_classifier)}, {"net": first, "peer": second})
     assert apart > 0
     assert all(one["loss"] == pytest.approx(one["ce"] + one["ce_peer"], rel=1e-12) for one in figures)
+
+
+def test_peers_of_co_teaching_start_from_weights_of_their_own_where_these_are_drawn():
+    class Drawn(ResidualEncoder):
+        drawn = True
+
+        def fresh(self):
+            return {name: torch.randn_like(value) for name, value in self.named_parameters()}
+
+    method = build(corpus(), "co_teaching", encoder=Drawn(), **SMALL)
+    own, peer = net_of(method.encoder, method.classifier), net_of(method.peer_encoder, method.peer_classifier)
+    assert all(differ([one], [other]) for one, other in zip(own, peer, strict=True))
+    assert BiLSTMEncoder.drawn and not HeadEncoder.drawn and not TextEncoder.drawn
 
 
 @pytest.mark.parametrize("options", CO_TEACHING[1:], ids=str)
