@@ -212,6 +212,9 @@ class EvaluationConfig(Section):
     """What is measured besides accuracy, macro-F1 and calibration."""
 
     inference_augmentation: bool = Field(False, description="also report every variant with equation 9 at inference (GenCo table 6)")
+    every_round: bool = Field(
+        False, description="also report accuracy and AUC on the test documents after every round of a run; no training sees them"
+    )
     llm_documents: int = Field(0, ge=0, description="test documents that the language model itself classifies (GenCo table 2, Alpaca-7B row)")
     map: Literal["tsne", "pca", "none"] = Field("tsne", description="embedding map of GenCo's figure 4")
     map_documents: int = Field(500, ge=10)

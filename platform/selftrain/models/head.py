@@ -12,7 +12,7 @@ import copy
 import fcntl
 import hashlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +108,7 @@ class HeadEncoder(TextEncoder):
         self._trunk = (TextEncoder(trunk, max_tokens=max_tokens, batch_size=batch_size, normalize=normalize).eval(),)
         self.max_tokens, self.batch_size, self.normalize, self.precision = max_tokens, batch_size, normalize, "float32"
         self._cache_folder = cache
-        self._caches: dict[int, EmbeddingCache] = {}
+        self._caches: dict[str, EmbeddingCache] = {}
         dimensions = int(trunk.get_embedding_dimension() or 0)
         self.layer = Dense(
             dimensions, dimensions, init_weight=torch.zeros(dimensions, dimensions), init_bias=torch.zeros(dimensions), use_residual=True
@@ -175,8 +175,12 @@ class HeadEncoder(TextEncoder):
         return F.normalize(found, dim=-1) if self.normalize else found
 
     def forward(self, texts: Sequence[str], max_tokens: int | None = None) -> torch.Tensor:
-        """Embeddings `[texts, dimensions]`, with gradient to the layer."""
-        return self.of_inputs(self._embeddings(texts, max_tokens or self.max_tokens))
+        """Embeddings `[texts, dimensions]`, with gradient to the layer; those of `unnormalized` have the trunk's length, times what the layer does to it."""
+        longest = max_tokens or self.max_tokens
+        rows = self._embeddings(texts, longest)
+        if not self._own_length:
+            return self.of_inputs(rows)
+        return self.of_inputs(rows) * (self._own_lengths(texts, longest) / rows.norm(dim=1, keepdim=True).clamp(min=1e-12))
 
     def encode(self, texts: Sequence[str], max_tokens: int | None = None) -> torch.Tensor:
         """Embeddings `[texts, dimensions]` without gradient."""
@@ -184,11 +188,19 @@ class HeadEncoder(TextEncoder):
             return self(texts, max_tokens) if texts else torch.empty(0, self.dimensions)
 
     def _embeddings(self, texts: Sequence[str], max_tokens: int) -> torch.Tensor:
-        if max_tokens not in self._caches:
-            self._caches[max_tokens] = EmbeddingCache(self._cache_folder / f"tokens-{max_tokens}" if self._cache_folder is not None else None)
-        cache = self._caches[max_tokens]
+        return self._cached(f"tokens-{max_tokens}", texts, lambda missing: self._trunk[0].encode(missing, max_tokens))
+
+    def _own_lengths(self, texts: Sequence[str], max_tokens: int) -> torch.Tensor:
+        """Lengths of the trunk's embeddings before anything normalises them, `[texts, 1]`."""
+        trunk = self._trunk[0].unnormalized()
+        return self._cached(f"lengths-{max_tokens}", texts, lambda missing: trunk.encode(missing, max_tokens).norm(dim=1, keepdim=True))
+
+    def _cached(self, name: str, texts: Sequence[str], made: Callable[[list[str]], torch.Tensor]) -> torch.Tensor:
+        if name not in self._caches:
+            self._caches[name] = EmbeddingCache(self._cache_folder / name if self._cache_folder is not None else None)
+        cache = self._caches[name]
         if any(cache.get(text) is None for text in texts):
             with cache.filling():
                 if missing := [text for text in dict.fromkeys(texts) if cache.get(text) is None]:
-                    cache.add(missing, self._trunk[0].encode(missing, max_tokens).cpu().numpy())
+                    cache.add(missing, made(missing).cpu().numpy())
         return torch.from_numpy(np.stack([row for text in texts if (row := cache.get(text)) is not None])).to(self.device)

@@ -107,7 +107,8 @@ class ImagesByHand:
         self.weights = {"W": method.encoder.weight.detach().clone()}
         self.weights |= {f"U.{name}": value.detach().clone() for name, value in method.classifier.named_parameters()}
         kept = [name for name in self.weights if name.endswith("bias")]  # biases do not decay
-        self.optimizer = AdamW(falling(SHORT["learning_rate"], SHORT["steps_per_round"]), self.options.weight_decay, kept=kept)
+        steps = self.options.rounds * SHORT["steps_per_round"]
+        self.optimizer = AdamW(falling(SHORT["learning_rate"], steps), self.options.weight_decay, kept=kept)
         self.running = None
 
     strong = 0  # strong views of a step
@@ -117,8 +118,8 @@ class ImagesByHand:
     def logits(self, w, rows):
         return rows @ w["U.weight"].T + w["U.bias"]
 
-    def step(self, number):
-        rng = np.random.default_rng([0, 0, number])
+    def step(self, number, round_=0):
+        rng = np.random.default_rng([0, round_, number])
         self.labeled = [int(i) for i in rng.choice(LABELED, size=3, replace=False)]
         unlabeled = [LABELED + int(i) for i in rng.choice(len(self.pixels) - LABELED, size=3, replace=False)]
         how = {"mirrored": self.mirrored}
@@ -301,6 +302,41 @@ class CSKD(ImagesByHand):
         return {"ce": self.cross_entropy(labeled), "cs_kd": self.options.weight * mean(terms)}
 
 
+class SelfTeacher(CrossEntropy):
+    """Tf-KD of images: the weights after the first training read the student's own view, with the running mean of their last pass."""
+
+    teacher = None
+
+    def losses(self, w, weak, views, rng):
+        if self.teacher is None:
+            return super().losses(w, weak, views, rng)
+        weights, running = self.teacher
+        taught = self.logits(weights, (weak[:3] - running) @ weights["W"].T)
+        labeled, _ = self.plain(w, weak)
+        alpha, warmth, terms = self.options.alpha, 4.0, []
+        for target, row in zip(taught, labeled, strict=True):
+            target = softmax(target / warmth)
+            terms.append(warmth * warmth * (target * (target / softmax(row / warmth)).log()).sum())
+        return {"ce": (1 - alpha) * self.cross_entropy(labeled), "tf_kd": alpha * mean(terms)}
+
+
+class Progressive(ImagesByHand):
+    """PS-KD of images: p of the view that a step of a round before saw, the label where none did."""
+
+    def __init__(self, method):
+        super().__init__(method)
+        self.earlier, self.latest = {}, {i: torch.eye(3)[label] for i, label in enumerate(self.labels)}
+
+    def losses(self, w, weak, views, rng):
+        labeled, _ = self.plain(w, weak)
+        terms = []
+        for i, row in zip(self.labeled, labeled, strict=True):
+            target = (1 - self.share) * torch.eye(3)[self.labels[i]] + self.share * self.earlier[i]
+            terms.append(-(target * softmax(row).log()).sum())
+            self.latest[i] = softmax(row.detach())
+        return {"ce": mean(terms)}
+
+
 ALL = {
     "cs_kd": (CSKD, {}, [3, 3] * 2),
     "cross_entropy": (CrossEntropy, {"weight_decay": 1.0}, [3, 3]),
@@ -340,7 +376,52 @@ def test_steps_on_images(images, name, mirrored):
         for part, value in method.classifier.named_parameters():
             torch.testing.assert_close(value.detach(), hand.weights[f"U.{part}"], rtol=1e-7, atol=1e-9)
     assert encoder.passes == passes
+<<<<<<< HEAD
     if isinstance(hand, SSC):
         rows = unit(hand.placed(hand.weights, encoder.encode(images.unlabeled.contents)))
         expected = torch.stack([softmax(row) for row in rows @ unit(hand.weights["U.weight"]).T / hand.options.confidence_temperature])
         torch.testing.assert_close(method.student().predict(images.unlabeled.contents), expected)  # as served: cosines here, too
+=======
+
+
+def in_rounds(images, name, hand_of, begin, **options):
+    """A method of several rounds and its steps by hand; `begin` tells the hand what a refresh does."""
+    torch.manual_seed(4)
+    encoder = CentredEncoder(images.unlabeled.contents[0].size)
+    method = resolve(parse({"method": {**SHORT, "name": name, **options}})).build(images, encoder, workers=Watching(), seed=0)
+    hand = hand_of(method)
+    for round_ in range(method.rounds):
+        method.refresh(round_, None)
+        begin(hand, round_)
+        encoder.train()
+        for number in range(SHORT["steps_per_round"]):
+            assert method.step(round_, number) == pytest.approx(hand.step(number, round_)[0], rel=1e-9)
+    torch.testing.assert_close(encoder.weight.detach(), hand.weights["W"], rtol=1e-7, atol=1e-9)
+    return method, hand
+
+
+def test_the_teacher_of_tf_kd_reads_the_views_of_its_student(images):
+    def begin(hand, round_):
+        if round_ == 0:
+            hand.first = {name: value.clone() for name, value in hand.weights.items()}
+        else:
+            hand.teacher = {name: value.detach() for name, value in hand.weights.items()}, hand.running
+            hand.weights = hand.first
+            hand.optimizer = AdamW(falling(SHORT["learning_rate"], SHORT["steps_per_round"]), hand.options.weight_decay)
+
+    method, hand = in_rounds(images, "tf_kd", SelfTeacher, begin, alpha=0.7)
+    torch.manual_seed(4)
+    again = resolve(parse({"method": {**SHORT, "name": "tf_kd", "alpha": 0.7}})).build(images, CentredEncoder(images.unlabeled.contents[0].size))
+    again.load_state(method.state())
+    encoder, classifier = again._teacher_net
+    torch.testing.assert_close(encoder.weight.detach(), hand.teacher[0]["W"], rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(classifier.weight.detach(), hand.teacher[0]["U.weight"], rtol=1e-7, atol=1e-9)
+
+
+def test_targets_of_ps_kd_are_predictions_for_the_views_that_steps_saw(images):
+    def begin(hand, round_):
+        hand.earlier, hand.share = dict(hand.latest), 0.8 * (round_ + 1) / 3
+
+    method, hand = in_rounds(images, "ps_kd", Progressive, begin, rounds=3)
+    torch.testing.assert_close(method.state()["latest"], torch.stack([hand.latest[i] for i in range(LABELED)]), rtol=1e-9, atol=1e-12)
+>>>>>>> h/genco
