@@ -1,5 +1,8 @@
 """Windows of long documents: where they are, and that an embedding is the mean of theirs, by hand."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -78,6 +81,13 @@ def test_windows_that_are_kept_are_those_that_are_made(backbone, monkeypatch):
     kept, expected = splitter_of(backbone, 8, 2), Splitter(backbone.tokenizer.backend_tokenizer, 8, 2)(texts)
     assert kept(texts) == expected and kept(texts[::-1]) == expected[::-1] and kept([LONG]) == expected[:1]
     assert len(kept._kept) <= 2
+
+
+def test_an_encoder_of_windows_can_be_copied_and_sent(backbone, read_in_two):
+    head = moved(HeadEncoder(backbone, max_tokens=8, windows=2))
+    for encoder in (read_in_two, head):
+        for twin in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+            assert torch.equal(twin.encode([LONG, SHORT]), encoder.encode([LONG, SHORT]))
 
 
 def test_an_embedding_is_the_mean_of_its_windows(plain, read_in_two):
