@@ -5,6 +5,7 @@ It knows no engine but by its protocol (engines/base.py): vLLM in a run, a dicti
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -178,7 +179,7 @@ class TextService:
     def _generate(self, prompts: Mapping[str, Prompt]) -> None:
         """Generate and cache; `prompts` by key."""
         keys = {prompt: key for key, prompt in prompts.items()}
-        start, first, committed = time.monotonic(), 0.0, 0.0
+        start, first, committed = time.monotonic(), 0.0, -math.inf  # the first block is written at once, however short the machine has been up
         done_before = self._progress.done_so_far
         self._set_progress(Progress(total=len(prompts), done_so_far=done_before))
         block: list[Completion] = []
