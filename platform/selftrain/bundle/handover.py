@@ -45,6 +45,7 @@ def card_of(
         similarity="cosine" if student.cosine or student.encoder.normalize else "dot",
         scale=student.scale,
         max_tokens=recipe.model.max_tokens,
+        windows=recipe.model.windows,
         longest=student.encoder.longest,
         method=recipe.name,
         supervision=supervision,

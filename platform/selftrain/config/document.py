@@ -96,7 +96,14 @@ class ModelConfig(Section):
     masked_lm: str | None = Field(
         None, description="a masked language model's folder or name (bert-base-uncased): what ipet and lotclass train instead of the encoder"
     )
-    max_tokens: int = Field(64, ge=8, le=8192, description="tokens of a document that the encoder reads")
+    max_tokens: int = Field(64, ge=8, le=8192, description="tokens of a document that the encoder reads, or of each of its windows")
+    windows: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="of a document longer than max_tokens at most so many parts are read, evenly spread over its first 4,096 tokens, and averaged; "
+        "1: its beginning alone",
+    )
     batch_size: int = Field(64, ge=1, description="documents in one inference batch")
     similarity: Literal["cosine", "dot"] = Field("cosine", description="sim of equation 1")
     scale: float = Field(1.0, gt=0, description="factor on a cosine in equations 3 and 10 (the paper: none); a dot product is left as it is")

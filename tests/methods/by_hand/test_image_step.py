@@ -376,12 +376,10 @@ def test_steps_on_images(images, name, mirrored):
         for part, value in method.classifier.named_parameters():
             torch.testing.assert_close(value.detach(), hand.weights[f"U.{part}"], rtol=1e-7, atol=1e-9)
     assert encoder.passes == passes
-<<<<<<< HEAD
     if isinstance(hand, SSC):
         rows = unit(hand.placed(hand.weights, encoder.encode(images.unlabeled.contents)))
         expected = torch.stack([softmax(row) for row in rows @ unit(hand.weights["U.weight"]).T / hand.options.confidence_temperature])
         torch.testing.assert_close(method.student().predict(images.unlabeled.contents), expected)  # as served: cosines here, too
-=======
 
 
 def in_rounds(images, name, hand_of, begin, **options):
@@ -424,4 +422,3 @@ def test_targets_of_ps_kd_are_predictions_for_the_views_that_steps_saw(images):
 
     method, hand = in_rounds(images, "ps_kd", Progressive, begin, rounds=3)
     torch.testing.assert_close(method.state()["latest"], torch.stack([hand.latest[i] for i in range(LABELED)]), rtol=1e-9, atol=1e-12)
->>>>>>> h/genco
