@@ -79,7 +79,7 @@ def test_skipped_questions_and_classes_that_are_never_predicted_are_said() -> No
     assert found.accuracy.estimate == pytest.approx(0.6) and found.skipped == 1
     assert found.classes[1].precision is None and found.classes[1].recall.estimate == 0
     said = describe(found)
-    assert "never predicted" in said and "1 skipped questions" in said and "none of these: 0.200" in said
+    assert "never predicted" in said and "Skipped questions (1)" in said and "none of these: 0.200" in said
 
 
 def test_a_figure_without_an_answer_is_unknown() -> None:

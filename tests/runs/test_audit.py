@@ -22,7 +22,9 @@ def made(tmp_path_factory) -> Path:
     """A folder with a bundle, 120 documents, and the questions of an audit with a budget of 24."""
     folder = tmp_path_factory.mktemp("audit")
     backbone = tiny_backbone(folder / "encoder")
-    prototypes = torch.nn.functional.normalize(backbone.encode([f"{SPORT} 1", f"{BUSINESS} 1"], convert_to_tensor=True), dim=-1)
+    prototypes = torch.nn.functional.normalize(
+        torch.stack([backbone.encode([f"{text} {n}" for n in range(60)], convert_to_tensor=True).mean(dim=0) for text in (SPORT, BUSINESS)]), dim=-1
+    )
     write_bundle(folder / "bundle", backbone=backbone, prototypes=prototypes, card=BundleCard(name="toy", labels=("sport", "business"), method="x"))
     write(folder / "documents.csv", [{"text": f"{text} {n}", "n": n} for n in range(60) for text in (SPORT, BUSINESS)])
     assert main(["audit", str(folder / "bundle"), "--documents", str(folder / "documents.csv"), "--budget", "24"]) == 0
@@ -89,9 +91,10 @@ def test_answers_give_the_figures(here, capsys) -> None:
     said = capsys.readouterr().out
     found = json.loads((here / "audit/audit.json").read_text())
     assert found["asked"] == 24 == found["planned"] and not found["anytime"] and found["documents"] == 120
-    # the prototypes are texts of either class, which the encoder tells apart
-    assert found["accuracy"]["estimate"] == 1 and found["accuracy"]["high"] == 1 and 0.8 < found["accuracy"]["low"] < 0.95
-    assert "accuracy 1.000 (0." in said and "from 24 answers on 120 documents" in said
+    # the prototypes are means of texts of either class, which the encoder tells apart but for a few
+    accuracy = found["accuracy"]
+    assert 0.9 < accuracy["estimate"] <= accuracy["high"] <= 1 and 0.7 < accuracy["low"] < 0.95
+    assert f"accuracy {accuracy['estimate']:.3f} (0." in said and "from 24 answers on 120 documents" in said
     assert said.split("\n\nreport")[0] in (here / "audit/audit.md").read_text()
     assert sorted(path.name for path in (here / "audit").iterdir()) == ["audit.json", "audit.md", "design.json", "questions.csv"]
 
@@ -178,8 +181,8 @@ def test_changed_documents_and_bundles_are_refused(here, capsys) -> None:
         (["bundle", "--documents", "documents.csv", "--budget", "121"], "--budget must be at most 120"),
         (["bundle", "--documents", "documents.csv", "--out", "audit"], "--out 'audit' holds an audit already"),
         (["bundle", "--documents", "documents.csv", "--out", "full"], "--out 'full' is not an empty folder"),
-        (["bundle", "--documents", "documents.csv", "--out", "documents.csv"], "--out must be a new folder"),
-        (["bundle", "--documents", "documents.csv", "--answers", "none.csv"], "No such file: none.csv; correct --answers"),
+        (["bundle", "--documents", "documents.csv", "--out", "x.parquet"], "--out must be a new folder"),
+        (["bundle", "--documents", "documents.csv", "--answers", "none.csv"], "No such file: none.csv"),
         (["bundle", "--documents", "documents.csv", "--answers", "x.parquet"], "--answers must be a .csv"),
         (["bundle", "--documents", "documents.csv", "--answers", "audit/questions.csv", "--seed", "1"], "--seed chooses the questions"),
         (["bundle"], "--documents"),

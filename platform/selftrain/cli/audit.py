@@ -21,6 +21,7 @@ def add_commands(commands: Any) -> None:
             "selftrain audit bundle --documents mails.csv",
             "selftrain audit bundle --documents mails.csv --answers audit/questions.csv",
         ),
+        sets={"documents": "data.source", "text_column": "data.text_column"},
     )
     audit.add_argument("bundle", metavar="BUNDLE", help="a bundle folder")
     audit.add_argument(

@@ -169,6 +169,8 @@ def read_audit(bundle: Path, documents: str, out: Path, answers: Path, *, budget
         raise DataError(
             f"{corpus.name} does not hold the documents that the audit in {out} asks about; pass these, or start another audit with a new out."
         )
+    if budget is not None and budget > len(design.questions):
+        raise ConfigError(f"budget must be at most {len(design.questions)}, the questions of this design (got {budget}).", parameter="budget")
     given = _read_answers(answers, design)
     found = _figures(design, given)
     text = describe(found)
@@ -196,8 +198,6 @@ def _figures(design: AuditDesign, given: Mapping[int, int]) -> AuditFigures:
 def _ask_more(out: Path, design: AuditDesign, given: Mapping[int, int], budget: int | None, documents: Documents) -> Path | None:
     if budget is None or budget <= max(design.planned, max(given) + 1):
         return None
-    if budget > len(design.questions):
-        raise ConfigError(f"budget must be at most {len(design.questions)}, the questions of this design (got {budget}).", parameter="budget")
     file = out / f"questions-{budget}.csv"
     with whole_file(file, "out") as partial:
         names = [*design.classes, NONE, SKIP]

@@ -15,7 +15,7 @@ def describe(found: AuditFigures) -> str:
         lines += ["", f"none of these: {_figure(found.none_of_these)} of the documents, all of them counted as wrong"]
     lines += ["", _basis(found)]
     if found.skipped:
-        lines.append(f"{found.skipped} skipped questions count as wrong at the lower end of an interval, and as right at the upper end.")
+        lines.append(f"Skipped questions ({found.skipped}) count as wrong at the lower end of an interval, and as right at the upper end.")
     lines += [_price(found)]
     return "\n".join(lines)
 
