@@ -9,13 +9,16 @@ simple_*                 the same for as many documents drawn at random (Wilson'
 saved                    1 - answers / simple_answers
 anytime_*                share of audits in which the interval that is valid at every number of answers was wrong at any of them; its mean width at the end
 class_coverage, lowest   of precision, recall and share of the classes: mean, and the lowest
-label_free               what is said without an answer
+confidence, with_start, with_seeds
+                         what could be said of the accuracy without an answer: the mean confidence, the share of documents on which both classifiers agree, and
+                         that on which equation 5 agrees with two more seeds of it
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from bisect import bisect_left
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +28,9 @@ from scipy import stats
 
 from selftrain.config import load
 from selftrain.data.loading import load_corpus
+from selftrain.evaluation.audit.confidence import ASSUMED_ACCURACY, confidence_at
 from selftrain.evaluation.audit.design import Design, plan
 from selftrain.evaluation.audit.estimate import LEVEL, Counts, Interval, anytime_z, ratio_interval, share_interval
-from selftrain.evaluation.audit.label_free import UNKNOWN_ACCURACY, confidence_at
 from selftrain.methods.recipe import resolve
 from selftrain.training.fit import fit, probabilities
 
@@ -43,11 +46,12 @@ class Predicted(NamedTuple):
 
     probabilities: np.ndarray  # [N, L]
     labels: np.ndarray  # [N]
+    others: dict[str, np.ndarray]  # what `with_start` and `with_seeds` compare it with -> their classes, [classifiers, N]
 
 
 def predicted(name: str) -> dict[str, Predicted]:
     """Both classifiers of a set."""
-    found = {}
+    found: dict[str, list[np.ndarray]] = {}
     for classifier, options in CLASSIFIERS.items():
         document = {
             "data": {"source": name, "test_documents": 0, **DATA.get(name, {})},
@@ -57,10 +61,16 @@ def predicted(name: str) -> dict[str, Predicted]:
         }
         experiment = load(None, [], document)
         corpus, truth = load_corpus(experiment.data)
-        student = fit(resolve(experiment), corpus, seed=0).student
-        labels = np.array([truth.unlabeled[id_] for id_ in corpus.unlabeled.ids])
-        found[classifier] = Predicted(probabilities(student, corpus.unlabeled), labels)
-    return found
+        recipe = resolve(experiment)
+        seeds = (0,) if options else (0, 1, 2)
+        found[classifier] = [probabilities(fit(recipe, corpus, seed=seed).student, corpus.unlabeled) for seed in seeds]
+    labels = np.array([truth.unlabeled[id_] for id_ in corpus.unlabeled.ids])
+    views = {}
+    for classifier, (first, *more) in found.items():
+        (other,) = (of[0] for one, of in found.items() if one != classifier)
+        others = {"with_start": [other], "with_seeds": more}
+        views[classifier] = Predicted(first, labels, {key: np.array([of.argmax(axis=1) for of in kept]) for key, kept in others.items()})
+    return views
 
 
 class Audits:
@@ -68,7 +78,7 @@ class Audits:
 
     def __init__(self, view: Predicted, audits: int, answers: int) -> None:
         self.labels, self.predicted = view.labels, view.probabilities.argmax(axis=1)
-        error = 1 - confidence_at(view.probabilities, UNKNOWN_ACCURACY)
+        error = 1 - confidence_at(view.probabilities, ASSUMED_ACCURACY)
         designs: list[Design] = [plan(self.predicted, error, budget=answers, seed=seed) for seed in range(audits)]
         self.strata = designs[0].strata  # they do not depend on the seed
         self.asked = np.stack([design.order[:answers] for design in designs])
@@ -120,8 +130,8 @@ def line(name: str, classifier: str, view: Predicted, audits: int, answers: int)
     found = work.share(correct, answers, Z)
     width = float((found.high - found.low).mean())
     coverage_simple, width_simple = simple(int(correct.sum()), documents, answers)
-    widths = {count: simple(int(correct.sum()), documents, count)[1] for count in range(answers // 2, min(4 * answers, documents))}
-    equal = next((count for count, wide in widths.items() if wide <= width), None)
+    counts = range(answers // 2, min(4 * answers, documents))
+    equal = counts[bisect_left(counts, -width, key=lambda count: -simple(int(correct.sum()), documents, count)[1])]
     missed = np.zeros(audits, dtype=bool)
     for count in range(1, answers + 1):
         anytime = work.share(correct, count, anytime_z(count, answers))
@@ -140,11 +150,13 @@ def line(name: str, classifier: str, view: Predicted, audits: int, answers: int)
         "simple_coverage": coverage_simple,
         "simple_width": width_simple,
         "simple_answers": equal,
-        "saved": 1 - answers / equal if equal else None,
+        "saved": 1 - answers / equal,
         "anytime_missed": missed.mean(),
         "anytime_width": (anytime.high - anytime.low).mean(),
         "class_coverage": np.mean(classes),
         "class_coverage_lowest": min(classes),
+        "confidence": view.probabilities.max(axis=1).mean(),
+        **{key: (kept == work.predicted).mean() if len(kept) else None for key, kept in view.others.items()},
     }
     rounded = {key: round(float(value), 4) if isinstance(value, float) else value for key, value in figures.items()}
     return {"set": name, "classifier": classifier, "documents": documents, "audits": audits, "answers": answers, "strata": work.count, **rounded}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from selftrain.evaluation.audit.confidence import confidence_at
 from selftrain.evaluation.audit.design import MOST_STRATA, plan
-from selftrain.evaluation.audit.label_free import agreement, confidence_at
 
 
 def test_two_classes_of_two_certainties_by_hand() -> None:
@@ -81,4 +81,3 @@ def test_the_temperature_brings_the_mean_confidence() -> None:
     assert confidence_at(mixed, 0.825) == pytest.approx([0.9, 0.75])
     assert confidence_at(np.array([[1.0, 0.0], [0.6, 0.4]]), 0.9).mean() == pytest.approx(0.9)
     assert confidence_at(np.array([[0.5, 0.5]]), 0.9) == pytest.approx([0.5]), "no temperature makes one of two equals the likelier"
-    assert agreement(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([[0.6, 0.4], [0.7, 0.3]])) == 0.5

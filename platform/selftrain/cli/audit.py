@@ -16,7 +16,7 @@ def add_commands(commands: Any) -> None:
         commands,
         "audit",
         _audit,
-        "measure a bundle on documents without labels, by a few answers of yours, with 95 %% intervals",
+        "measure a bundle on documents without labels, by a few answers of yours, with intervals",
         examples=(
             "selftrain audit bundle --documents mails.csv",
             "selftrain audit bundle --documents mails.csv --answers audit/questions.csv",

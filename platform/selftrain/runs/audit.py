@@ -33,9 +33,9 @@ from selftrain.data.corpus import Documents
 from selftrain.data.records import check_source, open_records
 from selftrain.data.text_files import SUFFIXES, suffix_of
 from selftrain.errors import BundleError, ConfigError, DataError, OutputError, nearest
+from selftrain.evaluation.audit.confidence import ASSUMED_ACCURACY, confidence_at
 from selftrain.evaluation.audit.design import plan
 from selftrain.evaluation.audit.figures import SKIPPED, AuditFigures, figures
-from selftrain.evaluation.audit.label_free import UNKNOWN_ACCURACY, confidence_at
 from selftrain.evaluation.audit.report import describe
 from selftrain.files.durable import check_folder, replacing_folder, whole_file
 from selftrain.files.parsing import json_of
@@ -119,7 +119,7 @@ def plan_audit(bundle: Path, documents: str, out: Path, *, budget: int = 100, te
         raise ConfigError(f"budget must be at most {len(asked_about)}, the number of different documents (got {budget}).", parameter="budget")
     probabilities = _probabilities(Classifier.load(bundle), asked_about)
     predicted = probabilities.argmax(axis=1)
-    error = 1 - confidence_at(probabilities, UNKNOWN_ACCURACY)
+    error = 1 - confidence_at(probabilities, ASSUMED_ACCURACY)
     chosen = plan(predicted, error, budget=budget, seed=seed)
     counts = np.zeros((int(chosen.strata.max()) + 1, len(card.labels)), dtype=np.int64)
     np.add.at(counts, (chosen.strata, predicted), 1)

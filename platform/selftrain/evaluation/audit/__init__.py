@@ -3,5 +3,5 @@
 design      which documents to ask about, in which order, and how likely each was to be asked
 estimate    intervals of shares and ratios from answers that were drawn so
 figures     accuracy, and precision, recall and share of every class; what a narrower interval costs
-label_free  what can be said without an answer, with no guarantee
+confidence  what the design takes for the chance that a prediction is right
 """
