@@ -35,7 +35,7 @@ from selftrain.runs.plan import Variant, plan, prepare
 from selftrain.runs.record import file_name, metrics_of, tags_of
 from selftrain.runs.report import pictures_of, write_report
 from selftrain.runs.resume import Finished, Starts, previous_metrics
-from selftrain.runs.rows import figures_of, language_model_row, rows_of
+from selftrain.runs.rows import figures_of, language_model_row, rows_of, teacher_rows
 from selftrain.runs.stages import Events, Stages
 from selftrain.runs.versions import code_version
 from selftrain.runtime.background import in_order
@@ -285,6 +285,10 @@ class _Work:
         if found := self.finished.get(LANGUAGE_MODEL_ROW, seed):
             self.rows += found["rows"]
             return
-        row = language_model_row(self.context, texts)
-        self.finished.add(LANGUAGE_MODEL_ROW, seed, [row], [])
-        self.rows.append(row)
+        if self.plan.experiment.augment.teachers:
+            rows = teacher_rows(self.context, texts)
+            self.context.events("teachers weighed", **{row["variant"]: row["reliability"] for row in rows[1:]})
+        else:
+            rows = [language_model_row(self.context, texts)]
+        self.finished.add(LANGUAGE_MODEL_ROW, seed, rows, [])
+        self.rows += rows

@@ -76,23 +76,28 @@ def engine_kwargs(config: AugmentConfig) -> dict[str, Any]:
     return kwargs
 
 
-def actor_options(config: AugmentConfig) -> dict[str, Any]:
-    """What a replica asks of Ray."""
-    options: dict[str, Any] = {"num_cpus": ENGINE_CPUS, "num_gpus": _gpus(config), "runtime_env": {"env_vars": engine_environment(config)}}
+def actor_options(config: AugmentConfig, engines: int | None = None) -> dict[str, Any]:
+    """What a replica asks of Ray; `engines` as in `engine_environment`."""
+    environment = engine_environment(config, engines)
+    options: dict[str, Any] = {"num_cpus": ENGINE_CPUS, "num_gpus": _gpus(config), "runtime_env": {"env_vars": environment}}
     return options | ({"label_selector": dict(config.placement)} if config.placement else {})
 
 
-def engine_environment(config: AugmentConfig) -> dict[str, str]:
+def engine_environment(config: AugmentConfig, engines: int | None = None) -> dict[str, str]:
     """Environment of the vLLM processes; threads are set here, since vLLM's `auto` leaves cores of a small machine idle.
 
     Ray's state and logs show it, so it must hold no token of a hub.
 
     On a CPU the engine core runs the model itself: a worker process of its own costs 0.7 GB and gains nothing. vLLM allows that only with
     VLLM_ENABLE_V1_MULTIPROCESSING=0, and then takes its threads from OMP_NUM_THREADS (Ray sets that to 1).
+
+    Args:
+        config: of the engine.
+        engines: of all language models together; default: the replicas of this one.
     """
     environment = {name: os.environ[name] for name in ("HF_HUB_OFFLINE", "HF_HOME") if name in os.environ}
     if not _gpus(config):
-        sharing = config.replicas if is_alone() else 1  # a cluster may have a node for each
+        sharing = (engines or config.replicas) if is_alone() else 1  # a cluster may have a node for each
         environment |= {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // sharing)), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     return environment | {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
@@ -112,15 +117,17 @@ class VllmDeployment:
         model: of `models.locate.name_on_nodes`.
         application: a name that no other run on the cluster uses, and that a restarted service uses again.
         owner: the actor of the text service; the application ends with it.
+        engines: of all language models together.
     """
 
-    def __init__(self, config: AugmentConfig, model: str, application: str, owner: Any) -> None:
+    def __init__(self, config: AugmentConfig, model: str, application: str, owner: Any, *, engines: int) -> None:
         import ray
 
         self._config = config
         self._model = model
         self._application = application
         self._owner = owner
+        self._engines = engines
         self._restarted = ray.get_runtime_context().was_current_actor_reconstructed
         self._handle: Any = None
         self._messages = Messages(self._ask, max(1, config.concurrent_requests // _MESSAGES))
@@ -143,7 +150,7 @@ class VllmDeployment:
 
         def run() -> None:
             try:
-                _run_application(self._config, self._model, self._application, self._owner)
+                _run_application(self._config, self._model, self._application, self._owner, self._engines)
             except BaseException as error:
                 failures.append(error)
 
@@ -328,7 +335,7 @@ class VllmReplica:
             running[str(number)] = answer
 
 
-def _run_application(config: AugmentConfig, model: str, application: str, owner: Any) -> None:
+def _run_application(config: AugmentConfig, model: str, application: str, owner: Any, engines: int) -> None:
     """Start the application and wait until its replica is ready.
 
     Raises:
@@ -340,7 +347,7 @@ def _run_application(config: AugmentConfig, model: str, application: str, owner:
     deployment = serve.deployment(
         name="vllm",
         num_replicas=config.replicas,
-        ray_actor_options=actor_options(config),
+        ray_actor_options=actor_options(config, engines),
         max_ongoing_requests=4 * config.concurrent_requests,
         health_check_period_s=CHECK_SECONDS,
         health_check_timeout_s=CHECK_PATIENCE_SECONDS,
