@@ -146,7 +146,7 @@ def test_engine(versions, monkeypatch):
     assert "EXTRA=gpu" in look(augment={"model": "gemma-3-270m", "gpus": 1})["engine"].fix
     served = {"model": "gpt", "server": "http://s/v1"}
     assert "not needed" not in look(augment={"teachers": [{"model": "gemma-3-270m"}, served]})["engine"].found
-    assert "not needed" in look(augment={"teachers": [served, served | {"name": "other"}]})["engine"].found
+    assert "not needed" in look(augment={"teachers": [served, served | {"model": "other"}]})["engine"].found
     versions["vllm"] = "0.33.0"
     assert "overwrite" in look(wanted)["engine"].found
 

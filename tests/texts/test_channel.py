@@ -115,6 +115,7 @@ def test_teachers_are_engines_of_their_own_behind_one_service(model, corpus, tmp
     """The stub's votes are its last class; texts that are slow say which process wrote them."""
     copied = tmp_path / "other"
     shutil.copytree(model, copied)
+    (copied / "another.txt").write_text("what tells it from the first")
     config = AugmentConfig(cache=str(tmp_path / "cache"), teachers=[{"model": str(model), "name": "one"}, {"model": str(copied), "name": "two"}])
     prompts = [Prompt(f"slow {number}", str(number), "input", "", sample, Sampling(0.8, 3)) for number in range(10) for sample in (0, 1)]
     with open_texts(config, corpus, language_model_of(config), progress=False) as texts:

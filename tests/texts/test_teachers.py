@@ -233,6 +233,7 @@ def test_the_row_of_several_teachers_is_what_their_weighed_votes_come_to(corpus,
         ({"teachers": [{"model": "a"}, {"model": "b", "share": 0}]}, r"augment\.teachers\.1\.share .*greater than 0 \(got 0\)"),
         ({"teachers": [{"model": "a"}, {"server": "http://s/v1"}]}, r"augment\.teachers\.1\.model .*field required"),
         ({"teachers": [{"model": "a"}, {"model": "b", "server": "http://me:secret@s/v1"}]}, r"augment\.teachers\.1\.server holds a password"),
+        ({"teachers": [{"model": "a", "server": f"http://{n}/v1", "name": n} for n in "xy"]}, "must be different models, and two are 'a'"),
         ({"key_variable": "my key"}, r"augment\.key_variable"),
     ],
 )

@@ -116,6 +116,10 @@ class AugmentConfig(Section):
         names = [one.called for one in self.teachers]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"augment.teachers must have different names, and two are called {twice!r}; set their name")
+        models = [(one.model, one.server is None) for one in self.teachers]
+        if same := next((model for model in models if models.count(model) > 1), None):
+            # The cache knows a server's model by its name, and one model's votes are one vote.
+            raise ValueError(f"augment.teachers must be different models, and two are {same[0]!r}; for more of one, raise augment.replicas")
         return self
 
     @property

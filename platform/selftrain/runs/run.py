@@ -265,7 +265,9 @@ class _Work:
 
     def _checkpoint(self, name: str, variant: Variant, seed: int) -> RoundCheckpoint:
         """Of a training in this process."""
-        unrelated = {"augment": {"placement", "gpu_memory"}, "training": {"placement"}}
+        unrelated = {"augment": {"placement", "gpu_memory", "key_variable"}, "training": {"placement"}}
+        if not variant.experiment.augment.teachers:  # checkpoints from before there were several keep their identity
+            unrelated["augment"].add("teachers")
         asked = variant.experiment.model_dump(mode="json", include={"data", "model", "method", "augment", "training"}, exclude=unrelated)
         identity = json.dumps([asked, variant.corpus.fingerprint, seed], sort_keys=True)  # all that the weights depend on
         return RoundCheckpoint(self.context.folder / "checkpoints" / f"{file_name(name)}-seed{seed}.pt", identity)

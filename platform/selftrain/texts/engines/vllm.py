@@ -37,6 +37,8 @@ CHECK_SECONDS, CHECK_PATIENCE_SECONDS = 2.0, 60.0
 _MESSAGES = 4  # at least, that the prompts which an engine works on travel in: replicas are given messages in turn
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
+_STARTING = threading.Lock()  # Serve cannot pickle the applications of two threads at once
+
 _Answer = Callable[[Written | Exception], None]
 
 
@@ -343,7 +345,6 @@ def _run_application(config: AugmentConfig, model: str, application: str, owner:
     """
     from ray import serve
 
-    serve.start(proxy_location="Disabled", logging_config=_QUIET)
     deployment = serve.deployment(
         name="vllm",
         num_replicas=config.replicas,
@@ -355,4 +356,6 @@ def _run_application(config: AugmentConfig, model: str, application: str, owner:
         graceful_shutdown_wait_loop_s=0.1,
         max_constructor_retry_count=3,
     )(VllmReplica)
-    serve.run(deployment.bind(config, model, owner, application), name=application, route_prefix=None, logging_config=_QUIET)
+    with _STARTING:
+        serve.start(proxy_location="Disabled", logging_config=_QUIET)
+        serve.run(deployment.bind(config, model, owner, application), name=application, route_prefix=None, logging_config=_QUIET)
