@@ -92,7 +92,14 @@ class ModelConfig(Section):
     masked_lm: str | None = Field(
         None, description="a masked language model's folder or name (bert-base-uncased): what ipet and lotclass train instead of the encoder"
     )
-    max_tokens: int = Field(64, ge=8, le=8192, description="tokens of a document that the encoder reads")
+    max_tokens: int = Field(64, ge=8, le=8192, description="tokens of a document that the encoder reads, or of each of its windows")
+    windows: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="of a document longer than max_tokens at most so many parts are read, evenly spread over its first 4,096 tokens, and averaged; "
+        "1: its beginning alone",
+    )
     batch_size: int = Field(64, ge=1, description="documents in one inference batch")
     similarity: Literal["cosine", "dot"] = Field("cosine", description="sim of equation 1")
     scale: float = Field(1.0, gt=0, description="factor on a cosine in equations 3 and 10 (the paper: none); a dot product is left as it is")
@@ -135,6 +142,9 @@ class EvaluationConfig(Section):
     """What is measured besides accuracy, macro-F1 and calibration."""
 
     inference_augmentation: bool = Field(False, description="also report every variant with equation 9 at inference (GenCo table 6)")
+    every_round: bool = Field(
+        False, description="also report accuracy and AUC on the test documents after every round of a run; no training sees them"
+    )
     llm_documents: int = Field(0, ge=0, description="test documents that the language model itself classifies (GenCo table 2, Alpaca-7B row)")
     map: Literal["tsne", "pca", "none"] = Field("tsne", description="embedding map of GenCo's figure 4")
     map_documents: int = Field(500, ge=10)

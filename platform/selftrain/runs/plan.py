@@ -39,6 +39,11 @@ class Variant:
         """Labeled documents to choose a round by; no part of what the learner sees."""
         return Validation.of(self.corpus, self.truth)
 
+    @cached_property
+    def tested(self) -> Validation | None:
+        """Test documents that are scored after every round, where the experiment asks for that."""
+        return Validation.of_test(self.corpus, self.truth) if self.experiment.evaluation.every_round else None
+
     @property
     def seeds(self) -> tuple[int, ...]:
         """What it is trained with: one seed alone where nothing is trained."""
@@ -146,6 +151,11 @@ def prepare(experiment: Experiment) -> RunPlan:
         encoder_folder(experiment.model.encoder)
     experiment = _with_absolute_folders(experiment)
     corpus, truth = load_corpus(experiment.data)
+    if experiment.evaluation.every_round and not truth.test:
+        raise ConfigError(
+            "evaluation.every_round must be false where test documents have no labels, since nothing can be scored (got true).",
+            parameter="evaluation.every_round",
+        )
     main = resolve(experiment).name
     if main in experiment.variants:
         raise ConfigError(f"variants.{main} has the name of the experiment's own row; rename the variant.")

@@ -257,6 +257,7 @@ class _Work:
                 texts or no_texts,
                 seed=seed,
                 validation=variant.validation,
+                tested=variant.tested,
                 workgroup=workgroup,
                 report=checkpoint,
                 resume=resume,

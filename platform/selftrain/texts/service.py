@@ -202,7 +202,7 @@ class TextService:
     def _generate(self, prompts: Mapping[str, Prompt]) -> None:
         """Generate and cache; `prompts` by key."""
         keys = {prompt: key for key, prompt in prompts.items()}
-        start, first, committed = time.monotonic(), 0.0, -math.inf  # a clock that begins with the machine may be small
+        start, first, committed = time.monotonic(), 0.0, -math.inf  # the first block is written at once, however short the machine has been up
         done_before = self._progress.done_so_far
         self._set_progress(Progress(total=len(prompts), done_so_far=done_before))
         block: list[Completion] = []
