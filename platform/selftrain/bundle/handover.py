@@ -52,7 +52,7 @@ def card_of(
         experiment=experiment.model_dump(mode="json"),
         data=corpus.name,
         data_fingerprint=corpus.fingerprint,
-        llm=recipe.augment.model if llm_fingerprint is not None else None,
+        llm=recipe.augment.name if llm_fingerprint is not None else None,
         llm_fingerprint=llm_fingerprint,
         encoder=recipe.source,
         encoder_fingerprint=recipe.source_fingerprint(),
