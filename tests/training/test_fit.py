@@ -102,7 +102,7 @@ def test_a_whole_encoder_with_a_workgroup_trains_in_ray_and_a_head_never(recipe,
     plain = fit(recipe(), corpus, seed=5)
     asked = []
 
-    def in_workers(recipe, corpus, texts, *, seed, workgroup, validation):
+    def in_workers(recipe, corpus, texts, *, seed, workgroup, validation, tested):
         asked.append((recipe.name, seed, workgroup, validation))
         return plain.state() | {"rounds": [{"round": 1.0}], "seconds": 7.0}
 

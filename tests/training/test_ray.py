@@ -71,7 +71,15 @@ def worker(monkeypatch, one_thread):
         monkeypatch.setattr(ray.train, "get_context", session.context)
         monkeypatch.setattr(ray.train, "report", session.report)
         monkeypatch.setattr(ray.train, "get_checkpoint", lambda: session.checkpoint)
-        work = {"recipe": recipe.resolve(experiment), "corpus": toy(), "texts": texts, "seed": seed, "validation": validation, "steps": None}
+        work = {
+            "recipe": recipe.resolve(experiment),
+            "corpus": toy(),
+            "texts": texts,
+            "seed": seed,
+            "validation": validation,
+            "tested": None,
+            "steps": None,
+        }
         monkeypatch.setattr(ray, "get", {"reference": work}.get)
         workers_of_ray._worker({"work": "reference"})
         return encoders[-1]
