@@ -46,7 +46,7 @@ OWN = {
         "pseudo_threshold": 0.95,
     },
     "mixmatch": {"temperature": 0.5, "alpha": 0.75, "weight": 75.0, "unlabeled_ratio": 1},
-    "fixmatch": {"threshold": 0.95, "weight": 1.0, "simclr_weight": 0.0, "temperature": 0.1},
+    "fixmatch": {"ramp": 0.0, "threshold": 0.95, "weight": 1.0, "simclr_weight": 0.0, "temperature": 0.1},
     "ssc": {
         "threshold": 0.95,
         "temperature": 0.1,

@@ -26,6 +26,9 @@ class FixMatchOptions(NS3LHostOptions):
     name: Literal["fixmatch"] = "fixmatch"
     threshold: float = Field(0.95, ge=0, le=1, description="smallest probability of a pseudo-label")
     weight: float = Field(1.0, ge=0, description="of the unlabeled loss")
+    ramp: float = Field(
+        0.0, ge=0, le=1, description="share of the steps in which the weight of the unlabeled losses rises: exp(-5 (1 - t)^2); theirs: none"
+    )
     simclr_weight: float = Field(0.0, ge=0, description="of SimCLR on the strong views of the others (SSC's ablation: 0.2)")
     temperature: float = Field(0.1, gt=0, description="of SimCLR")
 
