@@ -43,6 +43,8 @@ REFERENCE = {
     "selftrain.evaluation.metrics": "Accuracy, F1 and the rest.",
     "selftrain.evaluation.calibration": "ECE and reliability.",
     "selftrain.evaluation.significance": "Is a difference more than noise?",
+    "selftrain.evaluation.audit.design": "Which documents an audit asks about.",
+    "selftrain.evaluation.audit.figures": "What the answers of an audit say.",
 }
 
 

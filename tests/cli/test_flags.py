@@ -70,6 +70,9 @@ def test_every_parameter_that_a_command_states_belongs_to_an_option_of_its_own(n
         ("export bundle", "folder", "BUNDLE_OR_MODEL"),
         ("serve", "max_waiting_texts", "--max-waiting"),
         ("register bundle", "name", "--model"),
+        ("audit bundle --documents x.csv", "data.source", "--documents"),
+        ("audit bundle --documents x.csv", "data.text_column", "--text-column"),
+        ("audit bundle --documents x.csv", "budget", "--budget"),
     ],
 )
 def test_a_parameter_has_its_flag(command: str, parameter: str, flag: str | None) -> None:

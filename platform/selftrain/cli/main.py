@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 
-from selftrain.cli import inspection, jobs, models, serving, training
+from selftrain.cli import audit, inspection, jobs, models, serving, training
 from selftrain.cli.common import Parser, flag_of, in_flags
 from selftrain.errors import ConfigError, ProcessDied, SelfTrainError, say
 from selftrain.passwords import has_password
@@ -65,7 +65,7 @@ def build_parser() -> Parser:
     """The parser of all commands."""
     parser = Parser(prog="selftrain", description=DESCRIPTION)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for group in (training, models, jobs, serving, inspection):
+    for group in (training, models, audit, jobs, serving, inspection):
         group.add_commands(commands)
     return parser
 

@@ -6,10 +6,11 @@ models/open.py opens the encoder that an experiment sets.
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,7 @@ class Encoder(torch.nn.Module):
     couples: ClassVar[bool] = False  # whether, while training, an embedding depends on the other documents of its pass (batch normalisation)
     light: ClassVar[bool] = False  # whether it trains in the driver in less time than Ray takes to start
     precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products while training
+    drawn: ClassVar[bool] = False  # whether its first weights are drawn at random, so that two networks need not start as one
     default_rate: ClassVar[float] = 5e-5  # learning rate, where the experiment sets none
 
     @property
@@ -105,6 +107,7 @@ class TextEncoder(Encoder):
     """
 
     splitter: Splitter | None = None  # into windows; None: the beginning of a document is read
+    _own_length: bool = False  # see `unnormalized`
 
     def __init__(
         self,
@@ -125,6 +128,12 @@ class TextEncoder(Encoder):
         self._longest = backbone.max_seq_length or 512
         if windows > 1:
             self.splitter = splitter_of(backbone, min(max_tokens, self.longest), windows)
+
+    def unnormalized(self) -> Self:
+        """The same weights, and embeddings of the length that the model gives them, also where a last module of the backbone would make it one."""
+        twin = copy.copy(self)
+        twin.normalize, twin._own_length = False, True
+        return twin
 
     @property
     def dimensions(self) -> int:
@@ -154,8 +163,20 @@ class TextEncoder(Encoder):
         device = self.backbone.device
         features = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in features.items()}
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
-            embeddings: torch.Tensor = self.backbone(features)["sentence_embedding"].float()
+            embeddings: torch.Tensor = self._pooled(features)["sentence_embedding"].float()
         return F.normalize(embeddings, dim=-1) if self.normalize else embeddings
+
+    def _pooled(self, features: Any) -> Any:
+        if not self._own_length:
+            return self.backbone(features)
+        from sentence_transformers.sentence_transformer.modules import Normalize
+
+        modules = list(self.backbone)
+        while isinstance(modules[-1], Normalize):
+            modules.pop()
+        for module in modules:
+            features = module(features)
+        return features
 
     def encode(self, texts: Sequence[str], max_tokens: int | None = None) -> torch.Tensor:
         """Embeddings `[texts, dimensions]` without gradient or dropout, in batches sorted by length; the mode of the module is left as it was."""

@@ -12,7 +12,7 @@ import copy
 import fcntl
 import hashlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +119,7 @@ class HeadEncoder(TextEncoder):
         if windows > 1:
             self.splitter = splitter_of(trunk, min(max_tokens, self.longest), windows)
         self._cache_folder = cache
-        self._caches: dict[int, EmbeddingCache] = {}
+        self._caches: dict[str, EmbeddingCache] = {}
         dimensions = int(trunk.get_embedding_dimension() or 0)
         self.layer = Dense(
             dimensions, dimensions, init_weight=torch.zeros(dimensions, dimensions), init_bias=torch.zeros(dimensions), use_residual=True
@@ -194,8 +194,14 @@ class HeadEncoder(TextEncoder):
         return F.normalize(found, dim=-1) if self.normalize else found
 
     def forward(self, texts: Sequence[str], max_tokens: int | None = None) -> torch.Tensor:
-        """Embeddings `[texts, dimensions]`, with gradient to the layer."""
-        return self.of_inputs(self.inputs(texts) if max_tokens is None else self._embeddings(texts, max_tokens))
+        """Embeddings `[texts, dimensions]`, with gradient to the layer; those of `unnormalized` have the trunk's length, times what the layer does to it."""
+        if not self._own_length:
+            return self.of_inputs(self.inputs(texts) if max_tokens is None else self._embeddings(texts, max_tokens))
+        if self.splitter is not None and max_tokens is None:
+            return mean_over_windows(self.splitter(texts), lambda windows: self(windows, self.max_tokens))
+        longest = max_tokens or self.max_tokens
+        rows = self._embeddings(texts, longest)
+        return self.of_inputs(rows) * (self._own_lengths(texts, longest) / rows.norm(dim=1, keepdim=True).clamp(min=1e-12))
 
     def encode(self, texts: Sequence[str], max_tokens: int | None = None) -> torch.Tensor:
         """Embeddings `[texts, dimensions]` without gradient."""
@@ -205,11 +211,19 @@ class HeadEncoder(TextEncoder):
             return self(texts, max_tokens) if texts else torch.empty(0, self.dimensions)
 
     def _embeddings(self, texts: Sequence[str], max_tokens: int) -> torch.Tensor:
-        if max_tokens not in self._caches:
-            self._caches[max_tokens] = EmbeddingCache(self._cache_folder / f"tokens-{max_tokens}" if self._cache_folder is not None else None)
-        cache = self._caches[max_tokens]
+        return self._cached(f"tokens-{max_tokens}", texts, lambda missing: self._trunk[0].encode(missing, max_tokens))
+
+    def _own_lengths(self, texts: Sequence[str], max_tokens: int) -> torch.Tensor:
+        """Lengths of the trunk's embeddings before anything normalises them, `[texts, 1]`."""
+        trunk = self._trunk[0].unnormalized()
+        return self._cached(f"lengths-{max_tokens}", texts, lambda missing: trunk.encode(missing, max_tokens).norm(dim=1, keepdim=True))
+
+    def _cached(self, name: str, texts: Sequence[str], made: Callable[[list[str]], torch.Tensor]) -> torch.Tensor:
+        if name not in self._caches:
+            self._caches[name] = EmbeddingCache(self._cache_folder / name if self._cache_folder is not None else None)
+        cache = self._caches[name]
         if any(cache.get(text) is None for text in texts):
             with cache.filling():
                 if missing := [text for text in dict.fromkeys(texts) if cache.get(text) is None]:
-                    cache.add(missing, self._trunk[0].encode(missing, max_tokens).cpu().numpy())
+                    cache.add(missing, made(missing).cpu().numpy())
         return torch.from_numpy(np.stack([row for text in texts if (row := cache.get(text)) is not None])).to(self.device)

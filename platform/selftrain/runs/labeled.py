@@ -31,8 +31,9 @@ def write_labeled(file: Path, documents: Documents, probabilities: np.ndarray, c
         writer = csv.writer(opened)
         writer.writerow(COLUMNS)
         for id_, text, label, sure in zip(documents.ids, documents.contents, best, confidence, strict=True):
-            writer.writerow([id_, _cell(text), _cell(class_names[int(label)]), f"{sure:.4f}"])
+            writer.writerow([id_, spreadsheet_cell(text), spreadsheet_cell(class_names[int(label)]), f"{sure:.4f}"])
 
 
-def _cell(text: str) -> str:
+def spreadsheet_cell(text: str) -> str:
+    """`text`, as a spreadsheet shows it and takes for no formula."""
     return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
