@@ -62,6 +62,15 @@ def test_fit_predict_and_save(encoder_folder, tmp_path):
     assert card.experiment["method"]["rounds"] == 2 and card.experiment["data"]["classes"] == ["sport", "business"]
 
 
+def test_windows_are_set_and_saved(head, tmp_path):
+    model = {**head.model, "max_tokens": 8, "windows": 2}
+    trainer = head.set_params(model=model).fit(TEXTS, LABELS)
+    long = [f"{one} {other}" for one, other in zip(TEXTS, TEXTS[::-1], strict=True)]
+    again = Classifier.load(trainer.save(tmp_path / "saved"))
+    assert again.card.windows == 2 and {len(one.windows) for one in again.tokenize(long)} == {2}
+    assert again.predict_proba(long) == pytest.approx(trainer.predict_proba(long), abs=1e-6)
+
+
 def test_the_same_seed_gives_the_same_weights_also_of_a_model_that_starts_from_random_ones(tmp_path):
     found = []
     for number, seed in enumerate((0, 0, 1)):

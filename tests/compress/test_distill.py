@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -102,6 +103,18 @@ def test_students_answer_nearly_as_the_teacher_does(teacher, distilled) -> None:
         assert (student.most_padding, student.most_tokens) == (most_padding, most_tokens)
         together = student.predict_proba([texts[0], "team " * 30])
         assert together == pytest.approx(np.vstack([student.predict_proba([texts[0]]), student.predict_proba(["team " * 30])]), abs=1e-6)
+
+
+def test_students_learn_the_answers_to_windows(teacher, tmp_path, monkeypatch) -> None:
+    source = Path(shutil.copytree(teacher, tmp_path / "source"))
+    card = json.loads((source / "selftrain.json").read_text())
+    (source / "selftrain.json").write_text(json.dumps(card | {"max_tokens": 12, "windows": 2, "format": 2}))
+    seen = []
+    monkeypatch.setattr(distilling, "static_student", lambda given: seen.append(given) or (_ for _ in ()).throw(ZeroDivisionError))
+    with pytest.raises(ZeroDivisionError):
+        distilling.distill(source, file_of(tmp_path, 120, labeled=False), students=("static",), out=tmp_path / "out")
+    (given,) = seen
+    assert len(given.rows) == len(given.soft) == 2 * 108  # a document has 15 tokens or more, and a tenth of them is held out
 
 
 def test_students_are_smaller_and_their_cards_say_what_they_are(teacher, distilled) -> None:

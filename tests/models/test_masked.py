@@ -46,6 +46,15 @@ def test_the_embedding_is_the_first_tokens_state(masked):
     assert rows.abs().max() < 1  # tanh, and its length is kept
 
 
+def test_a_long_document_is_the_mean_of_its_windows(folder, masked):
+    torch.manual_seed(0)
+    two = open_masked(ModelConfig(masked_lm=str(folder), max_tokens=16, windows=2)).eval()
+    words = ["match", "goal", "bank", "cash"] * 10
+    expected = masked.encode([" ".join(words[:14]), " ".join(words[-14:])]).mean(dim=0)
+    torch.testing.assert_close(two.encode([" ".join(words)])[0], expected, atol=1e-6, rtol=1e-5)
+    assert two.tokens_of([" ".join(words)]) == masked.tokens_of([" ".join(words)])  # the language model reads the beginning
+
+
 def test_padding_changes_nothing(masked):
     alone = masked.words(masked.language_model, masked.tokens_of(["match goal"]))
     padded = masked.words(masked.language_model, masked.tokens_of(["match goal", "bank cash profit market price trade"]))
