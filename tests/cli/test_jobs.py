@@ -138,7 +138,7 @@ def test_a_sweep_is_one_file_at_the_size_that_was_asked_for_with_the_same_cells(
     assert asked.columns == here.columns and asked.seeds == here.seeds and not asked.small
     (first, *_), column, seed = here.settings(), here.columns[0], here.seeds[0]
     assert asked.cell(first, column, seed).fingerprint == here.cell(first, column, seed).fingerprint, "results of both are the same cells"
-    assert asked.paper.figures["0.5"] == {column: here.paper.figures["0.5"][column]}, "of the columns that it has"
+    assert asked.paper.figures["released · 0.5"] == {column: here.paper.figures["released · 0.5"][column]}, "of the columns that it has"
     experiment = asked.experiment(first, column)
     assert experiment.method["rounds"] == 3
     assert (experiment.output, experiment.augment.cache, experiment.model.cache) == ("/s/runs", "/s/.selftrain/texts", "/s/.selftrain/embeddings")

@@ -106,14 +106,16 @@ class ImagesByHand:
         self.labels = [corpus.granted[id_] for id_ in corpus.unlabeled.ids[:LABELED]]
         self.weights = {"W": method.encoder.weight.detach().clone()}
         self.weights |= {f"U.{name}": value.detach().clone() for name, value in method.classifier.named_parameters()}
-        kept = [name for name in self.weights if name.endswith("bias")]  # biases do not decay
-        steps = self.options.rounds * SHORT["steps_per_round"]
-        self.optimizer = AdamW(falling(SHORT["learning_rate"], steps), self.options.weight_decay, kept=kept)
+        self.start_optimizer(self.options.rounds * SHORT["steps_per_round"])
         self.running = None
 
     strong = 0  # strong views of a step
     others = True  # whether images without a label are in the pass
     make = staticmethod(strong_views)
+
+    def start_optimizer(self, steps):
+        kept = [name for name in self.weights if name.endswith("bias")]  # biases do not decay
+        self.optimizer = AdamW(falling(SHORT["learning_rate"], steps), self.options.weight_decay, kept=kept)
 
     def logits(self, w, rows):
         return rows @ w["U.weight"].T + w["U.bias"]
@@ -323,6 +325,8 @@ class SelfTeacher(CrossEntropy):
 class Progressive(ImagesByHand):
     """PS-KD of images: p of the view that a step of a round before saw, the label where none did."""
 
+    others = False
+
     def __init__(self, method):
         super().__init__(method)
         self.earlier, self.latest = {}, {i: torch.eye(3)[label] for i, label in enumerate(self.labels)}
@@ -405,7 +409,7 @@ def test_the_teacher_of_tf_kd_reads_the_views_of_its_student(images):
         else:
             hand.teacher = {name: value.detach() for name, value in hand.weights.items()}, hand.running
             hand.weights = hand.first
-            hand.optimizer = AdamW(falling(SHORT["learning_rate"], SHORT["steps_per_round"]), hand.options.weight_decay)
+            hand.start_optimizer(SHORT["steps_per_round"])
 
     method, hand = in_rounds(images, "tf_kd", SelfTeacher, begin, alpha=0.7)
     torch.manual_seed(4)
