@@ -37,7 +37,7 @@ CHECK_SECONDS, CHECK_PATIENCE_SECONDS = 2.0, 60.0
 _MESSAGES = 4  # at least, that the prompts which an engine works on travel in: replicas are given messages in turn
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
-_STARTING = threading.Lock()  # Serve cannot pickle the applications of two threads at once
+_STARTING = threading.Lock()  # Serve cannot make the deployments of two threads at once: it registers modules for pickle, and takes them back
 
 _Answer = Callable[[Written | Exception], None]
 
@@ -345,17 +345,17 @@ def _run_application(config: AugmentConfig, model: str, application: str, owner:
     """
     from ray import serve
 
-    deployment = serve.deployment(
-        name="vllm",
-        num_replicas=config.replicas,
-        ray_actor_options=actor_options(config, engines),
-        max_ongoing_requests=4 * config.concurrent_requests,
-        health_check_period_s=CHECK_SECONDS,
-        health_check_timeout_s=CHECK_PATIENCE_SECONDS,
-        graceful_shutdown_timeout_s=1,
-        graceful_shutdown_wait_loop_s=0.1,
-        max_constructor_retry_count=3,
-    )(VllmReplica)
     with _STARTING:
         serve.start(proxy_location="Disabled", logging_config=_QUIET)
+        deployment = serve.deployment(
+            name="vllm",
+            num_replicas=config.replicas,
+            ray_actor_options=actor_options(config, engines),
+            max_ongoing_requests=4 * config.concurrent_requests,
+            health_check_period_s=CHECK_SECONDS,
+            health_check_timeout_s=CHECK_PATIENCE_SECONDS,
+            graceful_shutdown_timeout_s=1,
+            graceful_shutdown_wait_loop_s=0.1,
+            max_constructor_retry_count=3,
+        )(VllmReplica)
         serve.run(deployment.bind(config, model, owner, application), name=application, route_prefix=None, logging_config=_QUIET)
