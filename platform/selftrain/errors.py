@@ -75,13 +75,13 @@ class ProcessDied(SelfTrainError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint with the known spelling nearest to `name`, or with all of them where none is near; empty where nothing is known."""
+    """A hint with the known spelling nearest to `name`, or with all of them where none is near; one line, empty where nothing is known."""
     choices = sorted(known)
     near = [choice for choice in choices[:_NEAREST_NAMES] if len(choice) <= _NEAREST_CHARACTERS]
     close = get_close_matches(name, near, n=1, cutoff=0.5) if len(name) <= _NEAREST_CHARACTERS else []
     if close:
         return f"did you mean {close[0]!r}?"
-    return f"known: {', '.join(choices)}" if choices else ""
+    return f"known: {printable(', '.join(choices))}" if choices else ""
 
 
 def unprintable(text: str) -> str | None:

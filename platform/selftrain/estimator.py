@@ -23,7 +23,7 @@ from selftrain.data.texts import TextChannel, no_texts
 from selftrain.errors import ConfigError, DataError
 from selftrain.methods import method_class
 from selftrain.methods.recipe import Recipe, resolve
-from selftrain.models.locate import contents_fingerprint, language_model_of
+from selftrain.models.locate import LanguageModel, contents_fingerprint, language_model_of
 from selftrain.training.fit import fit
 
 # Options that want texts of a language model: off without one, unless they are set.
@@ -107,9 +107,9 @@ class SelfTrainer(ClassifierMixin, BaseEstimator):
         known = {id_: granted[id_] for id_ in corpus.unlabeled.ids if id_ in granted}
         seen = replace(corpus, granted=known)
         recipe.check(seen)
-        if recipe.wants_texts and self.language_model is None:
+        if recipe.wants_texts and not self._has_language_model:
             raise ConfigError(f"language_model must be set: the options of {recipe.name} want texts (got None).", parameter="language_model")
-        llm = language_model_of(experiment.augment) if recipe.wants_texts and self.language_model is not None else None
+        llm = language_model_of(experiment.augment) if recipe.wants_texts else None
         with _language_model(experiment, corpus, llm) if llm is not None else nullcontext(no_texts) as texts:
             student = fit(recipe, seen, texts, seed=self.seed).student
         supervision = "none" if not known else "all" if len(known) == len(corpus.unlabeled) else f"{len(known)} labeled documents"
@@ -150,11 +150,15 @@ class SelfTrainer(ClassifierMixin, BaseEstimator):
         tags.target_tags.required = False
         return tags
 
+    @property
+    def _has_language_model(self) -> bool:
+        return self.language_model is not None or bool((self.augment or {}).get("teachers"))
+
     def _experiment(self, names: tuple[str, ...], descriptions: Mapping[str, str] | None, granted: Mapping[str, int]) -> Experiment:
         """The document of a run that would do the same."""
         given = {"name": self.method} if isinstance(self.method, str) else dict(self.method)
         given = {"name": "genco", **given, **(self.options or {})}
-        if self.language_model is None:
+        if not self._has_language_model:
             known = method_class(str(given["name"])).Options.model_fields
             given = {key: False for key in _WITH_LANGUAGE_MODEL if key in known} | given
         document = {
@@ -222,7 +226,7 @@ def _granted(texts: Sequence[Any], labels: Sequence[Any], names: Sequence[str]) 
 
 
 @contextmanager
-def _language_model(experiment: Experiment, corpus: Corpus, folder: Path | str) -> Iterator[TextChannel]:
+def _language_model(experiment: Experiment, corpus: Corpus, folder: LanguageModel) -> Iterator[TextChannel]:
     """The text channel of one `fit`, with Ray around it unless a server writes."""
     from selftrain.runtime.cluster import Needs, needs, session
     from selftrain.runtime.devices import alone

@@ -32,6 +32,8 @@ def keys_with_passwords(document: Mapping[str, Any], prefix: str = "") -> Iterat
     for name, value in document.items():
         if isinstance(value, Mapping):
             yield from keys_with_passwords(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple):
+            yield from keys_with_passwords({str(place): one for place, one in enumerate(value) if isinstance(one, Mapping)}, f"{prefix}{name}.")
         elif isinstance(value, str) and re.match(r"[A-Za-z][\w+.-]*://\S+$", value) and has_password(value):
             yield f"{prefix}{name}"
 
@@ -66,13 +68,17 @@ def read_token(file: str | Path | None) -> bytes | None:
     return found.text.encode()
 
 
-def read_key(file: str | Path | None = None) -> str | None:
-    """The API key of a language model's server: from `file`, else from the environment variable SELFTRAIN_LANGUAGE_MODEL_KEY; None where neither is set.
+def read_key(file: str | Path | None = None, variable: str = KEY_VARIABLE) -> str | None:
+    """The API key of a language model's server: from `file`, else from the environment variable; None where neither is set.
+
+    Args:
+        file: path of the file, or None.
+        variable: name of the environment variable.
 
     Raises:
         ConfigError: the file cannot be read, or its content or the variable's is not a key.
     """
-    found = read_secret(file, KEY_VARIABLE, "language_model_key_file")
+    found = read_secret(file, variable, "language_model_key_file")
     if found is None or (file is None and not found.text):  # an empty variable is one that was taken back
         return None
     if not found.printable:

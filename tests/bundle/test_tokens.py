@@ -94,9 +94,9 @@ def test_a_tokenizer_of_another_kind_is_asked_itself(tmp_path) -> None:
     encoder = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=torch.eye(3))], device="cpu")
     reader = reader_of(encoder, 3)
     assert reader._words is None
-    assert reader(["team match what team", "match"]) == [([2, 1, 0], True), ([1], False)]
+    assert reader(["team match what team", "match"]) == [Tokens([2, 1, 0], True), Tokens([1], False)]
     reader.save(tmp_path / "tokenizer.json")
-    assert FastReader.load(tmp_path / "tokenizer.json")(["team match what team"]) == [([2, 1, 0], True)]
+    assert FastReader.load(tmp_path / "tokenizer.json")(["team match what team"]) == [Tokens([2, 1, 0], True)]
 
 
 def test_the_padding_is_the_tokenizers_own(backbone, tmp_path) -> None:
@@ -119,16 +119,18 @@ def test_a_damaged_tokenizer_is_one_sentence(tmp_path) -> None:
 def test_words_of_a_bilstm_are_cut_too() -> None:
     reader = reader_of(bilstm(["match", "team"]), 3)
     assert reader(["team match team match", "team match team", "nothing known", "match"]) == [
-        ([2, 1, 2], True),
-        ([2, 1, 2], False),
-        ([], False),
-        ([1], False),
+        Tokens([2, 1, 2], True),
+        Tokens([2, 1, 2], False),
+        Tokens([], False),
+        Tokens([1], False),
     ]
     texts = ["team match what team", "match"]
     assert [one.text for one in reader.cut(texts)] == BiLSTMEncoder(bilstm(["match", "team"]), max_tokens=3).cut(texts)
     assert [one.truncated for one in reader.cut(texts)] == [True, False]
     assert [one.truncated for one in reader.cut(["match team match", "match team match x"])] == [False, True]  # three words are read
-    assert reader.up_to(4)(["team match team match team"]) == [([2, 1, 2, 1], True)] and reader(["team match team match"]) == [([2, 1, 2], True)]
+    assert reader.up_to(4)(["team match team match team"]) == [Tokens([2, 1, 2, 1], True)] and reader(["team match team match"]) == [
+        Tokens([2, 1, 2], True)
+    ]
     assert reader([]) == []
 
 

@@ -138,7 +138,7 @@ def test_a_sweep_is_one_file_at_the_size_that_was_asked_for_with_the_same_cells(
     assert asked.columns == here.columns and asked.seeds == here.seeds and not asked.small
     (first, *_), column, seed = here.settings(), here.columns[0], here.seeds[0]
     assert asked.cell(first, column, seed).fingerprint == here.cell(first, column, seed).fingerprint, "results of both are the same cells"
-    assert asked.paper.figures["0.5"] == {column: here.paper.figures["0.5"][column]}, "of the columns that it has"
+    assert asked.paper.figures["released · 0.5"] == {column: here.paper.figures["released · 0.5"][column]}, "of the columns that it has"
     experiment = asked.experiment(first, column)
     assert experiment.method["rounds"] == 3
     assert (experiment.output, experiment.augment.cache, experiment.model.cache) == ("/s/runs", "/s/.selftrain/texts", "/s/.selftrain/embeddings")
@@ -175,6 +175,13 @@ def test_a_generation_writes_to_the_storage(cluster):
     experiment = load(None, options.overrides)
     assert (experiment.augment.cache, experiment.augment.model) == ("/s/.selftrain/texts", "/s/gemma")
     assert (experiment.augment.temperature, experiment.ray.address) == (1.0, "auto")
+    teachers = '[{model: ./gemma, share: 2}, {model: gpt, server: "http://s/v1"}]'
+    arguments = submitted(cluster, f"generate --classes a,b --per-class 3 --out more --set 'augment.teachers={teachers}'")
+    asked = load(None, build_parser().parse_args(arguments).overrides).augment
+    assert [(one.model, one.server, one.share) for one in asked.teachers] == [
+        ("/s/gemma", None, 2),
+        ("gpt", "http://s/v1", 1),
+    ] and asked.model is None
 
 
 def test_a_distillation_reads_its_bundle_on_the_storage(cluster):
@@ -268,6 +275,10 @@ def test_no_secret_is_sent_and_it_is_said_who_must_have_it(cluster, capsys, monk
     assert KEY not in everything and "secret-word" not in everything and "MLflow      " not in said.out
     submitted(cluster, "run --data bbc_news")
     assert "SELFTRAIN_LANGUAGE_MODEL_KEY" not in capsys.readouterr().err, "no server is asked"
+    monkeypatch.setenv("THEIR_KEY", KEY)
+    submitted(cluster, "run --set 'augment.teachers=[{model: a}, {model: b, server: http://s/v1, key_variable: THEIR_KEY}]'")
+    said = capsys.readouterr().err
+    assert "THEIR_KEY is not sent" in said and "SELFTRAIN_LANGUAGE_MODEL_KEY" not in said
 
 
 @pytest.mark.parametrize("command", ["run", f"sweep {ROOT / 'tune_spaces' / 'genco_tau.yaml'}"])

@@ -92,10 +92,24 @@ def test_every_backend_gives_the_same_probabilities(plain, exported) -> None:
         np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-12)
         np.testing.assert_allclose(found, expected, atol=tolerance)
         assert opened.classes_.tolist() == list(LABELS)
-        assert [(len(ids), truncated) for ids, truncated in opened.tokenize(["the team", "match " * 40])] == [(4, False), (16, True)]
+        assert [(len(one.ids), one.truncated) for one in opened.tokenize(["the team", "match " * 40])] == [(4, False), (16, True)]
         assert opened.predict_proba([]).shape == (0, 3)
         with pytest.raises(DataError, match=r"Text 1 of 2.*empty"):
             opened.predict(["fine", " "])
+
+
+def test_windows_are_read_and_averaged_by_every_backend(plain, graph_of_plain, tmp_path) -> None:
+    source = Path(shutil.copytree(plain, tmp_path / "source"))
+    (source / "selftrain.json").write_text(json.dumps(json.loads((source / "selftrain.json").read_text()) | {"windows": 2, "format": 2}))
+    long = CheckDocuments([" ".join(["the team"] * 12 + [one]) for one in DOCUMENTS.texts], "made-up documents")
+    record = export_bundle(source, long, max_accuracy_loss=1.0, backends=("onnx", "onnx-int8"), threads=1)
+    assert record.int8 is not None and record.int8.documents == 120  # not windows
+    rows = texts(50, seed=1)
+    expected = Classifier.load(source, device="cpu", backend="torch").predict_proba(rows)
+    assert not np.allclose(expected, Classifier.load(plain, device="cpu").predict_proba(rows), atol=1e-3)
+    found = Classifier.load(source, backend="onnx", threads=1)
+    np.testing.assert_allclose(found.predict_proba(rows), expected, atol=1e-5)
+    assert [(len(one.windows), one.truncated) for one in found.tokenize(["the team", "match " * 40])] == [(1, False), (2, False)]
 
 
 def test_int8_holds_every_weight_to_half_a_step_and_the_probabilities_nearly(plain, exported) -> None:

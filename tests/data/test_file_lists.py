@@ -1,21 +1,19 @@
 """Several files as one source: folders, wildcards and addresses of object stores."""
 
 import errno
-import itertools
 import sys
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
+from object_store import BUCKETS, new_bucket, s3_server
 
 from selftrain.config import DataConfig
 from selftrain.data.loading import load_corpus
 from selftrain.data.sources import find_source
 from selftrain.errors import ConfigError, DataError, MissingExtraError, ResourceError, ServiceError
 
-BUCKETS = itertools.count()
 PARTS = {"part-2.parquet": range(20, 30), "part-1.parquet": range(10, 20), "part-10.parquet": range(0, 10)}
 IN_ORDER = [*range(10, 20), *range(0, 10), *range(20, 30)]  # part-1, part-10, part-2
 
@@ -163,25 +161,13 @@ def test_a_copy_that_cannot_be_made_is_explained(store, monkeypatch):
 def bucket(folder, monkeypatch):
     import s3fs
 
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    variables = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()  # one of another test asks another server
-    files, name = s3fs.S3FileSystem(skip_instance_cache=True), f"documents-{next(BUCKETS)}"
-    files.mkdir(name)
-    for file in folder.iterdir():
-        files.pipe_file(f"{name}/texts/{file.name}", file.read_bytes())
-    yield f"s3://{name}"
+    with s3_server() as server:
+        address = new_bucket(server, monkeypatch)
+        files = s3fs.S3FileSystem(skip_instance_cache=True)
+        for file in folder.iterdir():
+            files.pipe_file(f"{address}/texts/{file.name}", file.read_bytes())
+        yield address
     s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 @pytest.mark.slow

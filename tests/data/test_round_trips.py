@@ -9,7 +9,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from selftrain.data.cleaning import SourceRow, UnreadableText
@@ -65,6 +65,7 @@ contents = st.one_of(st.binary(max_size=60), some, some.map(lambda rest: b"text,
 
 
 @given(contents, st.sampled_from(FILE_SUFFIXES), st.sampled_from([None, "label"]))
+@example(b'"\0\n"\0', ".csv", None)  # a column whose name has two lines
 def test_any_bytes_are_rows_or_one_sentence(folder, content, suffix, label):
     path = folder / f"any{suffix}"
     path.write_bytes(content)

@@ -17,7 +17,7 @@ from tiny import tiny_language_model
 from selftrain.config import AugmentConfig
 from selftrain.serving.language_model import Augmentation, with_model_name
 from selftrain.serving.models import ModelSource
-from selftrain.texts.engines import make_engine
+from selftrain.texts.engines import make_engines
 from selftrain.texts.prompts import Prompt, Sampling
 
 SMALL = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "128", "--max-num-seqs", "8", "--kv-cache-memory-bytes", str(2**26)]
@@ -59,7 +59,8 @@ def test_a_server_of_vllm_is_an_engine_for_training(engine, tmp_path) -> None:
     free, choice = Sampling(0.8, 12, min_tokens=6), Sampling(0.0, 16, choices=("team", "match"))
     prompts = [Prompt(f"the team won match {number}", str(number), "input", "", 0, free) for number in range(20)]
     prompts += [Prompt("the team won the match", "x", "classify", "", 0, choice), Prompt("team " * 150, "too long", "input", "", 0, free)]
-    found = {one.prompt.document_id: one for one in make_engine(config, "served:tiny", application="test", owner=None).generate(prompts)}
+    (engine,) = make_engines(config, ["served:tiny"], application="test", owner=None)
+    found = {one.prompt.document_id: one for one in engine.generate(prompts)}
     assert found["x"].text.strip() in choice.choices, found["x"].error
     assert "400" in found["too long"].error and [name for name, one in found.items() if one.error] == ["too long"]
     texts = [found[str(number)] for number in range(20)]

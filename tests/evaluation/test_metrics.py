@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, f1_score
 
-from selftrain.evaluation.metrics import evaluate, precision_of_most_confident
+from selftrain.evaluation.metrics import area_under_curve, evaluate, precision_of_most_confident
 
 # Seven documents of three classes; confidences 0.8, 0.6, 0.5, 0.7, 0.9, 0.4, 0.6 and predictions 0, 0, 1, 1, 1, 0, 1: class c is never predicted.
 TOY = np.array([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.3, 0.5, 0.2], [0.2, 0.7, 0.1], [0.05, 0.9, 0.05], [0.4, 0.3, 0.3], [0.2, 0.6, 0.2]])
@@ -26,6 +26,15 @@ def test_three_classes_by_hand():
     assert [entry["recall"] for entry in scores.per_class] == pytest.approx([2 / 3, 1.0, 0.0])
     assert [(entry["support"], entry["predicted"]) for entry in scores.per_class] == [(3, 3), (2, 4), (2, 0)]
     assert scores.mean_confidence == pytest.approx(4.5 / 7)
+
+
+def test_area_under_the_curve_by_hand():
+    """The share of pairs, one of the class and one of another, that are ranked rightly; a tie is half of one."""
+    second = np.array([0.9, 0.4, 0.4, 0.1])  # (.9 over .4, .9 over .1, .4 beside .4, .4 over .1): 3.5 of 4
+    assert area_under_curve(np.stack([1 - second, second], axis=1), np.array([1, 1, 0, 0])) == pytest.approx(3.5 / 4)
+    # a: .8 .6 .3 against .2 .05 .4 .2: 11 of 12; b: .7 .9 against .1 .3 .5 .3 .6: 10 of 10; c: .3 .2 against .1 .1 .2 .1 .05: 5 and 4.5 of 10
+    assert area_under_curve(TOY, TOY_LABELS) == pytest.approx((11 / 12 + 1 + 9.5 / 10) / 3)
+    assert area_under_curve(TOY, np.array([0, 0, 0, 1, 1, 1, 1])) is None
 
 
 def test_calibration_error_of_the_toy_by_hand():

@@ -13,9 +13,18 @@ FAMILY = {
     "batch_size": 32,
     "unlabeled_ratio": 3,
     "learning_rate": None,
+    "optimizer": "adamw",
     "weight_decay": 0.01,
+    "decayed": None,
+    "momentum": 0.9,
+    "nesterov": True,
+    "schedule": "linear",
+    "milestones": (0.5, 0.75),
+    "drop": 0.1,
+    "average": 0.0,
     "ramp": 0.25,
     "views": "edits",
+    "view_pool": None,
     "ns3l_weight": 0.0,
     "ns3l_threshold": 0.04,
     "ns3l_negatives": "threshold",
@@ -38,7 +47,14 @@ OWN = {
     },
     "mixmatch": {"temperature": 0.5, "alpha": 0.75, "weight": 75.0, "unlabeled_ratio": 1},
     "fixmatch": {"threshold": 0.95, "weight": 1.0, "simclr_weight": 0.0, "temperature": 0.1},
-    "ssc": {"threshold": 0.95, "temperature": 0.1, "confidence_temperature": 0.08, "unconfident": True, "unconfident_weight": 0.2},
+    "ssc": {
+        "threshold": 0.95,
+        "temperature": 0.1,
+        "confidence_temperature": 0.08,
+        "unconfident": True,
+        "unconfident_weight": 0.2,
+        "projection": None,
+    },
     "tf_kd": {"variant": "self", "alpha": 0.5, "temperature": None, "correct": 0.99},
     "cs_kd": {"weight": 1.0, "temperature": 4.0},
     "ps_kd": {"alpha": 0.8},
@@ -57,6 +73,16 @@ RANGES = {
     "weight_decay": FROM_ZERO,
     "ramp": SHARE,
     "views": ("edits", "continuations", "others"),
+    "view_pool": WHOLE,
+    "optimizer": ("adamw", "sgd", "adam"),
+    "decayed": ("weights", "all", "biases"),
+    "momentum": BELOW_ONE,
+    "nesterov": (True, False),
+    "schedule": ("cosine", "constant", "exponential"),
+    "milestones": ((), (0.65,), (1.5,), (-0.1,)),
+    "drop": (1e-9, 1.0, 0.0, 1 + 1e-9),
+    "average": BELOW_ONE,
+    "projection": (0, 10**6, -1),
     "ns3l_weight": FROM_ZERO,
     "ns3l_threshold": (1e-9, 1 - 1e-9, 0.0, 1.0),
     "ns3l_negatives": ("uniform", "oracle", "nearest"),
@@ -103,7 +129,7 @@ def test_ranges(name):
         for value in (first, last):
             assert getattr(options(name, **{option: value}), option) == value
         for value in refused:
-            with pytest.raises(SelfTrainError, match=f"method.{option} of {name}"):
+            with pytest.raises(SelfTrainError, match=rf"method\.{option}(\.0)? of {name}"):
                 options(name, **{option: value})
     with pytest.raises(SelfTrainError, match=r"Unknown option method\.weigth"):
         options(name, weigth=1)

@@ -62,7 +62,7 @@ def test_full_genco_asks_for_continuations_once_and_for_conditional_texts_every_
     _, history = trained(corpus, tmp_path / "e", writer)
     assert [{request.kind for request in batch} for batch in writer.asked] == [{"input"}, {"conditional"}, {"conditional"}]
     assert len(writer.asked[0]) == len(corpus.unlabeled)
-    assert all(len(batch) == entry["selected"] for batch, entry in zip(writer.asked[1:], history.rounds, strict=True))
+    assert all(len(batch) == entry["pairs_drawn"] <= entry["selected"] for batch, entry in zip(writer.asked[1:], history.rounds, strict=True))
     assert {"g2l", "t2g", "loss"} <= set(history.rounds[0])
 
 
@@ -99,7 +99,7 @@ def test_filtered_texts_are_done_without(corpus, tmp_path, missing):
 
 def test_a_document_without_conditional_text_is_trained_on_itself(corpus, tmp_path):
     without, history = trained(corpus, tmp_path / "e", Writer(corpus, lambda request: request.kind == "conditional"))
-    assert history.rounds[0]["pairs_without_conditional_text"] == history.rounds[0]["selected"] > 0
+    assert history.rounds[0]["pairs_without_conditional_text"] == history.rounds[0]["pairs_drawn"] > 0
     assert history.rounds[0]["conditional_texts_filed_under_their_label"] == 0.0
     never_asked, _ = trained(corpus, tmp_path / "f", Writer(corpus), conditional_augmentation=False)
     assert equal(weights(without), weights(never_asked))
@@ -168,6 +168,19 @@ def test_unknown_option_names_the_nearest():
         methods.options_of({"name": "genco", "tua": 0.1})
 
 
+def test_raw_dot_products_differ_from_cosines_on_a_real_encoder(corpus, tmp_path):
+    """A backbone that ends in `Normalize`, as all-MiniLM-L6-v2 does: without it, lengths count."""
+    plain = {"input_augmentation": False, "conditional_augmentation": False}
+    cosines, _ = trained(corpus, tmp_path / "a", **plain)
+    released, _ = trained(corpus, tmp_path / "b", **plain, target_similarity="released")
+    assert not equal(weights(cosines), weights(released))
+
+
+def test_q_with_its_gradient_is_of_the_scores_alone():
+    with pytest.raises(SelfTrainError, match="target_gradient must be false with target_similarity 'released'"):
+        methods.options_of({"name": "genco", "target_gradient": True, "target_similarity": "released"})
+
+
 @pytest.mark.parametrize("document", [{"tau": 0}, {"tau": 1.5}, {"rounds": -1}, {"first_share": 0.5, "last_share": 0.2}, {"t2g_denominator": "all"}])
 def test_options_out_of_range_are_refused(document):
     with pytest.raises(SelfTrainError, match=r"method\."):
@@ -198,8 +211,9 @@ def test_a_corpus_of_several_blocks_is_learned_as_one_block_is(corpus, tmp_path,
     if samples:
         assert set(asked) == {"conditional"}
         return
-    # In each round the continuations of one block after the other, then those of the selected documents, then the texts on their labels.
+    # In each round the continuations of one block after the other, then those of the documents that batches draw, then the texts on their labels.
     assert asked == (["input"] * 5 + ["conditional"]) * 2
     assert [len(requests) for requests in cut.asked[:4]] == [7, 7, 7, 3]
-    assert set(found._continuations) == set(found.selection.label_of)  # nobody holds those of all documents
+    drawn = {request.document_id for request in cut.asked[-1]}
+    assert {corpus.unlabeled.ids[index] for index in found._continuations} == drawn  # nobody holds those of all documents
     assert [{request.kind for request in requests}.pop() for requests in writer.asked].count("input") == 1

@@ -58,6 +58,32 @@ def test_the_family_reads_images_and_others_say_that_they_do_not(images):
         built(images, name="ns3l", views="continuations")
 
 
+def test_batch_normalization_and_biases_do_not_decay(images):
+    method = built(images, name="fixmatch", optimizer="sgd", weight_decay=0.1)
+    decaying, kept = method.optimizer.param_groups
+    assert (decaying["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+    norms = {id(value) for module in method.encoder.modules() if isinstance(module, torch.nn.BatchNorm2d) for value in module.parameters()}
+    assert {id(value) for value in kept["params"]} == norms | {id(method.classifier.bias)}
+    assert len(decaying["params"]) == 3 + 1  # convolutions and the classifier
+    (everything,) = built(images, name="fixmatch", decayed="all").optimizer.param_groups
+    assert len(everything["params"]) == len(decaying["params"]) + len(kept["params"])
+
+
+def test_labels_alone_means_that_batch_normalization_sees_no_other_image(images):
+    """Other images without a label, and the same training; NS3L on top reads them."""
+    pixels = [*images.unlabeled.contents[:8], *toy_images(32, seed=5)[0]]
+    other = replace(images, unlabeled=Documents((*images.unlabeled.ids[:8], *map(image_id, pixels[8:])), pixels))
+    for name, more in (("cross_entropy", {}), ("seal", {}), ("cross_entropy", {"ns3l_weight": 1.0, "ns3l_threshold": 0.4})):
+        found = []
+        for corpus in (images, other):
+            torch.manual_seed(0)
+            encoder = ImageEncoder("small-cnn", images.unlabeled.contents)  # one mean and deviation of the channels
+            method = resolve(parse({"method": {**SHORT, **OPTIONS.get(name, {}), "name": name, **more}})).build(corpus, encoder)
+            run(method)
+            found.append(method.encoder.state_dict())
+        assert all(torch.equal(value, found[1][key]) for key, value in found[0].items()) == (not more)
+
+
 @pytest.mark.parametrize("name", FAMILY)
 def test_every_member_learns_the_toy_classes(images, name):
     method = built(images, name=name, steps_per_round=8)
@@ -132,7 +158,7 @@ def test_vat_without_a_perturbation_finds_no_difference(images):
 def test_the_teachers_running_statistics_are_those_of_the_student(images):
     method = built(images, name="mean_teacher")
     run(method)
-    for teacher, student in zip(method.teacher_encoder.buffers(), method.encoder.buffers(), strict=True):
+    for teacher, student in zip(method.teacher.encoder.buffers(), method.encoder.buffers(), strict=True):
         assert torch.equal(teacher, student)
 
 
@@ -146,5 +172,5 @@ def test_seals_generator_starts_from_weights_of_its_own(images):
 def test_a_strong_view_is_flipped_only_where_that_keeps_the_class(images, monkeypatch, mirrored):
     told = []
     monkeypatch.setattr(image_views, "strong_views", lambda documents, rng, *, mirrored, device: told.append(mirrored) or documents)
-    built(replace(images, mirrored=mirrored), name="fixmatch").strong_views_of([0, 1], 0, np.random.default_rng(0))
+    built(replace(images, mirrored=mirrored), name="fixmatch").strong_views_of([0, 1], 1, np.random.default_rng(0))
     assert told == [mirrored]

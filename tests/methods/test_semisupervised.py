@@ -5,9 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 from tiny import tiny_backbone
 
 from selftrain import methods
+from selftrain.bundle.classifier import Classifier
+from selftrain.bundle.handover import card_of, write_student
 from selftrain.config import parse
 from selftrain.data.texts import TextRequest, no_texts
 from selftrain.errors import SelfTrainError
@@ -150,7 +153,7 @@ def test_ns3l_is_added_to_any_member_with_its_weight_and_ramp(few, tmp_path, nam
         method.refresh(0, no_texts)
         method.encoder.train()
         figures.append(method.step(0, 0))
-    ramp = {"ssc": 1.0, "seal": 0.0}.get(name, np.exp(-5))  # no ramp, and a linear one
+    ramp = {"ssc": 1.0, "seal": 0.0, "mixmatch": 0.0}.get(name, np.exp(-5))  # no ramp, and linear ones
     assert "ns3l" not in figures[0] and figures[1]["ns3l"] > 0
     assert figures[2]["ns3l"] == pytest.approx(2 * figures[1]["ns3l"], rel=1e-5)
     for found in figures[1:]:
@@ -210,8 +213,27 @@ def test_the_ramp_rises_to_one(few, tmp_path):
     assert built(few, tmp_path / "b", name="ns3l", ramp=0).ramped(0.0) == 1.0
 
 
+@pytest.mark.parametrize("head", [True, False])
+def test_a_bundle_of_ssc_answers_as_what_was_trained_though_embeddings_have_any_length(few, tmp_path, head):
+    """`similarity: dot`: the bundle says cosine, so that it divides by the lengths as training did."""
+    experiment = parse({"model": {"similarity": "dot", "max_tokens": 16}, "method": {**SHORT, "name": "ssc", "average": 0.5}})
+    longer = SentenceTransformer(modules=list(tiny_backbone(tmp_path / "a"))[:2], device="cpu")  # without the module that makes all lengths one
+    encoder = (HeadEncoder if head else TextEncoder)(longer, max_tokens=16, normalize=False)
+    recipe = resolve(experiment)
+    method = recipe.build(few, encoder)
+    run(method)
+    student, texts = method.student(), list(few.unlabeled.contents)
+    card = card_of(student, name="few", recipe=recipe, corpus=few, experiment=experiment, supervision="few")
+    opened = Classifier.load(write_student(tmp_path / "bundle", student, card))
+    expected = student.predict(texts).numpy()
+    assert (student.encoder.encode(texts).norm(dim=1) - 1).abs().min() > 0.01
+    np.testing.assert_allclose(opened.predict_proba(texts), expected, atol=1e-5)
+    logits = method.average.classifier(student.encoder.encode(texts)) / method.options.confidence_temperature  # what training took for probabilities
+    np.testing.assert_allclose(expected, torch.softmax(logits, dim=1).detach().numpy(), atol=1e-5)
+
+
 def test_mean_teacher_serves_the_teacher(few, tmp_path):
     method = built(few, tmp_path / "a", name="mean_teacher", decay=0.9)
     run(method)
-    assert method.student().encoder is method.teacher_encoder
+    assert method.student().encoder is method.teacher.encoder
     assert not torch.equal(method.student().weights, method.classifier.weight)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize
 from tiny import tiny_backbone
 
 from selftrain.models.encoder import TextEncoder
@@ -29,6 +30,21 @@ def test_untrained_it_is_the_encoder_as_it_is(trunk):
     plain, head = TextEncoder(trunk, max_tokens=16).eval(), HeadEncoder(trunk, max_tokens=16)
     torch.testing.assert_close(head.encode(TEXTS), plain.encode(TEXTS))
     torch.testing.assert_close(head.encode_augmented(TEXTS, [["more"], [], ["x"]]), plain.encode_augmented(TEXTS, [["more"], [], ["x"]]))
+
+
+def test_without_normalisation_embeddings_have_the_length_of_the_trunks(trunk, tmp_path):
+    """By hand: the trunk's pooled embedding before its last module, and the direction that the head gives it."""
+    assert isinstance(trunk[-1], Normalize)
+    pooled = TextEncoder(SentenceTransformer(modules=list(trunk)[:-1], device="cpu"), max_tokens=16, normalize=False).eval().encode(TEXTS)
+    lengths = pooled.norm(dim=1)
+    assert (lengths - 1).abs().min() > 0.1 and lengths.std() > 0.01
+    torch.testing.assert_close(TextEncoder(trunk, max_tokens=16).unnormalized().encode(TEXTS), pooled)
+    head = HeadEncoder(trunk, cache=tmp_path / "cache", max_tokens=16)
+    torch.testing.assert_close(head.unnormalized().encode(TEXTS), pooled)
+    moved(head)
+    layer = head.layer({"sentence_embedding": pooled / lengths.unsqueeze(1)})["sentence_embedding"]
+    torch.testing.assert_close(head.unnormalized().encode(TEXTS), layer * lengths.unsqueeze(1))
+    torch.testing.assert_close(head.encode(TEXTS).norm(dim=1), torch.ones(3))  # itself it is as it was
 
 
 def test_the_layer_alone_is_trained_and_saved(trunk):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import json
 import shutil
 
@@ -11,7 +10,7 @@ import pytest
 import s3fs
 from fsspec.registry import known_implementations
 from many_files import check_result, files_of, write_parquet
-from moto.server import ThreadedMotoServer
+from object_store import new_bucket, s3_server
 
 from selftrain.data import parquet
 from selftrain.errors import ConfigError, DataError, MissingExtraError, OutputError, ServiceError
@@ -20,27 +19,18 @@ from selftrain.passes.places import own_folder
 from selftrain.passes.prediction import predict_files
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-BUCKETS = itertools.count()
 
 
 @pytest.fixture(scope="module")
 def server():
-    moto = ThreadedMotoServer(port=0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    yield f"http://{host}:{port}"
-    moto.stop()
+    with s3_server() as address:
+        yield address
 
 
 @pytest.fixture
 def bucket(server, monkeypatch):
     """The address of an empty bucket."""
-    variables = {"AWS_ENDPOINT_URL": server, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    name = f"labels-{next(BUCKETS)}"
-    s3fs.S3FileSystem(skip_instance_cache=True).mkdir(name)
-    return f"s3://{name}"
+    return new_bucket(server, monkeypatch)
 
 
 def uploaded(docs, address: str) -> None:

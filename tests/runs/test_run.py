@@ -4,12 +4,16 @@ import csv
 
 import numpy as np
 import pytest
+from light_runs import described
 
 from selftrain.config import DataConfig
 from selftrain.data.corpus import Documents
+from selftrain.errors import SelfTrainError
 from selftrain.evaluation.summary import summarise
 from selftrain.runs.labeled import write_labeled
+from selftrain.runs.plan import prepare
 from selftrain.runs.rows import chosen_classes, row
+from selftrain.training.fit import fit, probabilities
 
 
 @pytest.mark.parametrize(("supervision", "bound"), [("few", False), ("all", False), ("oracle", True)])
@@ -48,3 +52,20 @@ def test_labeled_documents_are_a_csv_that_no_spreadsheet_takes_for_formulas(tmp_
         ("3", "'+a", "0.5000"),
         ("4", "'+a", "1.0000"),
     ]
+
+
+def test_every_round_is_scored_on_the_test_documents_where_that_is_asked_for(home):
+    document = described(home, "bilstm")
+    assert prepare(document).main.tested is None
+    asked = document.model_copy(update={"evaluation": document.evaluation.model_copy(update={"every_round": True})})
+    found = prepare(asked)
+    fitted = fit(found.main.recipe, found.main.granted(0), seed=0, tested=found.main.tested)
+    corpus = found.corpus
+    predicted = probabilities(fitted.student, corpus.test)
+    right = [row.argmax() == found.truth.test[id_] for row, id_ in zip(predicted, corpus.test.ids, strict=True)]
+    assert len(right) == 20 and [entry["test_accuracy"] for entry in fitted.rounds][-1] == sum(right) / 20
+    assert all(0 <= entry["test_auc"] <= 1 for entry in fitted.rounds) and len(fitted.rounds) == 6
+    unlabeled = {"label_column": None, "supervision": "none", "test_documents": 20}
+    without = asked.model_copy(update={"data": asked.data.model_copy(update=unlabeled), "method": {"name": "genco", "rounds": 0}})
+    with pytest.raises(SelfTrainError, match=r"evaluation\.every_round must be false where test documents have no labels"):
+        prepare(without)

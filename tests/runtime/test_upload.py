@@ -124,7 +124,7 @@ def test_a_document_gets_the_paths_of_the_nodes_everywhere(here, upload):
     document = {
         "data": {"source": "news.csv", "text_column": "news.csv", "classes": ["a", "b"]},
         "model": {"encoder": "./encoder", "cache": ".selftrain/embeddings"},
-        "augment": {"cache": "s3://bucket/texts", "model": None},
+        "augment": {"cache": "s3://bucket/texts", "model": None, "teachers": [{"model": "./gemma"}, {"model": "gpt", "server": "http://s/v1"}]},
         "training": {"storage": None, "workers": 2},
         "tracking": {"uri": "sqlite:///mlflow.db"},
         "method": {"name": "genco"},
@@ -135,7 +135,11 @@ def test_a_document_gets_the_paths_of_the_nodes_everywhere(here, upload):
     assert upload.document(document) == {
         "data": {"source": news, "text_column": "news.csv", "classes": ["a", "b"]},
         "model": {"encoder": "/mnt/shared/encoder", "cache": "/mnt/shared/.selftrain/embeddings"},
-        "augment": {"cache": "s3://bucket/texts", "model": None},
+        "augment": {
+            "cache": "s3://bucket/texts",
+            "model": None,
+            "teachers": [{"model": "/mnt/shared/gemma"}, {"model": "gpt", "server": "http://s/v1"}],
+        },
         "training": {"storage": None, "workers": 2},
         "tracking": {"uri": "sqlite:////mnt/shared/mlflow.db"},
         "method": {"name": "genco"},

@@ -21,7 +21,7 @@ NOBODY = Ticket([])
 
 def queue_of(lengths: list[int]) -> list[QueuedText]:
     """Texts that came in the order of `lengths`, as the batcher sorts them."""
-    waiting = (QueuedText(order, length, Tokens([7] * length, False), NOBODY, 0) for order, length in enumerate(lengths))
+    waiting = (QueuedText(order, length, [7] * length, Tokens([7] * length, False), NOBODY, 0) for order, length in enumerate(lengths))
     return sorted(waiting, key=lambda one: one.length)
 
 
@@ -106,6 +106,31 @@ def test_batches_hold_no_more_tokens_than_the_model_wants_at_a_time():
     assert all(one.probabilities is not None for one in found)
     assert max(len(batch) * max(map(len, batch)) for batch in model.batches) <= 6
     assert max(map(len, model.batches)) > 1
+    batcher.close()
+
+
+def in_windows(texts: list[str]) -> list[Tokens]:
+    """A window a word, a token a letter."""
+    split = [[[ord(letter) for letter in word] for word in text.split(" ")] for text in texts]
+    return [Tokens(first, len(further) > 2, tuple(further)) for first, *further in split]
+
+
+def test_a_text_of_several_windows_has_the_geometric_mean_of_their_probabilities() -> None:
+    seen: list[list[list[int]]] = []
+
+    def by_length(rows: list[list[int]]) -> np.ndarray:
+        seen.append(list(rows))
+        if any(POISON in row for row in rows):
+            raise RuntimeError("the model broke on poison")
+        return np.array([[1 / len(row), 1 - 1 / len(row)] for row in rows])
+
+    batcher = Batcher(in_windows, by_length, max_waiting=4, max_seconds=60, most_tokens=5)
+    found = batcher.submit(["bb ccccc", "ddddd", f"ee {chr(POISON) * 3} f", "gg gg gg gg"]).done.result(30)
+    first, second = (0.5 * 0.2) ** 0.5, (0.5 * 0.8) ** 0.5
+    assert found[0].probabilities == pytest.approx([first / (first + second), second / (first + second)])
+    assert found[1].probabilities == [0.2, 0.8] and found[2].probabilities is None and found[3].probabilities == pytest.approx([0.5, 0.5])
+    assert [one.truncated for one in found] == [False, False, False, True]
+    assert max(len(batch) for batch in seen) > 1 and batcher.waiting == 0
     batcher.close()
 
 

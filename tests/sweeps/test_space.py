@@ -111,6 +111,33 @@ def test_small_is_laid_over_the_base_and_takes_the_place_of_the_rest(document, t
         load_space(tmp_path / "absent.yaml")
 
 
+def test_what_every_setting_gets_reaches_those_with_another_method(document, tmp_path):
+    """FixMatch was trained for twice the steps of SSC in a table: `small.base` does not reach it."""
+    document["axes"] = {"method": {"alone": {}, "long": {"method": {"name": "pi_model", "rounds": 7}}, "other": {"method": {"name": "pi_model"}}}}
+    document["small"] = {"every": {"method": {"rounds": 1}}}
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(document))
+
+    def rounds(**how):
+        space = load_space(tmp_path / "toy.yaml", **how)
+        return [space.cell(setting, space.columns[0], 0).recipe.options.rounds for setting in space.settings()]
+
+    assert rounds() == [2, 7, 10] and rounds(small=True) == [1, 7, 1]
+    assert rounds(small=True, overrides=["method.rounds=3"]) == [3, 7, 3]
+    assert rounds(overrides=["method.rounds=3"]) == [3, 7, 3]
+    document["small"] = {"base": {"method": {"rounds": 1}}}
+    with pytest.raises(
+        SelfTrainError, match=r"small\.base\.method\.rounds of toy does not reach 'other', which has another method; set small\.every"
+    ):
+        parse_space(document)
+    document["small"] = {"base": {"method": {"label_smoothing": 0.1}}}  # no option of the others
+    parse_space(document)
+
+
+def test_a_space_without_changes_of_every_setting_keeps_its_folder(document):
+    assert parse_space(document).fingerprint() == parse_space(document | {"every": {}}).fingerprint()
+    assert parse_space(document).fingerprint() != parse_space(document | {"every": {"method": {"rounds": 1}}}).fingerprint()
+
+
 def test_overrides_are_laid_over_the_sweep_and_its_base_in_the_end(document, tmp_path):
     document["small"] = {"base": {"method": {"rounds": 1}}, "seeds": [7]}
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(document))

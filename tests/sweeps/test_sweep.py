@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,10 +18,12 @@ from commands import selftrain
 from processes import end_all, started_by
 
 from selftrain.config import Experiment
+from selftrain.data.texts import no_texts
 from selftrain.sweeps.plan import folder_of, prepare_sweep
-from selftrain.sweeps.runner import trial_needs, workers
+from selftrain.sweeps.runner import run_trials, trial_needs, workers
 from selftrain.sweeps.space import parse_space
 from selftrain.sweeps.sweep import run_sweep
+from selftrain.sweeps.trial import SharedInputs, train_cell
 
 pytestmark = pytest.mark.ray
 SELFTRAIN = [sys.executable, "-c", "import sys; from selftrain.cli import main; sys.exit(main())"]
@@ -88,6 +91,47 @@ def test_a_sweep_ends_with_a_table_and_a_second_one_has_nothing_to_do(document, 
     assert "all 4 results are there" in capfd.readouterr().err
     assert len(lines(result.folder)) == 4
     assert again.mlflow_run_id == result.mlflow_run_id and len(children(document["base"]["tracking"]["uri"], result.mlflow_run_id)) == 4
+
+
+def test_a_trial_whose_process_is_killed_goes_on_after_its_last_round_to_the_same_result(document, tmp_path):
+    """SIGKILL, as a preempted node or the kernel gives it: Tune starts another process, which finds the last round."""
+    document["base"]["method"] |= {"rounds": 4, "steps_per_round": 5}
+    prepared = prepare_sweep(parse_space(document))
+    cell, log, kill = prepared.cells[1], tmp_path / "log", signal.SIGKILL
+    undisturbed = train_cell(cell, *prepared.corpora[cell.data], no_texts)
+    (tmp_path / "checkpoints").mkdir()
+
+    def work(config, shared, report):  # a closure: what a test's module defines cannot be imported by a worker
+        from selftrain.sweeps.trial import run_cell
+        from selftrain.training import checkpoints
+
+        checkpoints.EVERY_SECONDS, checkpoints._SHARE = -1.0, 0  # every round
+        write = checkpoints.RoundCheckpoint.write
+
+        def told(self, state):
+            write(self, state)
+            with log.open("a") as file:
+                file.write(f"{os.getpid()} {len(state['rounds'])}\n")
+            if log.read_text().count("\n") == 2:
+                os.kill(os.getpid(), kill)
+
+        checkpoints.RoundCheckpoint.write = told
+        try:
+            return run_cell(config, shared, report)
+        finally:
+            checkpoints.RoundCheckpoint.write = write
+
+    found = []
+    shared = SharedInputs([cell], prepared.corpora, no_texts, checkpoints=tmp_path / "checkpoints")
+    run_trials(work, shared, lambda config, result: found.append(result), configs=[{"cell": 0}], at_once=1)
+    written = [line.split() for line in log.read_text().splitlines()]
+    assert [int(rounds) for _, rounds in written] == [1, 2, 3, 4]  # none of them twice
+    assert written[0][0] == written[1][0] != written[2][0] == written[3][0]
+    times = {"seconds", "train_seconds"}
+    (result,) = found
+    assert {name: value for name, value in result.items() if name not in times} == {
+        name: value for name, value in json.loads(json.dumps(undisturbed)).items() if name not in times
+    }
 
 
 def test_a_killed_sweep_goes_on_where_it_was(document, tmp_path):

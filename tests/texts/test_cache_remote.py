@@ -1,19 +1,16 @@
 """GenDict in an object store: an imitation of S3 that speaks its protocol, and fsspec's memory for what is the same everywhere."""
 
-import itertools
 import sys
 
 import pyarrow.parquet as pq
 import pytest
 import s3fs
 from cache_writers import two_writers_agree
-from moto.server import ThreadedMotoServer
+from object_store import BUCKETS, new_bucket, s3_server
 
 from selftrain.errors import ConfigError, MissingExtraError, OutputError, ServiceError
 from selftrain.texts.cache import Completion, TextCache, broken_blocks, cache_location, check_cache, merging
 from selftrain.texts.cache.store import LocalStore, RemoteStore, open_store
-
-BUCKETS = itertools.count()
 
 
 def completion(key, text="a text"):
@@ -22,22 +19,14 @@ def completion(key, text="a text"):
 
 @pytest.fixture(scope="module")
 def server():
-    moto = ThreadedMotoServer(port=0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    yield f"http://{host}:{port}"
-    moto.stop()
+    with s3_server() as address:
+        yield address
 
 
 @pytest.fixture
 def bucket(server, monkeypatch):
-    """The address of an empty prefix; this process and those that it starts find the server."""
-    variables = {"AWS_ENDPOINT_URL": server, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    name = f"bucket-{next(BUCKETS)}"
-    s3fs.S3FileSystem(skip_instance_cache=True).mkdir(name)
-    return f"s3://{name}/texts"
+    """The address of an empty prefix."""
+    return f"{new_bucket(server, monkeypatch)}/texts"
 
 
 @pytest.fixture

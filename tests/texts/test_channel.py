@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import signal
 from collections import Counter
 from dataclasses import replace
@@ -14,6 +15,7 @@ from tiny import tiny_language_model
 from selftrain.config import AugmentConfig, Experiment
 from selftrain.data.texts import TextRequest
 from selftrain.errors import DataError, SelfTrainError, ServiceError
+from selftrain.models.locate import language_model_of
 from selftrain.runtime.cluster import Needs, session
 from selftrain.texts.actor import RemoteTexts
 from selftrain.texts.cache import TextCache
@@ -107,6 +109,22 @@ def test_several_engines_share_the_prompts(model, corpus, tmp_path):
         again = texts.complete([replace(prompt, sample=1) for prompt in prompts])
         assert len(again) == 40
         assert any("another one is starting" in notice for notice in texts.progress().notices)
+
+
+def test_teachers_are_engines_of_their_own_behind_one_service(model, corpus, tmp_path):
+    """The stub's votes are its last class; texts that are slow say which process wrote them."""
+    copied = tmp_path / "other"
+    shutil.copytree(model, copied)
+    (copied / "another.txt").write_text("what tells it from the first")
+    config = AugmentConfig(cache=str(tmp_path / "cache"), teachers=[{"model": str(model), "name": "one"}, {"model": str(copied), "name": "two"}])
+    prompts = [Prompt(f"slow {number}", str(number), "input", "", sample, Sampling(0.8, 3)) for number in range(10) for sample in (0, 1)]
+    with open_texts(config, corpus, language_model_of(config), progress=False) as texts:
+        found = texts.complete(prompts)
+        wrote = Counter(completion.text for completion in found.values())
+        assert list(found) == prompts and sorted(wrote.values()) == [10, 10]  # two processes, each with its share
+        assert texts.votes({"a": "the match", "b": "the bank"}) == {"one": {"a": "money", "b": "money"}, "two": {"a": "money", "b": "money"}}
+        counts, _, _ = texts.summary()
+        assert {name: own.generated for name, own in counts.teachers.items()} == {"one": 12, "two": 12}
 
 
 def test_what_the_cache_holds_starts_no_engine(model, corpus, tmp_path):

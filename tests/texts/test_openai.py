@@ -22,7 +22,7 @@ from selftrain.models.locate import fingerprint, language_model_of
 from selftrain.passwords import KEY_VARIABLE
 from selftrain.runtime import cluster
 from selftrain.texts.channel import open_texts
-from selftrain.texts.engines import engine_needs, make_engine, openai, resilient
+from selftrain.texts.engines import engine_needs, make_engines, openai, resilient
 from selftrain.texts.engines.openai import ServerDeployment
 from selftrain.texts.engines.resilient import ResilientEngine
 from selftrain.texts.engines.spending import Spending
@@ -55,7 +55,8 @@ def quick(monkeypatch):
 
 def engine(server, tmp_path, **settings):
     config = AugmentConfig(server=f"{server.url}", model="writer", cache=str(tmp_path), **settings)
-    return make_engine(config, "served:writer", application="test", owner=None)
+    (made,) = make_engines(config, ["served:writer"], application="test", owner=None)
+    return made
 
 
 def prompt_of(body):
@@ -189,23 +190,24 @@ def test_what_nobody_counted_is_spent(tmp_path):
 def test_a_process_that_starts_again_has_spent_what_the_one_before_it_booked(tmp_path):
     config = AugmentConfig(server="http://127.0.0.1:1/v1", model="writer", max_spent_tokens=1000)
     first = Spending(config, tmp_path / "spent.json")
-    assert all(first.book(40, 10) is not None for _ in range(7))
+    assert all(first.book(40, 10, config) is not None for _ in range(7))
     assert json.loads((tmp_path / "spent.json").read_text())["tokens"] >= 350  # on disk before it is sent
     second = Spending(config, tmp_path / "spent.json")
     assert 350 <= second.spent["tokens"] <= 350 + 2 * 10
     with pytest.raises(ResourceError):
-        second.book(600, 60)
+        second.book(600, 60, config)
 
 
 def test_a_booking_is_replaced_by_what_was_counted(tmp_path):
-    spending = Spending(AugmentConfig(model="writer", max_spent_tokens=100, prompt_price=2.0, generated_price=4.0), tmp_path / "spent.json")
-    booked = spending.book(80, 20)
-    assert spending.book(1, 0) is None  # it may fit once the first is settled
+    config = AugmentConfig(model="writer", max_spent_tokens=100, prompt_price=2.0, generated_price=4.0)
+    spending = Spending(config, tmp_path / "spent.json")
+    booked = spending.book(80, 20, config)
+    assert spending.book(1, 0, config) is None  # it may fit once the first is settled
     spending.settle(booked, 30, 10)
     assert spending.spent == {"tokens": 40.0, "cost": pytest.approx(30 * 2e-6 + 10 * 4e-6)}
-    assert spending.book(50, 10) is not None
+    assert spending.book(50, 10, config) is not None
     with pytest.raises(ResourceError):
-        spending.book(50, 11)
+        spending.book(50, 11, config)
 
 
 def test_without_ray_the_service_is_in_this_process(tmp_path):

@@ -88,6 +88,18 @@ def test_an_answer_without_blanks_that_was_cut_off_ends_with_its_last_sentence()
     assert filter_completion("这部电影非常好看。演员也很出色,但是", "公司", cut_off=True).text == "这部电影非常好看。"
 
 
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        ("他说 这部电影非常好看演员也很出色", "他说 这部电影非常好看演员也很出色"),  # before, all behind the only blank was given up
+        ("这部电影非常好看 iPho", "这部电影非常好看"),
+        ("il a été vu à", "il a été vu"),
+    ],
+)
+def test_an_answer_that_was_cut_off_without_a_sentence_loses_its_last_word_and_no_character_more(answer, kept):
+    assert filter_completion(answer, "公司", cut_off=True).text == kept
+
+
 def test_braces_in_a_document_are_text():
     prompt = prompt_for(TextRequest("id", "input"), "a {document} and {0}", LABELS, AugmentConfig())
     assert prompt.text == "a {document} and {0}"

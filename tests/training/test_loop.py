@@ -6,12 +6,14 @@ known beforehand.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from tiny import tiny_backbone
 
 from selftrain.config import parse
+from selftrain.data.corpus import Documents, TrueLabels
 from selftrain.data.texts import no_texts
 from selftrain.methods.recipe import resolve
 from selftrain.models.encoder import TextEncoder
@@ -298,6 +300,27 @@ def test_validation_keeps_the_best_round_and_changes_no_weight(corpus, tmp_path)
     assert history.best["round"] == 1 and history.best["accuracy"] == 0.75  # of equal ones the first
     assert all(torch.equal(value, states[1]["method"]["encoder"][name]) for name, value in history.best["method"]["encoder"].items())
     assert all(torch.equal(a, b) for a, b in zip(plain.encoder.state_dict().values(), watched.encoder.state_dict().values(), strict=True))
+
+
+def test_test_documents_are_scored_after_every_round_and_change_nothing(corpus, tmp_path):
+    plain, watched = build(corpus, tmp_path / "a"), build(corpus, tmp_path / "b")
+    train(plain, texts=no_texts, report=lambda figures, state: None, seed=5)
+    tested = Validation(corpus.unlabeled.contents[:4], [0, 0, 1, 1])
+    history = train(watched, texts=no_texts, report=lambda figures, state: None, seed=5, tested=tested)
+    assert [set(entry) >= {"test_accuracy", "test_auc"} for entry in history.rounds] == [True] * 3
+    last = watched.student().predict(tested.documents)
+    assert history.rounds[-1]["test_accuracy"] == float((last.argmax(dim=1) == torch.tensor(tested.labels)).double().mean())
+    pairs = [(float(last[one, 1]), float(last[other, 1])) for one in (2, 3) for other in (0, 1)]
+    assert history.rounds[-1]["test_auc"] == sum(one > other for one, other in pairs) / 4
+    assert history.best is None  # nothing is chosen by them
+    assert all(torch.equal(a, b) for a, b in zip(plain.encoder.state_dict().values(), watched.encoder.state_dict().values(), strict=True))
+
+
+def test_the_test_documents_are_those_that_have_a_label(corpus):
+    texts, ids = corpus.unlabeled.contents[:3], corpus.unlabeled.ids[:3]
+    tested = replace(corpus, test=Documents(ids, texts))
+    assert Validation.of_test(tested, TrueLabels({}, {ids[2]: 1, ids[0]: 0})) == Validation([texts[0], texts[2]], [0, 1])
+    assert Validation.of_test(tested, TrueLabels({}, {})) is None
 
 
 def test_validation_accuracy_is_the_share_that_is_right(corpus, tmp_path):

@@ -76,6 +76,7 @@ MORE = [  # forms of a method that take another way through its code
     ("sungen", NOISY | {"outer_iterations": 2, "budget": 9}),
     ("ssc", FEW | {"threshold": 0.5, "batch_size": 1}),  # more workers than labeled documents in a batch
     ("fixmatch", FEW | {"threshold": 0.5, "simclr_weight": 0.2}),
+    ("fixmatch", FEW | {"threshold": 0.5, "optimizer": "sgd", "schedule": "cosine", "decayed": "weights", "average": 0.7}),
     ("vat", FEW | {"ns3l_weight": 0.3, "entropy_weight": 0.1, "pseudo_weight": 0.1, "pseudo_threshold": 0.5}),
     ("ns3l", FEW | {"ns3l_negatives": "exclude_nearest"}),
 ]

@@ -19,6 +19,7 @@ from selftrain.bundle.tokens import (
     BATCH_START_TOKENS,
     BATCH_TOKENS_CPU,
     BATCH_TOKENS_GPU,
+    Beginning,
     Continued,
     FastReader,
     Reader,
@@ -28,6 +29,7 @@ from selftrain.bundle.tokens import (
     reader_of,
 )
 from selftrain.errors import BundleError, ConfigError, DataError, SelfTrainError
+from selftrain.models.windows import over_windows
 
 if TYPE_CHECKING:  # the import takes seconds, and a process that only names what is here does not need it
     from sentence_transformers import SentenceTransformer
@@ -82,6 +84,7 @@ class Classifier:
         on_cpu = not isinstance(computes, TorchBackend) or computes.backbone.device.type == "cpu"
         self.most_tokens = (BATCH_TOKENS_CPU if on_cpu else BATCH_TOKENS_GPU) if computes.pads else math.inf
         self._read, self._compute, self._batch_size = reader, computes, batch_size
+        self._split = reader.splitter(card.windows) if card.windows > 1 else None
 
     @classmethod
     def load(
@@ -169,11 +172,12 @@ class Classifier:
         checked = _checked(texts)
         if not checked:
             return np.zeros((0, len(self.classes_)))
-        rows = [tokens.ids for tokens in self._read(checked)]
+        read = self._tokens(checked)
+        rows = [row for tokens in read for row in tokens.windows]
         probabilities = np.empty((len(rows), len(self.classes_)))
         for batch in batches([len(row) for row in rows], self._batch_size, self.most_padding):
             probabilities[batch] = self.classify([rows[index] for index in batch])
-        return probabilities
+        return over_windows(probabilities, [len(tokens.windows) for tokens in read])
 
     def tokenize(self, texts: Iterable[str]) -> list[Tokens]:
         """The first half of `predict_proba`, for callers that make batches: token ids of each text, special ones included, and whether it was cut.
@@ -181,19 +185,36 @@ class Classifier:
         Raises:
             DataError: as `predict`.
         """
-        return self._read(_checked(texts))
+        return self._tokens(_checked(texts))
+
+    def _tokens(self, texts: list[str]) -> list[Tokens]:
+        found = self._read(texts)
+        if self._split is None:
+            return found
+        long = [index for index, tokens in enumerate(found) if tokens.truncated]
+        split = self._split([texts[index] for index in long])
+        rows = iter(self._read([window for one in split for window in one.windows]))
+        for index, one in zip(long, split, strict=True):
+            first, *further = [next(rows).ids for _ in one.windows]
+            found[index] = Tokens(first, one.truncated, tuple(further))
+        return found
 
     def tokenize_continued(self, texts: Sequence[Continued]) -> list[Tokens]:
         """`tokenize` for texts with a continuation, as `TextEncoder.encode_augmented` reads them: the text is cut where `tokenize` cuts it (and says so), the
-        continuation follows, and both together are read up to twice that length, or as far as the encoder reads.
+        continuation follows, and both together are read up to twice that length, or as far as the encoder reads. Of several windows the first is continued.
 
         Raises:
             DataError: as `predict`.
         """
         different = _checked(list(dict.fromkeys(one.text for one in texts)))  # a text is here once for each of its continuations
         beginnings = dict(zip(different, self._read.cut(different), strict=True))
+        further: dict[str, tuple[list[int], ...]] = {}
+        for text, one in zip(different, self._split(different), strict=True) if self._split is not None else ():
+            if len(one.windows) > 1:
+                beginnings[text] = Beginning(one.windows[0], one.truncated)
+                further[text] = tuple(tokens.ids for tokens in self._read(one.windows[1:]))
         joined = self._read_continued([f"{beginnings[one.text].text} {one.continuation}".rstrip() for one in texts])
-        return [Tokens(tokens.ids, beginnings[one.text].truncated) for one, tokens in zip(texts, joined, strict=True)]
+        return [Tokens(tokens.ids, beginnings[one.text].truncated, further.get(one.text, ())) for one, tokens in zip(texts, joined, strict=True)]
 
     @cached_property
     def _read_continued(self) -> Reader:

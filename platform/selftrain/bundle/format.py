@@ -31,11 +31,12 @@ from selftrain.errors import BundleError, OutputError
 from selftrain.files.durable import reason, sync, sync_tree
 from selftrain.files.parsing import json_of
 from selftrain.models.allowlist import read_document, without_code
+from selftrain.models.windows import DOCUMENT_TOKENS
 
 if TYPE_CHECKING:  # the import takes seconds, and a process that only names what is here does not need it
     from sentence_transformers import SentenceTransformer
 
-FORMAT = 1
+FORMAT = 2  # the newest that is read; it is written where a reader of format 1, which knows no windows, would give other answers
 _CARD_CHARACTERS = 16 << 20
 
 
@@ -66,13 +67,14 @@ class BundleCard(BaseModel):
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    format: int = FORMAT
+    format: int = Field(default=1, description="1; 2: a text may have several windows")
     name: str = Field(description="name of the experiment or model")
     labels: tuple[str, ...] = Field(min_length=2, description="class names, in the order of the prototypes")
     label_prompts: tuple[tuple[str, ...], ...] = Field(default=(), description="[class][prompt]: the texts that the prototypes stand for")
     similarity: Literal["cosine", "dot"] = "cosine"
     scale: float = Field(default=1.0, gt=0, description="factor on the similarity")
     max_tokens: int = Field(default=64, ge=1, le=1 << 20, description="tokens of a document that the encoder reads")
+    windows: int = Field(default=1, ge=1, le=64, description="parts of a longer text that are read at most, of max_tokens each (models/windows.py)")
     longest: int | None = Field(default=None, ge=1, description="tokens of a text that the encoder can read at most; None: not known")
     method: str = Field(description="how it was trained, e.g. genco")
     supervision: str = Field(default="none", description="labels that the learner saw: none, all, or in words, e.g. 10 a class")
@@ -131,7 +133,7 @@ def write_bundle(
             _without_code(partial / name)
         tensors = {"prototypes": prototypes} | ({"bias": bias} if bias is not None else {})
         save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}, str(partial / PROTOTYPES))
-        card = card.model_copy(update={"files": hashes_of(partial)})
+        card = card.model_copy(update={"files": hashes_of(partial), "format": 1 if card.windows == 1 else FORMAT})
         (partial / CARD).write_text(json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(model_card(card), encoding="utf-8")
         sync_tree(partial)
@@ -220,6 +222,7 @@ def read_prototypes(folder: Path, card: BundleCard) -> tuple[torch.Tensor, torch
 def model_card(card: BundleCard) -> str:
     """The model card (README.md): the facts of `card` in Markdown."""
     seen = "no label of any document" if card.supervision == "none" else f"labels of the training documents (supervision: {card.supervision})"
+    alone = "" if card.windows == 1 else f" and embeds the first {card.max_tokens} tokens of a text"
     helper = f"{card.llm} (fingerprint {card.llm_fingerprint or 'unknown'}), no longer needed" if card.llm else "none"
     lines = [
         "---",
@@ -250,13 +253,13 @@ def model_card(card: BundleCard) -> str:
         "",
         "## How it decides",
         "",
-        f"A text is cut at {card.max_tokens} tokens, embedded, and compared with one prototype a class by {card.similarity} similarity;",
+        _reading(card),
         f"the probability is the softmax of the similarities times {card.scale:g}, plus the bias where prototypes.safetensors holds one.",
         "",
         "## Intended use and limits",
         "",
         "- For texts like those it was trained on, and for these classes only: every text gets one of them, even a text that fits none.",
-        f"- Only the first {card.max_tokens} tokens of a text are read.",
+        f"- {_limit(card)}",
         "- The calibration is that of the figures above, and worse on other texts. Do not act on a single prediction without a look at the text.",
         "- It inherits the biases of its encoder and of the language model's texts; their licences and terms apply to it too.",
         "",
@@ -269,12 +272,27 @@ def model_card(card: BundleCard) -> str:
         'classifier.predict(["a text"]), classifier.predict_proba(["a text"])',
         "```",
         "",
-        "The encoder alone opens with `sentence_transformers.SentenceTransformer(folder)`; a registered copy with `mlflow.pyfunc.load_model(...)`.",
+        f"The encoder alone opens with `sentence_transformers.SentenceTransformer(folder)`{alone}; a registered copy with `mlflow.pyfunc.load_model(...)`.",
         "",
         "Versions: " + ", ".join(f"{name} {number}" for name, number in card.versions.items()) + ".",
         "",
     ]
     return "\n".join(lines)
+
+
+def _reading(card: BundleCard) -> str:
+    compared = f"compared with one prototype a class by {card.similarity} similarity;"
+    if card.windows == 1:
+        return f"A text is cut at {card.max_tokens} tokens, embedded, and {compared}"
+    windows = f"Up to {card.windows} windows of a text, of {card.max_tokens} tokens each, are embedded and {compared}"
+    return f"{windows} the text's similarities are the means of its windows';"
+
+
+def _limit(card: BundleCard) -> str:
+    if card.windows == 1:
+        return f"Only the first {card.max_tokens} tokens of a text are read."
+    spread = f"evenly spread over its first {DOCUMENT_TOKENS:,} tokens; what lies between them is not read."
+    return f"Of a text that {card.windows} windows do not hold, {card.windows} parts are read, {spread}"
 
 
 def _prompt_of(card: BundleCard, index: int) -> str:

@@ -37,21 +37,22 @@ def card_of(
         llm_fingerprint: of the language model that wrote texts; None where none did.
         metrics: on the test documents.
     """
-    assert isinstance(student.encoder, TextEncoder)
+    assert isinstance(student.encoder, TextEncoder) and student.projection is None
     return BundleCard(
         name=name,
         labels=corpus.class_names,
         label_prompts=tuple(tuple(group) for group in corpus.label_prompts()),
-        similarity="cosine" if student.encoder.normalize else "dot",
+        similarity="cosine" if student.cosine or student.encoder.normalize else "dot",
         scale=student.scale,
         max_tokens=recipe.model.max_tokens,
+        windows=recipe.model.windows,
         longest=student.encoder.longest,
         method=recipe.name,
         supervision=supervision,
         experiment=experiment.model_dump(mode="json"),
         data=corpus.name,
         data_fingerprint=corpus.fingerprint,
-        llm=recipe.augment.model if llm_fingerprint is not None else None,
+        llm=recipe.augment.name if llm_fingerprint is not None else None,
         llm_fingerprint=llm_fingerprint,
         encoder=recipe.source,
         encoder_fingerprint=recipe.source_fingerprint(),

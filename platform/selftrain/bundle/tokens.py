@@ -21,6 +21,7 @@ import torch
 from tokenizers import Tokenizer
 
 from selftrain.errors import BundleError
+from selftrain.models.windows import DOCUMENT_TOKENS, Splitter
 
 if TYPE_CHECKING:  # the import takes seconds, and a process that only names what is here does not need it
     from sentence_transformers import SentenceTransformer
@@ -40,6 +41,12 @@ class Tokens(NamedTuple):
 
     ids: list[int]
     truncated: bool  # whether there is more of the text
+    further: tuple[list[int], ...] = ()  # of the windows behind the first; `ids` are the first one's
+
+    @property
+    def windows(self) -> tuple[list[int], ...]:
+        """The token ids of every window; the text's probabilities are the geometric mean of theirs."""
+        return (self.ids, *self.further)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,10 @@ class Reader(Protocol):
 
     def up_to(self, tokens: int) -> Reader:
         """The same reader, cut at another length."""
+        ...
+
+    def splitter(self, most: int) -> Splitter:
+        """What divides texts into up to `most` windows of the reader's length; a `BundleError` where the encoder has none."""
         ...
 
 
@@ -129,6 +140,10 @@ class FastReader:
         copy = Tokenizer.from_str(self._file)
         copy.enable_truncation(tokens)
         return FastReader(copy)
+
+    def splitter(self, most: int) -> Splitter:
+        """See `Reader`."""
+        return Splitter(self._tokenizer, int((self._tokenizer.truncation or {}).get("max_length", DOCUMENT_TOKENS)), most)
 
     def special_tokens(self) -> tuple[list[int], list[int]]:
         """Ids (before, after) every text."""
@@ -263,6 +278,12 @@ class PreprocessReader:
     def up_to(self, tokens: int) -> PreprocessReader:
         """See `Reader`."""
         return PreprocessReader(self._backbone, tokens)
+
+    def splitter(self, most: int) -> Splitter:
+        """See `Reader`."""
+        raise BundleError(
+            f"The bundle's windows must be 1, since its tokenizer does not say where tokens begin and end (got {most}); train it again."
+        )
 
 
 def reader_of(backbone: SentenceTransformer, max_tokens: int) -> Reader:

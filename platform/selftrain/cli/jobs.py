@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,7 +189,7 @@ def _run_words(options: argparse.Namespace) -> Words:
     address, options.address = options.address, None  # of the dashboard, and no key of the experiment
     experiment = training.checked_options(load_experiment(options))
     options.address = address
-    _say_what_stays(experiment.augment.server is not None)
+    _say_what_stays(_keys_of_servers(experiment.augment.model_dump()))
     name = Path(options.experiment).name if options.experiment else f"{experiment.name}.yaml"
 
     def words(upload: Upload) -> list[str]:
@@ -218,7 +218,7 @@ def _sweep_words(options: argparse.Namespace) -> Words:
     document.pop("small", None)  # it is laid over the rest, or was not asked for
     if (key := next(keys_with_passwords(document), None)) is not None:
         raise ConfigError(f"{key} in {options.space} holds a password, which the job would show; set the address in the environment of the nodes.")
-    _say_what_stays(bool(space.base["augment"].get("server")) if isinstance(space.base, dict) and "augment" in space.base else False)
+    _say_what_stays(_keys_of_servers(space.base.get("augment") or {} if isinstance(space.base, dict) else {}))
 
     def words(upload: Upload) -> list[str]:
         from selftrain.sweeps.space import parse_space
@@ -265,11 +265,12 @@ def _generate_words(options: argparse.Namespace) -> Words:
 
     data = {"classes": names_of(options.classes)} if options.classes is not None else {}
     experiment = load(None, options.overrides, {"data": data, "augment": {"model": options.model} if options.model else {}})
-    _say_what_stays(experiment.augment.server is not None)
+    _say_what_stays(_keys_of_servers(experiment.augment.model_dump()))
 
     def words(upload: Upload) -> list[str]:
-        augment = upload.document({"augment": {"cache": experiment.augment.cache, "model": experiment.augment.model}})["augment"]
-        places = [f"--set=augment.{key}={json.dumps(value)}" for key, value in augment.items() if value is not None]
+        placed = experiment.augment.model_dump(mode="json", include={"cache", "model", "teachers"})
+        augment = upload.document({"augment": placed})["augment"]
+        places = [f"--set=augment.{key}={json.dumps(value)}" for key, value in augment.items() if value]
         return ["generate", *_given(options, {"out", "model"}), f"--out={upload.folder(options.out, 'out')}", *places, "--set=ray.address=auto"]
 
     return words
@@ -330,12 +331,18 @@ def _tracked(document: dict[str, Any]) -> dict[str, Any]:
     return merge(document, {"tracking": {"uri": uri}})
 
 
-def _say_what_stays(server: bool) -> None:
-    """Say which secrets of this process the job does not get, and who must have them."""
+def _keys_of_servers(augment: Mapping[str, Any]) -> list[str]:
+    """The environment variables with keys of the servers that the section `augment` of an experiment, or of a sweep's base, names."""
+    servers = [one for one in (augment, *(augment.get("teachers") or ())) if one.get("server")]
+    return list(dict.fromkeys(str(one.get("key_variable", KEY_VARIABLE)) for one in servers))
+
+
+def _say_what_stays(keys: Sequence[str]) -> None:
+    """Say which secrets of this process the job does not get, and who must have them; `keys` are variables that it would read."""
     shown = (
         "is not sent, because everybody who may list the jobs of the cluster would see it; the nodes must have it in the environment of `ray start`"
     )
     if has_password(os.environ.get(_TRACKING, "")):
         say(f"{_TRACKING} holds a password and {shown} (where they have none, the job's figures go to mlflow.db on the storage).")
-    if server and os.environ.get(KEY_VARIABLE):
-        say(f"{KEY_VARIABLE} {shown}.")
+    for variable in filter(os.environ.get, keys):
+        say(f"{variable} {shown}.")

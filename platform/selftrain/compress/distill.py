@@ -28,7 +28,7 @@ from selftrain.bundle.documents import labels_of, load_documents
 from selftrain.bundle.format import BundleCard, BundleMetrics, checked_card, read_prototypes, write_bundle
 from selftrain.bundle.handover import distilled_card
 from selftrain.bundle.tokens import FastReader, reader_of
-from selftrain.compress.onnx import require_empty
+from selftrain.compress.onnx import divided, require_empty
 from selftrain.compress.students import DistilledStudent, Teacher, layers_of, shallow_student, static_student
 from selftrain.data.corpus import Corpus, TrueLabels
 from selftrain.errors import BundleError, ConfigError, DataError, nearest
@@ -103,8 +103,9 @@ def distill(
     backbone, reader = _encoder(folder, card, layers if "shallow" in students else None)
     weights, bias = read_prototypes(folder, card)
     classifier = Classifier.load(folder)
-    soft = torch.from_numpy(_probabilities(classifier, texts)).float()
-    teacher = Teacher(backbone, reader, card, weights, bias, [tokens.ids for tokens in reader(texts)], soft)
+    windows = divided(reader, card, texts)[0]  # what is learned; a student's answers are averaged over them as the teacher's are
+    soft = torch.from_numpy(_probabilities(classifier, windows)).float()
+    teacher = Teacher(backbone, reader, card, weights, bias, [tokens.ids for tokens in reader(windows)], soft)
     with replacing_folder(home) as scratch:
         comparison = _Comparison(measured_on, labels, _probabilities(classifier, measured_on))
         found = [comparison.tier("teacher", folder, backend) for backend in dict.fromkeys(("torch", classifier.backend))]

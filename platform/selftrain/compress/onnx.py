@@ -43,10 +43,11 @@ from selftrain.bundle.backends import (
 from selftrain.bundle.classifier import open_backbone
 from selftrain.bundle.documents import labels_of, load_documents
 from selftrain.bundle.format import BundleCard, checked_card, read_prototypes
-from selftrain.bundle.tokens import FastReader, batches, padded, reader_of
+from selftrain.bundle.tokens import FastReader, Reader, batches, padded, reader_of
 from selftrain.compress.graph import Graph, int8_cost, largest_difference, quantize, write_graph
 from selftrain.errors import BundleError, ConfigError, DataError, OutputError
 from selftrain.files.durable import check_folder, check_writable, replacing_folder
+from selftrain.models.windows import over_windows
 
 TOLERANCE = 1e-4  # largest difference of a probability between a float32 graph and PyTorch
 DOCUMENTS = 1000  # at most; int8 is judged on them
@@ -173,6 +174,14 @@ def _texts(documents: CheckDocuments, graphs: Sequence[str]) -> list[str]:
     return texts
 
 
+def divided(reader: Reader, card: BundleCard, texts: Sequence[str]) -> tuple[list[str], list[int]]:
+    """(the windows that a bundle reads of texts, text by text; windows of each text)."""
+    if card.windows == 1:
+        return list(texts), [1] * len(texts)
+    split = reader.splitter(card.windows)(texts)
+    return [window for one in split for window in one.windows], [len(one.windows) for one in split]
+
+
 class _Export:
     """An export in progress: a backend is opened as soon as its graph is there.
 
@@ -193,7 +202,8 @@ class _Export:
                 f"The encoder of {folder} has no tokenizer of the library tokenizers (it reads words, as a BiLSTM does), so no ONNX graph is made of it."
             )
         self.reader, self.padding = reader, reader.padding
-        self.rows = [tokens.ids for tokens in reader(texts)]
+        windows, self.counts = divided(reader, card, texts)
+        self.rows = [tokens.ids for tokens in reader(windows)]
         torch_backend = TorchBackend(self.backbone, self.weights, self.bias, card.scale, cosine=card.similarity == "cosine")
         self.opened: dict[str, Backend] = {"torch": torch_backend}
         self.differences = {"torch": 0.0}
@@ -220,7 +230,7 @@ class _Export:
         file = place / GRAPHS["onnx-int8"]
         quantize(place / GRAPHS["onnx"], file)
         int8 = OnnxBackend(file, "onnx-int8", self.threads)
-        before, after = (_probabilities(computes, self.rows, self.padding) for computes in (self.opened["onnx"], int8))
+        before, after = (over_windows(_probabilities(computes, self.rows, self.padding), self.counts) for computes in (self.opened["onnx"], int8))
         cost = int8_cost(before, after, labels, limit)
         if cost.refused:
             if only:

@@ -1,13 +1,12 @@
 """The one typed document that describes an experiment (document.py), how it is read (loading.py), and what a mistake in it is answered with (mistakes.py)."""
 
+from selftrain.config.augment import AugmentConfig, TeacherConfig
 from selftrain.config.document import (
-    AugmentConfig,
     DataConfig,
     EvaluationConfig,
     Experiment,
     ModelConfig,
     RayConfig,
-    Section,
     Seed,
     TrackingConfig,
     TrainingConfig,
@@ -17,6 +16,7 @@ from selftrain.config.document import (
     parse,
 )
 from selftrain.config.loading import load, overridden, read_yaml
+from selftrain.config.section import Section
 
 __all__ = [
     "AugmentConfig",
@@ -27,6 +27,7 @@ __all__ = [
     "RayConfig",
     "Section",
     "Seed",
+    "TeacherConfig",
     "TrackingConfig",
     "TrainingConfig",
     "composed",

@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from selftrain.config.hardware import EngineGpus, Placement, WorkerGpu
+from selftrain.config.augment import AugmentConfig
+from selftrain.config.hardware import Placement, WorkerGpu
 from selftrain.config.mistakes import explain
+from selftrain.config.section import Section
 from selftrain.errors import ConfigError
 from selftrain.passwords import keys_with_passwords
 
@@ -26,12 +28,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy, torch and scikit-lea
 def composed(name: str) -> str:
     """A class name in Unicode's normal form C: "café" is one name, whether its é was typed as one character or as two."""
     return unicodedata.normalize("NFC", name)
-
-
-class Section(BaseModel):
-    """A part of the document: immutable, and strict about unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -96,7 +92,14 @@ class ModelConfig(Section):
     masked_lm: str | None = Field(
         None, description="a masked language model's folder or name (bert-base-uncased): what ipet and lotclass train instead of the encoder"
     )
-    max_tokens: int = Field(64, ge=8, le=8192, description="tokens of a document that the encoder reads")
+    max_tokens: int = Field(64, ge=8, le=8192, description="tokens of a document that the encoder reads, or of each of its windows")
+    windows: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="of a document longer than max_tokens at most so many parts are read, evenly spread over its first 4,096 tokens, and averaged; "
+        "1: its beginning alone",
+    )
     batch_size: int = Field(64, ge=1, description="documents in one inference batch")
     similarity: Literal["cosine", "dot"] = Field("cosine", description="sim of equation 1")
     scale: float = Field(1.0, gt=0, description="factor on a cosine in equations 3 and 10 (the paper: none); a dot product is left as it is")
@@ -111,79 +114,6 @@ class ModelConfig(Section):
         50_000, ge=1, description="most frequent words of the training documents that encoder bilstm knows (SunGen's code: 50,000)"
     )
     cache: str = Field(".selftrain/embeddings", description="folder of the cache of frozen embeddings, shared by all runs (model.train: head)")
-
-
-class AugmentConfig(Section):
-    """The large language model that helps while training."""
-
-    model: str | None = Field(
-        None, description="a model folder or hub name; gemma-3-270m is assembled from the packages that hold it; none: no generated texts"
-    )
-    server: str | None = Field(
-        None,
-        description="address of an OpenAI-compatible server, with its version (http://127.0.0.1:8000/v1), that has `model`; none: vLLM on the cluster. "
-        "Its key stands in SELFTRAIN_LANGUAGE_MODEL_KEY",
-    )
-    server_seconds: float = Field(120.0, gt=0, description="that a request to the server may take; after that it is sent again")
-    max_spent_tokens: int | None = Field(
-        None, ge=1, description="tokens of prompts and texts that a command may have the server charge; none: any number"
-    )
-    max_cost: float | None = Field(None, gt=0, description="the same in money, by the two prices; none: any amount")
-    prompt_price: float = Field(0.0, ge=0, description="what the server charges for a million tokens of prompts")
-    generated_price: float = Field(0.0, ge=0, description="what the server charges for a million tokens of texts")
-    style: Literal["continue", "instruct"] = Field(
-        "continue", description="continue: base models; instruct: models that follow instructions (GenCo, table 4)"
-    )
-    frame: str | None = Field(
-        None,
-        description="style instruct: the whole prompt, with {instruction} and {input}, of a model without a chat template (Alpaca: "
-        "'### Instruction: {instruction}\\n\\n### Input: {input}\\n\\n### Response:'); none: the model's own chat template",
-    )
-    input_samples: int = Field(1, ge=0, description="K of equation 9: continuations a document (the paper: 5)")
-    conditional_samples: int = Field(1, ge=0, description="M of algorithm 1: texts a (document, pseudo-label) pair (the released code: 20)")
-    temperature: float = Field(0.8, ge=0)
-    top_p: float = Field(
-        1.0, gt=0, le=1, description="the paper: 0.95; 1.0 by default because sorting Gemma's 262,144 logits halves the speed on a CPU"
-    )
-    min_tokens: int = Field(8, ge=0, description="the paper: 64")
-    max_tokens: int = Field(32, ge=1, description="the paper: 128")
-    document_words: int = Field(48, ge=1, description="words of a document that the language model reads (the released code: 100)")
-    max_model_tokens: int = Field(512, ge=64, description="longest prompt and answer together")
-    replicas: int = Field(1, ge=1, description="engines side by side, each with its own GPUs or memory, on as many nodes as the cluster has room on")
-    concurrent_requests: int = Field(32, ge=1, description="requests that an engine, or the server, handles at once")
-    engine_memory_gb: float = Field(0.125, gt=0, description="memory for an engine's key-value cache on a CPU (a token of Gemma 3 270M takes 18 KB)")
-    gpus: EngineGpus = Field(
-        "auto", description="GPUs of an engine: a number, a part of one (0.5), or 0 for the CPU; auto: one, or a part of it, where there are GPUs"
-    )
-    gpu_memory: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="share of each of its GPUs' memory that an engine takes (vLLM's gpu_memory_utilization); none: what fits beside the training",
-    )
-    placement: Placement = Field(
-        default_factory=dict, description="labels of the Ray nodes that engines run on, e.g. {selftrain/role: language-model}"
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto: bfloat16 where the hardware multiplies it, else float32"
-    )
-    engine_seed: int = Field(0, description="seed of the engine's sampler")
-    cache: str = Field(".selftrain/texts", description="folder, or s3:// or gs:// address, of the cache of generated texts; runs share it")
-    stall_seconds: float = Field(600.0, gt=0, description="a run fails when no new text comes for this long")
-
-    @model_validator(mode="after")
-    def _frame_holds_both_parts(self) -> AugmentConfig:
-        if self.frame is not None:
-            if self.style != "instruct":
-                raise ValueError(f"augment.frame frames an instruction, and augment.style is {self.style!r}; set augment.style: instruct")
-            if any(self.frame.count(part) != 1 for part in ("{instruction}", "{input}")):
-                raise ValueError(f"augment.frame must hold {{instruction}} and {{input}}, each once (got {self.frame!r})")
-        return self
-
-    @property
-    def chats(self) -> bool:
-        """Whether a prompt is a message of a chat, which the model's own template frames."""
-        return self.style == "instruct" and self.frame is None
 
 
 class TrainingConfig(Section):
@@ -212,6 +142,9 @@ class EvaluationConfig(Section):
     """What is measured besides accuracy, macro-F1 and calibration."""
 
     inference_augmentation: bool = Field(False, description="also report every variant with equation 9 at inference (GenCo table 6)")
+    every_round: bool = Field(
+        False, description="also report accuracy and AUC on the test documents after every round of a run; no training sees them"
+    )
     llm_documents: int = Field(0, ge=0, description="test documents that the language model itself classifies (GenCo table 2, Alpaca-7B row)")
     map: Literal["tsne", "pca", "none"] = Field("tsne", description="embedding map of GenCo's figure 4")
     map_documents: int = Field(500, ge=10)

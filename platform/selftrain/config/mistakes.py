@@ -32,8 +32,11 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> Confi
 
 def _known_keys(model: type[BaseModel], path: Sequence[str]) -> list[str]:
     for part in path:
+        if part.isdigit():  # the place in a list, whose sections have the keys of the first
+            continue
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        candidates = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+        several = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is tuple
+        candidates = typing.get_args(annotation) if several else (annotation,)
         below = [item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)]
         if not below:
             return []

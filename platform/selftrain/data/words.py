@@ -30,13 +30,18 @@ class Word(NamedTuple):
 def words_of(text: str) -> Iterator[Word]:
     """The words of `text` in their order; their texts together are all of it but blanks."""
     for run in text.split():
-        if _UNSPACED.search(run) is None:
+        if not unspaced(run):
             yield Word(run)
             continue
         apart = True
         for part in _PARTS.findall(run):
             yield Word(part, apart)
             apart = False
+
+
+def unspaced(text: str) -> bool:
+    """Whether `text` has a character of a script that sets no blanks between words."""
+    return _UNSPACED.search(text) is not None
 
 
 def joined(words: Iterable[Word]) -> str:

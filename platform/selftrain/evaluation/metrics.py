@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
 from selftrain.evaluation.calibration import Bin, calibration_error, reliability_bins
 
@@ -97,6 +97,23 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequenc
         precision_at=precision_of_most_confident(confidence, correct),
         reliability=tuple(bins),
     )
+
+
+def area_under_curve(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
+    """Area under the ROC curve: whether documents of a class are ranked above the others, wherever the threshold lies.
+
+    Args:
+        probabilities: `[N, L]`.
+        labels: `[N]`, true class indices.
+
+    Returns:
+        Of two classes that of the second; of more the mean over classes of each against all others; None where a class has no document or all of them.
+    """
+    classes = probabilities.shape[1]
+    if len(np.unique(labels)) < classes:
+        return None
+    of = range(1, 2) if classes == 2 else range(classes)
+    return float(np.mean([roc_auc_score(labels == label, probabilities[:, label]) for label in of]))
 
 
 def precision_of_most_confident(confidence: np.ndarray, correct: np.ndarray) -> tuple[PrecisionAt, ...]:

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -55,6 +55,7 @@ class Example(TypedDict):
     text: str
     kept: bool
     reason: str | None  # why it was filtered out
+    teacher: NotRequired[str]  # that wrote it, where there are several
 
 
 class HardDocument(TypedDict):

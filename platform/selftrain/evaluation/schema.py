@@ -9,7 +9,7 @@ from typing import Any, NotRequired, TypedDict
 
 from selftrain.evaluation.significance import MeanStd
 
-LANGUAGE_MODEL_ROW = "language model"  # the variant of the row in which the language model itself classifies
+LANGUAGE_MODEL_ROW = "language model"  # the variant of the row in which the language model itself classifies, or several teachers together
 
 Supervision = str  # in words: none, all, 10 a class, all with 30 % noise
 
@@ -85,6 +85,7 @@ class VariantRow(TypedDict):
     documents: int
     inference_ms: float | None  # milliseconds to classify one document, in batches; None where that was not measured
     bound: NotRequired[bool]
+    reliability: NotRequired[float]  # of one of several teachers: how often its choices are right, as the votes of all teachers say
     failed: NotRequired[int]  # documents without a class from the language model: wrong, and in no class's share
     validation: NotRequired[BestOnValidation]
 
@@ -127,6 +128,7 @@ class TextFacts(TypedDict):
     generated_tokens: int
     seconds: float
     tokens_per_second: float | None
+    teachers: NotRequired[dict[str, TextFacts]]  # of each of several teachers
     broken_blocks: NotRequired[list[str]]  # blocks of the text cache that were set aside; their texts were generated again
 
 

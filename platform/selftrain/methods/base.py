@@ -264,8 +264,13 @@ class ClassifierMethod(Method):
     def parameters(self) -> list[torch.nn.Parameter]:
         return [*self.encoder.parameters(), *self.classifier.parameters()]
 
+    @property
+    def served(self) -> tuple[Encoder, torch.nn.Module]:
+        """The encoder and the classifier that are evaluated and served."""
+        return self.encoder, self.classifier
+
     def student(self) -> Student:
-        return linear_student(self.encoder, self.classifier)
+        return linear_student(*self.served)
 
 
 def linear_student(encoder: Encoder, classifier: torch.nn.Module) -> Student:

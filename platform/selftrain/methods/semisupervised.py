@@ -23,22 +23,28 @@ from selftrain.data.texts import TextChannel, TextRequest
 from selftrain.data.views import edited
 from selftrain.errors import ConfigError, DataError
 from selftrain.methods.base import ClassifierMethod, Options
+from selftrain.methods.optimizers import SGD_RATE, MovingAverage, OptimizerOptions, start
+from selftrain.models.encoder import Encoder
+
+FROZEN_VIEWS = 4  # of a text, where each is embedded once and kept
 
 
-class SemiSupervisedOptions(Options):
+class SemiSupervisedOptions(OptimizerOptions):
     """Options of every method with labeled and unlabeled documents."""
 
     rounds: int = Field(10, ge=1, description="reports; a method with pseudo-labels makes them anew in every step")
     steps_per_round: int = Field(30, ge=1, description="optimiser steps between two reports")
     batch_size: int = Field(32, ge=1, description="labeled documents in a batch")
     unlabeled_ratio: int = Field(3, ge=1, description="unlabeled documents a labeled one in a batch (SSC and FixMatch: 7)")
-    learning_rate: float | None = Field(
-        None, gt=0, description="AdamW, linear decay to 0; default: 1e-2 for a head, 5e-5 for a full encoder, 2e-3 for images"
-    )
-    weight_decay: float = Field(0.01, ge=0)
     ramp: float = Field(0.25, ge=0, le=1, description="share of the steps in which the weight of the unlabeled losses rises: exp(-5 (1 - t)^2)")
     views: Literal["edits", "continuations"] = Field(
         "edits", description="strong views: words dropped and swapped, or the document with a continuation by the language model (texts)"
+    )
+    view_pool: int | None = Field(
+        None,
+        ge=1,
+        description="strong views of a text, of which every step draws those that it compares; default: 4 for a head, which keeps their embeddings, "
+        "without bound for a full encoder; with continuations as many as are compared, always the same, since each is written",
     )
 
     @property
@@ -71,6 +77,7 @@ class SemiSupervised(ClassifierMethod):
     strong_views: ClassVar[int] = 0  # how many of a document the method compares
     image_views: ClassVar[Literal["weak", "strong"]] = "strong"  # what the compared views of an image are
     one_pass: ClassVar[bool] = False  # whether strong views share the pass of the weak ones, where embeddings depend on their pass
+    learns_from_unlabeled: ClassVar[bool] = False  # whether the method's own losses read the documents without a label
     Options: ClassVar[type[Options]] = SemiSupervisedOptions
     options: SemiSupervisedOptions
 
@@ -92,6 +99,11 @@ class SemiSupervised(ClassifierMethod):
         if corpus.kind == "image" and options.views != "edits":
             raise ConfigError(
                 "method.views must be 'edits' for images: a language model continues texts (got 'continuations').", parameter="method.views"
+            )
+        if corpus.kind == "image" and options.view_pool is not None:
+            raise ConfigError(
+                f"method.view_pool is for texts: images get new views in every step; leave it out (got {options.view_pool}).",
+                parameter="method.view_pool",
             )
 
     @classmethod
@@ -115,8 +127,17 @@ class SemiSupervised(ClassifierMethod):
         return self.corpus.granted
 
     def start_optimizer(self, steps: int) -> None:
-        """Start a new optimiser for the coming `steps`."""
-        self.adamw(self.rate(self.options.learning_rate, of_head=1e-2), self.options.weight_decay, steps)
+        """Start a new optimiser for the coming `steps`, and the average of the weights, if there is one, at the present ones."""
+        options = self.options
+        rate = options.learning_rate or (SGD_RATE if options.optimizer == "sgd" else self.rate(None, of_head=1e-2))
+        decayed = options.decayed or ("weights" if self.corpus.kind == "image" else "all")
+        fused = self.encoder.light and not self.encoder.frozen
+        self.optimizer, self.scheduler = start(options, self.parameters(), rate, steps, decayed=decayed, fused=fused)
+        self.average = MovingAverage(self.encoder, self.classifier, options.average) if options.average else None
+
+    @property
+    def served(self) -> tuple[Encoder, torch.nn.Module]:
+        return super().served if self.average is None else (self.average.encoder, self.average.classifier)
 
     def make_classifier(self) -> torch.nn.Module:
         """What turns embeddings `[N, D]` into logits `[N, L]`."""
@@ -135,7 +156,7 @@ class SemiSupervised(ClassifierMethod):
         return self.options.rounds
 
     def texts_wanted(self) -> int:
-        return len(self.viewed) * self.compared_views if self.wants_texts else 0
+        return len(self.viewed) * (self.view_pool or 0) if self.wants_texts else 0
 
     def steps(self, round_: int) -> int:
         return self.options.steps_per_round
@@ -143,13 +164,13 @@ class SemiSupervised(ClassifierMethod):
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         if self.wants_texts and not self._continuations:
             ids = self.corpus.unlabeled.ids
-            wanted = {index: [TextRequest(ids[index], "input", sample=view) for view in range(self.compared_views)] for index in self.viewed}
+            wanted = {index: [TextRequest(ids[index], "input", sample=view) for view in range(self.view_pool or 0)] for index in self.viewed}
             answers = texts([request for requests in wanted.values() for request in requests])
             for index, requests in wanted.items():
                 self._continuations[index] = [answers.get(request, "") for request in requests]
         if self.encoder.frozen and not self._embedded:  # all views at once: in large batches, and in the same ones where a training is resumed
             self._embedded = True
-            views = [self.strong_view(index, view) for index in self.unlabeled for view in range(self.strong_views)]
+            views = [self.strong_view(index, view) for index in self.viewed for view in range(self.view_pool or 0)] if self.compared_views else []
             self.encoder.encode([*self.corpus.unlabeled.contents, *views])
         return {"labeled": float(len(self.labeled)), "unlabeled": float(len(self.unlabeled))}
 
@@ -157,9 +178,10 @@ class SemiSupervised(ClassifierMethod):
         options = self.options
         rng = np.random.default_rng([self.seed, round_, step])
         labeled = self.draw_labeled(options.batch_size, rng)
-        unlabeled = [self.unlabeled[i] for i in _draw(len(self.unlabeled), options.batch_size * options.unlabeled_ratio, rng)]
+        drawn = _draw(len(self.unlabeled), options.batch_size * options.unlabeled_ratio, rng)  # by every method, so that all draw alike
+        unlabeled = [self.unlabeled[i] for i in drawn] if self.uses_unlabeled else []
         weak = self.weak_views([*labeled, *unlabeled], rng)
-        strong = tuple(self.strong_views_of(unlabeled, view, rng) for view in range(self.compared_views))
+        strong = self.strong_views_of(unlabeled, self.compared_views, rng) if unlabeled else ()
         shared = strong if self.one_pass and self.encoder.couples else ()
         rows = self.embed([*weak, *(document for view in shared for document in view)])
         logits = self.scores(rows[: len(weak)])
@@ -175,6 +197,8 @@ class SemiSupervised(ClassifierMethod):
         loss = sum(losses.values(), torch.zeros((), device=logits.device)) + weight * sum(added.values(), torch.zeros((), device=logits.device))
         self.backward(loss)
         self.update()
+        if self.average is not None:
+            self.average.follow(self.encoder, self.classifier)
         self.after_step()
         return {name: float(value.detach()) for name, value in (losses | added).items()} | {"loss": float(loss.detach())}
 
@@ -195,8 +219,11 @@ class SemiSupervised(ClassifierMethod):
 
     def ramped(self, progress: float) -> float:
         """exp(-5 (1 - t)^2), t the share of the ramp-up that is done (Tarvainen & Valpola 2017, arXiv:1703.01780, as in NS3L's experiments)."""
-        share = min(1.0, progress / self.options.ramp) if self.options.ramp else 1.0
-        return math.exp(-5.0 * (1.0 - share) ** 2)
+        return math.exp(-5.0 * (1.0 - self.ramped_linearly(progress)) ** 2)
+
+    def ramped_linearly(self, progress: float) -> float:
+        """The share of the ramp-up that is done."""
+        return min(1.0, progress / self.options.ramp) if self.options.ramp else 1.0
 
     def logits(self, documents: Sequence[Any]) -> torch.Tensor:
         """`[documents, classes]`, with gradient."""
@@ -214,6 +241,17 @@ class SemiSupervised(ClassifierMethod):
     def strong_rows(self, batch: Batch, view: int) -> torch.Tensor:
         """Embeddings of a strong view of the unlabeled documents, `[N, D]`."""
         return batch.embedded[1 + view] if batch.embedded else self.embed(batch.strong[view])
+
+    @property
+    def uses_unlabeled(self) -> bool:
+        """Whether a step embeds documents without a label: where none of its losses reads them, batch normalisation must not see them either."""
+        return self.learns_from_unlabeled
+
+    @property
+    def view_pool(self) -> int | None:
+        """Strong views of a text that there are to draw from; None: without bound."""
+        given = self.options.view_pool or (0 if self.wants_texts else FROZEN_VIEWS if self.encoder.frozen else None)
+        return None if given is None else max(given, self.compared_views)
 
     @property
     def viewed(self) -> list[int]:
@@ -234,31 +272,49 @@ class SemiSupervised(ClassifierMethod):
 
         return weak_views(documents, rng, mirrored=self.corpus.mirrored, device=self.encoder.device)
 
-    def strong_views_of(self, indices: Sequence[int], view: int, rng: np.random.Generator) -> list[Any]:
-        """Strong views of documents; an image gets a new one, which is weak where the method's paper compares weak ones.
+    def strong_views_of(self, indices: Sequence[int], count: int, rng: np.random.Generator) -> tuple[list[Any], ...]:
+        """New strong views of documents, which are weak ones of images where the method's paper compares these.
 
         Args:
             indices: of the documents.
-            view: number of the view; a text's views are fixed.
-            rng: of the views of images.
+            count: views of each.
+            rng: of the views.
+
+        Returns:
+            `count` lists, each with a view of every document.
         """
         if self.corpus.kind == "text":
-            return [self.strong_view(index, view) for index in indices]
+            numbers = [self._view_numbers(count, rng) for _ in indices]
+            return tuple([self.strong_view(index, own[view]) for index, own in zip(indices, numbers, strict=True)] for view in range(count))
         if self.image_views == "weak":
-            return self.weak_views(indices, rng)
+            return tuple(self.weak_views(indices, rng) for _ in range(count))
         from selftrain.data.image_views import strong_views
 
         documents = [self.corpus.unlabeled.contents[index] for index in indices]
-        return strong_views(documents, rng, mirrored=self.corpus.mirrored, device=self.encoder.device)
+        return tuple(strong_views(documents, rng, mirrored=self.corpus.mirrored, device=self.encoder.device) for _ in range(count))
+
+    def _view_numbers(self, count: int, rng: np.random.Generator) -> list[int]:
+        """`count` different views of those that there are; all of them, in order, where there are no more."""
+        if self.view_pool is None:
+            return [int(number) for number in rng.integers(2**31, size=count)]
+        return list(range(count)) if self.view_pool <= count else [int(number) for number in rng.choice(self.view_pool, size=count, replace=False)]
 
     def strong_view(self, index: int, view: int) -> str:
-        """Strong view number `view` of a text."""
+        """Strong view number `view` of a text, the same whenever it is asked for."""
         text = self.corpus.unlabeled.contents[index]
         if self.wants_texts:
             found = self._continuations.get(index, [])
             continuation = found[view] if view < len(found) else ""
             return f"{continuation} {text}".strip() if continuation else edited(text, view)
         return edited(text, view)
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | ({"average": self.average.state_dict()} if self.average is not None else {})
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
 
 
 def _draw(count: int, size: int, rng: np.random.Generator) -> list[int]:

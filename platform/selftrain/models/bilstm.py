@@ -67,6 +67,7 @@ class BiLSTMEncoder(TextEncoder):
 
     light = True
     tensors = True
+    drawn = True
     default_rate = 1e-3  # SunGen appendix F.2
 
     def __init__(self, backbone: SentenceTransformer, *, max_tokens: int = 64, batch_size: int = 64, normalize: bool = False) -> None:

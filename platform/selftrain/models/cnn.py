@@ -130,6 +130,7 @@ class ImageEncoder(Encoder):
     tensors = True
     continuous = True
     couples = True
+    drawn = True
     default_rate = 2e-3
 
     def __init__(

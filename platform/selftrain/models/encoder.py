@@ -6,13 +6,16 @@ models/open.py opens the encoder that an experiment sets.
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
+
+from selftrain.models.windows import Splitter, mean_over_windows, splitter_of
 
 if TYPE_CHECKING:  # the import takes seconds, and checking the options of a method does not need it
     from sentence_transformers import SentenceTransformer
@@ -31,6 +34,7 @@ class Encoder(torch.nn.Module):
     couples: ClassVar[bool] = False  # whether, while training, an embedding depends on the other documents of its pass (batch normalisation)
     light: ClassVar[bool] = False  # whether it trains in the driver in less time than Ray takes to start
     precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products while training
+    drawn: ClassVar[bool] = False  # whether its first weights are drawn at random, so that two networks need not start as one
     default_rate: ClassVar[float] = 5e-5  # learning rate, where the experiment sets none
 
     @property
@@ -95,11 +99,15 @@ class TextEncoder(Encoder):
 
     Args:
         backbone: the encoder; its weights are trained in place.
-        max_tokens: tokens of a document that are read.
+        max_tokens: tokens of a document that are read, or of each of its windows.
         batch_size: texts in one inference batch.
         normalize: embeddings of length one, so that a dot product is a cosine.
         precision: of matrix products (autocast); weights and embeddings are float32 either way.
+        windows: of a longer document that are read at most; see models/windows.py.
     """
+
+    splitter: Splitter | None = None  # into windows; None: the beginning of a document is read
+    _own_length: bool = False  # see `unnormalized`
 
     def __init__(
         self,
@@ -109,6 +117,7 @@ class TextEncoder(Encoder):
         batch_size: int = 64,
         normalize: bool = True,
         precision: Literal["float32", "bfloat16"] = "float32",
+        windows: int = 1,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -117,6 +126,14 @@ class TextEncoder(Encoder):
         self.normalize = normalize
         self.precision = precision
         self._longest = backbone.max_seq_length or 512
+        if windows > 1:
+            self.splitter = splitter_of(backbone, min(max_tokens, self.longest), windows)
+
+    def unnormalized(self) -> Self:
+        """The same weights, and embeddings of the length that the model gives them, also where a last module of the backbone would make it one."""
+        twin = copy.copy(self)
+        twin.normalize, twin._own_length = False, True
+        return twin
 
     @property
     def dimensions(self) -> int:
@@ -138,19 +155,35 @@ class TextEncoder(Encoder):
         return self.backbone
 
     def forward(self, texts: Sequence[str], max_tokens: int | None = None) -> torch.Tensor:
-        """Embeddings `[texts, dimensions]`, with gradient; `max_tokens` overrides how much of each text is read."""
+        """Embeddings `[texts, dimensions]`, with gradient; with `max_tokens` that much of each text is read, as one window."""
+        if self.splitter is not None and max_tokens is None:
+            return mean_over_windows(self.splitter(texts), lambda windows: self(windows, self.max_tokens))
         self.backbone.max_seq_length = min(max_tokens or self.max_tokens, self._longest)
         features = self.backbone.preprocess(list(texts))
         device = self.backbone.device
         features = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in features.items()}
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
-            embeddings: torch.Tensor = self.backbone(features)["sentence_embedding"].float()
+            embeddings: torch.Tensor = self._pooled(features)["sentence_embedding"].float()
         return F.normalize(embeddings, dim=-1) if self.normalize else embeddings
+
+    def _pooled(self, features: Any) -> Any:
+        if not self._own_length:
+            return self.backbone(features)
+        from sentence_transformers.sentence_transformer.modules import Normalize
+
+        modules = list(self.backbone)
+        while isinstance(modules[-1], Normalize):
+            modules.pop()
+        for module in modules:
+            features = module(features)
+        return features
 
     def encode(self, texts: Sequence[str], max_tokens: int | None = None) -> torch.Tensor:
         """Embeddings `[texts, dimensions]` without gradient or dropout, in batches sorted by length; the mode of the module is left as it was."""
         if not texts:
             return torch.empty(0, self.dimensions)
+        if self.splitter is not None and max_tokens is None:
+            return mean_over_windows(self.splitter(texts), lambda windows: self.encode(windows, self.max_tokens))
         training = self.training
         self.eval()
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
@@ -173,11 +206,17 @@ class TextEncoder(Encoder):
     def encode_augmented(self, texts: Sequence[str], continuations: Sequence[Sequence[str]]) -> torch.Tensor:
         """Equation 9 of GenCo: the mean over k of f(x ⊕ x_k), `[texts, dimensions]`; a text without continuations keeps f(x).
 
-        Documents are cut at `max_tokens` before the continuation is appended (the paper's documents are short enough to need no cut).
+        Documents are cut at `max_tokens` before the continuation is appended (the paper's documents are short enough to need no cut). Of a document of several
+        windows the first is continued, and the others are read as they are.
         """
+        beginnings = self.cut(texts)
+        further: list[tuple[str, ...]] = [()] * len(texts)
+        for index, one in enumerate(self.splitter(texts) if self.splitter is not None else ()):
+            if len(one.windows) > 1:
+                beginnings[index], further[index] = one.windows[0], one.windows[1:]
         joined: list[str] = []
         owner: list[int] = []
-        for index, (text, samples) in enumerate(zip(self.cut(texts), continuations, strict=True)):
+        for index, (text, samples) in enumerate(zip(beginnings, continuations, strict=True)):
             # The cut text, not the whole one: a document's embedding must not depend on whether its continuation was filtered out.
             for sample in samples or [""]:
                 joined.append(f"{text} {sample}".rstrip())
@@ -186,4 +225,9 @@ class TextEncoder(Encoder):
         owners = torch.tensor(owner, device=embeddings.device)
         total = torch.zeros(len(texts), embeddings.shape[1], device=embeddings.device).index_add_(0, owners, embeddings)
         mean = total / torch.bincount(owners, minlength=len(texts)).unsqueeze(1)
-        return F.normalize(mean, dim=-1) if self.normalize else mean
+        mean = F.normalize(mean, dim=-1) if self.normalize else mean
+        if not any(further):
+            return mean
+        others = self.encode([window for windows in further for window in windows], max_tokens=self.max_tokens)
+        counts = torch.tensor([len(windows) for windows in further], device=mean.device)
+        return mean.index_add(0, torch.repeat_interleave(counts), others) / (1 + counts).unsqueeze(1)

@@ -12,7 +12,7 @@ import copy
 import fcntl
 import hashlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ import torch.nn.functional as F
 
 from selftrain.files.durable import explained, replacing
 from selftrain.models.encoder import TextEncoder
+from selftrain.models.windows import mean_over_windows, splitter_of
 
 if TYPE_CHECKING:  # the import takes seconds, and a process that only names what is here does not need it
     from sentence_transformers import SentenceTransformer
@@ -90,7 +91,8 @@ class HeadEncoder(TextEncoder):
     Args:
         trunk: the frozen encoder; its parameters are neither trained nor part of the state.
         cache: folder of its embeddings; None keeps them in memory.
-        max_tokens, batch_size, normalize: as in `TextEncoder`.
+        max_tokens, batch_size, normalize, windows: as in `TextEncoder`. A training step reads the mean of a document's windows, the untrained embedding of the whole
+            (`inputs`); predictions are, like those of a bundle, the mean over windows of f.
     """
 
     frozen = True
@@ -99,7 +101,14 @@ class HeadEncoder(TextEncoder):
     continuous = True
 
     def __init__(
-        self, trunk: SentenceTransformer, *, cache: Path | None = None, max_tokens: int = 64, batch_size: int = 64, normalize: bool = True
+        self,
+        trunk: SentenceTransformer,
+        *,
+        cache: Path | None = None,
+        max_tokens: int = 64,
+        batch_size: int = 64,
+        normalize: bool = True,
+        windows: int = 1,
     ) -> None:
         from sentence_transformers.sentence_transformer.modules import Dense
 
@@ -107,8 +116,10 @@ class HeadEncoder(TextEncoder):
         # In a tuple, so that torch does not count the trunk among what is trained and saved.
         self._trunk = (TextEncoder(trunk, max_tokens=max_tokens, batch_size=batch_size, normalize=normalize).eval(),)
         self.max_tokens, self.batch_size, self.normalize, self.precision = max_tokens, batch_size, normalize, "float32"
+        if windows > 1:
+            self.splitter = splitter_of(trunk, min(max_tokens, self.longest), windows)
         self._cache_folder = cache
-        self._caches: dict[int, EmbeddingCache] = {}
+        self._caches: dict[str, EmbeddingCache] = {}
         dimensions = int(trunk.get_embedding_dimension() or 0)
         self.layer = Dense(
             dimensions, dimensions, init_weight=torch.zeros(dimensions, dimensions), init_bias=torch.zeros(dimensions), use_residual=True
@@ -117,6 +128,7 @@ class HeadEncoder(TextEncoder):
     def __deepcopy__(self, memo: dict[int, Any]) -> HeadEncoder:
         """Another layer with the same weights on the same trunk and the same embeddings."""
         twin = HeadEncoder(self.trunk, cache=self._cache_folder, max_tokens=self.max_tokens, batch_size=self.batch_size, normalize=self.normalize)
+        twin.splitter = self.splitter
         twin.layer.load_state_dict(self.layer.state_dict())
         twin._caches = self._caches
         return twin.train(self.training)
@@ -166,8 +178,15 @@ class HeadEncoder(TextEncoder):
         return SentenceTransformer(modules=[*modules, self.layer], device=str(self.device))
 
     def inputs(self, texts: Sequence[str]) -> torch.Tensor:
-        """The frozen embeddings that the layer gets, `[texts, dimensions]`."""
-        return self._embeddings(texts, self.max_tokens)
+        """The frozen embeddings that the layer gets, `[texts, dimensions]`; of several windows their mean, as long as one of them."""
+        if self.splitter is None or not texts:
+            return self._embeddings(texts, self.max_tokens)
+        split = self.splitter(texts)
+        rows = mean_over_windows(split, lambda windows: self._embeddings(windows, self.max_tokens))
+        if not self.normalize:
+            return rows
+        several = torch.tensor([len(one.windows) > 1 for one in split], device=rows.device)
+        return torch.where(several.unsqueeze(1), F.normalize(rows, dim=-1), rows)
 
     def of_inputs(self, rows: torch.Tensor) -> torch.Tensor:
         """Embeddings of (perturbed or mixed) `inputs`, `[texts, dimensions]`, with gradient."""
@@ -175,20 +194,36 @@ class HeadEncoder(TextEncoder):
         return F.normalize(found, dim=-1) if self.normalize else found
 
     def forward(self, texts: Sequence[str], max_tokens: int | None = None) -> torch.Tensor:
-        """Embeddings `[texts, dimensions]`, with gradient to the layer."""
-        return self.of_inputs(self._embeddings(texts, max_tokens or self.max_tokens))
+        """Embeddings `[texts, dimensions]`, with gradient to the layer; those of `unnormalized` have the trunk's length, times what the layer does to it."""
+        if not self._own_length:
+            return self.of_inputs(self.inputs(texts) if max_tokens is None else self._embeddings(texts, max_tokens))
+        if self.splitter is not None and max_tokens is None:
+            return mean_over_windows(self.splitter(texts), lambda windows: self(windows, self.max_tokens))
+        longest = max_tokens or self.max_tokens
+        rows = self._embeddings(texts, longest)
+        return self.of_inputs(rows) * (self._own_lengths(texts, longest) / rows.norm(dim=1, keepdim=True).clamp(min=1e-12))
 
     def encode(self, texts: Sequence[str], max_tokens: int | None = None) -> torch.Tensor:
         """Embeddings `[texts, dimensions]` without gradient."""
+        if self.splitter is not None and max_tokens is None and texts:
+            return mean_over_windows(self.splitter(texts), lambda windows: self.encode(windows, self.max_tokens))
         with torch.no_grad():
             return self(texts, max_tokens) if texts else torch.empty(0, self.dimensions)
 
     def _embeddings(self, texts: Sequence[str], max_tokens: int) -> torch.Tensor:
-        if max_tokens not in self._caches:
-            self._caches[max_tokens] = EmbeddingCache(self._cache_folder / f"tokens-{max_tokens}" if self._cache_folder is not None else None)
-        cache = self._caches[max_tokens]
+        return self._cached(f"tokens-{max_tokens}", texts, lambda missing: self._trunk[0].encode(missing, max_tokens))
+
+    def _own_lengths(self, texts: Sequence[str], max_tokens: int) -> torch.Tensor:
+        """Lengths of the trunk's embeddings before anything normalises them, `[texts, 1]`."""
+        trunk = self._trunk[0].unnormalized()
+        return self._cached(f"lengths-{max_tokens}", texts, lambda missing: trunk.encode(missing, max_tokens).norm(dim=1, keepdim=True))
+
+    def _cached(self, name: str, texts: Sequence[str], made: Callable[[list[str]], torch.Tensor]) -> torch.Tensor:
+        if name not in self._caches:
+            self._caches[name] = EmbeddingCache(self._cache_folder / name if self._cache_folder is not None else None)
+        cache = self._caches[name]
         if any(cache.get(text) is None for text in texts):
             with cache.filling():
                 if missing := [text for text in dict.fromkeys(texts) if cache.get(text) is None]:
-                    cache.add(missing, self._trunk[0].encode(missing, max_tokens).cpu().numpy())
+                    cache.add(missing, made(missing).cpu().numpy())
         return torch.from_numpy(np.stack([row for text in texts if (row := cache.get(text)) is not None])).to(self.device)

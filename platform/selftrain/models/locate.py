@@ -24,6 +24,7 @@ ENCODER = "all-MiniLM-L6-v2"
 BILSTM = "bilstm"  # has no folder: it starts from random weights, with the vocabulary of the training documents
 LANGUAGE_MODEL = "gemma-3-270m"
 _EXAMPLES = {"model.encoder": ENCODER, "augment.model": LANGUAGE_MODEL, "model.masked_lm": "bert-base-uncased"}
+LanguageModel = Path | str | tuple[Path | str, ...]  # a folder, a name, or those of several teachers
 _PARTS = (".safetensors", ".bin", ".json", ".txt", ".model", ".jinja")  # weights, settings of modules, tokenizers, and chat templates
 IMAGE_ENCODERS = ("small-cnn", "wrn-28-2", "wrn-28-8", "resnet-20", "resnet-32", "resnet-44", "resnet-18")  # those of models/cnn.py
 
@@ -79,13 +80,24 @@ def language_model_folder(name: str) -> Path | str:
     return _from_hub(name, "augment.model")
 
 
-def language_model_of(config: AugmentConfig) -> Path | str:
+def language_model_of(config: AugmentConfig) -> LanguageModel:
     """The language model that `config` asks for: `language_model_folder`, or a name for the one of a server, which the cache tells from all others.
+
+    Of several teachers it is a tuple, in their order.
 
     Raises:
         SelfTrainError: as `language_model_folder`.
     """
-    return f"served:{config.model}" if config.server is not None else language_model_folder(str(config.model))
+
+    def located(one: AugmentConfig) -> Path | str:
+        return f"served:{one.model}" if one.server is not None else language_model_folder(str(one.model))
+
+    return tuple(map(located, config.language_models)) if config.teachers else located(config)
+
+
+def each_model(model: LanguageModel) -> tuple[Path | str, ...]:
+    """The language models of `language_model_of`, one a teacher."""
+    return model if isinstance(model, tuple) else (model,)
 
 
 def name_on_nodes(config: AugmentConfig, model: Path | str, *, alone: bool) -> str:
@@ -130,12 +142,16 @@ def fingerprint(source: Path | str) -> str:
     return _hash_of(sorted(source.glob("*.safetensors")) or sorted(source.glob("*.bin")), source, named=False)
 
 
-def contents_fingerprint(source: Path | str) -> str:
+def contents_fingerprint(source: LanguageModel) -> str:
     """What a model's answers follow from: as `fingerprint`, but of the names and contents of all files that it is made of, in its subfolders too.
+
+    That of several teachers is theirs with a plus between them.
 
     Two encoders on one trunk, with another pooling or another layer on top, have the same weight files in their folder itself; so have two language models
     with another tokenizer or chat template.
     """
+    if isinstance(source, tuple):
+        return " + ".join(contents_fingerprint(one) for one in source)
     if not isinstance(source, Path):
         return source
     return _hash_of(sorted(file for file in source.rglob("*") if file.suffix in _PARTS and file.is_file()), source, named=True)

@@ -47,13 +47,22 @@ class MaskedEncoder(TextEncoder):
     Args:
         source: folder or hub name with a masked language model.
         device: where it computes.
-        max_tokens, batch_size, precision: as in `TextEncoder`. Embeddings keep their length.
+        max_tokens, batch_size, precision, windows: as in `TextEncoder`. Embeddings keep their length; the language model reads a document's beginning.
 
     Raises:
         BundleError: the model has no masked language model's head.
     """
 
-    def __init__(self, source: str, *, device: str = "cpu", max_tokens: int = 64, batch_size: int = 64, precision: Precision = "float32") -> None:
+    def __init__(
+        self,
+        source: str,
+        *,
+        device: str = "cpu",
+        max_tokens: int = 64,
+        batch_size: int = 64,
+        precision: Precision = "float32",
+        windows: int = 1,
+    ) -> None:
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
         from transformers import AutoModelForMaskedLM
@@ -77,7 +86,8 @@ class MaskedEncoder(TextEncoder):
             )
         size = int(body.get_embedding_dimension())
         backbone = SentenceTransformer(modules=[body, Pooling(size, "cls"), Dense(size, size)], device=device)
-        super().__init__(backbone, max_tokens=max_tokens, batch_size=batch_size, normalize=False, precision=resolve_precision(precision, device))
+        resolved = resolve_precision(precision, device)
+        super().__init__(backbone, max_tokens=max_tokens, batch_size=batch_size, normalize=False, precision=resolved, windows=windows)
         # In a tuple, so that torch does not count it among what is trained and saved.
         self._language_model = (model.to(device).eval(),)
         self.dropout = float(getattr(model.config, "hidden_dropout_prob", 0.1))
@@ -170,4 +180,6 @@ def open_masked(config: ModelConfig, *, device: str = "cpu", precision: Precisio
     """
     check_masked(config)
     source = masked_lm_folder(str(config.masked_lm))
-    return MaskedEncoder(str(source), device=device, max_tokens=config.max_tokens, batch_size=config.batch_size, precision=precision)
+    return MaskedEncoder(
+        str(source), device=device, max_tokens=config.max_tokens, batch_size=config.batch_size, precision=precision, windows=config.windows
+    )

@@ -49,9 +49,16 @@ def open_encoder(config: ModelConfig, corpus: Corpus, *, device: str = "cpu", pr
     backbone = _opened(source, device)
     if config.train == "head":
         kept = Path(config.cache) / f"{contents_fingerprint(source)}-{config.similarity}"
-        return HeadEncoder(backbone, cache=kept, max_tokens=config.max_tokens, batch_size=config.batch_size, normalize=normalize)
+        return HeadEncoder(
+            backbone, cache=kept, max_tokens=config.max_tokens, batch_size=config.batch_size, normalize=normalize, windows=config.windows
+        )
     return TextEncoder(
-        backbone, max_tokens=config.max_tokens, batch_size=config.batch_size, normalize=normalize, precision=resolve_precision(precision, device)
+        backbone,
+        max_tokens=config.max_tokens,
+        batch_size=config.batch_size,
+        normalize=normalize,
+        precision=resolve_precision(precision, device),
+        windows=config.windows,
     )
 
 
@@ -103,6 +110,12 @@ def check_encoder(config: ModelConfig, corpus: Corpus) -> None:
     if images and config.train == "head":
         raise ConfigError(
             "model.train must be 'full': an encoder of images has no pre-trained weights to freeze (got 'head').", parameter="model.train"
+        )
+    if config.windows > 1 and (images or config.encoder == BILSTM):
+        raise ConfigError(
+            f"model.windows must be 1: model.encoder {config.encoder} has no windows (got {config.windows}); "
+            + ("an image is read whole." if images else "a larger model.max_tokens costs it no more a word."),
+            parameter="model.windows",
         )
     if config.encoder == BILSTM and config.train == "head":
         raise ConfigError(

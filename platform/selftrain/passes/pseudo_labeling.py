@@ -141,7 +141,7 @@ class _Actor:
 
     def _ranked(self, block: pa.Table) -> pa.Table:
         written = continuations(self._texts, block["id"].to_pylist(), self._samples) if self._samples else None
-        confidence, targets = self._scorer(embedded(self._encoder, block["text"].to_pylist(), written))
+        confidence, targets = self._scorer(embedded(self._scorer.reader(self._encoder), block["text"].to_pylist(), written))
         ranking = Ranking.of(confidence, targets, self._size, block["index"].to_pylist()).to("cpu")
         kept = ranking.targets.numpy()
         return pa.table(

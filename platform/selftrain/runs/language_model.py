@@ -27,7 +27,7 @@ def started_texts(context: RunContext) -> Iterator[Texts]:
             context.plan.augment,
             context.corpus,
             model,
-            model_fingerprint=context.llm_fingerprint,
+            model_fingerprint=None if isinstance(model, tuple) else context.llm_fingerprint,
             notify=lambda notice: context.events("recovered", what=notice),
         )
         texts = stack.enter_context(opened)

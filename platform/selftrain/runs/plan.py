@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 from selftrain.config import AugmentConfig, Experiment
 from selftrain.data.corpus import Corpus, TrueLabels
@@ -13,12 +12,12 @@ from selftrain.data.supervision import grant
 from selftrain.errors import ConfigError
 from selftrain.methods.base import Method
 from selftrain.methods.recipe import Recipe, resolve
-from selftrain.models.locate import IMAGE_ENCODERS, encoder_folder, language_model_of
+from selftrain.models.locate import IMAGE_ENCODERS, LanguageModel, encoder_folder, language_model_of
 from selftrain.models.open import located
 from selftrain.runtime.cluster import Needs, needs
 from selftrain.runtime.devices import Devices, decide
 from selftrain.runtime.hardware import Hardware, packs
-from selftrain.texts.engines import engine_needs, on_cluster
+from selftrain.texts.engines import engine_needs
 from selftrain.training.loop import Validation
 
 
@@ -40,6 +39,11 @@ class Variant:
         """Labeled documents to choose a round by; no part of what the learner sees."""
         return Validation.of(self.corpus, self.truth)
 
+    @cached_property
+    def tested(self) -> Validation | None:
+        """Test documents that are scored after every round, where the experiment asks for that."""
+        return Validation.of_test(self.corpus, self.truth) if self.experiment.evaluation.every_round else None
+
     @property
     def seeds(self) -> tuple[int, ...]:
         """What it is trained with: one seed alone where nothing is trained."""
@@ -54,7 +58,7 @@ class RunPlan:
     corpus: Corpus
     truth: TrueLabels
     variants: dict[str, Variant]  # what is trained, in order; the first is the one that is bundled
-    language_model: Path | str | None
+    language_model: LanguageModel | None
     devices: Devices | None = None  # None before `placed`
     at_once: int = 1  # trainings in Ray Train at the same time
 
@@ -75,8 +79,7 @@ class RunPlan:
 
     @property
     def _engines(self) -> int:
-        augment = self.experiment.augment
-        return augment.replicas if self.language_model is not None and on_cluster(augment) else 0
+        return self.experiment.augment.engines if self.language_model is not None else 0
 
     @property
     def _workers(self) -> int:
@@ -148,6 +151,11 @@ def prepare(experiment: Experiment) -> RunPlan:
         encoder_folder(experiment.model.encoder)
     experiment = _with_absolute_folders(experiment)
     corpus, truth = load_corpus(experiment.data)
+    if experiment.evaluation.every_round and not truth.test:
+        raise ConfigError(
+            "evaluation.every_round must be false where test documents have no labels, since nothing can be scored (got true).",
+            parameter="evaluation.every_round",
+        )
     main = resolve(experiment).name
     if main in experiment.variants:
         raise ConfigError(f"variants.{main} has the name of the experiment's own row; rename the variant.")
@@ -158,7 +166,7 @@ def prepare(experiment: Experiment) -> RunPlan:
     asked = bool(evaluation.llm_documents) or evaluation.inference_augmentation or any(one.recipe.wants_texts for one in variants.values())
     if asked and corpus.kind == "image":
         raise ConfigError("evaluation.llm_documents and evaluation.inference_augmentation want texts, and the documents are images; leave both out.")
-    if asked and experiment.augment.model is None:
+    if asked and not experiment.augment.writes:
         raise ConfigError(
             "The experiment wants texts of a language model, and augment.model is not set; set it (augment.model: gemma-3-270m), or do without texts "
             "(method.input_augmentation: false, method.conditional_augmentation: false)."
@@ -199,7 +207,7 @@ def plan(found: RunPlan) -> str:
             seconds += start + own_steps * _step_seconds(method, variant.recipe.model.encoder)
     if experiment.evaluation.inference_augmentation:
         texts += len(corpus.test) * experiment.augment.input_samples
-    texts += min(experiment.evaluation.llm_documents, len(corpus.test))
+    texts += min(experiment.evaluation.llm_documents, len(corpus.test)) * len(experiment.augment.language_models)
     seconds += 90 + texts * experiment.augment.max_tokens / 100 if found.language_model else 0
     return "\n".join(
         [

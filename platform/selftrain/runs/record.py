@@ -56,7 +56,7 @@ def metrics_of(
             "data": experiment.data.source,
             "classes": list(corpus.class_names),
             "encoder": experiment.model.encoder,
-            "llm": experiment.augment.model if plan.language_model else None,
+            "llm": experiment.augment.name if plan.language_model else None,
             "llm_fingerprint": context.llm_fingerprint,
             "method": plan.main.recipe.name,
             "supervision": describe_supervision(experiment.data),
@@ -99,7 +99,7 @@ def tags_of(plan: RunPlan) -> dict[str, str]:
         "selftrain.code_version": code_version(),
         "selftrain.config_fingerprint": plan.experiment.fingerprint(),
         "selftrain.data_fingerprint": plan.corpus.fingerprint,
-        "selftrain.language_model": str(plan.experiment.augment.model if plan.language_model else None),
+        "selftrain.language_model": str(plan.experiment.augment.name if plan.language_model else None),
     }
 
 

@@ -49,8 +49,8 @@ def _label_alignment(context: RunContext, conditional: Sequence[tuple[int, str]]
 def _embedding_map(context: RunContext, student: Student, conditional: Sequence[tuple[int, str]], kind: Literal["tsne", "pca"]) -> bytes:
     experiment, documents = context.plan.experiment, context.documents
     shown = documents.contents[: experiment.evaluation.map_documents]
-    # The weights of a linear classifier are no points of the embedding space; prototypes are.
-    prototypes = student.weights if student.bias is None else student.weights[:0]
+    # The weights of a linear classifier are no points of the embedding space, and prototypes behind a projection are of another one.
+    prototypes = student.weights if student.bias is None and student.projection is None else student.weights[:0]
     parts = [student.encoder.encode(shown), student.encoder.encode([text for _, text in conditional]), prototypes]
     points = plots.project(torch.cat([part for part in parts if len(part)]).cpu().numpy(), kind, experiment.seeds[0])
     first, second = len(shown), len(shown) + len(conditional)

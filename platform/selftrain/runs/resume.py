@@ -30,7 +30,8 @@ _WRITE_SECONDS = 10.0
 # Keys that no finished row depends on.
 _MAY_CHANGE = (
     *("ray.", "training.max_failures", "augment.stall_seconds", "augment.replicas", "augment.concurrent_requests"),
-    *("augment.server_seconds", "augment.max_spent_tokens", "augment.max_cost", "augment.gpu_memory", "augment.placement", "training.placement"),
+    *("augment.server_seconds", "augment.max_spent_tokens", "augment.max_cost", "augment.key_variable", "augment.gpu_memory"),
+    *("augment.placement", "training.placement"),
 )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from selftrain.config import DataConfig
 from selftrain.data.supervision import describe_supervision
 from selftrain.data.texts import TextRequest
+from selftrain.evaluation.consensus import NO_VOTE, consensus
 from selftrain.evaluation.metrics import evaluate
 from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
 from selftrain.models.student import Student
@@ -138,6 +139,29 @@ def language_model_row(context: RunContext, texts: Texts) -> dict[str, Any]:
     chosen = chosen_classes([answers.get(request) for request in requests], names)
     found = row(LANGUAGE_MODEL_ROW, experiment.seeds[0], experiment.data, chosen, context.labels, names, inference_ms=speed)
     return found | {"bound": True, "supervision": "none", "failed": int((chosen.sum(axis=1) == 0).sum())}
+
+
+def teacher_rows(context: RunContext, texts: Texts) -> list[dict[str, Any]]:
+    """Several teachers as zero-shot classifiers: the row of what their weighed votes come to, under the name of a single language model, then one a teacher.
+
+    `reliability` of a teacher is what the votes alone say of it (evaluation/consensus.py); its scores are what the true labels say.
+    """
+    experiment, names = context.plan.experiment, context.corpus.class_names
+    count = min(experiment.evaluation.llm_documents, len(context.documents))
+    ids = context.documents.ids[:count]
+    with context.stages("language model as classifier"):
+        votes = texts.votes(dict(zip(ids, context.documents.contents[:count], strict=True)))
+    chosen = {name: chosen_classes([answers.get(id_) for id_ in ids], names) for name, answers in votes.items()}
+    table = np.stack([np.where(found.any(axis=1), found.argmax(axis=1), NO_VOTE) for found in chosen.values()], axis=1)
+    weighed = consensus(table, len(names))
+
+    def row_of(variant: str, found: np.ndarray) -> dict[str, Any]:
+        made = row(variant, experiment.seeds[0], experiment.data, found, context.labels, names)
+        return made | {"bound": True, "supervision": "none", "failed": int((found.sum(axis=1) == 0).sum())}
+
+    reliability = dict(zip(chosen, weighed.reliability.round(4).tolist(), strict=True))
+    own = [row_of(f"{LANGUAGE_MODEL_ROW}: {name}", found) | {"reliability": reliability[name]} for name, found in chosen.items()]
+    return [row_of(LANGUAGE_MODEL_ROW, weighed.probabilities), *own]
 
 
 def chosen_classes(answers: Sequence[str | None], class_names: Sequence[str]) -> np.ndarray:

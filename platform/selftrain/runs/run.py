@@ -35,7 +35,7 @@ from selftrain.runs.plan import Variant, plan, prepare
 from selftrain.runs.record import file_name, metrics_of, tags_of
 from selftrain.runs.report import pictures_of, write_report
 from selftrain.runs.resume import Finished, Starts, previous_metrics
-from selftrain.runs.rows import figures_of, language_model_row, rows_of
+from selftrain.runs.rows import figures_of, language_model_row, rows_of, teacher_rows
 from selftrain.runs.stages import Events, Stages
 from selftrain.runs.versions import code_version
 from selftrain.runtime.background import in_order
@@ -257,6 +257,7 @@ class _Work:
                 texts or no_texts,
                 seed=seed,
                 validation=variant.validation,
+                tested=variant.tested,
                 workgroup=workgroup,
                 report=checkpoint,
                 resume=resume,
@@ -265,7 +266,9 @@ class _Work:
 
     def _checkpoint(self, name: str, variant: Variant, seed: int) -> RoundCheckpoint:
         """Of a training in this process."""
-        unrelated = {"augment": {"placement", "gpu_memory"}, "training": {"placement"}}
+        unrelated = {"augment": {"placement", "gpu_memory", "key_variable"}, "training": {"placement"}}
+        if not variant.experiment.augment.teachers:  # checkpoints from before there were several keep their identity
+            unrelated["augment"].add("teachers")
         asked = variant.experiment.model_dump(mode="json", include={"data", "model", "method", "augment", "training"}, exclude=unrelated)
         identity = json.dumps([asked, variant.corpus.fingerprint, seed], sort_keys=True)  # all that the weights depend on
         return RoundCheckpoint(self.context.folder / "checkpoints" / f"{file_name(name)}-seed{seed}.pt", identity)
@@ -285,6 +288,10 @@ class _Work:
         if found := self.finished.get(LANGUAGE_MODEL_ROW, seed):
             self.rows += found["rows"]
             return
-        row = language_model_row(self.context, texts)
-        self.finished.add(LANGUAGE_MODEL_ROW, seed, [row], [])
-        self.rows.append(row)
+        if self.plan.experiment.augment.teachers:
+            rows = teacher_rows(self.context, texts)
+            self.context.events("teachers weighed", **{row["variant"]: row["reliability"] for row in rows[1:]})
+        else:
+            rows = [language_model_row(self.context, texts)]
+        self.finished.add(LANGUAGE_MODEL_ROW, seed, rows, [])
+        self.rows += rows

@@ -107,7 +107,7 @@ def decide(experiment: Experiment, there: Hardware, *, engines: int, workers: in
 
 def alone(config: AugmentConfig, there: Hardware) -> AugmentConfig:
     """`config` with numbers, for engines that no worker trains beside."""
-    return decide(Experiment(augment=config), there, engines=config.replicas, workers=0).augment(config)
+    return decide(Experiment(augment=config), there, engines=config.engines, workers=0).augment(config)
 
 
 def _asked(gpus: str | float, auto: float) -> float:

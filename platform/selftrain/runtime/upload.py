@@ -30,6 +30,7 @@ _FOLDERS = frozenset({"output", "model.cache", "augment.cache", "training.storag
 _MAY_BE_ADDRESSES = frozenset({"augment.cache", "training.storage"})
 _SOURCES = frozenset({"data.source", "data.test_source"})
 _MODELS = frozenset({"model.encoder", "model.masked_lm", "augment.model"})
+_TEACHERS = "augment.teachers"
 _TRACKING = "tracking.uri"
 _SQLITE = "sqlite:///"
 
@@ -158,6 +159,8 @@ class Upload:
                 found[key] = {variant: self.document(changes) for variant, changes in value.items()}
             elif isinstance(value, Mapping):
                 found[key] = self.document(value, f"{name}.")
+            elif name == _TEACHERS:
+                found[key] = [self.document(one, "augment.") for one in value]  # a teacher's keys are those of `augment`
             else:
                 found[key] = self.value(name, value)
         return found

@@ -1,8 +1,8 @@
 """Dynamic batching: a thread classifies the waiting texts, those of similar length together.
 
-The unit is a text, not a request: a request of 256 texts is spread over batches and shares them with others. A text with a continuation is a unit like any other. A
-batch starts with the text that has waited longest, so that none waits for ever. It takes the neighbours in length as long as padding all to the longest costs
-little.
+The unit is a window of a text, not a request: a request of 256 texts is spread over batches and shares them with others, and so is a text of several windows. A text
+with a continuation is a unit like any other. A batch starts with the text that has waited longest, so that none waits for ever. It takes the neighbours in length as
+long as padding all to the longest costs little.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from selftrain.bundle.tokens import BATCH_START_TOKENS, Continued, Tokens
+from selftrain.models.windows import geometric_mean
 from selftrain.serving.schemas import TextProbabilities
 
 MAX_BATCH_TEXTS = 64
@@ -58,6 +59,7 @@ class Ticket:
         self.cancelled = False
         self._answers: list[TextProbabilities | None] = [None] * len(texts)
         self._left = len(texts)
+        self._parts: dict[int, list[list[float] | None]] = {}  # place -> probabilities of the windows that are answered, while others are not
 
     def fill(self, place: int, answer: TextProbabilities) -> None:
         """Set the answer of one text; only the batcher's thread calls it."""
@@ -66,13 +68,25 @@ class Ticket:
         if self._left == 0:
             self.done.set_result([one for one in self._answers if one is not None])
 
+    def fill_window(self, place: int, row: list[float] | None, tokens: Tokens) -> None:
+        """Set the probabilities of one window of a text, None where there are none; the last one fills in the text's answer. Only the batcher's thread calls it."""
+        rows = self._parts.pop(place, [])
+        rows.append(row)
+        if len(rows) < len(tokens.windows):
+            self._parts[place] = rows
+            return
+        there = [one for one in rows if one is not None]
+        found = None if len(there) < len(rows) else there[0] if len(there) == 1 else geometric_mean(np.array(there)).tolist()
+        self.fill(place, TextProbabilities(found, tokens.truncated))
+
 
 class QueuedText(NamedTuple):
-    """One text in the queue."""
+    """One text in the queue, or one window of it."""
 
     order: int  # of arrival
     length: int  # tokens that the model reads
-    tokens: Tokens
+    ids: list[int]
+    tokens: Tokens  # of the whole text
     ticket: Ticket
     place: int  # among the texts of its request
 
@@ -234,18 +248,21 @@ class Batcher:
                     self._waiting -= 1
                 ticket.fill(place, TextProbabilities(None))
             else:
-                self._queue.append(QueuedText(self._order, len(tokens.ids), tokens, ticket, place))
+                self._queue.extend(QueuedText(self._order, len(ids), ids, tokens, ticket, place) for ids in tokens.windows)
+                if tokens.further:
+                    with self._condition:
+                        self._waiting += len(tokens.further)
         self._queue.sort(key=_length)
 
     def _answer(self, batch: list[QueuedText]) -> None:
         if not batch:
             return
         start = time.monotonic()
-        rows = isolated(lambda ids: self._classify(ids).tolist(), [one.tokens.ids for one in batch])
+        rows = isolated(lambda ids: self._classify(ids).tolist(), [one.ids for one in batch])
         seconds = time.monotonic() - start
         self._seconds_a_text += 0.1 * (seconds / len(batch) - self._seconds_a_text)
         padded = len(batch) * batch[-1].length
         self._observe(len(batch), 1 - sum(map(_length, batch)) / padded if padded else 0.0, seconds)
         for one, row in zip(batch, rows, strict=True):
             # A sum is finite where all its parts are.
-            one.ticket.fill(one.place, TextProbabilities(row if row is not None and math.isfinite(sum(row)) else None, one.tokens.truncated))
+            one.ticket.fill_window(one.place, row if row is not None and math.isfinite(sum(row)) else None, one.tokens)

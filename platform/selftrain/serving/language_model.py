@@ -23,6 +23,7 @@ from selftrain.bundle.format import BundleCard
 from selftrain.config import AugmentConfig
 from selftrain.data.texts import TextRequest
 from selftrain.errors import BundleError, ConfigError, SelfTrainError, ServiceError, nearest
+from selftrain.models.windows import geometric_mean
 from selftrain.passwords import KEY_VARIABLE, read_key
 from selftrain.serving.metrics import Metrics
 from selftrain.serving.schemas import Refused, TextProbabilities
@@ -299,9 +300,7 @@ def mean_over_continuations(answers: Sequence[TextProbabilities], continuations:
         return TextProbabilities(None, truncated)
     if len(rows) == 1:
         return TextProbabilities(rows[0], truncated, continuations)
-    logarithms = np.log(np.maximum(rows, np.finfo(np.float64).tiny)).mean(axis=0)
-    powers = np.exp(logarithms - logarithms.max())
-    return TextProbabilities((powers / powers.sum()).tolist(), truncated, continuations)
+    return TextProbabilities(geometric_mean(np.array(rows)).tolist(), truncated, continuations)
 
 
 def with_model_name(settings: Augmentation) -> Augmentation:

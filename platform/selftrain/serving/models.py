@@ -270,7 +270,7 @@ class Models(Collector):
         found = []
         for one in self._served:
             card = one.live.card
-            made = card.model_dump(mode="json", include={"labels", "method", "supervision", "data", "max_tokens", "metrics", "created"})
+            made = card.model_dump(mode="json", include={"labels", "method", "supervision", "data", "max_tokens", "windows", "metrics", "created"})
             found.append({**one.live.id, "follows_champion": one.source.followed, "since": one.live.since, "problem": one.problem, **made})
         return found
 

@@ -97,7 +97,7 @@ function verdict(one) {
   if (one.error) { box.append(element("p", "Error: " + one.error, "bad")); return box; }
   const entries = Object.entries(one.probabilities);
   box.append(bar(...entries[0], true));
-  if (one.truncated) box.append(element("p", "Only the beginning of the text was read.", "soft"));
+  if (one.truncated) box.append(element("p", "The text was not read to its end.", "soft"));
   if (one.continuations !== undefined) box.append(element("p", one.continuations ? `Read with ${count(one.continuations, "continuation")}.`
     : "No continuation was usable: the text was read alone.", "soft"));
   const shown = Math.max(1, Math.min(SHOWN_BARS, entries.filter(([, value]) => value >= ZERO).length)), rest = entries.slice(shown);

@@ -12,7 +12,7 @@ from selftrain.data.corpus import Corpus, TrueLabels
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import grant
 from selftrain.errors import ConfigError, SelfTrainError
-from selftrain.models.locate import language_model_of
+from selftrain.models.locate import LanguageModel, language_model_of
 from selftrain.models.open import located, open_encoder
 from selftrain.runtime.cluster import Needs
 from selftrain.runtime.devices import Devices
@@ -20,7 +20,7 @@ from selftrain.sweeps.results import Results
 from selftrain.sweeps.search import check_search, corners, draw
 from selftrain.sweeps.space import Cell, Setting, Space, parse_space
 from selftrain.sweeps.trial import open_shared_encoder
-from selftrain.texts.engines import engine_needs, on_cluster
+from selftrain.texts.engines import engine_needs
 
 FOLDER = "sweeps"  # below the experiment's output
 
@@ -34,7 +34,7 @@ class SweepPlan:
     cells: list[Cell]
     corpora: dict[str, tuple[Corpus, TrueLabels]]  # by the fingerprint of the documents
     base: Experiment  # of the first cell: output, tracking and Ray are its
-    folders: dict[str, Path | str] = field(default_factory=dict)  # language models by name
+    folders: dict[str, LanguageModel] = field(default_factory=dict)  # language models by name
     writing: tuple[AugmentConfig, ...] = ()  # of the text engines, which run one after the other
     light: bool = True  # whether every training is
 
@@ -49,7 +49,7 @@ class SweepPlan:
     @property
     def engines(self) -> int:
         """Replicas of vLLM at the same time, at most."""
-        return max((one.replicas for one in self.writing if on_cluster(one)), default=0)
+        return max((one.engines for one in self.writing), default=0)
 
 
 def prepare_sweep(space: Space) -> SweepPlan:
@@ -76,8 +76,8 @@ def prepare_sweep(space: Space) -> SweepPlan:
 
 
 def model_name(augment: AugmentConfig) -> str:
-    """A language model's name among those of a sweep."""
-    return str(augment.model) if augment.server is None else f"{augment.model} of {augment.server}"
+    """The name of a language model, or of several teachers, among those of a sweep."""
+    return " + ".join(f"{one.model} of {one.server}" if one.server is not None else str(one.model) for one in augment.language_models)
 
 
 class _Validation:
@@ -86,7 +86,7 @@ class _Validation:
     def __init__(self, space: Space) -> None:
         self.space = space
         self.corpora: dict[str, tuple[Corpus, TrueLabels]] = {}  # by the fingerprint of the documents
-        self.folders: dict[str, Path | str] = {}  # language models by name
+        self.folders: dict[str, LanguageModel] = {}  # language models by name
         self._by_source: dict[str, tuple[Corpus, TrueLabels]] = {}
         self._tested: dict[str, Sequence[str]] = {}  # column -> ids of the test documents
         self._encoders: dict[tuple[str, str], Any] = {}
@@ -97,7 +97,7 @@ class _Validation:
         where = f"{self.space.name} at {setting.name} on {column}"
         corpus, truth = self._documents(cell.experiment, column, where)
         if cell.wants_texts:
-            if cell.experiment.augment.model is None:
+            if not cell.experiment.augment.writes:
                 raise ConfigError(f"{where}: the method wants texts of a language model and augment.model is not set; set it in the base.")
             name = model_name(cell.experiment.augment)
             self.folders[name] = self.folders.get(name) or language_model_of(cell.experiment.augment)

@@ -4,7 +4,10 @@
                 method: {VAT: {method: {name: vat}}, ...}                 named settings, each with its changes, or
                 method.learning_rate: {low: 1.0e-4, high: 0.1, log: true} a range (for a search)
     datasets    AG News: {source: ag_news}                                the columns of the table, each with its changes of `data`
+    every       method: {rounds: 5}                                       changes of every setting, whatever its method; its own ones win
     small       a size for two CPU cores: `base` is merged into the base, every other key replaces the full one
+
+A setting with another method than the base's starts from its method's defaults and `every`: the base's options belong to the base's method.
 
 A cell is one setting on one data set with one seed: a complete experiment. All of them are validated before anything starts.
 """
@@ -89,6 +92,7 @@ class Space(Section):
     datasets: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="column of the table -> its changes of data; default: the base's data"
     )
+    every: dict[str, Any] = Field(default_factory=dict, description="changes of every setting, whatever its method; what a setting says itself wins")
     seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1)
     metric: Metric = Field("accuracy", description="shown in percent; error is 100 - accuracy")
     paper: Paper | None = None
@@ -107,7 +111,8 @@ class Space(Section):
                 raise ValueError(f"the axis {key!r} is a range and a grid needs values; list them, or set search.sampler")
         base = [("base", self.base)] if isinstance(self.base, Mapping) else []
         named = [(f"the axis {key!r} at {name!r}", one) for key, axis in self.axes.items() if isinstance(axis, dict) for name, one in axis.items()]
-        for where, document in (*base, *named, ("small.base", self.small.get("base", {}))):
+        small = [(f"small.{key}", self.small.get(key, {})) for key in ("base", "every")]
+        for where, document in (*base, ("every", self.every), *named, *small):
             if not isinstance(document, Mapping) or (odd := next((key for key in _SECTIONS if not isinstance(document.get(key, {}), Mapping)), None)):
                 raise ValueError(f"{where} must hold keys and values{f' for {odd}' if isinstance(document, Mapping) else ''}")
         if "name" in self.small or "small" in self.small:
@@ -116,7 +121,8 @@ class Space(Section):
 
     def fingerprint(self) -> str:
         """A short hash of the document."""
-        return _hash(self.model_dump(mode="json"))[:8]
+        # A document without `every` keeps the hash, and so the folder, that it had before there was one.
+        return _hash(self.model_dump(mode="json", exclude=set() if self.every else {"every"}))[:8]
 
     def to_yaml(self) -> str:
         """The resolved document."""
@@ -154,10 +160,10 @@ class Space(Section):
         base = _base(self)
         changes = setting.changes
         if (own := changes.get("method", {}).get("name")) not in (None, base.get("method", {}).get("name", "genco")):
-            # Another method starts from its own defaults, not from the base's options, which belong to the base's method.
             base = {**base, "method": {"name": own}}
         where = f"{self.name} at {setting.name} on {column}"
-        return parse(merge(merge(base, {"data": self.datasets.get(column, {})}), changes), where=where)
+        shared = merge(merge(base, {"data": self.datasets.get(column, {})}), self.every)
+        return parse(merge(shared, changes), where=where)
 
     def cell(self, setting: Setting, column: str, seed: int, data: str = "") -> Cell:
         """One training of the space, with its method resolved.
@@ -230,8 +236,8 @@ def text_settings(experiment: Experiment) -> dict[str, Any]:
     """The settings that a generated text depends on besides its request: cells with the same ones share a text service."""
     machine = {"input_samples", "conditional_samples", "concurrent_requests", "engine_memory_gb", "gpus", "stall_seconds", "cache"}
     machine |= {"gpu_memory", "placement", "replicas", "server_seconds", "max_spent_tokens", "max_cost", "prompt_price", "generated_price"}
-    if experiment.augment.server is None:  # results from before there were servers keep their identity
-        machine.add("server")
+    # Results from before there were servers, or several teachers, keep their identity.
+    machine |= {key for key in ("server", "teachers") if not getattr(experiment.augment, key)} | {"key_variable"}
     return experiment.augment.model_dump(mode="json", exclude=machine)
 
 
@@ -242,7 +248,7 @@ def load_space(path: Path | str, *, small: bool = False, overrides: Sequence[str
         path: a YAML file, such as those of tune_spaces/.
         small: with its `small` block.
         overrides: `key=value` strings laid over it in the end: keys of the sweep (`seeds=[0,1]`), and of the experiment that every cell starts from
-            (`data.test_documents=500`).
+            (`data.test_documents=500`); options of a method (`method.rounds=5`) are those of every setting's method.
 
     Raises:
         ConfigError: no such file, no YAML, an unknown key, an empty grid, a paper's figure for a row or column that the space does not have, or an
@@ -274,9 +280,14 @@ def _overridden(space: Space, document: Mapping[str, Any], overrides: Sequence[s
         of_values = [one for one, values in space.axes.items() if not isinstance(values, dict)]  # the name of a named setting is no key
         if axis := next((one for one in of_values if one == key or one.startswith(f"{key}.") or key.startswith(f"{one}.")), None):
             raise ConfigError(f"overrides: {key} has no effect, every cell sets the axis {axis!r}; change axes in the file.", parameter="overrides")
-    own = [override for override in overrides if override.partition("=")[0].partition(".")[0].strip() in Space.model_fields]
-    base = overridden(document["base"], [override for override in overrides if override not in own])
-    return _parse(overridden({**document, "base": base}, own), "the options")
+    keys = {override: override.partition("=")[0].strip() for override in overrides}
+    own = [override for override, key in keys.items() if key.partition(".")[0] in Space.model_fields]
+    of_every = [override for override, key in keys.items() if key.startswith("method.") and key != "method.name"]
+    changed = {
+        "base": overridden(document["base"], [override for override in keys if override not in own + of_every]),
+        "every": overridden(document.get("every") or {}, of_every),
+    }
+    return _parse(overridden({**document, **changed}, own), "the options")
 
 
 def parse_space(document: Mapping[str, Any]) -> Space:
@@ -302,7 +313,20 @@ def _parse(document: Mapping[str, Any], where: str) -> Space:
         message = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{path} in {where}: {message[0].lower()}{message[1:]}.") from None
     _check_axes(space)
+    _check_small(space)
     return space
+
+
+def _check_small(space: Space) -> None:
+    """Refuse a size that some settings would not get, unseen: such rows of a table are trained for longer than the others."""
+    sizes = space.small.get("base", {}).get("method", {})
+    for axis in space.axes.values():
+        for name, one in axis.items() if isinstance(axis, Mapping) else ():
+            own = one.get("method", {})
+            if "name" in own and (lost := sorted(sizes.keys() & methods.method_class(own["name"]).Options.model_fields.keys() - own.keys())):
+                raise ConfigError(
+                    f"small.base.method.{lost[0]} of {space.name} does not reach {name!r}, which has another method; set small.every.method."
+                )
 
 
 def _check_axes(space: Space) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,20 +17,21 @@ from selftrain.config import AugmentConfig
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextRequest
 from selftrain.errors import ProcessDied, SelfTrainError
-from selftrain.models.locate import name_on_nodes
+from selftrain.models.locate import LanguageModel, each_model, name_on_nodes
 from selftrain.runtime.devices import alone
 from selftrain.runtime.hardware import hardware_of_cluster
 from selftrain.runtime.ray_start import is_alone
 from selftrain.runtime.watch import ray_is_lost, why_it_died
-from selftrain.texts.cache import Completion, TextCache, cache_location
-from selftrain.texts.engines import make_engine, on_cluster
+from selftrain.texts.cache import Completion, cache_location
+from selftrain.texts.engines import make_engines, on_cluster
 from selftrain.texts.prompts import Prompt
-from selftrain.texts.service import Progress, TextService, TextSummary
+from selftrain.texts.service import Progress, TextSummary
+from selftrain.texts.teachers import service_of
 
 CLOSE_SECONDS = 60  # for the engine to end, before its service is killed
 
 
-def start_actor(config: AugmentConfig, corpus: Corpus, model: Path | str, model_fingerprint: str) -> RemoteTexts:
+def start_actor(config: AugmentConfig, corpus: Corpus, model: LanguageModel, fingerprints: Sequence[str]) -> RemoteTexts:
     """The text service of `channel.open_texts` as an actor on this node; Ray has to be initialized.
 
     Where nobody has decided yet about `augment.gpus: auto`, the engines are taken to be alone on the cluster.
@@ -40,7 +40,7 @@ def start_actor(config: AugmentConfig, corpus: Corpus, model: Path | str, model_
         config: of the language model.
         corpus: documents and classes that requests are about.
         model: of `open_texts`.
-        model_fingerprint: of the language model.
+        fingerprints: of each language model.
 
     Raises:
         ray.exceptions.RayActorError: the service cannot start, for instance because the cache cannot be read; the message holds the reason.
@@ -51,25 +51,44 @@ def start_actor(config: AugmentConfig, corpus: Corpus, model: Path | str, model_
     # As an argument, a large corpus would be in the object store as long as the actor takes to start, and a restarted one would not find it again. A reference
     # that travels as bytes holds it until the session ends (and Ray prints no warning).
     kept = cloudpickle.dumps(ray.put(corpus))
+    names = [name_on_nodes(section, one, alone=is_alone()) for section, one in zip(config.language_models, each_model(model), strict=True)]
     actor = _TextActor.options(scheduling_strategy=here).remote(  # type: ignore[attr-defined]
-        config, kept, name_on_nodes(config, model, alone=is_alone()), model_fingerprint, cache_location(config.cache)
+        config, kept, names, list(fingerprints), cache_location(config.cache)
     )
     ray.get(actor.progress.remote())
     return RemoteTexts(actor)
 
 
 @ray.remote(num_cpus=0, max_concurrency=64, max_restarts=3, max_task_retries=3)
-class _TextActor(TextService):
-    """`TextService` on the driver's node, where the cache is.
+class _TextActor:
+    """A `TextService`, or that of several teachers, on the driver's node, where the cache is.
 
-    Killed, it is restarted and asked again: what it had cached is there, and the engine went on.
+    Killed, it is restarted and asked again: what it had cached is there, and the engines went on.
     """
 
-    def __init__(self, config: AugmentConfig, kept: bytes, model: str, model_fingerprint: str, cache: str) -> None:
+    def __init__(self, config: AugmentConfig, kept: bytes, models: list[str], fingerprints: list[str], cache: str) -> None:
         corpus: Corpus = ray.get(cloudpickle.loads(kept))
         actor = ray.get_runtime_context()
-        engine = make_engine(config, model, application=f"selftrain-{actor.get_actor_id()}", owner=actor.current_actor)
-        super().__init__(config, corpus, model_fingerprint, TextCache(cache), engine)
+        engines = make_engines(config, models, application=f"selftrain-{actor.get_actor_id()}", owner=actor.current_actor)
+        self._service = service_of(config, corpus, fingerprints, cache, engines)
+
+    def usable_texts(self, requests: Sequence[TextRequest]) -> Mapping[TextRequest, str]:
+        return self._service.usable_texts(requests)
+
+    def complete(self, prompts: Sequence[Prompt]) -> Mapping[Prompt, Completion]:
+        return self._service.complete(prompts)
+
+    def votes(self, documents: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]:
+        return self._service.votes(documents)
+
+    def progress(self) -> Progress:
+        return self._service.progress()
+
+    def summary(self) -> TextSummary:
+        return self._service.summary()
+
+    def close(self) -> None:
+        self._service.close()
 
 
 class RemoteTexts:
@@ -91,12 +110,17 @@ class RemoteTexts:
         completions: Mapping[Prompt, Completion] = self._ask(self._actor.complete, prompts)
         return completions
 
+    def votes(self, documents: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]:
+        """See `TextService.votes`."""
+        votes: Mapping[str, Mapping[str, str]] = self._ask(self._actor.votes, dict(documents))
+        return votes
+
     @staticmethod
-    def _ask(method: Any, requests: Sequence[Any]) -> Any:
-        if not requests:
+    def _ask(method: Any, asked: Sequence[Any] | Mapping[str, str]) -> Any:
+        if not asked:
             return {}
         try:
-            return ray.get(method.remote(list(requests)))
+            return ray.get(method.remote(asked if isinstance(asked, Mapping) else list(asked)))
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, SelfTrainError):
                 raise type(error.cause)(str(error.cause), parameter=error.cause.parameter) from None

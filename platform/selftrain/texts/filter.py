@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from selftrain.data.words import bare_words, word_count
+from selftrain.data.words import bare_words, joined, unspaced, word_count, words_of
 
 MIN_WORDS = 3
 
@@ -54,8 +54,9 @@ def sentence_ends(text: str) -> list[int]:
 
 
 def _whole(text: str) -> str:
-    """`text` up to its last whole sentence if that keeps half of it, else up to its last whole word."""
+    """`text` up to its last whole sentence if that keeps half of it, else up to its last whole word; a character is whole where no blanks are set."""
     ends = sentence_ends(text)
     if ends and ends[-1] >= len(text) / 2:
         return text[: ends[-1]]
-    return text.rsplit(" ", 1)[0]
+    words = list(words_of(text))
+    return joined(words if unspaced(words[-1].text) else words[:-1])

@@ -5,6 +5,7 @@ It knows no engine but by its protocol (engines/base.py): vLLM in a run, a dicti
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -38,6 +39,7 @@ class TextCounts:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     seconds: float = 0.0  # waiting for the engine, its start included
+    teachers: Mapping[str, TextCounts] = field(default_factory=dict)  # of each teacher, where there are several
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -51,7 +53,7 @@ class TextCounts:
             "generated_tokens": self.generated_tokens,
             "seconds": round(self.seconds, 3),
             "tokens_per_second": round(speed, 1),
-        }
+        } | ({"teachers": {name: one.to_json() for name, one in self.teachers.items()}} if self.teachers else {})
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,28 @@ class TextService:
                 self._count(key, generated=key in generated, reason="" if key in found else "failed")
         return {prompt: found[key] for prompt, key in keys.items() if key in found}
 
+    def votes(self, documents: Mapping[str, str]) -> dict[str, dict[str, str]]:
+        """The name of the class that each language model chooses for each document, by the language model's name and the document's id.
+
+        Args:
+            documents: id -> text; of any kind, the corpus need not hold them. One without an answer is missing in the result.
+
+        Raises:
+            SelfTrainError: as `complete`.
+        """
+        return {str(self.config.name): self.chosen(documents)}
+
+    def chosen(self, documents: Mapping[str, str]) -> dict[str, str]:
+        """What `votes` holds of this one language model."""
+        # Nothing is drawn, so the engine's seed is no part of the key: the kind is not one of those that a run's seed tells apart.
+        prompts = {
+            id_: replace(prompt_for(TextRequest(id_, "classify"), text, self.labels, self.config), kind="vote") for id_, text in documents.items()
+        }
+        found = self.complete(list(prompts.values()))
+        answers = {id_: found[prompt].text.strip() for id_, prompt in prompts.items() if prompt in found}
+        names = {label.name for label in self.labels}
+        return {id_: answer for id_, answer in answers.items() if answer in names}
+
     def progress(self) -> Progress:
         """The state of the present call of `usable_texts` or `complete`."""
         with self._progress_lock:
@@ -178,7 +202,7 @@ class TextService:
     def _generate(self, prompts: Mapping[str, Prompt]) -> None:
         """Generate and cache; `prompts` by key."""
         keys = {prompt: key for key, prompt in prompts.items()}
-        start, first, committed = time.monotonic(), 0.0, 0.0
+        start, first, committed = time.monotonic(), 0.0, -math.inf  # the first block is written at once, however short the machine has been up
         done_before = self._progress.done_so_far
         self._set_progress(Progress(total=len(prompts), done_so_far=done_before))
         block: list[Completion] = []

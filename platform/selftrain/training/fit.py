@@ -32,6 +32,7 @@ def fit(
     *,
     seed: int,
     validation: Validation | None = None,
+    tested: Validation | None = None,
     workgroup: Workgroup | None = None,
     opened: Callable[[], Encoder] | None = None,
     report: Report | None = None,
@@ -49,6 +50,7 @@ def fit(
         texts: answers requests for texts of the language model.
         seed: of new weights, and of everything random in training.
         validation: labeled documents to choose the best round by.
+        tested: labeled documents that are scored after every round, for the report alone.
         workgroup: where Ray Train keeps the checkpoints of this training.
         opened: opens the encoder, where that is not the one of `recipe.model`; for trainings in this process.
         report: called after every round of a training in this process with its figures and a state that `resume` takes.
@@ -69,13 +71,14 @@ def fit(
         if not method.rounds:
             return Fitted(method)
         if workgroup is None or method.encoder.light:
-            fitted = train(method, texts=texts, report=report or _unreported, seed=seed, validation=validation, resume=resume, step_done=step_done)
+            scored = {"validation": validation, "tested": tested}
+            fitted = train(method, texts=texts, report=report or _unreported, seed=seed, **scored, resume=resume, step_done=step_done)
             return _in_float32(fitted, recipe, corpus, seed)
     from selftrain.training.ray import train_in_workers
 
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # of an earlier training in this process: the workers may share its card
-    state = train_in_workers(recipe, corpus, texts, seed=seed, workgroup=workgroup, validation=validation)
+    state = train_in_workers(recipe, corpus, texts, seed=seed, workgroup=workgroup, validation=validation, tested=tested)
     method.load_state(state["method"])
     method.encoder.eval()
     return Fitted(method, state["rounds"], state["seconds"], state["best"])

@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from selftrain.data.corpus import Corpus, TrueLabels
 from selftrain.data.texts import TextChannel
+from selftrain.evaluation.metrics import area_under_curve
 from selftrain.methods.base import Method
 from selftrain.models.student import Student
 
@@ -39,6 +41,19 @@ class Validation:
         """The validation split with its true labels; None where it is empty."""
         documents = corpus.validation
         return cls(documents.contents, [truth.validation[id_] for id_ in documents.ids]) if len(documents) else None
+
+    @classmethod
+    def of_test(cls, corpus: Corpus, truth: TrueLabels) -> Validation | None:
+        """The test split likewise, for the report alone; None where it has no true labels."""
+        places = [place for place, id_ in enumerate(corpus.test.ids) if id_ in truth.test]
+        found = cls([corpus.test.contents[place] for place in places], [truth.test[corpus.test.ids[place]] for place in places])
+        return found if places else None
+
+    def figures(self, student: Student) -> dict[str, float]:
+        """What is reported of `student` after a round, where the documents choose nothing."""
+        probabilities, labels = student.predict(self.documents).cpu().numpy(), np.array(self.labels)
+        area = area_under_curve(probabilities, labels)
+        return {"test_accuracy": float((probabilities.argmax(axis=1) == labels).mean())} | ({"test_auc": area} if area is not None else {})
 
     def accuracy(self, student: Student) -> float:
         """Share of the documents that `student` gets right."""
@@ -86,6 +101,7 @@ def train(
     report: Report,
     seed: int,
     validation: Validation | None = None,
+    tested: Validation | None = None,
     resume: dict[str, Any] | None = None,
     step_done: StepDone | None = None,
 ) -> Fitted:
@@ -97,6 +113,7 @@ def train(
         report: called after every round with the round's figures and a state that `resume` takes.
         seed: of everything random but the language model.
         validation: documents to choose the best round by; of equal ones the first is kept.
+        tested: documents whose figures are reported after every round; nothing is chosen by them.
         resume: a state that `report` got; a finished one makes this a no-op.
         step_done: called after every step with (round, rounds, step, steps), all counted from one.
     """
@@ -129,6 +146,8 @@ def train(
             if fitted.best is None or figures["validation_accuracy"] > fitted.best["accuracy"]:
                 weights = copy.deepcopy(state | {"optimizer": None, "scheduler": None})
                 fitted.best = {"round": round_, "accuracy": figures["validation_accuracy"], "method": weights}
+        if tested is not None:
+            figures |= tested.figures(method.student())
         fitted.rounds.append({"round": float(round_ + 1), **figures, **losses})
         report(fitted.rounds[-1], fitted._after(round_, state))
     method.encoder.eval()

@@ -61,7 +61,14 @@ class Workgroup:
 
 
 def train_in_workers(
-    recipe: Recipe, corpus: Corpus, texts: TextChannel, *, seed: int, workgroup: Workgroup, validation: Validation | None = None
+    recipe: Recipe,
+    corpus: Corpus,
+    texts: TextChannel,
+    *,
+    seed: int,
+    workgroup: Workgroup,
+    validation: Validation | None = None,
+    tested: Validation | None = None,
 ) -> dict[str, Any]:
     """Train in Ray Train (`TorchTrainer`).
 
@@ -72,6 +79,7 @@ def train_in_workers(
         seed: of the training.
         workgroup: name and place of the training.
         validation: documents to choose the best round by.
+        tested: documents that are scored after every round, for the report alone.
 
     Returns:
         The last state of `loop.train`, without the optimiser's.
@@ -94,7 +102,7 @@ def train_in_workers(
     training, storage = recipe.training, workgroup.storage_path
     # Where workers may be on other nodes, a file is not seen here; rounds are.
     steps = Path(storage) / f".{workgroup.name}.steps.json" if workgroup.one_machine and "://" not in storage else None
-    work = {"recipe": recipe, "corpus": corpus, "texts": texts, "seed": seed, "validation": validation, "steps": steps}
+    work = {"recipe": recipe, "corpus": corpus, "texts": texts, "seed": seed, "validation": validation, "tested": tested, "steps": steps}
     trainer = TorchTrainer(
         _worker,
         # By reference: the controller has a copy of this dict too, and should neither hold the corpus nor import what trains.
@@ -198,7 +206,8 @@ def _worker(sent: dict[str, Any]) -> None:
         method.ranking_pass = lambda *asked: once(workers, lambda: ranked(*asked))
     texts = _asked_once(config["texts"], workers)
     step_done = StepFile(config["steps"]) if config["steps"] is not None and workers.rank == 0 else None
-    train(method, texts=texts, report=report, seed=config["seed"], validation=config["validation"], resume=resume, step_done=step_done)
+    scored = {"validation": config["validation"], "tested": config["tested"]}
+    train(method, texts=texts, report=report, seed=config["seed"], **scored, resume=resume, step_done=step_done)
 
 
 def once(workers: Workers, work: Callable[[], Result]) -> Result:

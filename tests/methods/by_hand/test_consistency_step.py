@@ -3,8 +3,8 @@
 import pytest
 import torch
 from by_hand import softmax
-from few_labels import LABELED, TEXTS, built, each_changes, follow, mean, toy, weights_of
-from few_labels_equations import VAT, FixMatch, MeanTeacher, MixMatch, Pi, PseudoLabels
+from few_labels import LABELED, TEXTS, built, each_changes, follow, toy, weights_of
+from few_labels_equations import SSC, VAT, FixMatch, MeanTeacher, MixMatch, Pi, PseudoLabels
 
 from selftrain.data.texts import TextRequest
 from selftrain.methods.few_labels.ns3l import NS3LHostOptions
@@ -67,36 +67,12 @@ def test_vat():
     each_changes("vat", cases, results_of("vat", cases, VAT), SHARED)
 
 
-PLAIN = {"ramp": 0.0}  # MixMatch's own code has another ramp
-
-
 def test_mixmatch():
-    cases = [PLAIN, PLAIN | {"temperature": 0.2}, PLAIN | {"alpha": 3.0}, PLAIN | {"weight": 5.0}, PLAIN | {"unlabeled_ratio": 1}]
+    """The weight rises in a line; NS3L's negative labels are those of the mixed labeled and unlabeled documents (NS3L, section 4.3)."""
+    cases = [{"ramp": 0.0}, {"temperature": 0.2}, {"alpha": 3.0}, {"weight": 5.0}, {"unlabeled_ratio": 1}, {}, {"ramp": 1.0}]
+    cases += [{"ns3l_weight": 0.5, "ns3l_threshold": 0.3}, {"ns3l_weight": 0.5, "ns3l_threshold": 0.1}]
     each_changes("mixmatch", cases, results_of("mixmatch", cases, MixMatch), SHARED)
-
-
-def test_negative_labels_of_mixmatch_come_from_the_mixed_guesses():
-    """NS3L section 4.3: a class whose guessed, mixed label is below T. Here of the mixed unlabeled documents."""
-    method, rows = built("mixmatch", ns3l_weight=0.5, ns3l_threshold=0.3, **PLAIN), []
-    hand = MixMatch(method)
-    own = method.ns3l_rows
-    method.ns3l_rows = lambda batch: rows.append(own(batch)) or rows[-1]
-    figures = [method.step(0, 0), hand_step := _mixed(hand)]
-    (logits, negatives), count = rows[0], len(hand.unlabeled_mixed)
-    expected = torch.stack([target < 0.3 for _, target in hand.unlabeled_mixed])
-    assert torch.equal(negatives[-count:], expected) and 0 < expected.sum() < expected.numel()
-    torch.testing.assert_close(torch.softmax(logits[-count:], dim=1), torch.stack([p for p, _ in hand.unlabeled_mixed]))
-    terms = [-(1 - p[target < 0.3].sum()).log() for p, target in hand.unlabeled_mixed]
-    assert figures[0]["ns3l"] == pytest.approx(0.5 * float(mean(terms).detach()), rel=1e-9)
-    assert figures[0]["loss"] == pytest.approx(hand_step["loss"] + figures[0]["ns3l"], rel=1e-9)
-
-
-def _mixed(hand):
-    """The losses of MixMatch alone."""
-    hand.options = hand.options.model_copy(update={"ns3l_weight": 0.0})
-    with torch.no_grad():
-        hand.weights = {name: value.clone() for name, value in hand.weights.items()}
-    return hand.step(0, 0)
+    assert 0 < MixMatch.negative[0] <= MixMatch.negative[1]
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -108,14 +84,33 @@ def test_fixmatch(normalize):
     assert min(FixMatch.seen) > 0
 
 
-# --- What the language model writes
+# --- Views, drawn anew in every step
 
 WITH_VIEWS = {
     "pi_model": (Pi, {"weight": 2.0}),
     "mean_teacher": (MeanTeacher, {"weight": 2.0}),
-    "mixmatch": (MixMatch, {"weight": 2.0, "ramp": 0.0}),
+    "mixmatch": (MixMatch, {"weight": 2.0}),
     "fixmatch": (FixMatch, {"threshold": 0.0}),
+    "ssc": (SSC, {"threshold": 0.6, "confidence_temperature": 0.3}),
 }
+
+
+@pytest.mark.parametrize("name", WITH_VIEWS)
+def test_a_step_draws_its_views(name):
+    """Of all that there are, of three, and the same ones in every step."""
+    hand_of, options = WITH_VIEWS[name]
+    results = []
+    for pool in (None, 3, 1):
+        method = built(name, view_pool=pool, **options)
+        hand = hand_of(method)
+        results.append(follow(method, hand)["W"])
+        numbers = {number for drawn in hand.drawn for own in drawn.values() for number in own}
+        assert {None: max(numbers, default=0) > 2**20, 3: numbers == {0, 1, 2}, 1: not numbers}[pool]
+        assert pool == 1 or hand.drawn[0] != hand.drawn[1]
+    assert not torch.allclose(results[0], results[1], rtol=0, atol=1e-6) and not torch.allclose(results[1], results[2], rtol=0, atol=1e-6)
+
+
+# --- What the language model writes
 
 
 def written(requests):
@@ -141,7 +136,20 @@ def test_steps_with_continuations(name):
         return answers
 
     follow(method, hand, channel)
-    assert len(asked) == len(set(asked)) == method.texts_wanted()
+    assert len(asked) == len(set(asked)) == method.texts_wanted() == 7 * hand.compared
+
+
+def test_steps_draw_among_the_continuations_that_were_asked_for():
+    method = built("ssc", views="continuations", view_pool=3, threshold=0.6, confidence_temperature=0.3)
+    hand = SSC(method)
+
+    def channel(requests):
+        assert len(requests) == method.texts_wanted() == 7 * 3
+        places = {id_: index for index, id_ in enumerate(method.corpus.unlabeled.ids)}
+        hand.continuations = {(places[request.document_id], request.sample): f"song {request.sample} goal" for request in requests}
+        return {request: f"song {request.sample} goal" for request in requests}
+
+    follow(method, hand, channel)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import tracemalloc
 import warnings
 from dataclasses import replace
 
@@ -23,6 +24,10 @@ ALL = {
     "cross_entropy": {"label_smoothing": 0.1},
     "ns3l": {"ns3l_threshold": 0.3},
     "ns3l uniform": {"ns3l_threshold": 0.3, "ns3l_negatives": "uniform"},
+    "ns3l nearest": {"ns3l_threshold": 0.3, "ns3l_negatives": "exclude_nearest"},
+    "ns3l furthest": {"ns3l_threshold": 0.3, "ns3l_negatives": "furthest"},
+    "ns3l averaged": {"ns3l_threshold": 0.3, "average": 0.6},
+    "fixmatch by sgd": {"threshold": 0.5, "optimizer": "sgd", "schedule": "cosine", "average": 0.7, "decayed": "weights"},
     "pseudo_label": {"threshold": 0.5},
     "pi_model": {"weight": 2.0},
     "mean_teacher": {"weight": 2.0, "decay": 0.5},
@@ -53,7 +58,7 @@ def rounds(method, first, last):
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_resumed_method_goes_on_as_the_one_that_was_never_stopped(name):
-    """After every round: weights, moments, rate, teachers, and the batch before."""
+    """After every round: weights, moments, rate, teachers, averages, the batch before, and distances of the space before training."""
     options = {"rounds": 3}
     whole = made(name, **options)
     states = []
@@ -102,6 +107,29 @@ def test_what_a_round_reports(name):
         assert all(isinstance(value, float) and math.isfinite(value) for value in method.step(round_, 0).values())
 
 
+def test_neighbours_are_found_without_all_pairs_at_once(monkeypatch):
+    """As many numbers as one block of documents has with the labeled ones, and no more: not documents times labeled ones times dimensions."""
+    sizes = []
+    own = torch.cdist
+
+    def watched(block, members, **how):
+        sizes.append(tuple(block.shape))
+        return own(block, members, **how)
+
+    monkeypatch.setattr(torch, "cdist", watched)
+    method = built("ns3l", ns3l_negatives="furthest", ns3l_threshold=0.3)
+    texts = TEXTS * 250  # 3,000 documents
+    method.corpus = replace(method.corpus, unlabeled=replace(method.corpus.unlabeled, ids=tuple(map(str, range(len(texts)))), contents=texts))
+    tracemalloc.start()
+    method.refresh(0, None)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2e6  # bytes of numpy's; half of the rows times labeled ones times dimensions in float64 would be half a megabyte a class
+    assert sizes == [(1024, 3), (1024, 3), (952, 3)] * 3
+    first, again = method._distances[:12], method._distances[-12:]
+    assert torch.equal(first, again)
+
+
 @pytest.mark.parametrize("name", sorted({name.split()[0] for name in ALL} - {"ssc", "mean_teacher"}))
 def test_the_linear_classifier_is_what_is_served(name):
     method = made(name)
@@ -144,7 +172,8 @@ def test_a_head_embeds_all_documents_and_views_at_once_and_only_once():
     method = resolve(parse({"method": {**SHORT, "name": "fixmatch"}})).build(toy(), Head(WORDS))
     for round_ in range(2):
         method.refresh(round_, None)
-    assert calls == [[*TEXTS, *(edited(TEXTS[index], view) for index in range(12) if index not in LABELED for view in (0, 1))]]
+    assert calls == [[*TEXTS, *(edited(TEXTS[index], view) for index in range(12) if index not in LABELED for view in range(4))]]
+    assert {view for index in (2, 3) for _ in range(99) for view in method._view_numbers(2, np.random.default_rng())} == set(range(4))
 
 
 @pytest.mark.parametrize("name", ["vat", "mixmatch"])
@@ -185,6 +214,7 @@ def test_two_classes_are_told_that_ns3l_is_pseudo_labeling():
         ({}, toy(candidates={toy().unlabeled.ids[0]: (0, 1)}), r"data\.supervision is 'candidates'"),
         ({"views": "continuations"}, toy(kind="image"), r"method\.views must be 'edits' for images"),
         ({"views": "continuations"}, toy(), None),
+        ({"view_pool": 3}, toy(kind="image"), r"method\.view_pool is for texts: images get new views in every step; leave it out \(got 3\)"),
     ],
 )
 def test_what_does_not_fit_is_refused(options, corpus, refused):
@@ -214,6 +244,7 @@ def test_negative_labels_for_classes_without_a_labeled_document():
     corpus = toy(labeled=(0, 1, 4))
     for how, expected in (("furthest", {2}), ("exclude_nearest", {0, 1, 2})):
         method = built("ns3l", corpus, ns3l_threshold=0.3, ns3l_negatives=how, batch_size=9, unlabeled_ratio=1)
+        method.refresh(0, None)
         masks, own = [], method.ns3l_rows
         method.ns3l_rows = lambda batch, own=own, masks=masks: masks.append(own(batch)) or masks[-1]
         for step in range(4):

@@ -49,6 +49,7 @@ BASE = {
     "weight_decay": 0.1,
 }
 SCALE, SEED = 2.5, 3
+PINNED = [-0.24501488391948426, -0.7707361660873064, -0.6872103061350066, -0.23404598566770424, -0.18164882284616984]
 
 
 def corpus():
@@ -96,20 +97,26 @@ class ByHand:
         total = self.options.rounds * self.options.steps_per_round
         self.adam = AdamW(falling(self.options.learning_rate, total), self.options.weight_decay)
 
-    def f(self, text, weight=None, longest=12):
-        return embedded(self.weight if weight is None else weight, self.words, text, longest)
+    def f(self, text, weight=None, longest=12, unit=True):
+        return embedded(self.weight if weight is None else weight, self.words, text, longest, unit=unit)
 
     def prompts(self, name):
         return [f"about {name}", f"news {name} {name} more"]
 
-    def p(self, weight=None):
+    def p(self, weight=None, unit=True):
         """f(p_j): the mean over a class's prompts."""
-        return torch.stack([sum(self.f(prompt, weight) for prompt in self.prompts(name)) / 2 for name in CLASSES])
+        return torch.stack([sum(self.f(prompt, weight, unit=unit) for prompt in self.prompts(name)) / 2 for name in CLASSES])
 
-    def q(self, embedding):
-        """Equation 4; `released` takes the dot product without the scale."""
-        factor = 1.0 if self.options.target_similarity == "released" else SCALE
-        return softmax(factor * self.p() @ embedding / self.options.tau)
+    def scores(self, texts, longest=12):
+        """What pseudo-labels are made from, of the mean over `texts`: cosines times the scale; `released` takes dot products of W c(x) as they are."""
+        if self.options.target_similarity == "released":
+            return self.p(unit=False) @ (sum(self.f(text, longest=longest, unit=False) for text in texts) / len(texts))
+        mean = sum(self.f(text, longest=longest) for text in texts)
+        return SCALE * self.p() @ (mean / mean.square().sum().sqrt())
+
+    def q(self, scores):
+        """Equation 4."""
+        return softmax(scores / self.options.tau)
 
     def answered(self, kind, place, label=-1):
         wanted = [TextRequest(IDS[place], kind, label, sample) for sample in range(self.samples[kind == "conditional"])]
@@ -119,13 +126,12 @@ class ByHand:
         own, self.about_texts = self.options, {}
         self.confidence, q = [], []
         for place, text in enumerate(TEXTS):
+            read, longest = [text], 12
             if own.input_augmentation:  # equation 9; a document without continuations stands for itself
-                mean = sum(self.f(f"{text} {more}", longest=24) for more in self.answered("input", place) or [""])
-                embedding = mean / mean.square().sum().sqrt()
-            else:
-                embedding = self.f(text)
-            self.confidence.append(softmax(SCALE * self.p() @ embedding))  # equation 3
-            q.append(self.q(embedding))
+                read, longest = [f"{text} {more}" for more in self.answered("input", place) or [""]], 24
+            scores = self.scores(read, longest)
+            self.confidence.append(softmax(scores))  # equation 3
+            q.append(self.q(scores))
         # Section 3.4: S_t grows from first_share to last_share of the documents a class
         share = own.last_share if own.rounds == 1 else own.first_share + (own.last_share - own.first_share) * round_ / (own.rounds - 1)
         size = max(1, round(share * len(TEXTS) / len(CLASSES)))
@@ -134,24 +140,30 @@ class ByHand:
         self.groups = [sorted((i for i in range(len(TEXTS)) if labels[i] == label), key=lambda i: -best[i])[:size] for label in range(3)]
         self.label_of = {place: label for label, group in enumerate(self.groups) for place in group}
         self.trained_on = {place: [(TEXTS[place], q[place])] for place in self.label_of}
+        self.drawn = {place for step in range(own.steps_per_round) for place in self.batch(np.random.default_rng([SEED, round_, step]))}
         if own.conditional_augmentation:  # section 3.3: every text has the Q of its own embedding
             for place, label in self.label_of.items():
-                texts = [(text, self.q(self.f(text))) for text in self.answered("conditional", place, label)]
+                texts = [(text, self.q(self.scores([text]))) for text in self.answered("conditional", place, label)]
                 if own.conditional_filter:
-                    texts.sort(key=lambda item: -float(softmax(SCALE * self.p() @ self.f(item[0]))[label]))
+                    texts.sort(key=lambda item: -float(softmax(self.scores([item[0]]))[label]))
                     texts = texts[: own.conditional_filter]
                 self.trained_on[place] = texts or self.trained_on[place]
-            texts = [(text, label) for place, label in self.label_of.items() for text in self.answered("conditional", place, label)]
-            agree = [int(softmax(self.p() @ self.f(text)).argmax()) == label for text, label in texts]
+            pairs = [(place, self.label_of[place]) for place in self.drawn]
+            agree = [int(self.scores([text]).argmax()) == label for place, label in pairs for text in self.answered("conditional", place, label)]
             self.about_texts = {
-                "pairs_without_conditional_text": sum(not self.answered("conditional", *pair) for pair in self.label_of.items()),
+                "pairs_drawn": len(pairs),
+                "pairs_without_conditional_text": sum(not self.answered("conditional", *pair) for pair in pairs),
                 "conditional_texts_filed_under_their_label": sum(agree) / len(agree) if agree else 0.0,
             }
+
+    def batch(self, rng):
+        per_class = self.options.per_class
+        return [group[i] for group in self.groups if group for i in rng.choice(len(group), per_class, replace=len(group) < per_class)]
 
     def step(self, round_, step):
         """The losses and, in `weight`, W after the step; draws follow from (seed, round, step) alone."""
         own, rng = self.options, np.random.default_rng([SEED, round_, step])
-        batch = [group[i] for group in self.groups if group for i in rng.choice(len(group), own.per_class, replace=len(group) < own.per_class)]
+        batch = self.batch(rng)
         asked = [bool(own.conditional_augmentation and self.answered("conditional", place, self.label_of[place])) for place in batch]
         drawn = [self.trained_on[place][rng.integers(len(self.trained_on[place])) if ask else 0] for place, ask in zip(batch, asked, strict=True)]
         chosen = [self.prompts(name)[rng.integers(2)] for name in CLASSES] if own.label_prompt == "released" else None
@@ -163,7 +175,11 @@ class ByHand:
 
         def main(weight):  # equation 5, or 11 on conditional texts
             p = torch.stack([self.f(prompt, weight) for prompt in chosen]) if chosen else self.p(weight)
-            terms = [-(q * torch.log(softmax(SCALE * p @ self.f(text, weight)))).sum() for text, q in drawn]
+            terms = []
+            for text, held in drawn:
+                scores = SCALE * p @ self.f(text, weight)
+                q = self.q(scores) if own.target_gradient else held  # of the present weights: at tau = 1 equation 8
+                terms.append(-(q * torch.log(softmax(scores))).sum())
             return sum(terms) / len(terms)
 
         def t2g(weight):  # equation 10
@@ -197,6 +213,9 @@ CASES = {
     "no continuation": ({}, (1, 1), {("input", place) for place in range(len(TEXTS))}),
     "denominator of the released code": ({"t2g_denominator": "generated"}, (2, 1), ()),
     "Q of the raw dot product": ({"target_similarity": "released"}, (1, 1), ()),
+    "raw dot products, K = 3, filter": ({"target_similarity": "released", "conditional_filter": 2}, (3, 4), ()),
+    "Q with its gradient": ({"target_gradient": True}, (1, 1), ()),
+    "equation 8": ({"target_gradient": True, "tau": 1.0, "input_augmentation": False, "conditional_augmentation": False}, (1, 1), ()),
     "one prompt at random": ({"label_prompt": "released"}, (1, 1), ()),
     "filter": ({"conditional_filter": 2}, (1, 4), ()),
     "tau": ({"tau": 0.9}, (1, 1), ()),
@@ -307,15 +326,43 @@ def test_what_is_asked_for():
     assert {request.kind for request in channel.asked[before:]} == {"conditional"}
 
 
+def test_texts_are_asked_for_of_what_the_batches_draw_and_of_nothing_else():
+    """Every batch is drawn again here, from (seed, round, step) as the step does."""
+    method, channel = built({"per_class": 1, "first_share": 1.0, "last_share": 1.0}), Channel()
+    method.refresh(0, channel)
+    drawn = set()
+    for step in range(2):
+        rng = np.random.default_rng([SEED, 0, step])
+        drawn |= {group[int(rng.choice(len(group), 1, replace=False)[0])] for group in method.selection.groups if group}
+    asked = [request for request in channel.asked if request.kind == "conditional"]
+    assert asked == [TextRequest(IDS[place], "conditional", method.selection.label_of[place], 0) for place in sorted(drawn)]
+    assert len(asked) < len(method.selection)
+
+
+def test_the_weights_are_those_of_when_every_kept_pair_was_written_for():
+    """Digits as trained before texts were asked for after the draw; a text is embedded by itself, since its last digit depends on what shares its pass."""
+    options = {"rounds": 3, "steps_per_round": 2, "per_class": 1, "first_share": 0.8, "last_share": 1.0}
+    method, channel = built(options, (1, 2)), Channel()
+    method.encoder.batch_size = 1
+    for round_ in range(method.rounds):
+        method.refresh(round_, channel)
+        for step in range(method.steps(round_)):
+            method.step(round_, step)
+    assert method.encoder.weight.flatten()[:5].tolist() == pytest.approx(PINNED, rel=1e-12)
+    pairs = {(request.document_id, request.label) for request in channel.asked if request.kind == "conditional"}
+    assert len(pairs) == 9  # of 10 that were kept in some round
+
+
 @pytest.mark.parametrize(
     ("options", "samples", "wanted"),
     [
-        ({}, (2, 3), 11 * 2 + 15 * 3),  # S_t is 2 and 3 of each of 3 classes: 15 pairs together, fewer than twice the last 9
+        ({}, (2, 3), 11 * 2 + 15 * 3),  # S_t is 2 and 3 of each of 3 classes: 15 pairs together, fewer than twice the last 9, and a round may draw 12
         ({"rounds": 4}, (1, 1), 11 + 18),  # 2, 2, 3, 3 make 30
         ({"conditional_augmentation": False}, (2, 3), 22),
         ({"input_augmentation": False}, (2, 3), 45),
         ({"input_augmentation": False, "conditional_augmentation": False}, (2, 3), 0),
         ({"rounds": 0}, (2, 3), 0),
+        ({"per_class": 1, "steps_per_round": 1, "last_share": 1.0}, (2, 3), 22 + 6 * 3),  # S_t is 2 and 4, and a round draws one of each class
     ],
 )
 def test_texts_wanted_before_anything_is_asked_for(options, samples, wanted):

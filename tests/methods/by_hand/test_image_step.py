@@ -106,21 +106,26 @@ class ImagesByHand:
         self.labels = [corpus.granted[id_] for id_ in corpus.unlabeled.ids[:LABELED]]
         self.weights = {"W": method.encoder.weight.detach().clone()}
         self.weights |= {f"U.{name}": value.detach().clone() for name, value in method.classifier.named_parameters()}
-        self.optimizer = AdamW(falling(SHORT["learning_rate"], SHORT["steps_per_round"]), self.options.weight_decay)
+        self.start_optimizer(self.options.rounds * SHORT["steps_per_round"])
         self.running = None
 
     strong = 0  # strong views of a step
+    others = True  # whether images without a label are in the pass
     make = staticmethod(strong_views)
+
+    def start_optimizer(self, steps):
+        kept = [name for name in self.weights if name.endswith("bias")]  # biases do not decay
+        self.optimizer = AdamW(falling(SHORT["learning_rate"], steps), self.options.weight_decay, kept=kept)
 
     def logits(self, w, rows):
         return rows @ w["U.weight"].T + w["U.bias"]
 
-    def step(self, number):
-        rng = np.random.default_rng([0, 0, number])
+    def step(self, number, round_=0):
+        rng = np.random.default_rng([0, round_, number])
         self.labeled = [int(i) for i in rng.choice(LABELED, size=3, replace=False)]
         unlabeled = [LABELED + int(i) for i in rng.choice(len(self.pixels) - LABELED, size=3, replace=False)]
         how = {"mirrored": self.mirrored}
-        weak = weak_views([self.pixels[i] for i in [*self.labeled, *unlabeled]], rng, **how)
+        weak = weak_views([self.pixels[i] for i in [*self.labeled, *(unlabeled if self.others else [])]], rng, **how)
         views = [flat(self.make([self.pixels[i] for i in unlabeled], rng, **how)) for _ in range(self.strong)]
         w = {name: value.clone().requires_grad_() for name, value in self.weights.items()}
         losses = self.losses(w, flat(weak), views, rng)
@@ -139,12 +144,18 @@ class ImagesByHand:
         return logits[:3], logits[3:]
 
 
+def unit(rows):
+    return rows / rows.norm(dim=1, keepdim=True)
+
+
 def pseudo(row, threshold):
     p = softmax(row.detach())
     return int(p.argmax()) if float(p.max()) >= threshold else None
 
 
 class CrossEntropy(ImagesByHand):
+    others = False
+
     def losses(self, w, weak, views, rng):
         return {"ce": self.cross_entropy(self.plain(w, weak)[0])}
 
@@ -183,7 +194,7 @@ class SSC(ImagesByHand):
         together = torch.cat([weak, *views])
         self.running = together.mean(dim=0)
         rows = centred(w["W"], together)
-        rows, prototypes = rows / rows.norm(dim=1, keepdim=True), w["U.weight"] / w["U.weight"].norm(dim=1, keepdim=True)
+        rows, prototypes = unit(self.placed(w, rows)), unit(w["U.weight"])
         everything = [(row, label, 1.0) for label, row in enumerate(prototypes)]
         everything += [(row, self.labels[i], 1.0) for i, row in zip(self.labeled, rows[:3], strict=True)]
         for place in range(3):
@@ -198,6 +209,15 @@ class SSC(ImagesByHand):
                 below = sum(score.exp() for score in scores.values()).log()
                 total, shares = total - weight * sum(scores[b] - below for b in positives) / len(positives), shares + weight
         return {"ssc": total / shares}
+
+    def placed(self, w, rows):
+        """Two layers between network and prototypes, as released."""
+        return torch.relu(rows @ w["U.projection.0.weight"].T + w["U.projection.0.bias"]) @ w["U.projection.2.weight"].T + w["U.projection.2.bias"]
+
+
+class SSCWithoutProjection(SSC):
+    def placed(self, w, rows):
+        return rows
 
 
 class Pi(ImagesByHand):
@@ -267,6 +287,8 @@ class MixMatch(ImagesByHand):
 
 
 class CSKD(ImagesByHand):
+    others = False
+
     def losses(self, w, weak, views, rng):
         labeled, _ = self.plain(w, weak)
         partners = []
@@ -282,12 +304,50 @@ class CSKD(ImagesByHand):
         return {"ce": self.cross_entropy(labeled), "cs_kd": self.options.weight * mean(terms)}
 
 
+class SelfTeacher(CrossEntropy):
+    """Tf-KD of images: the weights after the first training read the student's own view, with the running mean of their last pass."""
+
+    teacher = None
+
+    def losses(self, w, weak, views, rng):
+        if self.teacher is None:
+            return super().losses(w, weak, views, rng)
+        weights, running = self.teacher
+        taught = self.logits(weights, (weak[:3] - running) @ weights["W"].T)
+        labeled, _ = self.plain(w, weak)
+        alpha, warmth, terms = self.options.alpha, 4.0, []
+        for target, row in zip(taught, labeled, strict=True):
+            target = softmax(target / warmth)
+            terms.append(warmth * warmth * (target * (target / softmax(row / warmth)).log()).sum())
+        return {"ce": (1 - alpha) * self.cross_entropy(labeled), "tf_kd": alpha * mean(terms)}
+
+
+class Progressive(ImagesByHand):
+    """PS-KD of images: p of the view that a step of a round before saw, the label where none did."""
+
+    others = False
+
+    def __init__(self, method):
+        super().__init__(method)
+        self.earlier, self.latest = {}, {i: torch.eye(3)[label] for i, label in enumerate(self.labels)}
+
+    def losses(self, w, weak, views, rng):
+        labeled, _ = self.plain(w, weak)
+        terms = []
+        for i, row in zip(self.labeled, labeled, strict=True):
+            target = (1 - self.share) * torch.eye(3)[self.labels[i]] + self.share * self.earlier[i]
+            terms.append(-(target * softmax(row).log()).sum())
+            self.latest[i] = softmax(row.detach())
+        return {"ce": mean(terms)}
+
+
 ALL = {
-    "cs_kd": (CSKD, {}, [6, 3] * 2),
-    "cross_entropy": (CrossEntropy, {}, [6, 6]),
+    "cs_kd": (CSKD, {}, [3, 3] * 2),
+    "cross_entropy": (CrossEntropy, {"weight_decay": 1.0}, [3, 3]),
     "fixmatch": (FixMatch, {"threshold": 0.5}, [9, 9]),
     "fixmatch with simclr": (FixMatchWithSimCLR, {"threshold": 0.6, "simclr_weight": 0.3}, [12, 12]),
-    "ssc": (SSC, {"threshold": 0.6, "confidence_temperature": 0.3}, [12, 12]),
+    "ssc": (SSC, {"threshold": 0.5, "confidence_temperature": 0.3}, [12, 12]),
+    "ssc without projection": (SSCWithoutProjection, {"threshold": 0.6, "confidence_temperature": 0.3, "projection": 0}, [12, 12]),
     "pi_model": (Pi, {"weight": 1.0}, [6, 3] * 2),
     "mean_teacher": (MeanTeacher, {"weight": 1.0, "decay": 0.5}, [6, 3] * 2),
     "vat": (VAT, {"radius": 2.0}, [6, 6, 6] * 2),
@@ -315,6 +375,54 @@ def test_steps_on_images(images, name, mirrored):
         torch.testing.assert_close(encoder.weight.detach(), hand.weights["W"], rtol=1e-7, atol=1e-9)
         torch.testing.assert_close(encoder.running, hand.running)
         if name == "mean_teacher":
-            torch.testing.assert_close(method.teacher_encoder.weight.detach(), hand.teacher["W"], rtol=1e-7, atol=1e-9)
-            assert torch.equal(method.teacher_encoder.running, encoder.running)
+            torch.testing.assert_close(method.teacher.encoder.weight.detach(), hand.teacher["W"], rtol=1e-7, atol=1e-9)
+            assert torch.equal(method.teacher.encoder.running, encoder.running)
+        for part, value in method.classifier.named_parameters():
+            torch.testing.assert_close(value.detach(), hand.weights[f"U.{part}"], rtol=1e-7, atol=1e-9)
     assert encoder.passes == passes
+    if isinstance(hand, SSC):
+        rows = unit(hand.placed(hand.weights, encoder.encode(images.unlabeled.contents)))
+        expected = torch.stack([softmax(row) for row in rows @ unit(hand.weights["U.weight"]).T / hand.options.confidence_temperature])
+        torch.testing.assert_close(method.student().predict(images.unlabeled.contents), expected)  # as served: cosines here, too
+
+
+def in_rounds(images, name, hand_of, begin, **options):
+    """A method of several rounds and its steps by hand; `begin` tells the hand what a refresh does."""
+    torch.manual_seed(4)
+    encoder = CentredEncoder(images.unlabeled.contents[0].size)
+    method = resolve(parse({"method": {**SHORT, "name": name, **options}})).build(images, encoder, workers=Watching(), seed=0)
+    hand = hand_of(method)
+    for round_ in range(method.rounds):
+        method.refresh(round_, None)
+        begin(hand, round_)
+        encoder.train()
+        for number in range(SHORT["steps_per_round"]):
+            assert method.step(round_, number) == pytest.approx(hand.step(number, round_)[0], rel=1e-9)
+    torch.testing.assert_close(encoder.weight.detach(), hand.weights["W"], rtol=1e-7, atol=1e-9)
+    return method, hand
+
+
+def test_the_teacher_of_tf_kd_reads_the_views_of_its_student(images):
+    def begin(hand, round_):
+        if round_ == 0:
+            hand.first = {name: value.clone() for name, value in hand.weights.items()}
+        else:
+            hand.teacher = {name: value.detach() for name, value in hand.weights.items()}, hand.running
+            hand.weights = hand.first
+            hand.start_optimizer(SHORT["steps_per_round"])
+
+    method, hand = in_rounds(images, "tf_kd", SelfTeacher, begin, alpha=0.7)
+    torch.manual_seed(4)
+    again = resolve(parse({"method": {**SHORT, "name": "tf_kd", "alpha": 0.7}})).build(images, CentredEncoder(images.unlabeled.contents[0].size))
+    again.load_state(method.state())
+    encoder, classifier = again._teacher_net
+    torch.testing.assert_close(encoder.weight.detach(), hand.teacher[0]["W"], rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(classifier.weight.detach(), hand.teacher[0]["U.weight"], rtol=1e-7, atol=1e-9)
+
+
+def test_targets_of_ps_kd_are_predictions_for_the_views_that_steps_saw(images):
+    def begin(hand, round_):
+        hand.earlier, hand.share = dict(hand.latest), 0.8 * (round_ + 1) / 3
+
+    method, hand = in_rounds(images, "ps_kd", Progressive, begin, rounds=3)
+    torch.testing.assert_close(method.state()["latest"], torch.stack([hand.latest[i] for i in range(LABELED)]), rtol=1e-9, atol=1e-12)

@@ -23,7 +23,11 @@ from linear import (
 )
 
 from selftrain.data.texts import no_texts
+from selftrain.errors import SelfTrainError
 from selftrain.methods.noisy_labels.noisy import epoch_order
+from selftrain.models.bilstm import BiLSTMEncoder
+from selftrain.models.encoder import TextEncoder
+from selftrain.models.head import HeadEncoder
 
 LABELS = (0, 1, 2, 1, 2, 0, 1)
 ROWS = bags(TEXTS)
@@ -195,6 +199,19 @@ def test_co_teaching_by_hand(options):
     assert all(one["loss"] == pytest.approx(one["ce"] + one["ce_peer"], rel=1e-12) for one in figures)
 
 
+def test_peers_of_co_teaching_start_from_weights_of_their_own_where_these_are_drawn():
+    class Drawn(ResidualEncoder):
+        drawn = True
+
+        def fresh(self):
+            return {name: torch.randn_like(value) for name, value in self.named_parameters()}
+
+    method = build(corpus(), "co_teaching", encoder=Drawn(), **SMALL)
+    own, peer = net_of(method.encoder, method.classifier), net_of(method.peer_encoder, method.peer_classifier)
+    assert all(differ([one], [other]) for one, other in zip(own, peer, strict=True))
+    assert BiLSTMEncoder.drawn and not HeadEncoder.drawn and not TextEncoder.drawn
+
+
 @pytest.mark.parametrize("options", CO_TEACHING[1:], ids=str)
 def test_every_option_of_co_teaching_changes_both_nets(options):
     found = []
@@ -291,6 +308,35 @@ def test_an_encoder_with_lengths_gets_batches_of_like_length():
     order = [place for batch in found for place in batch]
     assert order == epoch_order(np.arange(7), 2, np.random.default_rng([0, 1]), lengths).tolist() != batches(1, 7)[0]
     assert all(lengths[batch].tolist() == sorted(lengths[batch], reverse=True) for batch in found)
+
+
+# --- sets of unlike size, with the same steps
+
+
+def test_an_epoch_of_a_given_number_of_steps_goes_over_the_chosen_texts_again_and_again():
+    """Seven texts are three batches; the fourth and fifth step are of a second pass in an order of its own, and AdamW's rate falls over all of them."""
+    options = {"epochs": 2, "steps_per_epoch": 5}
+    method = build(corpus(), "zerogen", **SMALL | options)
+    net, adamw = net_of(method.encoder, method.classifier), Adam(0.04, 0.01, 10)
+    for epoch in range(2):
+        orders = [np.random.default_rng(seed).permutation(7).tolist() for seed in ([0, epoch], [0, epoch, 1])]
+        for batch in [orders[0][:3], orders[0][3:6], orders[0][6:], orders[1][:3], orders[1][3:6]]:
+            net = adamw.step(net, gradient(lambda there, batch=batch: zerogen_loss(there, batch), net))
+    assert method.steps(0) == 5 and len(steps_of(method)) == 10
+    assert_equal(after(method), {"net": net})
+
+
+def test_a_random_subset_of_zerogen():
+    subsets = []
+    for seed in (0, 1):
+        method = build(corpus(), "zerogen", seed=seed, budget=4, **SMALL)
+        assert len(set(method.chosen.tolist())) == 4 and method.steps(0) == 2 and len(method.texts) == 7
+        subsets.append(method.chosen.tolist())
+        trained = {place for step in range(2) for place in method.batch(0, step).tolist()}
+        assert trained == set(method.chosen.tolist())
+    assert subsets[0] != subsets[1]
+    with pytest.raises(SelfTrainError, match=r"method\.budget must be at most the number of labeled documents, 7 \(got 8\)"):
+        build(corpus(), "zerogen", budget=8)
 
 
 # --- what the family's methods choose

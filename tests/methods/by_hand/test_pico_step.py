@@ -7,7 +7,7 @@ from linear import TEXTS, Adam, assert_equal, bags, build, corpus_of, differ, dr
 from selftrain.data.views import edited
 
 SETS = ((0, 1), (1,), (1, 2), (0, 1, 2), (0, 2), (0, 2))  # of the first six documents; the seventh has none
-SMALL = {"rounds": 3, "steps_per_round": 2, "batch_size": 4, "learning_rate": 0.05, "projected": 3, "queue": 6}
+SMALL = {"rounds": 3, "steps_per_round": 2, "batch_size": 4, "learning_rate": 0.05, "projected": 3, "queue": 6, "view_pool": 1}
 # Where six steps are all that there are, moving averages of the released length would stand still.
 SMALL |= {"key_momentum": 0.7, "prototype_momentum": 0.6, "weights_momentum": (0.9, 0.3), "start": 0.3, "temperature": 0.5}
 

@@ -16,7 +16,7 @@ SETS = ((0, 1), (1, 2), (1, 2), (0, 1, 2), (0, 2), (0, 2))  # of the first six d
 UNITS = 2  # of h's hidden layers here
 DEFAULTS = {"weight": 1.0, "ramp": 0.25, "start": 0.05, "objective_ramp": 1.0, "keep": 0.1, "negatives_weight": 0.01, "generator_share": 0.3}
 FAST = {"form": "released", "generator_rate": 0.7, "virtual_rate": 1.3, "objective_rate": 0.05, "learning_rate": 0.02}
-FAST |= {"rounds": 2, "steps_per_round": 2, "batch_size": 4}
+FAST |= {"rounds": 2, "steps_per_round": 2, "batch_size": 4, "view_pool": 1}
 
 
 @pytest.fixture(autouse=True)

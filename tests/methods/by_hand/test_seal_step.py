@@ -47,7 +47,7 @@ DEFAULTS = {  # as the documentation states them
 }
 # Rates at which a net of counted words moves, and not too far; every other option as it is shipped.
 FAST = {"generator_rate": 0.7, "virtual_rate": 1.3, "objective_rate": 0.05, "learning_rate": 0.02, "rounds": 3, "steps_per_round": 1, "batch_size": 4}
-FAST |= {"objective_steps": 0}  # the warm-up has tests of its own
+FAST |= {"objective_steps": 0, "view_pool": 1}  # the warm-up has tests of its own
 
 
 @pytest.fixture(autouse=True)

@@ -102,7 +102,8 @@ class PiCO(WeightedCandidates):
         classes = torch.softmax(logits.detach(), dim=1).masked_fill(candidates == 0, -1.0).argmax(dim=1)
         nearest = (queries.detach() @ self.class_prototypes.T).masked_fill(candidates == 0, float("-inf")).argmax(dim=1)
         self._move_prototypes(queries.detach(), classes)
-        keys = self._keys_of(self.strong_views_of(batch.labeled, 0, batch.rng))
+        (view,) = self.strong_views_of(batch.labeled, 1, batch.rng)
+        keys = self._keys_of(view)
         if disambiguates:
             first, last = options.weights_momentum
             phi = first + (last - first) * batch.progress

@@ -51,9 +51,9 @@ class PLCR(WeightedCandidates):
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         candidates = self.candidates_of(batch)
-        strong = [self.logits(self.strong_views_of(batch.labeled, view, batch.rng)) for view in range(self.strong_views)]
+        strong = [self.logits(view) for view in self.strong_views_of(batch.labeled, self.strong_views, batch.rng)]
         views = torch.stack([logits, *strong])
-        share = min(1.0, batch.progress / self.options.ramp) if self.options.ramp else 1.0
+        share = self.ramped_linearly(batch.progress)
         losses = {
             "negatives": negative_candidates(logits, candidates),
             "consistency": share * self.options.weight * consistency(views, self.weights[batch.labeled]),

@@ -8,7 +8,7 @@ pseudo-label is g's prediction, normalised over the set. h is warmed up by the l
 which f's and g's agreements move; g starts anew from f in every round; h gets (logit, weight, in the set) of a class, and its loss takes over from PLCR's in g's.
 Needs: candidate sets; two strong views; images, or a head on frozen embeddings (`model.train: head`).
 Differs, in the released form: g's labels for the virtual f are normalised over the set (their code divides by the sum of the logits, which can be negative); f's
-real step is AdamW.
+real step is AdamW unless the experiment sets another.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class SEALPartial(PartialLabels, SEAL):
         return super().refresh(round_, texts)
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
-        documents = [self.strong_views_of(batch.labeled, view, batch.rng) for view in range(self.strong_views)]
+        documents = self.strong_views_of(batch.labeled, self.strong_views, batch.rng)
         self._views = [self.encoder.inputs(view) for view in documents]
         if not self.released:
             return super().labeled_losses(batch, logits)

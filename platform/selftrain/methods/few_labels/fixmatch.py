@@ -37,6 +37,7 @@ class FixMatch(NS3LHost):
     summary = "a confident prediction on the weak view is the label of the strong view"
     strong_views = 2
     one_pass = True
+    learns_from_unlabeled = True
     Options: ClassVar[type[Options]] = FixMatchOptions
     options: FixMatchOptions
 

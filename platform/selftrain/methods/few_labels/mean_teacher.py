@@ -9,17 +9,19 @@ Settings: decay and weight are those of NS3L's experiments (Oliver et al. 2018, 
 
 from __future__ import annotations
 
-import copy
 from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from selftrain.methods.base import Options, linear_student
+from selftrain.data.corpus import Corpus
+from selftrain.errors import ConfigError
+from selftrain.methods.base import Options
 from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
+from selftrain.methods.optimizers import MovingAverage
 from selftrain.methods.semisupervised import Batch
-from selftrain.models.student import Student
+from selftrain.models.encoder import Encoder
 
 
 class MeanTeacherOptions(NS3LHostOptions):
@@ -38,29 +40,35 @@ class MeanTeacher(NS3LHost):
         "(Tarvainen & Valpola 2017, arXiv:1703.01780); baseline of NS3L"
     )
     summary = "the student agrees with a moving average of itself"
-    stateful = (*NS3LHost.stateful, "teacher_encoder", "teacher_classifier")
+    stateful = (*NS3LHost.stateful, "teacher")
     strong_views = 1
     image_views = "weak"
+    learns_from_unlabeled = True
     Options: ClassVar[type[Options]] = MeanTeacherOptions
     options: MeanTeacherOptions
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
-        self.teacher_encoder = copy.deepcopy(self.encoder).eval()
-        self.teacher_classifier = copy.deepcopy(self.classifier).eval()
+        self.teacher = MovingAverage(self.encoder, self.classifier, self.options.decay)
+
+    @classmethod
+    def check(cls, options: MeanTeacherOptions, corpus: Corpus) -> None:
+        super().check(options, corpus)
+        if options.average:
+            raise ConfigError(
+                f"method.average must be 0 with mean_teacher: its teacher is a moving average (method.decay) and is what is served (got {options.average:g}).",
+                parameter="method.average",
+            )
 
     def unlabeled_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
         with torch.no_grad():
-            found = self.workers.encode(self.teacher_encoder.encode, batch.texts, self.encoder.dimensions)
-            target = torch.softmax(self.teacher_classifier(found), dim=1)
+            found = self.workers.encode(self.teacher.encoder.encode, batch.texts, self.encoder.dimensions)
+            target = torch.softmax(self.teacher.classifier(found), dim=1)
         return {"mean_teacher": self.options.weight * F.mse_loss(torch.softmax(self.logits(batch.strong[0]), dim=1), target)}
 
-    @torch.no_grad()
     def after_step(self) -> None:
-        for own, new in zip([*self.teacher_encoder.parameters(), *self.teacher_classifier.parameters()], self.parameters(), strict=True):
-            own.lerp_(new, 1.0 - self.options.decay)
-        for average, latest in zip(self.teacher_encoder.buffers(), self.encoder.buffers(), strict=True):
-            average.copy_(latest)  # running statistics are averages already
+        self.teacher.follow(self.encoder, self.classifier)
 
-    def student(self) -> Student:
-        return linear_student(self.teacher_encoder, self.teacher_classifier)
+    @property
+    def served(self) -> tuple[Encoder, torch.nn.Module]:
+        return self.teacher.encoder, self.teacher.classifier

@@ -4,7 +4,8 @@ Paper: MixMatch: A Holistic Approach to Semi-Supervised Learning (Berthelot et a
 Loss: cross-entropy on the mixed labeled documents, and the squared difference of probabilities and guessed labels on the mixed unlabeled ones.
 Needs: labels of a few documents; two weak views; images, or a head on frozen embeddings (`model.train: head`).
 Differs: text cannot be mixed, so the embeddings that the head gets are mixed (Guo et al. 2019, arXiv:1905.08941); images are mixed as they are. With
-`ns3l_weight` the negative labels come from the mixed, sharpened guesses of the mixed unlabeled documents, as in NS3L's section 4.
+`ns3l_weight` the negative labels come from the mixed labels of the labeled and the unlabeled documents alike, X' and U' of NS3L's section 4.3. The weight of the
+unlabeled losses rises in a line, as in its authors' code.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ class MixMatchOptions(NS3LHostOptions):
     alpha: float = Field(0.75, gt=0, description="of the Beta distribution of the mixing weights")
     weight: float = Field(75.0, ge=0, description="lambda_U: of the squared difference on unlabeled documents")
     unlabeled_ratio: int = Field(1, ge=1, description="unlabeled documents a labeled one in a batch")
+    ramp: float = Field(
+        0.25, ge=0, le=1, description="share of the steps in which the weight of the unlabeled losses rises linearly (released: 1/64)"
+    )
 
 
 class MixMatch(NS3LHost):
@@ -40,6 +44,7 @@ class MixMatch(NS3LHost):
     summary = "guessed and sharpened labels on mixed-up embeddings"
     strong_views = 2
     image_views = "weak"
+    learns_from_unlabeled = True
     Options: ClassVar[type[Options]] = MixMatchOptions
     options: MixMatchOptions
 
@@ -47,7 +52,7 @@ class MixMatch(NS3LHost):
         super().__init__(**common)
         if not self.encoder.continuous:
             raise ConfigError("model.train must be 'head': the method mixmatch mixes the embeddings that a head gets.", parameter="model.train")
-        self._mixed: tuple[torch.Tensor, torch.Tensor] | None = None  # logits and targets of the mixed unlabeled rows of the step
+        self._mixed: tuple[torch.Tensor, torch.Tensor] | None = None  # logits and targets of the step's mixed rows, labeled ones first
 
     @classmethod
     def check(cls, options: MixMatchOptions, corpus: Corpus) -> None:
@@ -73,14 +78,16 @@ class MixMatch(NS3LHost):
         share = weight.view(-1, *[1] * (rows.dim() - 1))
         rows, targets = share * rows + (1 - share) * rows[order], weight * targets + (1 - weight) * targets[order]
         mixed = self.classifier(self.encoder.of_inputs(rows))
-        count = len(batch.labeled)
-        self._mixed = mixed[count:], targets[count:]
+        self._mixed, count = (mixed, targets), len(batch.labeled)
         return {"ce": text_to_label(mixed[:count], targets[:count])}
 
     def unlabeled_losses(self, batch: Batch) -> dict[str, torch.Tensor]:
         assert self._mixed is not None
-        logits, targets = self._mixed
+        logits, targets = (rows[len(batch.labeled) :] for rows in self._mixed)
         return {"mixmatch": self.options.weight * F.mse_loss(torch.softmax(logits, dim=1), targets)}
+
+    def ramped(self, progress: float) -> float:
+        return self.ramped_linearly(progress)
 
     def ns3l_rows(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         assert self._mixed is not None

@@ -10,7 +10,6 @@ mean over labeled and unlabeled documents together.
 from __future__ import annotations
 
 import warnings
-from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -18,9 +17,12 @@ import torch
 from pydantic import Field
 
 from selftrain.data.corpus import Corpus
+from selftrain.data.texts import TextChannel
 from selftrain.errors import ConfigError
 from selftrain.methods.base import Options
 from selftrain.methods.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
+
+NEIGHBOURS = ("exclude_nearest", "furthest")  # negative labels chosen by the nearest labeled documents
 
 
 def negative_sampling(logits: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
@@ -96,6 +98,7 @@ class NS3LHost(SemiSupervised):
 
     Options: ClassVar[type[Options]] = NS3LHostOptions
     options: NS3LHostOptions
+    _distances: torch.Tensor | None = None  # [documents, classes], for negative labels by neighbours
 
     @classmethod
     def check(cls, options: Any, corpus: Corpus) -> None:
@@ -117,27 +120,51 @@ class NS3LHost(SemiSupervised):
         weight = self.options.ns3l_weight
         return {"ns3l": weight * negative_sampling(*self.ns3l_rows(batch))} if weight else {}
 
+    @property
+    def uses_unlabeled(self) -> bool:
+        return super().uses_unlabeled or self.options.ns3l_weight > 0
+
+    def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
+        figures = super().refresh(round_, texts)
+        if self._distances is None and self.options.ns3l_weight and self.options.ns3l_negatives in NEIGHBOURS:
+            self._distances = self._class_distances()
+        return figures
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"distances": self._distances}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self._distances = state["distances"]
+
     def ns3l_rows(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits `[N, L]` of the unlabeled documents, and the mask `[N, L]` of their negative labels."""
         options = self.options
         if options.ns3l_negatives == "threshold":
             return batch.weak_logits, torch.softmax(batch.weak_logits.detach(), dim=1) < options.ns3l_threshold
         how = options.ns3l_negatives
-        distances = self._class_distances[batch.unlabeled] if how in ("exclude_nearest", "furthest") else None
+        distances = None
+        if how in NEIGHBOURS:
+            assert self._distances is not None
+            distances = self._distances[batch.unlabeled].numpy()
         ids = self.corpus.unlabeled.ids
         truth = np.array([self.corpus.oracle[ids[index]] for index in batch.unlabeled]) if how == "oracle" else None
         mask = choose_negatives(how, len(batch.unlabeled), len(self.corpus.labels), options.ns3l_count, batch.rng, distances, truth)
         return batch.weak_logits, mask.to(batch.weak_logits.device)
 
-    @cached_property
-    def _class_distances(self) -> np.ndarray:
-        """Distance of every document to the nearest labeled one of each class, in the embedding space before training, `[documents, classes]`."""
-        rows = self.encoder.encode(self.corpus.unlabeled.contents).cpu().numpy()
-        found = np.full((len(rows), len(self.corpus.labels)), np.inf)
+    def _class_distances(self) -> torch.Tensor:
+        """Distance of every document to the nearest labeled one of each class, in the present embedding space, `[documents, classes]`.
+
+        It is taken before training; a checkpoint holds it, since a resumed training has other embeddings.
+        """
+        rows = self.encoder.encode(self.corpus.unlabeled.contents)
+        found = torch.full((len(rows), len(self.corpus.labels)), torch.inf, dtype=rows.dtype, device="cpu")
         for label in range(found.shape[1]):
             members = [index for index in self.labeled if self.targets[index] == label]
             if members:
-                found[:, label] = ((rows[:, None, :] - rows[members][None, :, :]) ** 2).sum(-1).min(1)
+                # Differences, not |a|^2 + |b|^2 - 2ab, which loses the digits that tell near ones apart; a block at a time is `[1024, members]`.
+                blocks = [torch.cdist(block, rows[members], compute_mode="donot_use_mm_for_euclid_dist") for block in rows.split(1024)]
+                found[:, label] = torch.cat([block.amin(dim=1) for block in blocks]).cpu()
         return found
 
 
@@ -145,7 +172,7 @@ class NS3LOptions(NS3LHostOptions):
     """Options of NS3L alone."""
 
     name: Literal["ns3l"] = "ns3l"
-    ns3l_weight: float = Field(1.0, ge=0, description="lambda_1 of NS3L's loss (algorithm 1; section 4.2: 1 alone, 0.3 with VAT)")
+    ns3l_weight: float = Field(1.0, ge=0, description="lambda_1 of NS3L's loss (algorithm 1; section 4.4: 1 alone, 0.3 with VAT)")
 
 
 class NS3L(NS3LHost):

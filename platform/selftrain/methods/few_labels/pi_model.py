@@ -33,6 +33,7 @@ class PiModel(NS3LHost):
     summary = "two views of a document get the same probabilities"
     strong_views = 1
     image_views = "weak"
+    learns_from_unlabeled = True
     Options: ClassVar[type[Options]] = PiModelOptions
     options: PiModelOptions
 

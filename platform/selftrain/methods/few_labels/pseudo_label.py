@@ -33,6 +33,7 @@ class PseudoLabel(NS3LHost):
         "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method for Deep Neural Networks (Lee 2013, ICML workshop); baseline of NS3L"
     )
     summary = "confident predictions become labels"
+    learns_from_unlabeled = True
     Options: ClassVar[type[Options]] = PseudoLabelOptions
     options: PseudoLabelOptions
 

@@ -5,8 +5,9 @@ Class prototypes are trained weights in the embedding space. The probability of 
 is confident, both strong views get that pseudo-label, and otherwise a label of their own, so that each is the other's only positive. One SupCon loss
 (`supervised_contrastive`) over prototypes, labeled documents and both strong views does all the training; there is no cross-entropy.
 Needs: labels of a few documents; two strong views.
-Differs: the threshold is the paper's. It says nothing of the temperature of the probabilities (0.08 on cosines), the temperature of the loss (0.1) and the weight
-of unconfident anchors (0.2); these are the released code's. There, a moving average of the weights is evaluated; here, the last weights are.
+Differs: the threshold is the paper's. It says nothing of the temperature of the probabilities (0.08 on cosines), the temperature of the loss (0.1), the weight of
+unconfident anchors (0.2) and the two layers between network and prototypes; these are the released code's. Texts have no such layers: what a bundle serves is the
+encoder's embedding and one row a class. The moving average that the released code evaluates is an option (`average: 0.999`), for trainings that are long enough.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
+from selftrain.data.corpus import Corpus
+from selftrain.errors import ConfigError
 from selftrain.methods.base import Options
 from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import supervised_contrastive
@@ -33,21 +36,34 @@ class SSCOptions(NS3LHostOptions):
     confidence_temperature: float = Field(0.08, gt=0, description="of the probabilities over prototypes (released: 0.04 on (cosine + 1) / 2)")
     unconfident: bool = Field(True, description="false: SupCon without the unconfident examples (ablation)")
     unconfident_weight: float = Field(0.2, ge=0, description="of unconfident anchors; all others have 1 (released: 0.2)")
+    projection: int | None = Field(
+        None,
+        ge=0,
+        description="width of the two layers between an image's embedding and the prototypes (released: 128, as wide as the embedding); 0: none; "
+        "default: as wide as the embedding for images, none for texts",
+    )
 
 
 class Prototypes(torch.nn.Module):
-    """Cosines of embeddings with trained prototypes, `[N, L]`."""
+    """Cosines of embeddings with trained prototypes, `[N, L]`; with `projected`, of what two layers of that width make of them."""
 
-    def __init__(self, classes: int, dimensions: int) -> None:
+    def __init__(self, classes: int, dimensions: int, projected: int = 0) -> None:
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.randn(classes, dimensions))
+        self.weight = torch.nn.Parameter(torch.randn(classes, projected or dimensions))
+        self.projection: torch.nn.Module | None = None
+        if projected:
+            self.projection = torch.nn.Sequential(torch.nn.Linear(dimensions, projected), torch.nn.ReLU(), torch.nn.Linear(projected, projected))
 
     def normalized(self) -> torch.Tensor:
-        """Prototypes of length one, `[L, D]`."""
+        """Prototypes of length one, `[L, P]`."""
         return F.normalize(self.weight, dim=1)
 
+    def placed(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Where embeddings `[N, D]` are among the prototypes, of length one, `[N, P]`."""
+        return F.normalize(embeddings if self.projection is None else self.projection(embeddings), dim=1)
+
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
-        return F.normalize(embeddings, dim=1) @ self.normalized().T
+        return self.placed(embeddings) @ self.normalized().T
 
 
 class SSC(NS3LHost):
@@ -57,11 +73,25 @@ class SSC(NS3LHost):
     summary = "one contrastive loss over prototypes, labeled, confident and unconfident documents, and no cross-entropy"
     strong_views = 2
     one_pass = True
+    learns_from_unlabeled = True
     Options: ClassVar[type[Options]] = SSCOptions
     options: SSCOptions
 
+    @classmethod
+    def check(cls, options: SSCOptions, corpus: Corpus) -> None:
+        super().check(options, corpus)
+        if corpus.kind == "text" and options.projection:
+            raise ConfigError(
+                "method.projection must be 0 for texts: what is served compares the encoder's own embedding with one row a class; leave it out "
+                f"(got {options.projection}).",
+                parameter="method.projection",
+            )
+
     def make_classifier(self) -> torch.nn.Module:
-        return Prototypes(len(self.corpus.labels), self.encoder.dimensions)
+        width = self.options.projection
+        if width is None:
+            width = self.encoder.dimensions if self.corpus.kind == "image" else 0
+        return Prototypes(len(self.corpus.labels), self.encoder.dimensions, width)
 
     def scores(self, rows: torch.Tensor) -> torch.Tensor:
         return super().scores(rows) / self.options.confidence_temperature
@@ -84,12 +114,14 @@ class SSC(NS3LHost):
 
         labeled = self.labeled_rows(batch)
         views = [self.strong_rows(batch, view)[used] for view in range(len(batch.strong))]
-        everything = torch.cat([self.classifier.normalized(), F.normalize(torch.cat([labeled, *views]), dim=1)])
+        everything = torch.cat([self.classifier.normalized(), self.classifier.placed(torch.cat([labeled, *views]))])
         ones = torch.ones(classes + len(labeled), device=everything.device)
         weights = torch.cat([ones, *[anchors.to(ones)] * len(views)])
         everyone = torch.cat([torch.arange(classes, device=labels.device), self.targets_of(batch), *[labels[used]] * len(views)])
         return {"ssc": supervised_contrastive(everything, everyone, options.temperature, weights)}
 
     def student(self) -> Student:
-        assert isinstance(self.classifier, Prototypes)
-        return Student(self.encoder, self.classifier.normalized().detach(), 1.0 / self.options.confidence_temperature)
+        encoder, classifier = self.served
+        assert isinstance(classifier, Prototypes)
+        weights, scale = classifier.normalized().detach(), 1.0 / self.options.confidence_temperature
+        return Student(encoder, weights, scale, cosine=True, projection=classifier.projection)

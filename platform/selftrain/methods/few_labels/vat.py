@@ -33,7 +33,7 @@ class VATOptions(NS3LHostOptions):
     """Options of VAT."""
 
     name: Literal["vat"] = "vat"
-    weight: float = Field(0.3, ge=0, description="of the local distributional smoothness (NS3L section 4.2: 0.3)")
+    weight: float = Field(0.3, ge=0, description="of the local distributional smoothness (NS3L section 4.4: 0.3)")
     radius: float = Field(
         0.5, gt=0, description="epsilon: length of the perturbation; an embedding has length one, an image of 32 x 32 about 55 (Oliver et al.: 6)"
     )
@@ -52,6 +52,7 @@ class VAT(NS3LHost):
         "(Miyato et al. 2018, arXiv:1704.03976); baseline of NS3L"
     )
     summary = "probabilities stay the same in the direction in which they would change most (entropy minimisation and pseudo-labels as options)"
+    learns_from_unlabeled = True
     Options: ClassVar[type[Options]] = VATOptions
     options: VATOptions
 

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from selftrain.methods.base import Options
 from selftrain.methods.noisy_labels.noisy import NoisyLabelOptions, NoisyLabels
+from selftrain.models.encoder import Encoder
 
 
 class CoTeachingOptions(NoisyLabelOptions):
@@ -28,7 +29,10 @@ class CoTeachingOptions(NoisyLabelOptions):
 
 
 class CoTeaching(NoisyLabels):
-    """See the module's docstring. Both start at the same encoder and differ in their classifier; the first is what is evaluated and served."""
+    """See the module's docstring. The first is what is evaluated and served.
+
+    Each starts from weights of its own: all of them where the encoder's are drawn at random, else those of the classifier behind the pre-trained encoder.
+    """
 
     paper = "Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy Labels (Han et al. 2018, arXiv:1804.06872); baseline of SunGen"
     summary = "two networks, each trained on what has a small loss to the other"
@@ -37,9 +41,11 @@ class CoTeaching(NoisyLabels):
     options: CoTeachingOptions
 
     def __init__(self, **common: Any) -> None:
-        self.peer_encoder: torch.nn.Module | None = None
+        self.peer_encoder: Encoder | None = None
         super().__init__(**common)
         self.peer_encoder = copy.deepcopy(self.encoder)
+        if self.encoder.drawn:
+            self.peer_encoder.load_state_dict(self.encoder.fresh(), strict=False)  # running statistics are as they are
         self.peer_classifier = self.make_classifier()
         self.choose(self.chosen, self.weights)  # once more: the optimiser trains both
 

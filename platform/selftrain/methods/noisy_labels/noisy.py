@@ -25,6 +25,11 @@ class NoisyLabelOptions(Options):
 
     epochs: int = Field(5, ge=1, description="passes over the chosen documents in the training that counts (SunGen appendix F.2: 5 for its LSTM)")
     batch_size: int = Field(32, ge=1)
+    steps_per_epoch: int | None = Field(
+        None,
+        ge=1,
+        description="steps of an epoch, over the chosen documents again and again; default: one pass, so that fewer documents are fewer steps",
+    )
     learning_rate: float | None = Field(
         None, gt=0, description="AdamW, linear decay to 0; default: 3e-3 for a head, 1e-3 for bilstm, 5e-5 for a full encoder"
     )
@@ -99,12 +104,18 @@ class NoisyLabels(ClassifierMethod):
         return {"labeled": float(len(self.texts)), "chosen": float(len(self.chosen))}
 
     def steps(self, round_: int) -> int:
+        return self.options.steps_per_epoch or self._steps_per_pass
+
+    @property
+    def _steps_per_pass(self) -> int:
         return -(-len(self.chosen) // self.options.batch_size)
 
     def batch(self, round_: int, step: int) -> torch.Tensor:
-        """Places in `texts` of the batch (round, step); an epoch has every chosen document once."""
+        """Places in `texts` of the batch (round, step); a pass has every chosen document once."""
         size = self.options.batch_size
-        order = epoch_order(self.chosen, size, np.random.default_rng([self.seed, round_]), self.lengths)
+        passes, step = divmod(step, self._steps_per_pass)
+        rng = np.random.default_rng([self.seed, round_, passes] if passes else [self.seed, round_])
+        order = epoch_order(self.chosen, size, rng, self.lengths)
         return torch.from_numpy(order[step * size : (step + 1) * size]).to(self.encoder.device)
 
     def step(self, round_: int, step: int) -> dict[str, float]:

@@ -8,15 +8,20 @@ Differs from the method cross_entropy: it goes in epochs over all labeled docume
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
+from selftrain.data.corpus import Corpus
+from selftrain.errors import ConfigError
 from selftrain.methods.base import Options
 from selftrain.methods.losses import reverse_cross_entropy
 from selftrain.methods.noisy_labels.noisy import NoisyLabelOptions, NoisyLabels
+
+_SUBSET = 1_000_005  # stream of random numbers, apart from that of the batches
 
 
 class ZeroGenOptions(NoisyLabelOptions):
@@ -24,6 +29,9 @@ class ZeroGenOptions(NoisyLabelOptions):
 
     name: Literal["zerogen"] = "zerogen"
     loss: Literal["ce", "rce"] = Field("ce", description="rce: the reverse cross-entropy alone, one level (SunGen table 11)")
+    budget: int | None = Field(
+        None, ge=1, description="texts that are drawn at random and trained on, beside SunGen's subsets; the vocabulary is that of all; default: all"
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="epsilon of label smoothing, with loss: ce (SunGen table 8)")
 
 
@@ -34,6 +42,21 @@ class ZeroGen(NoisyLabels):
     summary = "every label is believed: plain training on generated texts (label smoothing, or the robust loss alone, as options)"
     Options: ClassVar[type[Options]] = ZeroGenOptions
     options: ZeroGenOptions
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        if self.options.budget is not None:
+            drawn = np.random.default_rng([self.seed, _SUBSET]).choice(len(self.texts), size=self.options.budget, replace=False)
+            self.choose(np.sort(drawn), self.weights)
+
+    @classmethod
+    def check(cls, options: ZeroGenOptions, corpus: Corpus) -> None:
+        super().check(options, corpus)
+        if options.budget is not None and options.budget > len(corpus.granted):
+            raise ConfigError(
+                f"method.budget must be at most the number of labeled documents, {len(corpus.granted)} (got {options.budget}).",
+                parameter="method.budget",
+            )
 
     def losses(self, batch: torch.Tensor, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         if self.options.loss == "rce":

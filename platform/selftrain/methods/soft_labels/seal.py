@@ -308,7 +308,7 @@ class SEAL(NS3LHost):
 
     def ramped(self, progress: float) -> float:
         """min(t / T', 1) of equation 12."""
-        return min(1.0, progress / self.options.ramp) if self.options.ramp else 1.0
+        return self.ramped_linearly(progress)
 
     def state(self) -> dict[str, Any]:
         return super().state() | {"generator": {name: value.detach() for name, value in self.generator.items()}}

@@ -2,7 +2,7 @@
 
 Paper: Revisiting Knowledge Distillation via Label Smoothing Regularization (Yuan et al. 2020, arXiv:1909.11723).
 Loss: (1 - alpha) CE + alpha T^2 KL(teacher_T || student_T).
-    self  the same model is trained twice; the first training, with cross-entropy, gives the teacher
+    self  the same model is trained twice; the first training, with cross-entropy, gives the teacher, which sees the view that the student sees
     reg   the teacher is made by hand: the label has probability a, the other classes share the rest
 Needs: labels.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -46,7 +47,8 @@ class TFKD(NS3LHost):
         super().__init__(**common)
         self.temperature = self.options.temperature or {"self": 4.0, "reg": 20.0}[self.options.variant]
         self._place = {index: place for place, index in enumerate(self.labeled)}
-        self._teacher: torch.Tensor | None = None  # logits of the labeled documents, [labeled, classes]
+        self._teacher: torch.Tensor | None = None  # logits of the labeled documents, [labeled, classes]; a text has one view
+        self._teacher_net: torch.nn.ModuleList | None = None  # encoder and classifier, which read the views of images
         if self.options.variant == "reg":
             self._teacher = self._by_hand()
         # The weights that both trainings start from.
@@ -60,9 +62,11 @@ class TFKD(NS3LHost):
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         figures = super().refresh(round_, texts)
         if self.options.variant == "self" and round_ == self.options.rounds:
-            documents = [self.corpus.unlabeled.contents[index] for index in self.labeled]
-            with torch.no_grad():
-                self._teacher = self.classifier(self.workers.encode(self.encoder.encode, documents, self.encoder.dimensions))
+            if self.corpus.kind == "image":
+                self._teacher_net = self._copied()
+            else:
+                documents = [self.corpus.unlabeled.contents[index] for index in self.labeled]
+                self._teacher = self._logits_of(self.encoder, self.classifier, documents)
             self.encoder.load_state_dict(self._start[0])
             self.classifier.load_state_dict(self._start[1])
             self.start_optimizer(self.options.rounds * self.options.steps_per_round)
@@ -70,10 +74,22 @@ class TFKD(NS3LHost):
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         hard = F.cross_entropy(logits, self.targets_of(batch))
-        if self._teacher is None:  # the first training
+        if self._teacher_net is not None:
+            encoder, classifier = self._teacher_net
+            teacher = self._logits_of(encoder, classifier, batch.labeled_views)
+        elif self._teacher is not None:
+            teacher = self._teacher[[self._place[index] for index in batch.labeled]]
+        else:  # the first training
             return {"ce": hard}
-        teacher = self._teacher[[self._place[index] for index in batch.labeled]]
         return {"ce": (1 - self.options.alpha) * hard, "tf_kd": self.options.alpha * distillation(logits, teacher, self.temperature)}
+
+    def _copied(self) -> torch.nn.ModuleList:
+        return copy.deepcopy(torch.nn.ModuleList([self.encoder, self.classifier]))
+
+    def _logits_of(self, encoder: Any, classifier: torch.nn.Module, documents: Sequence[Any]) -> torch.Tensor:
+        with torch.no_grad():
+            found: torch.Tensor = classifier(self.workers.encode(encoder.encode, documents, encoder.dimensions))
+        return found
 
     def _by_hand(self) -> torch.Tensor:
         """log p^d, which takes the place of logits: p^d at temperature T is then proportional to (p^d)^(1/T)."""
@@ -83,9 +99,13 @@ class TFKD(NS3LHost):
         return torch.full((len(labels), classes), others, device=labels.device).scatter(1, labels.unsqueeze(1), math.log(self.options.correct))
 
     def state(self) -> dict[str, Any]:
-        return super().state() | {"teacher": self._teacher, "start": self._start[1]}
+        net = None if self._teacher_net is None else self._teacher_net.state_dict()
+        return super().state() | {"teacher": self._teacher, "teacher_net": net, "start": self._start[1]}
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         self._teacher = None if state["teacher"] is None else state["teacher"].to(self.encoder.device)
+        if state.get("teacher_net") is not None:
+            self._teacher_net = self._copied()
+            self._teacher_net.load_state_dict(state["teacher_net"])
         self._start[1] = state["start"]

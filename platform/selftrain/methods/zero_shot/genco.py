@@ -2,8 +2,8 @@
 
 Paper: Generation-driven Contrastive Self-training for Zero-shot Text Classification with Instruction-following LLM (Zhang, Wang & Yang 2023, arXiv:2304.11872).
 A round is one self-training iteration of algorithm 1: label the unlabeled documents with the present encoder (equations 2, 3 and, with continuations, 9),
-keep a balanced set of the most confident (S_t), have the language model write a text for each kept (document, pseudo-label) pair, and take contrastive
-steps on them. Two switches give the rows of the paper's table 2:
+keep a balanced set of the most confident (S_t), draw the batches of the round from it, have the language model write a text for each (document, pseudo-label)
+pair that they hold, and take contrastive steps on them. Two switches give the rows of the paper's table 2:
 
     input_augmentation  conditional_augmentation   loss
     yes                 yes                        L_g2l + L_t2g   (equations 11 and 10: GenCo)
@@ -18,7 +18,7 @@ Differs: the paper's form is the default; options named `released_*`, or with a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -32,7 +32,7 @@ from selftrain.errors import ConfigError
 from selftrain.methods.base import Options
 from selftrain.methods.losses import similarity, text_to_generated, text_to_label
 from selftrain.methods.zero_shot.selection import SelectingMethod, batch_of, blocks, shares_grow
-from selftrain.models.encoder import TextEncoder
+from selftrain.models.encoder import Encoder, TextEncoder
 
 
 def soft_targets(scores: torch.Tensor, tau: float) -> torch.Tensor:
@@ -53,14 +53,21 @@ class GenCoScorer:
     """P and Q of embeddings (equations 3 and 4)."""
 
     prototypes: torch.Tensor  # [L, D]
-    scale: float  # of the similarity in P
-    target_scale: float  # of that in Q
+    scale: float  # of the similarity
     tau: float
+    raw: bool = False  # by dot product of embeddings that nothing has normalised, as in the released code
+
+    def reader(self, encoder: Encoder) -> Encoder:
+        """See `Scorer`."""
+        if not self.raw:
+            return encoder
+        assert isinstance(encoder, TextEncoder)
+        return encoder.unnormalized()
 
     def __call__(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(P, Q), `[N, L]` each, of embeddings `[N, D]`."""
-        confidence = torch.softmax(similarity(embeddings, self.prototypes, self.scale), dim=-1)
-        return confidence, soft_targets(similarity(embeddings, self.prototypes, self.target_scale), self.tau)
+        scores = similarity(embeddings, self.prototypes, self.scale)
+        return torch.softmax(scores, dim=-1), soft_targets(scores, self.tau)
 
 
 class GenCoOptions(Options):
@@ -83,7 +90,13 @@ class GenCoOptions(Options):
         "texts", description="equation 10 as printed, or over the continuations as in the released code"
     )
     target_similarity: Literal["scores", "released"] = Field(
-        "scores", description="Q from the same similarity as P (equation 4), or from the raw dot product"
+        "scores",
+        description="Q from the similarity of P (equation 4); released: pseudo-labels, their ranking and Q from dot products of embeddings that are not "
+        "normalised, while P of the losses stays as it is",
+    )
+    target_gradient: bool = Field(
+        False,
+        description="Q of a step from its own scores and with their gradient, as theorem 2 and equations 7 and 8 have it; false: held as the round began",
     )
     label_prompt: Literal["mean", "released"] = Field("mean", description="p_j in a step: the mean over its prompts, or one prompt at random")
     conditional_filter: int | None = Field(
@@ -101,6 +114,14 @@ class GenCoOptions(Options):
         return self.rounds > 0
 
     _shares_grow = model_validator(mode="after")(shares_grow)
+
+    @model_validator(mode="after")
+    def _one_similarity(self) -> GenCoOptions:
+        if self.target_gradient and self.target_similarity == "released":
+            raise ValueError(
+                "target_gradient must be false with target_similarity 'released': only Q of the scores themselves is in a step's graph (got true)"
+            )
+        return self
 
 
 class GenCo(SelectingMethod):
@@ -128,25 +149,26 @@ class GenCo(SelectingMethod):
             return 0
         documents, classes = len(self.corpus.unlabeled), len(self.corpus.labels)
         inputs = documents * self.input_samples if self.options.input_augmentation else 0
-        # Pseudo-labels change between rounds; twice the last S_T is what was seen on news corpora, all S_t together is the most that can be.
-        sizes = [self.selection_size(round_) * classes for round_ in range(self.rounds)]
-        pairs = min(sum(sizes), 2 * sizes[-1]) if self.options.conditional_augmentation else 0
+        # Pseudo-labels change between rounds; twice the last S_T is what was seen on news corpora, all that is drawn is the most that can be.
+        sizes = [self.selection_size(round_) for round_ in range(self.rounds)]
+        drawn = sum(min(size, self.options.steps_per_round * self.options.per_class) for size in sizes)
+        pairs = classes * min(drawn, 2 * sizes[-1]) if self.options.conditional_augmentation else 0
         return inputs + pairs * self.conditional_samples
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
-        scorer = self._scorer(self.prototypes())
+        scorer = self._scorer()
         samples = self.input_samples if self.options.input_augmentation else 0
         ranking = self.select(round_, scorer, texts, samples=samples)
         figures = self.selection_figures(ranking)
-        self._continuations = self.continuations_of(self.selection.label_of, texts, samples) if samples else {}
+        drawn = self._drawn(round_) if self.options.wants_texts else []
+        self._continuations = self.continuations_of(drawn, texts, samples) if samples else {}
         self._conditional = {}
         if self.options.conditional_augmentation:
-            figures |= self._conditional_texts(texts, scorer)
+            figures |= self._conditional_texts(drawn, texts, scorer)
         return figures
 
     def step(self, round_: int, step: int) -> dict[str, float]:
-        rng = np.random.default_rng([self.seed, round_, step])
-        batch = batch_of(self.selection, self.options.per_class, rng)
+        batch, rng = self._batch(round_, step)
         documents = self.corpus.unlabeled
         labels = torch.tensor([self.selection.label_of[index] for index in batch])
 
@@ -158,7 +180,8 @@ class GenCo(SelectingMethod):
                 trained[place], targets[place] = written[int(rng.integers(len(written)))]
         embeddings = self.embed(trained)
         scores = similarity(embeddings, self._label_embeddings(rng), self.scale)
-        loss = text_to_label(scores, torch.stack(targets).to(scores.device))
+        q = torch.softmax(scores / self.options.tau, dim=-1) if self.options.target_gradient else torch.stack(targets).to(scores.device)
+        loss = text_to_label(scores, q)
         losses = {"g2l" if self.options.conditional_augmentation else "t2l": float(loss.detach())}
 
         keys: list[tuple[int, list[str]]] = []
@@ -180,13 +203,24 @@ class GenCo(SelectingMethod):
         self.update()
         return losses | {"loss": sum(losses.values())}
 
+    def _batch(self, round_: int, step: int) -> tuple[list[int], np.random.Generator]:
+        """The documents of a step, and the generator of what else it draws."""
+        rng = np.random.default_rng([self.seed, round_, step])
+        return batch_of(self.selection, self.options.per_class, rng), rng
+
+    def _drawn(self, round_: int) -> list[int]:
+        """The documents that the round's batches will hold. A batch follows from (seed, round, step): texts are asked for after the draw, for no other document."""
+        return sorted({index for step in range(self.steps(round_)) for index in self._batch(round_, step)[0]})
+
     def _label_embeddings(self, rng: np.random.Generator) -> torch.Tensor:
         if self.options.label_prompt == "released":
             return self.embed([group[int(rng.integers(len(group)))] for group in self.corpus.label_prompts()])
         return self.label_embeddings()
 
-    def _scorer(self, prototypes: torch.Tensor) -> GenCoScorer:
-        return GenCoScorer(prototypes, self.scale, 1.0 if self.options.target_similarity == "released" else self.scale, self.options.tau)
+    def _scorer(self) -> GenCoScorer:
+        if self.options.target_similarity == "scores":
+            return GenCoScorer(self.prototypes(), self.scale, self.options.tau)
+        return GenCoScorer(self._mean_prompts(self.encoder.unnormalized().encode), 1.0, self.options.tau, raw=True)
 
     def continuations_of(self, indices: Iterable[int], texts: TextChannel, samples: int) -> dict[int, list[str]]:
         """K continuations of documents (section 3.2). Of a corpus that is one block, those of every document are asked for once, before the first pseudo-labels."""
@@ -196,9 +230,15 @@ class GenCo(SelectingMethod):
             self._all_continuations = super().continuations_of(range(len(self.corpus.unlabeled)), texts, samples)
         return self._all_continuations
 
-    def _conditional_texts(self, texts: TextChannel, scorer: GenCoScorer) -> dict[str, float]:
-        """M texts a kept (document, pseudo-label) pair (section 3.3), each with its own Q; the channel's cache is GenDict."""
-        ids, pairs = self.corpus.unlabeled.ids, sorted(self.selection.label_of.items())
+    def _conditional_texts(self, drawn: Sequence[int], texts: TextChannel, scorer: GenCoScorer) -> dict[str, float]:
+        """M texts a (document, pseudo-label) pair (section 3.3), each with its own Q; the channel's cache is GenDict.
+
+        Args:
+            drawn: documents that the round's batches hold, in ascending order.
+            texts: answers requests for texts.
+            scorer: of the round.
+        """
+        ids, pairs = self.corpus.unlabeled.ids, [(index, self.selection.label_of[index]) for index in drawn]
         wanted = [TextRequest(ids[index], "conditional", label, sample) for index, label in pairs for sample in range(self.conditional_samples)]
         answers = texts(wanted)
         owners: list[int] = []
@@ -208,7 +248,7 @@ class GenCo(SelectingMethod):
                 if text := answers.get(TextRequest(ids[index], "conditional", label, sample)):
                     owners.append(index)
                     written.append(text)
-        confidence, targets = scorer(self.workers.encode(self.encoder.encode, written, self.encoder.dimensions))
+        confidence, targets = scorer(self.workers.encode(scorer.reader(self.encoder).encode, written, self.encoder.dimensions))
         for place, index in enumerate(owners):
             self._conditional.setdefault(index, []).append((written[place], targets[place]))
         agree = [int(confidence[place].argmax()) == self.selection.label_of[index] for place, index in enumerate(owners)]
@@ -221,6 +261,7 @@ class GenCo(SelectingMethod):
                 candidates.sort(key=lambda item: -score[index, item[0]])
                 del candidates[self.options.conditional_filter :]
         return {
+            "pairs_drawn": float(len(pairs)),
             "pairs_without_conditional_text": float(len(pairs) - len(self._conditional)),
             "conditional_texts_filed_under_their_label": sum(agree) / len(agree) if agree else 0.0,
         }

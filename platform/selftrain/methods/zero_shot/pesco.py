@@ -29,6 +29,7 @@ from selftrain.data.texts import TextChannel
 from selftrain.methods.base import Options
 from selftrain.methods.losses import similarity, text_to_generated, text_to_label
 from selftrain.methods.zero_shot.selection import SelectingMethod, batch_of, shares_grow
+from selftrain.models.encoder import Encoder
 
 
 class PESCOOptions(Options):
@@ -58,6 +59,10 @@ class HardScorer:
 
     prototypes: torch.Tensor  # [L, D]
     scale: float
+
+    def reader(self, encoder: Encoder) -> Encoder:
+        """See `Scorer`."""
+        return encoder
 
     def __call__(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(P, one-hot argmax of P), `[N, L]` each, of embeddings `[N, D]`."""

@@ -8,7 +8,7 @@ whole, so it does not matter who scores which block: this process, the workers t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -22,8 +22,17 @@ from selftrain.models.encoder import Encoder, TextEncoder
 # Documents that are scored together. A corpus of fewer is one block, whose numbers do not depend on how blocks are cut.
 BLOCK = 32_768
 
-# Embeddings `[N, D]` to P and Q, both `[N, L]`: confidence (equation 3) and soft targets (equation 4). It can be sent to other processes.
-Scorer = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+class Scorer(Protocol):
+    """Embeddings to confidence (P, equation 3) and soft targets (Q, equation 4). It can be sent to other processes."""
+
+    def reader(self, encoder: Encoder) -> Encoder:
+        """What gives the embeddings that it scores, made of `encoder`."""
+        ...
+
+    def __call__(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(P, Q), `[N, L]` each, of embeddings `[N, D]`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -244,7 +253,7 @@ class SelectingMethod(Method):
             written = self.continuations_of(block, texts, samples) if samples else None
             mine = self.workers.share(block)
             contents = [documents.contents[index] for index in mine]
-            embeddings = embedded(self.encoder, contents, None if written is None else [written[index] for index in mine])
+            embeddings = embedded(scorer.reader(self.encoder), contents, None if written is None else [written[index] for index in mine])
             part = Ranking.of(*scorer(embeddings), size, mine)
             yield from self.workers.together([part.to("cpu")]) if self.workers.size > 1 else [part]
 

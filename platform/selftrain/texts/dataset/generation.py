@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selftrain.config import Experiment
+from selftrain.config import Experiment, TeacherConfig
 from selftrain.data.catalogue import CATALOGUE
 from selftrain.data.classes import check_class_names, with_descriptions, words_of
-from selftrain.data.corpus import Corpus, Documents, Label
+from selftrain.data.corpus import Corpus, Documents, Label, document_id
 from selftrain.errors import ConfigError, OutputError, nearest
 from selftrain.files.durable import check_folder, replacing_folder
 from selftrain.files.parsing import json_of
-from selftrain.models.locate import contents_fingerprint, language_model_of
+from selftrain.models.locate import LanguageModel, contents_fingerprint, language_model_of
 from selftrain.texts.cache import TextCache, check_cache
 from selftrain.texts.dataset.prompts import TEMPLATE_OF, LabelPrompts, label_prompts
+from selftrain.texts.dataset.weighing import weighed_labels
 from selftrain.texts.dataset.writing import SUBJECT_TOKENS, SUBJECT_TRIES, TRIES, Complete, LabelTexts, write_texts
 from selftrain.texts.service import TextCounts
 
 NOT_TRUE = "Every text carries the label that it was written for; nobody claims that the labels are true."
+WEIGHED = (
+    "Every text carries the label that its teachers' votes come to, and the one that it was written for; nobody claims that the labels are true."
+)
 DESCRIPTION = "dataset.json"
 
 
@@ -40,9 +44,10 @@ class DatasetRequest:
     labels: tuple[Label, ...]
     prompts: LabelPrompts
     catalogue: str | None  # the named set that has these classes
-    model: Path | str  # folder, or name on the hub
+    model: LanguageModel  # folder, or name on the hub
     model_name: str  # as the user has it; of a folder its last part
     settings: dict[str, Any]  # all that decides the texts, as dataset.json holds it: two requests with the same settings are the same
+    teachers: tuple[TeacherConfig, ...] = ()  # where several language models write
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -96,18 +101,17 @@ def generate(
         raise ConfigError(f"per_class must be at least 1 (got {per_class}).", parameter="per_class")
     labels = _labels(experiment, named)
     _check_folder(out)
-    model = experiment.augment.model
-    if model is None:
+    augment = experiment.augment
+    if not augment.writes:
         raise ConfigError("There is no language model to write the texts; set augment.model, for example to gemma-3-270m.", parameter="augment.model")
     if experiment.augment.frame is not None:
         raise ConfigError("augment.frame frames an instruction about a document, and here there is none; leave it out.", parameter="augment.frame")
     template = template or TEMPLATE_OF.get(named or "", "text")
     prompts = label_prompts(template, labels, style=experiment.augment.style)
     folder = language_model_of(experiment.augment)
-    name = Path(model).name if Path(model).expanduser().is_dir() else model
-    request = DatasetRequest(
-        labels, prompts, named, folder, name, _settings(experiment, labels, prompts, template, per_class, contents_fingerprint(folder))
-    )
+    name = " + ".join(one.called for one in augment.teachers) or _last_part(str(augment.model))
+    settings = _settings(experiment, labels, prompts, template, per_class, folder)
+    request = DatasetRequest(labels, prompts, named, folder, name, settings, augment.teachers)
     if (facts := _existing(out, request)) is not None:
         return GeneratedDataset(out, facts, found=True)
     check_cache(experiment.augment.cache)
@@ -139,16 +143,22 @@ def _labels(experiment: Experiment, named: str | None) -> tuple[Label, ...]:
     return with_descriptions(chosen, experiment.data.descriptions)
 
 
+def _last_part(model: str) -> str:
+    """Of a folder's path; a name stays as it is."""
+    return Path(model).name if Path(model).expanduser().is_dir() else model
+
+
 def _settings(
-    experiment: Experiment, labels: Sequence[Label], prompts: LabelPrompts, template: str, per_class: int, model_fingerprint: str
+    experiment: Experiment, labels: Sequence[Label], prompts: LabelPrompts, template: str, per_class: int, model: LanguageModel
 ) -> dict[str, Any]:
     augment = experiment.augment
     names = [label.name for label in labels]
-    return {
+    shares = {"teachers": [{"name": one.called, "share": one.share} for one in augment.teachers]} if augment.teachers else {}
+    return shares | {
         "classes": names,
         "per_class": per_class,
         "seed": augment.engine_seed,
-        "model": model_fingerprint,
+        "model": contents_fingerprint(model),
         "template": template,
         "style": augment.style,
         "prompts": {
@@ -216,9 +226,12 @@ def _write_with_engine(experiment: Experiment, request: DatasetRequest) -> tuple
 
     with (
         session(experiment, wanted) if on_cluster(config) else nullcontext(),
-        open_texts(config, corpus, request.model, model_fingerprint=request.settings["model"]) as texts,
+        open_texts(config, corpus, request.model, model_fingerprint=None if request.teachers else request.settings["model"]) as texts,
     ):
-        return requested_texts(experiment, request, texts.complete), texts.summary().counts
+        found = requested_texts(experiment, request, texts.complete)
+        if request.teachers:
+            found = replace(found, votes=texts.votes({document_id(text): text for got in found.classes for text in got.texts}))
+        return found, texts.summary().counts
 
 
 def requested_texts(experiment: Experiment, request: DatasetRequest, complete: Complete) -> LabelTexts:
@@ -250,12 +263,19 @@ def save_dataset(out: Path, request: DatasetRequest, texts: LabelTexts, counts: 
         OutputError: `out` cannot be written.
     """
     # Class by class in turns, so that the first rows of the file show all classes.
-    rows = [(got.texts[n], label) for n in range(request.settings["per_class"]) for label, got in enumerate(texts.classes) if n < len(got.texts)]
+    in_turns = range(request.settings["per_class"])
+    rows = [(got.texts[n], label, got.prompts[n]) for n in in_turns for label, got in enumerate(texts.classes) if n < len(got.texts)]
+    columns = {"text": pa.array([text for text, _, _ in rows], pa.string()), "label": pa.array([label for _, label, _ in rows], pa.int64())}
     facts = _facts(out, request, texts, counts, command)
+    if request.teachers:
+        weighed = weighed_labels(rows, texts.votes, request.class_names, request.teachers)
+        columns |= {"label": pa.array(weighed.labels, pa.int64()), "written_for": columns["label"]}
+        columns |= {"teacher": pa.array(weighed.teachers, pa.string()), "agreement": pa.array(weighed.agreement, pa.float64())}
+        facts["notes"] = WEIGHED
+        facts["generated"]["teachers"] = weighed.facts
     try:
         with replacing_folder(out) as scratch:
-            table = pa.table({"text": pa.array([text for text, _ in rows], pa.string()), "label": pa.array([label for _, label in rows], pa.int64())})
-            pq.write_table(table, scratch / "train.parquet")
+            pq.write_table(pa.table(columns), scratch / "train.parquet")
             (scratch / DESCRIPTION).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selftrain.data.corpus import Label
+from selftrain.data.words import word_count
 from selftrain.errors import ConfigError, nearest
 from selftrain.texts.filter import FilteredText, filter_completion, sentence_ends
 from selftrain.texts.prompts import Style
@@ -129,7 +130,7 @@ def clean_subject(raw: str, *, style: Style, cut_off: bool) -> FilteredText:
         return FilteredText("", "empty")
     if not ended:
         return FilteredText(found, "truncated")
-    return FilteredText(found, "over-long" if len(found.split()) > _SUBJECT_WORDS else "")
+    return FilteredText(found, "over-long" if word_count(found, _SUBJECT_WORDS + 1) > _SUBJECT_WORDS else "")
 
 
 def clean_text(raw: str, prompt: str, *, style: Style, cut_off: bool) -> FilteredText:

@@ -31,6 +31,7 @@ class CollectedTexts:
     """The texts of one class (or one series of subjects), and what they took."""
 
     texts: list[str] = field(default_factory=list)
+    prompts: list[Prompt] = field(default_factory=list)  # of each text
     tries: int = 0
     filtered: Counter[str] = field(default_factory=Counter)
 
@@ -49,6 +50,7 @@ class LabelTexts:
 
     classes: tuple[CollectedTexts, ...]  # in class order
     subjects: tuple[CollectedTexts, ...]  # one if all classes share them, empty without a first stage
+    votes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # of several teachers: name -> document id -> class name
 
 
 def write_texts(
@@ -127,6 +129,7 @@ def collect(series: Sequence[PromptSeries], complete: Complete, *, wanted: int, 
             elif len(got.texts) < wanted:
                 seen.add(key)
                 got.texts.append(cleaned.text)
+                got.prompts.append(prompt)
 
 
 def _subjects(text: str, config: AugmentConfig, origin: str) -> PromptSeries:

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 from selftrain.config import AugmentConfig
 from selftrain.errors import ConfigError, MissingExtraError, SelfTrainError, ServiceError, nearest
-from selftrain.passwords import KEY_VARIABLE
 from selftrain.runtime.cluster import Needs
 from selftrain.texts.engines.resilient import PromptRefused, Written
 from selftrain.texts.engines.spending import Spending
@@ -46,8 +45,8 @@ class ServerDeployment:
     """The `Deployment` of a server that someone else runs.
 
     Args:
-        config: `server`, `model`, `style`, time-outs.
-        spending: what may be spent.
+        config: `server`, `model`, `style`, prices, time-outs.
+        spending: what may be spent, on all servers of the command.
         key: the server's key; None for a server that wants none.
     """
 
@@ -93,7 +92,7 @@ class ServerDeployment:
         request = self._request(prompt, options)
         client, started, wait = self._client(), time.monotonic(), BACKOFF_SECONDS
         for last in [*[False] * (TRIES - 1), True]:
-            while (booked := self._spending.book(request.prompt_tokens, request.generated_tokens)) is None:
+            while (booked := self._spending.book(request.prompt_tokens, request.generated_tokens, self._config)) is None:
                 await asyncio.sleep(_BOOK_SECONDS)
             try:
                 answer = await (client.chat.completions if "messages" in request.arguments else client.completions).create(**request.arguments)
@@ -190,7 +189,7 @@ class ServerDeployment:
         status = getattr(error, "status_code", None)
         if status in (401, 403):
             return ServiceError(
-                f"The language model's server {self._config.server} does not accept the key ({status}); set {KEY_VARIABLE} to one of its keys."
+                f"The language model's server {self._config.server} does not accept the key ({status}); set {self._config.key_variable} to one of its keys."
             )
         if status == 404:
             return ServiceError(

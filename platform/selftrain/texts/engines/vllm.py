@@ -37,6 +37,8 @@ CHECK_SECONDS, CHECK_PATIENCE_SECONDS = 2.0, 60.0
 _MESSAGES = 4  # at least, that the prompts which an engine works on travel in: replicas are given messages in turn
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
+_STARTING = threading.Lock()  # Serve cannot pickle the applications of two threads at once
+
 _Answer = Callable[[Written | Exception], None]
 
 
@@ -76,23 +78,28 @@ def engine_kwargs(config: AugmentConfig) -> dict[str, Any]:
     return kwargs
 
 
-def actor_options(config: AugmentConfig) -> dict[str, Any]:
-    """What a replica asks of Ray."""
-    options: dict[str, Any] = {"num_cpus": ENGINE_CPUS, "num_gpus": _gpus(config), "runtime_env": {"env_vars": engine_environment(config)}}
+def actor_options(config: AugmentConfig, engines: int | None = None) -> dict[str, Any]:
+    """What a replica asks of Ray; `engines` as in `engine_environment`."""
+    environment = engine_environment(config, engines)
+    options: dict[str, Any] = {"num_cpus": ENGINE_CPUS, "num_gpus": _gpus(config), "runtime_env": {"env_vars": environment}}
     return options | ({"label_selector": dict(config.placement)} if config.placement else {})
 
 
-def engine_environment(config: AugmentConfig) -> dict[str, str]:
+def engine_environment(config: AugmentConfig, engines: int | None = None) -> dict[str, str]:
     """Environment of the vLLM processes; threads are set here, since vLLM's `auto` leaves cores of a small machine idle.
 
     Ray's state and logs show it, so it must hold no token of a hub.
 
     On a CPU the engine core runs the model itself: a worker process of its own costs 0.7 GB and gains nothing. vLLM allows that only with
     VLLM_ENABLE_V1_MULTIPROCESSING=0, and then takes its threads from OMP_NUM_THREADS (Ray sets that to 1).
+
+    Args:
+        config: of the engine.
+        engines: of all language models together; default: the replicas of this one.
     """
     environment = {name: os.environ[name] for name in ("HF_HUB_OFFLINE", "HF_HOME") if name in os.environ}
     if not _gpus(config):
-        sharing = config.replicas if is_alone() else 1  # a cluster may have a node for each
+        sharing = (engines or config.replicas) if is_alone() else 1  # a cluster may have a node for each
         environment |= {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // sharing)), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     return environment | {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
@@ -112,15 +119,17 @@ class VllmDeployment:
         model: of `models.locate.name_on_nodes`.
         application: a name that no other run on the cluster uses, and that a restarted service uses again.
         owner: the actor of the text service; the application ends with it.
+        engines: of all language models together.
     """
 
-    def __init__(self, config: AugmentConfig, model: str, application: str, owner: Any) -> None:
+    def __init__(self, config: AugmentConfig, model: str, application: str, owner: Any, *, engines: int) -> None:
         import ray
 
         self._config = config
         self._model = model
         self._application = application
         self._owner = owner
+        self._engines = engines
         self._restarted = ray.get_runtime_context().was_current_actor_reconstructed
         self._handle: Any = None
         self._messages = Messages(self._ask, max(1, config.concurrent_requests // _MESSAGES))
@@ -143,7 +152,7 @@ class VllmDeployment:
 
         def run() -> None:
             try:
-                _run_application(self._config, self._model, self._application, self._owner)
+                _run_application(self._config, self._model, self._application, self._owner, self._engines)
             except BaseException as error:
                 failures.append(error)
 
@@ -328,7 +337,7 @@ class VllmReplica:
             running[str(number)] = answer
 
 
-def _run_application(config: AugmentConfig, model: str, application: str, owner: Any) -> None:
+def _run_application(config: AugmentConfig, model: str, application: str, owner: Any, engines: int) -> None:
     """Start the application and wait until its replica is ready.
 
     Raises:
@@ -336,11 +345,10 @@ def _run_application(config: AugmentConfig, model: str, application: str, owner:
     """
     from ray import serve
 
-    serve.start(proxy_location="Disabled", logging_config=_QUIET)
     deployment = serve.deployment(
         name="vllm",
         num_replicas=config.replicas,
-        ray_actor_options=actor_options(config),
+        ray_actor_options=actor_options(config, engines),
         max_ongoing_requests=4 * config.concurrent_requests,
         health_check_period_s=CHECK_SECONDS,
         health_check_timeout_s=CHECK_PATIENCE_SECONDS,
@@ -348,4 +356,6 @@ def _run_application(config: AugmentConfig, model: str, application: str, owner:
         graceful_shutdown_wait_loop_s=0.1,
         max_constructor_retry_count=3,
     )(VllmReplica)
-    serve.run(deployment.bind(config, model, owner, application), name=application, route_prefix=None, logging_config=_QUIET)
+    with _STARTING:
+        serve.start(proxy_location="Disabled", logging_config=_QUIET)
+        serve.run(deployment.bind(config, model, owner, application), name=application, route_prefix=None, logging_config=_QUIET)
