@@ -139,8 +139,8 @@ def plan_audit(bundle: Path, documents: str, out: Path, *, budget: int = 100, te
         with replacing_folder(out) as scratch:
             _write_questions(scratch / QUESTIONS, design.questions[:budget], asked_about, {})
             (scratch / DESIGN).write_text(design.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    except OSError as error_:
-        raise OutputError(f"out cannot be written (got {str(out)!r}): {error_.strerror}; set another folder.", parameter="out") from None
+    except OSError as problem:
+        raise OutputError(f"out cannot be written (got {str(out)!r}): {problem.strerror}; set another folder.", parameter="out") from None
     return Planned(out / QUESTIONS, budget, len(asked_about), card.labels)
 
 
