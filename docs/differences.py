@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import FOLDER  # docs/experiments.py
 
 from selftrain.errors import DataError
-from selftrain.evaluation.significance import mean_interval, paired_t_test
+from selftrain.evaluation.significance import PairedTest, compare_by_seed, holm
+from selftrain.evaluation.summary import shown_difference, shown_p
 
 _MARKER = "<!-- difference: "
 _ASKED = re.compile(r"<!-- difference: ([\w-]+); ([^;>]+); ([^;>]+) -->(?:(?!<!--).)*<!-- end -->")
@@ -39,37 +39,25 @@ def remade(text: str, page: Path, folder: Path = FOLDER) -> str:
     asked = [(found[1], found[2], found[3]) for found in _ASKED.finditer(text)]
     if len(asked) != text.count(_MARKER):
         raise DataError(f"{page.name}: a comment {_MARKER.strip()} is not of the form TABLE; ROW; REFERENCE with <!-- end --> after it.")
-    pairs = {one: _pairs(*one, folder) for one in asked}
-    raw = {one: paired_t_test(*values).p for one, values in pairs.items()}
-    corrected = {table: holm([raw[one] for one in pairs if one[0] == table]) for table in {one[0] for one in pairs}}
+    tests = {one: _test(*one, folder) for one in asked}
     shown = {}
-    for table, found in corrected.items():
-        for one, p in zip([one for one in pairs if one[0] == table], found, strict=True):
-            shown[one] = _shown(*pairs[one], p if len(found) > 1 else None)
+    for table in {one[0] for one in tests}:
+        family = [one for one in tests if one[0] == table]
+        for one, p in zip(family, holm([tests[one].p for one in family]), strict=True):
+            shown[one] = _shown(tests[one], p if len(family) > 1 else None)
     return _ASKED.sub(lambda found: f"<!-- difference: {found[1]}; {found[2]}; {found[3]} -->{shown[found[1], found[2], found[3]]}<!-- end -->", text)
 
 
-def holm(p: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down correction; a difference of one seed has no p and does not count."""
-    order = sorted((value, place) for place, value in enumerate(p) if value is not None)
-    found: list[float | None] = [None] * len(p)
-    largest = 0.0
-    for rank, (value, place) in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * value))
-        found[place] = largest
-    return found
-
-
-def _pairs(table: str, row: str, reference: str, folder: Path) -> tuple[list[float], list[float]]:
-    """Accuracies in points of both rows, seed by seed."""
+def _test(table: str, row: str, reference: str, folder: Path) -> PairedTest:
+    """The row against its reference, in points of accuracy."""
     rows = _rows(table, folder)
     for name in (row, reference):
         if name not in rows:
             raise DataError(f"The table {table} has no row {name!r}; it has: {', '.join(rows)}.")
-    common = [seed for seed in rows[row] if seed in rows[reference]]
-    if not common:
+    found = compare_by_seed(rows[row], rows[reference])
+    if found is None:
         raise DataError(f"The rows {row!r} and {reference!r} of the table {table} have no seed in common.")
-    return [rows[row][seed] for seed in common], [rows[reference][seed] for seed in common]
+    return found
 
 
 def _rows(table: str, folder: Path) -> dict[str, dict[int, float]]:
@@ -93,13 +81,6 @@ def _rows(table: str, folder: Path) -> dict[str, dict[int, float]]:
     return found
 
 
-def _shown(values: Sequence[float], reference: Sequence[float], corrected: float | None) -> str:
-    test = paired_t_test(values, reference)
-    interval = mean_interval([a - b for a, b in zip(values, reference, strict=True)])
-    between = "" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}; "
-    p = "" if test.p is None else f"; p {_p(test.p)}" + ("" if corrected is None else f", Holm {_p(corrected)}")
-    return f"{test.difference:+.1f} ({between}n {len(values)}{p})"
-
-
-def _p(value: float) -> str:
-    return "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
+def _shown(test: PairedTest, corrected: float | None) -> str:
+    p = "" if test.p is None else f"p {shown_p(test.p)}" + ("" if corrected is None else f", Holm {shown_p(corrected)}")
+    return shown_difference(test, 1, f"n {test.pairs}", p)

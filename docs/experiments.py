@@ -10,7 +10,8 @@ evaluation.every_round also rounds/NAME.csv (a row a variant, seed and round). A
     -->
     <!-- end -->
 
-where `make docs` (docs/tables.py) puts mean, deviation, interval, paired difference and origin. The comment is YAML; its keys are those of `Shown`.
+where `make docs` (docs/tables.py) puts mean, deviation, interval, paired difference (corrected by Holm for the rows that are shown) and origin.
+The comment is YAML; its keys are those of `Shown`.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from selftrain.errors import DataError, SelfTrainError
-from selftrain.evaluation.significance import mean_interval, mean_std, paired_t_test
-from selftrain.evaluation.summary import plus_minus
+from selftrain.evaluation.significance import PairedTest, compare_by_seed, holm, mean_interval, mean_std
+from selftrain.evaluation.summary import plus_minus, shown_difference, shown_p
 
 DOCS = Path(__file__).resolve().parent
 FOLDER = DOCS / "results" / "experiments"
@@ -227,9 +228,10 @@ def table_of(shown: Shown, page: Path, folder: Path = FOLDER) -> str:
     several = any(len(variants[name].plain["accuracy"]) > 1 for name in names)
     head = ["variant", "n", "accuracy", *(["95 % interval"] if several else []), *(_FIGURES[key] for key in figures)]
     head += ["accuracy, augmented at inference"] if augmented else []
-    head += [f"difference from {names.get(shown.against, shown.against)}", "p"] if shown.against else []
+    head += [f"difference from {names.get(shown.against, shown.against)}", "p", "p, Holm"] if shown.against else []
     head += [str(shown.paper.get("title", "paper"))] if shown.paper else []
     lines = [head, ["---"] * len(head)]
+    tests = _tests(shown.against, {name: variants[name] for name in names}, variants)
     for name, title in names.items():
         one = variants[name]
         accuracy = one.plain["accuracy"]
@@ -237,7 +239,7 @@ def table_of(shown: Shown, page: Path, folder: Path = FOLDER) -> str:
         line += [_shown(one.plain.get(key, {})) for key in figures]
         line += [_shown(one.augmented)] if augmented else []
         if shown.against:
-            line += _difference(accuracy, variants[shown.against].plain["accuracy"]) if name != shown.against else ["", ""]
+            line += tests.get(name, ["", "", ""])
         line += [str(shown.paper.get(name, ""))] if shown.paper else []
         lines.append(line)
     table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
@@ -297,14 +299,25 @@ def _interval(values: Mapping[int, float]) -> str:
     return f"{found[0]:.3f} to {found[1]:.3f}" if found else ""
 
 
-def _difference(values: Mapping[int, float], reference: Mapping[int, float]) -> list[str]:
-    common = [seed for seed in values if seed in reference]
-    if not common:
-        return ["", ""]
-    test = paired_t_test([values[seed] for seed in common], [reference[seed] for seed in common])
-    fewer = f" ({len(common)} of {max(len(values), len(reference))} seeds)" if len(common) < max(len(values), len(reference)) else ""
-    p = "" if test.p is None else "< 0.001" if test.p < 0.001 else f"{test.p:.3f}"
-    return [f"{test.difference:+.3f}{fewer}", p]
+def _tests(against: str | None, shown: Mapping[str, Variant], variants: Mapping[str, Variant]) -> dict[str, list[str]]:
+    """Row -> its difference from the reference, p and p after Holm's correction; a row without a seed in common with the reference is left out."""
+    if against is None:
+        return {}
+    reference = variants[against].plain["accuracy"]
+    found = {name: compare_by_seed(one.plain["accuracy"], reference) for name, one in shown.items() if name != against}
+    tests = {name: test for name, test in found.items() if test is not None}
+    corrected = holm([test.p for test in tests.values()])
+    return {
+        name: [
+            _difference(test, max(len(shown[name].plain["accuracy"]), len(reference))),
+            *("" if p is None else shown_p(p) for p in (test.p, holms)),
+        ]
+        for (name, test), holms in zip(tests.items(), corrected, strict=True)
+    }
+
+
+def _difference(test: PairedTest, seeds: int) -> str:
+    return shown_difference(test, 3, f"{test.pairs} of {seeds} seeds" if test.pairs < seeds else "")
 
 
 def _legend(shown: Shown, several: bool) -> str:
@@ -312,7 +325,7 @@ def _legend(shown: Shown, several: bool) -> str:
     if shown.last_rounds:
         text += f" Accuracy and AUC are means over the last {shown.last_rounds} rounds."
     if shown.against:
-        text += " Difference: of the accuracies, seed by seed; p: two-sided paired t-test, not corrected for the number of rows."
+        text += " Difference: of the accuracies, seed by seed, with its 95 % interval; p: two-sided paired t-test, alone and corrected for the rows of this table."
     return text
 
 

@@ -1,7 +1,7 @@
-"""Makes the tables of docs/ again from the CSV behind each: means, deviations, intervals, differences and marks, all from the seeds' own figures.
+"""Makes the tables of docs/ again from the CSV behind each: means, deviations, intervals, and differences, all from the seeds' own figures.
 
-A sweep's page in docs/results/ has its CSV beside it; a table of an experiment is made wherever a page asks for it (docs/experiments.py),
-and so is a difference between two rows (docs/differences.py).
+A sweep's page in docs/results/ has its CSV beside it, and the row that the others are compared with in tune_spaces/; a table of an experiment is made
+wherever a page asks for it (docs/experiments.py), and so is a difference between two rows (docs/differences.py).
 `make docs` runs this first; `python docs/tables.py --check` changes nothing and exits with 1 where a page differs from its CSV.
 """
 
@@ -14,11 +14,14 @@ from pathlib import Path
 
 import differences  # docs/differences.py
 import experiments  # docs/experiments.py
+import yaml
 
 from selftrain.errors import SelfTrainError
-from selftrain.sweeps.table import build_table, to_markdown
+from selftrain.sweeps.reference import Reference, reference_of
+from selftrain.sweeps.table import SweepTable, build_table, to_markdown
 
 DOCS = Path(__file__).resolve().parent
+SPACES = DOCS.parent / "tune_spaces"
 RESULTS = DOCS / "results"
 _TABLE = re.compile(r"^\| .*?(?=^!\[|^\*\*What)", re.M | re.S)
 
@@ -33,12 +36,24 @@ def _is_sweep(page: Path) -> bool:
     return data.exists() and "seed " in data.read_text(encoding="utf-8").partition("\n")[0]
 
 
-def table_of(data: Path, paper_source: str | None) -> str:
-    """The table and its legend, as `selftrain sweep` writes them.
+def reference_in(name: str, *, small: bool) -> Reference | None:
+    """What the rows of a sweep are compared with.
+
+    Args:
+        name: of its file in tune_spaces/.
+        small: whether the table is of the small size.
+    """
+    space = yaml.safe_load((SPACES / f"{name}.yaml").read_text(encoding="utf-8"))
+    return reference_of((space["small"] if small and "reference" in space["small"] else space).get("reference"))
+
+
+def table_of(data: Path, paper_source: str | None, reference: Reference | None) -> SweepTable:
+    """The table, as `selftrain sweep` makes it.
 
     Args:
         data: a CSV of a sweep.
         paper_source: where the paper's figures stand; None where there are none.
+        reference: what rows are compared with.
     """
     with data.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
@@ -56,17 +71,16 @@ def table_of(data: Path, paper_source: str | None) -> str:
             if figure := line[f"seed {seed}"]:
                 share = float(figure) / 100
                 results[row, line["data set"], seed] = {"scores": {"accuracy": 1 - share} if metric == "error" else {metric: share}}
-    return to_markdown(
-        build_table(
-            axes=axes,
-            rows=list(dict.fromkeys(tuple(line[axis] for axis in axes) for line in lines)),
-            columns=list(dict.fromkeys(line["data set"] for line in lines)),
-            seeds=seeds,
-            metric=metric,
-            results=results,
-            paper=paper,
-            paper_source=paper_source,
-        )
+    return build_table(
+        axes=axes,
+        rows=list(dict.fromkeys(tuple(line[axis] for axis in axes) for line in lines)),
+        columns=list(dict.fromkeys(line["data set"] for line in lines)),
+        seeds=seeds,
+        metric=metric,
+        results=results,
+        paper=paper,
+        paper_source=paper_source,
+        reference=reference,
     )
 
 
@@ -75,7 +89,9 @@ def remade(page: Path) -> str:
     text = page.read_text(encoding="utf-8")
     if _is_sweep(page):
         source = re.search(r"^Paper: (.*), as printed there;", text, re.M)
-        text = _TABLE.sub(lambda _: table_of(page.with_suffix(".csv"), source[1] if source else None) + "\n", text, count=1)
+        reference = reference_in(text.partition("tune_spaces/")[2].partition(".yaml")[0], small=" --small" in text)
+        table = table_of(page.with_suffix(".csv"), source[1] if source else None, reference)
+        text = _TABLE.sub(lambda _: to_markdown(table) + "\n", text, count=1)
     return differences.remade(experiments.remade(text, page), page)
 
 

@@ -313,17 +313,17 @@ def test_a_run_becomes_a_table_with_its_origin(experiments, tmp_path):
     assert "/" not in file.with_suffix(".yaml").read_text().replace("jobs/experiments/bbc_news.yaml", "")
     page = tmp_path / "docs/methods/genco.md"
     text = experiments.remade("a\n\n<!-- experiment: bbc\nagainst: plain\nrows: {plain: , better: ours}\n-->\n<!-- end -->\n\nb", page, file.parent)
-    assert "| variant | n | accuracy | 95 % interval | macro-F1 | ECE | difference from plain | p |" in text
+    assert "| variant | n | accuracy | 95 % interval | macro-F1 | ECE | difference from plain | p | p, Holm |" in text
     # t of the differences: .03 / (.01 / sqrt(3)) = 5.196 with two degrees of freedom; 4.3027 sd / sqrt(3) is the half interval
-    assert "| plain | 3 | 0.910 ± 0.010 | 0.885 to 0.935 | 0.900 ± 0.010 | 0.100 ± 0.000 |  |  |" in text
-    assert "| ours | 3 | 0.940 ± 0.020 | 0.890 to 0.990 | 0.930 ± 0.020 | 0.100 ± 0.000 | +0.030 | 0.035 |" in text
+    assert "| plain | 3 | 0.910 ± 0.010 | 0.885 to 0.935 | 0.900 ± 0.010 | 0.100 ± 0.000 |  |  |  |" in text
+    assert "| ours | 3 | 0.940 ± 0.020 | 0.890 to 0.990 | 0.930 ± 0.020 | 0.100 ± 0.000 | +0.030 (+0.005 to +0.055) | .035 | .035 |" in text
     assert (
         "[bbc.csv](../results/experiments/bbc.csv), `selftrain run jobs/experiments/bbc_news.yaml`; 2026-11-28, 2 CPU cores, selftrain 0.1.0+abc."
         in text
     )
     assert text.endswith("Settings chosen on: nothing of BBC News.\n\n<!-- end -->\n\nb")
     assert experiments.remade(text, page, file.parent) == text
-    assert experiments.remade(text.replace("0.035", "0.034"), page, file.parent) == text, "a figure that is not that of the CSV is seen"
+    assert experiments.remade(text.replace(" .035", " .034"), page, file.parent) == text, "a figure that is not that of the CSV is seen"
     assert "| [bbc](../results/experiments/bbc.csv) |" in experiments.remade("<!-- experiments -->\n<!-- end -->", page, file.parent)
 
 
@@ -408,9 +408,10 @@ def test_a_difference_has_its_interval_its_seeds_and_holms_p(differences):
     assert "+5.0 (-58.5 to +68.5; n 2; p .500)" in alone, "a lower error is a higher accuracy"
 
 
-def test_holm_is_monotone_and_leaves_out_what_has_no_p(differences):
-    assert module("differences").holm([0.04, None, 0.01, 0.03]) == pytest.approx([0.06, None, 0.03, 0.06])
-    assert module("differences").holm([0.9, 0.8]) == [1.0, 1.0]
+def test_a_sweeps_table_has_the_reference_of_its_space():
+    tables = module("tables")
+    assert tables.reference_in("genco_tau", small=True) == "0.1"
+    assert tables.reference_in("ssc_labels", small=True) == {"method": "FixMatch"}
 
 
 @pytest.mark.parametrize(

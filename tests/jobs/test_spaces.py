@@ -24,7 +24,7 @@ def test_every_space_is_short_and_says_what_it_is():
 @pytest.mark.parametrize("file", PAPER, ids=lambda file: file.stem)
 def test_every_cell_of_a_space_of_a_paper_names_what_there_is(file):
     space, text = load_space(file), file.read_text(encoding="utf-8")
-    assert space.name == file.stem and text.startswith("# ") and len(text.splitlines()) <= 60
+    assert space.reference and space.name == file.stem and text.startswith("# ") and len(text.splitlines()) <= 60
     assert "Differs: " in text or "differs in table" in text
     assert not space.small, "a small form is not what a paper did; tune_spaces/ has those"
     for column in space.columns:

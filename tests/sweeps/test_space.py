@@ -10,7 +10,8 @@ import yaml
 from selftrain.errors import ConfigError, DataError, SelfTrainError
 from selftrain.methods.recipe import resolve
 from selftrain.sweeps.plan import prepare_sweep
-from selftrain.sweeps.space import Cell, load_space, parse_space, shown_value
+from selftrain.sweeps.reference import shown_value
+from selftrain.sweeps.space import Cell, load_space, parse_space
 
 ROOT = Path(__file__).resolve().parents[2]
 SPACES = sorted((ROOT / "tune_spaces").glob("*.yaml"))
@@ -181,6 +182,32 @@ def test_the_papers_figures_belong_to_rows_and_columns(document, tmp_path):
         load_space(tmp_path / "toy.yaml")
 
 
+def test_a_reference_is_a_row_of_the_table_or_a_value_of_its_axes(document):
+    document["axes"]["method"] = {"CE": {}, "pi": {"method": {"name": "pi_model"}}}
+    for reference, read in (
+        ("0.1 · pi", "0.1 · pi"),
+        ({"method": "CE"}, {"method": "CE"}),
+        ({"method.learning_rate": 0.1}, {"method.learning_rate": "0.1"}),
+    ):
+        space = parse_space(document | {"reference": reference})
+        assert space.reference == read and space.fingerprint() == parse_space(document).fingerprint(), "no result depends on it"
+        assert parse_space(yaml.safe_load(space.to_yaml())).reference == read
+    for reference, why in (
+        ("0.1 · p", r"^toy: reference names a row '0\.1 · p' that the table does not have; did you mean '0\.1 · pi'\?$"),
+        (0.1, r"a row '0\.1' that the table"),
+        ({"methods": "CE"}, r"an axis 'methods' that the table does not have; did you mean 'method'\?$"),
+        ({"method": "SE"}, r"a value 'SE' that the axis 'method' does not have; did you mean 'CE'\?$"),
+        ([1], r"^reference in the sweep: must be a row as the table shows it, or an axis and its value \(got \[1\]\)\.$"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            parse_space(document | {"reference": reference})
+    del document["axes"]["method"]
+    assert parse_space(document | {"reference": 0.1}).reference == "0.1"
+    document["base"]["data"]["validation_documents"] = 10
+    with pytest.raises(ConfigError, match="reference of toy has no effect, a search ranks"):
+        parse_space(document | {"reference": 0.1, "search": {"trials": 2}})
+
+
 def test_a_cells_fingerprint_follows_what_decides_its_result_and_nothing_else(document, tmp_path):
     space = parse_space(document)
     experiment = space.experiment(space.settings()[0], space.columns[0])
@@ -206,7 +233,7 @@ def test_values_as_they_are_shown():
 def test_every_space_of_the_repository_is_valid(file):
     for small in (False, True):
         space = load_space(file, small=small)
-        assert space.name == file.stem and space.claim
+        assert space.name == file.stem and space.claim and space.reference
         for column in space.columns:
             for setting in space.settings():
                 space.cell(setting, column, 0)

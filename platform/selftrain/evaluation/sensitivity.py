@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import matplotlib as mpl
 import matplotlib.style
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
@@ -20,19 +21,25 @@ _BLUES = LinearSegmentedColormap.from_list("white-blue", ["#FFFFFF", "#8FC1E3", 
 
 @dataclass(frozen=True)
 class Line:
-    """One line: a mean, a deviation and the paper's figure for every value of the axis; None where there is none."""
+    """One line: a mean, a deviation, the paper's figure and the difference from the reference for every value of the axis; None where there is none."""
 
     means: Values
     deviations: Values
     paper: Values = ()
+    differences: Values = ()
+    intervals: Sequence[tuple[float, float] | None] = ()  # of the differences
 
 
 def lines(axis: str, values: Sequence[str], series: Mapping[str, Line], metric: str, *, svg: bool = False) -> bytes:
-    """A line with error bars for each series; the paper's numbers are hollow, dashed markers of the same colour. Values stand at equal distances."""
+    """A line with error bars for each series; the paper's numbers are hollow, dashed markers of the same colour. Values stand at equal distances.
+
+    Differences from a reference row, with their intervals, stand below.
+    """
 
     def draw() -> Figure:
-        figure = Figure(figsize=(max(4.6, 0.8 * len(values) + 2.2), 3.6), layout="constrained")
-        axes = figure.subplots()
+        compared = any(line.differences for line in series.values())
+        figure = Figure(figsize=(max(4.6, 0.8 * len(values) + 2.2), 5.2 if compared else 3.6), layout="constrained")
+        axes, *below = figure.subplots(1 + compared, 1, sharex=True, squeeze=False, height_ratios=[2, 1][: 1 + compared])[:, 0]
         places = np.arange(len(values))
         for number, (name, line) in enumerate(series.items()):
             color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
@@ -42,8 +49,12 @@ def lines(axis: str, values: Sequence[str], series: Mapping[str, Line], metric: 
             if any(value is not None for value in line.paper):
                 (drawn,) = axes.plot(places, _numbers(line.paper), color=color, marker=marker, label=f"{name}, paper", linewidth=1.0)
                 drawn.set(linestyle=(0, (4, 3)), markerfacecolor="white", alpha=0.8)
-        axes.set_xticks(places, values, rotation=20 if max(map(len, values)) > 12 else 0, ha="right" if max(map(len, values)) > 12 else "center")
-        axes.set(xlabel=axis, ylabel=metric)
+        last = below[0] if below else axes
+        last.set_xticks(places, values, rotation=20 if max(map(len, values)) > 12 else 0, ha="right" if max(map(len, values)) > 12 else "center")
+        last.set(xlabel=axis)
+        axes.set(ylabel=metric)
+        if below:
+            _draw_differences(below[0], series)
         axes.grid(True, axis="y")
         axes.legend()
         return figure
@@ -51,10 +62,43 @@ def lines(axis: str, values: Sequence[str], series: Mapping[str, Line], metric: 
     return picture(draw)() if svg else _png(draw)
 
 
+def _draw_differences(axes: Axes, series: Mapping[str, Line]) -> None:
+    axes.axhline(0.0, color=QUIET, linewidth=0.8)
+    for number, line in enumerate(series.values()):
+        found = [
+            (place, value, interval)
+            for place, (value, interval) in enumerate(zip(line.differences, line.intervals, strict=True))
+            if value is not None
+        ]
+        for place, value, interval in found:
+            low, high = interval or (value, value)
+            marker = MARKERS[number % len(MARKERS)]
+            at = place + 0.08 * (number - (len(series) - 1) / 2)  # intervals of several data sets stand side by side
+            axes.errorbar(at, value, yerr=[[value - low], [high - value]], color=COLORS[number % len(COLORS)], marker=marker, capsize=3)
+    axes.set(ylabel="difference, 95 %")
+    axes.grid(True, axis="y")
+
+
 def heatmaps(
-    axes: tuple[str, str], rows: Sequence[str], columns: Sequence[str], panels: Mapping[str, Sequence[Values]], metric: str, *, svg: bool = False
+    axes: tuple[str, str],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    panels: Mapping[str, Sequence[Values]],
+    metric: str,
+    *,
+    differences: Mapping[str, Sequence[Values]] | None = None,
+    svg: bool = False,
 ) -> bytes:
-    """A heatmap for each panel, `[row][column]` means; darker is higher, each panel on a scale of its own, the highest and lowest in numbers like all others."""
+    """A heatmap for each panel; darker is higher, each panel on a scale of its own, the highest and lowest in numbers like all others.
+
+    Args:
+        axes: names of the rows' axis and the columns'.
+        rows, columns: their values.
+        panels: name -> `[row][column]` means.
+        metric: what is shown.
+        differences: name -> `[row][column]` differences from the reference row, which stand below the means.
+        svg: for a page; otherwise a PNG.
+    """
 
     def draw() -> Figure:
         width = 1.3 + 0.85 * len(columns)
@@ -74,7 +118,9 @@ def heatmaps(
                 value = shares[row, column]
                 if np.isfinite(value):
                     dark = value > low + 0.55 * (high - low)
-                    one.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=WHITE if dark else INK)
+                    difference = differences[name][row][column] if differences else None
+                    shown = f"{value:.2f}" + (f"\n{difference:+.2f}" if difference is not None else "")
+                    one.text(column, row, shown, ha="center", va="center", fontsize=8, color=WHITE if dark else INK)
         figure.supxlabel(metric, fontsize=8, color=QUIET)
         return figure
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
 import numpy as np
@@ -17,10 +17,15 @@ class MeanStd(TypedDict):
 
 
 class PairedTest(NamedTuple):
-    """Mean of the paired differences a - b, and the two-sided p-value of Student's t; one pair has no p-value."""
+    """Mean of the paired differences a - b, its 95 % interval, the two-sided p-value of Student's t, and how many pairs there are.
+
+    One pair has neither interval nor p, and so have two variants that no seed changes: there is no sample.
+    """
 
     difference: float
+    interval: tuple[float, float] | None
     p: float | None
+    pairs: int
 
 
 def mean_std(values: Sequence[float]) -> MeanStd:
@@ -50,20 +55,39 @@ def paired_t_test(a: Sequence[float], b: Sequence[float]) -> PairedTest:
         a, b: one metric of the two variants, the same seed at the same index.
 
     Returns:
-        The mean difference a - b and its p-value. Where every seed differs by the same amount, the t statistic is not defined, and p is its limit: 1
-        for no difference, 0 for any other.
+        Difference, interval, p and pairs. Where every seed differs by the same amount, the t statistic is not defined, and p is its limit: 1 for no
+        difference, 0 for any other.
 
     Raises:
         ValueError: the lengths differ or are 0.
     """
     if len(a) != len(b) or not len(a):
         raise ValueError(f"a and b must have the same number of values, at least one (got {len(a)} and {len(b)})")
+    pairs = len(a)
     differences = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     difference = float(differences.mean())
-    if len(differences) == 1:
-        return PairedTest(difference, None)
     # Rounding alone leaves a spread of about 1e-16; scipy would divide by it and warn.
     rounding = 1e-12 * max(1.0, float(np.abs([a, b]).max()))
+    if max(float(np.ptp(a)), float(np.ptp(b))) <= rounding:  # one pair, too
+        return PairedTest(difference, None, None, pairs)
+    interval = mean_interval(differences.tolist())
     if float(np.ptp(differences)) <= rounding:
-        return PairedTest(difference, 1.0 if abs(difference) <= rounding else 0.0)
-    return PairedTest(difference, float(stats.ttest_rel(a, b).pvalue))
+        return PairedTest(difference, interval, 1.0 if abs(difference) <= rounding else 0.0, pairs)
+    return PairedTest(difference, interval, float(stats.ttest_rel(a, b).pvalue), pairs)
+
+
+def compare_by_seed(a: Mapping[int, float], b: Mapping[int, float]) -> PairedTest | None:
+    """`paired_t_test` over the seeds that both variants have (seed -> metric); None where they have none in common."""
+    common = [seed for seed in a if seed in b]
+    return paired_t_test([a[seed] for seed in common], [b[seed] for seed in common]) if common else None
+
+
+def holm(p: Sequence[float | None]) -> list[float | None]:
+    """Holm's step-down correction of the p-values of one family, in their order; a comparison that has none (None) does not count."""
+    order = sorted((value, place) for place, value in enumerate(p) if value is not None)
+    found: list[float | None] = [None] * len(p)
+    largest = 0.0
+    for rank, (value, place) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * value))
+        found[place] = largest
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from selftrain.evaluation.schema import RunMetrics, Summary, VariantRow
-from selftrain.evaluation.significance import MeanStd, mean_std
+from selftrain.evaluation.significance import MeanStd, PairedTest, mean_std
 
 MOST_COMPARED = 7  # variants side by side in one plot: as many as there are colours
 _SCORES = (("accuracy", "accuracy"), ("macro_f1", "macro-F1"), ("ece", "ECE"))
@@ -60,6 +60,26 @@ def plus_minus(value: MeanStd | None, digits: int = 3) -> str:
     if value is None:
         return "–"
     return f"{value['mean']:.{digits}f}" + (f" ± {value['std']:.{digits}f}" if value["std"] is not None else "")
+
+
+def shown_difference(test: PairedTest | None, digits: int, *details: str) -> str:
+    """A difference with its 95 % interval: `+1.4 (+0.7 to +2.1; n 3)`; where there is no interval, why. A dash for None.
+
+    Args:
+        test: what is shown.
+        digits: behind the point.
+        details: what stands behind the interval, such as p; empty ones are left out.
+    """
+    if test is None:
+        return "–"
+    no_interval = "one seed" if test.pairs == 1 else "no seed changes either"
+    between = no_interval if test.interval is None else " to ".join(f"{bound:+.{digits}f}" for bound in test.interval)
+    return f"{test.difference:+.{digits}f} ({'; '.join(filter(None, [between, *details]))})"
+
+
+def shown_p(value: float) -> str:
+    """`.047`, `1.000`, or `< .001`."""
+    return "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
 
 
 def text_table(summary: Sequence[Summary]) -> str:

@@ -14,7 +14,7 @@ from selftrain.evaluation.summary import plus_minus
 from selftrain.evaluation.svg import inline
 from selftrain.files.durable import write_whole
 from selftrain.sweeps.space import Space
-from selftrain.sweeps.table import METRICS, SweepTable, TableEntry, legend, number, shown_entry, to_csv, to_markdown, to_text
+from selftrain.sweeps.table import METRICS, SweepTable, TableEntry, legend, number, shown_beside, shown_entry, to_csv, to_markdown, to_text
 
 
 def write_table(folder: Path, space: Space, table: SweepTable, facts: Mapping[str, Any]) -> str:
@@ -32,8 +32,8 @@ def write_table(folder: Path, space: Space, table: SweepTable, facts: Mapping[st
     write_whole(folder / "table.md", f"{_opening(space, facts)}\n{to_markdown(table)}\n![the same as a picture](figure.png)\n")
     write_whole(folder / "table.csv", to_csv(table))
     write_whole(folder / "figure.png", figure(table))
-    head = [(name, 1 + table.has_paper(name)) for name in table.columns]
-    body = [(row, [(table.entries[row, name], table.has_paper(name)) for name in table.columns]) for row in table.rows]
+    head = [(name, table.beside(name)) for name in table.columns]
+    body = [(row, [(table.entries[row, name], shown_beside(table, row, name)) for name in table.columns]) for row in table.rows]
     drawing = inline(figure(table, svg=True), "figure", f"{space.title}, the table as a picture")
     write_whole(
         folder / "report.html",
@@ -86,23 +86,28 @@ def _opening(space: Space, facts: Mapping[str, Any]) -> str:
 
 
 def figure(table: SweepTable, *, svg: bool = False) -> bytes:
-    """Lines over one axis, heatmaps over the last two; further axes and data sets become panels. PNG, or SVG for a page."""
+    """Lines over one axis, heatmaps over the last two; further axes and data sets become panels. Differences from the reference stand below. PNG, or SVG."""
     metric = METRICS[table.metric]
     if len(table.axes) == 1:
         series = {name: _line([entry for _, entry in table.column(name)]) for name in table.columns}
         return lines(table.axes[0], [row[0] for row in table.rows], series, metric, svg=svg)
     rows, columns = (tuple(dict.fromkeys(row[index] for row in table.rows)) for index in (-2, -1))
     leading = list(dict.fromkeys(row[:-2] for row in table.rows))
-    panels = {}
+    panels, differences = {}, {}
     for above, name in itertools.product(leading, table.columns):
         title = " · ".join([*above, *([name] if len(table.columns) > 1 or not above else [])])
-        panels[title] = [[_mean(table.entries.get(((*above, row, column), name))) for column in columns] for row in rows]
-    return heatmaps((table.axes[-2], table.axes[-1]), rows, columns, panels, metric, svg=svg)
+        cells = [[table.entries.get(((*above, row, column), name)) for column in columns] for row in rows]
+        panels[title] = [[_mean(entry) for entry in line] for line in cells]
+        differences[title] = [[entry.test.difference if entry is not None and entry.test is not None else None for entry in line] for line in cells]
+    return heatmaps((table.axes[-2], table.axes[-1]), rows, columns, panels, metric, differences=differences, svg=svg)
 
 
 def _line(entries: Sequence[TableEntry]) -> Line:
     deviations = [entry.summary["std"] if entry.summary else None for entry in entries]
-    return Line([_mean(entry) for entry in entries], deviations, [number(entry.paper) for entry in entries])
+    tests = [entry.test for entry in entries] if any(entry.test is not None for entry in entries) else []
+    differences = [test.difference if test is not None else None for test in tests]
+    intervals = [test.interval if test is not None else None for test in tests]
+    return Line([_mean(entry) for entry in entries], deviations, [number(entry.paper) for entry in entries], differences, intervals)
 
 
 def _mean(entry: TableEntry | None) -> float | None:

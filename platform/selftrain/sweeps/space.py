@@ -4,6 +4,7 @@
                 method: {VAT: {method: {name: vat}}, ...}                 named settings, each with its changes, or
                 method.learning_rate: {low: 1.0e-4, high: 0.1, log: true} a range (for a search)
     datasets    AG News: {source: ag_news}                                the columns of the table, each with its changes of `data`
+    reference   "0.1" or {method: FixMatch}                               the row that all others are compared with (sweeps/reference.py)
     every       method: {rounds: 5}                                       changes of every setting, whatever its method; its own ones win
     small       a size for two CPU cores: `base` is merged into the base, every other key replaces the full one
 
@@ -27,12 +28,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from selftrain import methods
 from selftrain.config import Experiment, ModelConfig, Section, merge, nested, overridden, parse, read_yaml
 from selftrain.errors import ConfigError, nearest
 from selftrain.methods.recipe import Recipe, resolve
+from selftrain.sweeps.conditions import SECTIONS, check_grid, check_paper
+from selftrain.sweeps.reference import reference_of, shown_value
 
-_SECTIONS = ("data", "model", "method", "augment", "training", "evaluation")
 Metric = Literal["accuracy", "error", "macro_f1", "ece"]
 
 
@@ -96,9 +97,20 @@ class Space(Section):
     seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1)
     metric: Metric = Field("accuracy", description="shown in percent; error is 100 - accuracy")
     paper: Paper | None = None
+    reference: str | dict[str, str] | None = Field(
+        None,
+        description="what every other row is compared with: a row as the table shows it, or an axis and its value, to compare within the other axes",
+    )
     search: Search | None = Field(None, description="default: the whole grid")
     minutes: float | None = Field(None, gt=0, description="budget: trials that have not ended by then are left until the sweep is resumed")
     small: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("reference", mode="before")
+    @classmethod
+    def _reference(cls, reference: Any) -> Any:
+        if isinstance(reference, list | tuple) or reference == {}:
+            raise ValueError(f"must be a row as the table shows it, or an axis and its value (got {reference!r})")
+        return reference_of(reference)
 
     @model_validator(mode="after")
     def _is_whole(self) -> Space:
@@ -113,7 +125,7 @@ class Space(Section):
         named = [(f"the axis {key!r} at {name!r}", one) for key, axis in self.axes.items() if isinstance(axis, dict) for name, one in axis.items()]
         small = [(f"small.{key}", self.small.get(key, {})) for key in ("base", "every")]
         for where, document in (*base, ("every", self.every), *named, *small):
-            if not isinstance(document, Mapping) or (odd := next((key for key in _SECTIONS if not isinstance(document.get(key, {}), Mapping)), None)):
+            if not isinstance(document, Mapping) or (odd := next((key for key in SECTIONS if not isinstance(document.get(key, {}), Mapping)), None)):
                 raise ValueError(f"{where} must hold keys and values{f' for {odd}' if isinstance(document, Mapping) else ''}")
         if "name" in self.small or "small" in self.small:
             raise ValueError("small must not hold name or small")
@@ -121,17 +133,23 @@ class Space(Section):
 
     def fingerprint(self) -> str:
         """A short hash of the document."""
-        # A document without `every` keeps the hash, and so the folder, that it had before there was one.
-        return _hash(self.model_dump(mode="json", exclude=set() if self.every else {"every"}))[:8]
+        # A document without `every` keeps the hash, and so the folder, that it had before there was one. What rows are compared with changes no result.
+        return _hash(self.model_dump(mode="json", exclude={"reference"} if self.every else {"reference", "every"}))[:8]
 
     def to_yaml(self) -> str:
         """The resolved document."""
         return yaml.safe_dump(self.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
 
     @property
+    def start(self) -> dict[str, Any]:
+        """The experiment that every cell starts from, as a plain mapping."""
+        assert isinstance(self.base, Mapping)  # load_space has read it
+        return {"data": {}, **self.base}
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The data sets, in order."""
-        return tuple(self.datasets) or (str(_base(self)["data"].get("source", Experiment().data.source)),)
+        return tuple(self.datasets) or (str(self.start["data"].get("source", Experiment().data.source)),)
 
     def settings(self) -> list[Setting]:
         """Every combination of the axes' values, the last axis running fastest.
@@ -157,7 +175,7 @@ class Space(Section):
         Raises:
             ConfigError: an unknown key, or a value out of its range.
         """
-        base = _base(self)
+        base = self.start
         changes = setting.changes
         if (own := changes.get("method", {}).get("name")) not in (None, base.get("method", {}).get("name", "genco")):
             base = {**base, "method": {"name": own}}
@@ -263,7 +281,7 @@ def load_space(path: Path | str, *, small: bool = False, overrides: Sequence[str
             )
         document["base"] = read_yaml(found, "experiment", "jobs/experiments/")
     full = _parse(document, str(path))
-    _check_paper(full)
+    check_paper(full)
     if small:
         if not full.small:
             raise ConfigError(f"{path} has no small block; run it at full size, or add one.")
@@ -295,13 +313,6 @@ def parse_space(document: Mapping[str, Any]) -> Space:
     return _parse(document, "the sweep")
 
 
-def shown_value(value: Any) -> str:
-    """A value as the table prints it: 0.1, 1e-05, true, none."""
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
 def _parse(document: Mapping[str, Any], where: str) -> Space:
     try:
         space = Space.model_validate(document)
@@ -312,63 +323,8 @@ def _parse(document: Mapping[str, Any], where: str) -> Space:
             raise ConfigError(f"Unknown key {path!r} in {where}; {nearest(path, Space.model_fields)}") from None
         message = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{path} in {where}: {message[0].lower()}{message[1:]}.") from None
-    _check_axes(space)
-    _check_small(space)
+    check_grid(space)
     return space
-
-
-def _check_small(space: Space) -> None:
-    """Refuse a size that some settings would not get, unseen: such rows of a table are trained for longer than the others."""
-    sizes = space.small.get("base", {}).get("method", {})
-    for axis in space.axes.values():
-        for name, one in axis.items() if isinstance(axis, Mapping) else ():
-            own = one.get("method", {})
-            if "name" in own and (lost := sorted(sizes.keys() & methods.method_class(own["name"]).Options.model_fields.keys() - own.keys())):
-                raise ConfigError(
-                    f"small.base.method.{lost[0]} of {space.name} does not reach {name!r}, which has another method; set small.every.method."
-                )
-
-
-def _check_axes(space: Space) -> None:
-    """Check the names of axes before their values: each must be a key of the experiment, or an option of the methods that it is used with."""
-    named = {
-        name for axis in space.axes.values() if isinstance(axis, Mapping) for one in axis.values() if (name := one.get("method", {}).get("name"))
-    }
-    used = named or {str(_base(space).get("method", {}).get("name", "genco"))}
-    for key, axis in space.axes.items():
-        if isinstance(axis, Mapping):
-            continue
-        head, _, tail = key.partition(".")
-        if head == "method":
-            known = sorted({option for name in used for option in methods.method_class(name).Options.model_fields})
-            if tail not in known:
-                raise ConfigError(f"Unknown axis {key!r} in {space.name}: no option of {', '.join(sorted(used))}; {nearest(tail, known)}")
-            continue
-        section = Experiment.model_fields.get(head)
-        fields: Sequence[str] = list(getattr(section.annotation, "model_fields", {})) if section is not None else []
-        if not fields:
-            raise ConfigError(f"Unknown axis {key!r} in {space.name}; {nearest(head, ['method', *_SECTIONS])}")
-        if tail not in fields:
-            raise ConfigError(f"Unknown axis {key!r} in {space.name}; {nearest(tail, fields)}")
-
-
-def _check_paper(space: Space) -> None:
-    if space.paper is None or space.search is not None:
-        return
-    rows = [setting.name for setting in space.settings()]
-    for row, cells in space.paper.figures.items():
-        if row not in rows:
-            raise ConfigError(f"paper.figures of {space.name} has a row {row!r} that the grid does not have; {nearest(row, rows)}")
-        for column in cells:
-            if column not in space.columns:
-                raise ConfigError(
-                    f"paper.figures of {space.name} has a column {column!r} that the table does not have; {nearest(column, space.columns)}"
-                )
-
-
-def _base(space: Space) -> dict[str, Any]:
-    assert isinstance(space.base, Mapping)  # load_space has read it
-    return {"data": {}, **space.base}
 
 
 def _hash(document: Any) -> str:

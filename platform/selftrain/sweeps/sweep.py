@@ -320,6 +320,7 @@ class _Sweep:
             results=results,
             paper=paper.figures if paper else None,
             paper_source=paper.source if paper else None,
+            reference=self.space.reference,
         )
 
     def _tried(self) -> tuple[list[Setting], dict[str, list[Mapping[str, Any]]]]:
