@@ -81,6 +81,9 @@ class Deadly:
     scorer: object
     folder: Path
 
+    def reader(self, encoder):
+        return self.scorer.reader(encoder)
+
     def __call__(self, embeddings):
         if len(list(self.folder.iterdir())) == 2:
             (self.folder / "died").touch()
@@ -91,7 +94,7 @@ class Deadly:
 
 def test_the_block_of_a_killed_actor_is_ranked_by_another(ray_session, small_blocks, one_thread, corpus, tmp_path):
     built, _ = trained(GENCO | {"rounds": 1}, tmp_path / "encoder", corpus)
-    scorer, ranked = built._scorer(built.prototypes()), ClusterRanking(corpus, partial(opened, tmp_path / "encoder"), write, TRAINING)
+    scorer, ranked = built._scorer(), ClusterRanking(corpus, partial(opened, tmp_path / "encoder"), write, TRAINING)
     (tmp_path / "blocks").mkdir()
     expected = ranked(built.encoder, scorer, 5, 1)
     found = ranked(built.encoder, Deadly(scorer, tmp_path / "blocks"), 5, 1)
@@ -108,7 +111,7 @@ def test_what_the_text_channel_says_in_an_actor_is_said_here(ray_session, corpus
     built, _ = trained(GENCO | {"rounds": 1}, tmp_path / "encoder", corpus)
     ranked = ClusterRanking(corpus, partial(opened, tmp_path / "encoder"), unreachable, TRAINING)
     with pytest.raises(ServiceError, match=r"^The server does not answer; start it\.$"):
-        ranked(built.encoder, built._scorer(built.prototypes()), 5, 1)
+        ranked(built.encoder, built._scorer(), 5, 1)
 
 
 def test_a_worker_of_ray_train_has_its_documents_ranked_by_actors(ray_session, one_thread, corpus, tmp_path):
