@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-UPLOAD_LIMIT = 2 * 2**20  # bytes
+UPLOAD_LIMIT = 2_000_000  # bytes
 
 
 @pytest.fixture

@@ -144,6 +144,14 @@ class NoisyLabels(ClassifierMethod):
         super().load_state(state)
 
 
+def check_budget(budget: int | None, corpus: Corpus) -> None:
+    """Raise a `ConfigError` where a subset is to have more documents than are labeled."""
+    if budget is not None and budget > len(corpus.granted):
+        raise ConfigError(
+            f"method.budget must be at most the number of labeled documents, {len(corpus.granted)} (got {budget}).", parameter="method.budget"
+        )
+
+
 def epoch_order(places: np.ndarray, size: int, rng: np.random.Generator, lengths: np.ndarray | None = None) -> np.ndarray:
     """`places` in the order of an epoch: its batches are the stretches of `size`.
 

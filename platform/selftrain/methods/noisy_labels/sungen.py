@@ -29,11 +29,10 @@ from pydantic import Field
 
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
-from selftrain.errors import ConfigError
 from selftrain.methods.base import Options
 from selftrain.methods.bilevel import Net, Parameters, logits_of, meta_gradient, parameters_of
 from selftrain.methods.losses import reverse_cross_entropy
-from selftrain.methods.noisy_labels.noisy import NoisyLabelOptions, NoisyLabels, epoch_order
+from selftrain.methods.noisy_labels.noisy import NoisyLabelOptions, NoisyLabels, check_budget, epoch_order
 
 
 def mean_absolute_error(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -104,11 +103,7 @@ class SunGen(NoisyLabels):
     @classmethod
     def check(cls, options: SunGenOptions, corpus: Corpus) -> None:
         super().check(options, corpus)
-        if options.budget is not None and options.budget > len(corpus.granted):
-            raise ConfigError(
-                f"method.budget must be at most the number of labeled documents, {len(corpus.granted)} (got {options.budget}).",
-                parameter="method.budget",
-            )
+        check_budget(options.budget, corpus)
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         figures: dict[str, float] = {}

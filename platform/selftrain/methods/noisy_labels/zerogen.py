@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from selftrain.data.corpus import Corpus
-from selftrain.errors import ConfigError
 from selftrain.methods.base import Options
 from selftrain.methods.losses import reverse_cross_entropy
-from selftrain.methods.noisy_labels.noisy import NoisyLabelOptions, NoisyLabels
+from selftrain.methods.noisy_labels.noisy import NoisyLabelOptions, NoisyLabels, check_budget
 
 _SUBSET = 1_000_005  # stream of random numbers, apart from that of the batches
 
@@ -52,11 +51,7 @@ class ZeroGen(NoisyLabels):
     @classmethod
     def check(cls, options: ZeroGenOptions, corpus: Corpus) -> None:
         super().check(options, corpus)
-        if options.budget is not None and options.budget > len(corpus.granted):
-            raise ConfigError(
-                f"method.budget must be at most the number of labeled documents, {len(corpus.granted)} (got {options.budget}).",
-                parameter="method.budget",
-            )
+        check_budget(options.budget, corpus)
 
     def losses(self, batch: torch.Tensor, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         if self.options.loss == "rce":
