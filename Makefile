@@ -24,7 +24,7 @@ EXPERIMENT ?= jobs/experiments/bbc_news.yaml
 # Tests reach for no hub, report to nobody, and keep the byte code of what they import: they start some hundred processes, and compiling selftrain takes a second in each.
 TEST_ENVIRONMENT := PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 DO_NOT_TRACK=1
 
-.PHONY: help setup demo lint test test-quick docs mutants mutants-report mutants-show mutants-explain fuzz faults lock audit clean
+.PHONY: help setup demo lint test test-quick docs mutants mutants-report mutants-show mutants-explain fuzz faults bench lock audit clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -109,6 +109,9 @@ fuzz: setup ## every reader of files and options against hostile input for MINUT
 
 faults: setup ## processes of runs, sweeps, generations and endpoints are killed (hours on two cores); ARGS='--only run --moments 3'
 	$(TEST_ENVIRONMENT) $(BIN)/python benchmarks/faults.py $(ARGS)
+
+bench: setup ## our side and plain code's of each question, small; docs/results/performance.md has the table; ONLY=genco asks one
+	@$(TEST_ENVIRONMENT) OMP_NUM_THREADS=1 $(BIN)/python benchmarks/performance.py $(addprefix --only ,$(ONLY)) $(ARGS)
 
 # uv does not read pip's configuration: it gets the folders that pip looks in, and where there are none PyTorch's own CPU wheels are used.
 # Versions in the lock are kept unless pyproject.toml forbids them; UPGRADE=1 raises them all.

@@ -12,18 +12,25 @@ class_coverage, lowest   of precision, recall and share of the classes: mean, an
 confidence, with_start, with_seeds
                          what could be said of the accuracy without an answer: the mean confidence, the share of documents on which both classifiers agree, and
                          that on which equation 5 agrees with two more seeds of it
+
+With `--pairs` a line is two classifiers that the same audit compares, as `selftrain register --audit` does. `champion` is the one that it was planned for:
+
+lead                     how much more accurate the other one is, in truth
+coverage, width          of the 95 % interval of the lead
+right, promoted          share of audits whose estimate has the sign of the lead; and that would make the other one champion
+settled, settled_wrong   share of audits whose interval does not hold 0; and of those with the wrong sign
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from bisect import bisect_left
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from lines import add
+from lines import tell
 from scipy import stats
 
 from selftrain.config import load
@@ -31,11 +38,12 @@ from selftrain.data.loading import load_corpus
 from selftrain.evaluation.audit.confidence import ASSUMED_ACCURACY, confidence_at
 from selftrain.evaluation.audit.design import Design, plan
 from selftrain.evaluation.audit.estimate import LEVEL, Counts, Interval, anytime_z, ratio_interval, share_interval
+from selftrain.evaluation.audit.paired import lead_interval
 from selftrain.methods.recipe import resolve
 from selftrain.training.fit import fit, probabilities
 
 SETS = "ag_news,bbc_news,trec,sst2"
-CLASSIFIERS = {"zero-shot": {"rounds": 0}, "equation 5": {}}
+CLASSIFIERS = {"zero-shot": {"rounds": 0}, "equation 5": {"start_check": False}}  # the check would hand over the start of SST-2
 DATA = {"sst2": {"test_split": "test"}}
 Z = float(stats.norm.ppf((1 + LEVEL) / 2))
 EDGE = 1e-9  # of rounding, where the truth is the end of an interval
@@ -62,7 +70,7 @@ def predicted(name: str) -> dict[str, Predicted]:
         experiment = load(None, [], document)
         corpus, truth = load_corpus(experiment.data)
         recipe = resolve(experiment)
-        seeds = (0,) if options else (0, 1, 2)
+        seeds = (0, 1, 2) if classifier == "equation 5" else (0,)
         found[classifier] = [probabilities(fit(recipe, corpus, seed=seed).student, corpus.unlabeled) for seed in seeds]
     labels = np.array([truth.unlabeled[id_] for id_ in corpus.unlabeled.ids])
     views = {}
@@ -162,6 +170,33 @@ def line(name: str, classifier: str, view: Predicted, audits: int, answers: int)
     return {"set": name, "classifier": classifier, "documents": documents, "audits": audits, "answers": answers, "strata": work.count, **rounded}
 
 
+def pair_lines(name: str, views: dict[str, Predicted], audits: int, answers: int) -> Iterator[dict[str, Any]]:
+    """The figures of pairs of classifiers: each against the other, and equation 5 against another seed of it."""
+    start, trained = (view.probabilities.argmax(axis=1) for view in views.values())
+    pairs = {("zero-shot", "equation 5"): trained, ("equation 5", "zero-shot"): start}
+    pairs["equation 5", "equation 5, seed 1"] = views["equation 5"].others["with_seeds"][0]
+    for (champion, other), second in pairs.items():
+        work = Audits(views[champion], audits, answers)
+        won = (second == work.labels) & (work.predicted != work.labels)
+        lost = (second != work.labels) & (work.predicted == work.labels)
+        truth = float(won.mean() - lost.mean())
+        wins, losses = work.counts(won, answers), work.counts(lost, answers)
+        found = lead_interval(wins.documents, wins.asked, wins.hits, losses.hits, wins.skipped, Z)
+        estimate = np.sum(wins.documents / len(won) * (wins.hits - losses.hits) / wins.asked, axis=-1)
+        settled, wrong = (found.low > 0) | (found.high < 0), (found.low > 0) if truth < 0 else (found.high < 0)
+        figures = {
+            "lead": truth,
+            "coverage": covers(found, truth).mean(),
+            "width": (found.high - found.low).mean(),
+            "right": (np.sign(estimate.round(12)) == np.sign(truth)).mean(),
+            "promoted": (estimate > EDGE).mean(),
+            "settled": settled.mean(),
+            "settled_wrong": wrong.mean(),
+        }
+        rounded = {key: round(float(value), 4) for key, value in figures.items()}
+        yield {"set": name, "champion": champion, "other": other, "documents": len(won), "audits": audits, "answers": answers, **rounded}
+
+
 def main() -> None:
     """Every set in turn."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -169,13 +204,13 @@ def main() -> None:
     parser.add_argument("--audits", type=int, default=1000)
     parser.add_argument("--answers", type=int, default=100)
     parser.add_argument("--out", type=Path, help="CSV that lines are added to")
+    parser.add_argument("--pairs", action="store_true", help="compare two classifiers by one audit")
     options = parser.parse_args()
     for name in options.sets.split(","):
-        for classifier, view in predicted(name).items():
-            found = line(name, classifier, view, options.audits, options.answers) | {"date": time.strftime("%Y-%m-%d")}
-            print(found, flush=True)
-            if options.out:
-                add(options.out, found)
+        views = predicted(name)
+        audited = (line(name, classifier, view, options.audits, options.answers) for classifier, view in views.items())
+        for figures in pair_lines(name, views, options.audits, options.answers) if options.pairs else audited:
+            tell(figures, options.out)
 
 
 if __name__ == "__main__":

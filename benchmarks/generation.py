@@ -53,6 +53,9 @@ class LLMEngine:
         engine.pause = float(os.environ["STUB_STEP_MS"]) / 1000
         return engine
 
+    def get_tokenizer(self):
+        return SimpleNamespace(bos_token=None)
+
     def add_request(self, id, prompt, sampling):
         self.waiting.append([sampling.max_tokens if self.pause else 1, id, prompt, sampling.max_tokens])
 
@@ -158,7 +161,9 @@ def main() -> None:
         else:
             (Path(folder) / "vllm").mkdir()
             (Path(folder) / "vllm" / "__init__.py").write_text(STUB, encoding="utf-8")
-            (Path(folder) / "vllm" / "sampling_params.py").write_text("StructuredOutputsParams = dict\n", encoding="utf-8")
+            (Path(folder) / "vllm" / "sampling_params.py").write_text(
+                "StructuredOutputsParams = dict\n\nclass RequestOutputKind:\n    FINAL_ONLY = 2\n", encoding="utf-8"
+            )
             os.environ["STUB_STEP_MS"] = str(options.step_ms)
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
             sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))

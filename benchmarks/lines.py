@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,3 +16,11 @@ def add(file: Path, line: dict[str, Any]) -> None:
         if new:
             writer.writeheader()
         writer.writerow(line)
+
+
+def tell(line: dict[str, Any], out: Path | None) -> None:
+    """Print a measurement with its date, and add it to the CSV where there is one."""
+    dated = line | {"date": time.strftime("%Y-%m-%d")}
+    print(dated, flush=True)
+    if out:
+        add(out, dated)

@@ -80,6 +80,12 @@ CASES: dict[str, dict[str, Any]] = {
         "method": {"name": "seal_partial", "rounds": 2, "steps_per_round": 8},
         "variants": {name: {"method": {"name": name, "rounds": 2, "steps_per_round": 8}} for name in ("proden", "cc", "cavl", "plcr", "pico")},
     },
+    "candidates_two_networks": HEAD  # not in 0.1.0
+    | {
+        "data": SMALL | {"supervision": "candidates", "flip_probability": 0.3},
+        "method": {"name": "valen", "rounds": 2, "steps_per_round": 8},
+        "variants": {"idgp": {"method": {"name": "idgp", "rounds": 2, "steps_per_round": 8}}},
+    },
     "generated_texts": {
         "data": SMALL | {"supervision": "all", "label_noise": 0.2},
         "model": {"encoder": "bilstm", "similarity": "dot", "hidden": 8, "word_dimensions": 16, "vocabulary": 2000},

@@ -11,11 +11,11 @@ import tempfile
 from pathlib import Path
 
 from selftrain.data.loading import load_corpus
+from selftrain.models.shared import open_shared_encoder
 from selftrain.sweeps.plan import prepare_sweep
 from selftrain.sweeps.results import Results
 from selftrain.sweeps.space import load_space, parse_space
 from selftrain.sweeps.sweep import run_sweep
-from selftrain.sweeps.trial import open_shared_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 

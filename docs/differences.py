@@ -6,7 +6,7 @@ A page (docs/science.md) asks for one between
 
 that is table, row and the row that it is compared with. `make docs` (docs/tables.py) writes the mean difference in points of accuracy, its 95 % interval, the number
 of seeds that both rows have, p, and p after Holm's correction for all differences that the page draws from the same table. A sweep's row is its axes and its data
-set, joined by " · ".
+set, joined by " · ". Several rows joined by " & " are one, the mean of their figures seed by seed: the main effect of a factor is such a difference.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
+from statistics import fmean
 
 from experiments import FOLDER  # docs/experiments.py
 
@@ -51,13 +52,18 @@ def remade(text: str, page: Path, folder: Path = FOLDER) -> str:
 def _test(table: str, row: str, reference: str, folder: Path) -> PairedTest:
     """The row against its reference, in points of accuracy."""
     rows = _rows(table, folder)
-    for name in (row, reference):
+    for name in f"{row} & {reference}".split(" & "):
         if name not in rows:
             raise DataError(f"The table {table} has no row {name!r}; it has: {', '.join(rows)}.")
-    found = compare_by_seed(rows[row], rows[reference])
+    found = compare_by_seed(*(_mean([rows[name] for name in names.split(" & ")]) for names in (row, reference)))
     if found is None:
         raise DataError(f"The rows {row!r} and {reference!r} of the table {table} have no seed in common.")
     return found
+
+
+def _mean(rows: list[dict[int, float]]) -> dict[int, float]:
+    """Seed -> mean over the rows, of the seeds that all of them have."""
+    return {seed: fmean(row[seed] for row in rows) for seed in rows[0] if all(seed in row for row in rows)}
 
 
 def _rows(table: str, folder: Path) -> dict[str, dict[int, float]]:

@@ -43,8 +43,12 @@ REFERENCE = {
     "selftrain.evaluation.metrics": "Accuracy, F1 and the rest.",
     "selftrain.evaluation.calibration": "ECE and reliability.",
     "selftrain.evaluation.significance": "Is a difference more than noise?",
+    "selftrain.evaluation.naming.figures": "What can be said of class names without a label.",
+    "selftrain.evaluation.naming.answers": "What ten answers say of class names.",
     "selftrain.evaluation.audit.design": "Which documents an audit asks about.",
     "selftrain.evaluation.audit.figures": "What the answers of an audit say.",
+    "selftrain.evaluation.audit.risk": "A threshold with a promise, from an audit.",
+    "selftrain.evaluation.audit.sets": "Prediction sets with a promise, from an audit.",
 }
 
 

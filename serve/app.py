@@ -24,6 +24,7 @@ from ray.serve.config import AutoscalingContext
 from starlette.types import ASGIApp
 
 from selftrain.errors import ConfigError
+from selftrain.files.durable import check_writable
 from selftrain.passwords import TOKEN_VARIABLE, read_key
 from selftrain.runtime.devices import serving_options
 from selftrain.runtime.hardware import Claim, Hardware, hardware_here, hardware_of_cluster, require_room
@@ -35,11 +36,13 @@ from selftrain.runtime.watch import guarded, ray_is_lost
 from selftrain.serving.arguments import Arguments, registry_of
 from selftrain.serving.gate import Gate
 from selftrain.serving.headers import Hosts
+from selftrain.serving.labelling import LABEL, label_routes
 from selftrain.serving.language_model import LanguageModel, with_model_name
 from selftrain.serving.listener import STOP_SECONDS, ConnectionLimits, Listener
 from selftrain.serving.metrics import Metrics
 from selftrain.serving.models import Models, ModelSource
 from selftrain.serving.routes import make_app
+from selftrain.serving.seen import Seen
 
 READY_SECONDS = 120.0
 TRIM_SECONDS = 30.0  # large bodies and batches of all shapes leave holes in the heap, which add up over hours
@@ -71,7 +74,16 @@ class Classify:
             max_seconds=given.timeout_seconds,
             metrics=metrics,
         )
-        app = make_app(self._models, metrics, timeout_seconds=given.timeout_seconds, ready=self._ready, language_model=language_model)
+        self._seen = Seen(given.seen, metrics) if given.seen is not None else None
+        app = make_app(
+            self._models,
+            metrics,
+            timeout_seconds=given.timeout_seconds,
+            ready=self._ready,
+            language_model=language_model,
+            add_label_routes=label_routes(given.labelling),
+            seen=self._seen,
+        )
         hosts = Hosts.of(given.host, given.allowed_hosts, token=token is not None)
         self._gate = Gate(app, metrics=metrics, token=token, hosts=hosts)
         # Only now: while the models load, other replicas of this machine get the connections.
@@ -100,6 +112,8 @@ class Classify:
         self._stopping = True
         if (listener := getattr(self, "_listener", None)) is not None:
             listener.stop()
+        if (seen := getattr(self, "_seen", None)) is not None:
+            seen.close()
         if (models := getattr(self, "_models", None)) is not None:
             models.close()
 
@@ -150,6 +164,9 @@ def run(
     language_model: str | None = None,
     language_model_name: str | None = None,
     language_model_key_file: str | Path | None = None,
+    labelling: str | Path | None = None,
+    seen: str | Path | None = None,
+    seen_texts: bool = False,
 ) -> None:
     """Serve on this machine until Ctrl-C or SIGTERM, as `selftrain serve` does.
 
@@ -170,6 +187,9 @@ def run(
         language_model: URL of an OpenAI-compatible server for requests with `augment`, e.g. http://127.0.0.1:8001/v1; None refuses them.
         language_model_name: the model's name there; default: the only one that the server lists.
         language_model_key_file: file with the server's API key; default: the environment variable SELFTRAIN_LANGUAGE_MODEL_KEY, if set.
+        labelling: folder of questions that the page at /label asks; None for no such page.
+        seen: folder for a sample of what was answered, embeddings and probabilities, for `selftrain watch`; None keeps nothing.
+        seen_texts: keep the texts of that sample too.
 
     Raises:
         ConfigError: a parameter is wrong, or there is no token, champion or language model of that name.
@@ -193,11 +213,14 @@ def run(
             "max_waiting_texts": max_waiting_texts,
             "poll_seconds": poll_seconds,
             "augmentation": _augmentation(language_model, language_model_name, language_model_key_file),
+            "labelling": _absolute(labelling),
+            "seen": _seen(seen, texts=seen_texts),
             "tracking_uri": registry_of(tracking_uri) if any(source.model is not None for source in sources) else None,
         }
     )
     token = arguments.token()
     names = arguments.check_models()
+    label_routes(arguments.labelling)  # what is wrong with the folder is said before Ray starts
     require_free_port(host, port)
     if arguments.augmentation is not None:
         arguments = arguments.model_copy(update={"augmentation": with_model_name(arguments.augmentation)})
@@ -211,6 +234,8 @@ def run(
             _wait_ready(url)
             print(f"Serving {', '.join(names)} at {url} (Ctrl-C stops it); open it in a browser, or try:", flush=True)
             print(f"  curl -s {url}/v1/classify{header} {body}", flush=True)
+            if labelling is not None:
+                print(f"Label documents at {url}{LABEL}", flush=True)
             threading.Event().wait()
         finally:
             if ray.is_initialized() and not ray_is_lost():
@@ -221,6 +246,15 @@ def run(
 
 def _absolute(file: str | Path | None) -> str | None:
     return str(Path(file).resolve()) if file is not None else None
+
+
+def _seen(folder: str | Path | None, *, texts: bool) -> dict[str, Any] | None:
+    if folder is None:
+        if texts:
+            raise ConfigError("seen_texts needs a folder for what is seen; set both.", parameter="seen_texts")
+        return None
+    check_writable(Path(folder), "seen")
+    return {"folder": _absolute(folder), "texts": texts}
 
 
 def _augmentation(url: str | None, name: str | None, key_file: str | Path | None) -> dict[str, str | None] | None:

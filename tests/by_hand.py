@@ -14,6 +14,23 @@ import torch
 
 from selftrain.models.encoder import TextEncoder
 
+CLASSES = ("sport", "money", "film")
+WORDS = "sport money film about news match goal team bank share profit actor scene music more then day"
+TEXTS = (
+    "match goal team day",
+    "goal goal match",
+    "team match more goal",
+    "bank share day",
+    "profit bank more bank",
+    "share profit then",
+    "actor scene film",
+    "music actor more",
+    "scene scene music day",
+    "team bank scene",
+    "day more then",
+)
+TAILS = ("then team goal", "share more profit", "scene day music", "bank then bank", "actor film team")  # continuations
+
 
 class LinearEncoder(TextEncoder):
     """f(x) as above; `max_tokens` are words.

@@ -16,11 +16,13 @@ from tiny import tiny_backbone
 from selftrain.bundle.format import BundleCard, write_bundle
 from selftrain.serving.gate import Gate
 from selftrain.serving.headers import Hosts
+from selftrain.serving.labelling import label_routes
 from selftrain.serving.language_model import Augmentation, LanguageModel
 from selftrain.serving.listener import ConnectionLimits, Listener
 from selftrain.serving.metrics import Metrics
 from selftrain.serving.models import Models, ModelSource
 from selftrain.serving.routes import make_app
+from selftrain.serving.seen import Seen, SeenSettings
 
 LABELS = ("sport", "tech", "politics")
 VERSION = "2024-05-06T07:08:09+00:00"
@@ -64,6 +66,8 @@ def endpoint(
     augmentation: Augmentation | None = None,
     key: str | None = None,
     limits: ConnectionLimits | None = None,
+    labelling: Path | None = None,
+    seen: SeenSettings | None = None,
     **gate,
 ) -> Iterator[SimpleNamespace]:
     """`url`, `metrics` and `models` of an endpoint that answers."""
@@ -71,12 +75,23 @@ def endpoint(
     metrics = Metrics()
     with patch("selftrain.serving.models.settle"):  # half a second in a process with the objects of all tests
         models = Models(sources, tracking_uri=None, threads=1, poll_seconds=1, max_waiting=max_waiting, max_seconds=timeout_seconds, metrics=metrics)
+    keeper = None if seen is None else Seen(seen, metrics)
     language_model = None if augmentation is None else LanguageModel(augmentation, metrics, key)
-    app = make_app(models, metrics, timeout_seconds=timeout_seconds, ready=lambda: models.healthy, language_model=language_model)
+    app = make_app(
+        models,
+        metrics,
+        timeout_seconds=timeout_seconds,
+        ready=lambda: models.healthy,
+        language_model=language_model,
+        add_label_routes=label_routes(None if labelling is None else str(labelling)),
+        seen=keeper,
+    )
     gate.setdefault("hosts", Hosts.of("127.0.0.1", token=token is not None))
     listener = Listener(Gate(app, metrics=metrics, token=token, **gate), "127.0.0.1", port, limits)
     try:
         yield SimpleNamespace(url=f"http://127.0.0.1:{port}", port=port, metrics=metrics, models=models, listener=listener)
     finally:
         listener.stop()
+        if keeper is not None:
+            keeper.close()
         models.close()

@@ -40,7 +40,9 @@ def write_parquet(file: Path, rows: list[dict], **how) -> Path:
     return file
 
 
-def check_result(out: Path, bundle: Path, files: list[Path], scratch: Path, named: Callable[[Path], str] = str) -> None:
+def check_result(
+    out: Path, bundle: Path, files: list[Path], scratch: Path, named: Callable[[Path], str] = str, *, abstain: bool = False, sets: bool = False
+) -> None:
     """Hold a result against `predict_file`: every row once, in its order, with the same labels and probabilities."""
     classifier = Classifier.load(bundle, device="cpu", threads=1)
     manifest = json.loads((out / "_manifest.json").read_text(encoding="utf-8"))
@@ -52,19 +54,22 @@ def check_result(out: Path, bundle: Path, files: list[Path], scratch: Path, name
     scratch.mkdir(exist_ok=True)
     rows = 0
     for number, file in enumerate(sorted(files)):
-        predict_file(classifier, file, scratch / f"{number}.parquet", "text")
+        predict_file(classifier, file, scratch / f"{number}.parquet", "text", abstain=abstain, sets=sets)
         wanted = pq.read_table(scratch / f"{number}.parquet")
         ours = found.filter(pc.equal(found.column("file"), named(file))).drop_columns(["file"])
         assert ours.schema.equals(wanted.schema)
         for column in wanted.schema.names:
-            close = column == "probability" or column.startswith("p_")
+            close = column.endswith("probability") or column.startswith("p_")
             expected = wanted.column(column).to_pylist()
             assert ours.column(column).to_pylist() == (pytest.approx(expected, abs=1e-6) if close else expected), (file, column)
         rows += len(wanted)
     labels = found.column("label").to_pylist()
+    failed = len(found) - found.column("error").null_count
+    abstained = labels.count(None) - failed
     counts = {name: labels.count(name) for name in ("sport", "politics", "business")}
-    assert len(found) == rows and manifest["counts"] == {"rows": rows, "failed": labels.count(None), "labels": counts}
-    assert len([label for label in counts.values() if label]) > 1 and labels.count(None) >= len(files)  # else the files show nothing
+    assert len(found) == rows and manifest["counts"] == {"rows": rows, "failed": failed, "abstained": abstained, "labels": counts}
+    assert len([label for label in counts.values() if label]) > 1 and failed >= len(files)  # else the files show nothing
+    assert (0 < abstained < rows - failed) if abstain else abstained == 0
 
 
 def files_of(docs: Path) -> list[Path]:

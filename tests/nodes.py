@@ -123,7 +123,8 @@ class Network:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.services = self._node(1)  # where the bridge is, and services that every node reaches
-        bridge = f"ip link add bridge type bridge && ip address add {self.services.address}/24 dev bridge && ip link set bridge up"
+        # An address of its own: else it has that of one of its ports, changes it when a node is gone, and cannot be reached until the others ask again.
+        bridge = f"ip link add bridge address 02:00:00:00:00:01 type bridge && ip address add {self.services.address}/24 dev bridge && ip link set bridge up"
         subprocess.run(self.services._inside("sh", "-ec", bridge), check=True, capture_output=True)
         self.nodes: list[Node] = []
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_", "SELFTRAIN_", "AWS_"))} | {

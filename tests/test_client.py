@@ -59,6 +59,15 @@ def test_a_bad_text_has_an_error_and_large_ones_are_split_and_cut(served) -> Non
         assert len(client.classify(["é" * MAX_CHARACTERS] * 100)) == 100
 
 
+def test_a_tree_of_classes_is_said_by_the_endpoint_and_read_by_the_client(tmp_path) -> None:
+    parents = [["free time"], ["work"], ["work"]]
+    with endpoint(ModelSource(bundle=str(make_bundle(tmp_path / "tree", parents=parents)))) as local, Client(local.url) as client:
+        assert client.models()[0]["parents"] == parents
+        good, empty = client.classify(["a phone", ""])
+        own = {"sport": ("free time", ["sport"])}.get(good.label, ("work", ["tech", "politics"]))
+        assert good.parents == {own[0]: pytest.approx(sum(good.probabilities[name] for name in own[1]))} and empty.parents == {}
+
+
 def test_texts_are_read_with_continuations_where_the_server_has_a_language_model(served, bundle) -> None:
     with (
         completions() as writer,
@@ -70,6 +79,34 @@ def test_texts_are_read_with_continuations_where_the_server_has_a_language_model
         assert alone[0].probability != pytest.approx(augmented[0].probability, abs=1e-6)
     with Client(served.url, token=TOKEN) as client, pytest.raises(ServingError, match="has no language model") as refused:
         client.classify(["a phone"], augment=True)
+    assert refused.value.status == 422
+
+
+def test_texts_are_abstained_from_as_the_bundle_promises(served, tmp_path) -> None:
+    promise = {
+        "risk": 0.1,
+        "level": 0.95,
+        "threshold": 1.0,
+        "answered": 0.4,
+        "documents": 10,
+        "answers": 30,
+        "wrong": 0,
+        "backend": "torch",
+        "made": VERSION,
+    }
+    with endpoint(ModelSource(bundle=str(make_bundle(tmp_path / "sure", promise=promise)))) as local, Client(local.url) as client:
+        (told,) = client.models()
+        assert told["promise"]["risk"] == 0.1 and "10 % of the answers" in told["promise"]["sentence"]
+        (unsure,), (plain,) = client.classify(["a phone"], abstain=True), client.classify(["a phone"])
+        assert unsure.label is None and unsure.abstain and plain.label and not plain.abstain
+        assert told["sets"] is None and plain.set is None
+        with pytest.raises(ServingError, match="sets need a promise of their own") as refused:
+            client.classify(["a phone"], sets=True)
+        assert refused.value.status == 422
+        with pytest.raises(ServingError, match='pass either "sets" or "augment"'):
+            client.classify(["a phone"], sets=True, augment=True)
+    with Client(served.url, token=TOKEN) as client, pytest.raises(ServingError, match="abstain needs a promise") as refused:
+        client.classify(["a phone"], abstain=True)
     assert refused.value.status == 422
 
 

@@ -251,7 +251,7 @@ def test_the_configuration_page_has_every_key(hooks):
 
 def test_tables_are_those_of_their_csv():
     tables = module("tables")
-    assert len(tables.pages()) == 19
+    assert len(tables.pages()) == 20
     assert [page.name for page in (ROOT / "docs").rglob("*.md") if tables.remade(page) != page.read_text(encoding="utf-8")] == []
 
 
@@ -376,11 +376,13 @@ def test_seeds_that_were_run_apart_come_together_and_what_does_not_fit_is_refuse
 
 def test_a_table_that_is_not_that_of_its_csv_would_be_seen(tmp_path):
     tables = module("tables")
-    for suffix in (".csv", ".md"):
-        source = (tables.RESULTS / "genco_tau").with_suffix(suffix).read_text(encoding="utf-8")
-        (tmp_path / "page").with_suffix(suffix).write_text(source.replace("82.18 ± 0.52", "82.19 ± 0.52"), encoding="utf-8")
+    figures = (tables.RESULTS / "genco_tau.csv").read_text(encoding="utf-8")
+    page = (tables.RESULTS / "genco_tau.md").read_text(encoding="utf-8")
+    (tmp_path / "page.csv").write_text(figures, encoding="utf-8")
+    right = re.search(r"\| (\d\d\.\d\d ± \d\.\d\d) \|", page)[1]
+    (tmp_path / "page.md").write_text(page.replace(right, "12.34 ± 5.67"), encoding="utf-8")
     remade = tables.remade(tmp_path / "page.md")
-    assert "82.18 ± 0.52" in remade and remade != (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert right in remade and "12.34 ± 5.67" not in remade
 
 
 @pytest.fixture
@@ -410,6 +412,12 @@ def test_a_difference_has_its_interval_its_seeds_and_holms_p(differences):
     assert "+5.0 (-58.5 to +68.5; n 2; p .500)" in alone, "a lower error is a higher accuracy"
 
 
+def test_several_rows_are_one_by_their_means_of_the_seeds_that_all_have(differences):
+    """.015, .015, .025 above: t is 5.5 with two degrees of freedom, and p = 1 - 5.5 / sqrt(5.5^2 + 2)."""
+    text = differences("<!-- difference: bbc; better & other; plain --><!-- end --> <!-- difference: bbc; plain; other & better --><!-- end -->")
+    assert "+1.8 (+0.4 to +3.3; n 3; p .032, Holm .063)" in text and "-1.8 (-3.3 to -0.4; n 3; p .032, Holm .063)" in text
+
+
 def test_a_sweeps_table_has_the_reference_of_its_space():
     tables = module("tables")
     assert tables.reference_in("genco_tau", small=True) == {"method.tau": "0.1"}
@@ -421,6 +429,7 @@ def test_a_sweeps_table_has_the_reference_of_its_space():
     [
         ("<!-- difference: none; a; b --><!-- end -->", "no table none"),
         ("<!-- difference: bbc; better; worse --><!-- end -->", "no row 'worse'"),
+        ("<!-- difference: bbc; better & worse; plain --><!-- end -->", "no row 'worse'"),
         ("<!-- difference: bbc; better --><!-- end -->", "not of the form"),
         ("<!-- difference: bbc; better; plain --> and no end", "not of the form"),
     ],

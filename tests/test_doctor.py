@@ -96,6 +96,14 @@ def test_disk(monkeypatch):
     assert not check.ok and "2.0 GiB" in check.found and "SELFTRAIN_HOME" in check.fix
 
 
+def test_the_disk_of_a_run_at_an_address_is_the_temporary_folders(monkeypatch, tmp_path):
+    looked_at = []
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: (looked_at.append(place), type("Usage", (), {"free": 2**40}))[1])
+    monkeypatch.setattr(doctor.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert look(output="s3://bucket/runs", augment={"cache": "s3://bucket/texts"})["disk"].ok
+    assert tmp_path in looked_at and len(looked_at) == 2  # and where models are kept
+
+
 def test_a_gpu_is_missed_only_where_one_is_asked_for(monkeypatch):
     monkeypatch.setattr(doctor, "_gpu_names", list)
     assert look()["GPU"].ok

@@ -134,8 +134,15 @@ def test_predict_needs_no_ray(encoder_folder, tmp_path):
     ("texts", "classes"), [("one string", ["a", "b"]), (["a text"] * 30, "ab"), (["a text"] * 30, {"a": 1, "b": 2}), (b"bytes", ["a", "b"])]
 )
 def test_one_string_is_no_list(texts, classes):
-    with pytest.raises(SelfTrainError, match=r"must be a list of texts|not a list of class names"):
+    with pytest.raises(SelfTrainError, match=r"must be a list of (texts|names)"):
         SelfTrainer().fit(texts, classes=classes)
+
+
+def test_classes_may_be_a_tree(encoder_folder):
+    tree = {"free time": ["sport"], "work": ["business", "culture"]}
+    card = SelfTrainer(encoder=encoder_folder, options={"rounds": 0}).fit(TEXTS, classes=tree).classifier_.card
+    assert card.labels == ("sport", "business", "culture") and card.parents == (("free time",), ("work",), ("work",))
+    assert card.label_prompts[1] == ("Category: business (work).", "It is about business (work).")
 
 
 def test_the_constructor_only_stores_what_it_gets():

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         ServiceError,
     )
     from selftrain.estimator import SelfTrainer
+    from selftrain.runs.check import check
     from selftrain.runs.register import register
     from selftrain.runs.run import run
     from selftrain.sweeps.sweep import run_sweep as sweep
@@ -53,6 +54,7 @@ _PLACES = {
     "SelfTrainError": "errors:SelfTrainError",
     "ServiceError": "errors:ServiceError",
     "SelfTrainer": "estimator:SelfTrainer",
+    "check": "runs.check:check",
     "register": "runs.register:register",
     "run": "runs.run:run",
     "sweep": "sweeps.sweep:run_sweep",
@@ -74,6 +76,7 @@ __all__ = [
     "SelfTrainError",
     "SelfTrainer",
     "ServiceError",
+    "check",
     "distill",
     "export",
     "generate",

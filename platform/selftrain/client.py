@@ -12,7 +12,7 @@ import random
 import ssl
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -43,11 +43,15 @@ class Prediction:
     label: str | None  # None where it abstains or fails
     probability: float | None  # of the most probable class
     probabilities: dict[str, float]  # by class, the most probable first; empty where it fails
-    abstain: bool  # the highest probability is below the threshold
+    abstain: bool  # the highest probability is below the threshold, of the request or of the promise
     truncated: bool  # the model did not read all of the text
     error: str | None  # why this text could not be classified
     model: str  # NAME@VERSION that answered
+    set: tuple[str, ...] | None = None  # with sets: the classes that may be the true one, the most probable first
     continuations: int | None = None  # with augment: continuations by the language model that the text was read with
+    parents: dict[str, float] = field(
+        default_factory=dict
+    )  # of a tree: the most probable class's groups, the outermost first, with their probabilities
 
 
 class Client:
@@ -97,13 +101,24 @@ class Client:
         self._batch_size = batch_size
         self._limits: dict[str, int] | None = None
 
-    def classify(self, texts: Iterable[str], *, top_k: int | None = None, threshold: float | None = None, augment: bool = False) -> list[Prediction]:
+    def classify(
+        self,
+        texts: Iterable[str],
+        *,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        abstain: bool = False,
+        sets: bool = False,
+        augment: bool = False,
+    ) -> list[Prediction]:
         """Classify texts; `[texts]`, in order. A text that cannot be classified gets an `error`; the others are classified.
 
         Args:
             texts: any number of them.
             top_k: return the probabilities of this many classes only.
             threshold: abstain where the highest probability is below this.
+            abstain: abstain where the model's promise takes it, which `models()` states.
+            sets: give the prediction set of each text too; how often it holds the true class is what `models()` states of `sets`.
             augment: read each text with continuations of the server's language model; a small `batch_size` keeps such requests within the server's time.
 
         Raises:
@@ -117,7 +132,14 @@ class Client:
             raise DataError(f"Text {wrong} of {len(given)} is not a string but {type(given[wrong]).__name__}; fix it or leave it out.")
         if not given:
             return []
-        options = {"top_k": top_k, "threshold": threshold, "model": self._model, "augment": augment or None}
+        options = {
+            "top_k": top_k,
+            "threshold": threshold,
+            "model": self._model,
+            "abstain": abstain or None,
+            "sets": sets or None,
+            "augment": augment or None,
+        }
         asked = {name: value for name, value in options.items() if value is not None}
         found: list[Prediction] = []
         for part in self._parts(given):
@@ -211,7 +233,9 @@ def _prediction(one: dict[str, Any], model: str) -> Prediction:
         truncated=one.get("truncated", False),
         error=one.get("error"),
         model=model,
+        set=tuple(one["set"]) if "set" in one else None,
         continuations=one.get("continuations"),
+        parents=one.get("parents", {}),
     )
 
 

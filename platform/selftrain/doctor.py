@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.machinery import PathFinder
@@ -24,6 +25,7 @@ import psutil
 
 from selftrain.config import AugmentConfig, Experiment
 from selftrain.errors import SelfTrainError
+from selftrain.files.remote import is_address
 from selftrain.models.locate import BILSTM, ENCODER, IMAGE_ENCODERS, LANGUAGE_MODEL, cache_folder, encoder_folder, language_model_folder
 from selftrain.runtime.cluster import needs
 from selftrain.runtime.devices import alone, decide
@@ -128,7 +130,9 @@ def _weights_gb(augment: AugmentConfig) -> float:
 
 
 def _disk(config: Experiment) -> Check:
-    free = {place: shutil.disk_usage(_existing(place)).free / 2**30 for place in (Path(config.output), Path(config.augment.cache), cache_folder())}
+    # A run at an address works in a copy below the temporary folder.
+    places = (tempfile.gettempdir() if is_address(config.output) else config.output, config.augment.cache, str(cache_folder()))
+    free = {place: shutil.disk_usage(_existing(Path(place))).free / 2**30 for place in places if not is_address(place)}
     place, least = min(free.items(), key=lambda item: item[1])
     fix = f"free space there, or set output, augment.cache or SELFTRAIN_HOME to a disk with at least {DISK_GB:g} GiB"
     return Check("disk", least >= DISK_GB, f"{least:.1f} GiB free for {place}", fix)

@@ -7,7 +7,7 @@
     |-- OutputError                         a file or a folder that cannot be written
     |-- MissingExtraError (ImportError)     a package that an extra of ours installs
     |-- ServiceError (ConnectionError)      a tracking store, a cluster or a server that cannot be reached, or refuses
-    |-- ResourceError                       memory, processors, GPUs or a port that are not there
+    |-- ResourceError                       memory, processors, GPUs or a port that are not there, an address that another process writes to
     `-- ProcessDied                         a process that the work needs is gone; the work can be continued
 
 A message is one sentence: what is wrong, where, and how to fix it. It names parameters (`per_class`), never flags. Where it begins with one, `parameter` says
@@ -67,7 +67,7 @@ class ServiceError(SelfTrainError, ConnectionError):
 
 
 class ResourceError(SelfTrainError):
-    """Memory, processors, GPUs or a port are not there, or are taken."""
+    """Memory, processors, GPUs, a port or an address are not there, or are taken."""
 
 
 class ProcessDied(SelfTrainError):

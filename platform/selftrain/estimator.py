@@ -16,11 +16,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.handover import card_of, write_student
-from selftrain.config import Experiment, composed, parse
+from selftrain.config import Experiment, class_tree, composed, parse, paths_of
 from selftrain.data.corpus import Corpus, document_id
 from selftrain.data.loading import corpus_of
 from selftrain.data.texts import TextChannel, no_texts
 from selftrain.errors import ConfigError, DataError
+from selftrain.evaluation.decisions import on_start, on_texts
 from selftrain.methods import method_class
 from selftrain.methods.recipe import Recipe, resolve
 from selftrain.models.locate import LanguageModel, contents_fingerprint, language_model_of
@@ -54,6 +55,7 @@ class SelfTrainer(ClassifierMixin, BaseEstimator):
     Attributes:
         classes_: class names, in the order of the columns of `predict_proba`.
         classifier_: the trained `Classifier`.
+        decisions_: what the training decided by itself, and why, in sentences: whether it used texts, and whether what is handed over is what was trained.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class SelfTrainer(ClassifierMixin, BaseEstimator):
         X: Sequence[str],
         y: Sequence[str | None] | None = None,
         *,
-        classes: Sequence[str] | None = None,
+        classes: Sequence[Any] | Mapping[str, Any] | None = None,
         descriptions: Mapping[str, str] | None = None,
     ) -> SelfTrainer:
         """Train on texts; empty, duplicate and unusable ones are skipped.
@@ -90,7 +92,7 @@ class SelfTrainer(ClassifierMixin, BaseEstimator):
         Args:
             X: texts, `[texts]`.
             y: the class name of each text, None for an unlabeled one. Without any, the method must learn from class names alone (the default does).
-            classes: at least two different class names; default: those of `y`, sorted.
+            classes: at least two different class names, or a tree of them, such as {"sport": ["football", "tennis"]}; default: those of `y`, sorted.
             descriptions: class name -> a few words for the language model.
 
         Raises:
@@ -98,9 +100,9 @@ class SelfTrainer(ClassifierMixin, BaseEstimator):
             DataError: one string where a list belongs, labels that contradict each other, or too few usable texts.
         """
         labels = None if y is None else [None if _missing(label) else label for label in y]
-        names = _class_names(classes, labels)
-        granted = {} if labels is None else _granted(X, labels, names)
-        experiment = self._experiment(names, descriptions, granted)
+        tree = _class_tree(classes, labels)
+        granted = {} if labels is None else _granted(X, labels, [path[-1] for path in paths_of(tree)])
+        experiment = self._experiment(tree, descriptions, granted)
         recipe = resolve(experiment)
         self._check_labels(recipe, granted)
         corpus = corpus_of(X, experiment.data)
@@ -111,7 +113,9 @@ class SelfTrainer(ClassifierMixin, BaseEstimator):
             raise ConfigError(f"language_model must be set: the options of {recipe.name} want texts (got None).", parameter="language_model")
         llm = language_model_of(experiment.augment) if recipe.wants_texts else None
         with _language_model(experiment, corpus, llm) if llm is not None else nullcontext(no_texts) as texts:
-            student = fit(recipe, seen, texts, seed=self.seed).student
+            fitted = fit(recipe, seen, texts, seed=self.seed)
+            student = fitted.student
+        self.decisions_ = [found[1] for figures in fitted.rounds for found in (on_texts(figures), on_start(figures)) if found is not None]
         supervision = "none" if not known else "all" if len(known) == len(corpus.unlabeled) else f"{len(known)} labeled documents"
         card = card_of(
             student,
@@ -154,7 +158,7 @@ class SelfTrainer(ClassifierMixin, BaseEstimator):
     def _has_language_model(self) -> bool:
         return self.language_model is not None or bool((self.augment or {}).get("teachers"))
 
-    def _experiment(self, names: tuple[str, ...], descriptions: Mapping[str, str] | None, granted: Mapping[str, int]) -> Experiment:
+    def _experiment(self, tree: tuple[Any, ...], descriptions: Mapping[str, str] | None, granted: Mapping[str, int]) -> Experiment:
         """The document of a run that would do the same."""
         given = {"name": self.method} if isinstance(self.method, str) else dict(self.method)
         given = {"name": "genco", **given, **(self.options or {})}
@@ -165,7 +169,7 @@ class SelfTrainer(ClassifierMixin, BaseEstimator):
             "seeds": [self.seed],
             "data": {
                 "source": "texts",
-                "classes": names,
+                "classes": tree,
                 "descriptions": dict(descriptions or {}),
                 "test_documents": 0,
                 "min_documents": 2,
@@ -194,15 +198,16 @@ def _missing(label: object) -> bool:
     return label is None or (isinstance(label, float) and np.isnan(label))
 
 
-def _class_names(classes: Sequence[str] | None, labels: Sequence[Any] | None) -> tuple[str, ...]:
+def _class_tree(classes: Sequence[Any] | Mapping[str, Any] | None, labels: Sequence[Any] | None) -> tuple[Any, ...]:
     if classes is None:
         if labels is None or all(label is None for label in labels):
             raise ConfigError("classes must hold the class names where y holds no labels (got None).", parameter="classes")
         classes = sorted({label for label in labels if label is not None}, key=str)
-    names = () if isinstance(classes, str | bytes | Mapping) else tuple(classes)
-    if isinstance(classes, str | bytes | Mapping) or not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"classes is {classes!r}, not a list of class names; write classes=['sport', 'politics'].", parameter="classes")
-    return tuple(composed(str(name)) for name in names)
+    try:
+        tree: tuple[Any, ...] = class_tree(classes if isinstance(classes, str | bytes | Mapping) else list(classes))
+    except ValueError as error:
+        raise ConfigError(f"{error}.", parameter="classes") from None
+    return tree
 
 
 def _granted(texts: Sequence[Any], labels: Sequence[Any], names: Sequence[str]) -> dict[str, int]:

@@ -15,7 +15,8 @@ from sentence_transformers import SentenceTransformer
 from tiny import tiny_backbone
 
 from selftrain.bundle.classifier import Classifier
-from selftrain.bundle.format import BundleCard, BundleMetrics, installed_versions, model_card, read_card, read_prototypes, write_bundle
+from selftrain.bundle.format import BundleCard, BundleMetrics, installed_versions, read_card, read_prototypes, write_bundle
+from selftrain.bundle.model_card import model_card
 from selftrain.errors import BundleError, OutputError
 from selftrain.models.bilstm import bilstm
 from selftrain.models.head import HeadEncoder
@@ -78,7 +79,7 @@ def test_a_failed_write_keeps_the_old_bundle(tmp_path: Path, backbone, prototype
     def no_space(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("selftrain.bundle.format.save_file", no_space)
+    monkeypatch.setattr("safetensors.torch.save_file", no_space)
     with pytest.raises(OutputError, match="no space left on device; free some space"):
         write_bundle(folder, backbone=backbone, prototypes=prototypes, card=card(name="new"))
     assert read_card(folder).name == "old"

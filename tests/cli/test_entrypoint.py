@@ -45,3 +45,9 @@ def test_a_node_without_the_storage_is_one_sentence(started, capsys):
     assert main([str(storage / "missing"), "run"]) == 2 and found == []
     said = capsys.readouterr().err
     assert said.startswith("selftrain: storage '") and "mount it on all nodes" in said and said.count("\n") == 1
+
+
+def test_a_job_without_a_storage_works_where_it_was_started(started):
+    _, found = started
+    assert main(["", "run", "--resume=s3://bucket/runs/x"]) == 7
+    assert found == [(["run", "--resume=s3://bucket/runs/x"], Path.cwd(), "")] and Path.cwd().name == "working"

@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from selftrain.cli import main
-from selftrain.cli.common import flag_of, in_flags
+from selftrain.cli.common import flag_of, in_flags, load_experiment
 from selftrain.cli.main import build_parser
 from selftrain.errors import ConfigError
 
@@ -111,11 +111,23 @@ def test_an_error_before_a_command_is_known_stays_as_it_is() -> None:
         (["run", "--promote", "--data", "x", "--text-column", "y", "--set", "model.scale=-1"], "model.scale in the options: "),
         (["leaderboard", "--html", "."], "--html "),
         (["generate", "--per-class", "1", "--out", __file__, "--classes", "a,b"], "--out "),
+        (["generate", "--per-class", "1", "--out", "new", "--classes", "{a: [b"], "--classes must be names separated by commas, or a tree such as {"),
+        (
+            ["run", "--data", "x.csv", "--classes", "{sport: [], work: [law]}"],
+            "--classes in the options: classes in the group 'sport' must be at least",
+        ),
     ],
 )
 def test_the_command_speaks_of_its_flags(arguments: list[str], begins: str, capsys) -> None:
     assert main(arguments) == 2
     assert capsys.readouterr().err.startswith(f"selftrain: {begins}")
+
+
+def test_the_flag_of_classes_takes_a_tree_in_place_of_that_of_the_file(tmp_path) -> None:
+    (tmp_path / "x.yaml").write_text("data: {classes: {sport: [chess], work: [law]}}")
+    asked = load_experiment(parsed(f"run {tmp_path}/x.yaml --classes ' {{free time: [chess, golf], work: {{office: [law]}}}}'"))
+    assert asked.data.class_paths == (("free time", "chess"), ("free time", "golf"), ("work", "office", "law"))
+    assert load_experiment(parsed("run --classes 'chess, golf'")).data.classes == ("chess", "golf")
 
 
 def test_a_stopped_command_says_how_it_continues(monkeypatch, capsys) -> None:

@@ -11,12 +11,14 @@ import yaml
 from selftrain.cli import jobs as room
 from selftrain.cli import main
 from selftrain.cli.main import build_parser
+from selftrain.cli.placing import placed_space
+from selftrain.cli.submitted import WORDS
 from selftrain.config import load
 from selftrain.errors import ServiceError
 from selftrain.runtime import jobs as runtime
 from selftrain.runtime.jobs import Job
-from selftrain.runtime.upload import KEPT
-from selftrain.sweeps.space import load_space, parse_space
+from selftrain.runtime.upload import KEPT, Upload
+from selftrain.sweeps.space import load_space
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-this-is-a-secret"
@@ -94,10 +96,10 @@ def sent(cluster: Cluster, arguments: list[str]) -> Path:
 def test_every_command_that_can_be_submitted_is_handled():
     (kinds,) = (action for action in build_parser()._actions if action.choices)
     (below,) = (action for action in kinds.choices["submit"]._actions if action.choices)
-    assert set(below.choices) == set(room._WORDS) == {"run", "sweep", "generate", "distill", "predict"}
+    assert set(below.choices) == set(WORDS) == {"run", "sweep", "generate", "distill", "predict", "audit"}
     for parser in below.choices.values():
         for example in parser.get_default("examples"):
-            assert build_parser().parse_args(shlex.split(example)[1:]).kind in room._WORDS
+            assert build_parser().parse_args(shlex.split(example)[1:]).kind in WORDS
         assert parser.flags()["storage"] == "--storage" and parser.get_default("continues") is None
 
 
@@ -208,6 +210,19 @@ def test_a_prediction_of_one_file_takes_it_along(cluster):
     assert (cluster.folder / Path(file.removeprefix("--file=")).relative_to("/s")).read_text() == "text\na\n"
 
 
+def test_an_audit_reads_and_writes_where_the_nodes_do(cluster):
+    words = submitted(cluster, "audit models:/mail@champion --documents s3://b/mails/ --out s3://b/audit --budget 50 --tracking-uri http://m:5000")
+    places = ["--documents=s3://b/mails/", "--out=s3://b/audit"]
+    assert words == ["audit", "--budget=50", "--tracking-uri=http://m:5000", *places, "models:/mail@champion"]
+    Path("mails.csv").write_text("text\na\n")
+    Path("answers.csv").write_text("id,text,label\nq1-x,a,sport\n")
+    words = submitted(cluster, "audit runs/x/bundle --documents mails.csv --text-column body --answers answers.csv --out audit")
+    options = build_parser().parse_args(words)
+    assert (options.bundle, options.out, options.text_column) == ("/s/runs/x/bundle", "/s/audit", "body")
+    for sent_file, name in ((options.documents, "mails.csv"), (options.answers, "answers.csv")):
+        assert (cluster.folder / Path(sent_file).relative_to("/s")).read_text() == Path(name).read_text()
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
@@ -222,7 +237,14 @@ def test_a_prediction_of_one_file_takes_it_along(cluster):
         ("distill /s/bundle --documents large.csv", "--documents 'large.csv' has 3.0 MiB"),
         ("run --set model.encoder=folder", "model.encoder 'folder' is a folder of this machine, which the nodes do not have"),
         ("distill folder", "BUNDLE 'folder' is a folder of this machine"),
-        ("run --set output=s3://bucket/runs", "output must be a folder below the storage"),
+        (
+            "audit folder --documents s3://b/mails/",
+            "BUNDLE 'folder' is a folder of this machine, which the nodes do not have; copy it to the storage",
+        ),
+        ("audit s3://b/bundle --documents s3://b/mails/", "BUNDLE must be a folder below the storage, or an absolute path (got 's3://b/bundle')"),
+        ("audit models:/m@champion --documents large.csv", "--documents 'large.csv' has 3.0 MiB"),
+        ("run --set output=ftp://a/runs", "output must be a folder, or an address that begins with s3:// or gs://"),
+        ("distill s3://bucket/bundle", "BUNDLE must be a folder below the storage"),
         ("run --set method.taau=1", "Unknown option method.taau of genco; did you mean 'tau'?"),
         ("run nowhere.yaml", "No experiment file 'nowhere.yaml'"),
         ("run x.yaml --resume runs/x", "--resume continues a run as it was started"),
@@ -261,6 +283,34 @@ def test_a_storage_is_wanted_unless_the_cluster_is_this_machine(cluster, capsys,
     here = Path.cwd()
     asked = load(cluster.folder / Path(cluster.submitted[-1][0][-1]).relative_to(here))
     assert (asked.output, asked.data.source) == (str(here / "runs"), str(here / "large.csv"))
+
+
+def test_results_at_an_address_need_no_storage_but_a_tracking_server(cluster, capsys, monkeypatch):
+    command = ["submit", "run", "--data", "bbc_news", "--set", "output=s3://bucket/runs"]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("selftrain: tracking.uri must be set to a server that all nodes reach, e.g. http://mlflow:5000 (or MLFLOW_TRACKING_URI)")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    Path("news.csv").write_text("text\n")
+    assert main([*command, "--set", "data.source=news.csv"]) == 2
+    assert "--data 'news.csv' is a path of this machine" in capsys.readouterr().err and cluster.submitted == []
+    assert main(command) == 0
+    (*words, file), _ = cluster.submitted[-1]
+    asked = load(cluster.folder / file)
+    assert words == ["run", "--address=auto"] and file.startswith(f"{KEPT}/")
+    assert (asked.output, asked.augment.cache, asked.tracking.uri) == ("s3://bucket/runs", "s3://bucket/runs/.selftrain/texts", "http://mlflow:5000")
+    for resumed in ("run", "sweep"):
+        assert main(["submit", resumed, "--resume", "s3://bucket/runs/x"]) == 0
+        assert cluster.submitted[-1][0] == [resumed, "--resume=s3://bucket/runs/x", "--address=auto"]
+
+    space = {"name": "x", "title": "x", "base": {}, "axes": {"method.tau": [0.1, 0.2]}}
+    Path("x.yaml").write_text(yaml.safe_dump(space))
+    assert main(["submit", "sweep", "x.yaml", "--set", "output=s3://bucket/runs"]) == 0
+    asked = load_space(cluster.folder / cluster.submitted[-1][0][-1])
+    experiment = asked.experiment(asked.settings()[0], asked.columns[0])
+    assert (experiment.output, experiment.tracking.uri) == ("s3://bucket/runs", "http://mlflow:5000")
+    assert main(["submit", "generate", "--classes", "a,b", "--per-class", "3", "--out", "s3://bucket/out"]) == 2
+    assert "--storage must be set to a folder that all nodes share" in capsys.readouterr().err
 
 
 def test_no_secret_is_sent_and_it_is_said_who_must_have_it(cluster, capsys, monkeypatch):
@@ -331,7 +381,5 @@ def test_a_space_of_a_job_is_valid_by_itself():
     """What is uploaded is read by the same rules as any other file."""
     for file in (ROOT / "tune_spaces").glob("*.yaml"):
         space = load_space(file)
-        from selftrain.runtime.upload import Upload
-
-        placed = parse_space(room._placed_space(space.model_dump(mode="json", exclude_defaults=True), Upload(Path("/s"), here=False)))
+        placed = placed_space(space.model_dump(mode="json", exclude_defaults=True), Upload(Path("/s"), here=False))
         assert placed.columns == space.columns and list(placed.axes) == list(space.axes), file.name

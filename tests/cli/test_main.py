@@ -82,6 +82,8 @@ def fails(capsys, *arguments):
         (["serve", "--bundle", "nowhere", "--threads", "0"], "--threads must be at least 1 (got 0)"),
         (["serve", "--bundle", "nowhere", "--host", "0.0.0.0"], "--no-token"),
         (["serve", "--bundle", "nowhere", "--timeout", "0"], "timeout_seconds"),
+        (["serve", "--bundle", "nowhere", "--seen-texts"], "--seen-texts needs a folder for what is seen; set both"),
+        (["serve", "--bundle", "nowhere", "--seen", "documents.csv/seen"], "seen must be a folder that can be written to"),
         (["serve", "--bundle", "nowhere", "--token-file", "none"], "token file"),
         (["serve", "--model", "mail@3"], "no MLflow database"),
         (["serve", "--model", "mail@champion"], "--model must be NAME or NAME@VERSION"),

@@ -44,6 +44,26 @@ while True:
 print(found.text)
 assert found.status_code == 200
 """
+PASS = """
+import sys
+from selftrain.passes import parts, prediction
+parts.PART_ROWS, prediction._SAY_SECONDS = 5, 0.0
+from selftrain.cli import main
+sys.exit(main(["predict", *sys.argv[1:]]))
+"""
+DOCUMENTS = """
+import s3fs
+with s3fs.S3FileSystem().open("shared/documents/a.csv", "w") as file:
+    file.write("\\n".join(["text", *(f"the match and the goal of number {number}" for number in range(1500))]))
+"""
+MANIFEST = "import s3fs; print(s3fs.S3FileSystem().open('shared/labels/_manifest.json').read().decode())"
+FIRST_PASS = """
+import sys, ray
+ray.init(sys.argv[1], log_to_driver=False)
+ray.kill(ray.get_actor("AutoscalingCoordinator", namespace="AutoscalingCoordinator"))
+ray.data.range(1).map(lambda row: row).take_all()
+"""
+FETCH = "import s3fs; s3fs.S3FileSystem().get('shared/lost', 'lost', recursive=True)"
 BUCKET = "import s3fs; s3fs.S3FileSystem().mkdir('shared')"
 NOTICED_SECONDS = 60  # that a dead node may take to be noticed
 
@@ -59,6 +79,10 @@ def cluster() -> Iterator[Network]:
         for _ in range(3):
             made.add(cpus=1)
         tiny_backbone(made.folder / "parts").save_pretrained(str(made.folder / "encoder"))
+        (config,) = (one for one in (made.folder / "encoder").rglob("config.json") if "hidden_dropout_prob" in one.read_text(encoding="utf-8"))
+        # With dropout, each worker would draw numbers of its own.
+        quiet = json.loads(config.read_text(encoding="utf-8")) | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        config.write_text(json.dumps(quiet), encoding="utf-8")
         for node in made.nodes:
             node.take(made.folder / "encoder", "encoder")
         write_experiment(made.nodes[0].work)
@@ -144,12 +168,17 @@ def selected(figures: dict) -> list[float]:
     return [one["figures"]["selected"] for one in figures["rounds"]]
 
 
-def assert_close(found, expected) -> None:
-    """The same training but for the order in which floats were added."""
+def assert_close(cluster: Network, found, expected) -> None:
+    """The same training but for the order in which floats were added: what is left of a gradient that is zero, AdamW makes a step like any other."""
     (figures, weights), (rounds, expected_weights) = found, expected
     assert selected(figures) == rounds
-    for name, value in expected_weights.items():
-        np.testing.assert_allclose(weights[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+    (start,) = (load_file(path) for path in (cluster.folder / "encoder").rglob("model.safetensors"))
+    assert weights.keys() == expected_weights.keys() == start.keys()
+    away, moved = (
+        np.sqrt(sum(np.square(one[name] - other[name]).sum() for name in start))
+        for one, other in ((weights, expected_weights), (expected_weights, start))
+    )
+    assert away < 0.02 * moved
 
 
 @pytest.fixture(scope="module")
@@ -163,12 +192,6 @@ def test_a_worker_and_actors_on_other_nodes_train_what_one_process_does(ranked, 
     assert selected(figures) == expected[0]
     for name, value in expected[1].items():
         np.testing.assert_array_equal(weights[name], value, err_msg=name)
-
-
-def test_two_workers_of_a_job_on_two_nodes_train_what_one_process_does(cluster, expected):
-    process = start(cluster, "two", "training.workers=2", submitted=True)
-    wait_for(lambda: len(with_process(cluster, "RayTrainWorker")) == 2 or process.poll() is not None, 300)
-    assert_close(ended(cluster, "two", process), expected)
 
 
 def test_a_sweep_trains_on_all_nodes(cluster):
@@ -207,11 +230,47 @@ def test_an_endpoint_has_replicas_on_two_nodes_and_each_of_these_answers(cluster
     wait_for(lambda: not with_process(cluster, "ServeReplica"), 300)
 
 
-def test_a_node_that_is_gone_is_noticed_and_the_run_ends_as_if_it_had_not_been(cluster, expected):
-    process = start(cluster, "lost", "training.workers=2")
+def test_a_pass_whose_coordinator_is_lost_with_its_node_does_what_is_left(cluster, ranked):
+    """Ray Data's coordinator lives where the cluster's first pass was started: here, as if that had been another node than the driver's.
+
+    Whether that ends Ray Data's own pass depends on the moment; that it begins anew then: tests/passes/test_lost_node.py.
+    """
+    head, lost = cluster.nodes[0], cluster.add(cpus=1)
+    log, first = cluster.folder / "labels.log", cluster.folder / "first.log"
+    address = f"{head.address}:6379"
+    assert lost.run(sys.executable, "-c", FIRST_PASS, address, environment=cluster.environment, log=first) == 0, first.read_text(encoding="utf-8")
+    assert with_process(cluster, "AutoscalingCoord") == [lost]
+    assert head.run(sys.executable, "-c", DOCUMENTS, environment=cluster.environment, log=first) == 0, first.read_text(encoding="utf-8")
+    (bundle,) = (head.work / "ranked").glob("tiny-*/bundle")
+    words = [
+        "--bundle",
+        f"ranked/{bundle.parent.name}/bundle",
+        "--file",
+        "s3://shared/documents",
+        "--out",
+        "s3://shared/labels",
+        "--address",
+        address,
+    ]
+    process = head.popen(sys.executable, "-c", PASS, *words, environment=cluster.environment, log=log)
+    wait_for(lambda: " of 1,500 texts" in log.read_text(encoding="utf-8") or process.poll() is not None, 300)
+    lost.kill()
+    cluster.nodes.remove(lost)
+    assert process.wait(timeout=400) == 0, log.read_text(encoding="utf-8")[-4000:]
+    found = cluster.folder / "manifest.json"
+    assert head.run(sys.executable, "-c", MANIFEST, environment=cluster.environment, log=found) == 0, found.read_text(encoding="utf-8")
+    assert json.loads(found.read_text(encoding="utf-8"))["counts"]["rows"] == 1500
+
+
+def test_two_workers_of_a_job_train_what_one_process_does_though_the_node_of_one_is_lost(cluster, expected):
+    """On two nodes before and after. The run's folder, the checkpoints of Ray Train with it, is in the object store."""
+    process = start(cluster, "lost", "training.workers=2", "training.storage=null", "output=s3://shared/lost", submitted=True)
     wait_for(lambda: len(with_process(cluster, "RayTrainWorker")) == 2 or process.poll() is not None, 300)
     lost = next(node for node in with_process(cluster, "RayTrainWorker") if node is not cluster.nodes[0])
     lost.kill()
     left = [node for node in cluster.nodes if node is not lost]
     wait_for(lambda: set(with_process(cluster, "RayTrainWorker")) == set(left), NOTICED_SECONDS)
-    assert_close(ended(cluster, "lost", process), expected)
+    assert process.wait(timeout=400) == 0, (cluster.folder / "lost.log").read_text(encoding="utf-8")[-4000:]
+    assert not list(cluster.nodes[0].folder.glob("tmp/*/lost*")), "all of it is in the object store"
+    assert cluster.nodes[0].run(sys.executable, "-c", FETCH, environment=cluster.environment, log=cluster.folder / "fetch.log") == 0
+    assert_close(cluster, ended(cluster, "lost", process), expected)

@@ -22,6 +22,7 @@ from transformers import BertConfig, BertModel
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.documents import load_documents
 from selftrain.bundle.format import BundleCard, read_card, write_bundle
+from selftrain.bundle.reference import Reference, read_reference
 from selftrain.bundle.tokens import BATCH_START_TOKENS, BATCH_TOKENS_CPU, reader_of
 from selftrain.cli import main
 from selftrain.compress import distill as distilling
@@ -70,7 +71,9 @@ def teacher(tmp_path_factory) -> Path:
     card = BundleCard(
         name="news", labels=LABELS, method="genco", similarity="dot", scale=scale, max_tokens=32, llm="a-language-model", encoder="tiny"
     )
-    return write_bundle(folder / "run" / "bundle", backbone=backbone, prototypes=direction, bias=scale * bias, card=card)
+    reference = Reference(np.full((200, 2), 0.5, dtype=np.float32), None)
+    card = card.model_copy(update={"reference": reference.facts(reference.probabilities, held_out=True)})
+    return write_bundle(folder / "run" / "bundle", backbone=backbone, prototypes=direction, bias=scale * bias, card=card, reference=reference)
 
 
 def file_of(folder: Path, count: int, *, labeled: bool) -> Path:
@@ -103,6 +106,20 @@ def test_students_answer_nearly_as_the_teacher_does(teacher, distilled) -> None:
         assert (student.most_padding, student.most_tokens) == (most_padding, most_tokens)
         together = student.predict_proba([texts[0], "team " * 30])
         assert together == pytest.approx(np.vstack([student.predict_proba([texts[0]]), student.predict_proba(["team " * 30])]), abs=1e-6)
+
+
+def test_a_student_has_a_reference_of_its_own(distilled) -> None:
+    """Of the documents that it is measured on, as it sees them itself."""
+    texts, _ = documents(700)
+    for name, dimensions in (("static", 16), ("shallow", 32)):
+        card, student = read_card(distilled / name), Classifier.load(distilled / name, device="cpu")
+        facts = card.reference
+        assert facts is not None and (facts.documents, facts.kept, facts.held_out) == (200, 200, True)
+        kept = read_reference(distilled / name / "reference.safetensors", facts, card.labels)
+        probabilities, embeddings = student.embed(texts)
+        assert kept.embeddings is not None and embeddings is not None and kept.embeddings.shape == (200, dimensions)
+        nearest = np.abs(embeddings.astype(np.float32)[:, None] - kept.embeddings.astype(np.float32)).sum(axis=2).argmin(axis=0)
+        assert np.abs(embeddings[nearest] - kept.embeddings).max() < 2e-3 and np.abs(probabilities[nearest] - kept.probabilities).max() < 1e-3
 
 
 def test_students_learn_the_answers_to_windows(teacher, tmp_path, monkeypatch) -> None:

@@ -6,6 +6,8 @@ import json
 import random
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +153,16 @@ def test_the_recorded_backend_is_opened(copied, capsys) -> None:
         (copied / "backend.json").write_text(json.dumps(record | {"chosen": name}))
         assert Classifier.load(copied).backend == name
     assert capsys.readouterr().err.count("selftrain:") == 0
+
+
+def test_a_graph_is_opened_without_pytorch(copied) -> None:
+    record = json.loads((copied / "backend.json").read_text())
+    (copied / "backend.json").write_text(json.dumps(record | {"chosen": "onnx"}))
+    code = "import sys; from selftrain.cli import main; code = main(sys.argv[1:]); print(code, sorted({'torch', 'transformers'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "predict", "--bundle", str(copied), "about sport"], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.splitlines()[-1:] == ["0 []"], done.stderr
 
 
 def test_on_another_machine_pytorch_is_used_and_the_reason_is_said_once(copied, capsys) -> None:

@@ -3,12 +3,13 @@
 import pytest
 
 from selftrain.config import DataConfig
-from selftrain.data.catalogue import CATALOGUE
-from selftrain.data.classes import check_class_names, classes_of, with_descriptions, words_of
+from selftrain.data.catalogue import CATALOGUE, DEFAULT_PROMPTS
+from selftrain.data.classes import check_class_names, classes_of, with_descriptions
 from selftrain.data.cleaning import SourceRow, class_index, label_key
-from selftrain.data.corpus import Label
+from selftrain.data.corpus import Label, words_of
+from selftrain.data.loading import load_corpus
 from selftrain.data.sources import DataSource
-from selftrain.errors import SelfTrainError
+from selftrain.errors import DataError, SelfTrainError
 
 
 def source(labels=(), **options):
@@ -152,3 +153,32 @@ def test_a_class_name_cannot_reach_the_terminal_as_a_command(name):
     with pytest.raises(SelfTrainError, match="control character") as error:
         check_class_names([name, "b"], "data.classes")
     assert name not in str(error.value)
+
+
+def test_a_tree_is_read_with_its_groups_in_prompts(tmp_path):
+    rows = [("football", "goal"), ("tennis", "set"), ("elections", "vote")] * 8
+    (tmp_path / "x.csv").write_text("text,label\n" + "\n".join(f"the {word} of day {number},{label}" for number, (label, word) in enumerate(rows)))
+    data = {"source": str(tmp_path / "x.csv"), "label_column": "label", "test_documents": 0}
+    corpus, truth = load_corpus(DataConfig(**data, classes={"FreeTime": {"ball_games": ["football", "tennis"]}, "politics": ["elections"]}))
+    flat, _ = load_corpus(DataConfig(**data, classes=["football", "tennis", "elections"], prompts=["About {label}."]))
+    assert corpus.class_names == flat.class_names and corpus.fingerprint == flat.fingerprint and set(truth.unlabeled.values()) == {0, 1, 2}
+    assert corpus.class_parents == (("FreeTime", "ball_games"), ("FreeTime", "ball_games"), ("politics",)) and flat.class_parents == ()
+    assert corpus.label_prompts()[0] == [prompt.format(label="football (ball games, free time)") for prompt in DEFAULT_PROMPTS]
+    assert flat.label_prompts() == [["About football."], ["About tennis."], ["About elections."]]
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ({"sport": ["ball", "tennis"], "Ball": ["chess"]}, "names 'Ball' as a class and as a group of classes; rename one"),
+        ({"sport": ["tennis"], "work": {"Sport ": ["chess"]}}, "names the group 'Sport ' twice"),
+        ([{"sport": ["tennis"]}, "chess", {"sport": ["golf"]}], "names the group 'sport' twice"),
+        ({"sport": ["other", "tennis"], "work": ["other"]}, "names the class 'other' twice"),
+        ({"sport": ["tennis"], " ": ["chess"]}, "empty class name"),
+        ({"sport": ["tennis"], "a\x1b": ["chess"]}, "control character"),
+        ({"sport": ["tennis"]}, "names 1 class;"),
+    ],
+)
+def test_names_of_a_tree_that_cannot_be_told_apart(classes, message):
+    with pytest.raises(DataError, match=f"data.classes .*{message}"):
+        load_corpus(DataConfig(source="nowhere.csv", classes=classes))

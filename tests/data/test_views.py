@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selftrain.data.views import edited
+from selftrain.data.views import continued, edited
 
 TEXT = "the market fell on tuesday after the bank said that its profit had missed every forecast of the year"
 
@@ -36,3 +36,8 @@ def test_views_of_other_texts_are_those_of_earlier_versions():
     """Cached embeddings of views stay valid."""
     assert edited(TEXT, 0) == "year on after the said that its profit had every forecast the fell"
     assert edited(TEXT, 1) == "profit market fell the tuesday after the said that its on had missed every forecast of year"
+
+
+def test_a_continuation_stands_in_front_of_its_text():
+    assert continued("the market fell", "Banks say why.") == "Banks say why. the market fell"
+    assert continued("", "Banks say why.") == "Banks say why."

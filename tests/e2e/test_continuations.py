@@ -1,7 +1,8 @@
-"""Continuations by the real engine: vLLM's server with a tiny language model, the endpoint in front of it, and requests that say augment."""
+"""vLLM's own server with a tiny language model: an engine for training, for a data set, and for an endpoint whose requests say augment."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,13 +11,17 @@ import time
 from contextlib import suppress
 
 import httpx
+import pyarrow.parquet as pq
 import pytest
+from commands import selftrain
 from endpoint import LABELS, endpoint, free_port, make_bundle
 from tiny import tiny_language_model
 
-from selftrain.config import AugmentConfig
+from selftrain.config import AugmentConfig, DataConfig
+from selftrain.data.loading import load_corpus
 from selftrain.serving.language_model import Augmentation, with_model_name
 from selftrain.serving.models import ModelSource
+from selftrain.texts.cache import TextCache
 from selftrain.texts.engines import make_engines
 from selftrain.texts.prompts import Prompt, Sampling
 
@@ -65,6 +70,25 @@ def test_a_server_of_vllm_is_an_engine_for_training(engine, tmp_path) -> None:
     assert "400" in found["too long"].error and [name for name, one in found.items() if one.error] == ["too long"]
     texts = [found[str(number)] for number in range(20)]
     assert all(6 <= one.generated_tokens <= 12 and one.prompt_tokens > 3 for one in texts) and len({one.text for one in texts}) > 10
+
+
+@pytest.mark.engine
+def test_a_handful_of_reviews_that_the_engine_writes_becomes_a_source(engine, tmp_path):
+    words = ["generate", "--data", "sst2", "--per-class", "4", "--model", "tiny", "--out", "generated/reviews", "--set", f"augment.server={engine}"]
+    made = selftrain(tmp_path, *words, "--set", "augment.max_spent_tokens=20000", environment={})
+    assert made.returncode == 0, made.stderr[-4000:]
+    folder = tmp_path / "generated" / "reviews"
+    facts = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    rows = pq.read_table(folder / "train.parquet").to_pylist()
+    assert facts["generated"]["written"] == {"negative": 4, "positive": 4}
+    assert len({row["text"] for row in rows}) == 8 and all(len(row["text"].split()) >= 3 and '"' not in row["text"] for row in rows)
+    cached = list(TextCache(tmp_path / ".selftrain" / "texts").completions())
+    assert {completion.kind for completion in cached} == {"subject", "label text"}
+    assert facts["generated"]["engine"]["generated"] == len(cached)
+    assert len(load_corpus(DataConfig(source=str(folder), min_documents=2))[0].unlabeled) == 8
+
+    again = selftrain(tmp_path, *words, "--set", "augment.max_spent_tokens=20000", environment={})
+    assert again.returncode == 0 and "nothing to do: 4 negative, 4 positive" in again.stdout
 
 
 @pytest.mark.engine

@@ -130,6 +130,10 @@ def test_the_resumed_run_generates_only_what_is_missing(home, disturbed, finishe
     everything = cached(home[0])
     assert len({row["key"] for row in everything}) == len(everything)  # nothing twice
     assert metrics["texts"]["generated"] + len(rows) == len(everything)
+    expected = metrics["cost"]["predicted"]  # as a dry run says it, with an empty cache
+    assert expected["texts"] == pytest.approx(len(everything), rel=0.2)
+    for tokens in ("prompt_tokens", "generated_tokens"):
+        assert expected[tokens] == pytest.approx(sum(row[tokens] for row in everything), rel=0.2), tokens
     assert {row["kind"] for row in everything} == {"input", "conditional", "classify"}
     assert sum(row["kind"] == "input" for row in everything) == 100
     assert len({row["text"] for row in everything if row["kind"] == "input"}) > 50  # a language model wrote them, not a constant
@@ -145,6 +149,13 @@ def test_an_undisturbed_run_finds_every_text_and_comes_to_the_same_figures(home,
     assert [row["scores"] for row in undisturbed["rows"]] == [row["scores"] for row in resumed["rows"]]
     assert [entry["figures"] for entry in undisturbed["rounds"]] == [entry["figures"] for entry in resumed["rounds"]]
     assert not undisturbed["registered"]["champion"]  # as good as the champion is not better
+
+    # What Ray Train's worker has read of the class names, the driver has said while it trained.
+    names = json.loads((folder / "names.json").read_text(encoding="utf-8"))
+    assert names["documents"] == 100 and [one["name"] for one in names["names"]] == ["sport", "business"]
+    said = [json.loads(line)["event"] for line in (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert said.index("class names read") < said.index("variant done") and '<section id="names">' in (folder / "report.html").read_text()
+    assert not list(folder.glob("checkpoints/.*names*"))  # the file by which the worker told the driver
 
 
 @pytest.mark.engine

@@ -115,6 +115,12 @@ def make_metrics(*, classes: int = 5, labeled: bool = True, llm: bool = True, se
             "seconds": 301.7 if llm else 0.0,
             "tokens_per_second": 215.8 if llm else None,
         },
+        "cost": {
+            "predicted": {"texts": 2000, "prompt_tokens": 190_000, "generated_tokens": 64_000, "hours": 0.2, "gpu_hours": 0.15}
+            | {"money": 1.25, "currency": "EUR", "why": ""},
+            "real": {"texts": 2100, "prompt_tokens": 201_400, "generated_tokens": 65_120, "hours": 0.14, "gpu_hours": 0.12}
+            | {"money": None, "currency": "EUR", "why": "the price file has no teacher 'writer'"},
+        },
         "stages": [
             {"name": "data", "seconds": 0.8, "peak_memory_mb": 612.0},
             {"name": "texts and training", "seconds": 431.0, "peak_memory_mb": 5480.4},

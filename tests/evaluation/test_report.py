@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from selftrain.evaluation import plots
+from selftrain.evaluation.levels import scores_by_level
+from selftrain.evaluation.naming.report import NamesFound, NameShown
 from selftrain.evaluation.report import CAPTIONS, Findings, hardest_documents, render
+from selftrain.evaluation.summary import summarise, text_table
 
 ATTACK = '<script>alert("x")</script> & <img src=http://evil.example/a.png>'
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
@@ -20,7 +23,10 @@ def findings() -> Findings:
     hardest = hardest_documents(
         likely, np.array([1, 0, 1]), ["id0", "id1", "id2"], ["first text", ATTACK, "third text"], ["business", "sport"], count=1
     )
-    return Findings(examples=[kept, dropped], hardest=hardest)
+    shown = NameShown("business <b>", 0.62, 1.1, "sport", 0.9, ("shares", "<i>fell</i>"), ("Shares fell", ATTACK))
+    empty = NameShown("sport", 0.0, 0.0, "business <b>", 0.0, (), ())
+    names = NamesFound(300, 0.97, (shown, empty), ("No document is nearest to the name <b>'sport'</b>.",))
+    return Findings(examples=[kept, dropped], hardest=hardest, names=names)
 
 
 class Page(HTMLParser):
@@ -69,7 +75,7 @@ def test_page_holds_all_that_it_shows(example, pixel):
             assert not name.startswith("on")
             assert name not in ("src", "href", "srcset", "xlink:href") or (value or "").startswith(("data:image/", "#"))
     assert not re.search(r"url\((?!#)|@import|http:", html.replace("http://evil.example", ""))
-    assert page.ids() == ["variants", "pictures", "hardest", "asked", "happened", "examples", "cost", "serve", "origin"]
+    assert page.ids() == ["names", "variants", "pictures", "hardest", "asked", "happened", "examples", "cost", "serve", "origin"]
     assert [attributes["href"] for tag, attributes in page.tags if tag == "a"] == [f"#{name}" for name in page.ids()]
     names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     targets = {attributes["href"][1:] for _, attributes in page.tags if (attributes.get("href") or "").startswith("#")}
@@ -85,6 +91,13 @@ def test_what_others_wrote_is_escaped(example):
     assert ATTACK in Page(html).text
 
 
+def test_class_names_come_first_with_warnings_and_typical_documents(example):
+    text = Page(render(example(), findings(), {})).text
+    section = text[text.index("Class names No document") : text.index("How good it is Variant")]
+    assert "No document is nearest to the name <b>'sport'</b>." in section and "of 300 unlabeled documents" in section
+    assert f"business <b> 62.0 % shares, <i>fell</i> Shares fell {ATTACK}" in section and "sport 0.0 %" in section
+
+
 def test_numbers_of_the_page_are_those_of_the_metrics(example):
     metrics = example()
     page = Page(render(metrics, findings(), {}))
@@ -95,6 +108,8 @@ def test_numbers_of_the_page_are_those_of_the_metrics(example):
     assert f"genco reached an accuracy of {genco['accuracy']['mean']:.3f} ± " in page.text
     assert f"without having seen a label; zero-shot encoder reached {zero['accuracy']['mean']:.3f} ± " in page.text
     assert "65,120 tokens from 201,400 tokens of prompts" in page.text
+    assert "190,000 tokens of prompts and 64,000 of texts; 0.20 hours, 0.15 GPU-hours; 1.25 EUR" in page.text
+    assert "0.14 hours, 0.12 GPU-hours" in page.text and "none: the price file has no teacher 'writer'" in page.text
     assert "8 min 37 s" in page.text  # 517.3 seconds
     assert "duplicate 99 0, 17, 34" in page.text and "323 and 79 more" in page.text  # 20 of the skipped rows are listed
     assert "1 March 2026, 10:15 UTC" in page.text
@@ -179,3 +194,30 @@ def test_hardest_documents_by_hand():
     assert (found[0]["probability"], found[2]["margin"]) == (pytest.approx(0.9), pytest.approx(0.05))
     unlabeled = hardest_documents(likely, None, list("abcd"), ["A", "B", "C", "D"], ["x", "y", "z"], count=1)
     assert [(entry["id"], entry["why"], entry["label"]) for entry in unlabeled] == [("b", "undecided", None)]
+
+
+def test_classes_of_a_tree_stand_below_their_groups(example):
+    metrics = example(classes=3, seeds=(0,), documents=40, llm=False)
+    parents = [["money", "firms"], ["free time"], []]
+    metrics["asked"]["parents"] = parents
+    for row in metrics["rows"]:
+        labels = np.arange(40) % 3
+        likely = np.eye(3)[np.where(np.arange(40) < 30, labels, 2)]
+        row["levels"] = scores_by_level(likely, labels, metrics["asked"]["classes"], parents)
+        row["predicted"] = {"business": 10, "entertainment": 10, "politics": 20}
+    metrics["summary"] = summarise(metrics["rows"])
+    assert [entry["mean"] for entry in metrics["summary"][0]["levels"]] == [0.825, 0.825]
+    head, _, first, *_ = text_table(metrics["summary"]).splitlines()
+    assert first[head.index("groups, level 2") :].startswith("0.825")
+    page = render(metrics, findings(), {})
+    section = page[page.index("<h3>Classes") : page.index("What was asked</h2>")]
+    assert re.findall(r"<td( style[^>]*)?>(?:<strong>)?(money|firms|business|free time|entertainment|politics)<", section) == [
+        ("", "money"),
+        (' style="padding-left: 1.2em"', "firms"),
+        (' style="padding-left: 2.4em"', "business"),
+        ("", "free time"),
+        (' style="padding-left: 1.2em"', "entertainment"),
+        ("", "politics"),
+    ]
+    assert "Groups, level 1" in page and page.count("0.825") >= 2 and not Page(page).open
+    assert "Groups" not in render(example(classes=3, seeds=(0,), documents=40, llm=False), findings(), {})

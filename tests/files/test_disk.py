@@ -16,7 +16,7 @@ from selftrain.runs import run as story
 from selftrain.runs.resume import resumed_experiment
 from selftrain.texts.cache import Completion, TextCache
 from selftrain.tracking import Tracker
-from selftrain.tracking.spool import SPOOL, Spool
+from selftrain.tracking.spool import Spool
 from selftrain.training.checkpoints import RoundCheckpoint
 
 
@@ -116,7 +116,7 @@ def test_a_database_that_finds_no_space_stops_no_run_and_gets_everything_when_th
     (disk.folder / "mlflow.db").write_bytes((home / "mlflow.db").read_bytes())
     tracker = Tracker(TrackingConfig(uri=f"sqlite:///{disk.folder}/mlflow.db"), tmp_path, "run")
     tracker.start("run", {})
-    spool = Spool(tracker, tmp_path / SPOOL, lambda event, **facts: None)
+    spool = Spool(tracker, tmp_path, lambda event, **facts: None)
     disk.fill()
     rounds = [{"round": number, "figures": {"loss": number / 7}} for number in range(1, 3000)]
     spool.child("one", key="one", params={}, rounds=rounds)
@@ -126,7 +126,7 @@ def test_a_database_that_finds_no_space_stops_no_run_and_gets_everything_when_th
     disk.free()
     again = Tracker(TrackingConfig(uri=f"sqlite:///{disk.folder}/mlflow.db"), tmp_path, "run")
     again.start("run", {})
-    assert Spool(again, tmp_path / SPOOL, lambda event, **facts: None).close(300) is None
+    assert Spool(again, tmp_path, lambda event, **facts: None).close(300) is None
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=tracker.uri)

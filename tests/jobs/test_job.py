@@ -151,7 +151,7 @@ def test_a_submitted_run_trains_on_the_cluster_of_this_machine_and_leaves_all_in
 
 @pytest.mark.ray
 def test_a_stopped_job_is_resumed_to_its_end_with_the_files_that_it_took_along(selftrain, head, tmp_path, monkeypatch):
-    here, storage, seeds = tmp_path / "here", tmp_path / "storage", list(range(16))
+    here, storage, seeds = tmp_path / "here", tmp_path / "storage", list(range(10))
     here.mkdir()
     storage.mkdir()
     write_experiment(here, model={"train": "head"}, seeds=seeds)
@@ -213,6 +213,23 @@ def test_a_job_that_is_asked_for_the_impossible_ends_with_its_sentence_and_exit_
     assert code == 2 and f"storage '{missing}' is not a folder on the node" in output and not missing.exists()
     code, output = selftrain("jobs", "stop", "nowhere")
     assert code == 2 and "ID must be that of a job of the cluster (got 'nowhere')" in output
+
+
+@pytest.mark.ray
+def test_a_job_of_the_checkout_finds_its_experiment_and_the_library_that_was_sent(selftrain, head):
+    """What `.rayignore` leaves of the working directory suffices, and the library comes as docs/howto/jobs.md says."""
+    from ray.job_submission import JobSubmissionClient
+
+    environment = {"working_dir": str(ROOT), "py_modules": [str(ROOT / "platform" / "selftrain")], "excludes": ["__pycache__"]}
+    entry = "python jobs/train.py jobs/experiments/bbc_news.yaml --set method.taau=1"  # ends when it has read the file
+    selftrain("jobs", "list")  # has the token read
+    id_ = JobSubmissionClient(head[0]).submit_job(
+        entrypoint=f"python -c 'import selftrain; print(selftrain.__file__)' && {entry}", runtime_env=environment
+    )
+    code, output = selftrain("jobs", "logs", id_)
+    assert code == 2 and "Unknown option method.taau of genco" in output, output
+    (library,) = (line for line in output.splitlines() if line.endswith("selftrain/__init__.py"))
+    assert "/py_modules_files/" in library and str(ROOT) not in library, output
 
 
 @pytest.mark.ray

@@ -32,16 +32,17 @@ def test_every_cell_of_a_space_of_a_paper_names_what_there_is(file):
             check_settings(space.experiment(setting, column))
 
 
-def test_methods_that_a_table_compares_are_tuned_alike():
+@pytest.mark.parametrize(("table", "methods"), [("few_labels", 7), ("candidates", 2)])
+def test_methods_that_a_table_compares_are_tuned_alike(table, methods):
     """As many settings, seeds, steps and validation documents each, and the same documents."""
-    spaces = [load_space(file) for file in sorted((ROOT / "tune_spaces" / "tuning").glob("few_labels_*.yaml"))]
+    spaces = [load_space(file) for file in sorted((ROOT / "tune_spaces" / "tuning").glob(f"{table}_*.yaml"))]
     budgets = set()
     for space in spaces:
         assert space.search is not None
         cells = [space.cell(setting, space.columns[0], seed) for setting in space.settings() for seed in space.seeds]
         steps = {cell.recipe.options.rounds * cell.recipe.options.steps_per_round for cell in cells}
         budgets.add((len(space.settings()), space.seeds, space.search, *steps, str(cells[0].experiment.data), str(cells[0].experiment.model)))
-    assert len(spaces) == 7 and len(budgets) == 1
+    assert len(spaces) == methods and len(budgets) == 1
 
 
 def test_the_folder_is_looked_at():

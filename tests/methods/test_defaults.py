@@ -19,7 +19,24 @@ DEFAULTS = {
         "target_similarity": "scores",
         "target_gradient": False,
         "label_prompt": "mean",
+        "text_check": None,
+        "start_check": True,
         "conditional_filter": None,
+    },
+    "combined": GROWING
+    | {
+        "generated": True,
+        "weighted": None,
+        "negative": True,
+        "unconfident_ratio": 1,
+        "contrastive_temperature": 0.1,
+        "unconfident_weight": 0.2,
+        "ns3l_weight": 1.0,
+        "ns3l_threshold": 0.04,
+        "outer_iterations": 50,
+        "inner_learning_rate": 0.01,
+        "learning_rate": None,
+        "start_check": True,
     },
     "pesco": GROWING | {"sentence": "salient", "prompt_in_positive": True, "t2t_weight": 1.0, "learning_rate": None},
     "supervised": {
@@ -66,7 +83,7 @@ DEFAULTS = {
 }
 # Of every option the ends of its range: what is taken, and the nearest that is not.
 TAKEN = {
-    "rounds": {"genco": (0, 1000), "pesco": (1, 1000)},
+    "rounds": {"genco": (0, 1000), "pesco": (1, 1000), "combined": (1, 1000)},
     "steps_per_round": (1,),
     "per_class": (1,),
     "first_share": (1e-9,),
@@ -78,9 +95,21 @@ TAKEN = {
     "target_similarity": ("scores", "released"),
     "target_gradient": (True,),
     "label_prompt": ("mean", "released"),
+    "text_check": (0, 1, None),
+    "start_check": (False,),
     "conditional_filter": (1, None),
     "input_augmentation": (False,),
     "conditional_augmentation": (False,),
+    "generated": (False,),
+    "weighted": (True, False),
+    "negative": (False,),
+    "unconfident_ratio": (0,),
+    "contrastive_temperature": (1e-9,),
+    "unconfident_weight": (0.0,),
+    "ns3l_weight": (0.0,),
+    "ns3l_threshold": (1e-9, 0.999),
+    "outer_iterations": (1,),
+    "inner_learning_rate": (1e-12,),
     "sentence": ("salient", "first", "random"),
     "prompt_in_positive": (False,),
     "t2t_weight": (0.0,),
@@ -112,7 +141,7 @@ TAKEN = {
     "update_interval": (1,),
 }
 REFUSED = {
-    "rounds": {"genco": (-1, 1001), "pesco": (0, 1001)},
+    "rounds": {"genco": (-1, 1001), "pesco": (0, 1001), "combined": (0, 1001)},
     "steps_per_round": (0,),
     "per_class": (0,),
     "first_share": (0.0, 1.001, 0.8),  # the last is above last_share
@@ -124,9 +153,21 @@ REFUSED = {
     "target_similarity": ("raw",),
     "target_gradient": ("maybe",),
     "label_prompt": ("all",),
+    "text_check": (-0.01, 1.01),
+    "start_check": ("maybe",),
     "conditional_filter": (0,),
     "input_augmentation": ("maybe",),
     "conditional_augmentation": ("maybe",),
+    "generated": ("maybe",),
+    "weighted": ("maybe",),
+    "negative": ("maybe",),
+    "unconfident_ratio": (-1,),
+    "contrastive_temperature": (0.0,),
+    "unconfident_weight": (-1e-9,),
+    "ns3l_weight": (-1e-9,),
+    "ns3l_threshold": (0.0, 1.0),
+    "outer_iterations": (0,),
+    "inner_learning_rate": (0.0,),
     "sentence": ("last",),
     "prompt_in_positive": ("maybe",),
     "t2t_weight": (-1e-9,),
@@ -181,7 +222,7 @@ def test_an_option_is_taken_up_to_its_ends_and_refused_behind_them(name, option)
             methods.options_of({"name": name, option: value})
 
 
-@pytest.mark.parametrize("name", ["genco", "pesco"])
+@pytest.mark.parametrize("name", ["genco", "pesco", "combined"])
 def test_shares_may_stand_still_but_not_fall(name):
     assert methods.options_of({"name": name, "first_share": 0.3, "last_share": 0.3}).first_share == 0.3
     with pytest.raises(SelfTrainError, match=r"last_share must be at least first_share, 0\.3.*\(got 0\.2\)"):

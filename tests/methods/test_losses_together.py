@@ -9,10 +9,30 @@ import torch
 import torch.nn.functional as F
 from equations import index
 
+from selftrain.methods.candidate_labels.partial import within
+
 losses = SimpleNamespace(**{row.name: row.function for row in index()})
 CLASSES = torch.tensor([0, 1, 2, 0, 1])
 NEGATIVES = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 1], [1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]], dtype=torch.bool)
+FEATURES = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 SETS = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 1], [0, 0, 1, 0], [1, 1, 1, 1], [1, 1, 0, 1]])
+
+
+def unified(x):
+    """SSC's loss with the first two rows as prototypes, the third labeled, and two views of the others."""
+    rows = F.normalize(x, dim=1)
+    unlabeled = rows[3:] if len(x) > 3 else rows
+    return losses.unified_contrastive(
+        rows[:2],
+        rows[2:3],
+        [unlabeled, unlabeled.flip(1)],
+        labels=CLASSES[2:3] * 0 if len(x) > 2 else CLASSES[:0],
+        view_labels=torch.arange(1, 1 + len(unlabeled)),  # the second is unconfident
+        temperature=0.1,
+        labeled_weights=torch.ones(len(rows[2:3])).to(x),
+        view_weights=[torch.full((len(unlabeled),), 0.2).to(x)] * 2,
+    )
+
 
 # Each as a function of scores or embeddings [5, 4] alone; class 3 is in no batch.
 ALL = {
@@ -23,6 +43,7 @@ ALL = {
     "negative_sampling": lambda x: losses.negative_sampling(x, NEGATIVES),
     "supervised_contrastive": lambda x: losses.supervised_contrastive(F.normalize(x, dim=1), CLASSES, 0.1),
     "pool_contrastive": lambda x: losses.pool_contrastive(F.normalize(x[:3], dim=1), F.normalize(x, dim=1), CLASSES[:3, None] == CLASSES, 0.1),
+    "unified_contrastive": unified,
     "entropy": losses.entropy,
     "confident_cross_entropy": lambda x: losses.confident_cross_entropy(x, x.flip(1), 0.3),
     "distillation": lambda x: losses.distillation(x, x.flip(1), 3.0),
@@ -33,6 +54,9 @@ ALL = {
     "negative_candidates": lambda x: losses.negative_candidates(x, SETS.to(x)),
     "consistency": lambda x: losses.consistency(torch.stack([x, x.flip(0)]), losses.agreed_labels(torch.stack([x, x.flip(0)]), SETS.to(x))),
     "mean_absolute_error": lambda x: losses.mean_absolute_error(x, CLASSES),
+    "dirichlet_divergence": losses.dirichlet_divergence,
+    "reconstruction": lambda x: losses.reconstruction(x, x.flip(1), F.normalize(FEATURES.to(x), dim=1), SETS.to(x), torch.eye(len(x)).to(x)),
+    "generation_likelihood": lambda x: losses.generation_likelihood(x, within(x.flip(0), SETS.to(x)), SETS.to(x)),
 }
 PARTS = {  # not losses: they are inside of others, or choose what a loss is taken of
     "similarity",
@@ -48,6 +72,7 @@ PARTS = {  # not losses: they are inside of others, or choose what a loss is tak
     "meta_gradient",
     "inclusion_probabilities",
     "strongest",
+    "label_posterior",
 }
 
 
@@ -84,7 +109,7 @@ def test_gradients_are_those_of_differences(name):
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 1e2, 1e4, 1e30])
 def test_finite_where_probabilities_are_zero_and_one(name, scale):
     loss, gradient = value_and_gradient(name, scores(scale, torch.float32))
-    if scale < 1e30 or "generated" not in name:  # dot products of 1e60 are beyond float32
+    if scale < 1e30 or ("generated" not in name and name != "reconstruction"):  # products of 1e60 are beyond float32
         assert torch.isfinite(loss)
         assert torch.isfinite(gradient).all()
 
@@ -117,6 +142,8 @@ def test_a_batch_of_one(name):
         "top_k_cross_entropy": lambda x: losses.top_k_cross_entropy(x, CLASSES[:1], (0.8, 0.2)),
         "reverse_cross_entropy": lambda x: losses.reverse_cross_entropy(x, CLASSES[:1]),
         "mean_absolute_error": lambda x: losses.mean_absolute_error(x, CLASSES[:1]),
+        "reconstruction": lambda x: losses.reconstruction(x, x.flip(1), FEATURES[:1].to(x), SETS[:1].to(x), torch.ones(1, 1)),
+        "generation_likelihood": lambda x: losses.generation_likelihood(x, within(x * 0.5, SETS[:1].to(x)), SETS[:1].to(x)),
     }
     x = scores()[:1].detach().requires_grad_()
     loss = only.get(name, ALL[name])(x)

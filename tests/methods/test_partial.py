@@ -21,7 +21,7 @@ from selftrain.models.head import HeadEncoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NAMES = ["proden", "cc", "cavl", "plcr", "seal_partial"]
+NAMES = ["proden", "cc", "cavl", "plcr", "valen", "idgp", "seal_partial"]
 LOGITS = torch.tensor([[0.2, -1.0, 0.7], [1.5, 0.0, -0.3]], dtype=torch.float64)
 SETS = torch.tensor([[1.0, 0.0, 1.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
 
@@ -123,7 +123,7 @@ def test_a_resumed_training_ends_as_the_one_that_was_never_stopped(with_sets, tm
     assert all(torch.equal(a, b) for a, b in zip(tensors(whole.state()), tensors(rest.state()), strict=True))
 
 
-@pytest.mark.parametrize("name", ["proden", "plcr"])
+@pytest.mark.parametrize("name", ["proden", "plcr", "valen", "idgp"])
 def test_weights_stay_in_the_sets(with_sets, tmp_path, name):
     method = build(with_sets, tmp_path / "e", name)
     run(method)
@@ -131,7 +131,7 @@ def test_weights_stay_in_the_sets(with_sets, tmp_path, name):
     assert all(method.weights[index, 1 - int(index >= 12)] == 0 for index in range(24) if index % 3)
 
 
-@pytest.mark.parametrize("name", ["proden", "cc", "cavl", "plcr"])
+@pytest.mark.parametrize("name", ["proden", "cc", "cavl", "plcr", "valen", "idgp"])
 def test_a_full_encoder_is_trained_too(with_sets, tmp_path, name):
     method = build(with_sets, tmp_path / "e", name, kind=TextEncoder, rounds=1, steps_per_round=2)
     before = copy.deepcopy(method.encoder.state_dict())

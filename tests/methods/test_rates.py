@@ -31,7 +31,9 @@ def rate(corpus, tmp_path):
     return found
 
 
-@pytest.mark.parametrize(("name", "head"), [("genco", 1e-3), ("pesco", 1e-3), ("supervised", 3e-3), ("zerogen", 3e-3), ("cross_entropy", 1e-2)])
+@pytest.mark.parametrize(
+    ("name", "head"), [("genco", 1e-3), ("pesco", 1e-3), ("combined", 1e-3), ("supervised", 3e-3), ("zerogen", 3e-3), ("cross_entropy", 1e-2)]
+)
 def test_the_rate_is_that_of_what_is_trained(rate, name, head):
     assert {kind: rate(name, kind) for kind in ("full", "head", "bilstm")} == {"full": 5e-5, "head": head, "bilstm": 1e-3}
     assert rate(name, "head", learning_rate=0.5) == 0.5

@@ -107,7 +107,7 @@ def test_a_run_is_refused_before_it_starts_and_takes_ray_where_it_is_not(folder,
         prepare(parse(document))
     document["variants"]["LOTClass"]["model"] = {"train": "full"}
     prepared = prepare(parse(document))
-    assert prepared.needs_ray
+    assert prepared.needs_ray()
     assert prepared.variants["LOTClass"].experiment.model.masked_lm == str(folder)  # whole, since workers run in other folders
 
 

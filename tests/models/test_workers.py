@@ -6,6 +6,7 @@ Each number of workers is one group of processes that does everything below and 
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -138,3 +139,19 @@ def test_shares_are_every_so_many_th_item_and_their_factor_is_that_of_an_average
     assert [Workers(rank, 3).part(7) for rank in range(3)] == [([0, 3, 6], 3 / 7), ([1, 4], 3 / 7), ([2, 5], 3 / 7)]
     assert [Workers(rank, 3).part(2) for rank in range(3)] == [([0], 1.5), ([1], 1.5), ([0], 0.0)]  # who has none takes the first one for nothing
     assert replace(Workers(), rank=1).rank == 1
+
+
+def test_all_gradients_of_a_type_go_in_one_message():
+    parameters = [
+        torch.nn.Parameter(torch.zeros(shape, dtype=dtype))
+        for shape, dtype in (((2, 3), torch.float32), ((4,), torch.float64), ((1, 2), torch.float32))
+    ]
+    parameters.append(torch.nn.Parameter(torch.zeros(2)))  # without a gradient
+    for number, parameter in enumerate(parameters[:3]):
+        parameter.grad = torch.arange(float(parameter.numel()), dtype=parameter.dtype).view_as(parameter) + number
+    parameters[0].grad = parameters[0].grad.T.contiguous().T  # rows that do not follow one another in memory
+    expected = [parameter.grad.clone() * 2 for parameter in parameters[:3]]
+    with patch("selftrain.models.workers.dist.all_reduce", side_effect=lambda sent: sent.mul_(6)) as asked:
+        Workers(0, 3).average_gradients(parameters)
+    assert [call.args[0].numel() for call in asked.call_args_list] == [8, 4]
+    assert all(torch.equal(parameter.grad, wanted) for parameter, wanted in zip(parameters, expected, strict=False)) and parameters[3].grad is None

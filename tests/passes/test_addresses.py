@@ -14,8 +14,8 @@ from object_store import new_bucket, s3_server
 
 from selftrain.data import parquet
 from selftrain.errors import ConfigError, DataError, MissingExtraError, OutputError, ServiceError
+from selftrain.files.scratch import own_folder
 from selftrain.passes import parts, places
-from selftrain.passes.places import own_folder
 from selftrain.passes.prediction import predict_files
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -45,13 +45,13 @@ def test_many_files_or_an_address_make_a_pass(passes, file, out):
     assert run("--file", file, "--out", out) == 0
     (given, options) = passes[0]
     assert [str(one) for one in given] == ["b", file, out]
-    assert options == {"text_column": "text", "address": None, "at_once": None}
+    assert options == {"text_column": "text", "address": None, "at_once": None, "abstain": False, "sets": False}
 
 
 def test_a_cluster_makes_a_pass_of_one_file_and_options_reach_it(passes, capsys):
     more = ("--address", "auto", "--at-once", "3", "--threads", "2", "--gpus", "0.5", "--text-column", "body")
     assert run("--file", "x.csv", "--out", "labeled", *more) == 0
-    assert passes[0][1] == {"text_column": "body", "address": "auto", "at_once": 3, "threads": 2, "gpus": "0.5"}
+    assert passes[0][1] == {"text_column": "body", "address": "auto", "at_once": 3, "abstain": False, "sets": False, "threads": 2, "gpus": "0.5"}
     assert capsys.readouterr().out == "7 rows labeled in labeled, 2 of them without a label (column error)\n"
 
 
@@ -71,6 +71,13 @@ def test_a_finished_pass_says_so(passes, capsys):
     passes.answer = PredictedFiles("/labeled", 7, 0, {}, 1, found=True)
     assert run("--file", "docs", "--out", "labeled") == 0
     assert capsys.readouterr().out == "nothing to do: 7 rows labeled in labeled\n"
+
+
+def test_a_pass_that_abstains_says_how_often(passes, capsys):
+    passes.answer = PredictedFiles("/labeled", 7, 2, {}, 1, found=False, abstained=3)
+    assert run("--file", "docs", "--out", "labeled", "--abstain", "--sets") == 0
+    assert passes[0][1]["abstain"] is passes[0][1]["sets"] is True
+    assert capsys.readouterr().out == "7 rows labeled in labeled, 3 of them abstained from, 2 of them without a label (column error)\n"
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_what_kills_every_process_that_gets_it_ends_the_pass(on_ray):
         def __call__(self, batch):
             if batch["asked"][0] == "poison":
                 os._exit(1)
-            return {"answer": [batch["asked"][0].upper()]}
+            return {"asked": batch["asked"], "answer": [batch["asked"][0].upper()]}
 
     assert sorted(answers(["a", "b"], Killed, (), at_once=2, cpus=1)) == ["A", "B"]
     with pytest.raises(ProcessDied, match=r"^A process of the pass was killed, or crashed, and so were those that took its place\.$"):

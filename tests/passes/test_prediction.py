@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from many_files import check_result, files_of, rows_of, write_parquet, write_toy_bundle
 
+from selftrain.bundle.classifier import Classifier
+from selftrain.bundle.format import read_card, restate
+from selftrain.bundle.promise import PredictionSets, Promise
 from selftrain.data import parquet
 from selftrain.data.tables import open_table
-from selftrain.errors import DataError, OutputError, SelfTrainError
+from selftrain.errors import ConfigError, DataError, OutputError, SelfTrainError
 from selftrain.passes import prediction
 from selftrain.passes.prediction import PredictedFiles, predict_files
-from selftrain.passes.worker import Predictor
+from selftrain.passes.worker import STATE, Counts, Predictor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,6 +38,18 @@ def test_files_of_all_kinds_are_labeled_as_each_is_by_itself(docs, bundle, here,
     here.classified.clear()
     again = predict_files(bundle, docs, out)
     assert again == PredictedFiles(made.out, made.rows, made.failed, made.labels, made.parts, found=True) and not here.classified
+
+
+def test_a_tree_of_classes_has_its_columns_as_in_one_file(bundle, here, tmp_path):
+    tree = tmp_path / "tree"
+    shutil.copytree(bundle, tree)
+    restate(tree, read_card(tree).model_copy(update={"parents": (("free time",), ("work",), ("work",))}))
+    (tmp_path / "docs").mkdir()
+    write_parquet(tmp_path / "docs" / "a.parquet", rows_of("a", 45))
+    predict_files(tree, tmp_path / "docs", tmp_path / "labeled")
+    check_result(tmp_path / "labeled", tree, files_of(tmp_path / "docs"), tmp_path / "one by one")
+    (file,) = (tmp_path / "labeled").glob("part-*")
+    assert {"parent", "parent_probability"} <= set(pq.read_table(file).column_names)
 
 
 def test_a_stopped_pass_goes_on_and_does_nothing_twice(docs, bundle, here, small_parts, tmp_path):
@@ -96,6 +112,86 @@ def test_what_is_in_the_output_is_never_mixed_with_another_pass(docs, bundle, he
     (docs / "new.parquet").unlink()
     (out / "_manifest.json").write_text("[")
     refused("holds a damaged _manifest.json")
+
+
+@pytest.fixture
+def promising(tmp_path) -> Path:
+    """A bundle that answers about half of the rows under its promise."""
+    folder = write_toy_bundle(tmp_path / "promising")
+    scores = sorted(Classifier.load(folder, device="cpu").predict_proba([row["text"] for row in rows_of("a", 45) if row["text"].strip()]).max(axis=1))
+    promise = Promise(
+        risk=0.05, level=0.95, threshold=(scores[21] + scores[22]) / 2, answered=0.5, documents=44, answers=40, wrong=0, backend="torch", made="now"
+    )
+    sets = PredictionSets(risk=0.1, level=0.95, threshold=0.3, size=1.5, classes=3, documents=44, answers=40, missed=0, backend="torch", made="now")
+    restate(folder, read_card(folder).model_copy(update={"promise": promise, "sets": sets}))
+    return folder
+
+
+def test_a_pass_abstains_and_writes_sets_as_one_file_does(docs, promising, here, small_parts, tmp_path):
+    out = tmp_path / "labeled"
+    here.stop_after = 5
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(promising, docs, out, abstain=True, sets=True)
+    here.stop_after = None
+    with pytest.raises(OutputError, match=r"^out .*labeled holds the labels of a pass that abstained; pass a new folder"):
+        predict_files(promising, docs, out)
+    here.classified.clear()
+    made = predict_files(promising, docs, out, abstain=True, sets=True)
+    assert len(here.classified) == made.parts - 5, "what is there is counted, and not classified again"
+    check_result(out, promising, files_of(docs), tmp_path / "one by one", abstain=True, sets=True)
+    manifest = json.loads((out / "_manifest.json").read_text())
+    assert manifest["sets"] == 0.3
+    with pytest.raises(OutputError, match="holds the labels of a pass that wrote sets; pass a new folder"):
+        predict_files(promising, docs, out, abstain=True)
+    assert manifest["threshold"] == read_card(promising).promise.threshold and manifest["counts"]["abstained"] == made.abstained > 50
+    assert predict_files(promising, docs, out, abstain=True, sets=True).abstained == made.abstained
+    with pytest.raises(OutputError, match="holds the labels of a pass that abstained"):
+        predict_files(promising, docs, out)
+
+    predict_files(promising, docs, tmp_path / "all")
+    with pytest.raises(OutputError, match="holds the labels of a pass that did not abstain; pass a new folder"):
+        predict_files(promising, docs, tmp_path / "all", abstain=True)
+
+
+def test_a_pass_of_before_it_could_abstain_is_continued(docs, bundle, here, small_parts, tmp_path):
+    out = tmp_path / "labeled"
+    made = predict_files(bundle, docs, out)
+    manifest = json.loads((out / "_manifest.json").read_text())
+    del manifest["threshold"], manifest["sets"], manifest["counts"]["abstained"]
+    (out / "_manifest.json").write_text(json.dumps(manifest))
+    assert predict_files(bundle, docs, out).abstained == 0
+    (out / "_manifest.json").unlink()
+    state = json.loads((out / STATE).read_text())
+    del state["threshold"], state["sets"]
+    (out / STATE).write_text(json.dumps(state))
+    here.classified.clear()
+    assert predict_files(bundle, docs, out) == made and not here.classified
+
+
+def test_what_cannot_keep_a_promise_is_refused_before_anything_is_written(docs, bundle, promising, here, tmp_path, monkeypatch):
+    def refused(folder: Path, words: str) -> None:
+        with pytest.raises(ConfigError, match=words) as caught:
+            predict_files(folder, docs, tmp_path / "labeled", abstain=True)
+        assert caught.value.parameter == "abstain" and not here.classified
+
+    refused(bundle, "abstain needs a promise")
+    with pytest.raises(ConfigError, match="sets need a promise of their own"):
+        predict_files(bundle, docs, tmp_path / "labeled", sets=True)
+    card = read_card(promising)
+    restate(promising, card.model_copy(update={"promise": card.promise.model_copy(update={"backend": "onnx-int8"})}))
+    refused(promising, "abstain is not possible with the backend torch")
+    assert not (tmp_path / "labeled").exists()
+    send = prediction.send
+    monkeypatch.setattr(prediction, "send", lambda *what, alone: send(*what, alone=True))  # there is no Ray here to send it by
+    monkeypatch.setattr(prediction, "is_alone", lambda: False)  # on a cluster the process that opens the bundle says so
+    refused(promising, "abstain is not possible with the backend torch")
+
+
+def test_rows_are_counted_by_what_became_of_them():
+    counts = Counts()
+    counts.add(["a", None, None, "b", "a"], [None, "empty", None, None, None])
+    counts.add_all(Counts(1, 0, 1, {}))
+    assert vars(counts) == {"rows": 6, "failed": 1, "abstained": 2, "labels": {"a": 2, "b": 1}}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""Pseudo-labels by actors of a real Ray: the same selection and the same weights as in one process, also when an actor is killed on the way."""
+"""Pseudo-labels by actors of a real Ray: the same selection and the same weights as in one process, also when an actor is killed on the way.
+
+A worker of Ray Train whose documents actors rank: tests/cluster.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from ray_sessions import session_that_imports_tests
 from tiny import tiny_backbone
 
 from selftrain.config import Experiment, TrainingConfig, parse
-from selftrain.data.texts import no_texts
 from selftrain.errors import ServiceError
 from selftrain.methods.recipe import resolve
 from selftrain.methods.zero_shot import selection
+from selftrain.methods.zero_shot.selection import Ranking
 from selftrain.models.encoder import TextEncoder
 from selftrain.passes import pseudo_labeling
 from selftrain.passes.pseudo_labeling import ClusterRanking, on_cluster
-from selftrain.runtime.cluster import Needs, needs, session
-from selftrain.training.fit import fit
+from selftrain.runtime.cluster import needs
 from selftrain.training.loop import train
-from selftrain.training.ray import Workgroup
 
 pytestmark = pytest.mark.ray
 
@@ -33,10 +35,8 @@ GENCO = {"name": "genco", "rounds": 2, "steps_per_round": 2, "per_class": 3, "fi
 
 @pytest.fixture(scope="module")
 def ray_session():
-    with pytest.MonkeyPatch.context() as patch:  # actors import this file, and what it imports
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")])))
-        with session(Experiment(), Needs(3, 0, 1)):
-            yield
+    with session_that_imports_tests(cpus=2):
+        yield
 
 
 @pytest.fixture
@@ -63,11 +63,10 @@ def trained(method, folder, corpus, ranking_pass=None):
     return built, train(built, texts=write, report=lambda figures, state: None, seed=0).rounds
 
 
-@pytest.mark.parametrize("method", [GENCO, GENCO | {"name": "pesco"}], ids=["genco", "pesco"])
-def test_actors_train_the_weights_that_one_process_trains(ray_session, small_blocks, one_thread, corpus, tmp_path, method):
-    here, figures = trained(method, tmp_path / "encoder", corpus)
+def test_actors_train_the_weights_that_one_process_trains(ray_session, small_blocks, one_thread, corpus, tmp_path):
+    here, figures = trained(GENCO, tmp_path / "encoder", corpus)
     made = ClusterRanking(corpus, partial(opened, tmp_path / "encoder"), write, TRAINING)
-    there, others = trained(method, tmp_path / "encoder", corpus, made)
+    there, others = trained(GENCO, tmp_path / "encoder", corpus, made)
     assert len(here.selection) and others == figures
     assert here.selection.groups == there.selection.groups
     assert all(torch.equal(here.selection.targets[index], there.selection.targets[index]) for index in here.selection.label_of)
@@ -96,7 +95,7 @@ def test_the_block_of_a_killed_actor_is_ranked_by_another(ray_session, small_blo
     built, _ = trained(GENCO | {"rounds": 1}, tmp_path / "encoder", corpus)
     scorer, ranked = built._scorer(), ClusterRanking(corpus, partial(opened, tmp_path / "encoder"), write, TRAINING)
     (tmp_path / "blocks").mkdir()
-    expected = ranked(built.encoder, scorer, 5, 1)
+    expected = Ranking.merged(built._ranked(scorer, 5, write, 1, untrained=False), 5)
     found = ranked(built.encoder, Deadly(scorer, tmp_path / "blocks"), 5, 1)
     assert (tmp_path / "blocks" / "died").exists()
     assert found.seen == len(corpus.unlabeled)
@@ -112,21 +111,6 @@ def test_what_the_text_channel_says_in_an_actor_is_said_here(ray_session, corpus
     ranked = ClusterRanking(corpus, partial(opened, tmp_path / "encoder"), unreachable, TRAINING)
     with pytest.raises(ServiceError, match=r"^The server does not answer; start it\.$"):
         ranked(built.encoder, built._scorer(), 5, 1)
-
-
-def test_a_worker_of_ray_train_has_its_documents_ranked_by_actors(ray_session, one_thread, corpus, tmp_path):
-    tiny_backbone(tmp_path / "parts").save_pretrained(str(tmp_path / "encoder"))
-    document = {
-        "model": {"encoder": str(tmp_path / "encoder"), "max_tokens": 16},
-        "method": GENCO | {"input_augmentation": False, "conditional_augmentation": False},
-        "training": TRAINING.model_dump(),
-    }
-    recipe = resolve(parse(document))
-    found = fit(recipe, corpus, no_texts, seed=0, workgroup=Workgroup("ranked", tmp_path / "storage"))
-    alone = fit(recipe, corpus, no_texts, seed=0)
-    assert found.rounds == alone.rounds
-    weights = found.method.encoder.state_dict()
-    assert all(torch.equal(value, weights[name]) for name, value in alone.method.encoder.state_dict().items())
 
 
 def test_actors_are_for_large_corpora_on_several_nodes_with_room(monkeypatch):

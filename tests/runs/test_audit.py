@@ -4,64 +4,25 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import s3fs
 import torch
+from audits import SPORT, answered, questions, write
+from object_store import new_bucket, s3_server
 from tiny import tiny_backbone
 
-from selftrain.bundle.format import BundleCard, write_bundle
+from selftrain.bundle.classifier import Classifier
+from selftrain.bundle.format import BundleCard, read_card, restate, write_bundle
 from selftrain.cli import main
 from selftrain.runs import audit
-
-SPORT, BUSINESS = "the team and its coach won match", "the bank and the market lost profit"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    """A folder with a bundle, 120 documents, and the questions of an audit with a budget of 24."""
-    folder = tmp_path_factory.mktemp("audit")
-    backbone = tiny_backbone(folder / "encoder")
-    prototypes = torch.nn.functional.normalize(
-        torch.stack([backbone.encode([f"{text} {n}" for n in range(60)], convert_to_tensor=True).mean(dim=0) for text in (SPORT, BUSINESS)]), dim=-1
-    )
-    write_bundle(folder / "bundle", backbone=backbone, prototypes=prototypes, card=BundleCard(name="toy", labels=("sport", "business"), method="x"))
-    write(folder / "documents.csv", [{"text": f"{text} {n}", "n": n} for n in range(60) for text in (SPORT, BUSINESS)])
-    assert main(["audit", str(folder / "bundle"), "--documents", str(folder / "documents.csv"), "--budget", "24"]) == 0
-    return folder
-
-
-@pytest.fixture
-def here(made, tmp_path, monkeypatch) -> Path:
-    """An empty folder to run in, with links to what is `made` and a copy of the audit."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("bundle", "documents.csv"):
-        (tmp_path / name).symlink_to(made / name)
-    (tmp_path / "audit").mkdir()
-    for name in ("questions.csv", "design.json"):
-        (tmp_path / "audit" / name).write_bytes((made / "audit" / name).read_bytes())
-    return tmp_path
-
-
-def write(file: Path, rows: list[dict]) -> None:
-    with file.open("w", newline="", encoding="utf-8") as opened:
-        writer = csv.DictWriter(opened, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def questions(file: Path | str = "audit/questions.csv") -> list[dict[str, str]]:
-    with Path(file).open(newline="", encoding="utf-8") as opened:
-        return list(csv.DictReader(opened))
-
-
-def answered(count: int = 24, **other: str) -> list[dict[str, str]]:
-    """The questions, with the truth as the answer of the first `count`; `other` is q3="skip"."""
-    rows = questions()
-    for place, row in enumerate(rows):
-        row["label"] = ("sport" if row["text"].startswith(SPORT) else "business") if place < count else ""
-        row["label"] = other.get(f"q{place + 1}", row["label"])
-    return rows
+from selftrain.runs.register import register
 
 
 def read(*more: str, answers: str = "answers.csv", documents: str = "documents.csv") -> int:
@@ -212,3 +173,230 @@ def test_more_questions_than_the_design_has_are_refused(here, capsys) -> None:
     write(here / "answers.csv", answered())
     said = fails(capsys, "bundle", "--documents", "documents.csv", "--answers", "answers.csv", "--budget", "121")
     assert "--budget must be at most 120" in said and not (here / "audit/audit.json").exists()
+
+
+@pytest.fixture
+def own(made, tmp_path, monkeypatch) -> Path:
+    """An empty folder to run in, with the documents and a bundle of its own."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(made / "bundle", tmp_path / "bundle")
+    (tmp_path / "documents.csv").symlink_to(made / "documents.csv")
+    return tmp_path
+
+
+def plan_promise(*more: str) -> int:
+    return main(["audit", "bundle", "--documents", "documents.csv", "--budget", "60", "--promise", "0.2", *more])
+
+
+def answer(count: int = 60, **other: str) -> None:
+    write(Path("answers.csv"), answered(count, **other))
+
+
+def test_a_promise_goes_into_the_bundle_and_is_kept_by_predict(own, capsys) -> None:
+    assert plan_promise() == 0
+    said = capsys.readouterr().out
+    assert said.startswith("60 questions") and said.splitlines()[-1].endswith("questions.csv --promise 0.2")
+    before = {file.name: file.read_bytes() for file in Path("bundle").iterdir() if file.is_file()}
+    answer()
+    assert read("--promise", "0.2") == 0
+    said = capsys.readouterr().out
+    promise = read_card("bundle").promise
+    assert promise is not None and (promise.risk, promise.level, promise.documents) == (0.2, 0.95, 120) and promise.backend == "torch"
+    assert f"Promise: {promise.sentence}. It rests on " in said
+    assert promise.sentence.startswith("at most 20 % of the answers are wrong (with 95 % confidence), where texts")
+    assert promise.sentence in Path("audit/audit.md").read_text() and promise.sentence in Path("bundle/README.md").read_text()
+    after = {file.name: file.read_bytes() for file in Path("bundle").iterdir() if file.is_file()}
+    assert {name for name in before if before[name] != after[name]} == {"selftrain.json", "README.md"} and set(before) == set(after)
+    assert sorted(file.name for file in own.iterdir()) == ["answers.csv", "audit", "bundle", "documents.csv"]
+    # the answers of the audit can be read again: its fingerprint is that of what the bundle computes
+    assert read("--promise", "0.2") == 0
+    capsys.readouterr()
+
+    classifier = Classifier.load("bundle", device="cpu")
+    texts = [row["text"] for row in documents()]
+    scores = classifier.predict_proba(texts).max(axis=1)
+    assert (scores >= promise.threshold).mean() == pytest.approx(promise.answered)
+    surest, least = texts[int(scores.argmax())], texts[int(scores.argmin())]
+    restated = read_card("bundle").model_dump(mode="json")
+    restated["promise"]["threshold"] = float(np.median(scores))
+    Path("bundle/selftrain.json").write_text(json.dumps(restated))
+    assert Classifier.load("bundle", device="cpu").predict([surest, least], abstain=True).tolist() == [*classifier.predict([surest]), None]
+    assert main(["predict", "--bundle", "bundle", "--abstain", surest, least]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert lines[0][0] == classifier.predict([surest])[0] and lines[1][0] == "-" and float(lines[1][1]) < np.median(scores)
+    assert main(["predict", "--bundle", "bundle", "--file", "documents.csv", "--out", "labeled.csv", "--abstain"]) == 0
+    rows = questions("labeled.csv")
+    assert [row["label"] == "" for row in rows] == [float(row["probability"]) < np.median(scores) for row in rows]
+    assert 0 < sum(row["label"] == "" for row in rows) < len(rows) and all(row["error"] == "" for row in rows)
+
+
+def documents() -> list[dict[str, str]]:
+    return questions("documents.csv")
+
+
+def test_answers_that_support_no_promise_say_what_would(own, capsys) -> None:
+    assert plan_promise() == 0
+    answer(59)
+    card = Path("bundle/selftrain.json").read_bytes()
+    assert read("--promise", "0.2") == 2
+    assert "No promise of 20 %: it takes the answers to all 60 planned questions, and 1 are open." in capsys.readouterr().out
+    wrong = {f"q{place}": "none of these" for place in range(1, 31)}
+    answer(60, **wrong)
+    assert read("--promise", "0.2") == 2
+    said = capsys.readouterr().out
+    assert "are against the prediction, and at most" in said and "accuracy 0." in said
+    answer(60)
+    assert read("--promise", "0.01") == 2
+    said = capsys.readouterr().out
+    assert (
+        "No promise of 1 %: 60 answers of this audit cannot support it, even if all agree with the prediction; " in said
+        and "can be promised now" in said
+    )
+    assert Path("bundle/selftrain.json").read_bytes() == card and "No promise of 1 %" in Path("audit/audit.md").read_text()
+
+
+def test_sets_go_into_the_bundle_and_are_kept_by_predict(own, capsys) -> None:
+    assert main(["audit", "bundle", "--documents", "documents.csv", "--budget", "60", "--sets", "0.2"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("questions.csv --sets 0.2")
+    asked = json.loads(Path("audit/design.json").read_text())["questions"][:60]
+    assert set(Counter(question["stratum"] for question in asked).values()) == {10}
+    answer(60, q1="none of these", q2="skip")
+    assert read("--sets", "0.2", "--promise", "0.2") == 0
+    said, card = capsys.readouterr().out, read_card("bundle")
+    sets = card.sets
+    assert card.promise is not None and sets is not None, "both are kept"
+    assert (sets.risk, sets.level, sets.documents, sets.answers, sets.classes, sets.backend) == (0.2, 0.95, 120, 60, 2, "torch")
+    assert f"Sets: {sets.sentence}. It rests on 60 answers, {sets.missed} of them not in the set" in said and 2 <= sets.missed <= 6
+    assert sets.sentence in Path("audit/audit.md").read_text() and sets.sentence in Path("bundle/README.md").read_text()
+
+    classifier = Classifier.load("bundle", device="cpu")
+    rows = documents()
+    probabilities = classifier.predict_proba([row["text"] for row in rows])
+    threshold = float(np.sort(probabilities.min(axis=1))[30])  # the second class is in a set of three quarters of the documents
+    restate(Path("bundle"), card.model_copy(update={"sets": sets.model_copy(update={"threshold": threshold})}))
+    found = Classifier.load("bundle", device="cpu").predict_sets([row["text"] for row in rows])
+    assert [names[0] for names in found] == classifier.predict([row["text"] for row in rows]).tolist()
+    assert Counter(map(len, found)) == {1: 30, 2: 90}
+    alone = next(index for index, names in enumerate(found) if len(names) == 1)
+    assert main(["predict", "--bundle", "bundle", "--sets", rows[alone]["text"]]) == 0
+    assert capsys.readouterr().out.split("\t")[2:] == [found[alone][0], f"{rows[alone]['text']}\n"]
+    assert main(["predict", "--bundle", "bundle", "--file", "documents.csv", "--out", "labeled.csv", "--sets"]) == 0
+    assert [json.loads(row["set"]) for row in questions("labeled.csv")] == found
+
+
+def test_answers_that_support_no_sets_say_why(own, capsys) -> None:
+    plan = ["audit", "bundle", "--documents", "documents.csv", "--sets"]
+    assert "--sets must be a share of sets without the true class above 0 and below 1, such as 0.1 (got 1)" in fails(capsys, *plan[1:], "1")
+    assert main([*plan, "0.05", "--budget", "30"]) == 2
+    assert "--budget must be about 70 questions for sets of 0.05 even if every prediction is right (got 30)" in capsys.readouterr().err
+    assert "--sets writes into the bundle, so BUNDLE must be a folder" in fails(capsys, "models:/toy@champion", *plan[2:], "0.1")
+    assert main(["predict", "--bundle", "bundle", "--sets", "a text"]) == 2
+    assert "--sets need a promise of their own, and this bundle states none; audit the bundle for sets first." in capsys.readouterr().err
+    assert main([*plan, "0.2", "--budget", "60"]) == 0
+    card = Path("bundle/selftrain.json").read_bytes()
+    answer(59)
+    assert read("--sets", "0.2") == 2
+    assert "No sets of 20 %: they take the answers to all 60 planned questions, and 1 are open." in capsys.readouterr().out
+    answer(60, **{f"q{place}": "none of these" for place in range(1, 9)})
+    assert read("--sets", "0.2") == 2
+    why = "8 of 60 answers are of none of the classes or skipped, which no set holds, and at most 6 may be missed; 25 % can be promised now."
+    assert f"No sets of 20 %: {why}" in capsys.readouterr().out
+    answer()
+    assert read("--sets", "0.01") == 2
+    assert "No sets of 1 %: 60 answers of this audit cannot support them, even if every prediction is right; 7.5 % can" in capsys.readouterr().out
+    assert Path("bundle/selftrain.json").read_bytes() == card
+
+
+def test_a_promise_wants_the_folder_of_a_bundle(own, capsys) -> None:
+    assert "BUNDLE must be a folder (got 'models:/toy@champion')" in fails(
+        capsys, "models:/toy@champion", "--documents", "documents.csv", "--promise", "0.2"
+    )
+
+
+def test_impossible_promises_are_refused_before_anything_is_written(own, capsys) -> None:
+    assert "--promise must be a share of wrong answers above 0 and below 1, such as 0.05 (got 1)" in fails(
+        capsys, "bundle", "--documents", "documents.csv", "--promise", "1"
+    )
+    capsys.readouterr()
+    assert main(["audit", "bundle", "--documents", "documents.csv", "--budget", "30", "--promise", "0.05"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "--budget must be about 80 questions for a promise of 0.05 even if every prediction is right (got 30)" in said
+    assert not Path("audit").exists()
+    assert main(["predict", "--bundle", "bundle", "--abstain", "a text"]) == 2
+    assert "--abstain needs a promise, and this bundle states none; audit the bundle with a promise first." in capsys.readouterr().err
+
+
+def test_an_audit_of_before_promises_gives_figures_and_no_promise(here, capsys) -> None:
+    design = json.loads(Path("audit/design.json").read_text())
+    for key in ("backend", "thresholds", "above"):
+        del design[key]
+    for question in design["questions"]:
+        del question["score"]
+    Path("audit/design.json").write_text(json.dumps(design))
+    write(here / "answers.csv", answered())
+    assert read() == 0
+    assert "by a version without promises; start another audit" in fails(
+        capsys, "bundle", "--documents", "documents.csv", "--answers", "answers.csv", "--promise", "0.2"
+    )
+
+
+@pytest.fixture(scope="module")
+def server():
+    with s3_server() as address:
+        yield address
+
+
+def test_a_registered_bundle_is_audited_in_an_object_store(here, server, tmp_path, monkeypatch, capsys) -> None:
+    bucket, files = new_bucket(server, monkeypatch), s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
+    register(here / "bundle", "toy", promote=True, uri=(uri := f"sqlite:///{tmp_path}/mlflow.db"))
+    pq.write_table(csv_table("documents.csv"), "documents.parquet")
+    files.put_file("documents.parquet", f"{bucket}/documents/part-0.parquet")
+    words = ["models:/toy@champion", "--documents", f"{bucket}/documents/", "--out", f"{bucket}/audit", "--tracking-uri", uri]
+    assert main(["audit", *words, "--budget", "24"]) == 0
+    assert f"24 questions about 120 documents: {bucket}/audit/questions.csv" in (said := capsys.readouterr().out)
+    assert f"--answers {bucket}/audit/questions.csv --out {bucket}/audit" in said
+    assert sorted(name.rpartition("/")[2] for name in files.ls(f"{bucket}/audit")) == ["design.json", "questions.csv"]
+    assert questions(fetched(files, f"{bucket}/audit/questions.csv")) == questions(), "those of the folder and the file"
+    assert f"--out '{bucket}/audit' holds an audit already; pass its answers" in fails(capsys, *words)
+
+    write(Path("answers.csv"), answered())
+    files.put_file("answers.csv", f"{bucket}/answers.csv")
+    design = files.info(f"{bucket}/audit/design.json")["LastModified"]
+    assert main(["audit", *words, "--answers", f"{bucket}/answers.csv"]) == 0
+    said = capsys.readouterr().out
+    assert f"report     {bucket}/audit/audit.md" in said
+    assert read() == 0
+    here_said = capsys.readouterr().out
+    assert said.partition("report")[0] == here_said.partition("report")[0] != ""
+    assert files.cat_file(f"{bucket}/audit/audit.json") == Path("audit/audit.json").read_bytes()
+    assert files.info(f"{bucket}/audit/design.json")["LastModified"] == design, "what has not changed is not written again"
+
+    assert f"--answers must be a file that exists (got '{bucket}/none.csv')." in fails(capsys, *words, "--answers", f"{bucket}/none.csv")
+    files.pipe_file(f"{bucket}/empty.csv", b"id,text,label\n")
+    assert f"{bucket}/empty.csv" in fails(capsys, *words, "--answers", f"{bucket}/empty.csv")
+    assert "has no model 'toys' (it has: toy)" in fails(capsys, "models:/toys@champion", *words[1:])
+
+
+def csv_table(file: str) -> pa.Table:
+    with Path(file).open(newline="", encoding="utf-8") as opened:
+        return pa.Table.from_pylist(list(csv.DictReader(opened)))
+
+
+def fetched(files: s3fs.S3FileSystem, address: str) -> Path:
+    files.get_file(address, "fetched.csv")
+    return Path("fetched.csv")
+
+
+@pytest.mark.parametrize(
+    ("bundle", "says"),
+    [
+        (
+            "s3://bucket/bundle",
+            "BUNDLE must be a folder, or a registered one: models:/NAME@champion or models:/NAME/VERSION (got 's3://bucket/bundle').",
+        ),
+        ("models:/toy", "BUNDLE must be models:/NAME@ALIAS or models:/NAME/VERSION (got 'models:/toy')."),
+    ],
+)
+def test_a_bundle_of_another_address_is_one_sentence(here, capsys, bundle, says) -> None:
+    assert says in fails(capsys, bundle, "--documents", "documents.csv")
+    assert sorted(path.name for path in here.iterdir()) == ["audit", "bundle", "documents.csv"]

@@ -1,18 +1,24 @@
-"""Rows of a run: what marks one as a bound."""
+"""Rows of a run, and what it hands over."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
 from light_runs import described
 
-from selftrain.config import DataConfig
+from selftrain.bundle.classifier import Classifier
+from selftrain.bundle.documents import load_documents
+from selftrain.bundle.format import read_card
+from selftrain.bundle.reference import read_reference
+from selftrain.config import DataConfig, class_tree
 from selftrain.data.corpus import Documents
 from selftrain.errors import SelfTrainError
 from selftrain.evaluation.summary import summarise
 from selftrain.runs.labeled import write_labeled
 from selftrain.runs.plan import prepare
 from selftrain.runs.rows import chosen_classes, row
+from selftrain.runs.run import run
 from selftrain.training.fit import fit, probabilities
 
 
@@ -69,3 +75,48 @@ def test_every_round_is_scored_on_the_test_documents_where_that_is_asked_for(hom
     without = asked.model_copy(update={"data": asked.data.model_copy(update=unlabeled), "method": {"name": "genco", "rounds": 0}})
     with pytest.raises(SelfTrainError, match=r"evaluation\.every_round must be false where test documents have no labels"):
         prepare(without)
+
+
+def test_a_row_of_a_tree_has_the_scores_of_its_groups_and_labeled_documents_have_them_beside_their_class(tmp_path):
+    found, names, parents = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]), ("a", "b", "c"), (("x", "=y"), ("x", "=y"), ())
+    scored = row("genco", 0, DataConfig(), found, np.array([1, 2]), names, parents=parents)
+    assert [level["accuracy"] for level in scored["levels"]] == [0.5, 0.5] and scored["scores"]["accuracy"] == 0.0
+    assert "levels" not in row("genco", 0, DataConfig(), found, None, names, parents=parents)
+    assert "levels" not in row("genco", 0, DataConfig(), found, np.array([1, 2]), names)
+    write_labeled(tmp_path / "labeled.csv", Documents(("1", "2"), ("t", "u")), found, names, parents)
+    assert (tmp_path / "labeled.csv").read_text(encoding="utf-8").splitlines() == [
+        "id,text,label,confidence,parents",
+        "1,t,a,0.5000,x / =y",
+        "2,u,b,0.5000,x / =y",
+    ]
+
+
+@pytest.mark.slow
+def test_a_run_with_a_tree_says_in_its_files_how_good_it_is_on_groups(home):
+    document = described(home, "head", method={"name": "genco", "rounds": 0})
+    tree = [{"free time": ["sport"]}, {"work": ["business"]}]
+    document = document.model_copy(update={"data": document.data.model_copy(update={"classes": class_tree(tree), "supervision": "none"})})
+    made = run(document)
+    (scored,) = made.metrics["rows"]
+    assert made.metrics["asked"]["parents"] == [["free time"], ["work"]] and scored["levels"][0]["accuracy"] == scored["scores"]["accuracy"]
+    card = read_card(made.bundle)
+    assert card.parents == (("free time",), ("work",)) and card.metrics.group_accuracy == (scored["scores"]["accuracy"],)
+    assert "| Accuracy of groups |" in (made.bundle / "README.md").read_text(encoding="utf-8")
+    assert load_documents(card, None)[0].class_parents == card.parents
+
+
+def test_a_bundle_keeps_what_its_documents_look_like_to_it(home, tmp_path):
+    """20 documents are tested, too few: the reference is of those that were learned from, as the bundle sees them."""
+    words = {"sport": "the team and its coach won match", "business": "the bank and the market lost profit"}
+    texts = [(f"{text} {number}", label) for label, text in words.items() for number in range(125)]
+    (tmp_path / "documents.jsonl").write_text("\n".join(json.dumps({"text": text, "label": label}) for text, label in texts), encoding="utf-8")
+    method = {"name": "genco", "rounds": 0, "input_augmentation": False, "conditional_augmentation": False}
+    data = {"source": str(tmp_path / "documents.jsonl"), "label_column": "label", "classes": list(words), "test_documents": 20}
+    bundle = run(described(home, "head", method=method, data=data, evaluation={"map": "none", "reference": 210})).bundle
+    card = read_card(bundle)
+    facts = card.reference
+    assert (facts.documents, facts.kept, facts.held_out, sum(facts.confidence)) == (210, 210, False, 210) and sum(facts.shares) == pytest.approx(1)
+    kept = read_reference(bundle / "reference.safetensors", facts, card.labels)
+    probabilities, embeddings = Classifier.load(bundle).embed([text for text, _ in texts])
+    nearest = (embeddings.astype(np.float64) @ kept.embeddings.astype(np.float64).T).argmax(axis=0)
+    assert np.abs(kept.embeddings - embeddings[nearest]).max() < 2e-3 and np.abs(kept.probabilities - probabilities[nearest]).max() < 1e-3

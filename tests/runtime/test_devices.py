@@ -328,7 +328,11 @@ def cluster(nodes: int, cpus: float, gpus: float = 0.0) -> Hardware:
         (cluster(3, 4), {"ray": {"address": None}}, None, 1),  # this machine's cores are one training's
         (cluster(1, 2), {"ray": {"address": None}}, 3, 3),
         (cluster(3, 4), {}, 9, 4),  # more than there are to do
-        (cluster(3, 4), {"model": {"train": "head"}}, 3, 1),  # heads train in the driver
+        (cluster(3, 4), {"model": {"train": "head"}}, None, 4),  # heads train in actors
+        (cluster(3, 4), {"model": {"train": "head"}, "training": {"threads": 4}}, None, 2),
+        (cluster(3, 4), {"model": {"train": "head"}}, 3, 3),
+        (cluster(3, 4), {"model": {"train": "head"}, "ray": {"address": None}}, None, 1),
+        (cluster(2, 8, 2), {"model": {"train": "head"}, "training": {"gpu": True}}, None, 3),  # one of four cards writes
         (cluster(3, 4), {"method": {"name": "genco", "rounds": 0}}, None, 1),
         (cluster(2, 8, 2), {"augment": {"model": "gemma-3-270m", "gpus": 1}, "training": {"gpu": True}}, None, 3),  # one of four cards writes
         (cluster(2, 8, 2), {"augment": {"model": "gemma-3-270m", "gpus": 2}, "training": {"gpu": 0.5}}, None, 4),

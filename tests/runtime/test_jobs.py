@@ -141,9 +141,15 @@ LOG = "[10:00:00] data ...\n[10:00:01] run started folder=/s/runs/my runs/job-1 
         (["run", "/s/x.yaml", "--address=auto"], "killed before its folder was there\n", ["run", "/s/x.yaml", "--address=auto"]),
         (["run", "--resume=/s/a", "--address=auto"], LOG.replace("started", "resumed"), ["run", "--resume=/s/runs/my runs/job-1", "--address=auto"]),
         (["sweep", "/s/genco_tau.yaml", "--address=auto"], LOG, ["sweep", "/s/genco_tau.yaml", "--address=auto"]),
+        (
+            ["sweep", "--at-once=3", "/s/genco_tau.yaml", "--address=auto"],
+            "[10:00:00] sweep started trainings=6 there=0 at_once=3 folder=s3://b/runs/sweeps/x-1\n[10:00:01] trial done setting=a\n",
+            ["sweep", "--resume=s3://b/runs/sweeps/x-1", "--at-once=3", "--address=auto"],
+        ),
+        (["generate", "--out=/s/a"], LOG, ["generate", "--out=/s/a"]),
     ],
 )
-def test_a_run_is_resumed_in_its_folder_and_another_command_is_repeated(arguments, log, resumed):
+def test_a_run_or_a_sweep_is_resumed_in_its_folder_and_another_command_is_repeated(arguments, log, resumed):
     server = Server([details("FAILED", metadata=KNOWN | {"selftrain.arguments": json.dumps(arguments)})], logs=log)
     id_ = jobs_of(server).resume("run-1")
     (asked,) = server.submitted
@@ -159,6 +165,7 @@ def test_a_run_is_resumed_in_its_folder_and_another_command_is_repeated(argument
         (details("RUNNING"), "is a job that is running; follow it, or stop it first"),
         (details("SUCCEEDED"), "is a job that has succeeded; there is nothing to resume"),
         (details("FAILED", metadata=None), "is a job that selftrain did not submit"),
+        (details("FAILED", metadata=KNOWN | {"selftrain.storage": ""}), "is a job that had not begun, and what it took along is gone with it"),
     ],
 )
 def test_what_cannot_be_resumed_is_said(job, said):
@@ -180,6 +187,15 @@ def test_a_job_takes_along_its_files_alone_and_has_time_to_end(tmp_path, monkeyp
     assert server.uploaded == [Path(place).relative_to("/s")]
     assert int(asked["runtime_env"]["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) > 30
     assert set(asked["runtime_env"]) == {"env_vars", "working_dir"} and not Path(asked["runtime_env"]["working_dir"]).exists()
+
+
+def test_a_job_without_a_storage_is_resumed_by_its_address():
+    known = KNOWN | {"selftrain.storage": ""}
+    server = Server([details("FAILED", metadata=known)], logs=LOG.replace("/s/runs/my runs/job-1", "s3://b/runs/job-1"))
+    jobs_of(server).resume("run-1")
+    (asked,) = server.submitted
+    assert asked["entrypoint"] == "python -m selftrain.cli.entrypoint '' run --resume=s3://b/runs/job-1 --address=auto"
+    assert asked["metadata"]["selftrain.storage"] == ""
 
 
 def test_no_password_gets_into_a_job(tmp_path):

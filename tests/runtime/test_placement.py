@@ -46,6 +46,9 @@ class LLMEngine:
     def __init__(self):
         self.waiting = []
 
+    def get_tokenizer(self):
+        return SimpleNamespace(bos_token=None)
+
     def add_request(self, id, prompt, sampling):
         self.waiting.append(id)
 
@@ -67,7 +70,7 @@ def gpu_node(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stub")
     (folder / "vllm").mkdir()
     (folder / "vllm" / "__init__.py").write_text(ENGINE)
-    (folder / "vllm" / "sampling_params.py").write_text("class StructuredOutputsParams:\n    pass\n")
+    (folder / "vllm" / "sampling_params.py").write_text("class StructuredOutputsParams:\n    pass\n\nclass RequestOutputKind:\n    FINAL_ONLY = 2\n")
     with pytest.MonkeyPatch.context() as patch:
         for name in ray_start._ALONE:  # of a Ray that an earlier test has started
             patch.delenv(name, raising=False)

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from selftrain.runtime.signals import interruptible, own_handlers_kept
+from selftrain.runtime.signals import interrupted_when, interruptible, own_handlers_kept
 
 
 @pytest.fixture
@@ -47,11 +47,30 @@ def test_handlers_that_a_library_puts_in_place_stay_only_where_there_were_none(h
         assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
 
 
+def test_a_process_that_ignores_sigint_is_interrupted_by_itself_alone(handlers) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    lost = False
+    with pytest.raises(KeyboardInterrupt), interrupted_when(lambda: lost), interrupted_when(lambda: False):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        lost = True
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+    assert lost and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_where_sigint_interrupts_it_goes_on_doing_so(handlers) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt), interrupted_when(lambda: False):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+
+
 def test_a_thread_that_may_not_handle_signals_is_left_alone() -> None:
     seen = []
 
     def work() -> None:
-        with interruptible(), own_handlers_kept():
+        with interruptible(), own_handlers_kept(), interrupted_when(lambda: True):
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)

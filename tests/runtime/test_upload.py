@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -150,8 +151,51 @@ def test_a_document_gets_the_paths_of_the_nodes_everywhere(here, upload):
     assert upload.value("tracking.uri", "http://mlflow:5000") == upload.tracking_uri == "http://mlflow:5000"
     assert upload.value("tracking.uri", "sqlite:////nodes/mlflow.db") == "sqlite:////nodes/mlflow.db"
     assert upload.value("data.source", ["news.csv", "bbc_news"]) == [news, "bbc_news"]
-    with pytest.raises(ConfigError, match=r"output must be a folder below the storage, or an absolute path \(got 's3://bucket/runs'\)"):
-        upload.value("output", "s3://bucket/runs")
+    assert upload.value("output", "s3://bucket/runs/") == "s3://bucket/runs"
+    with pytest.raises(ConfigError, match=r"model\.cache must be a folder below the storage, or an absolute path \(got 's3://bucket/cache'\)"):
+        upload.value("model.cache", "s3://bucket/cache")
+    with pytest.raises(ConfigError, match=r"output must be a folder, or an address that begins with s3:// or gs:// \(got 'ftp://a/b'\)"):
+        upload.value("output", "ftp://a/b")
+
+
+def test_where_results_go_to_an_address_no_storage_is_needed_and_nothing_is_left_on_a_node(here):
+    assert storage_of(None, here=False, results="s3://bucket/runs") is None
+    assert storage_of("/mnt/shared", here=False, results="s3://bucket/runs") == STORAGE
+    with pytest.raises(ConfigError, match=r"storage must be set to a folder .*, or output to an address, e\.g\. s3://bucket/runs: runs and caches"):
+        storage_of(None, here=False, results="runs")
+    alone = Upload(None, here=False, results="s3://bucket/runs/")
+    document = alone.document(Experiment(output="s3://bucket/runs/").model_dump(mode="json"))
+    assert (document["output"], document["augment"]["cache"]) == ("s3://bucket/runs", "s3://bucket/runs/.selftrain/texts")
+    assert document["model"]["cache"] == ".selftrain/embeddings", "a cache of each node"
+    assert document["data"]["source"] == "bbc_news" and document["training"]["storage"] is None
+    assert (
+        alone.folder("/nodes/have/it", "training.storage") == "/nodes/have/it"
+        and alone.source("s3://bucket/a.parquet", "data.source") == "s3://bucket/a.parquet"
+    )
+    assert alone.value("tracking.uri", "http://mlflow:5000") == "http://mlflow:5000"
+    assert not os.path.isabs(alone.keep("x.yaml", b"name: x", "experiment")), "below the job's own working folder"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.source", "news.csv"),
+        ("data.source", "missing.csv"),
+        ("data.source", "reviews"),
+        ("model.encoder", "./encoder"),
+        ("model.encoder", "reviews"),
+        ("tracking.uri", "sqlite:///mlflow.db"),
+    ],
+)
+def test_without_a_storage_what_only_this_machine_has_is_refused(here, key, value):
+    (here / "news.csv").write_text("text\n")
+    (here / "reviews").mkdir()
+    (here / "reviews" / "dataset.json").write_text("{}")
+    said = (
+        rf"{key} '{value}' is a path of this machine, and without a storage a job has none of its files where it is resumed; pass a name, an address"
+    )
+    with pytest.raises(ConfigError, match=said):
+        Upload(None, here=False, results="s3://bucket/runs").value(key, value)
 
 
 def test_no_path_of_the_default_experiment_is_relative_on_the_nodes(here, upload):

@@ -143,6 +143,8 @@ RAY_SAYS = {
     "1 worker(s) were killed due to the node running low on memory. Refer to the documentation": "was killed for lack of memory (by Ray's memory monitor)",
     "The actor is dead because it was killed by `ray.kill`.": "was ended by Ray (ray.kill), which it does when a process no longer answers",
     "The actor is dead because its owner has died. Worker exit detail: Owner's node has crashed.": "was lost with its node",
+    "The actor 0263 is unavailable: The actor is temporarily unavailable: RpcError: RPC error: Socket closed rpc_code: 14. The task may or may not have been "
+    "executed on the actor.": "was killed, or crashed",
     "something else": "died (something else)",
 }
 

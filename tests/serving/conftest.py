@@ -1,11 +1,15 @@
-"""Bundles that are made once."""
+"""Bundles, an audit and a browser that are made once."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from audits import here, made
+from chromium import browser
 from endpoint import make_bundle
+
+__all__ = ["browser", "bundle", "here", "made", "other_bundle"]
 
 
 @pytest.fixture(scope="session")

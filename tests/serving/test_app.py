@@ -29,6 +29,7 @@ from selftrain import Client
 from selftrain.bundle.format import PROTOTYPES
 from selftrain.config import TrackingConfig
 from selftrain.errors import SelfTrainError
+from selftrain.runs.labelling.folder import Choice
 from selftrain.runtime.ports import require_free_port
 from selftrain.serving.arguments import Arguments
 from selftrain.serving.models import ModelSource
@@ -70,6 +71,8 @@ def test_arguments() -> None:
         ({"models": [{"modle": "a"}]}, "'model'"),
         ({"models": [{"bundle": "a"}], "modles": 1}, "'models'"),
         ({"models": [{"bundle": "a"}], "threads": 0}, "threads"),
+        ({"models": [{"bundle": "a"}], "seen": {"folder": "b", "dais": 1}}, "'days'"),
+        ({"models": [{"bundle": "a"}], "seen": {"folder": "b", "days": 0}}, r"args\.seen\.days"),
         ({"models": [{"bundle": "a"}], "augmentation": {"url": "a"}}, r"args\.augmentation\.url .* a key goes into a file"),
         ({"models": [{"bundle": "a"}], "augmentation": {"url": "http://a/v1", "modle": "b"}}, "'model'"),
     ):
@@ -106,6 +109,8 @@ def test_what_cannot_be_served_is_said_before_ray_starts(bundle: Path, tmp_path:
         run([source], port=free_port(), language_model=f"http://127.0.0.1:{free_port()}/v1")
     with pytest.raises(SelfTrainError, match="language_model_name needs a language_model"):
         run([source], language_model_name="writer")
+    with pytest.raises(SelfTrainError, match="holds no questions"):
+        run([source], port=free_port(), labelling=tmp_path)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -163,9 +168,12 @@ def writer():
 
 
 @pytest.fixture(scope="module")
-def server(bundle: Path, registry: Registry, writer):
-    """A server in a process of its own, whose Ray keeps its files in a folder of its own; it serves `mail` of a registry, and a bundle."""
+def server(bundle: Path, registry: Registry, writer, tmp_path_factory):
+    """A server in a process of its own, whose Ray keeps its files in a folder of its own; it serves `mail` of a registry, and a bundle, and asks a question."""
     port = free_port()
+    labelling = tmp_path_factory.mktemp("labelling")
+    (labelling / "questions.csv").write_text("id,text,label\nt1-x,the team won,\n", encoding="utf-8")
+    (labelling / "training.json").write_text(Choice(classes=("sport", "tech"), questions=("t1-x",)).model_dump_json(), encoding="utf-8")
     # Sockets lie below this folder, and their paths may have 107 characters: pytest's own folders are too deep.
     ray_folder = Path(tempfile.mkdtemp(prefix="st-"))
     environment = {
@@ -180,13 +188,13 @@ def server(bundle: Path, registry: Registry, writer):
     code = (
         "from selftrain_serve.app import run; from selftrain.serving.models import ModelSource; "
         f"run([ModelSource(model='mail'), ModelSource(bundle={str(bundle)!r})], tracking_uri={registry.uri!r}, port={port}, threads=1, poll_seconds=0.5, "
-        f"language_model={writer.url!r})"
+        f"language_model={writer.url!r}, labelling={str(labelling)!r})"
     )
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     children: list[psutil.Process] = []
     try:
         assert process.stdout is not None
-        lines = [process.stdout.readline(), process.stdout.readline()]
+        lines = [process.stdout.readline() for _ in range(3)]
         assert "Serving" in lines[0], (lines, process.stderr.read() if process.poll() is not None else "")
         children = list(started_by(process.pid))
         assert children
@@ -241,6 +249,17 @@ def test_served(server) -> None:
     assert [one.laddr for one in everything if not one.raddr and not loopback(one.laddr.ip)] == []
     listening = [one.laddr.ip for one in replica(server).net_connections("tcp") if one.status == psutil.CONN_LISTEN and one.laddr.port == server.port]
     assert listening == ["127.0.0.1"]
+
+
+@pytest.mark.ray
+def test_a_replica_asks_the_questions_of_a_folder(server) -> None:
+    assert server.lines[2] == f"Label documents at {server.url}/label\n"
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        asked = client.post("/label/next", json={"browser": "browser-one"}).json()
+        assert asked["question"] == {"id": "t1-x", "text": "the team won"} and asked["purpose"] == "training"
+        told = client.post("/label/answer", json={"browser": "browser-one", "question": "t1-x", "answer": "sport"}).json()
+        assert told["question"] is None and told["done"] == 1
+        assert client.get("/label/answers.csv").text == "id,text,label\r\nt1-x,the team won,sport\r\n"
 
 
 @pytest.mark.ray

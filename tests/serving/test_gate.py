@@ -169,8 +169,8 @@ def test_the_token_is_wanted_whole_and_as_a_bearer_token(given, status) -> None:
 
 def test_open_paths_and_a_gate_without_a_token_want_none() -> None:
     made, _, _ = gate(token=TOKEN)
-    assert {"/", "/docs", "/openapi.json", "/healthz", "/readyz"} == OPEN_PATHS
-    assert [ask(made, parts(b""), path=path).status for path in sorted(OPEN_PATHS)] == [200] * 5
+    assert {"/", "/label", "/docs", "/openapi.json", "/healthz", "/readyz"} == OPEN_PATHS
+    assert [ask(made, parts(b""), path=path).status for path in sorted(OPEN_PATHS)] == [200] * 6
     assert [ask(made, parts(b""), path=path).status for path in ("/metrics", "/predict", "/docs/", "//")] == [401] * 4
     assert ask(gate()[0], parts(b"")).status == 200
 

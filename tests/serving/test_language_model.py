@@ -15,8 +15,9 @@ import pytest
 from completions import USED, WRITTEN, choices, completions, write
 from endpoint import LABELS, endpoint, free_port, make_bundle
 
-from selftrain.bundle.classifier import Classifier, open_backbone
+from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import BundleCard, read_prototypes
+from selftrain.bundle.pytorch import open_backbone
 from selftrain.bundle.tokens import Continued
 from selftrain.config import AugmentConfig
 from selftrain.errors import SelfTrainError

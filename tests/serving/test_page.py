@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from chromium import element, until
 from completions import completions
-from debian import install
 from endpoint import endpoint, make_bundle
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select, WebDriverWait
+from selenium.webdriver.support.ui import Select
 
 from selftrain.bundle.classifier import Classifier
 from selftrain.serving.language_model import Augmentation
@@ -24,34 +22,6 @@ from selftrain.serving.models import ModelSource
 
 TOKEN = "0123456789abcdef-token"
 DARK = "return getComputedStyle(document.body).backgroundColor"
-
-
-def programs() -> tuple[str, str] | None:
-    """Paths of Chromium and of its driver; None where either is missing."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    return (browser, driver) if browser and driver else None
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    found = programs()
-    if found is None:
-        install("chromium", "chromium-driver")
-        found = programs()
-    if found is None:
-        pytest.skip("no Chromium: install it with `apt-get install chromium chromium-driver`")
-    options = webdriver.ChromeOptions()
-    options.binary_location = found[0]
-    # Without a sandbox of its own where we are root: Chromium refuses to start otherwise. It sees our own page alone.
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1000,900"):
-        options.add_argument(argument)
-    downloads = tmp_path_factory.mktemp("downloads")
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    with webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=found[1])) as driver:
-        driver.downloads = downloads
-        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +36,6 @@ def page(browser, served):
     until(browser, lambda: "Live: news" in element(browser, "live").text)
     yield browser
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
-
-
-def element(browser, name: str):
-    return browser.find_element(By.ID, name)
-
-
-def until(browser, condition) -> None:
-    WebDriverWait(browser, 30, poll_frequency=0.05).until(lambda _: condition())
 
 
 def bars(box) -> list[tuple[str, float, float]]:
@@ -396,3 +358,22 @@ def test_a_token_is_asked_for_and_kept_in_memory_only(browser, bundle) -> None:
         browser.refresh()
         until(browser, lambda: element(browser, "token").is_displayed())
         browser.get_log("browser")  # the refusals are there, as they should be
+
+
+def test_groups_stand_below_the_label_and_in_the_labeled_file(page, tmp_path) -> None:
+    parents = [["free time"], ["work"], ["work"]]
+    tree = make_bundle(tmp_path / "tree", parents=parents)
+    (row,) = Classifier.load(tree, device="cpu").predict_proba(["a phone"])
+    group = dict(zip(("sport", "tech", "politics"), (above for (above,) in parents), strict=True))[("sport", "tech", "politics")[row.argmax()]]
+    share = row[0] if group == "free time" else row[1] + row[2]
+    with endpoint(ModelSource(bundle=str(tree))) as local:
+        page.get(local.url)
+        until(page, lambda: "Live: news" in element(page, "live").text)
+        element(page, "texts").send_keys("a phone", Keys.CONTROL + Keys.ENTER)
+        until(page, lambda: element(page, "said").text.startswith("1 text by news"))
+        assert page.find_element(By.CSS_SELECTOR, "article .soft.small").text == f"in {group} {100 * share:.1f} %"
+        lines = page.execute_script(
+            "return labeled([['text'], ['a'], ['b']], [[{label: 'tech', probability: .5, parents: {work: .75, office: .5}}, {error: 'empty'}]], ['m'])"
+        )
+        assert lines == [["text", "label", "probability", "error", "parents"], ["a", "tech", "0.5", "", "work / office"], ["b", "", "", "empty", ""]]
+        page.get("about:blank")  # before the server goes

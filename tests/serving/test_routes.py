@@ -272,7 +272,8 @@ def test_a_token_is_wanted_everywhere_but_on_the_open_routes(bundle, caplog) -> 
         endpoint(ModelSource(bundle=str(bundle)), token=TOKEN.encode()) as local,
         httpx.Client(base_url=local.url, timeout=60, headers=JSON) as client,
     ):
-        assert {path: client.get(path).status_code for path in OPEN_PATHS} == dict.fromkeys(OPEN_PATHS, 200)
+        # nobody is asked to label here
+        assert {path: client.get(path).status_code for path in OPEN_PATHS} == dict.fromkeys(OPEN_PATHS, 200) | {"/label": 404}
         for path in ("/v1/models", "/metrics", "/nowhere"):
             assert client.get(path).status_code == 401
         for given in ("", TOKEN, f"Basic {TOKEN}", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}x", "Bearer"):
@@ -327,3 +328,56 @@ def test_no_request_of_the_openapi_document_or_beyond_it_gets_a_500(served) -> N
             fuzz(operation, schemathesis.GenerationMode.NEGATIVE)
     assert statuses["/v1/classify"] >= {200, 404, 422} and statuses["/predict"] >= {200, 422}
     assert statuses["/healthz"] == {200}
+
+
+PROMISE = {
+    "risk": 0.05, "level": 0.95, "threshold": 0.5, "answered": 0.4, "documents": 4000, "answers": 80, "wrong": 0, "backend": "torch", "made": VERSION
+}  # fmt: skip
+SETS = {
+    "risk": 0.1, "level": 0.95, "size": 1.5, "classes": 3, "documents": 4000, "answers": 100, "missed": 4, "backend": "torch", "made": VERSION
+}  # fmt: skip
+
+
+def test_a_request_may_abstain_where_the_model_states_a_promise(client, tmp_path) -> None:
+    texts = ["the team won the match", "a phone", "the minister lost the vote", "music and film", "x"]
+    found = client.post("/v1/classify", json={"texts": texts}).json()["results"]
+    threshold = sorted(one["probability"] for one in found)[2]
+    second = sorted(sorted(one["probabilities"].values())[1] for one in found)[2] - 1e-6
+    folder = make_bundle(tmp_path / "promised", promise=PROMISE | {"threshold": threshold - 1e-6}, sets=SETS | {"threshold": second})
+    other = make_bundle(tmp_path / "in8bits", promise=PROMISE | {"backend": "onnx-int8"}, name="other")
+    below = [one["probability"] < threshold - 1e-6 for one in found]
+    assert sum(below) == 2
+    with (
+        endpoint(ModelSource(bundle=str(folder)), ModelSource(bundle=str(other))) as local,
+        httpx.Client(base_url=local.url, timeout=60, headers=JSON) as promised,
+    ):
+        stated, unkept = promised.get("/v1/models").json()["models"]
+        assert (
+            stated["promise"]["risk"] == 0.05 and stated["promise"]["threshold"] == pytest.approx(threshold, abs=1e-5) and unkept["promise"] is None
+        )
+        assert stated["promise"]["sentence"].startswith("at most 5 % of the answers are wrong (with 95 % confidence), where texts")
+        *answer, empty = promised.post("/v1/classify", json={"texts": [*texts, ""], "abstain": True}).json()["results"]
+        assert [one["abstain"] for one in answer] == below and empty == {"error": "the text is empty"}
+        assert [one["label"] for one in answer] == [None if gone else one["label"] for one, gone in zip(found, below, strict=True)]
+        assert not any(one["abstain"] for one in promised.post("/v1/classify", json={"texts": texts}).json()["results"])
+        assert stated["sets"]["sentence"].startswith("the sets of at least 90 % of the texts hold the true class") and unkept["sets"] is None
+        *answer, empty = promised.post("/v1/classify", json={"texts": [*texts, ""], "sets": True, "top_k": 1}).json()["results"]
+        wanted = [[name for place, (name, of) in enumerate(one["probabilities"].items()) if not place or of >= second] for one in found]
+        assert [one["set"] for one in answer] == wanted and {len(one) for one in wanted} >= {1, 2} and empty == {"error": "the text is empty"}
+        for body, said in (
+            ({"sets": True, "model": "other"}, "sets need a promise of their own, and this bundle states none"),
+            ({"abstain": True, "threshold": 0.5}, 'pass either "abstain" or a "threshold" of your own'),
+            ({"abstain": True, "augment": True}, 'pass either "abstain" or "augment": a promise is about texts that are read alone'),
+            ({"abstain": True, "model": "other"}, "the bundle's promise was made with onnx-int8, whose probabilities differ"),
+        ):
+            refused = promised.post("/v1/classify", json={"texts": texts, **body})
+            assert refused.status_code == 422 and said in refused.json()["error"]
+
+
+def test_a_bundle_without_a_promise_refuses_to_abstain(client) -> None:
+    assert [one["promise"] for one in client.get("/v1/models").json()["models"]] == [None] * 3
+    refused = client.post("/v1/classify", json={"text": "a phone", "abstain": True})
+    assert refused.status_code == 422
+    assert refused.json() == {
+        "error": f"model news@{VERSION}: abstain needs a promise, and this bundle states none; audit the bundle with a promise first."
+    }

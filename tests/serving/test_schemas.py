@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from selftrain.bundle.format import BundleCard
+from selftrain.bundle.promise import PredictionSets
 from selftrain.serving.schemas import (
     FAILED,
     MAX_CHARACTERS,
@@ -75,11 +77,27 @@ def test_a_result_lists_the_most_probable_classes_first() -> None:
     assert list(result(item, answer, ["a", "b", "c"])["probabilities"]) == ["c", "a", "b"]
 
 
+def test_a_result_of_a_tree_has_the_groups_of_its_most_probable_class() -> None:
+    card = BundleCard(name="news", labels=("a", "b", "c"), parents=(("x",), ("x",), ("y",)), method="genco")
+    found = result(CheckedText("a", None), TextProbabilities([0.25, 0.625, 0.125]), card.labels, threshold=0.75, tree=card)
+    assert found["label"] is None and found["parents"] == {"x": 0.875}  # also where the class is not sure enough
+    assert "parents" not in result(CheckedText("a", None), TextProbabilities([0.25, 0.75]), ["a", "b"])
+
+
 def test_a_result_abstains_below_the_threshold() -> None:
     item, answer = CheckedText("a", None), TextProbabilities([0.25, 0.75], True)
     assert result(item, answer, ["a", "b"], threshold=0.75)["label"] == "b"
     unsure = result(item, answer, ["a", "b"], threshold=0.8)
     assert unsure["label"] is None and unsure["abstain"] and unsure["probability"] == 0.75 and unsure["truncated"]
+
+
+def test_a_result_lists_the_classes_of_the_set_whatever_else_is_asked_for() -> None:
+    sets = PredictionSets(risk=0.1, level=0.95, threshold=0.2, size=1.5, classes=3, documents=40, answers=40, missed=0, backend="torch", made="now")
+    item, answer = CheckedText("a", None), TextProbabilities([0.25, 0.1, 0.65])
+    found = result(item, answer, ["a", "b", "c"], top_k=1, threshold=0.7, sets=sets)
+    assert found["set"] == ["c", "a"] and found["label"] is None and list(found["probabilities"]) == ["c"]
+    assert "set" not in result(item, answer, ["a", "b", "c"])
+    assert result(CheckedText("", "no"), None, ["a"], sets=sets) == {"error": "no"}
 
 
 def test_a_text_without_an_answer_has_an_error_and_its_id() -> None:

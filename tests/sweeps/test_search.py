@@ -5,6 +5,10 @@ from __future__ import annotations
 import pytest
 
 from selftrain.errors import ConfigError, MissingExtraError
+from selftrain.methods.base import Options
+from selftrain.methods.candidate_labels.seal_partial import SEALPartialOptions
+from selftrain.methods.few_labels.vat import VATOptions
+from selftrain.methods.noisy_labels.co_teaching import CoTeachingOptions
 from selftrain.sweeps.plan import prepare_sweep
 from selftrain.sweeps.search import draw, ranking
 from selftrain.sweeps.space import parse_space
@@ -49,6 +53,31 @@ def test_random_settings_follow_the_seed_and_stay_in_their_ranges(searched):
 def test_what_a_search_may_not(searched, changes, sentence):
     with pytest.raises(ConfigError, match=sentence):
         prepare_sweep(parse_space({**searched, **changes}))
+
+
+def test_asha_judges_no_training_before_its_unlabeled_losses_are_on(searched):
+    """With a ramp over half of 5 rounds, their weight is there in the course of the third."""
+    assert prepare_sweep(parse_space(searched)).asha_after is None
+    searched["search"]["asha"] = True
+    searched["base"]["method"]["rounds"] = 5
+    searched["axes"]["method.ramp"] = [0.5]
+    assert prepare_sweep(parse_space(searched)).asha_after == 3
+    searched["axes"]["method.ramp"] = [0.5, 0.0, 0.7]  # the latest of all settings
+    assert prepare_sweep(parse_space(searched)).asha_after == 4
+    searched["axes"]["method.ramp"] = [0.0]
+    assert prepare_sweep(parse_space(searched)).asha_after == 1
+    searched["axes"]["method.ramp"] = [1.0]
+    with pytest.raises(ConfigError, match=r"trains 5 rounds and its losses have their full weight after 5; set search\.asha: false"):
+        prepare_sweep(parse_space(searched))
+
+
+def test_when_losses_have_their_full_weight():
+    assert VATOptions(rounds=10, ramp=0.25).settled_rounds == 3
+    assert VATOptions(rounds=10, ramp=0.0).settled_rounds == 1
+    assert CoTeachingOptions(ramp_epochs=4).settled_rounds == 4
+    assert SEALPartialOptions(rounds=20, ramp=0.25, start=0.5).settled_rounds == 5
+    assert SEALPartialOptions(rounds=20, ramp=0.25, start=0.5, form="released").settled_rounds == 10
+    assert Options().settled_rounds == 1
 
 
 def test_a_search_never_chooses_on_test_documents(searched):

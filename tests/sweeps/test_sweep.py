@@ -1,21 +1,14 @@
-"""A whole sweep with the real Ray Tune: table, report and MLflow; the same again; and one that is killed on its way."""
+"""A whole sweep with the real Ray Tune: table, report and MLflow; the same again; and what an interrupted one has left to do."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from contextlib import nullcontext
 from pathlib import Path
 
-import psutil
 import pytest
-import yaml
-from commands import selftrain
-from processes import end_all, started_by
 
 from selftrain.config import Experiment
 from selftrain.data.texts import no_texts
@@ -26,12 +19,11 @@ from selftrain.sweeps.sweep import run_sweep
 from selftrain.sweeps.trial import SharedInputs, train_cell
 
 pytestmark = pytest.mark.ray
-SELFTRAIN = [sys.executable, "-c", "import sys; from selftrain.cli import main; sys.exit(main())"]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_ray():
-    """All sweeps of this process share it; the one that is killed starts its own."""
+    """All sweeps of this process share it."""
     with workers(Experiment(), trial_needs(3, 0.0, None)):
         yield
 
@@ -48,7 +40,7 @@ def lines(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
 
 
-def test_a_sweep_ends_with_a_table_and_a_second_one_has_nothing_to_do(document, tmp_path, capfd, monkeypatch):
+def test_a_sweep_ends_with_a_table_a_second_one_has_nothing_to_do_and_one_that_was_cut_short_what_is_missing(document, tmp_path, capfd, monkeypatch):
     document["paper"] = {"source": "a paper", "figures": {0.1: {document["base"]["data"]["source"]: "88.0 ± 0.1"}}}
     space = parse_space(document)
     prepared = prepare_sweep(space)
@@ -92,6 +84,19 @@ def test_a_sweep_ends_with_a_table_and_a_second_one_has_nothing_to_do(document, 
     assert len(lines(result.folder)) == 4
     assert again.mlflow_run_id == result.mlflow_run_id and len(children(document["base"]["tracking"]["uri"], result.mlflow_run_id)) == 4
 
+    # As a kill leaves it; the kill itself: test_address.py.
+    monkeypatch.undo()
+    kept = (result.folder / "results.jsonl").read_text().splitlines()[:2]
+    (result.folder / "results.jsonl").write_text("\n".join([*kept, '{"cell": "cut sho']))
+    for name in ("table.md", "table.csv", "report.html"):
+        (result.folder / name).unlink()
+    done = run_sweep(space, folder=result.folder, at_once=2)
+    after = (done.folder / "results.jsonl").read_text().splitlines()
+    assert done.trained == 2 and done.table is not None and done.table.complete and done.text == result.text
+    assert after[:2] == kept and len({json.loads(line)["cell"] for line in after if line != '{"cell": "cut sho'}) == 4
+    events = [json.loads(line) for line in (done.folder / "events.jsonl").read_text().splitlines()]
+    assert sum(event["event"] == "trial done" for event in events) == 6
+
 
 def test_a_trial_whose_process_is_killed_goes_on_after_its_last_round_to_the_same_result(document, tmp_path):
     """SIGKILL, as a preempted node or the kernel gives it: Tune starts another process, which finds the last round."""
@@ -132,40 +137,6 @@ def test_a_trial_whose_process_is_killed_goes_on_after_its_last_round_to_the_sam
     assert {name: value for name, value in result.items() if name not in times} == {
         name: value for name, value in json.loads(json.dumps(undisturbed)).items() if name not in times
     }
-
-
-def test_a_killed_sweep_goes_on_where_it_was(document, tmp_path):
-    document["base"]["method"] |= {"rounds": 10, "steps_per_round": 30}
-    document["axes"] = {"method.learning_rate": [0.0001, 0.001, 0.01, 0.1]}
-    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(document))
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen([*SELFTRAIN, "sweep", "toy.yaml", "--at-once", "1"], cwd=tmp_path, env=dict(os.environ), stdout=log, stderr=log)
-    family: dict[int, psutil.Process] = {}
-    deadline = time.monotonic() + 300
-    results: list[Path] = []
-    while not results or not lines(results[0].parent):
-        assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
-        family.update({child.pid: child for child in started_by(process.pid)})
-        results = list((tmp_path / "runs" / "sweeps").glob("*/results.jsonl"))
-        time.sleep(0.2)
-    process.kill()
-    process.wait()
-    end_all(family.values())  # each by its id: what Ray left of this driver
-    folder = results[0].parent
-    before = lines(folder)
-    assert 0 < len(before) < 8
-    with (folder / "results.jsonl").open("a") as file:
-        file.write('{"cell": "cut sho')  # a line that a kill has cut
-
-    done = selftrain(tmp_path, "sweep", "--resume", str(folder), "--at-once", "1", environment={})
-    assert done.returncode == 0, done.stderr
-    assert f"trainings={8 - len(before)} there={len(before)}" in done.stderr
-    after = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines() if line != '{"cell": "cut sho']
-    assert after[: len(before)] == before and len({line["cell"] for line in after}) == len(after) == 8
-    again = selftrain(tmp_path, "sweep", "toy.yaml", environment={})
-    assert again.returncode == 0 and "all 8 results are there" in again.stderr and "A toy sweep" in again.stdout
-    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    assert sum(event["event"] == "trial done" for event in events) in (8, 7)  # the event of the last result may have been cut off by the kill
 
 
 def test_a_cell_that_cannot_be_trained_is_in_the_table_with_its_reason(document, tmp_path, monkeypatch):

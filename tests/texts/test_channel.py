@@ -35,7 +35,7 @@ class EngineArgs:
         self.model = Path(model)
 
 class SamplingParams:
-    def __init__(self, temperature, max_tokens, min_tokens=0, structured_outputs=None):
+    def __init__(self, temperature, max_tokens, min_tokens=0, structured_outputs=None, output_kind=None):
         self.choices = structured_outputs.choice if structured_outputs else []
 
 class LLMEngine:
@@ -44,6 +44,9 @@ class LLMEngine:
         engine = cls()
         engine.model, engine.waiting = args.model, []
         return engine
+
+    def get_tokenizer(self):
+        return SimpleNamespace(bos_token=None)
 
     def add_request(self, id, prompt, sampling):
         if "refused" in prompt:
@@ -62,7 +65,9 @@ class LLMEngine:
             text = sampling.choices[-1] if sampling.choices else f"It went on after {prompt.split()[-1]}."
             yield SimpleNamespace(request_id=id, finished=True, prompt_token_ids=[1, 2], outputs=[SimpleNamespace(text=text, token_ids=[1, 2, 3])])
 """
-PARAMS = "class StructuredOutputsParams:\n    def __init__(self, choice):\n        self.choice = choice\n"
+PARAMS = (
+    "class StructuredOutputsParams:\n    def __init__(self, choice):\n        self.choice = choice\n\nclass RequestOutputKind:\n    FINAL_ONLY = 2\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +83,12 @@ def model(tmp_path_factory) -> Path:
             yield tiny_language_model(folder / "model")
 
 
-def test_texts_are_generated_once_and_a_dead_engine_is_replaced(model, corpus, tmp_path, capfd):
+def test_texts_are_generated_once_a_dead_engine_is_replaced_and_what_the_cache_holds_starts_none(model, corpus, tmp_path, capfd):
     config = AugmentConfig(cache=str(tmp_path / "cache"))
     ids = corpus.unlabeled.ids
     requests = [TextRequest(ids[0], "input"), TextRequest(ids[1], "conditional", 1), TextRequest(ids[2], "classify")]
     notices = []
-    with open_texts(config, corpus, model, notify=notices.append) as texts:
+    with open_texts(config, corpus, model, model_fingerprint="known", notify=notices.append) as texts:
         found = texts(requests)
         assert found == {requests[0]: "It went on after 0.", requests[1]: "It went on after like,.", requests[2]: "money"}
         deadly, refused = (Prompt(f"a {word} prompt", "here", "label text", "", 0, Sampling(0.8, 3)) for word in ("deadly", "refused"))
@@ -96,6 +101,9 @@ def test_texts_are_generated_once_and_a_dead_engine_is_replaced(model, corpus, t
         assert progress.done_so_far == 5 and len(progress.notices) == 1 and "another one is starting" in progress.notices[0]
     assert "language model" in capfd.readouterr().err and texts.progress() is None
     assert len(TextCache(tmp_path / "cache")) == 4
+    with open_texts(config, corpus, tmp_path / "no model", model_fingerprint="known", progress=False) as texts:
+        assert texts(requests[:1]) == {requests[0]: "It went on after 0."} and texts([]) == {}
+        assert texts.summary().counts.cached == 1
 
 
 def test_several_engines_share_the_prompts(model, corpus, tmp_path):
@@ -125,16 +133,6 @@ def test_teachers_are_engines_of_their_own_behind_one_service(model, corpus, tmp
         assert texts.votes({"a": "the match", "b": "the bank"}) == {"one": {"a": "money", "b": "money"}, "two": {"a": "money", "b": "money"}}
         counts, _, _ = texts.summary()
         assert {name: own.generated for name, own in counts.teachers.items()} == {"one": 12, "two": 12}
-
-
-def test_what_the_cache_holds_starts_no_engine(model, corpus, tmp_path):
-    config = AugmentConfig(cache=str(tmp_path / "cache"))
-    request = TextRequest(corpus.unlabeled.ids[0], "input")
-    with open_texts(config, corpus, model, model_fingerprint="known", progress=False) as texts:
-        texts([request])
-    with open_texts(config, corpus, tmp_path / "no model", model_fingerprint="known", progress=False) as texts:
-        assert texts([request]) == {request: "It went on after 0."} and texts([]) == {}
-        assert texts.summary().counts.cached == 1
 
 
 def test_a_service_that_is_killed_comes_back_with_documents_that_ray_does_not_send_along(model, corpus, tmp_path, capfd):

@@ -245,7 +245,13 @@ def test_a_run_with_a_server_imports_no_ray(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip().splitlines()[-1] == "False"
     (file,) = Path(tmp_path).glob("runs/*/metrics.json")
-    texts = json.loads(file.read_text())["texts"]
+    metrics = json.loads(file.read_text())
+    texts, cost = metrics["texts"], metrics["cost"]
+    assert [cost["real"][key] for key in ("texts", "prompt_tokens", "generated_tokens")] == [
+        texts[key] for key in ("generated", "prompt_tokens", "generated_tokens")
+    ]
+    assert cost["predicted"]["texts"] == pytest.approx(cost["real"]["texts"], rel=0.2)
+    assert cost["real"]["gpu_hours"] == 0 and cost["real"]["money"] is None and "no price file" in cost["real"]["why"]
     assert texts["generated"] >= 40 and texts["generated"] == sum(body is not None for *_, body in server.asked)
 
 

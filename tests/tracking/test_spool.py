@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from light_runs import described
@@ -92,7 +93,7 @@ def test_what_is_told_while_the_server_is_away_arrives_afterwards_complete_and_i
     said = []
     tracker = Tracker(TrackingConfig(uri=server.uri, experiment="away"), tmp_path, "run")
     parent = tracker.start("run-1", {})
-    spool = Spool(tracker, tmp_path / SPOOL, lambda event, **facts: said.append(event))
+    spool = Spool(tracker, tmp_path, lambda event, **facts: said.append(event))
     spool.child("before", key="before", params={"seed": 0}, rounds=rounds(3), metrics={"accuracy": 0.5})
     until(lambda: waiting(tmp_path / SPOOL) == 0, "the first child was not sent")
     server.kill()
@@ -126,7 +127,7 @@ def test_what_a_run_could_not_send_is_sent_by_the_next_start_and_once(server, tm
     tracker = Tracker(TrackingConfig(uri=server.uri, experiment="never"), tmp_path, "run")
     tracker.start("run-2", {})
     server.kill()
-    spool = Spool(tracker, tmp_path / SPOOL, lambda event, **facts: None)
+    spool = Spool(tracker, tmp_path, lambda event, **facts: None)
     spool.child("one", key="one", params={"seed": 0}, rounds=rounds(3), metrics={"accuracy": 0.5})
     reason = spool.close(2.0)
     assert reason is not None and "does not answer" in reason and waiting(tmp_path / SPOOL) == 1
@@ -134,7 +135,7 @@ def test_what_a_run_could_not_send_is_sent_by_the_next_start_and_once(server, tm
     for _ in range(2):  # the second start finds it sent, although its note was lost
         tracker = Tracker(TrackingConfig(uri=server.uri, experiment="never"), tmp_path, "run")
         tracker.start("run-2", {})
-        assert Spool(tracker, tmp_path / SPOOL, lambda event, **facts: None).close(300) is None
+        assert Spool(tracker, tmp_path, lambda event, **facts: None).close(300) is None
         lines = (tmp_path / SPOOL).read_text(encoding="utf-8").splitlines()
         (tmp_path / SPOOL).write_text("\n".join(line for line in lines if "sent" not in line) + "\n", encoding="utf-8")
     runs = client(server).search_runs([client(server).get_experiment_by_name("never").experiment_id], filter_string="attributes.run_name = 'one'")
@@ -148,7 +149,7 @@ def test_what_mlflow_refuses_is_said_and_holds_up_nothing(server, tmp_path):
     said = []
     tracker = Tracker(TrackingConfig(uri=server.uri, experiment="refused"), tmp_path, "run")
     run_id = tracker.start("run-3", {"name": "first"})
-    spool = Spool(tracker, tmp_path / SPOOL, lambda event, **facts: said.append(event))
+    spool = Spool(tracker, tmp_path, lambda event, **facts: said.append(event))
     spool.child("one", key="one", params={"seed": 0})
     until(lambda: waiting(tmp_path / SPOOL) == 0, "the child was not sent")
     spool.child("one", key="one", params={"seed": 1})  # MLflow never changes a parameter
@@ -187,3 +188,26 @@ def test_a_run_whose_server_dies_is_complete_on_disk_says_so_and_sends_the_rest_
     assert all(run.info.status == "FINISHED" for run in names.values())
     assert names["tiny"].data.metrics["accuracy"] == again.metrics["summary"][0]["accuracy"]["mean"]
     assert any(file.path == "metrics.json" for file in client(server).list_artifacts(names["tiny"].info.run_id))
+
+
+def test_a_file_that_an_earlier_start_could_not_send_is_found_where_the_folder_lies_now(tmp_path, monkeypatch):
+    """A run at an address is continued in another folder, maybe on another machine."""
+    away, sent = [True], []
+
+    def check(uri):
+        if away:
+            raise ConnectionError("away")
+
+    monkeypatch.setattr(spooling, "check_tracking", check)
+    run = SimpleNamespace(log_artifact=lambda path, folder: sent.append((path, path.read_text(), folder)))
+    tracker = SimpleNamespace(uri="http://mlflow", run=run)
+    first, second = tmp_path / "first", tmp_path / "second"
+    (first / "pictures").mkdir(parents=True)
+    (first / "report.html").write_text("a report")
+    spool = Spool(tracker, first, lambda event, **facts: None)
+    spool.artifact(first / "report.html", "there")
+    assert spool.close(0.2) is not None and sent == []
+    first.rename(second)
+    away.clear()
+    assert Spool(tracker, second, lambda event, **facts: None).close(30) is None
+    assert sent == [(second / "report.html", "a report", "there")]

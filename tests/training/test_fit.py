@@ -102,16 +102,17 @@ def test_a_whole_encoder_with_a_workgroup_trains_in_ray_and_a_head_never(recipe,
     plain = fit(recipe(), corpus, seed=5)
     asked = []
 
-    def in_workers(recipe, corpus, texts, *, seed, workgroup, validation, tested):
-        asked.append((recipe.name, seed, workgroup, validation))
+    def in_workers(recipe, corpus, texts, *, seed, workgroup, validation, tested, names_read):
+        asked.append((recipe.name, seed, workgroup, validation, names_read))
         return plain.state() | {"rounds": [{"round": 1.0}], "seconds": 7.0}
 
     monkeypatch.setattr(workers_of_ray, "train_in_workers", in_workers)
     workgroup = Workgroup("a", "b")
-    fitted = fit(recipe(), corpus, seed=5, workgroup=workgroup)
+    read = print
+    fitted = fit(recipe(), corpus, seed=5, workgroup=workgroup, names_read=read)
     assert same(fitted, plain) and (fitted.rounds, fitted.seconds) == ([{"round": 1.0}], 7.0)
     fit(recipe(train="head"), corpus, seed=5, workgroup=workgroup)
-    assert asked == [("cross_entropy", 5, workgroup, None)]
+    assert asked == [("cross_entropy", 5, workgroup, None, read)]
 
 
 def test_probabilities_are_read_with_continuations_where_texts_are_given(recipe, corpus):

@@ -67,7 +67,7 @@ def worker(monkeypatch, one_thread):
     monkeypatch.setattr(recipe, "open_encoder", opened)
     monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
 
-    def run(session, *, seed=0, texts=no_texts, validation=None, experiment=EXPERIMENT):
+    def run(session, *, seed=0, texts=no_texts, validation=None, experiment=EXPERIMENT, names=None):
         monkeypatch.setattr(ray.train, "get_context", session.context)
         monkeypatch.setattr(ray.train, "report", session.report)
         monkeypatch.setattr(ray.train, "get_checkpoint", lambda: session.checkpoint)
@@ -79,6 +79,7 @@ def worker(monkeypatch, one_thread):
             "validation": validation,
             "tested": None,
             "steps": None,
+            "names": names,
         }
         monkeypatch.setattr(ray, "get", {"reference": work}.get)
         workers_of_ray._worker({"work": "reference"})

@@ -33,6 +33,8 @@ GENCO = {"rounds": 2, "steps_per_round": 1, "per_class": 3}
 OPTIONS = {
     "genco": GENCO,
     "pesco": GENCO,
+    # One round: in a second one documents that are nearly alike change places by rounding, and with them what a batch draws.
+    "combined": {"rounds": 1, "steps_per_round": 2, "per_class": 3, "ns3l_threshold": 0.4, "outer_iterations": 2, "inner_learning_rate": 0.05},
     "supervised": {"epochs": 2, "batch_size": 13},
     "sungen": NOISY | {"outer_iterations": 2, "inner_learning_rate": 0.05},
     "zerogen": NOISY,
@@ -70,9 +72,12 @@ OPTIONS = {
 MORE = [  # forms of a method that take another way through its code
     ("genco", GENCO | {"input_augmentation": False, "conditional_augmentation": False}),
     ("genco", GENCO | {"label_prompt": "released"}),
+    ("genco", GENCO | {"text_check": 1.0}),  # texts are refused after a look at them
     ("tf_kd", FEW | {"variant": "reg"}),
     ("seal", FEW | {"form": "released", "objective_steps": 2}),
     ("seal_partial", FEW | {"form": "released", "start": 0.0}),
+    ("valen", FEW | {"warm_up": 0.0}),  # the second network from the first step on
+    ("idgp", FEW | {"warm_up": 0.0}),
     ("sungen", NOISY | {"outer_iterations": 2, "budget": 9}),
     ("ssc", FEW | {"threshold": 0.5, "batch_size": 1}),  # more workers than labeled documents in a batch
     ("fixmatch", FEW | {"threshold": 0.5, "simclr_weight": 0.2}),

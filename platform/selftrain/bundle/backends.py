@@ -1,11 +1,11 @@
-"""The backends that compute a bundle's probabilities: PyTorch, or ONNX Runtime or OpenVINO with the graph that `selftrain export` adds to the bundle.
+"""The backends that compute a bundle's probabilities: PyTorch (pytorch.py), or ONNX Runtime or OpenVINO with the graph that `selftrain export` adds to the bundle.
 
     onnx/model.onnx        the whole classifier in float32: token ids and mask -> probabilities; batch and length are free
     onnx/model_int8.onnx   the same with weights in 8 bits, activations quantised on the fly
     onnx/tokenizer.json    the tokenizer, cut at the bundle's length
     backend.json           `BackendRecord`: the backend that was fastest, on which machine, and what was measured
 
-A graph carries its own weights, so a bundle that is opened with one reads neither PyTorch's weights nor transformers.
+A graph carries its own weights, so a bundle that is opened with one imports neither PyTorch nor transformers.
 """
 
 from __future__ import annotations
@@ -17,19 +17,13 @@ import platform
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from selftrain.bundle.tokens import features_of
 from selftrain.errors import BundleError, ConfigError, MissingExtraError, nearest
 from selftrain.files.parsing import json_of
-
-if TYPE_CHECKING:  # the import takes seconds, and a process that only names what is here does not need it
-    from sentence_transformers import SentenceTransformer
 
 BACKENDS = ("torch", "onnx", "onnx-int8", "openvino")
 FOLDER, RECORD, TOKENIZER = "onnx", "backend.json", "tokenizer.json"
@@ -54,47 +48,15 @@ class Backend(Protocol):
 
     name: str
     pads: bool  # whether it computes the padding of a batch too
+    on_cpu: bool
 
     def __call__(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Probabilities `[texts, classes]` in float64, each row of sum 1, from ids and mask, both `[texts, tokens]` in int64."""
         ...
 
-
-class TorchBackend:
-    """The bundle as it was trained.
-
-    Args:
-        backbone: the encoder.
-        weights: `[classes, dimensions]`.
-        bias: `[classes]` or None.
-        scale: factor on the similarities.
-        cosine: whether embeddings are normalised to length one.
-    """
-
-    name = "torch"
-
-    def __init__(self, backbone: SentenceTransformer, weights: torch.Tensor, bias: torch.Tensor | None, scale: float, *, cosine: bool) -> None:
-        from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-
-        self.backbone = backbone.eval()
-        self.weights, self.bias = (None if tensor is None else tensor.detach().to(backbone.device).double() for tensor in (weights, bias))
-        self.scale, self.cosine = scale, cosine
-        self.pads = not isinstance(backbone[0], StaticEmbedding)
-
-    def __call__(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """See `Backend`."""
-        device = self.backbone.device
-        with torch.inference_mode():
-            features = features_of(self.backbone, torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device))
-            embeddings = self.backbone(features)["sentence_embedding"].float()
-            if self.cosine:
-                embeddings = F.normalize(embeddings, dim=-1)
-            assert self.weights is not None
-            logits = self.scale * embeddings.double() @ self.weights.T
-            if self.bias is not None:
-                logits = logits + self.bias
-            found: np.ndarray = torch.softmax(logits, dim=-1).cpu().numpy()
-        return found
+    def embedded(self, ids: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """The same, and the embeddings that they are computed from, `[texts, dimensions]`; None from a graph, which does not give them."""
+        ...
 
 
 class OnnxBackend:
@@ -106,7 +68,7 @@ class OnnxBackend:
         threads: cores that it may use.
     """
 
-    pads = True
+    pads = on_cpu = True
 
     def __init__(self, file: Path, name: str, threads: int) -> None:
         import onnxruntime
@@ -121,6 +83,10 @@ class OnnxBackend:
         """See `Backend`."""
         return _sum_to_one(self._session.run([OUTPUT], dict(zip(INPUTS, (ids, mask), strict=True)))[0])
 
+    def embedded(self, ids: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """See `Backend`."""
+        return self(ids, mask), None
+
 
 class OpenVinoBackend:
     """The float32 graph by OpenVINO, on the CPU.
@@ -131,7 +97,7 @@ class OpenVinoBackend:
     """
 
     name = "openvino"
-    pads = True
+    pads = on_cpu = True
 
     def __init__(self, file: Path, threads: int) -> None:
         import openvino
@@ -146,6 +112,10 @@ class OpenVinoBackend:
         """See `Backend`."""
         with self._one_at_a_time:
             return _sum_to_one(self._request.infer(dict(zip(INPUTS, (ids, mask), strict=True)))[OUTPUT])
+
+    def embedded(self, ids: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """See `Backend`."""
+        return self(ids, mask), None
 
 
 def _sum_to_one(probabilities: np.ndarray) -> np.ndarray:

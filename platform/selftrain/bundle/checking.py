@@ -7,6 +7,7 @@ as their headers say; and files are those that the card lists, where it lists th
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import re
@@ -20,10 +21,10 @@ from selftrain.files.parsing import json_of
 from selftrain.models.allowlist import MODULES, check_keys, read_document
 
 _MB = 1 << 20
-CARD, PROTOTYPES = "selftrain.json", "prototypes.safetensors"
+CARD, PROTOTYPES, REFERENCE = "selftrain.json", "prototypes.safetensors", "reference.safetensors"
 # Root files -> bytes at most; None: as large as its header says. The largest tokenizers there are, of 262,144 tokens, take 33 MB.
 FILES: dict[str, int | None] = {
-    CARD: 16 * _MB, PROTOTYPES: None, "README.md": 16 * _MB, "MLmodel": _MB, "registered_model_meta": _MB, "backend.json": _MB,
+    CARD: 16 * _MB, PROTOTYPES: None, REFERENCE: 64 * _MB, "README.md": 16 * _MB, "MLmodel": _MB, "registered_model_meta": _MB, "backend.json": _MB,
     "modules.json": _MB, "config_sentence_transformers.json": _MB, "sentence_bert_config.json": _MB, "config.json": _MB, "generation_config.json": _MB,
     "model.safetensors": None, "model.safetensors.index.json": 16 * _MB,
     "tokenizer.json": 64 * _MB, "tokenizer_config.json": 16 * _MB, "special_tokens_map.json": _MB, "added_tokens.json": 16 * _MB, "chat_template.jinja": _MB,
@@ -35,7 +36,9 @@ _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _FOLDER = re.compile(r"\d{1,2}_[A-Za-z]{1,40}")  # of a module behind the first
 _IN_FOLDER: dict[str, int | None] = {"config.json": _MB, "lstm_config.json": _MB, "model.safetensors": None}
 _GRAPHS: dict[str, int | None] = {"model.onnx": None, "model_int8.onnx": None, "tokenizer.json": 64 * _MB}
-_LATER = frozenset({CARD, "README.md", "MLmodel", "registered_model_meta", "backend.json"})  # not among the card's files: added or edited afterwards
+_LATER = frozenset(
+    {CARD, REFERENCE, "README.md", "MLmodel", "registered_model_meta", "backend.json"}
+)  # not among the card's files: added, edited or removed later
 _MOST_FILES = 200
 
 _ST = "sentence_transformers"
@@ -101,6 +104,11 @@ def _files(folder: Path) -> dict[str, int]:
 def hashes_of(folder: Path) -> dict[str, str]:
     """File -> SHA-256 of what a card lists."""
     return {name: _sha256(folder / name) for name in sorted(_files(folder)) if name not in _LATER and not name.startswith("onnx/")}
+
+
+def fingerprint_of(folder: Path) -> str:
+    """What tells bundles apart that compute something else."""
+    return hashlib.sha256(json.dumps(hashes_of(folder)).encode()).hexdigest()[:16]
 
 
 def _sha256(file: Path) -> str:
@@ -268,3 +276,8 @@ def _agree(where: Path, weights: tuple[int, ...] | None, told: tuple[Any, ...]) 
     if weights is None or tuple(weights) != told:
         shape = "missing" if weights is None else f"of shape {tuple(weights)}"
         raise BundleError(f"The weights in {where} are {shape}, and the settings beside them say {told}; write the bundle again.")
+
+
+def reason_of(error: Exception) -> str:
+    """An error of a library in one line, for a sentence of ours."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from selftrain.bundle.backends import FOLDER, TOKENIZER, Backend, TorchBackend, check_name, choose, cores, open_graph, read_record
-from selftrain.bundle.checking import read_header
+from selftrain.bundle.backends import FOLDER, TOKENIZER, Backend, check_name, choose, cores, open_graph, read_record
+from selftrain.bundle.checking import reason_of
 from selftrain.bundle.format import BundleCard, checked_card, read_prototypes
+from selftrain.bundle.promise import PredictionSets, kept
+from selftrain.bundle.reference import units
 from selftrain.bundle.tokens import (
     BATCH_START_TOKENS,
     BATCH_TOKENS_CPU,
@@ -28,13 +30,14 @@ from selftrain.bundle.tokens import (
     padded,
     reader_of,
 )
-from selftrain.errors import BundleError, ConfigError, DataError, SelfTrainError
+from selftrain.errors import BundleError, ConfigError, DataError
 from selftrain.models.windows import over_windows
 
-if TYPE_CHECKING:  # the import takes seconds, and a process that only names what is here does not need it
+if TYPE_CHECKING:  # the imports take seconds, and a process that only names what is here, or classifies by a graph, does not need them
+    import torch
     from sentence_transformers import SentenceTransformer
 
-MISSING_NUMBERS = 8 << 20  # of an encoder that its file may lack: a pooler that nothing uses
+_GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # of the drivers on Linux: without any of them, PyTorch need not be asked
 
 
 def problem_with(text: object) -> str | None:
@@ -65,7 +68,7 @@ class Classifier:
     Attributes:
         classes_: class names, `[classes]`, in the order of `predict_proba`'s columns.
         card: what the bundle states about itself.
-        backend: torch, onnx, onnx-int8 or openvino.
+        backend: torch, onnx, onnx-int8, openvino, or numpy for a static student.
         most_padding: with more tokens of padding than this, two batches are faster than one; infinite for a static model, which computes no padding.
         most_tokens: of a batch, padding included; more take more memory and no less time. Infinite for a static model.
     """
@@ -73,6 +76,8 @@ class Classifier:
     def __init__(
         self, backbone: SentenceTransformer, prototypes: torch.Tensor, card: BundleCard, *, bias: torch.Tensor | None = None, batch_size: int = 64
     ) -> None:
+        from selftrain.bundle.pytorch import TorchBackend
+
         computes = TorchBackend(backbone, prototypes, bias, card.scale, cosine=card.similarity == "cosine")
         self._assemble(card, reader_of(backbone, card.max_tokens), computes, batch_size)
 
@@ -81,8 +86,7 @@ class Classifier:
         self.classes_ = np.array(card.labels)
         self.backend = computes.name
         self.most_padding = BATCH_START_TOKENS if computes.pads else math.inf
-        on_cpu = not isinstance(computes, TorchBackend) or computes.backbone.device.type == "cpu"
-        self.most_tokens = (BATCH_TOKENS_CPU if on_cpu else BATCH_TOKENS_GPU) if computes.pads else math.inf
+        self.most_tokens = (BATCH_TOKENS_CPU if computes.on_cpu else BATCH_TOKENS_GPU) if computes.pads else math.inf
         self._read, self._compute, self._batch_size = reader, computes, batch_size
         self._split = reader.splitter(card.windows) if card.windows > 1 else None
 
@@ -104,7 +108,7 @@ class Classifier:
             device: of PyTorch; default: a GPU where there is one, else the CPU. ONNX Runtime and OpenVINO compute on the CPU.
             batch_size: texts in a batch of the encoder at most.
             backend: torch, onnx, onnx-int8 or openvino. Default: on the CPU what `selftrain export` found fastest, where its package is installed and the
-                machine is of the same kind, else PyTorch, with the reason on the standard error stream.
+                machine is of the same kind, else PyTorch, with the reason on the standard error stream; for a static student that was not exported NumPy.
             threads: cores to compute with; default: all that this process may use. PyTorch has one such number for the whole process.
             tracking_uri: the registry; default: MLFLOW_TRACKING_URI, else the local SQLite file.
 
@@ -121,8 +125,13 @@ class Classifier:
             source = registered_bundle(source, tracking_uri).folder
         folder = Path(source)
         card = checked_card(folder)
-        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        where = device or ("cuda" if _gpu_here() else "cpu")
         record = read_record(folder) if backend != "torch" and (where == "cpu" or backend is not None) else None
+        if backend is None and record is None and where == "cpu":
+            from selftrain.bundle.static import is_static, open_static
+
+            if is_static(folder):
+                return cls._opened(folder, card, *open_static(folder, card), batch_size)
         if backend is None:
             choice = choose(record)
             if choice.why is not None and record is not None:
@@ -130,10 +139,11 @@ class Classifier:
             backend = choice.name
         if backend != "torch":
             computes = open_graph(folder, backend, record, threads or cores())
-            opened = cls.__new__(cls)
-            opened._assemble(card, FastReader.load(folder / FOLDER / TOKENIZER), computes, batch_size)
-            opened._try(folder)
-            return opened
+            return cls._opened(folder, card, FastReader.load(folder / FOLDER / TOKENIZER), computes, batch_size)
+        import torch
+
+        from selftrain.bundle.pytorch import open_backbone
+
         if threads is not None:
             torch.set_num_threads(threads)
         prototypes, bias = read_prototypes(folder, card)
@@ -146,22 +156,67 @@ class Classifier:
         opened._try(folder)
         return opened
 
+    @classmethod
+    def _opened(cls, folder: Path, card: BundleCard, reader: Reader, computes: Backend, batch_size: int) -> Classifier:
+        opened = cls.__new__(cls)
+        opened._assemble(card, reader, computes, batch_size)
+        opened._try(folder)
+        return opened
+
     def _try(self, folder: Path) -> None:
         """Classify one text; raise a `BundleError` where that does not give probabilities."""
         try:
             found = self.predict_proba(["a text"])
         except Exception as error:  # whatever a library raises for weights, ids or graphs that do not fit each other
-            raise BundleError(f"The bundle {folder} cannot classify ({_reason(error)}); write it again.") from None
+            raise BundleError(f"The bundle {folder} cannot classify ({reason_of(error)}); write it again.") from None
         if found.shape != (1, len(self.classes_)) or not np.isfinite(found).all():
             raise BundleError(f"The bundle {folder} gives numbers that are not probabilities; train it again.")
 
-    def predict(self, texts: Iterable[str]) -> np.ndarray:
+    def predict(self, texts: Iterable[str], *, abstain: bool = False) -> np.ndarray:
         """The name of each text's most probable class, `[texts]`.
+
+        Args:
+            texts: any number of them.
+            abstain: give None instead of a name where the bundle's promise takes it (`promised_threshold`).
 
         Raises:
             DataError: `texts` is one string, or holds something that is not a text; the message says where.
+            ConfigError: as `promised_threshold`.
         """
-        return self.classes_[self.predict_proba(texts).argmax(axis=1)]
+        threshold = self.promised_threshold() if abstain else None
+        probabilities = self.predict_proba(texts)
+        names = self.classes_[probabilities.argmax(axis=1)]
+        if threshold is None:
+            return names
+        found = names.astype(object)
+        found[probabilities.max(axis=1) < threshold] = None
+        return found
+
+    def promised_threshold(self) -> float:
+        """The probability of the most probable class below which a text gets no answer, so that the bundle's promise holds (`card.promise`).
+
+        Raises:
+            ConfigError: the bundle states no promise, or this backend does not keep it.
+        """
+        return kept(self.card.promise, self.backend).threshold
+
+    def predict_sets(self, texts: Iterable[str]) -> list[list[str]]:
+        """The class names of each text's prediction set, the most probable first.
+
+        Raises:
+            DataError: as `predict`.
+            ConfigError: as `promised_sets`.
+        """
+        sets = self.promised_sets()
+        return [[str(self.classes_[index]) for index in sets.members(row.tolist())] for row in self.predict_proba(texts)]
+
+    def promised_sets(self) -> PredictionSets:
+        """How sets are made and what is promised of them (`card.sets`).
+
+        Raises:
+            ConfigError: the bundle states no promise of sets, or this backend does not keep it.
+        """
+        return kept(self.card.sets, self.backend, "sets")
 
     def predict_proba(self, texts: Iterable[str]) -> np.ndarray:
         """Probability of every class, `[texts, classes]` in float64, each row of sum 1: the softmax of scale times the cosines (equation 4).
@@ -169,15 +224,33 @@ class Classifier:
         Raises:
             DataError: as `predict`.
         """
-        checked = _checked(texts)
-        if not checked:
-            return np.zeros((0, len(self.classes_)))
-        read = self._tokens(checked)
+        probabilities, _, counts = self._computed(texts)
+        return over_windows(probabilities, counts)
+
+    def embed(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray | None]:
+        """`predict_proba`, and the embeddings that it is computed from, `[texts, dimensions]` in float16 and of length one; of a text of several windows their mean.
+
+        They are None where a graph computes (ONNX, OpenVINO), which does not give them.
+
+        Raises:
+            DataError: as `predict`.
+        """
+        probabilities, embeddings, counts = self._computed(texts)
+        if embeddings is not None and len(counts) < len(embeddings):
+            embeddings = np.add.reduceat(embeddings, np.append(0, np.cumsum(counts)[:-1]), axis=0)
+        return over_windows(probabilities, counts), None if embeddings is None else units(embeddings)
+
+    def _computed(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray | None, list[int]]:
+        """(probabilities and embeddings of all windows, text by text; windows of each text)."""
+        read = self._tokens(_checked(texts))
         rows = [row for tokens in read for row in tokens.windows]
-        probabilities = np.empty((len(rows), len(self.classes_)))
+        probabilities, embeddings = np.empty((len(rows), len(self.classes_))), None
         for batch in batches([len(row) for row in rows], self._batch_size, self.most_padding):
-            probabilities[batch] = self.classify([rows[index] for index in batch])
-        return over_windows(probabilities, [len(tokens.windows) for tokens in read])
+            probabilities[batch], found = self._compute.embedded(*padded([rows[index] for index in batch], self._read.padding))
+            if found is not None:
+                embeddings = np.empty((len(rows), found.shape[1]), dtype=np.float32) if embeddings is None else embeddings
+                embeddings[batch] = found
+        return probabilities, embeddings, [len(tokens.windows) for tokens in read]
 
     def tokenize(self, texts: Iterable[str]) -> list[Tokens]:
         """The first half of `predict_proba`, for callers that make batches: token ids of each text, special ones included, and whether it was cut.
@@ -235,72 +308,17 @@ def _check_choices(device: str | None, backend: str | None, threads: int | None)
             raise ConfigError(f"device must be cpu or None with the backend {backend} (got {device!r}).", parameter="device")
 
 
+def _gpu_here() -> bool:
+    if sys.platform == "linux" and not any(map(os.path.exists, _GPU_FILES)):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
 @cache
 def _say_once(sentence: str) -> None:
     print(sentence, file=sys.stderr)
-
-
-def open_backbone(folder: Path, device: str) -> SentenceTransformer:
-    """The encoder of a bundle.
-
-    Raises:
-        BundleError: it is damaged.
-    """
-    from sentence_transformers import SentenceTransformer
-
-    try:
-        _check_shapes(folder)
-        backbone = SentenceTransformer(str(folder), device=device, local_files_only=True, trust_remote_code=False)
-    except SelfTrainError:
-        raise
-    except Exception as error:  # transformers, tokenizers and torch raise many classes for settings and weights that make no sense
-        raise BundleError(f"The encoder of the bundle {folder} cannot be opened ({_reason(error)}); write the bundle again.") from None
-    for name, tensor in backbone.state_dict().items():
-        if tensor.is_floating_point() and not all(torch.isfinite(part).all() for part in tensor.reshape(-1).split(1 << 22)):
-            raise BundleError(f"The weights {name} of the bundle {folder} hold numbers that are not finite; train it again.")
-    _check_ids(backbone, folder)
-    return backbone
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def _check_shapes(folder: Path) -> None:
-    """Raise a `BundleError` unless config.json describes a transformer of the weights' shapes: it is built at that size before the weights are read."""
-    if not (folder / "config.json").is_file():
-        return  # an encoder of words, or a static one, whose settings were checked
-    from transformers import AutoConfig, AutoModel
-
-    config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    with torch.device("meta"):
-        model = AutoModel.from_config(config, trust_remote_code=False)
-    weights = {name: shape for file in folder.glob("model*.safetensors") for name, (_, shape) in read_header(file).items()}
-    prefix = f"{model.base_model_prefix}."
-    shapes = {name.removeprefix(prefix): shape for name, shape in weights.items()}
-    missing = 0
-    for name, parameter in model.named_parameters():
-        shape = shapes.get(name.removeprefix(prefix))
-        if shape is None:
-            missing += parameter.numel()
-        elif shape != tuple(parameter.shape):
-            raise BundleError(
-                f"{folder / 'config.json'} says that {name} has shape {tuple(parameter.shape)}, and the weights have {shape}; write the bundle again."
-            )
-    if missing > MISSING_NUMBERS:
-        raise BundleError(f"The weights of the bundle {folder} lack {missing:,} numbers of those in config.json; write the bundle again.")
-
-
-def _check_ids(backbone: SentenceTransformer, folder: Path) -> None:
-    """Raise a `BundleError` where the tokenizer knows more tokens than the encoder has vectors."""
-    known: Any = getattr(backbone.tokenizer, "get_vocab", dict)()
-    table = next((module for module in backbone.modules() if isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag)), None)
-    # A tokenizer of words has a list, which was compared with the vectors already.
-    if isinstance(known, dict) and known and table is not None and max(known.values()) >= table.num_embeddings:
-        raise BundleError(
-            f"The tokenizer of the bundle {folder} has token ids up to {max(known.values()):,}, and its encoder {table.num_embeddings:,} vectors; "
-            "write the bundle again."
-        )
 
 
 def _checked(texts: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
     model.safetensors, modules.json, ...   the encoder, as sentence-transformers writes it
     prototypes.safetensors                 tensor "prototypes" [classes, dimensions]: what an embedded text is compared with; "bias" [classes], if any
+    reference.safetensors                  what the texts that it was made with look like to it, if it was kept (bundle/reference.py)
     selftrain.json                         `BundleCard`: labels, how and on what it was trained, and how good it is
     README.md                              the same facts as a model card
     backend.json, onnx/                    added by selftrain export: the fastest backend of one kind of machine, and its graphs (bundle/backends.py)
@@ -15,25 +16,29 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from pydantic import BaseModel, ConfigDict, Field
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from selftrain.bundle.checking import CARD, PROTOTYPES, check_bundle, hashes_of, read_header
+from selftrain.bundle.checking import CARD, PROTOTYPES, REFERENCE, check_bundle, hashes_of, read_header
+from selftrain.bundle.groups import Grouped
+from selftrain.bundle.model_card import model_card
+from selftrain.bundle.promise import PredictionSets, Promise
+from selftrain.bundle.reference import Reference, ReferenceFacts
 from selftrain.errors import BundleError, OutputError
-from selftrain.files.durable import reason, sync, sync_tree
+from selftrain.files.durable import explained, reason, sync, sync_tree
 from selftrain.files.parsing import json_of
 from selftrain.models.allowlist import read_document, without_code
-from selftrain.models.windows import DOCUMENT_TOKENS
 
-if TYPE_CHECKING:  # the import takes seconds, and a process that only names what is here does not need it
+if TYPE_CHECKING:  # the imports take seconds, and a process that only names what is here, or classifies by a graph, does not need them
+    import torch
     from sentence_transformers import SentenceTransformer
 
 FORMAT = 2  # the newest that is read; it is written where a reader of format 1, which knows no windows, would give other answers
@@ -60,9 +65,18 @@ class BundleMetrics(BaseModel):
     macro_f1: float | None = Field(default=None, description="mean of the classes' F1, 0 to 1")
     ece: float | None = Field(default=None, description="expected calibration error, 0 to 1; smaller is better")
     documents: int = Field(default=0, description="labeled test documents that were measured on")
+    group_accuracy: tuple[float, ...] = Field(
+        default=(),
+        description="of a tree: share whose most probable class is in the right group, on each level above the classes, the outermost first",
+    )
+
+    @classmethod
+    def figures(cls, scores: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of `scores` that are one number each; None for a figure that was not measured."""
+        return {name: scores.get(name) for name in cls.model_fields if name != "group_accuracy"}
 
 
-class BundleCard(BaseModel):
+class BundleCard(Grouped, BaseModel):
     """What a bundle states about itself. Unknown keys are ignored, so that a bundle of a newer minor version opens here."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
@@ -70,6 +84,7 @@ class BundleCard(BaseModel):
     format: int = Field(default=1, description="1; 2: a text may have several windows")
     name: str = Field(description="name of the experiment or model")
     labels: tuple[str, ...] = Field(min_length=2, description="class names, in the order of the prototypes")
+    parents: tuple[tuple[str, ...], ...] = Field(default=(), description="[class]: the groups that it is in, the outermost first; empty: no tree")
     label_prompts: tuple[tuple[str, ...], ...] = Field(default=(), description="[class][prompt]: the texts that the prototypes stand for")
     similarity: Literal["cosine", "dot"] = "cosine"
     scale: float = Field(default=1.0, gt=0, description="factor on the similarity")
@@ -86,13 +101,27 @@ class BundleCard(BaseModel):
     encoder: str = Field(default="", description="the encoder that training started from")
     encoder_fingerprint: str = ""
     metrics: BundleMetrics = BundleMetrics()
+    promise: Promise | None = Field(default=None, description="what an audit found of abstaining; None: no audit with a promise was made")
+    sets: PredictionSets | None = Field(default=None, description="what an audit found of prediction sets; None: no audit for them was made")
+    reference: ReferenceFacts | None = Field(default=None, description="what selftrain watch compares with; None: nothing was kept")
     versions: dict[str, str] = Field(default_factory=installed_versions)
     files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of the files that it was written with; older bundles have none")
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"), description="UTC, ISO 8601")
 
+    @model_validator(mode="after")
+    def _a_tree(self) -> BundleCard:
+        self.check_tree()
+        return self
+
 
 def write_bundle(
-    folder: Path, *, backbone: SentenceTransformer, prototypes: torch.Tensor, card: BundleCard, bias: torch.Tensor | None = None
+    folder: Path,
+    *,
+    backbone: SentenceTransformer,
+    prototypes: torch.Tensor,
+    card: BundleCard,
+    bias: torch.Tensor | None = None,
+    reference: Reference | None = None,
 ) -> Path:
     """Write a bundle; a kill at any moment leaves the whole bundle or none.
 
@@ -102,6 +131,7 @@ def write_bundle(
         prototypes: `[classes, dimensions]`, in the order of `card.labels`.
         card: the facts.
         bias: `[classes]`, added to the scaled similarities.
+        reference: that of `card.reference`.
 
     Returns:
         `folder`.
@@ -110,6 +140,7 @@ def write_bundle(
         OutputError: `folder` holds something else than a bundle, or cannot be written.
         ValueError: the prototypes do not fit the card's labels or the encoder.
     """
+    from safetensors.torch import save_file
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
     dimensions = backbone.get_embedding_dimension()
@@ -133,9 +164,11 @@ def write_bundle(
             _without_code(partial / name)
         tensors = {"prototypes": prototypes} | ({"bias": bias} if bias is not None else {})
         save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}, str(partial / PROTOTYPES))
+        if reference is not None:
+            (partial / REFERENCE).write_bytes(reference.content())
         card = card.model_copy(update={"files": hashes_of(partial), "format": 1 if card.windows == 1 else FORMAT})
-        (partial / CARD).write_text(json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (partial / "README.md").write_text(model_card(card), encoding="utf-8")
+        for name, content in _stated(card).items():
+            (partial / name).write_text(content, encoding="utf-8")
         sync_tree(partial)
         if folder.exists():
             folder.rename(old)
@@ -153,6 +186,28 @@ def write_bundle(
         elif old.exists():
             old.rename(folder)
     return folder
+
+
+def restate(folder: Path, card: BundleCard) -> None:
+    """Replace what the bundle in `folder` states about itself, each file whole; what it computes, and its fingerprint, stay.
+
+    The files are made outside: a bundle that holds an unknown file is refused.
+
+    Raises:
+        OutputError: the folder cannot be written to.
+    """
+    home = folder.resolve()
+    with explained(folder), tempfile.TemporaryDirectory(dir=home.parent, prefix=f".{home.name}.") as scratch:
+        for name, content in _stated(card).items():
+            made = Path(scratch) / name
+            made.write_text(content, encoding="utf-8")
+            sync(made)
+            os.replace(made, home / name)
+        sync(home)
+
+
+def _stated(card: BundleCard) -> dict[str, str]:
+    return {CARD: json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n", "README.md": model_card(card)}
 
 
 def _without_code(file: Path) -> None:
@@ -203,6 +258,8 @@ def read_prototypes(folder: Path, card: BundleCard) -> tuple[torch.Tensor, torch
     Raises:
         BundleError: the file is missing, damaged, or has another number of classes than the card.
     """
+    from safetensors.torch import load_file
+
     file = folder / PROTOTYPES
     read_header(file)
     try:
@@ -210,104 +267,28 @@ def read_prototypes(folder: Path, card: BundleCard) -> tuple[torch.Tensor, torch
         prototypes, bias = tensors["prototypes"], tensors.get("bias")
     except Exception as error:  # safetensors raises a class of its own for a damaged header and OSError for a missing file
         raise BundleError(f"{file} cannot be read ({error}); write the bundle again.") from None
-    if prototypes.ndim != 2 or prototypes.shape[0] != len(card.labels):
-        raise BundleError(f"{file} has shape {tuple(prototypes.shape)}, but {CARD} lists {len(card.labels)} classes; write the bundle again.")
-    if not all(tensor.is_floating_point() and torch.isfinite(tensor).all() for tensor in (prototypes, bias) if tensor is not None):
-        raise BundleError(f"{file} holds numbers that are not finite, or not of a floating-point type; train the bundle again.")
-    if bias is not None and tuple(bias.shape) != (len(card.labels),):
-        raise BundleError(f"{file} has a bias of shape {tuple(bias.shape)}, but {CARD} lists {len(card.labels)} classes; write the bundle again.")
+    check_prototypes(folder, card, *(_array(tensor) for tensor in (prototypes, bias)))
     return prototypes, bias
 
 
-def model_card(card: BundleCard) -> str:
-    """The model card (README.md): the facts of `card` in Markdown."""
-    seen = "no label of any document" if card.supervision == "none" else f"labels of the training documents (supervision: {card.supervision})"
-    alone = "" if card.windows == 1 else f" and embeds the first {card.max_tokens} tokens of a text"
-    helper = f"{card.llm} (fingerprint {card.llm_fingerprint or 'unknown'}), no longer needed" if card.llm else "none"
-    lines = [
-        "---",
-        "library_name: sentence-transformers",
-        "pipeline_tag: text-classification",
-        "tags: [selftrain, text-classification, self-training]",
-        "---",
-        "",
-        f"# {card.name}: a text classifier for {len(card.labels)} classes",
-        "",
-        f"Made by selftrain on {card.created} with the method `{card.method}`.",
-        "",
-        "## Classes",
-        "",
-        *(f"- {label}{_prompt_of(card, index)}" for index, label in enumerate(card.labels)),
-        "",
-        "## How it was trained",
-        "",
-        f"- Supervision: the learner saw {seen}.",
-        f"- Data: {card.data or 'unnamed'} (fingerprint {card.data_fingerprint or 'unknown'}).",
-        f"- Encoder at the start: {card.encoder or 'unknown'} (fingerprint {card.encoder_fingerprint or 'unknown'}).",
-        f"- Language model that wrote texts for training: {helper}.",
-        f"- Full configuration: `experiment` in {CARD}.",
-        "",
-        "## How good it is",
-        "",
-        *_metrics_lines(card.metrics),
-        "",
-        "## How it decides",
-        "",
-        _reading(card),
-        f"the probability is the softmax of the similarities times {card.scale:g}, plus the bias where prototypes.safetensors holds one.",
-        "",
-        "## Intended use and limits",
-        "",
-        "- For texts like those it was trained on, and for these classes only: every text gets one of them, even a text that fits none.",
-        f"- {_limit(card)}",
-        "- The calibration is that of the figures above, and worse on other texts. Do not act on a single prediction without a look at the text.",
-        "- It inherits the biases of its encoder and of the language model's texts; their licences and terms apply to it too.",
-        "",
-        "## How to load it",
-        "",
-        "```python",
-        "from selftrain import Classifier",
-        "",
-        'classifier = Classifier.load("path/to/this/folder")',
-        'classifier.predict(["a text"]), classifier.predict_proba(["a text"])',
-        "```",
-        "",
-        f"The encoder alone opens with `sentence_transformers.SentenceTransformer(folder)`{alone}; a registered copy with `mlflow.pyfunc.load_model(...)`.",
-        "",
-        "Versions: " + ", ".join(f"{name} {number}" for name, number in card.versions.items()) + ".",
-        "",
-    ]
-    return "\n".join(lines)
+def _array(tensor: torch.Tensor | None) -> Any:
+    """For the checks: NumPy has no bfloat16."""
+    return None if tensor is None else (tensor.double() if tensor.is_floating_point() else tensor).numpy()
 
 
-def _reading(card: BundleCard) -> str:
-    compared = f"compared with one prototype a class by {card.similarity} similarity;"
-    if card.windows == 1:
-        return f"A text is cut at {card.max_tokens} tokens, embedded, and {compared}"
-    windows = f"Up to {card.windows} windows of a text, of {card.max_tokens} tokens each, are embedded and {compared}"
-    return f"{windows} the text's similarities are the means of its windows';"
+def check_prototypes(folder: Path, card: BundleCard, prototypes: np.ndarray, bias: np.ndarray | None) -> None:
+    """Raise a `BundleError` unless both fit the card.
 
-
-def _limit(card: BundleCard) -> str:
-    if card.windows == 1:
-        return f"Only the first {card.max_tokens} tokens of a text are read."
-    spread = f"evenly spread over its first {DOCUMENT_TOKENS:,} tokens; what lies between them is not read."
-    return f"Of a text that {card.windows} windows do not hold, {card.windows} parts are read, {spread}"
-
-
-def _prompt_of(card: BundleCard, index: int) -> str:
-    return f" (prompt: “{card.label_prompts[index][0]}”)" if index < len(card.label_prompts) and card.label_prompts[index] else ""
-
-
-def _metrics_lines(metrics: BundleMetrics) -> list[str]:
-    named: Mapping[str, float | None] = {"Accuracy": metrics.accuracy, "Macro-F1": metrics.macro_f1, "Expected calibration error": metrics.ece}
-    known = {name: value for name, value in named.items() if value is not None}
-    if not known:
-        return ["Unknown: the test documents have no labels."]
-    return [
-        f"On {metrics.documents:,} labeled test documents:",
-        "",
-        "| | |",
-        "|---|---|",
-        *(f"| {name} | {value:.4f} |" for name, value in known.items()),
-    ]
+    Args:
+        folder: of the bundle.
+        card: its card.
+        prototypes: `[classes, dimensions]`.
+        bias: `[classes]` or None.
+    """
+    file = folder / PROTOTYPES
+    if prototypes.ndim != 2 or prototypes.shape[0] != len(card.labels):
+        raise BundleError(f"{file} has shape {tuple(prototypes.shape)}, but {CARD} lists {len(card.labels)} classes; write the bundle again.")
+    if not all(np.issubdtype(tensor.dtype, np.floating) and np.isfinite(tensor).all() for tensor in (prototypes, bias) if tensor is not None):
+        raise BundleError(f"{file} holds numbers that are not finite, or not of a floating-point type; train the bundle again.")
+    if bias is not None and tuple(bias.shape) != (len(card.labels),):
+        raise BundleError(f"{file} has a bias of shape {tuple(bias.shape)}, but {CARD} lists {len(card.labels)} classes; write the bundle again.")

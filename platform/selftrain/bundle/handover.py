@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from selftrain.bundle.format import BundleCard, BundleMetrics, write_bundle
+from selftrain.bundle.reference import Reference, drawn, units
 from selftrain.config import Experiment
 from selftrain.data.corpus import Corpus
 from selftrain.methods.recipe import Recipe
@@ -41,6 +44,7 @@ def card_of(
     return BundleCard(
         name=name,
         labels=corpus.class_names,
+        parents=corpus.class_parents,
         label_prompts=tuple(tuple(group) for group in corpus.label_prompts()),
         similarity="cosine" if student.cosine or student.encoder.normalize else "dot",
         scale=student.scale,
@@ -63,17 +67,32 @@ def card_of(
 def distilled_card(teacher: BundleCard, student: str, changes: Mapping[str, Any]) -> BundleCard:
     """What a bundle of a distilled student states about itself: the facts of its teacher, whose recipe may be of another version and is not resolved again.
 
+    The teacher's metrics, promises and reference are not the student's.
+
     Args:
         teacher: the teacher's card.
         student: which student it is.
         changes: facts that differ from the teacher's, such as the encoder.
     """
-    known = teacher.model_dump(exclude={"versions", "created", "files", "metrics"})
+    known = teacher.model_dump(exclude={"versions", "created", "files", "metrics", "promise", "sets", "reference"})
     stated = {"name": f"{teacher.name}_{student}", "method": f"distilled from {teacher.method} ({student})"}
     return BundleCard.model_validate({**known, **stated, **changes})
 
 
-def write_student(folder: Path, student: Student, card: BundleCard) -> Path:
+def reference_of(student: Student, texts: Sequence[str], most: int) -> Reference:
+    """What texts look like to a trained classifier, as its bundle keeps it.
+
+    Args:
+        student: the classifier.
+        texts: of which some are drawn.
+        most: that are kept.
+    """
+    chosen = drawn(len(texts), most)
+    rows = student.encoder.encode([texts[place] for place in chosen.tolist()])
+    return Reference(student.probabilities(rows).cpu().numpy().astype(np.float32), units(rows.detach().cpu().numpy()))
+
+
+def write_student(folder: Path, student: Student, card: BundleCard, reference: Reference | None = None) -> Path:
     """Write `student` with its card as the bundle `folder`, whole or not at all; see `write_bundle`."""
     assert isinstance(student.encoder, TextEncoder)
-    return write_bundle(folder, backbone=student.encoder.export(), prototypes=student.weights, bias=student.bias, card=card)
+    return write_bundle(folder, backbone=student.encoder.export(), prototypes=student.weights, bias=student.bias, card=card, reference=reference)

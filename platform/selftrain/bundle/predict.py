@@ -5,8 +5,10 @@ Rows come in and go out as dictionaries. A row whose text cannot be classified g
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from selftrain.bundle.classifier import Classifier, problem_with
+from selftrain.bundle.promise import PredictionSets
 from selftrain.data.tables import BATCH_ROWS, TableRow, check_paths, clean_cell, open_result, open_table
 from selftrain.files.durable import whole_file
 
@@ -21,29 +24,34 @@ BATCH_CHARACTERS = 4 << 20  # of rows that are classified together: a tokenizer 
 TEXT_CHARACTERS = 1 << 20  # of a text that the tokenizer gets to see; no encoder reads a thousandth of them
 
 
-def predict_file(classifier: Classifier, source: Path, out: Path, text_column: str) -> int:
+def predict_file(classifier: Classifier, source: Path, out: Path, text_column: str, *, abstain: bool = False, sets: bool = False) -> int:
     """Classify every row of a file.
 
-    The result has the source's columns and `label`, `probability` (of that label), `error` and one `p_CLASS` a class; one of these that the source
-    has already is called `predicted_...` instead. It appears whole or not at all.
+    The result has the source's columns and `label`, `probability` (of that label), `error`, one `p_CLASS` a class, and `set` where sets are asked for; one of
+    these that the source has already is called `predicted_...` instead. Of a tree of classes also `parent` and `parent_probability`, of the group that the most
+    probable class is in; of more levels `parent_1` (the outermost), `parent_1_probability` and so on. It appears whole or not at all.
 
     Args:
         classifier: the classifier.
         source: a .csv or .tsv (UTF-8, with a header), .jsonl or .json file, plain or compressed (.csv.gz), or a .parquet file.
         out: where the result goes: a .csv, .tsv, .jsonl or .parquet file.
         text_column: the column with the texts.
+        abstain: leave `label` empty where the bundle's promise takes it; such a row has a `probability` and no `error`.
+        sets: write the classes of each row's prediction set into `set`, as a JSON list of names, the most probable first.
 
     Returns:
         The number of rows.
 
     Raises:
+        ConfigError: as `Classifier.promised_threshold` and `Classifier.promised_sets`.
         DataError: no such file, an unknown suffix, no such column, or a file that is not what its suffix says.
         OutputError: `out` cannot be written.
     """
     source, out = Path(source), Path(out)
     check_paths(source, out)
+    threshold, wanted = classifier.promised_threshold() if abstain else 0.0, classifier.promised_sets() if sets else None
     table = open_table(source, text_column)
-    names, schema = result_columns(table.schema, [str(name) for name in classifier.classes_])
+    names, schema = result_columns(table.schema, [str(name) for name in classifier.classes_], classifier.card.levels, sets=sets)
 
     written = 0
     with (
@@ -52,28 +60,48 @@ def predict_file(classifier: Classifier, source: Path, out: Path, text_column: s
         tqdm(total=table.rows, unit=" texts", file=sys.stderr, disable=None) as bar,
     ):
         for batch in batches(table.read()):
-            writer.write(classified(classifier, batch, text_column, names))
+            writer.write(classified(classifier, batch, text_column, names, threshold, wanted))
             written += len(batch)
             bar.update(len(batch))
     return written
 
 
-def result_columns(schema: pa.Schema, classes: Sequence[str]) -> tuple[list[str], pa.Schema]:
+def result_columns(schema: pa.Schema, classes: Sequence[str], levels: int = 0, *, sets: bool = False) -> tuple[list[str], pa.Schema]:
     """The columns that a classifier adds.
 
     Args:
         schema: of the rows that are classified.
         classes: class names.
+        levels: of groups above the classes.
+        sets: whether there is a column for the prediction set.
 
     Returns:
-        (names of the label, its probability, the error and each class's probability; the schema of the result).
+        (names of the label, its probability, the error, each level's group and its probability, each class's probability and, if wanted, the set; the schema of
+        the result).
     """
-    names = new_columns(["label", "probability", "error", *(f"p_{name}" for name in classes)], schema.names)
-    types = [pa.string(), pa.float64(), pa.string(), *([pa.float64()] * len(classes))]
+    groups = ["parent"] if levels == 1 else [f"parent_{level}" for level in range(1, levels + 1)]
+    above = [name for group in groups for name in (group, f"{group}_probability")]
+    last = ["set"] if sets else []
+    names = new_columns(["label", "probability", "error", *above, *(f"p_{name}" for name in classes), *last], schema.names)
+    types = [
+        pa.string(),
+        pa.float64(),
+        pa.string(),
+        *([pa.string(), pa.float64()] * levels),
+        *([pa.float64()] * len(classes)),
+        *([pa.string()] * len(last)),
+    ]
     return names, pa.schema([*schema, *(pa.field(name, type_) for name, type_ in zip(names, types, strict=True))])
 
 
-def classified(classifier: Classifier, batch: list[TableRow], text_column: str, names: Sequence[str]) -> list[dict[str, Any]]:
+def classified(
+    classifier: Classifier,
+    batch: list[TableRow],
+    text_column: str,
+    names: Sequence[str],
+    threshold: float = 0.0,
+    sets: PredictionSets | None = None,
+) -> list[dict[str, Any]]:
     """Rows with their labels.
 
     Args:
@@ -81,8 +109,12 @@ def classified(classifier: Classifier, batch: list[TableRow], text_column: str, 
         batch: rows that are classified together, of `batches`.
         text_column: the column with the texts.
         names: of the columns that are added, of `result_columns`.
+        threshold: of the highest probability; below it a row gets no label.
+        sets: of which the classes are written into the last of `names`; None for none.
     """
-    label, probability, error, *columns = names
+    label, probability, error, *rest = names
+    split = len(rest) - len(classifier.classes_) - (sets is not None)
+    above, columns, set_column = rest[:split], rest[split : split + len(classifier.classes_)], rest[-1]
     problems = ["more cells than the header" if row.slipped else problem_with(row.cells[text_column]) for row in batch]
     usable = [index for index, problem in enumerate(problems) if problem is None]
     answers = dict(zip(usable, classifier.predict_proba([batch[index].cells[text_column][:TEXT_CHARACTERS] for index in usable]), strict=True))
@@ -91,11 +123,17 @@ def classified(classifier: Classifier, batch: list[TableRow], text_column: str, 
         row = {name: clean_cell(value) for name, value in cells.items()}
         probabilities = answers.get(index)
         if probabilities is None:
-            row |= {label: None, probability: None, error: problems[index], **dict.fromkeys(columns)}
+            row |= {label: None, probability: None, error: problems[index], **dict.fromkeys(rest)}
         else:
             best = int(probabilities.argmax())
-            row |= {label: str(classifier.classes_[best]), probability: float(probabilities[best]), error: None}
-            row |= {name: float(value) for name, value in zip(columns, probabilities, strict=True)}
+            named = str(classifier.classes_[best]) if probabilities[best] >= threshold else None
+            row |= {label: named, probability: float(probabilities[best]), error: None}
+            if above:
+                found = [cell for group in classifier.card.parents_of(best, probabilities).items() for cell in group]
+                row |= dict(zip_longest(above, found))  # a class may be in fewer groups than others
+            row |= dict(zip(columns, probabilities.tolist(), strict=True))
+            if sets is not None:
+                row[set_column] = json.dumps([str(classifier.classes_[one]) for one in sets.members(probabilities.tolist())], ensure_ascii=False)
         result.append(row)
     return result
 

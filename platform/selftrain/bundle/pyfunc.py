@@ -24,7 +24,8 @@ class PyfuncClassifier:
             params: accepted because MLflow passes it; there are none.
 
         Returns:
-            Columns `label` and `probability` (of that label), one row a text, with the input's index.
+            Columns `label` and `probability` (of that label), one row a text, with the input's index; of a tree of classes also `parents`, a dictionary of the
+            groups that the label is in, the outermost first, and their probabilities.
 
         Raises:
             DataError: the table has several columns and none of them is `text`, or a text cannot be classified.
@@ -37,7 +38,10 @@ class PyfuncClassifier:
                 )
             model_input = model_input["text"] if "text" in model_input else model_input.iloc[:, 0]
         probabilities = self.classifier.predict_proba(model_input)
-        return pd.DataFrame({"label": self.classifier.classes_[probabilities.argmax(axis=1)], "probability": probabilities.max(axis=1)}, index=index)
+        best, card = probabilities.argmax(axis=1), self.classifier.card
+        found = {"label": self.classifier.classes_[best], "probability": probabilities.max(axis=1)}
+        above = {"parents": [card.parents_of(int(label), row) for label, row in zip(best, probabilities, strict=True)]} if card.levels else {}
+        return pd.DataFrame({**found, **above}, index=index)
 
 
 def _load_pyfunc(path: str) -> PyfuncClassifier:

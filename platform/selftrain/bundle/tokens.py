@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from tokenizers import Tokenizer
 
 from selftrain.errors import BundleError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # the import takes seconds, and a process that only names wha
 BATCH_START_TOKENS = 64  # the cost of one more batch, in padded tokens that could be computed meanwhile
 BATCH_TOKENS_CPU = 1024  # in a batch; with more, a core computes no more tokens a second
 BATCH_TOKENS_GPU = 8192
+_ONE_AT_A_TIME = threading.Lock()  # for readers that share an encoder whose length they set
 _KNOWN_WORDS = 100_000  # words whose pieces are kept, with and without the punctuation around them
 _KNOWN_CHARACTERS = 32  # of such a word; a longer one is rarely seen twice, and senders of texts must not fill the memory
 _HEAD_CHARACTERS = 12  # of a text for each token that is read; English has four or five
@@ -265,8 +266,9 @@ class PreprocessReader:
         """See `Reader`; where the length is filled, unknown words count as more of the text, although the encoder skips them."""
         if not texts:
             return []
-        self._backbone.max_seq_length = self._longest
-        features = self._backbone.preprocess(list(texts))
+        with _ONE_AT_A_TIME:
+            self._backbone.max_seq_length = self._longest
+            features = self._backbone.preprocess(list(texts))
         rows = [ids[mask.bool()].tolist() for ids, mask in zip(features["input_ids"].cpu(), features["attention_mask"].cpu(), strict=True)]
         return [Tokens(ids, len(ids) >= self._longest and len(text.split()) > len(ids)) for text, ids in zip(texts, rows, strict=True)]
 
@@ -299,17 +301,31 @@ def reader_of(backbone: SentenceTransformer, max_tokens: int) -> Reader:
     longest = int(min(max_tokens, backbone.max_seq_length or math.inf))
     if tokenizer is None:
         return PreprocessReader(backbone, longest)
-    facts = json.loads(tokenizer.to_str())
-    if isinstance(backbone[0], StaticEmbedding):
-        facts["post_processor"] = None  # it averages the words alone
-    copy = Tokenizer.from_str(json.dumps(facts))
-    copy.enable_truncation(longest)
-    copy.enable_padding(pad_id=int(getattr(found, "pad_token_id", None) or 0))
+    padding = int(getattr(found, "pad_token_id", None) or 0)
+    copy = cut_tokenizer(tokenizer, longest, padding=padding, static=isinstance(backbone[0], StaticEmbedding))
     if any(copy.encode("a text").type_ids):
         raise BundleError(
             "The encoder's tokenizer gives a single text segment ids (as XLNet's does), and a classifier reads token ids only; train another encoder."
         )
     return FastReader(copy)
+
+
+def cut_tokenizer(tokenizer: Tokenizer, longest: int, *, padding: int, static: bool) -> Tokenizer:
+    """A copy for a `FastReader`.
+
+    Args:
+        tokenizer: of the encoder.
+        longest: tokens of a text that are read.
+        padding: id that fills a shorter row.
+        static: whether the encoder is a `StaticEmbedding`, which averages the words alone.
+    """
+    facts = json.loads(tokenizer.to_str())
+    if static:
+        facts["post_processor"] = None
+    copy = Tokenizer.from_str(json.dumps(facts))
+    copy.enable_truncation(longest)
+    copy.enable_padding(pad_id=padding)
+    return copy
 
 
 def batches(lengths: Sequence[int], most: int, most_padding: float = BATCH_START_TOKENS) -> Iterator[list[int]]:
@@ -340,14 +356,3 @@ def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[np.ndarray, np.
     ids = np.full(there.shape, padding, np.int64)
     ids[there] = np.fromiter(chain.from_iterable(rows), np.int64, int(lengths.sum()))
     return ids, there.astype(np.int64)
-
-
-def features_of(backbone: SentenceTransformer, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The input of the encoder's first module, from padded ids and mask."""
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding, WordEmbeddings
-
-    if isinstance(backbone[0], StaticEmbedding):
-        lengths = mask.sum(dim=1)
-        return {"input_ids": ids[mask.bool()], "offsets": lengths.cumsum(0) - lengths}
-    features = {"input_ids": ids, "attention_mask": mask}
-    return features | ({"sentence_lengths": mask.sum(dim=1)} if isinstance(backbone[0], WordEmbeddings) else {})

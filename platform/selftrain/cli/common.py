@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from selftrain.config import Experiment
 
 _PARAMETER = re.compile(r"""(?<![\w./'"-])[a-z]\w*[_.][\w.]*\w(?!['"/]|\.?\w)""")  # unquoted, and no word of an English sentence
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 TRACKING_URI = "tracking server; default: MLFLOW_TRACKING_URI, else the local SQLite file"
+CLASSES = "class names, separated by commas, or a tree: '{sport: [football, tennis], politics: [elections, laws]}' (data.classes)"
 DATA_KEYS = {
     "data": "data.source",
     "classes": "data.classes",
@@ -77,7 +79,7 @@ def add_experiment(parser: Parser) -> None:
         metavar="SOURCE",
         help="catalogue name, CSV/JSONL/Parquet file or several ('texts/*.parquet'), folder, s3:// address, or hub name (data.source)",
     )
-    parser.add_argument("--classes", metavar="A,B,...", help="class names, separated by commas (data.classes)")
+    parser.add_argument("--classes", metavar="A,B,...", help=CLASSES)
     parser.add_argument("--text-column", help="column of the text (data.text_column)")
     parser.add_argument("--label-column", help="column of the true label, for evaluation (data.label_column)")
     add_overrides(parser, "method.tau=0.05")
@@ -101,13 +103,31 @@ def load_experiment(options: argparse.Namespace) -> Experiment:
     for option, key in DATA_KEYS.items():
         value = getattr(options, option, None)
         if value not in (None, False) and (option, value) != ("address", ""):
-            base = merge(base, nested(key, names_of(value) if option == "classes" else value))
+            base = merge(base, nested(key, classes_of(value) if option == "classes" else value))
     return load(options.experiment, options.overrides, base)
 
 
 def names_of(listed: str) -> list[str]:
     """The names of "a, b"."""
     return [name.strip() for name in listed.split(",")]
+
+
+def classes_of(listed: str) -> Any:
+    """The classes of `--classes`: the names of "a, b", or the tree of "{group: [a, b], other: [c, d]}".
+
+    Raises:
+        ConfigError: a tree is no YAML.
+    """
+    if not listed.lstrip().startswith("{"):
+        return names_of(listed)
+    from selftrain.files.parsing import yaml_of
+
+    try:
+        found = yaml_of(listed)
+    except ValueError as error:
+        must = "data.classes must be names separated by commas, or a tree such as {sport: [football, tennis]}"
+        raise ConfigError(f"{must} ({error}).", parameter="data.classes") from None
+    return [{name: below} for name, below in found.items()]  # a list: a mapping would be laid over that of the experiment's file
 
 
 def say_unsent(unsent: str | None) -> int:

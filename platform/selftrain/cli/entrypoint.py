@@ -1,4 +1,7 @@
-"""What a submitted job runs on the cluster: `python -m selftrain.cli.entrypoint STORAGE COMMAND ...`, for `selftrain COMMAND ...` in the folder STORAGE."""
+"""What a submitted job runs on the cluster: `python -m selftrain.cli.entrypoint STORAGE COMMAND ...`, for `selftrain COMMAND ...` in the folder STORAGE.
+
+Where STORAGE is empty the job needs none: it works in the folder that Ray throws away, and what it leaves goes to addresses.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,14 @@ def main(given: Sequence[str]) -> int:
         given: the storage, and the words of the command line.
     """
     storage, *words = given
-    try:
-        keep_files(Path.cwd(), Path(storage))
-    except SelfTrainError as error:
-        say(error)
-        return 2
-    os.chdir(storage)  # what is relative all the same is not lost
-    os.environ["MLFLOW_TRACKING_URI"] = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage}/mlflow.db"
+    if storage:
+        try:
+            keep_files(Path.cwd(), Path(storage))
+        except SelfTrainError as error:
+            say(error)
+            return 2
+        os.chdir(storage)  # what is relative all the same is not lost
+        os.environ["MLFLOW_TRACKING_URI"] = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage}/mlflow.db"
     from selftrain.cli import main as selftrain
 
     return selftrain(words)

@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 
-from selftrain.cli import audit, inspection, jobs, models, serving, training
+from selftrain.cli import audit, checking, inspection, jobs, labelling, models, serving, training, watching
 from selftrain.cli.common import Parser, flag_of, in_flags
 from selftrain.errors import ConfigError, ProcessDied, SelfTrainError, say
 from selftrain.passwords import has_password
@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: its words, without the program's name; default: those of this process.
 
     Returns:
-        0; 1 for a sweep with failed cells; 2 for what the user can fix, with one sentence on the standard error stream; 130 after Ctrl-C or SIGTERM.
+        0; 1 for a sweep with failed cells; 2 for what the user can fix, with one sentence on the standard error stream; 3 for an alarm of `watch`; 130 after Ctrl-C
+        or SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = argparse.Namespace()
@@ -65,7 +66,7 @@ def build_parser() -> Parser:
     """The parser of all commands."""
     parser = Parser(prog="selftrain", description=DESCRIPTION)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for group in (training, models, audit, jobs, serving, inspection):
+    for group in (training, checking, models, audit, labelling, jobs, serving, watching, inspection):
         group.add_commands(commands)
     return parser
 

@@ -11,9 +11,11 @@ from selftrain.errors import ConfigError, ProcessDied, printable
 
 if TYPE_CHECKING:
     from selftrain.bundle.classifier import Classifier
+    from selftrain.tracking import RegisteredVersion
 
 
 _OF_A_PASS = {"address": "--address", "at_once": "--at-once", "threads": "--threads", "gpus": "--gpus"}
+NO_LABEL = "-"  # what is printed for a text that gets none
 CONTINUES = "the same command continues, what is written is kept"
 
 
@@ -36,7 +38,7 @@ def add_predict(commands: Any) -> None:
             'selftrain predict --model mail "Where is my parcel?"',
             "selftrain predict --bundle bundle --file 'docs/*.parquet' --out labeled/",
         ),
-        sets={"file": "source", "model": "model_name", "address": "ray.address"},
+        sets={"file": "source", "model": "model_name", "address": "ray.address", "prediction_sets": "sets"},
     )
     predict.add_argument("texts", nargs="*", metavar="TEXT")
     predict.add_argument(
@@ -50,6 +52,15 @@ def add_predict(commands: Any) -> None:
         help="where the labeled rows go (CSV, JSONL or Parquet); for many files a folder or an address; repeated, it continues",
     )
     predict.add_argument("--text-column", default="text", help="column of the text in --file (default: text)")
+    predict.add_argument(
+        "--abstain", action="store_true", help="no label for texts on which the bundle is not sure enough for its promise (selftrain audit --promise)"
+    )
+    predict.add_argument(
+        "--sets",
+        action="store_true",
+        dest="prediction_sets",
+        help="beside the label the classes that may be the true one, of which the bundle promises how often it is among them (selftrain audit --sets)",
+    )
     which = predict.add_mutually_exclusive_group()
     which.add_argument("--model", default=None, help="name in the registry; its champion is used (default: bbc_news, the demo's)")
     which.add_argument("--bundle", metavar="FOLDER", help="a bundle folder, without a registry")
@@ -113,15 +124,21 @@ def _add_register(commands: Any) -> None:
         _register,
         "make a bundle a version of a registered model, and champion if it is more accurate",
         examples=(
-            "selftrain register small/static --model mail",
             "selftrain register fast --model mail --documents labeled.csv --label-column topic",
+            "selftrain register fast --model mail --documents mails.csv --audit mail_audit --answers mail_audit/questions.csv",
         ),
         sets={"bundle": "folder", "model": "name", "tracking_uri": "uri"},
     )
     register.add_argument("bundle", metavar="BUNDLE", help="a bundle folder, such as those of export --out and distill")
     register.add_argument("--model", metavar="NAME", help="name in the registry (default: the bundle's own)")
     _add_documents(register, "with labels, to compare it with the champion")
-    register.add_argument("--promote", action="store_true", help="make it champion and compare nothing")
+    register.add_argument(
+        "--audit", metavar="FOLDER", help="compare it by an audit's answers instead of a label column: the folder or address of selftrain audit --out"
+    )
+    register.add_argument("--answers", metavar="FILE", help="the questions of --audit with their column label filled in; a file or an address")
+    register.add_argument(
+        "--promote", action="store_true", help="make it champion and compare nothing; with --audit, only where the champion cannot be compared"
+    )
     add_tracking_uri(register)
 
 
@@ -158,12 +175,17 @@ def _predict(options: argparse.Namespace) -> int:
     if options.file:
         from selftrain.bundle.predict import predict_file
 
-        rows = predict_file(classifier, Path(options.file), Path(options.out), options.text_column)
+        asked = {"abstain": options.abstain, "sets": options.prediction_sets}
+        rows = predict_file(classifier, Path(options.file), Path(options.out), options.text_column, **asked)
         print(f"{rows} rows labeled in {options.out}")
         return 0
+    threshold = classifier.promised_threshold() if options.abstain else 0.0
+    sets = classifier.promised_sets() if options.prediction_sets else None
     for text, row in zip(options.texts, classifier.predict_proba(options.texts), strict=True):
         best = int(row.argmax())
-        print(f"{printable(str(classifier.classes_[best]))}\t{row[best]:.3f}\t{printable(text)}")
+        label = printable(" / ".join(classifier.card.path_of(best))) if row[best] >= threshold else NO_LABEL
+        members = "" if sets is None else ", ".join(printable(str(classifier.classes_[one])) for one in sets.members(row.tolist())) + "\t"
+        print(f"{label}\t{row[best]:.3f}\t{members}{printable(text)}")
     return 0
 
 
@@ -192,11 +214,14 @@ def _predict_files(options: argparse.Namespace) -> int:
             text_column=options.text_column,
             address=options.address,
             at_once=options.at_once,
+            abstain=options.abstain,
+            sets=options.prediction_sets,
             **{name: value for name, value in asked.items() if value is not None},
         )
     except ProcessDied as error:
         raise ProcessDied(f"{error} {CONTINUES[0].upper()}{CONTINUES[1:]}.") from None
-    without = f", {made.failed} of them without a label (column error)" if made.failed else ""
+    without = f", {made.abstained} of them abstained from" if options.abstain else ""
+    without += f", {made.failed} of them without a label (column error)" if made.failed else ""
     print(f"{'nothing to do: ' if made.found else ''}{made.rows} rows labeled in {options.out}{without}")
     return 0
 
@@ -278,6 +303,8 @@ def _distill(options: argparse.Namespace) -> int:
 
 def _register(options: argparse.Namespace) -> int:
     _require_columns_of_file(options)
+    if options.audit is not None or options.answers is not None:
+        return _register_audited(options)
     if options.documents is not None and options.promote:
         raise ConfigError("--promote compares nothing and takes no --documents; leave out one of them.")
     if options.documents is not None and options.label_column is None:
@@ -293,5 +320,31 @@ def _register(options: argparse.Namespace) -> int:
         promote=options.promote,
         uri=options.tracking_uri,
     )
+    return _say_registered(found)
+
+
+def _register_audited(options: argparse.Namespace) -> int:
+    if options.audit is None or options.answers is None or options.documents is None:
+        raise ConfigError("--audit, --answers and --documents go together; pass all three.")
+    if options.label_column is not None:
+        raise ConfigError("--audit has the labels; leave out --label-column.")
+    from selftrain.runs.audit_places import answers_file, audit_folder
+    from selftrain.runs.register import register
+
+    with audit_folder(options.audit) as audit, answers_file(options.answers) as answers:
+        found = register(
+            Path(options.bundle),
+            options.model,
+            documents=options.documents,
+            text_column=options.text_column,
+            audit=audit,
+            answers=answers,
+            promote=options.promote,
+            uri=options.tracking_uri,
+        )
+    return _say_registered(found)
+
+
+def _say_registered(found: RegisteredVersion) -> int:
     print(f"{found.model} version {found.version}, {'champion' if found.champion else 'not champion'}: {found.reason}")
     return 0

@@ -16,7 +16,13 @@ def add_commands(commands: Any) -> None:
         _serve,
         "serve registered models and bundles: a page, and POST /v1/classify",
         examples=("selftrain serve --model mail", "selftrain serve --bundle bundle --host 0.0.0.0 --token-file token.txt"),
-        sets={"model": "models", "allowed_host": "allowed_hosts", "timeout": "timeout_seconds", "max_waiting": "max_waiting_texts"},
+        sets={
+            "model": "models",
+            "allowed_host": "allowed_hosts",
+            "timeout": "timeout_seconds",
+            "max_waiting": "max_waiting_texts",
+            "labelling": "folder",
+        },
     )
     serve.add_argument(
         "--model",
@@ -60,6 +66,10 @@ def add_commands(commands: Any) -> None:
         "--language-model-key-file", metavar="FILE", help="API key of that server; default: the variable SELFTRAIN_LANGUAGE_MODEL_KEY, if set"
     )
 
+    serve.add_argument("--seen", metavar="FOLDER", help="keep a sample of what was answered, embeddings and probabilities, for selftrain watch")
+    serve.add_argument("--seen-texts", action="store_true", help="with --seen: keep the texts of the sample too")
+    serve.add_argument("--labelling", metavar="FOLDER", help="of questions (selftrain audit): the page at /label asks them")
+
     ui = add_command(commands, "ui", _ui, "open MLflow on the runs", examples=("selftrain ui --port 5001",), sets={"tracking_uri": "uri"})
     ui.add_argument("--port", type=int, default=5000, help="port of the page (default: 5000)")
     add_tracking_uri(ui)
@@ -87,6 +97,9 @@ def _serve(options: argparse.Namespace) -> int:
         language_model=options.language_model,
         language_model_name=options.language_model_name,
         language_model_key_file=options.language_model_key_file,
+        labelling=options.labelling,
+        seen=options.seen,
+        seen_texts=options.seen_texts,
     )
     return 0
 

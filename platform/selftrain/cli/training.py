@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selftrain.cli.common import DATA_KEYS, add_command, add_experiment, add_overrides, load_experiment, names_of, say_unsent
+from selftrain.cli.common import CLASSES, DATA_KEYS, add_command, add_experiment, add_overrides, classes_of, load_experiment, say_unsent
 from selftrain.errors import ConfigError, ProcessDied
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ def add_commands(commands: Any) -> None:
     add_experiment(run)
     run.add_argument("--dry-run", action="store_true", help="print the resolved config and what it will cost, and start nothing")
     run.add_argument(
-        "--resume", metavar="FOLDER", help="continue a killed run, or add seeds or variants to a finished one (--set); finished work is not repeated"
+        "--resume",
+        metavar="FOLDER",
+        help="continue a killed run (its folder or s3:// address), or add seeds or variants to a finished one (--set); finished work is not repeated",
     )
     run.add_argument("--address", help="a Ray cluster (auto, or an address); default: a local Ray for the length of the run (ray.address)")
     run.add_argument(
@@ -53,7 +55,9 @@ def add_commands(commands: Any) -> None:
     sweep.add_argument("space", nargs="?", metavar="SPACE.yaml", help="what to sweep, such as the files of tune_spaces/")
     sweep.add_argument("--small", action="store_true", help="at the size of the file's `small` block, for two CPU cores")
     sweep.add_argument("--dry-run", action="store_true", help="validate every cell, print what is to do, and start nothing")
-    sweep.add_argument("--resume", metavar="FOLDER", help="continue a killed sweep from its folder; finished trainings are not repeated")
+    sweep.add_argument(
+        "--resume", metavar="FOLDER", help="continue a killed sweep from its folder or s3:// address; finished trainings are not repeated"
+    )
     sweep.add_argument("--at-once", type=int, metavar="N", help="trials at the same time (default: one a core, one a GPU where trials use one)")
     sweep.add_argument("--address", help="a Ray cluster (auto, or an address); default: a local Ray for the length of the sweep")
     add_overrides(sweep, "data.test_documents=500, or --set seeds=[0,1]")
@@ -70,7 +74,7 @@ def add_commands(commands: Any) -> None:
         sets={"data": "named", "classes": "data.classes", "model": "augment.model", "seed": "augment.engine_seed"},
         continues="the same command continues, finished texts are in the cache",
     )
-    generate.add_argument("--classes", metavar="A,B,...", help="class names, separated by commas (data.classes)")
+    generate.add_argument("--classes", metavar="A,B,...", help=CLASSES)
     generate.add_argument("--data", metavar="NAMED_SET", help="a set of the catalogue whose classes and prompts are used, e.g. sst2")
     generate.add_argument("--per-class", type=int, required=True, metavar="N", help="texts a class")
     generate.add_argument("--model", help="language model: a folder, a hub name, or gemma-3-270m (augment.model)")
@@ -103,7 +107,7 @@ def _run(options: argparse.Namespace) -> int:
     result = story.run(experiment, command=options.asked, resume=options.resume, at_once=options.at_once)
     facts = result.metrics
     print(result.table)
-    print(f"\nreport      {result.folder / 'report.html'}")
+    print(f"\nreport      {result.folder}/report.html")
     if facts.get("labeled"):
         print(f"labeled     {facts['labeled']}")
     print(f"MLflow run  {facts['run']['mlflow_run_id']}  (selftrain ui)")
@@ -114,6 +118,7 @@ def _run(options: argparse.Namespace) -> int:
         print("bundle      none: a bundle reads texts, and the documents are images")
     else:
         print(f"bundle      {result.bundle}")
+    if facts["serve"]:
         print(f"\nserve it:   {facts['serve'][0]}")
     return say_unsent(result.unsent)
 
@@ -150,8 +155,8 @@ def _sweep(options: argparse.Namespace) -> int:
         return 0
     result = run_sweep(space, folder=options.resume, at_once=options.at_once, address=options.address, command=options.asked)
     print(f"\n{space.title}\n\n{result.text}\n")
-    print(f"report      {result.folder / 'report.html'}")
-    print(f"table       {result.folder / 'table.md'}")
+    print(f"report      {result.folder}/report.html")
+    print(f"table       {result.folder}/table.md")
     print(f"MLflow run  {result.mlflow_run_id}  (selftrain ui)")
     return say_unsent(result.unsent) or (0 if result.table is None or result.table.complete else 1)
 
@@ -165,7 +170,7 @@ def _generate(options: argparse.Namespace) -> int:
         raise ConfigError(f"--set {unused!r} has no effect here; selftrain generate uses {', '.join(_GENERATE_USES)}.")
     check_folder(Path(options.out), "out")
     asked = {"model": options.model, "engine_seed": options.seed}
-    data = {"classes": names_of(options.classes)} if options.classes is not None else {}
+    data = {"classes": classes_of(options.classes)} if options.classes is not None else {}
     experiment = load(None, options.overrides, {"data": data, "augment": {key: value for key, value in asked.items() if value is not None}})
     try:
         made = generate(

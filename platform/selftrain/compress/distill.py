@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +24,12 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tqdm import tqdm
 
 from selftrain.bundle.backends import FOLDER, GRAPHS
-from selftrain.bundle.classifier import Classifier, open_backbone
+from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.documents import labels_of, load_documents
 from selftrain.bundle.format import BundleCard, BundleMetrics, checked_card, read_prototypes, write_bundle
 from selftrain.bundle.handover import distilled_card
+from selftrain.bundle.pytorch import open_backbone
+from selftrain.bundle.reference import FEWEST, Reference, drawn
 from selftrain.bundle.tokens import FastReader, reader_of
 from selftrain.compress.onnx import divided, require_empty
 from selftrain.compress.students import DistilledStudent, Teacher, layers_of, shallow_student, static_student
@@ -176,14 +179,24 @@ class _Comparison:
         return "accuracy" if self.labels is not None else "agreement"
 
     def write(self, place: Path, card: BundleCard, name: str, student: DistilledStudent) -> Path:
-        """The student's bundle, with its metrics where there are labels."""
+        """The student's bundle, with its metrics where there are labels, and the reference that it is watched by, where its teacher has one."""
         facts = distilled_card(card, name, student.changes)
         write = partial(write_bundle, place, backbone=student.backbone, prototypes=student.weights, bias=student.bias)
         write(card=facts)
+        changes: dict[str, Any] = {}
+        kept = None
+        if self.labels is not None or card.reference is not None:
+            classifier = Classifier.load(place, device="cpu")
+            probabilities, embeddings = classifier.embed(self.texts)
         if self.labels is not None:
-            scores = evaluate(Classifier.load(place, device="cpu").predict_proba(self.texts), self.labels, card.labels)
-            metrics = BundleMetrics(accuracy=scores.accuracy, macro_f1=scores.macro_f1, ece=scores.ece, documents=scores.documents)
-            write(card=facts.model_copy(update={"metrics": metrics}))
+            scores = evaluate(probabilities, self.labels, card.labels)
+            changes["metrics"] = BundleMetrics(accuracy=scores.accuracy, macro_f1=scores.macro_f1, ece=scores.ece, documents=scores.documents)
+        if card.reference is not None and len(self.texts) >= FEWEST:
+            chosen = drawn(len(self.texts), card.reference.kept)
+            kept = Reference(probabilities[chosen].astype(np.float32), None if embeddings is None else embeddings[chosen])
+            changes["reference"] = kept.facts(probabilities, held_out=True, backend=classifier.backend)
+        if changes:
+            write(card=facts.model_copy(update=changes), reference=kept)
         return place
 
     def tier(self, name: str, folder: Path, backend: str) -> Tier:

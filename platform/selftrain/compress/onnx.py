@@ -33,16 +33,15 @@ from selftrain.bundle.backends import (
     Measured,
     OnnxBackend,
     OpenVinoBackend,
-    TorchBackend,
     check_name,
     cores,
     require_packages,
     sha256,
     this_machine,
 )
-from selftrain.bundle.classifier import open_backbone
 from selftrain.bundle.documents import labels_of, load_documents
 from selftrain.bundle.format import BundleCard, checked_card, read_prototypes
+from selftrain.bundle.pytorch import TorchBackend, open_backbone
 from selftrain.bundle.tokens import FastReader, Reader, batches, padded, reader_of
 from selftrain.compress.graph import Graph, int8_cost, largest_difference, quantize, write_graph
 from selftrain.errors import BundleError, ConfigError, DataError, OutputError

@@ -24,7 +24,8 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tqdm import tqdm
 
 from selftrain.bundle.format import BundleCard
-from selftrain.bundle.tokens import FastReader, features_of, padded
+from selftrain.bundle.pytorch import features_of
+from selftrain.bundle.tokens import FastReader, padded
 from selftrain.errors import BundleError
 
 SIF = 1e-4  # a of the weights of the tokens

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -16,18 +15,15 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from selftrain.config.augment import AugmentConfig
+from selftrain.config.classes import class_tree, composed, paths_of
 from selftrain.config.hardware import Placement, WorkerGpu
 from selftrain.config.mistakes import explain
+from selftrain.config.prices import CostConfig
 from selftrain.config.section import Section
 from selftrain.errors import ConfigError
 from selftrain.passwords import keys_with_passwords
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy, torch and scikit-learn all take
-
-
-def composed(name: str) -> str:
-    """A class name in Unicode's normal form C: "café" is one name, whether its é was typed as one character or as two."""
-    return unicodedata.normalize("NFC", name)
 
 
 class DataConfig(Section):
@@ -40,7 +36,9 @@ class DataConfig(Section):
     )
     text_column: str = Field("text", description="column with the text (files and hub data sets outside the catalogue)")
     label_column: str | None = Field(None, description="column with the true label; for evaluation only, unless supervision says otherwise")
-    classes: tuple[str, ...] | None = Field(None, description="class names; default: the catalogue's")
+    classes: tuple[str | dict[str, Any], ...] | None = Field(
+        None, description="class names, or a tree of them, e.g. {sport: [football, tennis], politics: [elections, laws]}; default: the catalogue's"
+    )
     descriptions: dict[str, str] = Field(
         default_factory=dict, description="a few words about each class for the language model, e.g. tech: computers and gadgets"
     )
@@ -71,15 +69,20 @@ class DataConfig(Section):
     flip_probability: float = Field(0.3, ge=0, lt=1, description="probability that a wrong class is in a document's candidate set (SEAL table 3)")
     label_noise: float = Field(0.0, ge=0, lt=1, description="share of the granted labels that are replaced by another class (symmetric noise)")
 
-    @field_validator("classes", mode="after")
+    @field_validator("classes", mode="before")
     @classmethod
-    def _composed_names(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return None if names is None else tuple(composed(name) for name in names)
+    def _tree(cls, classes: Any) -> Any:
+        return class_tree(classes)
 
     @field_validator("descriptions", mode="after")
     @classmethod
     def _composed_keys(cls, descriptions: dict[str, str]) -> dict[str, str]:
         return {composed(name): words for name, words in descriptions.items()}
+
+    @property
+    def class_paths(self) -> tuple[tuple[str, ...], ...] | None:
+        """Of each class its parents, the outermost first, and its name; None where `classes` are left to the source."""
+        return None if self.classes is None else tuple(paths_of(self.classes))
 
 
 class ModelConfig(Section):
@@ -130,7 +133,9 @@ class TrainingConfig(Section):
         "auto", description="of matrix products while training (weights stay float32); auto: bfloat16 where the hardware multiplies it"
     )
     max_failures: int = Field(1, ge=0, description="restarts of the worker group from its last checkpoint")
-    storage: str | None = Field(None, description="shared folder for checkpoints on a cluster; default: the run's own folder")
+    storage: str | None = Field(
+        None, description="shared folder or address for checkpoints on a cluster; default: the run's own folder or address (output)"
+    )
     pseudo_labeling: Literal["auto", "workers", "cluster"] = Field(
         "auto",
         description="what scores all unlabeled documents before a round of GenCo or PESCO: the training workers, or actors wherever the Ray cluster has room; "
@@ -146,6 +151,12 @@ class EvaluationConfig(Section):
         False, description="also report accuracy and AUC on the test documents after every round of a run; no training sees them"
     )
     llm_documents: int = Field(0, ge=0, description="test documents that the language model itself classifies (GenCo table 2, Alpaca-7B row)")
+    reference: int = Field(
+        2000,
+        ge=0,
+        le=2000,
+        description="documents whose probabilities and embeddings the bundle keeps, for selftrain watch; 0: none. Much of a text can be guessed from its embedding",
+    )
     map: Literal["tsne", "pca", "none"] = Field("tsne", description="embedding map of GenCo's figure 4")
     map_documents: int = Field(500, ge=10)
 
@@ -178,11 +189,12 @@ class Experiment(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
+    cost: CostConfig = CostConfig()
     ray: RayConfig = RayConfig()
     variants: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="name -> what differs from the experiment (method, data.supervision)"
     )
-    output: str = Field("runs", description="folder of the run folders")
+    output: str = Field("runs", description="folder of the run folders, or an address (s3://bucket/runs): a run is then continued on any machine")
 
     @field_validator("method")
     @classmethod

@@ -9,7 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from selftrain.config.document import Experiment, merge, nested, parse
+from selftrain.config.mistakes import explain
+from selftrain.config.prices import Prices
 from selftrain.errors import ConfigError
 from selftrain.files.parsing import DEPTH, YAML_CHARACTERS, yaml_of
 
@@ -30,6 +34,18 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = (), base: Ma
         document = read_yaml(path, "experiment", "jobs/experiments/")
     document = merge(document, base or {})
     return parse(overridden(document, overrides), where=str(path) if path is not None else "the options")
+
+
+def load_prices(path: str | Path) -> Prices:
+    """Read a price file.
+
+    Raises:
+        ConfigError: there is no such file, it is not YAML, a key is unknown or missing, or a price is below 0.
+    """
+    try:
+        return Prices.model_validate(read_yaml(path, "price", "the one in docs/howto/cost.md"))
+    except ValidationError as error:
+        raise explain(error, Prices, str(path)) from None
 
 
 def overridden(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

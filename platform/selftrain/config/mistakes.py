@@ -26,7 +26,8 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> Confi
         return ConfigError(f"Unknown key {dotted!r} in {where}; {nearest(path[-1], _known_keys(model, path[:-1]))}")
     message = first["msg"].removeprefix("Value error, ")
     given = first.get("input")
-    shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) or given is None else ""
+    shows = isinstance(given, str | int | float | bool) or given is None
+    shown = f" (got {given!r})" if shows and "(got " not in message else ""
     return ConfigError(f"{dotted} in {where}: {message[0].lower()}{message[1:]}{shown}.", parameter=dotted)
 
 

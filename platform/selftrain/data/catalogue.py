@@ -61,7 +61,7 @@ def spelling(name: str) -> str:
 
 
 def _class(name: str, words: str = "", description: str = "", *aliases: str) -> ClassEntry:
-    return ClassEntry(name, words or name, description or words or name, aliases)
+    return ClassEntry(name, words or name, description or words or name, aliases=aliases)
 
 
 def _sentiment(thing: str) -> tuple[ClassEntry, ...]:

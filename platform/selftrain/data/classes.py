@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from selftrain.config import composed
+from selftrain.config import check_groups, composed
 from selftrain.data.catalogue import NamedSet, spelling
 from selftrain.data.cleaning import label_key
-from selftrain.data.corpus import Label
+from selftrain.data.corpus import Label, words_of
 from selftrain.data.reading import Rows
 from selftrain.data.sources import DataSource
 from selftrain.errors import ConfigError, DataError, nearest, unprintable
@@ -24,20 +23,42 @@ def check_class_names(names: Sequence[str], where: str) -> None:
 
     Case, outer blanks and the way in which an accent is written do not count.
     """
+    _check_names(names, where)
+    seen: dict[str, str] = {}
+    for name in names:
+        if (key := composed(name).strip().casefold()) in seen:
+            raise DataError(f"{where} names the class {seen[key]!r} twice; name each class once.")
+        seen[key] = name.strip()
+    if len(names) < 2:
+        raise DataError(f"{where} names {len(names) or 'no'} class{'es' if not names else ''}; at least two are needed.")
+
+
+def check_class_paths(paths: Sequence[Sequence[str]], where: str) -> None:
+    """`check_class_names` for the classes of a tree, and the same for its groups: each stands in one place, and none has the name of a class.
+
+    Args:
+        paths: of each class its parents, the outermost first, and its name.
+        where: what names them, for the error.
+
+    Raises:
+        DataError: a name is wrong, or comes twice.
+    """
+    check_class_names([path[-1] for path in paths], where)
+    _check_names([name for path in paths for name in path[:-1]], where)
+    try:
+        check_groups(paths)
+    except ValueError as error:
+        raise DataError(f"{where} {error}.") from None
+
+
+def _check_names(names: Iterable[str], where: str) -> None:
     for name in names:
         if (found := unprintable(name)) is not None:
             raise DataError(f"{where} has a class name with the control character {found} ({name[:50]!r}); write names of plain characters.")
         if len(name) > CLASS_CHARACTERS:
             raise DataError(f"{where} has a class name of {len(name):,} characters, more than {CLASS_CHARACTERS}; shorten it, or set another column.")
-    seen: dict[str, str] = {}
-    for name in names:
-        if not (key := composed(name).strip().casefold()):
+        if not name.strip():
             raise DataError(f"{where} has an empty class name; every class must have a name.")
-        if key in seen:
-            raise DataError(f"{where} names the class {seen[key]!r} twice; name each class once.")
-        seen[key] = name.strip()
-    if len(names) < 2:
-        raise DataError(f"{where} names {len(names) or 'no'} class{'es' if not names else ''}; at least two are needed.")
 
 
 def classes_of(source: DataSource, wanted: Sequence[str] | None) -> tuple[tuple[Label, ...], dict[str, int]]:
@@ -90,6 +111,18 @@ def same_classes(source: DataSource, labels: Sequence[Label], learned: str) -> d
     return classes_of(source, names)[1]
 
 
+def with_parents(labels: Sequence[Label], paths: Sequence[Sequence[str]] | None) -> tuple[Label, ...]:
+    """`labels` in their groups.
+
+    Args:
+        labels: classes, in the order of `paths`.
+        paths: of each class its parents, the outermost first, and its name; None for no groups.
+    """
+    if paths is None:
+        return tuple(labels)
+    return tuple(replace(label, parents=tuple(name.strip() for name in path[:-1])) for label, path in zip(labels, paths, strict=True))
+
+
 def with_descriptions(labels: Sequence[Label], descriptions: Mapping[str, str]) -> tuple[Label, ...]:
     """`labels` with the user's descriptions for the language model.
 
@@ -105,14 +138,6 @@ def with_descriptions(labels: Sequence[Label], descriptions: Mapping[str, str]) 
             )
         by_name[spelling(name)] = replace(by_name[spelling(name)], description=description)
     return tuple(by_name.values())
-
-
-def words_of(name: str) -> str:
-    """The words that stand for a class in prompts: `_` as a blank, and CamelCase as words in lower case."""
-    spaced = " ".join(name.replace("_", " ").split())
-    parts = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", spaced)
-    # Only joined words lose their capitals: "NaturalPlace" is no spelling of English, "New York" and "IT" are.
-    return parts.lower() if " " not in spaced and " " in parts else spaced
 
 
 def no_label_matches(source: DataSource, labels: Sequence[Label]) -> str:

@@ -7,6 +7,7 @@ the leak test (tests/test_leak.py) shuffles it and asserts that no trained weigh
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -19,6 +20,14 @@ def document_id(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
+def words_of(name: str) -> str:
+    """The words that stand for a class in prompts: `_` as a blank, and CamelCase as words in lower case."""
+    spaced = " ".join(name.replace("_", " ").split())
+    parts = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", spaced)
+    # Only joined words lose their capitals: "NaturalPlace" is no spelling of English, "New York" and "IT" are.
+    return parts.lower() if " " not in spaced and " " in parts else spaced
+
+
 @dataclass(frozen=True)
 class Label:
     """A class: its name, and the few words that stand for it in prompts."""
@@ -26,6 +35,13 @@ class Label:
     name: str
     words: str  # put into label prompts ("It is about {words}.")
     description: str  # put into the language model's prompts
+    parents: tuple[str, ...] = ()  # names of the groups that it is in, the outermost first
+
+    @property
+    def words_in_group(self) -> str:
+        """What stands for the class in label prompts: its words, and in brackets its groups, the innermost first; benchmarks/tree.py compares other forms."""
+        groups = ", ".join(words_of(group) for group in reversed(self.parents))
+        return f"{self.words} ({groups})" if groups else self.words
 
 
 @dataclass(frozen=True)
@@ -77,9 +93,15 @@ class Corpus:
         """Class names in index order."""
         return tuple(label.name for label in self.labels)
 
+    @property
+    def class_parents(self) -> tuple[tuple[str, ...], ...]:
+        """Of each class the groups that it is in, the outermost first; empty where no class is in any."""
+        parents = tuple(label.parents for label in self.labels)
+        return parents if any(parents) else ()
+
     def label_prompts(self) -> list[list[str]]:
         """The prompts of every class, `[class][prompt]` (GenCo table 4)."""
-        return [[prompt.format(label=label.words) for prompt in self.prompts] for label in self.labels]
+        return [[prompt.format(label=label.words_in_group) for prompt in self.prompts] for label in self.labels]
 
 
 @dataclass(frozen=True)

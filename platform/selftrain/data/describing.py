@@ -53,7 +53,7 @@ def describe_corpus(corpus: Corpus, truth: TrueLabels) -> str:
     unlabeled, test = Counter(truth.unlabeled.values()), Counter(truth.test.values())
     for index, label in enumerate(corpus.labels):
         counts = f": {unlabeled[index]:,} unlabeled, {test[index]:,} test" if unlabeled or test else ""
-        lines.append(f"  class {label.name} ({label.words}){counts}")
+        lines.append(f"  class {' / '.join((*label.parents, label.name))} ({label.words}){counts}")
     reasons = Counter(item.reason for item in corpus.skipped)
     lines.append(f"skipped {len(corpus.skipped):,} rows" + "".join(f", {count:,} {reason}" for reason, count in reasons.most_common()))
     for id_, text in zip(corpus.unlabeled.ids[:2], corpus.unlabeled.contents[:2], strict=True):

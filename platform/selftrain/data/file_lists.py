@@ -21,7 +21,7 @@ from selftrain.data.reading import Rows, file_rows, image_column, joined, parque
 from selftrain.data.records import FILE_SUFFIXES
 from selftrain.data.text_files import suffix_of
 from selftrain.errors import ConfigError, DataError, ResourceError, ServiceError
-from selftrain.files.remote import PACKAGES, file_system, reached
+from selftrain.files.remote import PACKAGES, file_system, is_address, reached
 
 _WILD = frozenset("*?[")
 _FOLDER_SUFFIX = ".parquet"  # of the files of a folder that are read
@@ -33,11 +33,6 @@ class FileList(NamedTuple):
     name: str
     rows: Rows
     first: Path | None  # a local file that says what kind of documents they hold
-
-
-def is_address(source: str) -> bool:
-    """Whether a source lies in an object store."""
-    return "://" in source
 
 
 def is_wildcard(source: str) -> bool:

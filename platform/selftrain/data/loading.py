@@ -16,7 +16,7 @@ import numpy as np
 
 from selftrain.config import DataConfig
 from selftrain.data.catalogue import DEFAULT_PROMPTS
-from selftrain.data.classes import check_class_names, classes_of, no_label_matches, same_classes, with_descriptions
+from selftrain.data.classes import check_class_paths, classes_of, no_label_matches, same_classes, with_descriptions, with_parents
 from selftrain.data.cleaning import NO_LABEL, SourceRow, clean, label_key
 from selftrain.data.columns import SkippedBuilder, SkippedRows
 from selftrain.data.corpus import Corpus, Documents, Label, TrueLabels
@@ -44,12 +44,13 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, TrueLabels]:
         ConfigError: a split, a prompt or a description is wrong.
         ServiceError: the source is on the hub, which cannot be reached.
     """
-    if config.classes is not None:
-        check_class_names(config.classes, "data.classes")
+    paths = config.class_paths
+    if paths is not None:
+        check_class_paths(paths, "data.classes")
     prompts = _prompts(config.prompts)
     source = find_source(config if config.test_source is None else config.model_copy(update={"test_split": None, "test_source": None}))
-    labels, index = classes_of(source, config.classes)
-    labels = with_descriptions(labels, config.descriptions)
+    labels, index = classes_of(source, None if paths is None else [path[-1] for path in paths])
+    labels = with_parents(with_descriptions(labels, config.descriptions), paths)
     tested = _tested(config, source, labels, index)
     given, rest, skipped = _cleaned(config, source, tested, index)
     if not _tests(given) and not np.any(rest.labels != NO_LABEL) and skipped.counts["unknown label"]:
@@ -205,9 +206,10 @@ def corpus_of(texts: Sequence[object], config: DataConfig) -> Corpus:
     """
     if isinstance(texts, str | bytes | Mapping):
         raise DataError(f"texts must be a list of texts (got a {type(texts).__name__}); for one text pass [text].", parameter="texts")
-    names = config.classes or ()
-    check_class_names(names, "classes")
-    labels = with_descriptions(tuple(Label(name, name, name) for name in names), config.descriptions)
+    paths = config.class_paths or ()
+    check_class_paths(paths, "classes")
+    names = [path[-1] for path in paths]
+    labels = with_parents(with_descriptions([Label(name, name, name) for name in names], config.descriptions), paths)
     rows, skipped = (SourceRow(f"text {place}", text) for place, text in enumerate(texts)), SkippedBuilder()
     cut = None if config.unlabeled_documents is None else Cut(config.unlabeled_documents, by_class=False)
     found = gather(clean(rows, index={}, max_characters=config.max_characters), skipped, cut=cut)

@@ -18,12 +18,13 @@ from selftrain.config import DataConfig
 from selftrain.data.catalogue import CATALOGUE, NamedSet
 from selftrain.data.cleaning import SourceRow
 from selftrain.data.corpus import DocumentKind
-from selftrain.data.file_lists import FileList, is_address, is_wildcard, local_list, parquet_files, remote_list
+from selftrain.data.file_lists import FileList, is_wildcard, local_list, parquet_files, remote_list
 from selftrain.data.reading import Rows, file_rows, image_column, joined, parquet_rows, parquet_schema, require_columns, table_rows
 from selftrain.data.records import FILE_SUFFIXES
 from selftrain.data.text_files import stem_of, suffix_of
 from selftrain.errors import ConfigError, DataError, ServiceError, nearest
 from selftrain.files.parsing import json_of
+from selftrain.files.remote import is_address
 
 FOLDER_VARIABLE = "SELFTRAIN_DATA"
 _DESCRIPTION = "dataset.json"

@@ -1,4 +1,4 @@
-"""Strong views of a text by editing words: what consistency methods compare a document with.
+"""Strong views of a text, by editing words or by a language model's continuation: what consistency methods compare a document with.
 
 The edits are those of Wei & Zou 2019 (EDA) that need no thesaurus: words are left out and swapped. A view follows from the text and its number alone, so
 frozen embeddings of views can be cached and every method of a comparison gets the same ones.
@@ -31,3 +31,8 @@ def edited(text: str, view: int, *, dropped: float = 0.3, swapped: float = 0.1) 
         one, other = kept[first], kept[second]  # blanks stay in their places
         kept[first], kept[second] = one._replace(text=other.text), other._replace(text=one.text)
     return joined(kept)
+
+
+def continued(text: str, continuation: str) -> str:
+    """The strong view that a language model writes: its continuation stands in front, where an encoder that reads no more than the beginning reads it."""
+    return f"{continuation} {text}".strip()

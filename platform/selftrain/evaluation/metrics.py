@@ -83,12 +83,12 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequenc
     correct = (predicted == labels) & answered
     placed = np.where(answered, predicted, -1)  # scikit-learn leaves out what is not among the labels
     confusion = confusion_matrix(labels, placed, labels=range(classes))
-    per_class = _per_class(labels, placed, class_names)
+    per_class = class_scores(labels, placed, class_names)
     bins = reliability_bins(confidence, correct)
     return Scores(
         documents=documents,
         accuracy=float(correct.mean()),
-        macro_f1=float(np.mean([entry["f1"] for entry in per_class if entry["support"] or entry["predicted"]])),
+        macro_f1=macro_f1(per_class),
         ece=calibration_error(bins),
         brier=float(np.mean(np.sum((probabilities - np.eye(classes)[labels]) ** 2, axis=1))),
         mean_confidence=float(confidence.mean()),
@@ -97,6 +97,27 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequenc
         precision_at=precision_of_most_confident(confidence, correct),
         reliability=tuple(bins),
     )
+
+
+def class_scores(labels: np.ndarray, predicted: np.ndarray, class_names: Sequence[str]) -> tuple[ClassScores, ...]:
+    """The scores of every class.
+
+    Args:
+        labels: true class indices, `[N]`.
+        predicted: likewise; below 0: in no class.
+        class_names: in index order.
+    """
+    columns = precision_recall_fscore_support(labels, predicted, labels=range(len(class_names)), zero_division=0.0)
+    counts = np.bincount(predicted[predicted >= 0], minlength=len(class_names))
+    return tuple(
+        ClassScores(name=name, precision=float(precision), recall=float(recall), f1=float(f1), support=int(support), predicted=int(count))
+        for name, precision, recall, f1, support, count in zip(class_names, *columns, counts, strict=True)
+    )
+
+
+def macro_f1(per_class: Sequence[ClassScores]) -> float:
+    """The mean of F1 over the classes that occur among labels or predictions."""
+    return float(np.mean([entry["f1"] for entry in per_class if entry["support"] or entry["predicted"]]))
 
 
 def area_under_curve(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
@@ -143,15 +164,6 @@ def _cuts(documents: int) -> list[int]:
         cuts.update(step * power for step in _STEPS if step * power <= documents)
         power *= 10
     return sorted(cuts)
-
-
-def _per_class(labels: np.ndarray, predicted: np.ndarray, class_names: Sequence[str]) -> tuple[ClassScores, ...]:
-    columns = precision_recall_fscore_support(labels, predicted, labels=range(len(class_names)), zero_division=0.0)
-    counts = np.bincount(predicted[predicted >= 0], minlength=len(class_names))
-    return tuple(
-        ClassScores(name=name, precision=float(precision), recall=float(recall), f1=float(f1), support=int(support), predicted=int(count))
-        for name, precision, recall, f1, support, count in zip(class_names, *columns, counts, strict=True)
-    )
 
 
 def _checked(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -18,8 +18,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from selftrain.evaluation.schema import RunMetrics, Summary, VariantRow
-from selftrain.evaluation.summary import best, compared, main_row, main_summary, plus_minus
+from selftrain.evaluation.naming.report import NamesFound
+from selftrain.evaluation.schema import Asked, RunMetrics, Summary, VariantRow
+from selftrain.evaluation.summary import best, compared, level_titles, main_row, main_summary, plus_minus
 from selftrain.evaluation.svg import inline
 
 CAPTIONS = {
@@ -34,6 +35,7 @@ CAPTIONS = {
 }
 SKIPPED_SHOWN = 20
 SECTIONS = {
+    "names": "Class names",
     "variants": "How good it is",
     "pictures": "Pictures",
     "hardest": "Hardest documents",
@@ -76,6 +78,7 @@ class Findings:
 
     examples: Sequence[Example] = ()
     hardest: Sequence[HardDocument] = ()
+    names: NamesFound | None = None  # the class names before training
 
 
 def hardest_documents(
@@ -127,21 +130,29 @@ def render(metrics: RunMetrics, findings: Findings, pictures: Mapping[str, bytes
         loader=PackageLoader("selftrain", "evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(excerpt=_excerpt, duration=_duration, number=_number, share=_share, plus_minus=plus_minus, moment=_moment)
-    present = {"pictures": bool(pictures), "hardest": bool(findings.hardest), "examples": bool(findings.examples)}
+    present = {
+        "names": findings.names is not None,
+        "pictures": bool(pictures),
+        "hardest": bool(findings.hardest),
+        "examples": bool(findings.examples),
+    }
     return environment.get_template("report.html").render(
         metrics=metrics,
         contents=[(name, title) for name, title in SECTIONS.items() if present.get(name, True)],
         headline=_headline(metrics),
         tiles=_tiles(metrics, row),
         result=_result(metrics),
+        warnings=_warnings(metrics),
         labeled=any(entry["accuracy"] is not None for entry in metrics["summary"]),
         validated=any(entry["validated"] is not None for entry in metrics["summary"]),
         best=best(metrics["summary"]),
         main=row,
         variants=len({entry["variant"] for entry in metrics["summary"]}),
         compared=len(compared(metrics)),
-        classes=_classes(row, metrics["asked"]["classes"]) if row else [],
+        levels=level_titles(metrics["summary"]),
+        classes=_classes(row, metrics["asked"]) if row else [],
         pictures=[_picture(name, content) for name, content in pictures.items()],
+        names=findings.names,
         examples=findings.examples,
         mistakes=[entry for entry in findings.hardest if entry["why"] == "wrong"],
         undecided=[entry for entry in findings.hardest if entry["why"] == "undecided"],
@@ -212,14 +223,33 @@ def _result(metrics: RunMetrics) -> str:
     return sentence + "."
 
 
-def _classes(row: VariantRow, names: Sequence[str]) -> list[dict[str, Any]]:
-    """One line a class: documents predicted, their share of the largest class (for the bar), and the scores where labels are known."""
-    most = max((row["predicted"].get(name, 0) for name in names), default=0) or 1
-    scores = {entry["name"]: entry for entry in row["scores"]["per_class"]} if row["scores"] is not None else {}
-    lines = []
-    for name in names:
-        predicted = row["predicted"].get(name, 0)
-        lines.append({"name": name, "predicted": predicted, "bar": round(100 * predicted / most, 1), "scores": scores.get(name)})
+def _warnings(metrics: RunMetrics) -> list[str]:
+    """What a reader of the first lines must know of what the run's own variant decided: one sentence for each thing that was not used."""
+    main = main_summary(metrics)
+    several = len(metrics["asked"]["seeds"]) > 1
+    return [
+        f"Seed {entry['seed']}: {entry['why']}" if several else entry["why"]
+        for entry in metrics.get("decisions", [])
+        if main is not None and entry["variant"] == main["variant"] and not entry["used"]
+    ]
+
+
+def _classes(row: VariantRow, asked: Asked) -> list[dict[str, Any]]:
+    """One line a class: documents predicted, their share of the largest class (for the bar), and the scores where labels are known; a group before its classes."""
+    names, parents, counts = asked["classes"], asked.get("parents") or [[] for _ in asked["classes"]], row["predicted"]
+    most = max((counts.get(name, 0) for name in names), default=0) or 1
+    listed = [*row["scores"]["per_class"], *(entry for level in row.get("levels", []) for entry in level["per_class"])] if row["scores"] else []
+    scores = {entry["name"]: entry for entry in listed}
+    lines: list[dict[str, Any]] = []
+    above: list[str] = []
+    for name, groups in zip(names, parents, strict=True):
+        for depth, group in enumerate(groups):
+            if groups[: depth + 1] != above[: depth + 1]:
+                predicted = sum(counts.get(one, 0) for one, its in zip(names, parents, strict=True) if group in its)
+                lines.append({"name": group, "depth": depth, "group": True, "predicted": predicted, "bar": 0, "scores": scores.get(group)})
+        above, predicted = groups, counts.get(name, 0)
+        bar = round(100 * predicted / most, 1)
+        lines.append({"name": name, "depth": len(groups), "group": False, "predicted": predicted, "bar": bar, "scores": scores.get(name)})
     return lines
 
 

@@ -5,9 +5,12 @@ Metrics that need true labels are None where the documents have none; seconds ar
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from selftrain.evaluation.significance import MeanStd
+
+if TYPE_CHECKING:
+    from selftrain.evaluation.levels import LevelScores
 
 LANGUAGE_MODEL_ROW = "language model"  # the variant of the row in which the language model itself classifies, or several teachers together
 
@@ -33,6 +36,7 @@ class Asked(TypedDict):
 
     data: str
     classes: list[str]
+    parents: NotRequired[list[list[str]]]  # of each class of a tree, the outermost first
     encoder: str
     llm: str | None
     llm_fingerprint: str | None
@@ -86,6 +90,7 @@ class VariantRow(TypedDict):
     inference_ms: float | None  # milliseconds to classify one document, in batches; None where that was not measured
     bound: NotRequired[bool]
     reliability: NotRequired[float]  # of one of several teachers: how often its choices are right, as the votes of all teachers say
+    levels: NotRequired[list[LevelScores]]  # of a tree of classes with true labels: those above the classes, the outermost first
     failed: NotRequired[int]  # documents without a class from the language model: wrong, and in no class's share
     validation: NotRequired[BestOnValidation]
 
@@ -102,6 +107,7 @@ class Summary(TypedDict):
     accuracy: MeanStd | None
     macro_f1: MeanStd | None
     ece: MeanStd | None
+    levels: NotRequired[list[MeanStd]]  # accuracy on each level of a tree above the classes, the outermost first
     validated: MeanStd | None  # accuracy of the round that is best on the validation documents
     mean_confidence: MeanStd
     train_seconds: MeanStd
@@ -117,6 +123,16 @@ class VariantRound(TypedDict):
     figures: dict[str, float]
 
 
+class Decision(TypedDict):
+    """What a training decided by itself, and why, in a sentence: whether the language model's texts were used, and whether what was trained."""
+
+    variant: str
+    seed: int
+    question: Literal["texts", "training"]
+    used: bool
+    why: str
+
+
 class TextFacts(TypedDict):
     """Texts of the language model; `filtered` counts them by reason, `tokens_per_second` is None when nothing was generated."""
 
@@ -130,6 +146,19 @@ class TextFacts(TypedDict):
     tokens_per_second: float | None
     teachers: NotRequired[dict[str, TextFacts]]  # of each of several teachers
     broken_blocks: NotRequired[list[str]]  # blocks of the text cache that were set aside; their texts were generated again
+
+
+class CostFacts(TypedDict):
+    """What a run cost, or was expected to: texts that are generated, their tokens, hours of the whole run and of GPUs, and money where all prices are known."""
+
+    texts: int
+    prompt_tokens: int
+    generated_tokens: int
+    hours: float
+    gpu_hours: float
+    money: float | None
+    currency: str | None
+    why: str  # why there is no money
 
 
 class Stage(TypedDict):
@@ -160,8 +189,10 @@ class RunMetrics(TypedDict):
     summary: list[Summary]
     rounds: list[VariantRound]
     texts: TextFacts
+    cost: NotRequired[dict[Literal["predicted", "real"], CostFacts]]
     stages: list[Stage]
     bundle: str | None
+    decisions: NotRequired[list[Decision]]
     labeled: NotRequired[str | None]  # the documents as they were labeled, where there are none for testing
     registered: Registration | None
     serve: list[str]

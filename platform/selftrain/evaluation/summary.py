@@ -55,6 +55,12 @@ def compared(metrics: RunMetrics) -> list[str]:
     return [name for name in names if name in ranked[:MOST_COMPARED]]
 
 
+def level_titles(summary: Sequence[Summary]) -> list[str]:
+    """The titles of the columns with accuracies on the levels of a tree above its classes, the outermost first; none without a tree."""
+    depth = max((len(entry.get("levels", [])) for entry in summary), default=0)
+    return ["groups"] if depth == 1 else [f"groups, level {number}" for number in range(1, depth + 1)]
+
+
 def plus_minus(value: MeanStd | None, digits: int = 3) -> str:
     """`0.934 ± 0.003`; `0.934` for a single seed; a dash for None."""
     if value is None:
@@ -86,12 +92,14 @@ def text_table(summary: Sequence[Summary]) -> str:
     """The table for a terminal, columns aligned; `*` marks the best row. Without true labels it shows confidence instead of scores."""
     labeled = any(entry["accuracy"] is not None for entry in summary)
     validated = any(entry["validated"] is not None for entry in summary)
-    titles = [*(title for _, title in _SCORES), *(["best on validation"] if validated else [])]
+    above = level_titles(summary)
+    titles = [*(title for _, title in _SCORES), *above, *(["best on validation"] if validated else [])]
     head = ["variant", "at inference", "labels seen", "documents", "seeds", *(titles if labeled else ["mean confidence"])]
     winner = best(summary)
     body = []
     for entry in summary:
-        scores = [entry["accuracy"], entry["macro_f1"], entry["ece"], *([entry["validated"]] if validated else [])]
+        levels: list[MeanStd | None] = [*entry.get("levels", [])] or [None] * len(above)
+        scores = [entry["accuracy"], entry["macro_f1"], entry["ece"], *levels, *([entry["validated"]] if validated else [])]
         if not labeled:
             scores = [entry["mean_confidence"]]
         name = entry["variant"] + (" *" if entry is winner else "") + (" (bound)" if entry["bound"] else "")
@@ -114,9 +122,10 @@ def _summary(group: list[VariantRow], supervision: str) -> Summary:
     scored = [row["scores"] for row in group if row["scores"] is not None]
     scores = {name: mean_std([scores[name] for scores in scored]) if scored else None for name, _ in _SCORES}
     first = group[0]
+    levels = [row["levels"] for row in group if "levels" in row]
     timed = [row["inference_ms"] for row in group if row["inference_ms"] is not None]
     validated = [row["validation"]["scores"]["accuracy"] for row in group if "validation" in row and row["validation"]["scores"] is not None]
-    return Summary(
+    found = Summary(
         variant=first["variant"],
         inference_augmentation=first["inference_augmentation"],
         supervision=first["supervision"],
@@ -131,6 +140,9 @@ def _summary(group: list[VariantRow], supervision: str) -> Summary:
         train_seconds=mean_std([row["train_seconds"] for row in group]),
         inference_ms=mean_std(timed) if timed else None,
     )
+    if levels:
+        found["levels"] = [mean_std([scores["accuracy"] for scores in level]) for level in zip(*levels, strict=True)]
+    return found
 
 
 def _accuracy(entry: Summary) -> float:

@@ -21,6 +21,7 @@ from selftrain.data.corpus import Corpus, DocumentKind
 from selftrain.data.texts import TextChannel
 from selftrain.errors import ConfigError
 from selftrain.models.encoder import Encoder
+from selftrain.models.names import NameScores
 from selftrain.models.student import Student
 from selftrain.models.workers import Workers
 
@@ -42,6 +43,16 @@ class Options(BaseModel):
         """Whether anything is trained; without training every seed gives the same classifier."""
         return True
 
+    @property
+    def checks_start(self) -> bool:
+        """Whether the start is handed over where training made it worse, as far as that can be told without labels (training/start_check.py)."""
+        return False
+
+    @property
+    def settled_rounds(self) -> int:
+        """Rounds after which every loss has its full weight; a search does not judge a training before."""
+        return 1
+
 
 _Options = Options  # inside of Method, `Options` is the class variable
 
@@ -59,6 +70,7 @@ class Method(ABC):
     masked_lm: ClassVar[bool] = False  # whether it trains model.masked_lm instead of the sentence encoder
     Options: ClassVar[type[Options]]
     options: _Options  # every class states its own type
+    name_scores: NameScores | None = None  # of documents and class names before training; None where the method has not compared them in this process
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -154,6 +166,10 @@ class Method(ABC):
     def texts_wanted(self) -> int:
         """Upper bound of the texts that training will ask for; a dry run prints it."""
         return 0
+
+    def texts_expected(self) -> dict[str, float]:
+        """About how many texts of each kind training will ask for: what a prediction of cost rests on."""
+        return {"input": float(self.texts_wanted())}
 
     @abstractmethod
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.autograd import forward_ad
+from torch.func import functional_call
 
 from selftrain.models.encoder import Encoder
 
@@ -24,11 +26,35 @@ Parameters = dict[str, torch.Tensor]  # of a net, by name
 
 
 class Net(torch.nn.Module):
-    """The second half of the encoder and the classifier as one module, which `torch.func.functional_call` takes; it shares their parameters."""
+    """The second half of the encoder and the classifier as one module, which `called` takes; it shares their parameters."""
 
     def __init__(self, encoder: Encoder, classifier: torch.nn.Module) -> None:
         super().__init__()
         self.encoder, self.classifier = encoder, classifier
+        # Where each parameter stands; None where a recurrent net keeps a second list of them.
+        recurrent = any(isinstance(module, torch.nn.RNNBase) for module in self.modules())
+        self._places = None if recurrent else {name: self._place(name) for name, _ in self.named_parameters()}
+
+    def _place(self, name: str) -> tuple[dict[str, Any], str]:
+        module, _, own = name.rpartition(".")
+        return self.get_submodule(module)._parameters, own
+
+    def at(self, parameters: Mapping[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        """`forward` with `parameters`, all of them, in place of its own; gradients reach these."""
+        if self._places is None:
+            found: torch.Tensor = functional_call(self, dict(parameters), (rows,), tie_weights=False)
+            return found
+        # As `functional_call` does it, which takes longer than a head computes.
+        own = [(*self._places[name], value) for name, value in parameters.items()]
+        before = [holder[name] for holder, name, _ in own]
+        try:
+            for holder, name, value in own:
+                holder[name] = value
+            found = self(rows)
+        finally:
+            for (holder, name, _), value in zip(own, before, strict=True):
+                holder[name] = value
+        return found
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Logits `[N, L]` of `Encoder.inputs` rows, `[N, ...]`."""
@@ -39,6 +65,14 @@ class Net(torch.nn.Module):
 def parameters_of(model: torch.nn.Module) -> Parameters:
     """A copy of the parameters, apart from every graph."""
     return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def called(model: torch.nn.Module, at: Mapping[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+    """Logits `[N, L]` of `rows`, with `at` in place of the model's parameters; gradients reach `at`."""
+    if isinstance(model, Net):
+        return model.at(at, rows)
+    found: torch.Tensor = functional_call(model, dict(at), (rows,), tie_weights=False)  # no net of ours uses a parameter twice
+    return found
 
 
 def logits_of(model: torch.nn.Module, at: Mapping[str, torch.Tensor], rows: torch.Tensor, chunk: int = 1024) -> torch.Tensor:
@@ -54,7 +88,7 @@ def logits_of(model: torch.nn.Module, at: Mapping[str, torch.Tensor], rows: torc
         `[N, L]`.
     """
     with torch.no_grad():
-        return torch.cat([torch.func.functional_call(model, dict(at), (part,)) for part in rows.split(chunk)])
+        return torch.cat([called(model, at, part) for part in rows.split(chunk)])
 
 
 def gradient(
@@ -62,7 +96,8 @@ def gradient(
 ) -> Parameters:
     """Gradient of `loss(logits of rows)` in the parameters, at `at`.
 
-    The loss is differentiated in the logits of all rows first, and these then chunk by chunk: the states of a recurrent net for all rows would fill the memory.
+    Of more than a chunk, the loss is differentiated in the logits of all rows first, and these then chunk by chunk, which takes a forward pass more: the states of a
+    recurrent net for all rows would fill the memory.
 
     Args:
         model: rows to logits.
@@ -72,12 +107,15 @@ def gradient(
         chunk: rows in one pass.
     """
     found = {name: value.detach().requires_grad_(True) for name, value in at.items()}
+    if len(rows) <= chunk:
+        with torch.enable_grad():
+            return dict(zip(found, torch.autograd.grad(loss(called(model, found, rows)), list(found.values())), strict=True))
     logits = logits_of(model, at, rows, chunk).requires_grad_(True)
     (slopes,) = torch.autograd.grad(loss(logits), logits)
     total = {name: torch.zeros_like(value) for name, value in at.items()}
     for part, slope in zip(rows.split(chunk), slopes.split(chunk), strict=True):
         with torch.enable_grad():
-            values = torch.autograd.grad(torch.func.functional_call(model, found, (part,)), list(found.values()), slope)
+            values = torch.autograd.grad(called(model, found, part), list(found.values()), slope)
         for name, value in zip(found, values, strict=True):
             total[name] += value
     return total
@@ -110,7 +148,7 @@ def directional(
         dual = {name: forward_ad.make_dual(value, direction[name]) for name, value in at.items()}
         for part, labels in zip(rows.split(chunk), targets.split(chunk), strict=True):
             # Written out, since the fused cross-entropy has no forward-mode derivative on all devices.
-            log_probability = F.log_softmax(torch.func.functional_call(model, dual, (part,)), dim=1)
+            log_probability = F.log_softmax(called(model, dual, part), dim=1)
             losses = -log_probability.gather(1, labels.unsqueeze(1)).squeeze(1)
             parts.append(forward_ad.unpack_dual(losses).tangent)
     return torch.cat(parts)

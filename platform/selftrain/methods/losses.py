@@ -12,6 +12,7 @@
     NS3L (1911.05166)                  algorithm 1                  few_labels/ns3l.py: negative_sampling
     NS3L                               table 6                      few_labels/ns3l.py: choose_negatives
     SupCon (2004.11362)                equation 2                   supervised_contrastive
+    SSC (2409.07292)                   unified loss                 few_labels/ssc.py: unified_contrastive
     FixMatch (2001.07685)              unlabeled loss               confident_cross_entropy
     EntMin (Grandvalet & Bengio 2004)  conditional entropy          few_labels/vat.py: entropy
     Hinton et al. (1503.02531)         T^2 KL(teacher || student)   distillation
@@ -26,6 +27,10 @@
     CC (2007.08929)                    equation 8                   candidate_likelihood
     PLCR (ICML 2022)                   supervised loss              candidate_labels/plcr.py: negative_candidates
     PiCO (2201.08984)                  contrastive loss             candidate_labels/pico.py: pool_contrastive
+    VALEN (2110.12911)                 reconstruction               candidate_labels/valen.py: reconstruction
+    VALEN                              divergence from the prior    candidate_labels/valen.py: dirichlet_divergence
+    IDGP (2204.03845)                  posterior of the label       candidate_labels/idgp.py: label_posterior
+    IDGP                               likelihood of the set        candidate_labels/idgp.py: generation_likelihood
     SunGen (2205.12679)                section 3.1                  reverse_cross_entropy
     SunGen                             table 7                      noisy_labels/sungen.py: mean_absolute_error
     SunGen                             algorithm 1                  noisy_labels/sungen.py: learn_weights

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel, TextRequest
-from selftrain.data.views import edited
+from selftrain.data.views import continued, edited
 from selftrain.errors import ConfigError, DataError
 from selftrain.methods.base import ClassifierMethod, Options
 from selftrain.methods.optimizers import SGD_RATE, MovingAverage, OptimizerOptions, start
@@ -51,6 +51,11 @@ class SemiSupervisedOptions(OptimizerOptions):
     def wants_texts(self) -> bool:
         """Whether training asks the text channel for anything."""
         return self.views == "continuations"
+
+    @property
+    def settled_rounds(self) -> int:
+        """Rounds that the ramp takes, begun ones included."""
+        return max(1, math.ceil(self.ramp * self.rounds))
 
 
 @dataclass(frozen=True)
@@ -305,7 +310,7 @@ class SemiSupervised(ClassifierMethod):
         if self.wants_texts:
             found = self._continuations.get(index, [])
             continuation = found[view] if view < len(found) else ""
-            return f"{continuation} {text}".strip() if continuation else edited(text, view)
+            return continued(text, continuation) if continuation else edited(text, view)
         return edited(text, view)
 
     def state(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 import torch.nn.functional as F
 
+from selftrain.models.tokens import KeptTokens
 from selftrain.models.windows import Splitter, mean_over_windows, splitter_of
 
 if TYPE_CHECKING:  # the import takes seconds, and checking the options of a method does not need it
@@ -108,6 +109,7 @@ class TextEncoder(Encoder):
 
     splitter: Splitter | None = None  # into windows; None: the beginning of a document is read
     _own_length: bool = False  # see `unnormalized`
+    _kept: KeptTokens | None = None  # until the first text is read
 
     def __init__(
         self,
@@ -146,6 +148,13 @@ class TextEncoder(Encoder):
         return torch.device(self.backbone.device)
 
     @property
+    def _tokens(self) -> KeptTokens:
+        """What the tokenizer has made of texts."""
+        if self._kept is None:
+            self._kept = KeptTokens()
+        return self._kept
+
+    @property
     def longest(self) -> int:
         """Tokens of a text that can be read at most."""
         return int(self._longest)
@@ -158,8 +167,9 @@ class TextEncoder(Encoder):
         """Embeddings `[texts, dimensions]`, with gradient; with `max_tokens` that much of each text is read, as one window."""
         if self.splitter is not None and max_tokens is None:
             return mean_over_windows(self.splitter(texts), lambda windows: self(windows, self.max_tokens))
-        self.backbone.max_seq_length = min(max_tokens or self.max_tokens, self._longest)
-        features = self.backbone.preprocess(list(texts))
+        longest = min(max_tokens or self.max_tokens, self._longest)
+        self.backbone.max_seq_length = longest
+        features = self._tokens.features(self.backbone, texts, longest)
         device = self.backbone.device
         features = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in features.items()}
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
@@ -199,8 +209,7 @@ class TextEncoder(Encoder):
 
     def cut(self, texts: Sequence[str]) -> list[str]:
         """The beginning of each text that `max_tokens` tokens cover: a continuation is appended there, so that the encoder gets to read it."""
-        encoded = self.backbone.tokenizer(list(texts), truncation=True, max_length=min(self.max_tokens, self._longest), return_offsets_mapping=True)
-        ends = [max((end for _, end in offsets), default=0) for offsets in encoded["offset_mapping"]]
+        ends = self._tokens.ends(self.backbone.tokenizer, texts, min(self.max_tokens, self._longest))
         return [text[:end] for text, end in zip(texts, ends, strict=True)]
 
     def encode_augmented(self, texts: Sequence[str], continuations: Sequence[Sequence[str]]) -> torch.Tensor:

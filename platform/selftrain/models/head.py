@@ -29,12 +29,16 @@ if TYPE_CHECKING:  # the import takes seconds, and a process that only names wha
     from sentence_transformers import SentenceTransformer
 
 
+_LATEST = 1 << 14  # texts whose rows are found without a hash of all of their characters
+
+
 class EmbeddingCache:
     """Embeddings by text, in memory and, where a folder is given, on disk: blocks of arrays without pickle, each written whole or not at all."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._rows: dict[bytes, np.ndarray] = {}
+        self._latest: dict[str, np.ndarray] = {}  # of texts that were asked for: a step asks for some again, and their keys would take a tenth of it
         self._read: set[str] = set()
         self._read_blocks()
 
@@ -61,7 +65,12 @@ class EmbeddingCache:
 
     def get(self, text: str) -> np.ndarray | None:
         """The embedding of `text`, `[dimensions]`."""
-        return self._rows.get(_key(text))
+        found = self._latest.get(text)
+        if found is None and (found := self._rows.get(_key(text))) is not None:
+            if len(self._latest) == _LATEST:
+                self._latest.clear()
+            self._latest[text] = found
+        return found
 
     def add(self, texts: Sequence[str], rows: np.ndarray) -> None:
         """Keep `rows[i]` for `texts[i]`."""
@@ -190,7 +199,7 @@ class HeadEncoder(TextEncoder):
 
     def of_inputs(self, rows: torch.Tensor) -> torch.Tensor:
         """Embeddings of (perturbed or mixed) `inputs`, `[texts, dimensions]`, with gradient."""
-        found: torch.Tensor = self.layer({"sentence_embedding": rows})["sentence_embedding"]
+        found: torch.Tensor = self.layer.activation_function(self.layer.linear(rows)) + rows  # what the layer does to the dictionary that it takes
         return F.normalize(found, dim=-1) if self.normalize else found
 
     def forward(self, texts: Sequence[str], max_tokens: int | None = None) -> torch.Tensor:
@@ -222,8 +231,10 @@ class HeadEncoder(TextEncoder):
         if name not in self._caches:
             self._caches[name] = EmbeddingCache(self._cache_folder / name if self._cache_folder is not None else None)
         cache = self._caches[name]
-        if any(cache.get(text) is None for text in texts):
+        rows = [cache.get(text) for text in texts]
+        if any(row is None for row in rows):
             with cache.filling():
                 if missing := [text for text in dict.fromkeys(texts) if cache.get(text) is None]:
                     cache.add(missing, made(missing).cpu().numpy())
-        return torch.from_numpy(np.stack([row for text in texts if (row := cache.get(text)) is not None])).to(self.device)
+            rows = [cache.get(text) for text in texts]
+        return torch.from_numpy(np.stack([row for row in rows if row is not None])).to(self.device)

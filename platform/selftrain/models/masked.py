@@ -109,8 +109,7 @@ class MaskedEncoder(TextEncoder):
 
     def tokens_of(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text with the special ones, cut at `max_tokens`."""
-        found: list[list[int]] = self.tokenizer(list(texts), truncation=True, max_length=min(self.max_tokens, self.longest))["input_ids"]
-        return found
+        return self._tokens.ids(self.tokenizer, texts, min(self.max_tokens, self.longest))
 
     def batch(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         """Padded `input_ids` and `attention_mask`, `[texts, tokens]`."""

@@ -19,12 +19,12 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from tokenizers import Tokenizer
 
 from selftrain.errors import ConfigError
 
-if TYPE_CHECKING:  # the import takes seconds, and a process that only names what is here does not need it
+if TYPE_CHECKING:  # the imports take seconds, and a process that only names what is here, or classifies by a graph, does not need them
+    import torch
     from sentence_transformers import SentenceTransformer
 
 DOCUMENT_TOKENS = 4096  # of a document over which its windows are spread
@@ -126,6 +126,8 @@ def mean_over_windows(split: Sequence[Split], embed: Callable[[list[str]], torch
         split: the windows of each text, at least one text.
         embed: f of texts that are one window each, `[windows, dimensions]`.
     """
+    import torch
+
     counts = [len(one.windows) for one in split]
     rows = embed([*chain.from_iterable(one.windows for one in split)])
     if max(counts) == 1:

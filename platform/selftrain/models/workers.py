@@ -103,8 +103,14 @@ class Workers:
         """The mean of the workers' gradients: with `gather`, exactly the gradient of the whole batch."""
         if self.size == 1:
             return
-        for parameter in parameters:
-            # All workers compute the same loss, so a parameter without a gradient (an unused pooler) has none anywhere; a zero would start its weight decay.
-            if parameter.grad is not None:
-                dist.all_reduce(parameter.grad)
-                parameter.grad /= self.size
+        # All workers compute the same loss, so a parameter without a gradient (an unused pooler) has none anywhere; a zero would start its weight decay.
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
+            own = [gradient for gradient in gradients if gradient.dtype == dtype]
+            together = torch.cat(
+                [gradient.reshape(-1) for gradient in own]
+            )  # one message instead of one a parameter, which waits for the last each time
+            dist.all_reduce(together)
+            together /= self.size
+            for gradient, mean in zip(own, together.split([gradient.numel() for gradient in own]), strict=True):
+                gradient.copy_(mean.view_as(gradient))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selftrain.files.durable import explained, replacing_folder
-from selftrain.passes.places import own_folder
+from selftrain.files.scratch import own_folder
 
 _PIECE = 64 << 20  # bytes that go into the object store at once
 

@@ -21,7 +21,8 @@ from selftrain.data.records import FILE_SUFFIXES, check_source
 from selftrain.data.tables import Kinds, check_columns, count_rows, types_of
 from selftrain.data.text_files import suffix_of
 from selftrain.errors import DataError, SelfTrainError
-from selftrain.passes.places import Scratch, is_address, open_store, reaching
+from selftrain.files.remote import is_address
+from selftrain.passes.places import Scratch, open_store, reaching
 
 _HIDDEN = (".", "_")  # first characters of names that no reader of a folder of tables takes for one (_SUCCESS, _manifest.json)
 

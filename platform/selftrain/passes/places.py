@@ -9,25 +9,17 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from selftrain.errors import ConfigError, MissingExtraError, OutputError, SelfTrainError, ServiceError
 from selftrain.files.durable import check_folder, explained, whole_file
+from selftrain.files.remote import is_address
+from selftrain.files.scratch import TEMPORARY, own_folder
 
 _PACKAGES = {"s3": ("s3fs", "'selftrain[s3]'"), "gs": ("gcsfs", "gcsfs")}  # protocol -> package, and what to install for it
-_TEMPORARY = "free some space there, or set TMPDIR"
-_THREADS = 16  # files that are asked for at once
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
-
-
-def is_address(place: str) -> bool:
-    """Whether `place` is an address, and not a path."""
-    return "://" in place
 
 
 def open_store(address: str, parameter: str) -> tuple[Any, str]:
@@ -69,12 +61,6 @@ def reaching(address: str) -> Iterator[None]:
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ServiceError(f"{address} cannot be reached ({reason}); check the address, the credentials and the network.") from error
-
-
-def at_once(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
-    """`work` of every item, several at a time; the first error is raised."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(work, items))
 
 
 class Output(Protocol):
@@ -183,7 +169,7 @@ class _Store:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        with explained(tempfile.gettempdir(), _TEMPORARY), tempfile.TemporaryDirectory(prefix="selftrain-part-") as folder:
+        with explained(tempfile.gettempdir(), TEMPORARY), tempfile.TemporaryDirectory(prefix="selftrain-part-") as folder:
             yield Path(folder) / name
             with self._bucket_there(), reaching(self._named(name)):
                 self._files.put_file(str(Path(folder) / name), f"{self._root}/{name}")
@@ -235,21 +221,6 @@ class Scratch:
         self._folder.mkdir(mode=0o700)
         file = self._folder / address.rpartition("/")[2]
         files, path = open_store(address, "source")
-        with reaching(address), explained(file, _TEMPORARY):
+        with reaching(address), explained(file, TEMPORARY):
             files.get_file(path, str(file))
         return file
-
-
-def own_folder(name: str) -> Path:
-    """A folder of this user alone below the temporary folder of this machine.
-
-    Raises:
-        OutputError: somebody else has made it.
-    """
-    home = Path(tempfile.gettempdir()) / f"selftrain-{os.getuid()}"
-    home.mkdir(mode=0o700, exist_ok=True)
-    if home.is_symlink() or home.stat().st_uid != os.getuid():
-        raise OutputError(f"{home} belongs to another user of this machine; remove it, or set TMPDIR.")
-    folder = home / name
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder

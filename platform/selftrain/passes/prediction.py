@@ -3,7 +3,7 @@
 The files are divided into parts (parts.py). Each is read, classified and written by one process (worker.py), and this process counts. So a killed pass continues
 where it was, and a finished one has nothing to do:
 
-    _pass.json                  from the start on: which bundle, which column, which files
+    _pass.json                  from the start on: which bundle, which column, which files, whether it abstains and writes sets
     part-000017-<hash>.parquet  each part, when it is whole
     _manifest.json              at the end: all parts in their order, and the counts
 """
@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,17 +24,20 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
-from selftrain.bundle.format import checked_card
+from selftrain.bundle.backends import choose, read_record
+from selftrain.bundle.format import BundleCard, checked_card
 from selftrain.bundle.predict import new_columns, result_columns
+from selftrain.bundle.promise import PredictionSets, Promise, kept
 from selftrain.config import Experiment
 from selftrain.config.document import RayConfig
 from selftrain.data.tables import SUFFIXES
 from selftrain.errors import DataError, OutputError
+from selftrain.files.remote import at_once as several
+from selftrain.files.remote import is_address
 from selftrain.passes.bundles import bundle_id, send
 from selftrain.passes.inputs import Described, Source, common_columns, describe, described_from_json, find_sources, folder_of
 from selftrain.passes.parts import Part, key_of, parts_of
-from selftrain.passes.places import Output, is_address, open_output
-from selftrain.passes.places import at_once as several
+from selftrain.passes.places import Output, open_output
 from selftrain.passes.pool import Pool, check_pool
 from selftrain.passes.stream import answers
 from selftrain.passes.worker import STATE, Counts, Describer, Predictor, Work, read_error
@@ -53,10 +56,11 @@ class PredictedFiles:
 
     out: str  # the folder or the address
     rows: int
-    failed: int  # rows without a label: their column `error` says why
+    failed: int  # rows that cannot be classified: their column `error` says why
     labels: dict[str, int]  # class -> rows
     parts: int  # files of the result
     found: bool  # whether all of it was there already
+    abstained: int = 0  # rows on which the bundle is not sure enough for its promise
 
 
 def predict_files(
@@ -69,6 +73,8 @@ def predict_files(
     at_once: int | None = None,
     threads: int = 1,
     gpus: str | float = "auto",
+    abstain: bool = False,
+    sets: bool = False,
 ) -> PredictedFiles:
     """Classify every row of many files, as `predict_file` does for one.
 
@@ -85,12 +91,14 @@ def predict_files(
         at_once: processes at most; default: as many as there is room for.
         threads: cores that each computes with.
         gpus: GPUs of each, one or a part of it; 0 for the CPU; auto: one where there are some.
+        abstain: leave `label` empty where the bundle's promise takes it; such a row has a `probability` and no `error`.
+        sets: write the classes of each row's prediction set, as `predict_file` does.
 
     Raises:
         DataError: there is no file, one cannot be read, or the files differ in their columns. The files that can be read are labeled nevertheless.
         OutputError: `out` holds something else, or cannot be written.
         BundleError: there is no bundle, or it is damaged.
-        ConfigError: an argument is wrong.
+        ConfigError: an argument is wrong, or the bundle does not state the promise that is wanted, or not for what the processes compute with.
         ResourceError: too little memory, CPUs or GPUs.
         ServiceError: the cluster or the object store does not answer.
         MissingExtraError: the package for the object store is not installed.
@@ -100,9 +108,10 @@ def predict_files(
     asked = check_pool(at_once, threads, gpus)
     _check_out(out, source)
     card = checked_card(folder)
+    promises = _promises(card, abstain=abstain, sets=sets)
     sources, left_out = find_sources(source)
     output = open_output(out)
-    state = _state(folder, card.labels, text_column, sources)
+    state = _state(folder, card.labels, text_column, sources, promises)
     if (finished := _finished(output, state)) is not None:
         return finished
     _check_begun(output, state)
@@ -111,31 +120,51 @@ def predict_files(
     described = _described_here(sources, text_column)
     with session(Experiment(ray=RayConfig(address=address)), asked.needs(address, folder)) as there:
         pool = asked.settled(there, address, folder)
+        if promises and is_alone():  # a node of another kind opens the bundle with something else, and says so itself
+            backend = "torch" if pool.gpus else choose(read_record(folder)).name
+            for parameter, promise in promises.items():
+                kept(promise, backend, parameter)
         known = _described_there(sources, described, text_column, pool)
-        work = _work(output.location, state, common_columns(sources, known), pool)
+        work = _work(output.location, state, card.levels, common_columns(sources, known), pool)
         parts = parts_of(sources, [one.rows for one in known])
         _begin(output, state, parts)
         counts = _run(parts, work, pool, send(folder, state["bundle"], alone=is_alone()))
     return _finish(output, state, sources, parts, counts)
 
 
-def _state(bundle: Path, classes: Sequence[str], text_column: str, sources: Sequence[Source]) -> dict[str, Any]:
+def _promises(card: BundleCard, *, abstain: bool, sets: bool) -> dict[str, Promise | PredictionSets]:
+    """What is wanted of the bundle's promises, by parameter; whether they are kept by what the processes compute with is known later."""
+    found: dict[str, Promise | PredictionSets] = {}
+    if abstain:
+        found["abstain"] = kept(card.promise, card.promise.backend if card.promise is not None else "")
+    if sets:
+        found["sets"] = kept(card.sets, card.sets.backend if card.sets is not None else "", "sets")
+    return found
+
+
+def _state(
+    bundle: Path, classes: Sequence[str], text_column: str, sources: Sequence[Source], promises: Mapping[str, Promise | PredictionSets]
+) -> dict[str, Any]:
     """What a pass is."""
+    thresholds = {parameter: promise.threshold for parameter, promise in promises.items()}
     files = json.dumps([[one.path, one.size, one.version] for one in sources])
     return {
         "format": _FORMAT,
         "bundle": bundle_id(bundle),
         "classes": list(classes),
         "text_column": text_column,
+        "threshold": thresholds.get("abstain"),  # below which there is no label; passes of before had none
+        "sets": thresholds.get("sets"),  # from which on a class is in the set; likewise
         "files": len(sources),
         "files_id": hashlib.sha256(files.encode()).hexdigest(),
     }
 
 
-def _work(out: str, state: dict[str, Any], columns: pa.Schema, pool: Pool) -> Work:
+def _work(out: str, state: dict[str, Any], levels: int, columns: pa.Schema, pool: Pool) -> Work:
     file_column = new_columns(["file"], columns.names)[0]
-    added, result = result_columns(pa.schema([*columns, pa.field(file_column, pa.string())]), state["classes"])
-    return Work(out, _document(state), state["text_column"], columns, file_column, tuple(added), result, pool.threads, pool.gpus)
+    abstain, sets = state["threshold"] is not None, state["sets"] is not None
+    added, result = result_columns(pa.schema([*columns, pa.field(file_column, pa.string())]), state["classes"], levels, sets=sets)
+    return Work(out, _document(state), state["text_column"], columns, file_column, tuple(added), result, pool.threads, pool.gpus, abstain, sets)
 
 
 def _check_out(out: str, source: str) -> None:
@@ -156,7 +185,8 @@ def _finished(output: Output, state: dict[str, Any]) -> PredictedFiles | None:
     if (difference := _other(manifest, state)) is not None:
         raise _holds(output, difference)
     facts = manifest["counts"]
-    return PredictedFiles(output.location, facts["rows"], facts["failed"], dict(facts["labels"]), len(manifest["parts"]), found=True)
+    counts = facts["rows"], facts["failed"], dict(facts["labels"])
+    return PredictedFiles(output.location, *counts, len(manifest["parts"]), found=True, abstained=facts.get("abstained", 0))
 
 
 def _check_begun(output: Output, state: dict[str, Any]) -> None:
@@ -187,6 +217,8 @@ def _other(there: dict[str, Any], state: dict[str, Any]) -> str | None:
         ("format", "another version of selftrain"),
         ("bundle", "another bundle"),
         ("text_column", f"another column ({there.get('text_column')!r})"),
+        ("threshold", f"a pass that {'did not abstain' if there.get('threshold') is None else 'abstained'}"),
+        ("sets", f"a pass that {'wrote no' if there.get('sets') is None else 'wrote'} sets"),
         ("files_id", "other files, or of files that were changed since"),
     ):
         if there.get(key) != state[key]:
@@ -253,8 +285,8 @@ def _run(parts: Sequence[Part], work: Work, pool: Pool, bundle: Any) -> Counts:
                     raise error
                 wrong.append(error)
                 continue
-            counts.add_all(Counts(answer["rows"], answer["failed"], answer["labels"]))
-            progress.add(answer["rows"], found=answer["found"])
+            counts.add_all(Counts(**answer["counts"]))
+            progress.add(answer["counts"]["rows"], found=answer["found"])
     if wrong:
         more = f" So it is with {len(wrong) - 1} other parts." if len(wrong) > 1 else ""
         raise DataError(f"{wrong[0]}{more} All other rows are labeled: without that file, or with a better one, the same command does the rest.")
@@ -294,7 +326,7 @@ class _Progress:
 
 def _finish(output: Output, state: dict[str, Any], sources: Sequence[Source], parts: Sequence[Part], counts: Counts) -> PredictedFiles:
     labels = {name: counts.labels[name] for name in state["classes"]}
-    facts = {"rows": counts.rows, "failed": counts.failed, "labels": labels}
+    facts = {"rows": counts.rows, "failed": counts.failed, "abstained": counts.abstained, "labels": labels}
     listed = [
         {"name": part.name, "rows": part.rows, "from": [{"file": one.source.path, "start": one.start, "stop": one.stop} for one in part.slices]}
         for part in parts
@@ -302,7 +334,7 @@ def _finish(output: Output, state: dict[str, Any], sources: Sequence[Source], pa
     manifest = {**state, "counts": facts, "inputs": [asdict(one) for one in sources], "parts": listed}
     output.remove_unfinished()
     output.write(MANIFEST, _document(manifest))
-    return PredictedFiles(output.location, counts.rows, counts.failed, labels, len(parts), found=False)
+    return PredictedFiles(output.location, counts.rows, counts.failed, labels, len(parts), found=False, abstained=counts.abstained)
 
 
 def _say(sentence: str) -> None:

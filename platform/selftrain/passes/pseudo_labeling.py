@@ -22,12 +22,12 @@ from selftrain.config import TrainingConfig
 from selftrain.config.hardware import decided
 from selftrain.data.corpus import Corpus, Documents
 from selftrain.data.texts import TextChannel, continuations
-from selftrain.errors import SelfTrainError
+from selftrain.errors import ProcessDied, SelfTrainError
 from selftrain.methods.recipe import Recipe
 from selftrain.methods.zero_shot.selection import Ranking, Scorer, blocks, embedded
 from selftrain.models.encoder import Encoder
 from selftrain.models.open import open_encoder
-from selftrain.passes.stream import mapped
+from selftrain.passes.stream import Nodes, mapped
 from selftrain.runtime.devices import keep_to_share
 
 LARGE = 100_000  # documents, from which several nodes are worth the start of their actors in every round
@@ -97,8 +97,15 @@ class ClusterRanking:
             resources["label_selector"] = dict(self.training.placement)
         arguments = (self.opened, round_, size, self.texts, samples, threads)
         documents = partial(ray.data.from_arrow_refs, self._documents())
-        with closing(mapped(documents, _Actor, arguments, resources=resources, batch_format="pyarrow", in_order=True)) as ranked:
-            return Ranking.merged(map(_ranking, ranked), size)
+        nodes = Nodes()
+        while True:
+            ranked = mapped(documents, _Actor, arguments, resources=resources, batch_format="pyarrow", in_order=True)
+            try:
+                with closing(ranked):
+                    return Ranking.merged(map(_ranking, ranked), size)
+            except ProcessDied:
+                if not nodes.lost():
+                    raise
 
     def _documents(self) -> list[Any]:
         if not self._blocks:

@@ -1,17 +1,24 @@
-"""Ray Data as passes use it: a pool of actors that grows with the work, quiet, and sure to end: what kills one process after the other is given up."""
+"""Ray Data as passes use it: a pool of actors that grows with the work, quiet, and sure to end: what kills one process after the other is given up.
+
+A process that dies is replaced by Ray. Not so a node that dies with Ray Data's own coordinator, which lives where the cluster's first pass was started, whoever
+started it: that ends the pass of Ray Data, and what is left of it begins anew, with a new coordinator.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import Any
 
-from selftrain.errors import ProcessDied
+from selftrain.errors import ProcessDied, say
 from selftrain.runtime.watch import ray_is_lost, why_it_died
 
 _TRIES = 3  # after which a block, or what it leads to, is taken for the reason of a process's death
+_NODE_SECONDS = 30.0  # that Ray may take to notice a lost node: five looks, one every three seconds; its processes do not answer from the first second on
+_LOOK_SECONDS = 0.5
 
 
 def answers(
@@ -20,8 +27,8 @@ def answers(
     """The answers to all questions, in any order; Ray has to be initialized. Close it when you leave it early.
 
     Args:
-        asked: questions; one is one task.
-        worker: a class whose objects answer `{"asked": [question]}` by `{"answer": [answer]}`; one is made in each process.
+        asked: questions, each another; one is one task.
+        worker: a class whose objects answer `{"asked": [question]}` by `{"asked": [question], "answer": [answer]}`; one is made in each process.
         arguments: of the class.
         at_once: processes at most; there is one at first.
         cpus: that each asks for.
@@ -34,14 +41,51 @@ def answers(
         return
     import ray
 
+    left = dict.fromkeys(asked)
+
     def rows() -> Any:
-        return ray.data.from_items([{"asked": one} for one in asked], override_num_blocks=len(asked))
+        return ray.data.from_items([{"asked": one} for one in left], override_num_blocks=len(left))
 
     resources = {"num_cpus": cpus, "num_gpus": gpus or None}
-    # Two tasks an actor: a part may take minutes, and waits where another actor may be free.
-    with closing(mapped(rows, worker, arguments, batch_size=1, at_once=min(at_once, len(asked)), tasks=2, resources=resources)) as batches:
-        for batch in batches:
-            yield from map(str, batch["answer"])
+    nodes = Nodes()
+    while left:
+        # Two tasks an actor: a part may take minutes, and waits where another actor may be free.
+        batches = mapped(rows, worker, arguments, batch_size=1, at_once=min(at_once, len(left)), tasks=2, resources=resources)
+        try:
+            with closing(batches):
+                for batch in batches:
+                    for question, answer in zip(batch["asked"], batch["answer"], strict=True):
+                        del left[str(question)]
+                        yield str(answer)
+        except ProcessDied:
+            if not nodes.lost():
+                raise
+
+
+class Nodes:
+    """The nodes of the cluster, to tell a lost one from a process that cannot live; Ray has to be initialized."""
+
+    def __init__(self) -> None:
+        self._alive = self._found()
+
+    def lost(self) -> bool:
+        """Whether a node has gone since the last look, which is said: what a pass was doing begins anew then.
+
+        Where there are several nodes, it waits until Ray would have noticed: a task gives up on a process of a lost node long before.
+        """
+        before, end = self._alive, time.monotonic() + _NODE_SECONDS
+        while not before - (found := self._found()) and len(before) > 1 and time.monotonic() < end:
+            time.sleep(_LOOK_SECONDS)
+        self._alive = found
+        if gone := before - self._alive:
+            say(f"{len(gone)} of {len(before)} nodes of the cluster are gone, and the pass with them; what is left of it begins anew")
+        return bool(gone)
+
+    @staticmethod
+    def _found() -> set[str]:
+        import ray
+
+        return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def mapped(
@@ -103,6 +147,4 @@ def mapped(
         except ray.exceptions.RayError as error:
             if ray_is_lost():
                 raise
-            # Of a process that is being restarted for the last time Ray says that it is not available.
-            reason = "killed unexpectedly" if isinstance(error, ray.exceptions.ActorUnavailableError) else error
-            raise ProcessDied(f"A process of the pass {why_it_died(reason)}, and so were those that took its place.") from None
+            raise ProcessDied(f"A process of the pass {why_it_died(error)}, and so were those that took its place.") from None

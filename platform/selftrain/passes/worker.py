@@ -39,10 +39,12 @@ class Work:
     text_column: str
     columns: pa.Schema  # of the files that are read
     file_column: str  # says which file a row is from
-    added: tuple[str, ...]  # columns of label, probability, error and each class, of `bundle.predict.result_columns`
+    added: tuple[str, ...]  # columns of label, probability, error, groups, each class and the set, of `bundle.predict.result_columns`
     result: pa.Schema  # all columns of the result
     threads: int
     gpus: float
+    abstain: bool  # no label where the bundle's promise takes it
+    sets: bool  # the classes of each row's prediction set
 
 
 @dataclass
@@ -50,19 +52,22 @@ class Counts:
     """What is counted of rows."""
 
     rows: int = 0
-    failed: int = 0  # rows without a label
+    failed: int = 0  # rows that cannot be classified
+    abstained: int = 0  # rows on which the bundle is not sure enough for its promise
     labels: Counter[str] = field(default_factory=Counter)
 
-    def add(self, labels: list[str | None]) -> None:
-        """Count rows by their labels."""
+    def add(self, labels: list[str | None], errors: list[str | None]) -> None:
+        """Count rows by their labels, or by why they have none."""
         self.rows += len(labels)
-        self.failed += sum(label is None for label in labels)
+        self.failed += sum(error is not None for error in errors)
+        self.abstained += sum(label is None and error is None for label, error in zip(labels, errors, strict=True))
         self.labels.update(label for label in labels if label is not None)
 
     def add_all(self, other: Counts) -> None:
         """Count what `other` has counted."""
         self.rows += other.rows
         self.failed += other.failed
+        self.abstained += other.abstained
         self.labels.update(other.labels)
 
 
@@ -94,7 +99,7 @@ class Describer:
             answer |= {"described": described_to_json(describe(source, self._text_column, self._scratch))}
         except SelfTrainError as error:
             answer |= _error(error)
-        return {"answer": [json.dumps(answer)]}
+        return {"asked": batch["asked"], "answer": [json.dumps(answer)]}
 
 
 class Predictor:
@@ -111,6 +116,8 @@ class Predictor:
             self._output = open_output(work.out)
             self._check_output(self._output)
             self._classifier = self._opened(bundle)
+            self._threshold = self._classifier.promised_threshold() if work.abstain else 0.0
+            self._sets = self._classifier.promised_sets() if work.sets else None
         except SelfTrainError as error:
             self._problem = error
 
@@ -123,10 +130,10 @@ class Predictor:
                 raise self._problem
             found = self._counted(part)
             counts = found or self._classified(part)
-            answer |= {"found": found is not None, "rows": counts.rows, "failed": counts.failed, "labels": counts.labels}
+            answer |= {"found": found is not None, "counts": vars(counts)}
         except SelfTrainError as error:
             answer |= _error(error)
-        return {"answer": [json.dumps(answer)]}
+        return {"asked": batch["asked"], "answer": [json.dumps(answer)]}
 
     def _check_output(self, output: Output) -> None:
         if output.read(STATE) != self._work.state:
@@ -148,10 +155,11 @@ class Predictor:
     def _counted(self, part: Part) -> Counts | None:
         """The counts of a part that is written; None where it is not, or is damaged."""
         counts = Counts()
+        label, _, error, *_ = self._work.added
         try:
             with self._output.reading(part.name) as stream, pq.ParquetFile(stream) as file:
-                for batch in file.iter_batches(columns=[self._work.added[0]]):
-                    counts.add(batch.column(0).to_pylist())
+                for batch in file.iter_batches(columns=[label, error]):
+                    counts.add(batch.column(label).to_pylist(), batch.column(error).to_pylist())
         except SelfTrainError:  # a ServiceError is an OSError too
             raise
         except (OSError, pa.ArrowException):
@@ -162,6 +170,7 @@ class Predictor:
         from selftrain.bundle.predict import batches, classified
 
         work, counts = self._work, Counts()
+        label, _, error, *_ = work.added
         with self._output.writing(part.name) as file, open_result(file, ".parquet", work.result) as writer:
             for piece in part.slices:
                 path, before = piece.source.path, counts.rows
@@ -169,9 +178,9 @@ class Predictor:
                 with named_as(piece.source, copied):
                     for batch in batches(table.read(piece.start, piece.stop)):
                         rows = [TableRow({**row.cells, work.file_column: path}, row.characters, row.slipped) for row in batch]
-                        written = classified(self._classifier, rows, work.text_column, work.added)
+                        written = classified(self._classifier, rows, work.text_column, work.added, self._threshold, self._sets)
                         writer.write(written)
-                        counts.add([row[work.added[0]] for row in written])
+                        counts.add([row[label] for row in written], [row[error] for row in written])
                 if counts.rows - before != piece.stop - piece.start:
                     raise DataError(f"{path} was changed while it was read; repeat the command, and leave the files as they are.")
         return counts

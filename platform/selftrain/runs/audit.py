@@ -10,67 +10,36 @@ The first two are written at once, before the first answer; the others when answ
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import json
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tqdm import tqdm
 
-from selftrain.bundle.checking import hashes_of
+from selftrain.bundle.checking import fingerprint_of
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.documents import load_documents
-from selftrain.bundle.format import checked_card
+from selftrain.bundle.format import BundleCard, checked_card, restate
 from selftrain.bundle.predict import BATCH_ROWS
-from selftrain.data.cleaning import label_key
-from selftrain.data.corpus import Documents
-from selftrain.data.records import check_source, open_records
-from selftrain.data.text_files import SUFFIXES, suffix_of
-from selftrain.errors import BundleError, ConfigError, DataError, OutputError, nearest
+from selftrain.data.corpus import Corpus, Documents
+from selftrain.errors import BundleError, ConfigError, DataError, OutputError
 from selftrain.evaluation.audit.confidence import ASSUMED_ACCURACY, confidence_at
-from selftrain.evaluation.audit.design import plan
-from selftrain.evaluation.audit.figures import SKIPPED, AuditFigures, figures
+from selftrain.evaluation.audit.design import Design, plan, plan_for_promise, plan_for_sets
+from selftrain.evaluation.audit.figures import SKIPPED, AuditFigures, Figure, accuracy_alone, figures
 from selftrain.evaluation.audit.report import describe
+from selftrain.evaluation.audit.risk import grid
 from selftrain.files.durable import check_folder, replacing_folder, whole_file
-from selftrain.files.parsing import json_of
-from selftrain.runs.labeled import spreadsheet_cell
+from selftrain.runs.audit_design import DESIGN, AuditDesign, Question, read_design
+from selftrain.runs.promise import Promised, check_plan, check_risk, promise_of
+from selftrain.runs.questions import NONE, SKIP, question_key, read_answers, write_questions
+from selftrain.runs.sets import PromisedSets, check_sets, check_sets_plan, sets_of
 
-QUESTIONS, DESIGN, FIGURES, REPORT = "questions.csv", "design.json", "audit.json", "audit.md"
-COLUMNS = ("id", "text", "label")
-NONE, SKIP = "none of these", "skip"  # answers that are no class; a class of that name goes before
+QUESTIONS, FIGURES, REPORT = "questions.csv", "audit.json", "audit.md"
 FEWEST = 20  # answers of a budget; with fewer an interval says next to nothing
 _REACH = 20  # times the budget: questions that the design keeps, for whoever goes on
-
-
-class Question(BaseModel):
-    """A document that is asked about, or will be."""
-
-    model_config = ConfigDict(frozen=True)
-
-    id: str = Field(description="of the document")
-    stratum: int = Field(ge=0)
-    predicted: int = Field(ge=0, description="index of the class")
-
-
-class AuditDesign(BaseModel):
-    """design.json."""
-
-    model_config = ConfigDict(frozen=True)
-
-    format: int = 1
-    bundle: str = Field(description="fingerprint of the bundle's files")
-    documents: str = Field(description="fingerprint of the documents")
-    classes: tuple[str, ...] = Field(min_length=2)
-    planned: int = Field(ge=1, description="questions that were planned before the first answer")
-    seed: int
-    counts: tuple[tuple[int, ...], ...] = Field(min_length=1, description="[stratum][predicted class]: documents")
-    questions: tuple[Question, ...] = Field(min_length=1, description="in the order in which they are asked; more than were planned")
 
 
 @dataclass(frozen=True)
@@ -90,10 +59,22 @@ class Audited:
     figures: AuditFigures
     text: str
     report: Path
+    promised: Promised | None  # where a promise was asked for
+    sets: PromisedSets | None  # where prediction sets were asked for
     more: Path | None  # a file with the answers so far and further questions, where they were asked for
 
 
-def plan_audit(bundle: Path, documents: str, out: Path, *, budget: int = 100, text_column: str = "text", seed: int = 0) -> Planned:
+def plan_audit(
+    bundle: Path,
+    documents: str,
+    out: Path,
+    *,
+    budget: int = 100,
+    promise: float | None = None,
+    sets: float | None = None,
+    text_column: str = "text",
+    seed: int = 0,
+) -> Planned:
     """Classify documents, choose which of them to ask about, and write questions.csv and design.json, both or neither.
 
     Args:
@@ -101,39 +82,47 @@ def plan_audit(bundle: Path, documents: str, out: Path, *, budget: int = 100, te
         documents: a file with documents, or a name of the catalogue.
         out: a new or empty folder.
         budget: questions.
+        promise: share of wrong answers that is to be promised; the questions are then chosen for that, and figures get less exact.
+        sets: share of prediction sets without the true class that is to be promised; the questions are then chosen for that, unless there is a `promise` too.
         text_column: column of the texts in the file.
         seed: of the draws.
 
     Raises:
-        ConfigError: the budget is too small, or larger than the number of documents.
+        ConfigError: the budget is too small, too small for a promise, or larger than the number of documents.
         DataError, BundleError: as `load_documents`, and `Classifier.load`.
         OutputError: `out` holds something already, or cannot be written.
     """
     if budget < FEWEST:
         raise ConfigError(f"budget must be at least {FEWEST} answers (got {budget}).", parameter="budget")
+    check_risk(promise)
+    check_sets(sets)
     _check_new(out)
     card = checked_card(bundle)
     corpus, _ = load_documents(card, documents, text_column=text_column, test_documents=0)
     asked_about = corpus.unlabeled
     if budget > len(asked_about):
         raise ConfigError(f"budget must be at most {len(asked_about)}, the number of different documents (got {budget}).", parameter="budget")
-    probabilities = _probabilities(Classifier.load(bundle), asked_about)
-    predicted = probabilities.argmax(axis=1)
-    error = 1 - confidence_at(probabilities, ASSUMED_ACCURACY)
-    chosen = plan(predicted, error, budget=budget, seed=seed)
+    classifier = Classifier.load(bundle)
+    probabilities = _probabilities(classifier, asked_about)
+    predicted, scores = probabilities.argmax(axis=1), probabilities.max(axis=1).clip(0, 1)
+    chosen = _chosen(probabilities, promise, sets, budget, seed)
+    thresholds = grid(scores, chosen.strata)
     counts = np.zeros((int(chosen.strata.max()) + 1, len(card.labels)), dtype=np.int64)
     np.add.at(counts, (chosen.strata, predicted), 1)
     design = AuditDesign(
-        bundle=_fingerprint(bundle),
+        bundle=fingerprint_of(bundle),
         documents=corpus.fingerprint,
         classes=card.labels,
         planned=budget,
         seed=seed,
         counts=tuple(tuple(row) for row in counts.tolist()),
         questions=tuple(
-            Question(id=asked_about.ids[index], stratum=int(chosen.strata[index]), predicted=int(predicted[index]))
+            Question(id=asked_about.ids[index], stratum=int(chosen.strata[index]), predicted=int(predicted[index]), score=float(scores[index]))
             for index in chosen.order[: budget * _REACH].tolist()
         ),
+        backend=classifier.backend,
+        thresholds=tuple(thresholds.thresholds.tolist()),
+        above=tuple(tuple(row) for row in thresholds.above.tolist()),
     )
     try:
         with replacing_folder(out) as scratch:
@@ -144,8 +133,20 @@ def plan_audit(bundle: Path, documents: str, out: Path, *, budget: int = 100, te
     return Planned(out / QUESTIONS, budget, len(asked_about), card.labels)
 
 
-def read_audit(bundle: Path, documents: str, out: Path, answers: Path, *, budget: int | None = None, text_column: str = "text") -> Audited:
+def read_audit(
+    bundle: Path,
+    documents: str,
+    out: Path,
+    answers: Path,
+    *,
+    budget: int | None = None,
+    promise: float | None = None,
+    sets: float | None = None,
+    text_column: str = "text",
+) -> Audited:
     """The figures of an audit whose questions were answered, all or the first of them.
+
+    What is promised and the answers support is written into the bundle's card, in the place of an earlier one; where they do not, the card stays as it is.
 
     Args:
         bundle: the same bundle as before.
@@ -153,45 +154,107 @@ def read_audit(bundle: Path, documents: str, out: Path, answers: Path, *, budget
         out: the folder of `plan_audit`.
         answers: the file of questions, with labels.
         budget: with more than there are questions in `answers`, a file with further ones is written.
+        promise: share of wrong answers, among those that are given, that is to be promised; None for none.
+        sets: share of documents whose prediction set may lack the true class; None for no sets.
         text_column: column of the texts in the file of documents.
 
     Raises:
         ConfigError, DataError, BundleError, OutputError: bundle or documents have changed, the answers are not those of this audit, or a file is wrong.
     """
-    design = _read_design(out)
+    design = read_design(out)
     card = checked_card(bundle)
-    if _fingerprint(bundle) != design.bundle:
+    if fingerprint_of(bundle) != design.bundle:
         raise BundleError(
             f"{bundle} is not the bundle, or no longer the one, that the audit in {out} asks about; start another audit with a new out."
         )
-    corpus, _ = load_documents(card, documents, text_column=text_column, test_documents=0)
-    if corpus.fingerprint != design.documents:
-        raise DataError(
-            f"{corpus.name} does not hold the documents that the audit in {out} asks about; pass these, or start another audit with a new out."
-        )
+    corpus = audited_corpus(design, card, documents, text_column, out)
     if budget is not None and budget > len(design.questions):
         raise ConfigError(f"budget must be at most {len(design.questions)}, the questions of this design (got {budget}).", parameter="budget")
-    given = _read_answers(answers, design)
+    check_risk(promise)
+    check_sets(sets)
+    keys = [question_key(place, question.id) for place, question in enumerate(design.questions)]
+    given = read_answers(answers, keys, design.classes, "this audit")
     found = _figures(design, given)
-    text = describe(found)
+    promised = None if promise is None else promise_of(design, given, promise)
+    covered = None if sets is None else _sets(bundle, design, given, corpus.unlabeled, sets)
+    asked = {name: one for name, one in (("promise", promised), ("sets", covered)) if one is not None}
+    text = "\n\n".join([describe(found), *(one.text for one in asked.values())])
     report = out / REPORT
     with whole_file(report, "out") as partial:
         partial.write_text(f"# Audit of {card.name}\n\n{text}\n", encoding="utf-8")
     with whole_file(out / FIGURES, "out") as partial:
         partial.write_text(json.dumps(found.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return Audited(found, text, report, _ask_more(out, design, given, budget, corpus.unlabeled))
+    if made := {name: one.promise for name, one in asked.items() if one.promise is not None}:
+        restate(bundle, card.model_copy(update=made))
+    return Audited(found, text, report, promised, covered, _ask_more(out, design, given, budget, corpus.unlabeled))
+
+
+def audited_corpus(design: AuditDesign, card: BundleCard, documents: str, text_column: str, out: Path) -> Corpus:
+    """The documents of an audit.
+
+    Args:
+        design: of the audit.
+        card: of a bundle of its classes.
+        documents: a file with documents, or a name of the catalogue.
+        text_column: column of the texts in the file.
+        out: the audit's folder.
+
+    Raises:
+        DataError: as `load_documents`, or these are other documents.
+    """
+    corpus, _ = load_documents(card, documents, text_column=text_column, test_documents=0)
+    if corpus.fingerprint != design.documents:
+        raise DataError(
+            f"{corpus.name} does not hold the documents that the audit in {out} asks about; pass these, or start another audit in a new folder."
+        )
+    return corpus
+
+
+def accuracy_so_far(design: AuditDesign, given: Mapping[int, int]) -> tuple[Figure, bool]:
+    """The accuracy after some answers, and whether its interval holds at every number of answers at once.
+
+    Args:
+        design: of the audit.
+        given: place of a question in the design's order -> index of the answer, as in `figures`; at least one.
+    """
+    return accuracy_alone(*_sample(design, given), planned=design.planned)
+
+
+def _chosen(probabilities: np.ndarray, promise: float | None, sets: float | None, budget: int, seed: int) -> Design:
+    """The questions, for what is to be promised."""
+    scores = probabilities.max(axis=1).clip(0, 1)
+    if promise is not None:
+        chosen = plan_for_promise(scores, risk=promise, budget=budget, seed=seed)
+        check_plan(chosen, scores, promise, budget)
+    elif sets is not None:
+        chosen = plan_for_sets(scores, budget=budget, seed=seed)
+    else:
+        chosen = plan(probabilities.argmax(axis=1), 1 - confidence_at(probabilities, ASSUMED_ACCURACY), budget=budget, seed=seed)
+    if sets is not None:
+        check_sets_plan(chosen, sets, budget)
+    return chosen
+
+
+def _sets(bundle: Path, design: AuditDesign, given: Mapping[int, int], documents: Documents, risk: float) -> PromisedSets:
+    """Prediction sets; the documents that were asked about are classified again, for a design keeps one probability of each."""
+    classifier = Classifier.load(bundle)
+    places = {id_: index for index, id_ in enumerate(documents.ids)}
+    texts = [documents.contents[places[question.id]] for question in design.questions[: max(given) + 1]]
+    return sets_of(design, given, classifier.predict_proba(texts), classifier.backend, risk)
 
 
 def _figures(design: AuditDesign, given: Mapping[int, int]) -> AuditFigures:
+    return figures(*_sample(design, given), design.classes, planned=design.planned)
+
+
+def _sample(design: AuditDesign, given: Mapping[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Questions without an answer before the last one with an answer count as skipped: those that were easy may have been chosen."""
     questions = design.questions[: max(given) + 1]
-    return figures(
+    return (
         np.array(design.counts),
         np.array([question.stratum for question in questions]),
         np.array([question.predicted for question in questions]),
         np.array([given.get(place, SKIPPED) for place in range(len(questions))]),
-        design.classes,
-        planned=design.planned,
     )
 
 
@@ -224,76 +287,12 @@ def _probabilities(classifier: Classifier, documents: Documents) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _fingerprint(bundle: Path) -> str:
-    return hashlib.sha256(json.dumps(hashes_of(bundle)).encode()).hexdigest()[:16]
-
-
-def _key(place: int, question: Question) -> str:
-    """What a row is found by. A spreadsheet would take some ids for numbers, and write others."""
-    return f"q{place + 1}-{question.id}"
-
-
 def _write_questions(file: Path, questions: Sequence[Question], documents: Documents, given: Mapping[int, str]) -> None:
     places = {id_: index for index, id_ in enumerate(documents.ids)}
-    with file.open("w", encoding="utf-8", newline="") as opened:
-        writer = csv.writer(opened)
-        writer.writerow(COLUMNS)
-        for place, question in enumerate(questions):
-            text = documents.contents[places[question.id]]
-            writer.writerow([_key(place, question), spreadsheet_cell(text), spreadsheet_cell(given.get(place, ""))])
-
-
-def _read_design(out: Path) -> AuditDesign:
-    file = out / DESIGN
-    if not file.is_file():
-        raise DataError(f"out {str(out)!r} holds no {DESIGN}; set the folder that the questions were written into.", parameter="out")
-    try:
-        design = AuditDesign.model_validate(json_of(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else " ".join(str(error).split())[:200]
-        raise DataError(f"{file} is damaged ({said}); without it the answers say nothing: start another audit with a new out.") from None
-    if not _fits(design):
-        raise DataError(f"{file} is damaged (its numbers do not fit each other); start another audit with a new out.")
-    return design
-
-
-def _fits(design: AuditDesign) -> bool:
-    left = Counter({(stratum, index): count for stratum, row in enumerate(design.counts) for index, count in enumerate(row)})
-    left.subtract((question.stratum, question.predicted) for question in design.questions)
-    rows = {len(row) for row in design.counts}
-    return rows == {len(design.classes)} and min(left.values()) >= 0 and len({question.id for question in design.questions}) == len(design.questions)
-
-
-def _read_answers(file: Path, design: AuditDesign) -> dict[int, int]:
-    """Place of a question in the design's order -> index of the answer: a class, the number of classes for none of them, `SKIPPED`."""
-    check_source(file, "answers")
-    if suffix_of(file) not in SUFFIXES:
-        raise DataError(f"answers must be a {', '.join(SUFFIXES)} file (got {str(file)!r}).", parameter="answers")
-    records = open_records(file, "label")
-    places = {_key(place, question): place for place, question in enumerate(design.questions)}
-    known = {NONE: len(design.classes), SKIP: SKIPPED} | {str(label_key(name)): index for index, name in enumerate(design.classes)}
-    given: dict[int, int] = {}
-    seen: set[int] = set()
-    for record in records.read():
-        row = record.value
-        if not isinstance(row, dict) or "id" not in row or "label" not in row:
-            raise DataError(f"{record.place.capitalize()} of {file} lacks the column id or label; keep the columns {', '.join(COLUMNS)}.")
-        place = places.get(str(row["id"]).strip())
-        if place is None:
-            raise DataError(
-                f"{record.place.capitalize()} of {file} has the id {str(row['id'])[:50]!r}, which is none of this audit; pass its own questions."
-            )
-        if place in seen:
-            raise DataError(f"{record.place.capitalize()} of {file} answers {str(row['id'])!r} a second time; keep one of the two.")
-        seen.add(place)
-        label = label_key(str(row["label"]).removeprefix("'") if row["label"] is not None else None)
-        if label is None:
-            continue
-        if label not in known:
-            raise DataError(
-                f"{record.place.capitalize()} of {file} has the label {str(row['label'])[:50]!r}, which is no class; {nearest(label, known)}"
-            )
-        given[place] = known[label]
-    if not given:
-        raise DataError(f"{file} holds no answer; write one of {', '.join([*design.classes, NONE, SKIP])} into its column label.")
-    return given
+    write_questions(
+        file,
+        (
+            (question_key(place, question.id), documents.contents[places[question.id]], given.get(place, ""))
+            for place, question in enumerate(questions)
+        ),
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from selftrain.data.corpus import Corpus, Documents
+from selftrain.runs.home import Home
 from selftrain.runs.plan import RunPlan
 from selftrain.runs.resume import Starts
 from selftrain.runs.stages import Events, Stages
@@ -21,7 +22,7 @@ class RunContext:
     """One run in progress: its plan, its folder, and where it reports to."""
 
     plan: RunPlan
-    folder: Path
+    home: Home
     events: Events
     stages: Stages
     starts: Starts
@@ -30,6 +31,11 @@ class RunContext:
     mlflow_id: str
     llm_fingerprint: str | None = None
     broken_blocks: set[str] = field(default_factory=set)  # of the text cache, set aside during this run
+
+    @property
+    def folder(self) -> Path:
+        """Where the run writes."""
+        return self.home.folder
 
     @property
     def corpus(self) -> Corpus:

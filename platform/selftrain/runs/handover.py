@@ -9,27 +9,31 @@ from typing import Any
 import numpy as np
 
 from selftrain.bundle.documents import accuracy_of
-from selftrain.bundle.format import CARD, BundleMetrics
-from selftrain.bundle.handover import card_of, write_student
+from selftrain.bundle.format import CARD, BundleCard, BundleMetrics
+from selftrain.bundle.handover import card_of, reference_of, write_student
+from selftrain.bundle.reference import FEWEST, Reference
 from selftrain.data.supervision import describe_supervision
 from selftrain.files.durable import explained
 from selftrain.models.student import Student
 from selftrain.runs.context import RunContext
 from selftrain.runs.labeled import write_labeled
+from selftrain.runtime.devices import device_here
 from selftrain.tracking import check_tracking, is_away
 
 
 def main_scores(context: RunContext, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The scores of what is bundled; empty without test labels."""
-    return next(row["scores"] for row in rows if row["variant"] == context.plan.main_name) or {}
+    """The scores of what is bundled, with the accuracies on the levels of a tree above its classes; empty without test labels."""
+    row = next(row for row in rows if row["variant"] == context.plan.main_name)
+    return {**row["scores"], "group_accuracy": tuple(level["accuracy"] for level in row.get("levels", []))} if row["scores"] else {}
 
 
-def write_run_bundle(context: RunContext, student: Student, scores: Mapping[str, Any], previous: Mapping[str, Any] | None) -> Path:
+def write_run_bundle(context: RunContext, student: Student, found: np.ndarray, scores: Mapping[str, Any], previous: Mapping[str, Any] | None) -> Path:
     """The bundle of a run; one that is there stays, where the run only gets more seeds or variants.
 
     Args:
         context: of the run.
         student: what is bundled.
+        found: its probabilities of the run's documents, `[documents, classes]`.
         scores: on the test documents; empty without labels.
         previous: metrics.json of the run before it got more seeds or variants.
     """
@@ -46,8 +50,29 @@ def write_run_bundle(context: RunContext, student: Student, scores: Mapping[str,
         llm_fingerprint=context.llm_fingerprint,
         metrics=BundleMetrics.model_validate(scores) if scores else None,
     )
-    with explained(folder, f"free some space and resume {context.folder}, nothing is trained again"):
-        return write_student(folder, student, card)
+    card, reference = _with_reference(context, student, found, card)
+    with explained(folder, f"free some space and resume {context.home.place}, nothing is trained again"):
+        return write_student(folder, student, card, reference)
+
+
+def _with_reference(context: RunContext, student: Student, found: np.ndarray, card: BundleCard) -> tuple[BundleCard, Reference | None]:
+    """The card with its reference, and that: of the test documents, which training has not seen; of what was learned from where these are too few.
+
+    Args:
+        context: of the run.
+        student: what is bundled.
+        found: its probabilities of the run's documents.
+        card: of the bundle.
+    """
+    most, test = context.plan.experiment.evaluation.reference, context.corpus.test
+    held_out = len(test) >= FEWEST
+    documents = test if held_out else context.corpus.unlabeled
+    if min(most, len(documents)) < FEWEST:
+        return card, None
+    with student.encoder.moved(device_here(context.plan.evaluation_gpu)):
+        reference = reference_of(student, documents.contents, most)
+    described = found if documents is context.documents else reference.probabilities
+    return card.model_copy(update={"reference": reference.facts(described, held_out=held_out)}), reference
 
 
 def register_run_bundle(
@@ -78,7 +103,7 @@ def register_run_bundle(
             found = context.tracker.log_bundle_and_register(
                 bundle,
                 context.model_name,
-                {key: scores.get(key) for key in BundleMetrics.model_fields},
+                BundleMetrics.figures(scores),
                 labeled=labels is not None,
                 promote=tracking.promote,
                 evaluate=accuracy_of_champion,
@@ -104,6 +129,6 @@ def write_labeled_documents(context: RunContext, found: np.ndarray) -> Path:
         found: probabilities of its documents, `[documents, classes]`.
     """
     file = context.folder / "labeled.csv"
-    with explained(file, f"free some space and resume {context.folder}, nothing is trained again"):
-        write_labeled(file, context.documents, found, context.corpus.class_names)
+    with explained(file, f"free some space and resume {context.home.place}, nothing is trained again"):
+        write_labeled(file, context.documents, found, context.corpus.class_names, context.corpus.class_parents)
     return file

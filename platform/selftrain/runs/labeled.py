@@ -15,7 +15,9 @@ COLUMNS = ("id", "text", "label", "confidence")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def write_labeled(file: Path, documents: Documents, probabilities: np.ndarray, class_names: Sequence[str]) -> None:
+def write_labeled(
+    file: Path, documents: Documents, probabilities: np.ndarray, class_names: Sequence[str], parents: Sequence[Sequence[str]] = ()
+) -> None:
     """Write every document with its most probable class and that class's probability, whole or not at all.
 
     A spreadsheet would take a cell that begins with =, +, -, @ or a control character for a formula; such a cell gets an apostrophe in front.
@@ -25,13 +27,15 @@ def write_labeled(file: Path, documents: Documents, probabilities: np.ndarray, c
         documents: in the order of the rows of `probabilities`.
         probabilities: `[documents, classes]`.
         class_names: in index order.
+        parents: of each class of a tree, the outermost first: a last column `parents` then has them, separated by " / ".
     """
     best, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     with replacing(file) as scratch, scratch.open("w", encoding="utf-8", errors="replace", newline="") as opened:
         writer = csv.writer(opened)
-        writer.writerow(COLUMNS)
+        writer.writerow([*COLUMNS, *(["parents"] if parents else [])])
         for id_, text, label, sure in zip(documents.ids, documents.contents, best, confidence, strict=True):
-            writer.writerow([id_, spreadsheet_cell(text), spreadsheet_cell(class_names[int(label)]), f"{sure:.4f}"])
+            above = [spreadsheet_cell(" / ".join(parents[int(label)]))] if parents else []
+            writer.writerow([id_, spreadsheet_cell(text), spreadsheet_cell(class_names[int(label)]), f"{sure:.4f}", *above])
 
 
 def spreadsheet_cell(text: str) -> str:

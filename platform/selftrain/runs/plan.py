@@ -1,16 +1,16 @@
-"""What a run will do, found and checked before anything long starts; and what it would cost."""
+"""What a run will do, found and checked before anything long starts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
-from selftrain.config import AugmentConfig, Experiment
+from selftrain.config import AugmentConfig, Experiment, Prices, load_prices
 from selftrain.data.corpus import Corpus, TrueLabels
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import grant
 from selftrain.errors import ConfigError
-from selftrain.methods.base import Method
 from selftrain.methods.recipe import Recipe, resolve
 from selftrain.models.locate import IMAGE_ENCODERS, LanguageModel, encoder_folder, language_model_of
 from selftrain.models.open import located
@@ -60,7 +60,8 @@ class RunPlan:
     variants: dict[str, Variant]  # what is trained, in order; the first is the one that is bundled
     language_model: LanguageModel | None
     devices: Devices | None = None  # None before `placed`
-    at_once: int = 1  # trainings in Ray Train at the same time
+    at_once: int = 1  # trainings at the same time
+    prices: Prices | None = None
 
     @property
     def main_name(self) -> str:
@@ -72,10 +73,17 @@ class RunPlan:
         """The same, itself."""
         return self.variants[self.main_name]
 
-    @property
-    def needs_ray(self) -> bool:
-        """Whether anything runs on Ray: a language model that is not a server's, or a training that is not light."""
-        return bool(self._engines or self._workers)
+    def needs_ray(self, at_once: int | None = None) -> bool:
+        """Whether anything runs on Ray: a language model that is not a server's, a training that is not light, or light ones side by side.
+
+        Args:
+            at_once: as in `placed`.
+        """
+        side_by_side = self.experiment.ray.address is not None if at_once is None else at_once > 1
+        return bool(self._engines or self._workers or (side_by_side and self._trainings(light=True) > 1))
+
+    def _trainings(self, *, light: bool) -> int:
+        return sum(len(one.seeds) for one in self.variants.values() if one.recipe.trains and one.recipe.light == light)
 
     @property
     def _engines(self) -> int:
@@ -95,7 +103,7 @@ class RunPlan:
         Raises:
             SelfTrainError: as `runtime.devices.decide`.
         """
-        trainings = sum(len(one.seeds) for one in self.variants.values() if one.recipe.trains and not one.recipe.light)
+        trainings = self._trainings(light=False) or self._trainings(light=True)
         workers = self._workers * (1 if at_once is None else max(1, min(at_once, trainings)))
         devices = decide(self.experiment, there, engines=self._engines, workers=workers)
         variants = {
@@ -106,14 +114,13 @@ class RunPlan:
 
     def _room(self, devices: Devices, there: Hardware) -> int:
         """Trainings that a cluster has room for beside the language model, as far as its nodes are there; one on a machine of its own."""
-        if self.experiment.ray.address is None or not self._workers:
+        if self.experiment.ray.address is None:
             return 1
-        asked = devices.experiment(self.experiment)
-        engine = engine_needs(asked.augment, self.language_model)
-        room = int((there.cpus - needs(asked, engine, trainings=0).cpus) / self._workers)
+        beside, one = self._needs(devices, 0), self._needs(devices, 1)
+        room = int((there.cpus - beside.cpus) / (one.cpus - beside.cpus))
 
         def fits(trainings: int) -> bool:
-            return packs(sorted(needs(asked, engine, trainings=trainings).claims, key=lambda claim: -claim.gpus), there.nodes)
+            return packs(sorted(self._needs(devices, trainings).claims, key=lambda claim: -claim.gpus), there.nodes)
 
         return next((count for count in range(room, 1, -1) if fits(count)), 1)
 
@@ -137,8 +144,14 @@ class RunPlan:
     def needs(self) -> Needs:
         """What a plan that is `placed` asks of Ray."""
         assert self.devices is not None
-        asked = self.devices.experiment(self.experiment)
-        return needs(asked, engine_needs(asked.augment, self.language_model), trainings=self.at_once)
+        return self._needs(self.devices, self.at_once)
+
+    def _needs(self, devices: Devices, at_once: int) -> Needs:
+        asked = devices.experiment(self.experiment)
+        engine = engine_needs(asked.augment, self.language_model)
+        if self._workers or (at_once == 1 and self.experiment.ray.address is None):  # beside workers, a light training takes the place of one
+            return needs(asked, engine, trainings=at_once)
+        return needs(asked, engine, trainings=0, light=at_once)
 
 
 def prepare(experiment: Experiment) -> RunPlan:
@@ -150,6 +163,9 @@ def prepare(experiment: Experiment) -> RunPlan:
     if experiment.model.encoder not in IMAGE_ENCODERS:
         encoder_folder(experiment.model.encoder)
     experiment = _with_absolute_folders(experiment)
+    prices = load_prices(experiment.cost.prices) if experiment.cost.prices is not None else None
+    if prices is not None:
+        _check_prices(prices, experiment.augment)
     corpus, truth = load_corpus(experiment.data)
     if experiment.evaluation.every_round and not truth.test:
         raise ConfigError(
@@ -171,7 +187,7 @@ def prepare(experiment: Experiment) -> RunPlan:
             "The experiment wants texts of a language model, and augment.model is not set; set it (augment.model: gemma-3-270m), or do without texts "
             "(method.input_augmentation: false, method.conditional_augmentation: false)."
         )
-    return RunPlan(experiment, corpus, truth, variants, language_model_of(experiment.augment) if asked else None)
+    return RunPlan(experiment, corpus, truth, variants, language_model_of(experiment.augment) if asked else None, prices=prices)
 
 
 def _variant(name: str, experiment: Experiment, corpus: Corpus, truth: TrueLabels, shared: object) -> Variant:
@@ -188,44 +204,25 @@ def _variant(name: str, experiment: Experiment, corpus: Corpus, truth: TrueLabel
 
 
 def _with_absolute_folders(experiment: Experiment) -> Experiment:
-    return experiment.model_copy(update={"model": located(experiment.model)})
+    prices = experiment.cost.prices
+    cost = experiment.cost.model_copy(update={"prices": str(Path(prices).expanduser().absolute())}) if prices is not None else experiment.cost
+    return experiment.model_copy(update={"model": located(experiment.model), "cost": cost})
 
 
-def plan(found: RunPlan) -> str:
-    """What a run would do and cost; nothing is started. Minutes are a guess from rates measured on two CPU cores."""
-    experiment, corpus = found.experiment, found.corpus
-    texts = trained = steps = 0
-    seconds = 60.0
-    for variant in found.variants.values():
-        seed = experiment.seeds[0]
-        method = variant.recipe.untrained(variant.granted(seed), seed=seed)
-        texts = max(texts, method.texts_wanted())  # variants and seeds share the cache
-        if method.rounds:
-            own_steps = len(experiment.seeds) * method.planned_steps
-            trained, steps = trained + len(experiment.seeds), steps + own_steps
-            start = 0 if method.encoder.light else 45 * len(experiment.seeds)
-            seconds += start + own_steps * _step_seconds(method, variant.recipe.model.encoder)
-    if experiment.evaluation.inference_augmentation:
-        texts += len(corpus.test) * experiment.augment.input_samples
-    texts += min(experiment.evaluation.llm_documents, len(corpus.test)) * len(experiment.augment.language_models)
-    seconds += 90 + texts * experiment.augment.max_tokens / 100 if found.language_model else 0
-    return "\n".join(
-        [
-            experiment.to_yaml(),
-            f"# {len(corpus.unlabeled)} unlabeled and {len(corpus.test)} test documents, {len(corpus.labels)} classes; skipped rows: {len(corpus.skipped)}",
-            f"# variants: {', '.join(found.variants)}; trainings: {trained}; optimiser steps: {steps}",
-            f"# texts to generate at most: {texts} (what the cache {experiment.augment.cache} holds is not generated again)",
-            f"# about {seconds / 60:.0f} minutes on two CPU cores with an empty cache",
-        ]
-    )
+def _check_prices(prices: Prices, augment: AugmentConfig) -> None:
+    """Raise a `ConfigError` where the experiment itself has another price for a language model than the price file."""
+    for name, section in teacher_sections(augment).items():
+        if (price := prices.teachers.get(name)) is None:
+            continue
+        for key, own, listed in (("prompt_price", section.prompt_price, price.prompt), ("generated_price", section.generated_price, price.generated)):
+            if own and own != listed:
+                raise ConfigError(
+                    f"augment.{key} must be {listed:g}, the price that the price file has for {name!r} (got {own:g}); leave one of them out.",
+                    parameter=f"augment.{key}",
+                )
 
 
-def _step_seconds(method: Method, encoder: str) -> float:
-    """Seconds that a step takes on two CPU cores, about."""
-    if method.encoder.frozen:
-        return 0.015
-    if method.encoder.light:
-        return 0.08
-    if encoder not in IMAGE_ENCODERS:
-        return 0.7
-    return 0.1 if encoder == "small-cnn" else 3.0
+def teacher_sections(augment: AugmentConfig) -> dict[str, AugmentConfig]:
+    """The section of each language model, by its name."""
+    names = [one.called for one in augment.teachers] or [str(augment.name)]
+    return dict(zip(names, augment.language_models, strict=True))

@@ -9,8 +9,10 @@ from typing import Any
 
 from selftrain.data.describing import skipped_by_reason
 from selftrain.data.supervision import describe_supervision
+from selftrain.evaluation.decisions import decisions
 from selftrain.evaluation.summary import summarise
 from selftrain.runs.context import RunContext
+from selftrain.runs.cost import Cost
 from selftrain.runs.plan import RunPlan
 from selftrain.runs.rows import FIGURES
 from selftrain.runs.versions import code_version, versions
@@ -21,6 +23,7 @@ def metrics_of(
     rows: Sequence[Any],
     rounds: Sequence[Any],
     texts: Mapping[str, Any],
+    cost: Mapping[str, Cost],
     *,
     bundle: Path | None,
     labeled: Path | None,
@@ -33,6 +36,7 @@ def metrics_of(
         rows: its table, one a variant, seed and way of inference.
         rounds: figures a round, of every training.
         texts: counts of the language model's texts.
+        cost: `predicted` and `real`.
         bundle: what is served; None of images.
         labeled: labeled.csv, where there are no test documents.
         registered: the version in the registry.
@@ -43,7 +47,7 @@ def metrics_of(
         "run": {
             "id": context.folder.name,
             "name": experiment.name,
-            "folder": str(context.folder),
+            "folder": str(context.home.place),
             "command": "\n".join(context.starts.commands),
             "started": context.starts.started,
             "seconds": round(context.starts.seconds, 1),
@@ -55,6 +59,7 @@ def metrics_of(
         "asked": {
             "data": experiment.data.source,
             "classes": list(corpus.class_names),
+            **({"parents": [list(above) for above in corpus.class_parents]} if corpus.class_parents else {}),
             "encoder": experiment.model.encoder,
             "llm": experiment.augment.name if plan.language_model else None,
             "llm_fingerprint": context.llm_fingerprint,
@@ -76,19 +81,26 @@ def metrics_of(
         "rows": rows,
         "summary": summarise(rows),
         "rounds": rounds,
+        "decisions": decisions(rounds),
         "texts": dict(texts),
+        "cost": {name: one.to_json() for name, one in cost.items()},
         "stages": context.starts.stages,
-        "bundle": str(bundle) if bundle is not None else None,
-        "labeled": str(labeled) if labeled is not None else None,
+        "bundle": context.home.at(bundle.name) if bundle is not None else None,
+        "labeled": context.home.at(labeled.name) if labeled is not None else None,
         "registered": registered,
         "serve": _serve_commands(context, bundle, registered),
     }
 
 
 def _serve_commands(context: RunContext, bundle: Path | None, registered: Mapping[str, Any] | None) -> list[str]:
-    if bundle is None:
+    if registered and registered["champion"]:
+        what = f"--model {context.model_name}"
+    elif context.home.address is None and bundle is not None:
+        what = f"--bundle {bundle}"
+    elif registered:  # a bundle in an object store has no folder to serve
+        what = f"--model {context.model_name}@{registered['version']}"
+    else:
         return []
-    what = f"--model {context.model_name}" if registered and registered["champion"] else f"--bundle {bundle}"
     example = json.dumps({"texts": ["your text"]})
     return [f"selftrain serve {what}", f"curl -s http://127.0.0.1:8000/v1/classify -H 'content-type: application/json' -d '{example}'"]
 

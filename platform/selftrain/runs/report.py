@@ -14,6 +14,7 @@ from selftrain.evaluation.report import Findings, render
 from selftrain.files.durable import explained, write_whole
 from selftrain.models.student import Student
 from selftrain.runs.context import RunContext
+from selftrain.runs.naming import NAMES
 from selftrain.runs.record import final_figures
 from selftrain.training.fit import probabilities
 
@@ -79,14 +80,14 @@ def write_report(context: RunContext, metrics: dict[str, Any], findings: Finding
     """
     folder = context.folder
     pictures = plots.from_metrics(metrics) | dict(own)  # type: ignore[arg-type]
-    with explained(folder, f"free some space and resume {folder}, nothing is trained again"):
+    with explained(folder, f"free some space and resume {context.home.place}, nothing is trained again"):
         for name, picture in pictures.items():
             suffix = "png" if picture[:4] == b"\x89PNG" else "svg"
             write_whole(folder / "pictures" / f"{name}.{suffix}", picture)
         write_whole(folder / "report.html", render(metrics, findings, pictures))  # type: ignore[arg-type]
         write_whole(folder / "metrics.json", json.dumps(metrics, indent=1, ensure_ascii=False))
     context.spool.metrics(final_figures(metrics))
-    for file in ("config.yaml", "metrics.json", "report.html", "events.jsonl"):
+    for file in ("config.yaml", "metrics.json", "report.html", "events.jsonl", *([NAMES] if findings.names is not None else [])):
         context.spool.artifact(folder / file)
     if pictures:
         context.spool.artifact(folder / "pictures", "pictures")

@@ -22,6 +22,7 @@ from selftrain.errors import ConfigError
 from selftrain.files.durable import write_whole
 from selftrain.files.journal import Journal
 from selftrain.methods.recipe import resolve
+from selftrain.runs.home import is_copy, looked_at
 from selftrain.runs.stages import Stages
 from selftrain.tracking.runs import flattened
 from selftrain.tracking.spool import SPOOL, waiting
@@ -29,7 +30,7 @@ from selftrain.tracking.spool import SPOOL, waiting
 _WRITE_SECONDS = 10.0
 # Keys that no finished row depends on.
 _MAY_CHANGE = (
-    *("ray.", "training.max_failures", "augment.stall_seconds", "augment.replicas", "augment.concurrent_requests"),
+    *("ray.", "cost.", "training.max_failures", "augment.stall_seconds", "augment.replicas", "augment.concurrent_requests"),
     *("augment.server_seconds", "augment.max_spent_tokens", "augment.max_cost", "augment.key_variable", "augment.gpu_memory"),
     *("augment.placement", "training.placement"),
 )
@@ -39,24 +40,27 @@ def resumed_experiment(folder: Path | str, overrides: Sequence[str] = ()) -> Exp
     """The experiment of a run folder, with seeds and variants that are added to it.
 
     Args:
-        folder: of a run that was killed, or of a finished one that gets more seeds or variants.
+        folder: of a run that was killed, or of a finished one that gets more seeds or variants; or its address.
         overrides: `section.key=value` as in `config.load`; seeds and variants may be added, everything else would make finished rows untrue.
 
     Raises:
         ConfigError: the folder is not a run's, the run is complete and nothing is added, or a change would make finished rows untrue.
+        ServiceError: the address does not answer.
     """
-    folder = Path(folder)
-    if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"resume {str(folder)!r} is not a run folder: it has no config.yaml; pass one of those under runs/.", parameter="resume")
-    before = load(folder / "config.yaml")
-    after = load(folder / "config.yaml", overrides)
-    _check(before, after)
-    if complete(folder, after):
-        raise ConfigError(
-            f"The run {str(folder)!r} is complete; its report is {folder / 'report.html'}. "
-            f"To add to it, pass more seeds or variants (seeds={json.dumps([*after.seeds, max(after.seeds) + 1]).replace(' ', '')})."
-        )
-    return after
+    with looked_at(folder, ("config.yaml", "metrics.json", SPOOL.as_posix())) as found:
+        if not (found / "config.yaml").is_file():
+            raise ConfigError(
+                f"resume {str(folder)!r} is not a run folder: it has no config.yaml; pass one of those under runs/.", parameter="resume"
+            )
+        before = load(found / "config.yaml")
+        after = load(found / "config.yaml", overrides)
+        _check(before, after)
+        if complete(found, after) and not is_copy(found):
+            raise ConfigError(
+                f"The run {str(folder)!r} is complete; its report is {str(folder).rstrip('/')}/report.html. "
+                f"To add to it, pass more seeds or variants (seeds={json.dumps([*after.seeds, max(after.seeds) + 1]).replace(' ', '')})."
+            )
+        return after
 
 
 def complete(folder: Path, experiment: Experiment) -> bool:
@@ -110,9 +114,9 @@ class Finished:
         """The rows and rounds of a variant with a seed; None where it is not finished."""
         return self._found.get((variant, seed))
 
-    def add(self, variant: str, seed: int, rows: Sequence[Any], rounds: Sequence[Any]) -> None:
-        """Keep them."""
-        self._journal.add({"variant": variant, "seed": seed, "rows": rows, "rounds": rounds})
+    def add(self, variant: str, seed: int, rows: Sequence[Any], rounds: Sequence[Any], **further: Any) -> None:
+        """Keep them, and what else belongs to them."""
+        self._journal.add({"variant": variant, "seed": seed, "rows": rows, "rounds": rounds, **further})
 
 
 class Starts:

@@ -13,6 +13,7 @@ from selftrain.config import DataConfig
 from selftrain.data.supervision import describe_supervision
 from selftrain.data.texts import TextRequest
 from selftrain.evaluation.consensus import NO_VOTE, consensus
+from selftrain.evaluation.levels import scores_by_level
 from selftrain.evaluation.metrics import evaluate
 from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
 from selftrain.models.student import Student
@@ -38,6 +39,7 @@ def row(
     labels: np.ndarray | None,
     class_names: Sequence[str],
     *,
+    parents: Sequence[Sequence[str]] = (),
     seconds: float = 0.0,
     augmented: bool = False,
     inference_ms: float | None = None,
@@ -51,27 +53,35 @@ def row(
         found: probabilities, `[documents, classes]`; a row of zeros is a document without an answer.
         labels: true classes, `[documents]`; None where nobody knows them.
         class_names: in index order.
+        parents: of each class, the outermost first; empty where classes are no tree.
         seconds: of training.
         augmented: whether documents were read with continuations.
         inference_ms: milliseconds to classify one document.
     """
     answered = found[found.sum(axis=1) > 0]  # a language model may give no class
     predicted = answered.argmax(axis=1)
-    return {
-        "variant": name,
-        "seed": seed,
-        "inference_augmentation": augmented,
-        "supervision": describe_supervision(data),
-        "scores": scored(found, labels, class_names),
-        "predicted": {label: int((predicted == index).sum()) for index, label in enumerate(class_names)},
-        "mean_confidence": float(found.max(axis=1).mean()) if len(found) else 0.0,
-        "train_seconds": round(seconds, 3),
-        "documents": len(found),
-        "inference_ms": inference_ms,
-    } | ({"bound": True} if data.supervision == "oracle" else {})
+    levels = {"levels": scores_by_level(found, labels[: len(found)], class_names, parents)} if parents and labels is not None and len(found) else {}
+    return (
+        levels
+        | {
+            "variant": name,
+            "seed": seed,
+            "inference_augmentation": augmented,
+            "supervision": describe_supervision(data),
+            "scores": scored(found, labels, class_names),
+            "predicted": {label: int((predicted == index).sum()) for index, label in enumerate(class_names)},
+            "mean_confidence": float(found.max(axis=1).mean()) if len(found) else 0.0,
+            "train_seconds": round(seconds, 3),
+            "documents": len(found),
+            "inference_ms": inference_ms,
+        }
+        | ({"bound": True} if data.supervision == "oracle" else {})
+    )
 
 
-def rows_of(context: RunContext, name: str, seed: int, variant: Variant, fitted: Fitted, found: np.ndarray, texts: Texts | None) -> list[Any]:
+def rows_of(
+    context: RunContext, name: str, seed: int, variant: Variant, fitted: Fitted, found: np.ndarray, texts: Texts | None, before: Sequence[Any] = ()
+) -> list[Any]:
     """The rows of one training.
 
     Args:
@@ -82,17 +92,20 @@ def rows_of(context: RunContext, name: str, seed: int, variant: Variant, fitted:
         fitted: what training left.
         found: its probabilities on the documents of the run, `[documents, classes]`.
         texts: the language model's texts, where there are any; a second row is then read with continuations, if the experiment asks for it.
+        before: the rows of other trainings; the speed of the same variant with another seed is not measured again, which would take longer than a head trains.
     """
     student, experiment = fitted.student, context.plan.experiment
-    labels, names, data = context.labels, context.corpus.class_names, variant.experiment.data
-    speed = inference_ms(student, context.documents.contents[: experiment.model.batch_size])
-    rows = [row(name, seed, data, found, labels, names, seconds=fitted.seconds, inference_ms=speed)]
+    names, data = context.corpus.class_names, variant.experiment.data
+    labels, parents = context.labels, context.corpus.class_parents
+    known = any(one["variant"] == name and one.get("inference_ms") is not None for one in before)
+    speed = None if known else inference_ms(student, context.documents.contents[: experiment.model.batch_size])
+    rows = [row(name, seed, data, found, labels, names, parents=parents, seconds=fitted.seconds, inference_ms=speed)]
     if fitted.best is not None:
         rows[0]["validation"] = _best_on_validation(context, fitted)
     if experiment.evaluation.inference_augmentation and len(context.corpus.test):
         assert texts is not None
         read = probabilities(student, context.corpus.test, texts, experiment.augment.input_samples, gpu=context.plan.evaluation_gpu)
-        rows.append(row(name, seed, data, read, labels, names, seconds=fitted.seconds, augmented=True))
+        rows.append(row(name, seed, data, read, labels, names, parents=parents, seconds=fitted.seconds, augmented=True))
     return rows
 
 
@@ -137,7 +150,8 @@ def language_model_row(context: RunContext, texts: Texts) -> dict[str, Any]:
     speed = round(1000 * seconds / generated, 4) if generated and generated == count - 1 else None
     names = context.corpus.class_names
     chosen = chosen_classes([answers.get(request) for request in requests], names)
-    found = row(LANGUAGE_MODEL_ROW, experiment.seeds[0], experiment.data, chosen, context.labels, names, inference_ms=speed)
+    parents = context.corpus.class_parents
+    found = row(LANGUAGE_MODEL_ROW, experiment.seeds[0], experiment.data, chosen, context.labels, names, parents=parents, inference_ms=speed)
     return found | {"bound": True, "supervision": "none", "failed": int((chosen.sum(axis=1) == 0).sum())}
 
 
@@ -156,7 +170,7 @@ def teacher_rows(context: RunContext, texts: Texts) -> list[dict[str, Any]]:
     weighed = consensus(table, len(names))
 
     def row_of(variant: str, found: np.ndarray) -> dict[str, Any]:
-        made = row(variant, experiment.seeds[0], experiment.data, found, context.labels, names)
+        made = row(variant, experiment.seeds[0], experiment.data, found, context.labels, names, parents=context.corpus.class_parents)
         return made | {"bound": True, "supervision": "none", "failed": int((found.sum(axis=1) == 0).sum())}
 
     reliability = dict(zip(chosen, weighed.reliability.round(4).tolist(), strict=True))

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -24,14 +24,19 @@ import torch
 from selftrain.config import Experiment
 from selftrain.data.texts import no_texts
 from selftrain.errors import ConfigError, OutputError, ProcessDied, SelfTrainError
+from selftrain.evaluation.decisions import decisions
 from selftrain.evaluation.report import Findings, hardest_documents
 from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
 from selftrain.evaluation.summary import text_table
-from selftrain.files.durable import check_writable, disk_problem, explained, write_whole
+from selftrain.files.durable import disk_problem, explained, write_whole
 from selftrain.models.locate import contents_fingerprint
+from selftrain.models.names import NameScores
 from selftrain.runs.context import RunContext
+from selftrain.runs.cost import Work, plan, predicted, real
 from selftrain.runs.handover import main_scores, register_run_bundle, write_labeled_documents, write_run_bundle
-from selftrain.runs.plan import Variant, plan, prepare
+from selftrain.runs.home import below, opened
+from selftrain.runs.naming import names_found, read_names, write_names
+from selftrain.runs.plan import Variant, prepare
 from selftrain.runs.record import file_name, metrics_of, tags_of
 from selftrain.runs.report import pictures_of, write_report
 from selftrain.runs.resume import Finished, Starts, previous_metrics
@@ -45,10 +50,11 @@ from selftrain.runtime.memory import trim
 from selftrain.runtime.watch import cause_of, listen
 from selftrain.texts.cache import check_cache
 from selftrain.tracking import Tracker, figures_of_round
-from selftrain.tracking.spool import SPOOL, Spool, unsent_sentence
+from selftrain.tracking.spool import Spool, unsent_sentence
 from selftrain.training.checkpoints import RoundCheckpoint
 from selftrain.training.fit import fit, probabilities
-from selftrain.training.loop import Fitted
+from selftrain.training.light import LightTrainers, LightTraining
+from selftrain.training.loop import Fitted, StepDone
 from selftrain.training.ray import Workgroup
 from selftrain.training.steps import StepBar
 
@@ -62,9 +68,9 @@ __all__ = ["RunResult", "code_version", "new_folder", "plan", "prepare", "run"]
 class RunResult:
     """What a run leaves."""
 
-    folder: Path
+    folder: Path | str  # or its address
     metrics: dict[str, Any]
-    bundle: Path | None  # None where the documents are images: a bundle reads texts
+    bundle: Path | str | None  # None where the documents are images: a bundle reads texts
     unsent: str | None = None  # a sentence where tracking did not get everything
 
     @property
@@ -73,15 +79,24 @@ class RunResult:
         return text_table(self.metrics["summary"])
 
 
-def run(experiment: Experiment, *, command: str = "", resume: Path | str | None = None, at_once: int | None = None) -> RunResult:
+def run(
+    experiment: Experiment,
+    *,
+    command: str = "",
+    resume: Path | str | None = None,
+    at_once: int | None = None,
+    step_done: StepDone | None = None,
+) -> RunResult:
     """Run an experiment.
 
     Args:
         experiment: what to do.
         command: how it was asked for, for the report.
-        resume: the folder of a killed run of the same experiment; what it finished is not done again.
-        at_once: trainings in Ray Train at the same time; default: as many as a cluster has room for, one on a machine of its own. Heads and BiLSTMs train
-            in this process, one after the other. The figures are the same.
+        resume: the folder or the address of a killed run of the same experiment; what it finished is not done again.
+        at_once: trainings at the same time; default: as many as a cluster has room for, one on a machine of its own. One at a time, heads and BiLSTMs train in
+            this process, with all its cores where `training.threads` is not set; else in actors of Ray, with one core each. With the same threads the
+            figures are the same.
+        step_done: called after every step of a training in this process with (round, rounds, step, steps), all counted from one.
 
     Raises:
         SelfTrainError: whatever a user can fix; nothing is written before all inputs were checked.
@@ -94,13 +109,13 @@ def run(experiment: Experiment, *, command: str = "", resume: Path | str | None 
         found = prepare(experiment)
     experiment = found.experiment
     torch.set_num_threads(experiment.training.threads or len(os.sched_getaffinity(0)))
-    folder = Path(resume) if resume else new_folder(experiment)
-    check_writable(folder.parent if not resume else folder, "the folder of the runs (output)")
-    if found.language_model is not None:
-        check_cache(experiment.augment.cache)
-    tracker = Tracker(experiment.tracking, folder, experiment.name)
     with ExitStack() as stack:
-        if found.needs_ray:
+        home = stack.enter_context(opened(resume or new_folder(experiment), "run", new=not resume))
+        folder = home.folder
+        if found.language_model is not None:
+            check_cache(experiment.augment.cache)
+        tracker = Tracker(experiment.tracking, home.place, experiment.name)
+        if found.needs_ray(at_once):
             with stages("start of Ray"):
                 there = stack.enter_context(session(experiment, lambda there: found.placed(there, at_once).needs))
         else:
@@ -112,20 +127,22 @@ def run(experiment: Experiment, *, command: str = "", resume: Path | str | None 
             starts.begin()
         stack.callback(starts.end)
         events = Events(folder / "events.jsonl")
+        home.tell(events)
         listen(lambda sentence: events("warning", what=sentence))
-        events("run resumed" if resume else "run started", folder=str(folder), config=experiment.fingerprint())
+        events("run resumed" if resume else "run started", folder=str(home.place), config=experiment.fingerprint())
         for sentence in found.notes:
             events("a GPU is not used", why=sentence)
         mlflow_id = tracker.start(folder.name, experiment.model_dump(mode="json"), tags_of(found))
-        spool = Spool(tracker, folder / SPOOL, events)
+        spool = Spool(tracker, folder, events)
         llm_fingerprint = contents_fingerprint(found.language_model) if found.language_model is not None else None
-        context = RunContext(found, folder, events, stages, starts, tracker, spool, mlflow_id, llm_fingerprint)
+        context = RunContext(found, home, events, stages, starts, tracker, spool, mlflow_id, llm_fingerprint)
         with _end_recorded(context):
-            metrics, bundle, unregistered = _Work(context).done()
+            metrics, bundle, unregistered = _Work(context, step_done).done()
         reason = spool.close() or unregistered
-        unsent = unsent_sentence(tracker, folder, reason, "run") if reason is not None else None
-        events("run finished", report=str(folder / "report.html"), **({"tracking": "not all of it was sent"} if unsent else {}))
-    return RunResult(folder, metrics, bundle, unsent)
+        unsent = unsent_sentence(tracker, home.place, reason, "run") if reason is not None else None
+        events("run finished", report=home.at("report.html"), **({"tracking": "not all of it was sent"} if unsent else {}))
+    kept = bundle if home.address is None else metrics["bundle"]
+    return RunResult(home.place, metrics, kept, unsent)
 
 
 @contextmanager
@@ -136,7 +153,7 @@ def _end_recorded(context: RunContext) -> Iterator[None]:
         ProcessDied: with how to continue.
         OutputError: instead of an error that means a full or broken disk.
     """
-    folder, spool = context.folder, context.spool
+    place, spool = context.home.place, context.spool
     try:
         yield
         spool.finish("FINISHED")
@@ -147,31 +164,34 @@ def _end_recorded(context: RunContext) -> Iterator[None]:
             spool.finish("KILLED" if isinstance(cause, KeyboardInterrupt) else "FAILED")
         spool.close(5.0)
         if isinstance(cause, ProcessDied):
-            raise ProcessDied(f"{cause} Continue with selftrain run --resume {folder}.") from None
+            raise ProcessDied(f"{cause} Continue with selftrain run --resume {place}.") from None
         if isinstance(error, Exception) and not isinstance(error, SelfTrainError) and (problem := disk_problem(error)):
             raise OutputError(
-                f"The run in {folder} cannot go on: {problem}; free some space and continue with selftrain run --resume {folder}, what it finished is kept."
+                f"The run in {place} cannot go on: {problem}; free some space and continue with selftrain run --resume {place}, what it finished is kept."
             ) from error
         raise
 
 
-def new_folder(experiment: Experiment) -> Path:
-    """`runs/<name>-<time>-<short id>`."""
+def new_folder(experiment: Experiment) -> Path | str:
+    """`runs/<name>-<time>-<short id>`, or such an address."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path(experiment.output) / f"{experiment.name}-{stamp}-{uuid.uuid4().hex[:6]}"
+    return below(experiment.output, f"{experiment.name}-{stamp}-{uuid.uuid4().hex[:6]}")
 
 
 class _Work:
     """What a run does once everything is checked and open: `done` is the story, the other methods are its paragraphs."""
 
-    def __init__(self, context: RunContext) -> None:
+    def __init__(self, context: RunContext, step_done: StepDone | None) -> None:
         self.context = context
+        self.step_done = step_done
         self.plan = context.plan
         self.rows: list[dict[str, Any]] = []
         self.rounds: list[dict[str, Any]] = []
+        self.works: dict[str, Work] = {}  # of each variant, for what was to be expected of the cost
         self.finished = Finished(context.folder / "checkpoints" / "rows.jsonl")
         # What is bundled: the main variant with the first seed, and its probabilities on the documents.
         self.main: tuple[Fitted, np.ndarray] | None = None
+        self.trainers = LightTrainers() if self.plan.at_once > 1 else None
 
     def done(self) -> tuple[dict[str, Any], Path | None, str | None]:
         """(metrics.json, the bundle, why the registry has no version of it)."""
@@ -188,7 +208,7 @@ class _Work:
         readable = corpus.kind == "text"  # what is bundled and served reads texts
         with context.stages("bundle" if readable else "final predictions"):
             student, found = self._main_student()
-            bundle = write_run_bundle(context, student, scores, previous) if readable else None
+            bundle = write_run_bundle(context, student, found, scores, previous) if readable else None
             labeled = write_labeled_documents(context, found) if readable and not len(corpus.test) else None
         with context.stages("report"):
             pictures = pictures_of(context, student, conditional)
@@ -196,10 +216,12 @@ class _Work:
         facts = (counts.to_json() if counts is not None else NO_TEXTS) | (
             {"broken_blocks": sorted(map(str, context.broken_blocks))} if context.broken_blocks else {}
         )
-        metrics = metrics_of(context, self.rows, self.rounds, facts, bundle=bundle, labeled=labeled, registered=registered)
+        cost = {"predicted": predicted(self.plan, self.works), "real": real(self.plan, self.rows, facts, context.starts.seconds)}
+        metrics = metrics_of(context, self.rows, self.rounds, facts, cost, bundle=bundle, labeled=labeled, registered=registered)
         shown = context.documents
         hardest = hardest_documents(found, context.labels, shown.ids, shown.contents, corpus.class_names) if len(shown) and readable else []
-        write_report(context, metrics, Findings(examples=examples, hardest=hardest), pictures)  # type: ignore[arg-type]
+        findings = Findings(examples=examples, hardest=hardest, names=read_names(context.folder))  # type: ignore[arg-type]
+        write_report(context, metrics, findings, pictures)
         return metrics, bundle, unregistered
 
     def _train_and_score_all(self, texts: Texts | None) -> None:
@@ -211,6 +233,7 @@ class _Work:
             if found := self.finished.get(name, seed):
                 self.rows += found["rows"]
                 self.rounds += found["rounds"]
+                self.works |= {name: Work(**found["work"])} if "work" in found else {}
                 continue
             trim()  # what reading the data, or the last variant, left
             recipe = variant.recipe
@@ -224,13 +247,14 @@ class _Work:
             predicted = probabilities(fitted.student, self.context.documents, gpu=self.plan.evaluation_gpu)
             if bundled:
                 self.main = fitted, predicted
-            rows = rows_of(self.context, name, seed, variant, fitted, predicted, texts)
+            rows = rows_of(self.context, name, seed, variant, fitted, predicted, texts, self.rows)
         rounds = [figures_of_round(entry) for entry in fitted.rounds]
         own = [{"variant": name, "seed": seed, **entry} for entry in rounds]
         checkpoint = self._checkpoint(name, variant, seed) if fitted.rounds and fitted.method.encoder.light else None
         if checkpoint is not None and bundled:
             checkpoint.finish(fitted.state())  # a resumed run bundles these weights
-        self.finished.add(name, seed, rows, own)
+        self.works[name] = Work.of(fitted.method, variant.recipe.model.encoder)
+        self.finished.add(name, seed, rows, own, work=asdict(self.works[name]))
         if checkpoint is not None and not bundled:
             checkpoint.remove()
         title = f"{name} seed {seed}"
@@ -238,31 +262,53 @@ class _Work:
         self.context.spool.child(title, key=title, params=params, tags={"selftrain.variant": name}, rounds=rounds, metrics=figures_of(rows))
         self.rows += rows
         self.rounds += own
+        for decision in decisions(own):  # type: ignore[arg-type]
+            used = "used" if decision["used"] else "not used"
+            self.context.events(f"{decision['question']} {used}", variant=name, seed=seed, why=decision["why"])
         accuracy = {"accuracy": rows[0]["scores"]["accuracy"]} if rows[0]["scores"] else {}
         self.context.events("variant done", variant=name, seed=seed, train_seconds=round(fitted.seconds, 1), **accuracy)
 
     def _fitted(self, name: str, variant: Variant, seed: int, texts: Texts | None) -> Fitted:
         """Train, or go on from the last checkpoint of the same training."""
         recipe, corpus = variant.recipe, variant.granted(seed)
-        storage = self.plan.experiment.training.storage or self.context.folder / "checkpoints"
+        asked, home = self.plan.experiment.training.storage, self.context.home
+        storage = below(asked, home.folder.name) if asked else home.checkpoints  # runs that share a storage have trainings of the same names
         workgroup = Workgroup(f"{file_name(name)}-seed{seed}", storage, one_machine=variant.experiment.ray.address is None)
         checkpoint = self._checkpoint(name, variant, seed)
         resume = checkpoint.read()
         if resume is None and checkpoint.file.exists():
             self.context.events("checkpoint cannot be used", file=str(checkpoint.file), effect="the training starts at its first round")
+        channel, bundled = texts or no_texts, name == self.plan.main_name and seed == self.plan.experiment.seeds[0]
+        if self.trainers is not None and recipe.light and recipe.trains and not bundled:
+            resume = self.trainers.trained(LightTraining(recipe, corpus, channel, seed, variant.validation, variant.tested, checkpoint))
         with closing(StepBar(f"{name} seed {seed}")) as bar:
+
+            def step_done(*step: int) -> None:
+                bar(*step)
+                if self.step_done is not None:
+                    self.step_done(*step)
+
             return fit(
                 recipe,
                 corpus,
-                texts or no_texts,
+                channel,
                 seed=seed,
                 validation=variant.validation,
                 tested=variant.tested,
                 workgroup=workgroup,
                 report=checkpoint,
                 resume=resume,
-                step_done=bar,
+                step_done=step_done,
+                names_read=self._names_read if bundled else None,
             )
+
+    def _names_read(self, read: NameScores) -> None:
+        """Say what the class names look like before training, and keep it for the report."""
+        found = names_found(self.plan.main.corpus, read)
+        write_names(self.context.folder, found)
+        self.context.events("class names read", documents=found.documents, separation=round(found.separation, 2), warnings=len(found.warnings))
+        for sentence in found.warnings:
+            self.context.events("warning", what=sentence)
 
     def _checkpoint(self, name: str, variant: Variant, seed: int) -> RoundCheckpoint:
         """Of a training in this process."""

@@ -38,17 +38,18 @@ class Needs:
     less_memory: str = "choose a smaller language model, or lower augment.engine_memory_gb"
 
 
-def needs(experiment: Experiment, engine: Needs | None, *, trainings: int = 1) -> Needs:
+def needs(experiment: Experiment, engine: Needs | None, *, trainings: int = 1, light: int = 0) -> Needs:
     """What `experiment` asks for.
 
     Args:
         experiment: of `devices.Devices.experiment`, with numbers for GPUs; one that no worker is started for may be `auto`, and counts none.
         engine: what its language model asks for; None for a run without one.
         trainings: at the same time; 0 where texts are all that is wanted.
+        light: trainings in an actor each, at the same time, instead.
     """
     training = experiment.training
-    workers = (training.workers + (training.pseudo_labeling == "cluster")) * trainings  # one actor is enough
-    cpus = 1.0 + workers
+    workers = (training.workers + (training.pseudo_labeling == "cluster")) * trainings + light  # one actor is enough
+    cpus = 1.0 + workers + light * ((training.threads or 1) - 1)
     gpu = decided(training.gpu, "training.gpu") if training.gpu != "auto" else 0.0
     claims = (Claim("training.gpu", gpu, training.placement),) * workers if gpu or training.placement else ()
     memory = RAY_GB + workers * TRAINING_GB
@@ -81,6 +82,7 @@ def session(experiment: Experiment, wanted: Needs | Callable[[Hardware], Needs])
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     # Ray keeps an idle Python process a logical CPU, a tenth of a gigabyte each; a run starts few tasks and can wait a second for a new one.
     os.environ.setdefault("RAY_num_workers_soft_limit", "1")
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # and the first of them takes a second of Ray's own start
     if experiment.ray.address is None:  # nobody takes this machine away, and the process that watches for it takes another tenth
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     import ray

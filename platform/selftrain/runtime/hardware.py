@@ -106,6 +106,19 @@ def require_room(claims: Sequence[Claim], nodes: Sequence[Node]) -> None:
         )
 
 
+def gpu_name() -> str | None:
+    """What this machine's GPUs, or those of the cluster that Ray is connected to, are called; None where there are none, or several kinds."""
+    import sys
+
+    import torch
+
+    names = {torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())} if torch.cuda.is_available() else set()
+    ray = sys.modules.get("ray")
+    if not names and ray is not None and ray.is_initialized():
+        names = {key.partition(":")[2] for key in ray.cluster_resources() if key.startswith("accelerator_type:")}
+    return names.pop() if len(names) == 1 else None
+
+
 def hardware_here() -> Hardware:
     """This machine, as PyTorch sees it."""
     import torch

@@ -39,7 +39,10 @@ _STOP_SECONDS = 60  # that a job has to end in order before it is killed; Ray gi
 _ENDED = ("succeeded", "failed", "stopped")
 _NODE_SECONDS = 20  # that a head which has just begun to answer takes to be a node itself
 _LOST = 5  # questions in a row without an answer, after which a job is followed no longer
-_RUN_FOLDER = re.compile(r"^\[[\d:]{8}\] run (?:started|resumed) folder=(.+) config=[0-9a-f]+$", re.MULTILINE)  # as runs.stages.Events prints it
+_FOLDER = {  # of a run or a sweep, as runs.stages.Events prints it
+    "run": re.compile(r"^\[[\d:]{8}\] run (?:started|resumed) folder=(.+) config=[0-9a-f]+$", re.MULTILINE),
+    "sweep": re.compile(r"^\[[\d:]{8}\] (?:sweep|search) started (?:\w+=\d+ )+folder=(.+)$", re.MULTILINE),
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Job:
     command: str  # as the submitter typed it; of a job that was not submitted here, its entry point
     started: datetime | None
     arguments: tuple[str, ...] | None  # of the command line on the cluster; None where the job was not submitted here
-    storage: Path | None
+    storage: Path | None  # None where it needs none
     exit_code: int | None  # 0 to 255; None while it runs, and where its process never started
     message: str  # why it has failed, where it has no exit code
 
@@ -119,16 +122,17 @@ class Jobs:
                     "environment of the nodes."
                 )
         id_ = f"{arguments[0]}-{datetime.now().strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+        storage = str(upload.storage or "")
         environment: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_SECONDS)}}
         with tempfile.TemporaryDirectory(prefix="selftrain-job-") as folder, self._answering():
             if upload.write(Path(folder)):
                 environment["working_dir"] = folder
             return str(
                 self._client.submit_job(
-                    entrypoint=shlex.join([*ENTRYPOINT, str(upload.storage), *arguments]),
+                    entrypoint=shlex.join([*ENTRYPOINT, storage, *arguments]),
                     submission_id=id_,
                     runtime_env=environment,
-                    metadata={_COMMAND: command, _ARGUMENTS: json.dumps(list(arguments)), _STORAGE: str(upload.storage)},
+                    metadata={_COMMAND: command, _ARGUMENTS: json.dumps(list(arguments)), _STORAGE: storage},
                 )
             )
 
@@ -197,7 +201,7 @@ class Jobs:
         return job
 
     def resume(self, id_: str) -> str:
-        """Continue a job that was stopped or has failed, as another job: a run in its folder, any other command by its repetition.
+        """Continue a job that was stopped or has failed, as another job: a run or a sweep in its folder, any other command by its repetition.
 
         Returns:
             The id of the new job.
@@ -207,15 +211,20 @@ class Jobs:
             ServiceError: the cluster does not answer.
         """
         job = self.job(id_)
-        if job.arguments is None or job.storage is None:
+        if job.arguments is None:
             raise ConfigError(f"id {id_!r} is a job that selftrain did not submit; submit it again as it was.", parameter="id")
         if not job.ended:
             raise ConfigError(f"id {id_!r} is a job that is {job.status}; follow it, or stop it first.", parameter="id")
         if job.status == "succeeded":
             raise ConfigError(f"id {id_!r} is a job that has succeeded; there is nothing to resume.", parameter="id")
         arguments = list(job.arguments)
-        if arguments[0] == "run" and (folders := _RUN_FOLDER.findall(self.logs(id_))):
-            arguments = ["run", f"--resume={folders[-1]}", "--address=auto"]
+        if (kind := arguments[0]) in _FOLDER and (folders := _FOLDER[kind].findall(self.logs(id_))):
+            at_once = [word for word in arguments if word.startswith("--at-once=")]
+            arguments = [kind, f"--resume={folders[-1]}", *at_once, "--address=auto"]
+        elif job.storage is None:
+            raise ConfigError(
+                f"id {id_!r} is a job that had not begun, and what it took along is gone with it; submit it again as it was.", parameter="id"
+            )
         return self.submit(arguments, Upload(job.storage, here=False), command=job.command)
 
     @contextmanager
@@ -275,7 +284,7 @@ def _job(details: Any) -> Job:
         command=metadata.get(_COMMAND) or without_passwords(details.entrypoint),
         started=datetime.fromtimestamp(details.start_time / 1000) if details.start_time else None,
         arguments=tuple(json.loads(metadata[_ARGUMENTS])) if _ARGUMENTS in metadata else None,
-        storage=Path(metadata[_STORAGE]) if _STORAGE in metadata else None,
+        storage=Path(metadata[_STORAGE]) if metadata.get(_STORAGE) else None,
         exit_code=code,
         message=(details.message or "") if code is None else "",
     )

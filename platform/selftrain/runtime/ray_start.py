@@ -30,6 +30,9 @@ _ALONE = {
     # Autoscaler and dashboard have no such switch. A port that does not exist cannot be opened; their logs in the session's folder say so.
     "AUTOSCALER_METRIC_PORT": "-1",
     "DASHBOARD_METRIC_PORT": "-1",
+    # Serve looks after its replicas, and passes figures on that nobody collects, ten times a second: on two cores the language model's threads feel that.
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "10000",
     # The interface through which the processes of PyTorch and vLLM speak to each other.
     "GLOO_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",

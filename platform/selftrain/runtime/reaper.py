@@ -13,11 +13,28 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import subprocess
 
 MARK = "SELFTRAIN_SESSION"
 GRACE_SECONDS, LIMIT_SECONDS, LOOK_SECONDS = 5.0, 60.0, 1.0
 
 Started = dict[int, str]  # process id -> when it started, in clock ticks: together they name one process, while an id alone is given again
+
+
+def start(mark: str) -> subprocess.Popen[bytes]:
+    """The program, for a session of this process; closing its input ends the session."""
+    import subprocess  # not in the program itself, which stays small
+
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", os.path.abspath(__file__), mark, str(os.getpid())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is not for it
+    )
 
 
 def session_of(mark: str) -> Started:

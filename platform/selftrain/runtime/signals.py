@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 _STOP = (signal.SIGINT, signal.SIGTERM)
+_reasons: list[Callable[[], bool]] = []
 
 
 @contextmanager
@@ -21,6 +23,30 @@ def interruptible() -> Iterator[None]:
             for number in _STOP:
                 signal.signal(number, signal.default_int_handler)
         yield
+
+
+@contextmanager
+def interrupted_when(reason: Callable[[], bool]) -> Iterator[None]:
+    """Inside, a SIGINT that this process sends itself interrupts its main thread also where SIGINT is ignored, as in what a script starts with `&`.
+
+    Args:
+        reason: whether this process has something to interrupt the main thread for; any other SIGINT stays ignored.
+    """
+    ignored = _may_handle() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    _reasons.append(reason)
+    if ignored:
+        signal.signal(signal.SIGINT, _interrupt_with_reason)
+    try:
+        yield
+    finally:
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _reasons.remove(reason)
+
+
+def _interrupt_with_reason(number: int, frame: FrameType | None) -> None:
+    if any(reason() for reason in _reasons):
+        signal.default_int_handler(number, frame)
 
 
 @contextmanager

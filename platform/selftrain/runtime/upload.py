@@ -7,6 +7,9 @@ a file that is here        is uploaded if it is small; the job keeps it on the s
 a relative folder          lies on the storage: a job works there as a command works in its working folder
 an absolute path           is what the nodes have at that path
 a name, or an address      stays as it is
+
+Where the results go to an address, no storage is needed. Nodes then share nothing but addresses: a relative folder lies below that of the results, and what only
+this machine has is refused.
 """
 
 from __future__ import annotations
@@ -22,12 +25,14 @@ from selftrain.data.records import FILE_SUFFIXES
 from selftrain.data.text_files import suffix_of
 from selftrain.errors import ConfigError, DataError
 from selftrain.files.durable import check_writable, explained, replacing_folder
+from selftrain.files.remote import is_address, located
 
 STORAGE_VARIABLE = "SELFTRAIN_STORAGE"
 LIMIT = 2 * 2**20  # bytes of all files of a job together
 KEPT = ".selftrain/submitted"  # below the storage: uploaded files, each in a folder named by its hash
 _FOLDERS = frozenset({"output", "model.cache", "augment.cache", "training.storage"})
-_MAY_BE_ADDRESSES = frozenset({"augment.cache", "training.storage"})
+_OF_A_NODE = "model.cache"  # a cache that each node may have for itself
+_MAY_BE_ADDRESSES = frozenset({"output", "resume", "folder", "augment.cache", "training.storage"})
 _SOURCES = frozenset({"data.source", "data.test_source"})
 _MODELS = frozenset({"model.encoder", "model.masked_lm", "augment.model"})
 _TEACHERS = "augment.teachers"
@@ -35,12 +40,13 @@ _TRACKING = "tracking.uri"
 _SQLITE = "sqlite:///"
 
 
-def storage_of(given: str | None, *, here: bool) -> Path:
-    """The folder that all nodes of the cluster share.
+def storage_of(given: str | None, *, here: bool, results: str = "") -> Path | None:
+    """The folder that all nodes of the cluster share; None where nothing has to lie there.
 
     Args:
         given: what the caller says; default: SELFTRAIN_STORAGE.
         here: whether the cluster is this machine alone, whose own folders are then enough.
+        results: where the results go; at an address, no storage is needed.
 
     Raises:
         ConfigError: there is none, or it is not an absolute path.
@@ -49,9 +55,11 @@ def storage_of(given: str | None, *, here: bool) -> Path:
     if not given:
         if here:
             return Path.cwd()
+        if is_address(results):
+            return None
         raise ConfigError(
-            f"storage must be set to a folder that all nodes share, e.g. /mnt/shared (or {STORAGE_VARIABLE}): runs and caches of the job would be lost with the "
-            "working folder that Ray throws away.",
+            f"storage must be set to a folder that all nodes share, e.g. /mnt/shared (or {STORAGE_VARIABLE}), or output to an address, e.g. s3://bucket/runs: runs "
+            "and caches of the job would be lost with the working folder that Ray throws away.",
             parameter="storage",
         )
     if not os.path.isabs(given):
@@ -68,11 +76,13 @@ class Upload:
     Args:
         storage: absolute; of `storage_of`.
         here: whether the cluster is this machine alone: then files and folders are there already.
+        results: the address below which relative folders lie where there is no storage.
     """
 
-    def __init__(self, storage: Path, *, here: bool) -> None:
+    def __init__(self, storage: Path | None, *, here: bool, results: str = "") -> None:
         self.storage = storage
         self.here = here
+        self.results = results
         self.tracking_uri: str | None = None  # of the last document that had one
         self._files: dict[str, bytes] = {}  # path below KEPT -> content
         self._sizes: list[tuple[int, str, str]] = []  # bytes, name, what it is for
@@ -94,7 +104,7 @@ class Upload:
         self._require_room(len(content), name, parameter)
         place = f"{hashlib.sha256(name.encode() + bytes(1) + content).hexdigest()[:16]}/{name}"
         self._files[place] = content
-        return str(self.storage / KEPT / place)
+        return str(Path(KEPT) / place if self.storage is None else self.storage / KEPT / place)  # or below the job's own working folder
 
     def folder(self, path: str, parameter: str) -> str:
         """Where the folder `path` lies on the nodes.
@@ -102,10 +112,12 @@ class Upload:
         Raises:
             ConfigError: it is an address, and `parameter` takes none.
         """
-        if "://" not in path:
-            return str(self.storage / path)
+        if not is_address(path):
+            if self.storage is not None or os.path.isabs(path):
+                return os.path.join(self.storage or "", path)
+            return path if parameter == _OF_A_NODE else f"{self.results.rstrip('/')}/{path}"
         if parameter in _MAY_BE_ADDRESSES:
-            return path
+            return located(path, parameter)
         raise ConfigError(f"{parameter} must be a folder below the storage, or an absolute path (got {path!r}).", parameter=parameter)
 
     def source(self, name: str, parameter: str) -> str:
@@ -120,8 +132,8 @@ class Upload:
             return self._file(path, parameter)
         if os.path.isdir(path) and ("/" in name or (path / "dataset.json").is_file()):
             return self._lying(name, path, parameter)
-        relative = "://" not in name and not path.is_absolute() and (suffix_of(path) in FILE_SUFFIXES or name.startswith("."))
-        return str(self.storage / name) if relative else name
+        relative = not is_address(name) and not path.is_absolute() and (suffix_of(path) in FILE_SUFFIXES or name.startswith("."))
+        return str(self._shared(name, parameter) / name) if relative else name
 
     def model(self, name: str, parameter: str) -> str:
         """Where the model `name` (a folder, or a name) is found on the nodes.
@@ -132,7 +144,7 @@ class Upload:
         path = Path(name).expanduser()
         if os.path.isdir(path):
             return self._lying(name, path, parameter)
-        return str(self.storage / name) if name.startswith(".") else name
+        return str(self._shared(name, parameter) / name) if name.startswith(".") else name
 
     def bundle(self, path: str, parameter: str) -> str:
         """Where the bundle `path` lies on the nodes.
@@ -192,7 +204,7 @@ class Upload:
 
     def _file(self, path: Path, parameter: str) -> str:
         whole = Path(os.path.abspath(path))
-        if self.here or whole.is_relative_to(self.storage):
+        if self.here or whole.is_relative_to(self._shared(str(path), parameter)):
             return str(whole)
         try:
             if (size := path.stat().st_size) > LIMIT:  # before it is read
@@ -205,20 +217,31 @@ class Upload:
     def _lying(self, name: str, path: Path, parameter: str) -> str:
         """Where the folder `path` of this machine is on the nodes."""
         whole = Path(os.path.abspath(path))
-        if self.here or whole.is_relative_to(self.storage):
+        if self.here or (self.storage is not None and whole.is_relative_to(self.storage)):
             return str(whole)
         if path.is_absolute():  # as on the nodes
             return name
         raise ConfigError(
             f"{parameter} {name!r} is a folder of this machine, which the nodes do not have; copy it to the storage and pass its path there "
-            f"({self.storage / path.name}).",
+            f"({self._shared(name, parameter) / path.name}).",
+            parameter=parameter,
+        )
+
+    def _shared(self, name: str, parameter: str) -> Path:
+        """The storage, for something that has to lie there."""
+        if self.storage is not None:
+            return self.storage
+        raise ConfigError(
+            f"{parameter} {name!r} is a path of this machine, and without a storage a job has none of its files where it is resumed; pass a name, an address "
+            "(s3://bucket/...) or an absolute path of the nodes, or set storage.",
             parameter=parameter,
         )
 
     def _tracking(self, uri: str) -> str:
-        if not uri.startswith(_SQLITE):
+        path = uri.removeprefix(_SQLITE)
+        if path == uri or os.path.isabs(path):
             return uri
-        return f"{_SQLITE}{self.storage / uri.removeprefix(_SQLITE)}"
+        return f"{_SQLITE}{self._shared(uri, _TRACKING) / path}"
 
     def _require_room(self, size: int, name: str, parameter: str) -> None:
         self._sizes.append((size, name, parameter))

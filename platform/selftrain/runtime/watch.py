@@ -11,7 +11,6 @@ import atexit
 import os
 import secrets
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -23,6 +22,7 @@ import psutil
 
 from selftrain.errors import ProcessDied, say
 from selftrain.runtime import reaper
+from selftrain.runtime.signals import interrupted_when
 
 _OWN = {"raylet": "Ray's node process (raylet)", "gcs_server": "Ray's control store (gcs_server)"}
 _LOOK_SECONDS = 0.5
@@ -56,13 +56,7 @@ class Guard:
         self._main = threading.current_thread() is threading.main_thread()
         self._thread = threading.Thread(target=self._watch, name="selftrain-guard", daemon=True)
         os.environ[reaper.MARK] = self.mark
-        self._reaper = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(reaper.__file__)), self.mark, str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is not for it
-        )
+        self._reaper = reaper.start(self.mark)
         self._thread.start()
 
     def look(self) -> str | None:
@@ -142,7 +136,8 @@ def guarded(warn: Callable[[str], None] = say) -> Iterator[Guard]:
     global _guard
     guard = _guard = Guard(warn)
     try:
-        yield guard
+        with interrupted_when(lambda: guard.lost is not None):
+            yield guard
     except BaseException as error:
         if (cause := cause_of(error)) is not error:
             raise cause from None
@@ -226,6 +221,8 @@ def why_it_died(error: BaseException | str) -> str:
         return "was ended by Ray (ray.kill), which it does when a process no longer answers"
     if "node" in lowered and ("crashed" in lowered or "node died" in lowered or "node was terminated" in lowered):
         return "was lost with its node"
+    if "is unavailable:" in lowered:  # what Ray says of a process that it is starting again for the last time
+        return "was killed, or crashed"
     if "connection error code" in lowered or "unexpectedly" in lowered or "sigkill" in lowered or "system_error" in lowered:
         return "was killed, or crashed"
     return f"died ({said[:300]})" if said else "died"

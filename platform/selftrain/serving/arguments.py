@@ -14,6 +14,7 @@ from selftrain.passwords import TOKEN_VARIABLE, has_password, read_token
 from selftrain.serving.headers import is_local
 from selftrain.serving.language_model import Augmentation
 from selftrain.serving.models import ModelSource
+from selftrain.serving.seen import SeenSettings
 from selftrain.tracking import tracking_uri as absolute_uri
 
 
@@ -52,6 +53,11 @@ class Arguments(BaseModel):
         default=None, description="the language model for requests with augment; default: none, and they are refused"
     )
 
+    seen: SeenSettings | None = Field(default=None, description="what is kept of answered texts for selftrain watch; default: nothing")
+    labelling: str | None = Field(
+        default=None, description="folder of questions that the page at /label asks, on a disk that every replica reaches; default: no such page"
+    )
+
     @classmethod
     def checked(cls, args: Mapping[str, Any]) -> Arguments:
         """The arguments of `args`.
@@ -64,7 +70,7 @@ class Arguments(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
-            parts: dict[str | int, type[BaseModel]] = {"models": ModelSource, "augmentation": Augmentation}
+            parts: dict[str | int, type[BaseModel]] = {"models": ModelSource, "augmentation": Augmentation, "seen": SeenSettings}
             known = parts[first["loc"][0]].model_fields if len(first["loc"]) > 1 else cls.model_fields
             hint = nearest(str(first["loc"][-1]), known) if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
             raise ConfigError(f"args.{key} is not valid: {hint}.") from None
@@ -75,14 +81,7 @@ class Arguments(BaseModel):
         Raises:
             ConfigError: it is missing although other machines can reach the port, or it cannot be read.
         """
-        token = read_token(self.token_file)
-        if token is None and not self.no_token and not (self.host is not None and is_local(self.host)):
-            raise ConfigError(
-                f"token_file must be set, or the variable {TOKEN_VARIABLE}: other machines can reach {self.host or 'the proxies of the cluster'}. "
-                "Set no_token if anybody may ask.",
-                parameter="token_file",
-            )
-        return token
+        return token_for(self.host, self.token_file, no_token=self.no_token)
 
     def check_models(self) -> list[str]:
         """The names of the models, after a look at each bundle: what is wrong is said before Ray starts.
@@ -97,6 +96,27 @@ class Arguments(BaseModel):
             read_prototypes(folder, card)
             names.append(source.name or source.model or card.name)
         return names
+
+
+def token_for(host: str | None, token_file: str | None, *, no_token: bool) -> bytes | None:
+    """The token that requests to a server must carry; None for none.
+
+    Args:
+        host: the address that it listens on; None for Serve's proxies.
+        token_file: file with the token; None for the environment variable SELFTRAIN_SERVE_TOKEN, if set.
+        no_token: whether it may do without, although other machines can reach it.
+
+    Raises:
+        ConfigError: it is missing, or cannot be read.
+    """
+    token = read_token(token_file)
+    if token is None and not no_token and not (host is not None and is_local(host)):
+        raise ConfigError(
+            f"token_file must be set, or the variable {TOKEN_VARIABLE}: other machines can reach {host or 'the proxies of the cluster'}. "
+            "Set no_token if anybody may ask.",
+            parameter="token_file",
+        )
+    return token
 
 
 def registry_of(tracking_uri: str | None) -> str | None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+from selftrain.bundle.promise import PredictionSets, Stated, kept
 from selftrain.bundle.tokens import Continued
+from selftrain.errors import ConfigError
 from selftrain.serving.batching import BatcherClosed, Busy, Ticket
 from selftrain.serving.language_model import LanguageModel, mean_over_continuations
 from selftrain.serving.models import LoadedModel, Models, UnknownModel
 from selftrain.serving.schemas import CheckedText, Refused, TextProbabilities
+from selftrain.serving.seen import Seen
 
 
 class Dispatch:
@@ -18,10 +21,12 @@ class Dispatch:
         models: the models that classify.
         timeout_seconds: seconds after which a request gets 504.
         language_model: writes continuations for requests with `augment`; None refuses them.
+        seen: keeps a sample of what was answered; None keeps nothing.
     """
 
-    def __init__(self, models: Models, *, timeout_seconds: float, language_model: LanguageModel | None) -> None:
+    def __init__(self, models: Models, *, timeout_seconds: float, language_model: LanguageModel | None, seen: Seen | None = None) -> None:
         self._models = models
+        self._seen = seen
         self._timeout_seconds = timeout_seconds
         self._language_model = language_model
 
@@ -53,6 +58,8 @@ class Dispatch:
         except TimeoutError:
             seconds = self._timeout_seconds
             raise Refused(504, f"there was no answer within {seconds:g} s; send fewer texts or fewer requests at a time") from None
+        if self._seen is not None:
+            self._seen.offer(loaded, texts)
         answers: list[TextProbabilities | None] = [None] * len(items)
         for index, answer in zip(usable, found, strict=True):
             answers[index] = answer
@@ -82,6 +89,31 @@ class Dispatch:
                 own = [next(found) for _ in of_text]
                 answers.append(mean_over_continuations(own, len(one.continuations)) if own else TextProbabilities(None, problem=one.problem))
             return loaded, answers
+
+
+def promised_threshold(loaded: LoadedModel) -> float:
+    """The probability of the most probable class below which the model's promise takes that there is no label.
+
+    Raises:
+        Refused: the model states no promise, or one that its backend does not keep (422).
+    """
+    return _kept(loaded, loaded.card.promise, "abstain").threshold
+
+
+def promised_sets(loaded: LoadedModel) -> PredictionSets:
+    """How the model's prediction sets are made.
+
+    Raises:
+        Refused: as `promised_threshold`.
+    """
+    return _kept(loaded, loaded.card.sets, "sets")
+
+
+def _kept(loaded: LoadedModel, promise: Stated | None, parameter: str) -> Stated:
+    try:
+        return kept(promise, loaded.backend, parameter)
+    except ConfigError as error:
+        raise Refused(422, f"model {loaded.name}@{loaded.version}: {error}") from None
 
 
 async def _answered(ticket: Ticket) -> list[TextProbabilities]:

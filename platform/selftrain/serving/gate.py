@@ -19,7 +19,7 @@ from selftrain.serving.headers import Hosts, read_head
 from selftrain.serving.metrics import Metrics
 from selftrain.serving.schemas import MAX_BODY_BYTES, Refused
 
-OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/healthz", "/readyz"})  # they show neither the models nor their answers, and need no token
+OPEN_PATHS = frozenset({"/", "/label", "/docs", "/openapi.json", "/healthz", "/readyz"})  # they show no model, answer or document, and need no token
 BODY_SECONDS = 30.0  # that a client may take to send its body
 HELD_BODY_BYTES = 8 * MAX_BODY_BYTES  # of all requests together
 # In every answer: browsers guess no content type, pages of other sites cannot embed it, and no cache keeps it.

@@ -52,6 +52,12 @@ class Metrics:
             registry=self.registry,
         )
         self.reloads = Counter("selftrain_model_reloads", "New champions: swapped or failed", ["model", "outcome"], registry=self.registry)
+        self.seen = Counter(
+            "selftrain_seen_texts",
+            "Answered texts by what became of them for selftrain watch: kept, left_out (others were drawn), or lost (not classified again, or not written)",
+            ["model", "outcome"],
+            registry=self.registry,
+        )
         ProcessCollector(registry=self.registry)
 
     def watch(self, collector: Collector) -> None:

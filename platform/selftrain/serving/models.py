@@ -21,8 +21,10 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from selftrain.bundle.checking import fingerprint_of
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import BundleCard, read_card
+from selftrain.bundle.promise import stated
 from selftrain.bundle.tokens import Continued, Tokens
 from selftrain.errors import BundleError, ConfigError, nearest
 from selftrain.runtime.memory import settle
@@ -94,6 +96,9 @@ class LoadedModel(NamedTuple):
     card: BundleCard
     batcher: Batcher
     since: str  # ISO 8601
+    backend: str  # what computes it
+    classifier: Classifier
+    fingerprint: str  # of the bundle
 
     @property
     def id(self) -> dict[str, str]:
@@ -152,7 +157,8 @@ def load_model(
         most_tokens=classifier.most_tokens,
         observe=observe,
     )
-    return LoadedModel(name, version, card, batcher, datetime.now(UTC).isoformat(timespec="seconds"))
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    return LoadedModel(name, version, card, batcher, since, classifier.backend, classifier, fingerprint_of(folder))
 
 
 class ServedModel:
@@ -270,7 +276,10 @@ class Models(Collector):
         found = []
         for one in self._served:
             card = one.live.card
-            made = card.model_dump(mode="json", include={"labels", "method", "supervision", "data", "max_tokens", "windows", "metrics", "created"})
+            made = card.model_dump(
+                mode="json", include={"labels", "parents", "method", "supervision", "data", "max_tokens", "windows", "metrics", "created"}
+            )
+            made |= {name: stated(promise, one.live.backend) for name, promise in (("promise", card.promise), ("sets", card.sets))}
             found.append({**one.live.id, "follows_champion": one.source.followed, "since": one.live.since, "problem": one.problem, **made})
         return found
 

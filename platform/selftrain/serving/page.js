@@ -1,15 +1,6 @@
-"use strict";
-const $ = id => document.getElementById(id);
-const CHUNK = 64, AUGMENTED_CHUNK = 8, TRIES = 6, SHOWN_ROWS = 20, SHOWN_BARS = 6, ZERO = 0.001, EXAMPLES = 4, EXCERPT = 120;
-let token = "", models = [], limit = 256, most = 256, rows = null, name = "", stopped = false;
+const CHUNK = 64, AUGMENTED_CHUNK = 8, SHOWN_ROWS = 20, SHOWN_BARS = 6, ZERO = 0.001, EXAMPLES = 4, EXCERPT = 120;
+let models = [], limit = 256, most = 256, rows = null, name = "", stopped = false;
 
-function element(tag, text, style) {
-  const made = document.createElement(tag);
-  if (text !== undefined) made.textContent = text;
-  if (style) made.className = style;
-  return made;
-}
-const pause = seconds => new Promise(done => setTimeout(done, 1000 * seconds));
 const percent = value => (100 * value).toFixed(1) + " %";
 const count = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
 const idOf = one => one.name + "@" + one.version;
@@ -17,30 +8,6 @@ const idOf = one => one.name + "@" + one.version;
 function titleOf(one) {
   const day = /^\d{4}-\d\d-\d\dT/.test(one.version) ? new Date(one.version) : null;
   return day ? `${one.name}, built ${day.toLocaleDateString("en", {dateStyle: "medium"})}` : `${one.name}, version ${one.version}`;
-}
-
-// One request; busy servers and broken connections are tried again. Throws an Error with the server's sentence.
-async function ask(path, body) {
-  for (let attempt = 1; ; attempt++) {
-    let answer, wait = 0.3 * 2 ** attempt;
-    try {
-      const headers = body ? {"content-type": "application/json"} : {};
-      if (token) headers.authorization = "Bearer " + token;
-      answer = await fetch(path, {method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body)});
-    } catch (error) {
-      if (attempt === TRIES) throw new Error("the server cannot be reached");
-    }
-    if (answer) {
-      if (answer.ok) return answer.json();
-      if (answer.status === 401) $("token-form").hidden = false;
-      if (answer.status !== 503 || attempt === TRIES) {
-        const said = await answer.json().catch(() => ({}));
-        throw new Error(said.error || "status " + answer.status);
-      }
-      wait = Math.max(wait, Number(answer.headers.get("retry-after")) || 0);
-    }
-    await pause(wait);
-  }
 }
 
 // The fields of a request about continuations, and how many texts it holds: a language model takes its time.
@@ -97,6 +64,8 @@ function verdict(one) {
   if (one.error) { box.append(element("p", "Error: " + one.error, "bad")); return box; }
   const entries = Object.entries(one.probabilities);
   box.append(bar(...entries[0], true));
+  const groups = Object.entries(one.parents || {});
+  if (groups.length) box.append(element("p", "in " + groups.map(([group, value]) => `${group} ${percent(value)}`).join(", "), "soft small"));
   if (one.truncated) box.append(element("p", "The text was not read to its end.", "soft"));
   if (one.continuations !== undefined) box.append(element("p", one.continuations ? `Read with ${count(one.continuations, "continuation")}.`
     : "No continuation was usable: the text was read alone.", "soft"));
@@ -246,12 +215,13 @@ function preview() {
 // Every row of the file with what was found; rows that were not reached say so, so that nothing that is done is lost.
 function labeled(found, answers, wanted) {
   const [head, ...body] = found, compared = wanted.length > 1;
-  const lines = [[...head, ...newColumns(head, compared)]];
+  const tree = answers[0].some(one => one && one.parents), parents = one => Object.keys((one && one.parents) || {}).join(" / ");
+  const lines = [[...head, ...newColumns(head, compared, tree)]];
   body.forEach((row, index) => {
     const own = wanted.map((_, place) => answers[place][index]), complete = own.every(one => one && !one.error);
     const error = own.map(one => one ? one.error : "not labeled").find(one => one) || "";
     const cells = one => one && !one.error ? [one.label, String(one.probability)] : ["", ""];
-    const added = [...cells(own[0]), error, ...(compared ? [...cells(own[1]), complete ? (differ(own) ? "no" : "yes") : ""] : [])];
+    const added = [...cells(own[0]), error, ...(tree ? [parents(own[0])] : []), ...(compared ? [...cells(own[1]), complete ? (differ(own) ? "no" : "yes") : ""] : [])];
     lines.push([...row, ...new Array(Math.max(0, head.length - row.length)).fill(""), ...added]);
   });
   return lines;
@@ -323,7 +293,7 @@ $("texts").onkeydown = event => { if (event.key === "Enter" && (event.ctrlKey ||
 $("file").onchange = () => $("file").files[0] && choose($("file").files[0]);
 $("label").onclick = labelFile;
 $("stop").onclick = () => { stopped = true; };
-$("token-form").onsubmit = event => { event.preventDefault(); token = $("token").value.trim(); $("token").value = ""; look(); };
+onToken(look);
 // A file dropped beside the box must not replace the page.
 window.ondragover = event => event.preventDefault();
 window.ondrop = event => event.preventDefault();

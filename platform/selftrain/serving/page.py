@@ -1,4 +1,4 @@
-"""The two pages of the endpoint: one to try the models, one that lists the routes. Neither loads anything from elsewhere."""
+"""The pages of the endpoint: one to try the models, one to label documents, one that lists the routes. None loads anything from elsewhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import hashlib
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,24 @@ class Page:
         self._headers = headers_of(text)
 
     @classmethod
-    def of_texts(cls) -> Page:
-        """The page that classifies texts and files."""
-        html, style, script, csv = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js", "page_csv.js"))
+    def of_texts(cls, *, labelling: bool = False) -> Page:
+        """The page that classifies texts and files; where there is `labelling`, with a link to the page that asks about documents."""
+        link = '<a href="/label">Label documents</a> · ' if labelling else ""
+        return cls._of("page.html", ["page.css"], ["page_ask.js", "page.js", "page_csv.js"], label_link=link)
+
+    @classmethod
+    def of_questions(cls) -> Page:
+        """The page that asks about documents."""
+        return cls._of("label.html", ["page.css", "label.css"], ["page_ask.js", "label_train.js", "label.js"])
+
+    @classmethod
+    def _of(cls, html: str, styles: Sequence[str], scripts: Sequence[str], **parts: str) -> Page:
         # In one file: the browser asks once, and the policy names the parts by their hashes.
-        return cls(html.replace("{style}", style).replace("{script}", script + csv))
+        style, script = ("".join((_FOLDER / name).read_text(encoding="utf-8") for name in names) for names in (styles, scripts))
+        text = (_FOLDER / html).read_text(encoding="utf-8")
+        for name, part in {**parts, "style": style, "script": script}.items():
+            text = text.replace(f"{{{name}}}", part, 1)
+        return cls(text)
 
     @classmethod
     def of_routes(cls, schema: Mapping[str, Any]) -> Page:

@@ -1,13 +1,15 @@
 """The routes. Every refusal is one JSON object, `{"error": "..."}`.
 
-POST /v1/classify   {"texts": ["...", {"id": 7, "text": "..."}]} or {"text": "..."}, optional "top_k", "threshold", "model", and
-                    "augment": true where a language model is configured (language_model.py)
+POST /v1/classify   {"texts": ["...", {"id": 7, "text": "..."}]} or {"text": "..."}, optional "top_k", "threshold", "model",
+                    "abstain": true and "sets": true where the model states a promise of it, and "augment": true where a language model is configured
 POST /predict       {"inputs": "..."} or {"inputs": ["...", ...]}, as clients of text-embeddings-inference send it
 GET  /v1/models     the models and the limits
 GET  /metrics       Prometheus
 GET  /healthz       the process runs
 GET  /readyz        the models are loaded and warm
 GET  /              a page to try the models; /docs and /openapi.json describe the routes
+
+With a folder of questions, also those of labelling.py.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 from starlette.exceptions import HTTPException
 
-from selftrain.serving.dispatch import Dispatch
+from selftrain.serving.dispatch import Dispatch, promised_sets, promised_threshold
 from selftrain.serving.language_model import LanguageModel
 from selftrain.serving.metrics import CONTENT_TYPE, Metrics
 from selftrain.serving.models import LoadedModel, Models
@@ -43,8 +45,9 @@ from selftrain.serving.schemas import (
     check,
     result,
 )
+from selftrain.serving.seen import Seen
 
-_ANYWHERE: dict[int | str, dict[str, Any]] = {
+ANYWHERE: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": text}
     for status, text in {
         400: "the headers are ambiguous: host is missing, or a header repeats that must not",
@@ -53,7 +56,7 @@ _ANYWHERE: dict[int | str, dict[str, Any]] = {
         431: "the address and the headers are too large",
     }.items()
 }
-_REFUSALS: dict[int | str, dict[str, Any]] = _ANYWHERE | {
+REFUSALS: dict[int | str, dict[str, Any]] = ANYWHERE | {
     status: {"model": Problem, "description": text}
     for status, text in {
         400: "the body is not UTF-8 or not readable JSON, or the headers are ambiguous",
@@ -129,8 +132,24 @@ def read_body(body: bytes, content_type: str, adapter: TypeAdapter[Any]) -> Any:
         raise Refused(400, "the body cannot be read as JSON") from None
 
 
+def bare_app() -> FastAPI:
+    """An application without routes, which reads bodies and refuses as all of ours do."""
+    app = FastAPI(title="selftrain", description="Text classification", docs_url=None, redoc_url=None, default_response_class=Json)
+    app.router.route_class = BodyRoute
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Refused, _refused)
+    return app
+
+
 def make_app(
-    models: Models, metrics: Metrics, *, timeout_seconds: float, ready: Callable[[], bool], language_model: LanguageModel | None = None
+    models: Models,
+    metrics: Metrics,
+    *,
+    timeout_seconds: float,
+    ready: Callable[[], bool],
+    language_model: LanguageModel | None = None,
+    add_label_routes: Callable[[FastAPI], None] | None = None,
+    seen: Seen | None = None,
 ) -> FastAPI:
     """The application: all routes over `models`.
 
@@ -140,21 +159,23 @@ def make_app(
         timeout_seconds: seconds after which a request gets 504.
         ready: whether the replica takes requests.
         language_model: writes continuations for requests with `augment`; None refuses them.
+        add_label_routes: adds those of labelling.py; None for none.
+        seen: keeps a sample of what was answered; None keeps nothing.
     """
-    app = FastAPI(title="selftrain", description="Text classification", docs_url=None, redoc_url=None, default_response_class=Json)
-    app.router.route_class = BodyRoute
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Refused, _refused)
+    app = bare_app()
+    dispatch = Dispatch(models, timeout_seconds=timeout_seconds, language_model=language_model, seen=seen)
 
-    dispatch = Dispatch(models, timeout_seconds=timeout_seconds, language_model=language_model)
-
-    @app.post("/v1/classify", response_model=ClassifyResponse, responses=_REFUSALS | _LANGUAGE_MODEL)
+    @app.post("/v1/classify", response_model=ClassifyResponse, responses=REFUSALS | _LANGUAGE_MODEL)
     async def classify(body: ClassifyRequest) -> Response:
         """Classify one text or several; a text that cannot be classified gets an error of its own."""
         items = [check(value) for value in body.items()]
         loaded, answers = await dispatch.ask(body.model, items, augment=body.augment)
+        threshold = promised_threshold(loaded) if body.abstain else body.threshold
+        sets = promised_sets(loaded) if body.sets else None
+        card, tree = loaded.card, loaded.card if loaded.card.parents else None
         results = [
-            result(item, answer, loaded.card.labels, top_k=body.top_k, threshold=body.threshold) for item, answer in zip(items, answers, strict=True)
+            result(item, answer, card.labels, top_k=body.top_k, threshold=threshold, sets=sets, tree=tree)
+            for item, answer in zip(items, answers, strict=True)
         ]
         counts = {"label": 0, "abstain": 0, "error": 0}
         for one in results:
@@ -162,7 +183,7 @@ def make_app(
         _count(metrics, loaded, counts)
         return Json({"model": loaded.id, "results": results})
 
-    @app.post("/predict", response_model=list[Score] | list[list[Score]], responses=_REFUSALS | {424: {"model": Problem, "description": FAILED}})
+    @app.post("/predict", response_model=list[Score] | list[list[Score]], responses=REFUSALS | {424: {"model": Problem, "description": FAILED}})
     async def predict(body: PredictRequest) -> Response:
         """Classify as text-embeddings-inference does: a list of label and score for one text, a list of such lists for several.
 
@@ -180,32 +201,34 @@ def make_app(
         scores = [[{"label": label, "score": value} for label, value in one["probabilities"].items()] for one in results]
         return Json(scores[0] if isinstance(body.inputs, str) else scores)
 
-    @app.get("/v1/models", responses=_ANYWHERE | {401: _REFUSALS[401]})
+    @app.get("/v1/models", responses=ANYWHERE | {401: REFUSALS[401]})
     async def list_models() -> Response:
-        """The models with their versions, classes, training and metrics; the limits of a request; and whether it may set augment."""
+        """The models with their versions, classes, training, metrics and promises; the limits of a request; and whether it may set augment."""
         limits = {"texts": MAX_TEXTS, "characters": MAX_CHARACTERS, "body_bytes": MAX_BODY_BYTES, "seconds": timeout_seconds}
         return Json({"models": models.facts(), "limits": limits, "augment": language_model is not None})
 
     @app.get(
         "/metrics",
         response_class=Response,
-        responses=_ANYWHERE | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, 401: _REFUSALS[401]},
+        responses=ANYWHERE | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, 401: REFUSALS[401]},
     )
     async def read_metrics() -> Response:
         """The metrics of the replica that answers, for Prometheus."""
         return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
 
-    @app.get("/healthz", response_model=Status, responses=_ANYWHERE)
+    @app.get("/healthz", response_model=Status, responses=ANYWHERE)
     async def healthz() -> Response:
         """The process runs."""
         return Json({"status": "ok"})
 
-    @app.get("/readyz", response_model=Status, responses=_ANYWHERE | {503: {"model": Status, "description": "not ready"}})
+    @app.get("/readyz", response_model=Status, responses=ANYWHERE | {503: {"model": Status, "description": "not ready"}})
     async def readyz() -> Response:
         """All models are loaded, warm, and answer."""
         return Json({"status": "ready"}) if ready() else Json({"status": "not ready"}, status_code=503, headers={"retry-after": "1"})
 
-    for path, page in (("/", Page.of_texts()), ("/docs", Page.of_routes(app.openapi()))):
+    if add_label_routes is not None:
+        add_label_routes(app)
+    for path, page in (("/", Page.of_texts(labelling=add_label_routes is not None)), ("/docs", Page.of_routes(app.openapi()))):
         app.add_api_route(path, page.show, include_in_schema=False)
 
     return app

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from selftrain.bundle.classifier import problem_with
+from selftrain.bundle.groups import Grouped
+from selftrain.bundle.promise import PredictionSets
 
 MAX_TEXTS = 256  # texts in one request
 MAX_CHARACTERS = 40_000  # of one text; a longer one is cut, and its result says so. 4,096 tokens, over which windows are spread, have about 20,000
@@ -43,6 +45,12 @@ class ClassifyRequest(BaseModel):
     texts: list[Text] | None = Field(default=None, min_length=1, max_length=MAX_TEXTS, description=f"up to {MAX_TEXTS} of them")
     top_k: int | None = Field(default=None, ge=1, description="return this many classes, the most probable ones; default: all")
     threshold: float | None = Field(default=None, ge=0, le=1, description="abstain (label null) where the highest probability is below this")
+    abstain: bool = Field(
+        default=False, description="abstain where the model's promise takes it: its threshold and what it promises are in GET /v1/models"
+    )
+    sets: bool = Field(
+        default=False, description="give each text's prediction set too: how often it holds the true class is promised in GET /v1/models"
+    )
     model: ModelName | None = Field(default=None, description="NAME or NAME@VERSION of GET /v1/models; default: the first one there")
     augment: bool = Field(
         default=False, description="read each text with continuations of a language model, where GET /v1/models says that there is one"
@@ -52,6 +60,10 @@ class ClassifyRequest(BaseModel):
     def _one_of_both(self) -> Self:
         if len(self.model_fields_set & {"text", "texts"}) != 1 or ("texts" in self.model_fields_set and self.texts is None):
             raise ValueError('pass either "text" with one text or "texts" with a list of them')
+        if self.abstain and self.threshold is not None:
+            raise ValueError('pass either "abstain" or a "threshold" of your own')
+        if (self.abstain or self.sets) and self.augment:
+            raise ValueError(f'pass either "{"abstain" if self.abstain else "sets"}" or "augment": a promise is about texts that are read alone')
         return self
 
     def items(self) -> list[Any]:
@@ -89,7 +101,12 @@ class Result(BaseModel):
     label: str | None = Field(default=None, description="the most probable class; null where the answer abstains")
     probability: float | None = Field(default=None, description="of the most probable class")
     probabilities: dict[str, float] | None = Field(default=None, description="by class, the most probable first")
+    parents: dict[str, float] | None = Field(
+        default=None,
+        description="of a tree of classes only: the groups that the most probable class is in, the outermost first, each with the sum of its classes' probabilities",
+    )
     abstain: bool | None = Field(default=None, description="whether the highest probability is below the threshold")
+    set: list[str] | None = Field(default=None, description="with sets only: the classes that may be the true one, the most probable first")
     truncated: bool | None = Field(default=None, description="whether the model did not read the text to its end")
     continuations: int | None = Field(
         default=None, description="with augment only: how many continuations the text was read with; 0: none was usable"
@@ -176,7 +193,14 @@ class TextProbabilities(NamedTuple):
 
 
 def result(
-    item: CheckedText, answer: TextProbabilities | None, labels: Sequence[str], *, top_k: int | None = None, threshold: float | None = None
+    item: CheckedText,
+    answer: TextProbabilities | None,
+    labels: Sequence[str],
+    *,
+    top_k: int | None = None,
+    threshold: float | None = None,
+    sets: PredictionSets | None = None,
+    tree: Grouped | None = None,
 ) -> dict[str, Any]:
     """One entry of `results`.
 
@@ -185,7 +209,9 @@ def result(
         answer: the model's answer; None where the text never reached the model.
         labels: class names in the order of the probabilities.
         top_k: as in the request.
-        threshold: as in the request.
+        threshold: of the request, or of the promise.
+        sets: the model's, where the request asks for them.
+        tree: the classes with their groups; None where they are in none.
     """
     named: dict[str, Any] = {} if item.id is None else {"id": item.id}
     if answer is None or answer.probabilities is None:
@@ -200,7 +226,9 @@ def result(
         "label": None if abstain else labels[order[0]],
         "probability": best,
         "probabilities": {labels[index]: probabilities[index] for index in order[:top_k]},
+        **({} if tree is None else {"parents": tree.parents_of(order[0], probabilities)}),
         "abstain": abstain,
+        **({} if sets is None else {"set": [labels[index] for index in sets.members(probabilities)]}),
         "truncated": item.truncated or answer.truncated,
         **({} if answer.continuations is None else {"continuations": answer.continuations}),
     }

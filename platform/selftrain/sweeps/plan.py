@@ -14,12 +14,13 @@ from selftrain.data.supervision import grant
 from selftrain.errors import ConfigError, SelfTrainError
 from selftrain.models.locate import LanguageModel, language_model_of
 from selftrain.models.open import located, open_encoder
+from selftrain.models.shared import open_shared_encoder
+from selftrain.runs.home import below, looked_at
 from selftrain.runtime.cluster import Needs
 from selftrain.runtime.devices import Devices
 from selftrain.sweeps.results import Results
 from selftrain.sweeps.search import check_search, corners, draw
 from selftrain.sweeps.space import Cell, Setting, Space, parse_space
-from selftrain.sweeps.trial import open_shared_encoder
 from selftrain.texts.engines import engine_needs
 
 FOLDER = "sweeps"  # below the experiment's output
@@ -37,6 +38,7 @@ class SweepPlan:
     folders: dict[str, LanguageModel] = field(default_factory=dict)  # language models by name
     writing: tuple[AugmentConfig, ...] = ()  # of the text engines, which run one after the other
     light: bool = True  # whether every training is
+    asha_after: int | None = None  # rounds before which ASHA ends no trial; None: it ends none at all
 
     def engine(self, devices: Devices) -> Needs | None:
         """What the text engines ask of the cluster: the most that any of them asks for; None where no cell wants texts."""
@@ -72,7 +74,8 @@ def prepare_sweep(space: Space) -> SweepPlan:
     writing = tuple({cell.experiment.augment.model_dump_json(): cell.experiment.augment for cell in cells if cell.wants_texts}.values())
     light = all(cell.recipe.light for cell in cells if cell.recipe.trains)
     kept = ([], []) if adaptive else (settings, cells)
-    return SweepPlan(space, *kept, validation.corpora, base, validation.folders, writing, light)
+    asha_after = max(cell.recipe.options.settled_rounds for cell in cells) if space.search is not None and space.search.asha else None
+    return SweepPlan(space, *kept, validation.corpora, base, validation.folders, writing, light, asha_after)
 
 
 def model_name(augment: AugmentConfig) -> str:
@@ -105,8 +108,12 @@ class _Validation:
             rounds = self._rounds(cell, corpus, truth)
         except SelfTrainError as error:
             raise type(error)(f"{where}: {error}") from None
-        if self.space.search is not None and self.space.search.asha and rounds < 2:
-            raise ConfigError(f"{where}: ASHA has nothing to end early, the method trains {rounds} round; set search.asha: false.")
+        settled = cell.recipe.options.settled_rounds
+        if self.space.search is not None and self.space.search.asha and rounds <= settled:
+            raise ConfigError(
+                f"{where}: ASHA has nothing to end early, the method trains {rounds} round{'s' * (rounds != 1)} and its losses have their full weight after "
+                f"{settled}; set search.asha: false."
+            )
         seeds = self.space.seeds if cell.recipe.trains else self.space.seeds[:1]
         return [replace(cell, seed=seed, data=corpus.fingerprint) for seed in seeds]
 
@@ -134,29 +141,32 @@ class _Validation:
         return cell.recipe.build(granted, self._encoders[key]).rounds
 
 
-def folder_of(prepared: SweepPlan) -> Path:
-    """The folder of the sweep's results: the same sweep, the same folder."""
-    return Path(prepared.base.output) / FOLDER / f"{prepared.space.name}-{prepared.space.fingerprint()}"
+def folder_of(prepared: SweepPlan) -> Path | str:
+    """The folder of the sweep's results, or its address: the same sweep, the same folder."""
+    return below(prepared.base.output, f"{FOLDER}/{prepared.space.name}-{prepared.space.fingerprint()}")
 
 
 def resumed_space(folder: Path | str) -> Space:
-    """The sweep of a folder.
+    """The sweep of a folder, or of an address.
 
     Raises:
         ConfigError: the folder is not a sweep's.
+        ServiceError: the address does not answer.
     """
-    file = Path(folder) / "space.yaml"
-    if not file.is_file():
-        raise ConfigError(
-            f"folder {str(folder)!r} is not the folder of a sweep, it has no space.yaml; pass one of those under runs/{FOLDER}/.", parameter="folder"
-        )
-    return parse_space(read_yaml(file, "sweep", "tune_spaces/"))
+    with looked_at(folder, ("space.yaml",)) as found:
+        if not (found / "space.yaml").is_file():
+            raise ConfigError(
+                f"folder {str(folder)!r} is not the folder of a sweep, it has no space.yaml; pass one of those under runs/{FOLDER}/.",
+                parameter="folder",
+            )
+        return parse_space(read_yaml(found / "space.yaml", "sweep", "tune_spaces/"))
 
 
 def describe_sweep(prepared: SweepPlan) -> str:
     """What a sweep would do; nothing is started."""
     space = prepared.space
-    results = Results(folder_of(prepared) / "results.jsonl", "")
+    with looked_at(folder_of(prepared), ("results.jsonl",)) as found:
+        results = Results(found / "results.jsonl", "")
     missing = [cell for cell in prepared.cells if not results.done(cell)]
     lines = [space.to_yaml(), f"# folder: {folder_of(prepared)}"]
     if space.search is not None and space.search.sampler == "optuna":

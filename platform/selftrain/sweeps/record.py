@@ -9,7 +9,7 @@ from typing import Any
 from selftrain.runs.stages import Events
 from selftrain.sweeps.space import Cell
 from selftrain.tracking import Status, Tracker, figures_of_round
-from selftrain.tracking.spool import SPOOL, Spool
+from selftrain.tracking.spool import Spool
 
 CELL_TAG = "selftrain.cell"
 
@@ -24,7 +24,7 @@ class Recorder:
     """
 
     def __init__(self, tracker: Tracker, folder: Path, events: Events) -> None:
-        self._spool = Spool(tracker, folder / SPOOL, events)
+        self._spool = Spool(tracker, folder, events)
         self._written = tracker.tags_of_children(CELL_TAG) | self._spool.keys()
 
     def add(self, cell: Cell, result: Mapping[str, Any], *, known: bool = False) -> None:

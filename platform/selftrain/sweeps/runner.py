@@ -135,7 +135,7 @@ def run_trials(
     gpus: float = 0.0,
     placement: Mapping[str, str] | None = None,
     minutes: float | None = None,
-    asha: bool = False,
+    asha_after: int | None = None,
 ) -> None:
     """Run a trial for every config, `at_once` at the same time; one that fails is reported to `on_result` and the others go on.
 
@@ -148,7 +148,7 @@ def run_trials(
         gpus: GPUs a trial.
         placement: labels of the nodes that trials run on.
         minutes: trials that have not ended by then are dropped.
-        asha: whether ASHA ends weak trials early.
+        asha_after: rounds after which ASHA may end weak trials; None: never.
     """
     from ray import tune
 
@@ -156,9 +156,9 @@ def run_trials(
     if not adaptive and not configs:
         return
     scheduler = None
-    if asha:
+    if asha_after is not None:
         # The last report of a trial carries its result: max_t, at which Tune ends the best trial too, is beyond every method's rounds.
-        scheduler = tune.schedulers.ASHAScheduler(metric="objective", mode="max", max_t=10**9, grace_period=1, reduction_factor=3)
+        scheduler = tune.schedulers.ASHAScheduler(metric="objective", mode="max", max_t=10**9, grace_period=asha_after, reduction_factor=3)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # `on_result` gets what fails
     with tempfile.TemporaryDirectory(prefix="selftrain-tune-") as scratch:
         function = tune.with_parameters(_trial, work=work, shared=shared, configs=None if adaptive else list(configs))  # type: ignore[arg-type]

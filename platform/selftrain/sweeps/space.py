@@ -60,7 +60,9 @@ class Search(Section):
 
     sampler: Literal["random", "optuna"] = "random"
     trials: int = Field(32, ge=1, description="settings that are tried")
-    asha: bool = Field(False, description="ASHA ends weak trials early; a sensitivity table would lose its bad cells, so a grid cannot have it")
+    asha: bool = Field(
+        False, description="ASHA ends weak trials, once all losses have their full weight; a table would lose its bad cells, so a grid cannot have it"
+    )
     seed: int = Field(0, description="of the sampler")
 
 

@@ -20,8 +20,10 @@ import torch
 
 from selftrain.data.texts import TextChannel, no_texts
 from selftrain.errors import ConfigError, ProcessDied, SelfTrainError
-from selftrain.files.durable import check_writable, explained, write_whole
+from selftrain.files.durable import explained, write_whole
 from selftrain.methods.recipe import resolve
+from selftrain.models.shared import open_shared_encoder
+from selftrain.runs.home import Home, opened
 from selftrain.runs.run import code_version
 from selftrain.runs.stages import Events
 from selftrain.runtime.cluster import Needs
@@ -36,7 +38,7 @@ from selftrain.sweeps.runner import Adaptive, decide_trials, most_at_once, run_t
 from selftrain.sweeps.search import ranking
 from selftrain.sweeps.space import Cell, Setting, Space, text_settings
 from selftrain.sweeps.table import SweepTable, build_table
-from selftrain.sweeps.trial import SharedInputs, axis_values, open_shared_encoder, run_cell, run_proposed
+from selftrain.sweeps.trial import SharedInputs, axis_values, run_cell, run_proposed
 from selftrain.tracking import KIND_TAG, Tracker
 from selftrain.tracking.spool import unsent_sentence
 
@@ -45,7 +47,7 @@ from selftrain.tracking.spool import unsent_sentence
 class SweepResult:
     """What a sweep leaves."""
 
-    folder: Path
+    folder: Path | str  # or its address
     table: SweepTable | None  # None for a search
     text: str  # for a terminal
     trained: int  # cells that this start has trained
@@ -61,7 +63,7 @@ def run_sweep(
 
     Args:
         space: what to do.
-        folder: of an earlier start of the same sweep; default: the one that belongs to `space`.
+        folder: of an earlier start of the same sweep, or its address; default: the one that belongs to `space`.
         at_once: trials at the same time; default: `most_at_once`, one a core or a GPU as far as the memory goes.
         address: a Ray cluster; default: a local Ray.
         command: how the sweep was started, for the report.
@@ -80,44 +82,51 @@ def run_sweep(
     if address is not None:
         base = base.model_copy(update={"ray": base.ray.model_copy(update={"address": address})})
         prepared = replace(prepared, base=base)
-    folder = Path(folder) if folder is not None else folder_of(prepared)
-    check_writable(folder, "the folder of the sweep (output)")
+    with opened(folder if folder is not None else folder_of(prepared), "sweep") as home:
+        return _run(prepared, home, at_once, started, command)
+
+
+def _run(prepared: SweepPlan, home: Home, at_once: int | None, started: float, command: str) -> SweepResult:
+    """What `run_sweep` does in the sweep's folder."""
+    space, base, folder = prepared.space, prepared.base, home.folder
     with explained(folder):
         write_whole(folder / "space.yaml", space.to_yaml())
     events = Events(folder / "events.jsonl")
-    tracker = Tracker(base.tracking, folder, space.name)
+    home.tell(events)
+    tracker = Tracker(base.tracking, home.place, space.name)
     run_id = tracker.start(folder.name, space.model_dump(mode="json"), {KIND_TAG: "sweep", "selftrain.code_version": code_version()})
     recorder = Recorder(tracker, folder, events)
-    sweep = _Sweep(prepared, folder, events, recorder, at_once)
+    sweep = _Sweep(prepared, home, events, recorder, at_once)
     try:
         sweep.train()
         with explained(folder, "free some space and repeat the command, nothing is trained again"):
-            result = sweep.finish(folder, started, run_id, command)
+            result = sweep.finish(started, run_id, command)
     except BaseException as error:
         cause = cause_of(error)
         with suppress(SelfTrainError):  # no space left to say so
             events.stopped("sweep stopped", cause)
             recorder.close("KILLED" if isinstance(cause, KeyboardInterrupt) else "FAILED", 5.0)
         if isinstance(cause, ProcessDied):
-            raise ProcessDied(f"{cause} Continue with selftrain sweep --resume {folder}.") from None
+            raise ProcessDied(f"{cause} Continue with selftrain sweep --resume {home.place}.") from None
         raise
     for file in sorted(folder.iterdir()):
-        if file.is_file():
+        if file.is_file() and not file.name.startswith("."):
             recorder.artifact(file)
     if (reason := recorder.close("FINISHED")) is None:
         return result
     events("results missing in MLflow", reason=reason)
-    return replace(result, unsent=unsent_sentence(tracker, folder, reason, "sweep"))
+    return replace(result, unsent=unsent_sentence(tracker, home.place, reason, "sweep"))
 
 
 class _Sweep:
     """A sweep in progress: `train` runs the missing trials, `finish` writes the table."""
 
-    def __init__(self, prepared: SweepPlan, folder: Path, events: Events, recorder: Recorder, at_once: int | None) -> None:
+    def __init__(self, prepared: SweepPlan, home: Home, events: Events, recorder: Recorder, at_once: int | None) -> None:
         self.prepared = prepared
         self.space = prepared.space
-        self.results = Results(folder / "results.jsonl", code_version())
-        self.checkpoints = folder.absolute() / "checkpoints"  # trials have working folders of their own
+        self.home = home
+        self.results = Results(home.folder / "results.jsonl", code_version())
+        self.checkpoints = home.folder.absolute() / "checkpoints"  # trials have working folders of their own
         self.events = events
         self.recorder = recorder
         self.asked_at_once = at_once
@@ -205,7 +214,7 @@ class _Sweep:
         return needs
 
     def _say_start(self, event: str, **facts: int) -> None:
-        self.events(event, **facts, at_once=self.at_once)
+        self.events(event, **facts, at_once=self.at_once, folder=str(self.home.place))
         for sentence in self.devices.notes:
             self.events("a GPU is not used", why=sentence)
 
@@ -228,7 +237,6 @@ class _Sweep:
         minutes = (self.deadline - time.monotonic()) / 60 if self.deadline is not None else None
         if minutes is not None and minutes <= 0:
             return
-        asha = self.space.search is not None and self.space.search.asha
         run_trials(
             work,
             shared,
@@ -238,7 +246,7 @@ class _Sweep:
             gpus=self.gpus,
             placement=self.prepared.base.training.placement,
             minutes=minutes,
-            asha=asha,
+            asha_after=self.prepared.asha_after,
         )
 
     def _add(self, cell: Cell, result: dict[str, Any]) -> None:
@@ -268,19 +276,18 @@ class _Sweep:
             with open_shared_encoder(model, corpus).moved(device_here(cell.experiment.training.gpu)) as encoder:
                 encoder.encode([*corpus.unlabeled.contents, *corpus.test.contents, *corpus.validation.contents, *prompts])
 
-    def finish(self, folder: Path, started: float, run_id: str, command: str) -> SweepResult:
+    def finish(self, started: float, run_id: str, command: str) -> SweepResult:
         """Write table, figure and report.
 
         Args:
-            folder: of the sweep.
             started: `time.monotonic()` when the sweep began.
             run_id: MLflow's id of the parent run.
             command: how the sweep was started.
         """
-        seconds = time.monotonic() - started
+        seconds, folder = time.monotonic() - started, self.home.folder
         facts = {
             "command": command,
-            "folder": str(folder),
+            "folder": str(self.home.place),
             "mlflow_run_id": run_id,
             "date": date.today().isoformat(),
             "cpus": len(os.sched_getaffinity(0)),
@@ -295,10 +302,10 @@ class _Sweep:
             settings, results = self._tried()
             rows = ranking(settings, results)
             text = report.write_ranking(folder, self.space, rows, facts)
-            return SweepResult(folder, None, text, self.trained, seconds, run_id)
+            return SweepResult(self.home.place, None, text, self.trained, seconds, run_id)
         table = self.table()
         text = report.write_table(folder, self.space, table, facts)
-        return SweepResult(folder, table, text, self.trained, seconds, run_id)
+        return SweepResult(self.home.place, table, text, self.trained, seconds, run_id)
 
     def table(self) -> SweepTable:
         """The table of all results so far."""

@@ -5,7 +5,6 @@ A worker process trains many cells. What they have in common (a frozen encoder w
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,13 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from selftrain.config import ModelConfig
 from selftrain.data.corpus import Corpus, TrueLabels
 from selftrain.data.supervision import describe_supervision, grant
 from selftrain.data.texts import TextChannel
 from selftrain.evaluation.metrics import evaluate
-from selftrain.models.encoder import Encoder
-from selftrain.models.open import open_encoder
+from selftrain.models.shared import open_shared_encoder
 from selftrain.sweeps.space import Cell, Range, Space
 from selftrain.training.checkpoints import RoundCheckpoint
 from selftrain.training.fit import fit, probabilities
@@ -47,26 +44,6 @@ class SharedInputs:
         if self.search or self.checkpoints is None or not self.checkpoints.is_dir():
             return None
         return RoundCheckpoint(self.checkpoints / f"{cell.fingerprint}.pt", cell.fingerprint)
-
-
-_FROZEN: dict[tuple[str, str], Encoder] = {}
-
-
-def open_shared_encoder(model: ModelConfig, corpus: Corpus) -> Encoder:
-    """The encoder of `model.train: head`. It is opened once a process; copies share its frozen embeddings, and have a trained layer of their own.
-
-    Random numbers are drawn as `open_encoder` draws them, so the weights that a method makes next are those of a run.
-
-    Args:
-        model: says which encoder.
-        corpus: what the head will be trained on.
-    """
-    key = model.model_dump_json(), corpus.fingerprint
-    if key not in _FROZEN:
-        state = torch.get_rng_state()
-        _FROZEN[key] = open_encoder(model, corpus)
-        torch.set_rng_state(state)
-    return copy.deepcopy(_FROZEN[key])
 
 
 def run_cell(config: Mapping[str, Any], shared: SharedInputs, on_accuracy: Callable[[float], None]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ MLflow takes seconds to import, so it is imported inside the functions.
 """
 
 from selftrain.tracking.address import check_tracking, is_away, tracking_uri
+from selftrain.tracking.champion import Lead
 from selftrain.tracking.registry import CHAMPION, Champions, RegisteredBundle, RegisteredVersion, champion_bundle, registered_bundle, write_mlmodel
 from selftrain.tracking.runs import KIND_TAG, RUN_TAG, RoundFigures, Run, Status, Tracker, figures_of_round, finished_metrics
 
@@ -19,6 +20,7 @@ __all__ = [
     "KIND_TAG",
     "RUN_TAG",
     "Champions",
+    "Lead",
     "RegisteredBundle",
     "RegisteredVersion",
     "RoundFigures",

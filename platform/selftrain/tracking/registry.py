@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlparse
 from selftrain.errors import BundleError, ConfigError, SelfTrainError
 from selftrain.passwords import without_passwords
 from selftrain.tracking.address import check_tracking, connect, is_refusal, quiet_mlflow, require_database, tracking_uri
-from selftrain.tracking.champion import Champion
+from selftrain.tracking.champion import Champion, Lead
 
 CHAMPION = "champion"
 _NAME = r"[^/@]+"  # of a model or an alias, as a regular expression
@@ -39,14 +39,14 @@ class RegisteredBundle(NamedTuple):
     version: str
 
 
-def present_champion(client: Any, uri: str, model_name: str, evaluate: Callable[[Path], float] | None) -> Champion | None:
+def present_champion(client: Any, uri: str, model_name: str, evaluate: Callable[[Path], float | Lead] | None) -> Champion | None:
     """The version with the alias, evaluated on the candidate's documents; None where no version has it.
 
     Args:
         client: of MLflow.
         uri: of the registry.
         model_name: name in the registry.
-        evaluate: a bundle's accuracy on the candidate's documents; None where nothing evaluates it.
+        evaluate: a bundle's accuracy on the candidate's documents, or the candidate's lead over it; None where nothing evaluates it.
     """
     holder = _version_with(client, model_name, CHAMPION)
     if holder is None:
@@ -54,9 +54,10 @@ def present_champion(client: Any, uri: str, model_name: str, evaluate: Callable[
     if evaluate is None:
         return Champion(str(holder.version), None, "nothing evaluates it on these documents")
     try:
-        return Champion(str(holder.version), float(evaluate(_local_copy(client, uri, holder))))
+        found = evaluate(_local_copy(client, uri, holder))
     except (SelfTrainError, OSError) as error:
         return Champion(str(holder.version), None, " ".join(str(error).split()))
+    return Champion(str(holder.version), None, lead=found) if isinstance(found, Lead) else Champion(str(holder.version), float(found))
 
 
 def write_mlmodel(bundle: Path, run_id: str | None = None) -> Path:

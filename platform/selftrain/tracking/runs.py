@@ -17,7 +17,7 @@ from selftrain.config import TrackingConfig
 from selftrain.errors import ConfigError
 from selftrain.passwords import without_passwords
 from selftrain.tracking.address import artifact_root, connect, connected, require_database, tracking_uri
-from selftrain.tracking.champion import decide
+from selftrain.tracking.champion import Lead, decide
 from selftrain.tracking.registry import CHAMPION, RegisteredVersion, present_champion, write_mlmodel
 
 RUN_TAG = "selftrain.run"
@@ -83,7 +83,7 @@ class Tracker:
 
     Args:
         config: server, experiment's name, registry.
-        run_folder: the folder of the run, noted as a tag.
+        run_folder: the folder of the run, or its address, noted as a tag.
         name: the run's name as MLflow shows it.
 
     Attributes:
@@ -95,11 +95,11 @@ class Tracker:
         OutputError: the database file cannot be written.
     """
 
-    def __init__(self, config: TrackingConfig, run_folder: Path, name: str) -> None:
+    def __init__(self, config: TrackingConfig, run_folder: Path | str, name: str) -> None:
         self.config = config
         self.name = name
         self.uri = tracking_uri(config.uri)
-        self._run_folder = Path(run_folder)
+        self._run_folder = run_folder
         with connected(self.uri) as client:
             self._client, self._experiment_id = client, _experiment(client, config.experiment, artifact_root(self.uri))
         self._run: Run | None = None
@@ -159,7 +159,7 @@ class Tracker:
         *,
         labeled: bool,
         promote: bool = False,
-        evaluate: Callable[[Path], float] | None = None,
+        evaluate: Callable[[Path], float | Lead] | None = None,
         tags: Mapping[str, Any] | None = None,
     ) -> RegisteredVersion:
         """Upload a bundle to the parent run, register it as a new version, and make it champion where `champion.decide` says so.
@@ -170,7 +170,7 @@ class Tracker:
             metrics: figures of the bundle; `accuracy` is what is compared, `documents` how many labeled documents it is from.
             labeled: whether the test documents have labels.
             promote: make it champion where nothing compares it.
-            evaluate: a bundle's accuracy on the same labeled test documents as `metrics`; called with the present champion's bundle.
+            evaluate: a bundle's accuracy on the same labeled documents as `metrics`, or the lead of `bundle` over it; called with the present champion's bundle.
             tags: further tags of the version, such as the data fingerprint.
         """
         from mlflow.exceptions import MlflowException

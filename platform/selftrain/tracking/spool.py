@@ -32,13 +32,14 @@ class Spool:
 
     Args:
         tracker: with its parent run started.
-        file: where entries are kept; those that an earlier start could not send are sent first.
+        folder: of the run or the sweep; entries are kept in its `SPOOL`, and those that an earlier start could not send are sent first.
         say: called when tracking goes away, comes back or refuses something: `say(event, **facts)`.
     """
 
-    def __init__(self, tracker: Tracker, file: Path, say: Callable[..., None]) -> None:
+    def __init__(self, tracker: Tracker, folder: Path, say: Callable[..., None]) -> None:
         self._tracker = tracker
-        self._journal = Journal(file)
+        self._folder = Path(folder).absolute()
+        self._journal = Journal(folder / SPOOL)
         self._say = say
         entries = self._journal.read()
         self._entries = _unsent(entries)
@@ -81,8 +82,8 @@ class Spool:
         self._add("metrics", {"metrics": dict(metrics)})
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """A file, or what a folder holds; it is read when it is sent."""
-        self._add("artifact", {"path": str(Path(path).absolute()), "folder": folder})
+        """A file of the run's folder, or what a folder in it holds; it is read when it is sent, by a later start maybe, whose folder lies elsewhere."""
+        self._add("artifact", {"path": str(Path(path).absolute().relative_to(self._folder)), "folder": folder})
 
     def finish(self, status: Status) -> None:
         """The parent run is over."""
@@ -187,18 +188,18 @@ class Spool:
         elif entry["op"] == "metrics":
             tracker.run.log_metrics(entry["metrics"], when=when)
         elif entry["op"] == "artifact":
-            if Path(entry["path"]).exists():
-                tracker.run.log_artifact(Path(entry["path"]), entry["folder"])
+            if (path := self._folder / entry["path"]).exists():  # an earlier version wrote whole paths
+                tracker.run.log_artifact(path, entry["folder"])
         else:
             tracker.run.finish(entry["status"])
 
 
-def unsent_sentence(tracker: Tracker, folder: Path, reason: str, command: Literal["run", "sweep"]) -> str:
+def unsent_sentence(tracker: Tracker, folder: Path | str, reason: str, command: Literal["run", "sweep"]) -> str:
     """What a user is told where tracking did not get everything.
 
     Args:
         tracker: of the run or the sweep.
-        folder: its folder.
+        folder: its folder, or its address.
         reason: why it did not.
         command: sends the rest, with `--resume`.
     """

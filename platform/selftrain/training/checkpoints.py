@@ -33,6 +33,9 @@ class RoundCheckpoint:
         self._identity = f"{_FORMAT} {identity}"
         self._next = time.monotonic() + EVERY_SECONDS
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = {**state, "_next": time.monotonic() + EVERY_SECONDS}  # sent to another machine, whose clock is another
+
     def read(self) -> dict[str, Any] | None:
         """The state of the last round that was written; None where there is none, or none that can be read."""
         if not self.file.is_file():

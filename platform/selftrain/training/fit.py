@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from selftrain.methods.recipe import Recipe
 from selftrain.models.encoder import Encoder
 from selftrain.models.student import Student
 from selftrain.runtime.devices import device_here, keep_to_share
-from selftrain.training.loop import Fitted, Report, StepDone, Validation, train
+from selftrain.training.loop import Fitted, NamesRead, Report, StepDone, Validation, train
+from selftrain.training.start_check import better_of_both
 
 if TYPE_CHECKING:
     from selftrain.training.ray import Workgroup
@@ -38,11 +40,13 @@ def fit(
     report: Report | None = None,
     resume: dict[str, Any] | None = None,
     step_done: StepDone | None = None,
+    names_read: NamesRead | None = None,
 ) -> Fitted:
     """Train `recipe` on what `corpus` grants. The same arguments give the same weights, bit for bit, also where several threads call it.
 
     A training that is light (a head, a BiLSTM) runs in this process, in less time than Ray takes to start. Any other runs in Ray Train where there is a
-    `workgroup`, and in this process where there is none. What comes back computes on the CPU in float32, whatever trained it.
+    `workgroup`, and in this process where there is none. What comes back computes on the CPU in float32, whatever trained it. It is the start instead of what
+    was trained where the method's options ask for `checks_start` and the check says so (training/start_check.py).
 
     Args:
         recipe: the method, its options and the model.
@@ -56,6 +60,7 @@ def fit(
         report: called after every round of a training in this process with its figures and a state that `resume` takes.
         resume: a state that `report` got, of the same training.
         step_done: called after every step of a training in this process; see `loop.train`.
+        names_read: called at most once, before the first step of a new training or, where workers keep their files elsewhere, never; see `loop.train`.
 
     Raises:
         SelfTrainError: the encoder cannot be opened, the method lacks something, or the text channel failed.
@@ -72,16 +77,23 @@ def fit(
             return Fitted(method)
         if workgroup is None or method.encoder.light:
             scored = {"validation": validation, "tested": tested}
-            fitted = train(method, texts=texts, report=report or _unreported, seed=seed, **scored, resume=resume, step_done=step_done)
-            return _in_float32(fitted, recipe, corpus, seed)
+            fitted = train(
+                method, texts=texts, report=report or _unreported, seed=seed, **scored, resume=resume, step_done=step_done, names_read=names_read
+            )
+            fitted = _in_float32(fitted, recipe, corpus, seed)
+            return better_of_both(fitted, partial(recipe.untrained, corpus, seed=seed, opened=opened)) if recipe.options.checks_start else fitted
     from selftrain.training.ray import train_in_workers
 
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # of an earlier training in this process: the workers may share its card
-    state = train_in_workers(recipe, corpus, texts, seed=seed, workgroup=workgroup, validation=validation, tested=tested)
+    state = train_in_workers(recipe, corpus, texts, seed=seed, workgroup=workgroup, validation=validation, tested=tested, names_read=names_read)
     method.load_state(state["method"])
     method.encoder.eval()
-    return Fitted(method, state["rounds"], state["seconds"], state["best"])
+    fitted = Fitted(method, state["rounds"], state["seconds"], state["best"])
+    if not recipe.options.checks_start:
+        return fitted
+    with _RANDOM_NUMBERS:
+        return better_of_both(fitted, partial(recipe.untrained, corpus, seed=seed, opened=opened))
 
 
 def _in_float32(fitted: Fitted, recipe: Recipe, corpus: Corpus, seed: int) -> Fitted:

@@ -21,12 +21,15 @@ from selftrain.data.corpus import Corpus, TrueLabels
 from selftrain.data.texts import TextChannel
 from selftrain.evaluation.metrics import area_under_curve
 from selftrain.methods.base import Method
+from selftrain.models.names import NameScores
 from selftrain.models.student import Student
 
 # report(figures of the round, state to checkpoint)
 Report = Callable[[dict[str, float], dict[str, Any]], None]
 # step_done(round, rounds, step, steps), all counted from one
 StepDone = Callable[[int, int, int, int], None]
+# names_read(scores of documents and class names before the first step)
+NamesRead = Callable[[NameScores], None]
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ def train(
     tested: Validation | None = None,
     resume: dict[str, Any] | None = None,
     step_done: StepDone | None = None,
+    names_read: NamesRead | None = None,
 ) -> Fitted:
     """Run `method` from its first round, or from the one after `resume`, to its last.
 
@@ -116,6 +120,7 @@ def train(
         tested: documents whose figures are reported after every round; nothing is chosen by them.
         resume: a state that `report` got; a finished one makes this a no-op.
         step_done: called after every step with (round, rounds, step, steps), all counted from one.
+        names_read: called once, before the first step, where the method has compared documents with class names in this process.
     """
     fitted = Fitted(method)
     first = 0
@@ -130,6 +135,10 @@ def train(
         start = time.monotonic()
         waiting = _Stopwatch(texts)
         figures = method.refresh(round_, waiting)
+        if round_ == 0 and names_read is not None and method.name_scores is not None:
+            aside = time.monotonic()
+            names_read(method.name_scores)
+            start += time.monotonic() - aside
         method.encoder.train()
         losses: dict[str, float] = {}
         steps = method.steps(round_)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,7 +30,8 @@ from selftrain.runtime.devices import decide, keep_to_share
 from selftrain.runtime.hardware import hardware_of_cluster
 from selftrain.runtime.memory import trim
 from selftrain.runtime.watch import why_it_died
-from selftrain.training.loop import Validation, train
+from selftrain.training.loop import NamesRead, Validation, train
+from selftrain.training.names import FollowedNames, NamesFile
 from selftrain.training.steps import FollowedSteps, StepFile
 
 _STATE = "state.pt"
@@ -69,6 +70,7 @@ def train_in_workers(
     workgroup: Workgroup,
     validation: Validation | None = None,
     tested: Validation | None = None,
+    names_read: NamesRead | None = None,
 ) -> dict[str, Any]:
     """Train in Ray Train (`TorchTrainer`).
 
@@ -80,6 +82,7 @@ def train_in_workers(
         workgroup: name and place of the training.
         validation: documents to choose the best round by.
         tested: documents that are scored after every round, for the report alone.
+        names_read: see `loop.train`; called in a thread of this process, where it sees the folder that a worker writes into.
 
     Returns:
         The last state of `loop.train`, without the optimiser's.
@@ -102,7 +105,9 @@ def train_in_workers(
     training, storage = recipe.training, workgroup.storage_path
     # Where workers may be on other nodes, a file is not seen here; rounds are.
     steps = Path(storage) / f".{workgroup.name}.steps.json" if workgroup.one_machine and "://" not in storage else None
-    work = {"recipe": recipe, "corpus": corpus, "texts": texts, "seed": seed, "validation": validation, "tested": tested, "steps": steps}
+    names = Path(storage) / f".{workgroup.name}.names.pt" if names_read is not None and "://" not in storage else None
+    files = {"steps": steps, "names": names}
+    work = {"recipe": recipe, "corpus": corpus, "texts": texts, "seed": seed, "validation": validation, "tested": tested} | files
     trainer = TorchTrainer(
         _worker,
         # By reference: the controller has a copy of this dict too, and should neither hold the corpus nor import what trains.
@@ -116,7 +121,11 @@ def train_in_workers(
             failure_config=ray.train.FailureConfig(max_failures=training.max_failures, controller_failure_limit=3),
         ),
     )
-    with FollowedSteps(workgroup.name, steps) if steps is not None else nullcontext():
+    with ExitStack() as stack:
+        if steps is not None:
+            stack.enter_context(FollowedSteps(workgroup.name, steps))
+        if names is not None and names_read is not None:
+            stack.enter_context(FollowedNames(names, names_read))
         result = _ended(trainer)
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as folder:
@@ -206,8 +215,9 @@ def _worker(sent: dict[str, Any]) -> None:
         method.ranking_pass = lambda *asked: once(workers, lambda: ranked(*asked))
     texts = _asked_once(config["texts"], workers)
     step_done = StepFile(config["steps"]) if config["steps"] is not None and workers.rank == 0 else None
+    names_read = NamesFile(config["names"]) if config["names"] is not None and workers.rank == 0 else None
     scored = {"validation": config["validation"], "tested": config["tested"]}
-    train(method, texts=texts, report=report, seed=config["seed"], **scored, resume=resume, step_done=step_done)
+    train(method, texts=texts, report=report, seed=config["seed"], **scored, resume=resume, step_done=step_done, names_read=names_read)
 
 
 def once(workers: Workers, work: Callable[[], Result]) -> Result:

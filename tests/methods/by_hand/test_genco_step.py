@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from by_hand import AdamW, LinearEncoder, differences_of, embedded, falling, gradient_of, rounds_of, softmax
+from by_hand import CLASSES, TAILS, TEXTS, WORDS, AdamW, LinearEncoder, differences_of, embedded, falling, gradient_of, rounds_of, softmax
 
 from selftrain.config import parse
 from selftrain.data.corpus import Corpus, Documents, Label, document_id
@@ -19,23 +19,7 @@ from selftrain.data.texts import TextRequest, no_texts
 from selftrain.methods.recipe import resolve
 from selftrain.methods.zero_shot.genco import GenCoOptions
 
-CLASSES = ("sport", "money", "film")
-WORDS = "sport money film about news match goal team bank share profit actor scene music more then day"
-TEXTS = (
-    "match goal team day",
-    "goal goal match",
-    "team match more goal",
-    "bank share day",
-    "profit bank more bank",
-    "share profit then",
-    "actor scene film",
-    "music actor more",
-    "scene scene music day",
-    "team bank scene",
-    "day more then",
-)
 IDS = tuple(document_id(text) for text in TEXTS)
-TAILS = ("then team goal", "share more profit", "scene day music", "bank then bank", "actor film team")
 
 # What every case starts from; the similarity is scaled, so that P and the raw dot product differ.
 BASE = {
@@ -273,7 +257,8 @@ def test_every_step_is_that_of_the_equations(case, as_printed):
 
 def test_every_option_has_a_case():
     tried = {option for options, _, _ in CASES.values() for option in options}
-    assert tried == GenCoOptions.model_fields.keys() - {"name"}
+    # The two checks choose between trainings that have their cases: test_text_check.py, and training/test_start_check.py.
+    assert tried == GenCoOptions.model_fields.keys() - {"name", "text_check", "start_check"}
 
 
 def test_the_derivatives_of_the_equations_are_those_of_differences():

@@ -217,7 +217,7 @@ def continued(places, other):
     return [bags(texts), *map(bags, strong)]
 
 
-@pytest.mark.parametrize("name", ["plcr", "pico", "seal_partial"])
+@pytest.mark.parametrize("name", ["plcr", "pico", "idgp", "seal_partial"])
 def test_every_text_that_is_asked_for_has_an_effect_on_the_weights(name):
     options = SMALL | {"views": "continuations", "batch_size": 6, "rounds": 1, "steps_per_round": 3}
     options |= (
@@ -225,6 +225,8 @@ def test_every_text_that_is_asked_for_has_an_effect_on_the_weights(name):
         if name == "seal_partial"
         else {"ramp": 0.0}
         if name == "plcr"
+        else {"warm_up": 0.0}
+        if name == "idgp"
         else {"start": 0.0}
     )
     whole = corpus_of(texts=TEXTS[:6], candidates=dict(enumerate(SETS)))

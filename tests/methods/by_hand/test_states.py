@@ -26,9 +26,13 @@ OPTIONS = {
     "cc": STEPS,
     "cavl": STEPS,
     "plcr": STEPS,
+    "valen": STEPS,
+    "idgp": STEPS,
     "pico": STEPS | {"queue": 6, "projected": 3, "key_momentum": 0.7, "prototype_momentum": 0.6, "start": 0.2},
 }
-WITH_SETS = ("seal_partial", "proden", "cc", "cavl", "plcr", "pico")
+WITH_SETS = ("seal_partial", "proden", "cc", "cavl", "plcr", "pico", "valen", "idgp")
+WITH_WEIGHTS = ("proden", "plcr", "pico", "valen", "idgp")
+CHANGED_IN_PLACE = ("class_prototypes", "keys", "key_classes", "inferred", "chances")
 
 
 def built(name, encoder=0):
@@ -76,10 +80,8 @@ def test_a_run_goes_on_in_a_net_of_other_numbers(name):
             assert same, path
         # What a method changes in place is its own from here on; the optimiser's tensors are torch's affair.
         kept = numbers(state)
-        own = [
-            path for path in before if path.split(".")[0] in ("class_prototypes", "keys", "key_classes") or (path == "weights." and name in WITH_SETS)
-        ]
-        assert bool(own) == (name in ("proden", "plcr", "pico")) and all(torch.equal(kept[path], before[path]) for path in own)
+        own = [path for path in before if path.split(".")[0] in CHANGED_IN_PLACE or (path == "weights." and name in WITH_SETS)]
+        assert bool(own) == (name in WITH_WEIGHTS) and all(torch.equal(kept[path], before[path]) for path in own)
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -14,9 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from selftrain.evaluation.audit.risk import fewest, look_at
+
 ANSWERS_A_STRATUM = 8  # that the planned answers come to; fewer make the variance within a stratum too uncertain
 MOST_STRATA = 24
 _SMALLEST_ERROR, _LARGEST_ERROR = 0.05, 0.5  # of e: no confidence is trusted beyond these
+_ELSEWHERE = 0.2  # of the answers for a promise: about documents that it will hardly answer, without which the accuracy would stay unknown
+_HALF = 0.5  # of the documents: as many get the answers that a promise with one wrong answer takes
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,63 @@ def plan(predicted: np.ndarray, error: np.ndarray, *, budget: int, seed: int) ->
         raise ValueError(f"budget must be at least 1 (got {budget})")
     count = min(max(1, min(budget, len(predicted)) // ANSWERS_A_STRATUM), MOST_STRATA)
     strata = _strata(predicted, error, count)
+    return drawn(strata, seed)
+
+
+def drawn(strata: np.ndarray, seed: int) -> Design:
+    """An order of questions for strata, `[N]`: rounds of one from each, at random."""
     return Design(strata, _rounds(strata, np.random.default_rng(seed)))
+
+
+def plan_for_promise(scores: np.ndarray, *, risk: float, budget: int, seed: int) -> Design:
+    """Strata and an order of questions for a threshold with a promise (risk.py), which rests on answers about the surest documents alone.
+
+    Strata are intervals of the score. From the top down each holds as many documents, so that no part of them is asked about less than another, at the rate at
+    which half of all documents get as many answers as a promise with one wrong answer takes. Where the budget does not reach to the end so, the rest of the
+    documents shares a fifth of it.
+
+    Args:
+        scores: probability of the most probable class of each document, `[N]`.
+        risk: share of wrong answers that is to be promised, in (0, 1).
+        budget: answers that are planned.
+        seed: of the draws.
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    look = look_at(budget, budget)
+    assert look is not None
+    count = _intervals(budget, len(scores))
+    reach = (1 - _ELSEWHERE) * budget / fewest(risk, 1, look.chance) * _HALF
+    if reach >= 1 or count == 1:
+        return plan_for_sets(scores, budget=budget, seed=seed)
+    top = min(max(1, round((1 - _ELSEWHERE) * count)), count - 1)
+    return drawn(_by_score(scores, np.append(np.full(top, reach / top), np.full(count - top, (1 - reach) / (count - top)))), seed)
+
+
+def plan_for_sets(scores: np.ndarray, *, budget: int, seed: int) -> Design:
+    """Strata and an order of questions for prediction sets with a promise (sets.py), which is about all documents: strata are intervals of the score with as many
+    documents each, so that all are asked about at one rate, at which the fewest answers do.
+
+    Args:
+        scores: probability of the most probable class of each document, `[N]`.
+        budget: answers that are planned.
+        seed: of the draws.
+    """
+    count = _intervals(budget, len(scores))
+    return drawn(_by_score(np.asarray(scores, dtype=np.float64), np.full(count, 1 / count)), seed)
+
+
+def _intervals(budget: int, documents: int) -> int:
+    """How many intervals of the score there are, if it can be such that as many answers come from each."""
+    most = min(max(1, min(budget, documents) // ANSWERS_A_STRATUM), MOST_STRATA)
+    return next((number for number in range(most, most // 2, -1) if budget % number == 0), most)
+
+
+def _by_score(scores: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Strata, `[N]`: intervals of the score, from the top down, of these shares of the documents."""
+    ranks = np.empty(len(scores))
+    ranks[np.argsort(-scores, kind="stable")] = (np.arange(len(scores)) + 0.5) / len(scores)
+    _, strata = np.unique(np.searchsorted(np.cumsum(sizes)[:-1], ranks), return_inverse=True)
+    return np.asarray(strata)
 
 
 def _strata(predicted: np.ndarray, error: np.ndarray, count: int) -> np.ndarray:

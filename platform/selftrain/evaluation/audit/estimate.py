@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import norm
 
 LEVEL = 0.95
 _STEPS = 60  # of a bisection
@@ -80,6 +81,11 @@ def ratio_interval(counts: Counts, weights: np.ndarray, top: np.ndarray, z: np.n
     """
     top = np.asarray(top, dtype=bool)
     return Interval(_lowest_ratio(counts, weights, top, z), 1.0 - _lowest_ratio(counts, weights, ~top, z))
+
+
+def score_bound(asked: int, planned: int) -> float:
+    """`z` of an audit that has come to `asked` questions of `planned` ones."""
+    return float(norm.ppf((1 + LEVEL) / 2)) if asked == planned else float(anytime_z(asked, planned))
 
 
 def anytime_z(answers: np.ndarray | int, planned: int) -> np.ndarray:

@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
 
-from selftrain.evaluation.audit.estimate import LEVEL, Counts, Interval, anytime_z, ratio, ratio_interval, share, share_interval
+from selftrain.evaluation.audit.estimate import Counts, Interval, anytime_z, ratio, ratio_interval, score_bound, share, share_interval
 
 SKIPPED = -1  # an answer: asked, and nobody knows
 HALF_WIDTHS = (0.1, 0.075, 0.05, 0.04, 0.03, 0.02, 0.01)  # that a price is given for
@@ -84,13 +83,9 @@ def figures(
     Raises:
         ValueError: the shapes do not fit, or an answer is out of range.
     """
-    documents = np.asarray(documents)
-    strata, predicted, answers = (np.asarray(values, dtype=np.int64) for values in (strata, predicted, answers))
-    _check(documents, strata, predicted, answers, len(class_names), planned)
-    asked = len(answers)
-    z = float(norm.ppf((1 + LEVEL) / 2)) if asked == planned else float(anytime_z(asked, planned))
-    cells = _Cells(documents, strata, predicted, answers)
-    accuracy = cells.share(answers == predicted, z)
+    cells, z = _checked(documents, strata, predicted, answers, len(class_names), planned)
+    documents, answers, asked = cells.documents, cells.answers, len(cells.answers)
+    accuracy = cells.accuracy(z)
     return AuditFigures(
         documents=int(documents.sum()),
         asked=asked,
@@ -102,6 +97,29 @@ def figures(
         classes=tuple(_class(cells, name, index, z) for index, name in enumerate(class_names)),
         prices=_prices(accuracy, z, asked, int(documents.sum()), planned),
     )
+
+
+def accuracy_alone(documents: np.ndarray, strata: np.ndarray, predicted: np.ndarray, answers: np.ndarray, *, planned: int) -> tuple[Figure, bool]:
+    """`accuracy` and `anytime` of `figures`, in a small part of its time.
+
+    Args:
+        documents, strata, predicted, answers, planned: as in `figures`.
+
+    Raises:
+        ValueError: as `figures`.
+    """
+    cells, z = _checked(documents, strata, predicted, answers, np.shape(documents)[-1], planned)
+    return cells.accuracy(z), len(cells.answers) != planned
+
+
+def _checked(
+    documents: np.ndarray, strata: np.ndarray, predicted: np.ndarray, answers: np.ndarray, classes: int, planned: int
+) -> tuple[_Cells, float]:
+    """The cells, and z of their intervals."""
+    documents = np.asarray(documents)
+    strata, predicted, answers = (np.asarray(values, dtype=np.int64) for values in (strata, predicted, answers))
+    _check(documents, strata, predicted, answers, classes, planned)
+    return _Cells(documents, strata, predicted, answers), score_bound(len(answers), planned)
 
 
 def _check(documents: np.ndarray, strata: np.ndarray, predicted: np.ndarray, answers: np.ndarray, classes: int, planned: int) -> None:
@@ -138,6 +156,10 @@ class _Cells:
         """Share of all documents that are `hits`."""
         counts = self._counts(np.ones(len(hits), dtype=bool), self.documents.sum(axis=1), hits)
         return _share(counts, z)
+
+    def accuracy(self, z: float) -> Figure:
+        """Share of all documents that are predicted as what they are."""
+        return self.share(self.answers == self.predicted, z)
 
     def precision(self, index: int, z: float) -> Figure:
         """Share of hits among the documents that are predicted as a class."""

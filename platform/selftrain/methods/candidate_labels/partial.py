@@ -5,6 +5,7 @@ This is partial-label learning. A linear classifier on the encoder is trained on
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -80,3 +81,41 @@ class WeightedCandidates(PartialLabels):
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         self.weights = state["weights"].clone().to(self.encoder.device)
+
+
+class TwoNetworks(WeightedCandidates):
+    """A method that trains a second network, of the classifier's kind, beside it; neither evaluated nor served."""
+
+    stateful = (*WeightedCandidates.stateful, "second_encoder", "second_classifier")
+
+    def make_classifier(self) -> torch.nn.Module:
+        # Made here, before the optimiser that is to change them; the first classifier is drawn first, as by every other method.
+        classifier = super().make_classifier()
+        self.second_encoder = copy.deepcopy(self.encoder)
+        self.second_classifier = self.make_second(classifier).to(self.encoder.device)
+        return classifier
+
+    def make_second(self, classifier: torch.nn.Module) -> torch.nn.Module:
+        """The second network's classifier: a copy of the first one."""
+        return copy.deepcopy(classifier)
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [*super().parameters(), *self.second_encoder.parameters(), *self.second_classifier.parameters()]
+
+    def second_logits(self, documents: Sequence[Any]) -> torch.Tensor:
+        """Logits `[N, L]` of the second network, with gradient; as of the first, this worker computes its own part of the batch."""
+        self.second_encoder.train()
+        mine = self.workers.share(documents)
+        rows = self.workers.gather(self.second_encoder(mine or documents[:1])[: len(mine)], len(documents))
+        found: torch.Tensor = self.second_classifier(rows)
+        return found
+
+
+def within(logits: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    """The softmax over each document's candidates alone, `[N, L]`: zero for the other classes.
+
+    Args:
+        logits: `[N, L]`.
+        candidates: `[N, L]`, as in `candidate_likelihood`.
+    """
+    return torch.softmax(logits.masked_fill(candidates == 0, float("-inf")), dim=1)

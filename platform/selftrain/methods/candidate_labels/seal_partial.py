@@ -13,6 +13,7 @@ real step is AdamW unless the experiment sets another.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -62,6 +63,12 @@ class SEALPartialOptions(SEALOptions):
         if self.form == "released" and not self.learned:
             raise ValueError("learned must be true with form: released, whose g without h is PLCR; use the method plcr")
         return self
+
+    @property
+    def settled_rounds(self) -> int:
+        """Until lambda is there, and in the released form g and h are trained."""
+        begun = math.ceil(self.start * self.rounds) if self.form == "released" else 0
+        return max(super().settled_rounds, begun)
 
 
 class LearnedSetObjective(LearnedObjective):

@@ -81,6 +81,17 @@ def choose_negatives(
     return torch.from_numpy(mask)
 
 
+def check_threshold(threshold: float, corpus: Corpus) -> None:
+    """Raise a `ConfigError` where T would leave an undecided prediction no class."""
+    classes = len(corpus.labels)
+    if threshold >= 1 / classes:
+        raise ConfigError(
+            f"method.ns3l_threshold must be below 1/{classes}, one over the number of classes (got {threshold:g}): an undecided prediction "
+            "would have every class as a negative label, and a loss without gradient.",
+            parameter="method.ns3l_threshold",
+        )
+
+
 class NS3LHostOptions(SemiSupervisedOptions):
     """Options of every method that NS3L's loss can be added to."""
 
@@ -103,13 +114,8 @@ class NS3LHost(SemiSupervised):
     @classmethod
     def check(cls, options: Any, corpus: Corpus) -> None:
         super().check(options, corpus)
-        classes = len(corpus.labels)
-        if options.ns3l_weight and options.ns3l_threshold >= 1 / classes:
-            raise ConfigError(
-                f"method.ns3l_threshold must be below 1/{classes}, one over the number of classes (got {options.ns3l_threshold:g}): an undecided prediction "
-                "would have every class as a negative label, and a loss without gradient.",
-                parameter="method.ns3l_threshold",
-            )
+        if options.ns3l_weight:
+            check_threshold(options.ns3l_threshold, corpus)
         if options.ns3l_weight and options.ns3l_negatives == "oracle" and not corpus.oracle:
             raise ConfigError(
                 "method.ns3l_negatives: oracle looks at the true labels of unlabeled documents, which is a bound and no method; set data.supervision: oracle.",

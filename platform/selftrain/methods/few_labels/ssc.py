@@ -12,6 +12,7 @@ encoder's embedding and one row a class. The moving average that the released co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -25,6 +26,35 @@ from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import supervised_contrastive
 from selftrain.methods.semisupervised import Batch
 from selftrain.models.student import Student
+
+
+def unified_contrastive(
+    prototypes: torch.Tensor,
+    labeled: torch.Tensor,
+    views: Sequence[torch.Tensor],
+    *,
+    labels: torch.Tensor,
+    view_labels: torch.Tensor,
+    temperature: float,
+    labeled_weights: torch.Tensor,
+    view_weights: Sequence[torch.Tensor],
+) -> torch.Tensor:
+    """SSC's unified loss: one SupCon over prototypes, labeled documents and the strong views of the others.
+
+    Args:
+        prototypes: one a class, `[L, D]`; all rows are of length one.
+        labeled: `[B, D]`.
+        views: the same documents in every one, `[U, D]` each.
+        labels: of the labeled documents, `[B]`.
+        view_labels: `[U]`: the pseudo-label of a confident document; of an unconfident one a number from L on that no other document has.
+        temperature: T.
+        labeled_weights: of these anchors, `[B]`; a prototype has 1.
+        view_weights: of these anchors, `[U]` for each view.
+    """
+    classes = torch.arange(len(prototypes), device=prototypes.device)
+    everyone = torch.cat([classes, labels, *[view_labels] * len(views)])
+    weights = torch.cat([labeled_weights.new_ones(len(prototypes)), labeled_weights, *view_weights])
+    return supervised_contrastive(torch.cat([prototypes, labeled, *views]), everyone, temperature, weights)
 
 
 class SSCOptions(NS3LHostOptions):
@@ -114,11 +144,19 @@ class SSC(NS3LHost):
 
         labeled = self.labeled_rows(batch)
         views = [self.strong_rows(batch, view)[used] for view in range(len(batch.strong))]
-        everything = torch.cat([self.classifier.normalized(), self.classifier.placed(torch.cat([labeled, *views]))])
-        ones = torch.ones(classes + len(labeled), device=everything.device)
-        weights = torch.cat([ones, *[anchors.to(ones)] * len(views)])
-        everyone = torch.cat([torch.arange(classes, device=labels.device), self.targets_of(batch), *[labels[used]] * len(views)])
-        return {"ssc": supervised_contrastive(everything, everyone, options.temperature, weights)}
+        placed, *others = self.classifier.placed(torch.cat([labeled, *views])).split([len(labeled), *map(len, views)])
+        ones = torch.ones(len(labeled), device=placed.device)
+        loss = unified_contrastive(
+            self.classifier.normalized(),
+            placed,
+            others,
+            labels=self.targets_of(batch),
+            view_labels=labels[used],
+            temperature=options.temperature,
+            labeled_weights=ones,
+            view_weights=[anchors.to(ones)] * len(others),
+        )
+        return {"ssc": loss}
 
     def student(self) -> Student:
         encoder, classifier = self.served

@@ -23,6 +23,7 @@ from selftrain.data.texts import TextChannel
 from selftrain.errors import DataError
 from selftrain.methods.base import Method, Options
 from selftrain.methods.losses import similarity, text_to_label
+from selftrain.methods.orders import LatestOrder
 from selftrain.models.encoder import TextEncoder
 
 
@@ -84,6 +85,7 @@ class Supervised(Method):
             if id_ in self.corpus.granted
         ]
         self.texts = [text for text, _ in pairs]
+        self._order = LatestOrder()
         self.targets = F.one_hot(torch.tensor([label for _, label in pairs]), len(self.corpus.labels)).float()
         fitted = self.options.fit_scale and isinstance(self.encoder, TextEncoder) and self.encoder.normalize
         self.factor = Factor(1.0 / self.options.tau if fitted else 1.0).to(self.encoder.device).requires_grad_(fitted)
@@ -106,7 +108,7 @@ class Supervised(Method):
         return -(-len(self.texts) // self.options.batch_size)
 
     def step(self, round_: int, step: int) -> dict[str, float]:
-        order = np.random.default_rng([self.seed, round_]).permutation(len(self.texts))
+        order = self._order(round_, lambda: np.random.default_rng([self.seed, round_]).permutation(len(self.texts)))
         batch = order[step * self.options.batch_size : (step + 1) * self.options.batch_size]
         texts = [self.texts[int(index)] for index in batch]
         embeddings = self.embed(texts)

@@ -27,6 +27,11 @@ class CoTeachingOptions(NoisyLabelOptions):
     noise_rate: float = Field(0.2, ge=0, lt=1, description="tau: share of a batch that is left out in the end; the (supposed) share of wrong labels")
     ramp_epochs: int = Field(2, ge=1, description="T_k: epochs in which that share rises from 0 (Han et al.: 10 of 200)")
 
+    @property
+    def settled_rounds(self) -> int:
+        """Those in which too few examples are left out."""
+        return self.ramp_epochs
+
 
 class CoTeaching(NoisyLabels):
     """See the module's docstring. The first is what is evaluated and served.

@@ -18,6 +18,7 @@ from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
 from selftrain.errors import ConfigError, DataError
 from selftrain.methods.base import ClassifierMethod, Options
+from selftrain.methods.orders import LatestOrder
 
 
 class NoisyLabelOptions(Options):
@@ -83,6 +84,7 @@ class NoisyLabels(ClassifierMethod):
             weights: of all documents, `[N]`.
         """
         self.chosen, self.weights = chosen, weights.to(self.encoder.device)
+        self._order = LatestOrder()  # of the chosen ones
         self.adamw(self.rate(self.options.learning_rate, of_head=3e-3), self.options.weight_decay, self.options.epochs * self.steps(0))
 
     def losses(self, batch: torch.Tensor, logits: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -114,8 +116,8 @@ class NoisyLabels(ClassifierMethod):
         """Places in `texts` of the batch (round, step); a pass has every chosen document once."""
         size = self.options.batch_size
         passes, step = divmod(step, self._steps_per_pass)
-        rng = np.random.default_rng([self.seed, round_, passes] if passes else [self.seed, round_])
-        order = epoch_order(self.chosen, size, rng, self.lengths)
+        seed = [self.seed, round_, passes] if passes else [self.seed, round_]
+        order = self._order((round_, passes), lambda: epoch_order(self.chosen, size, np.random.default_rng(seed), self.lengths))
         return torch.from_numpy(order[step * size : (step + 1) * size]).to(self.encoder.device)
 
     def step(self, round_: int, step: int) -> dict[str, float]:

@@ -30,7 +30,7 @@ from pydantic import Field
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
 from selftrain.methods.base import Options
-from selftrain.methods.bilevel import Net, Parameters, logits_of, meta_gradient, parameters_of
+from selftrain.methods.bilevel import Net, Parameters, called, logits_of, meta_gradient, parameters_of
 from selftrain.methods.losses import reverse_cross_entropy
 from selftrain.methods.noisy_labels.noisy import NoisyLabelOptions, NoisyLabels, check_budget, epoch_order
 
@@ -109,7 +109,7 @@ class SunGen(NoisyLabels):
         figures: dict[str, float] = {}
         if round_ == 0:
             learned = self.learned()
-            figures = self._figures(learned)
+            figures = weight_figures(learned, self.targets)
             relative = relative_weights(learned.weights, self.targets, balance=self.options.balance)
             if self.options.budget is None:
                 self.choose(np.arange(len(self.texts)), relative)
@@ -134,16 +134,18 @@ class SunGen(NoisyLabels):
             _LEARNED[key] = learn_weights(model, rows, self.targets, self.options, seed=self.seed, lengths=self.lengths)
         return _LEARNED[key]
 
-    def _figures(self, learned: Learned) -> dict[str, float]:
-        means = [float(learned.weights[self.targets == label].mean()) for label in self.targets.unique()]
-        return {
-            "outer_first": learned.outer[0],
-            "outer_last": learned.outer[-1],
-            "weight_mean": float(learned.weights.mean()),
-            "weight_below_half": float((learned.weights < 0.5).float().mean()),
-            "class_weight_min": min(means),
-            "class_weight_max": max(means),
-        }
+
+def weight_figures(learned: Learned, targets: torch.Tensor) -> dict[str, float]:
+    """What a round reports about weights of texts with these labels, `[N]`."""
+    means = [float(learned.weights[targets == label].mean()) for label in targets.unique()]
+    return {
+        "outer_first": learned.outer[0],
+        "outer_last": learned.outer[-1],
+        "weight_mean": float(learned.weights.mean()),
+        "weight_below_half": float((learned.weights < 0.5).float().mean()),
+        "class_weight_min": min(means),
+        "class_weight_max": max(means),
+    }
 
 
 _SUBSET, _OUTER, _INNER = 1_000_001, 1_000_002, 1_000_003  # streams of random numbers, apart from those of the epochs
@@ -244,7 +246,7 @@ def _train_inner(
     for _ in range(options.inner_epochs):
         order = epoch_order(np.arange(len(rows)), options.inner_batch_size, rng, lengths)
         for batch in torch.from_numpy(order).to(rows.device).split(options.inner_batch_size):
-            losses = F.cross_entropy(torch.func.functional_call(model, found, (rows[batch],)), targets[batch], reduction="none")
+            losses = F.cross_entropy(called(model, found, rows[batch]), targets[batch], reduction="none")
             optimizer.zero_grad(set_to_none=True)
             (weights[batch] * losses).mean().backward()
             optimizer.step()

@@ -20,12 +20,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, field_validator
-from torch.func import functional_call
 
 from selftrain.data.texts import TextChannel
 from selftrain.errors import ConfigError
 from selftrain.methods.base import Options
-from selftrain.methods.bilevel import Net, Parameters
+from selftrain.methods.bilevel import Net, Parameters, called
 from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import text_to_label
 from selftrain.methods.semisupervised import Batch
@@ -171,8 +170,7 @@ class SEAL(NS3LHost):
 
     def call(self, parameters: Parameters, rows: torch.Tensor) -> torch.Tensor:
         """Logits `[N, L]` of the net with these parameters."""
-        found: torch.Tensor = functional_call(self.net, parameters, (rows,))
-        return found
+        return called(self.net, parameters, rows)
 
     def label_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """l of equation 1 on what is granted: cross-entropy."""

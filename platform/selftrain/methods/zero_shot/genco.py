@@ -13,12 +13,14 @@ pair that they hold, and take contrastive steps on them. Two switches give the r
 
 `rounds: 0` is the sentence encoder as it is.
 Needs: class names; a language model unless both switches are off.
-Differs: the paper's form is the default; options named `released_*`, or with a value `released`, follow the authors' code.
+Differs: the paper's form is the default; options named `released_*`, or with a value `released`, follow the authors' code. Two checks are ours: `start_check` may
+hand over the encoder as it was (training/start_check.py), `text_check` may do without texts (text_check.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -31,7 +33,8 @@ from selftrain.data.texts import TextChannel, TextRequest
 from selftrain.errors import ConfigError
 from selftrain.methods.base import Options
 from selftrain.methods.losses import similarity, text_to_generated, text_to_label
-from selftrain.methods.zero_shot.selection import SelectingMethod, batch_of, blocks, shares_grow
+from selftrain.methods.zero_shot.selection import SelectingMethod, batch_of, shares_grow
+from selftrain.methods.zero_shot.text_check import check_texts
 from selftrain.models.encoder import Encoder, TextEncoder
 
 
@@ -99,6 +102,17 @@ class GenCoOptions(Options):
         description="Q of a step from its own scores and with their gradient, as theorem 2 and equations 7 and 8 have it; false: held as the round began",
     )
     label_prompt: Literal["mean", "released"] = Field("mean", description="p_j in a step: the mean over its prompts, or one prompt at random")
+    text_check: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="ours: texts are used if the encoder as it is files the first round's conditional texts under their labels with this agreement above "
+        "chance, else training is by equation 5; none: always used",
+    )
+    start_check: bool = Field(
+        True,
+        description="ours: the encoder as it was is handed over where the trained one's classes agree less with those of a document's ten nearest neighbours",
+    )
     conditional_filter: int | None = Field(
         None, ge=1, description="released: keep the texts that the lagging model scores highest for the label (5 of 20)"
     )
@@ -112,6 +126,10 @@ class GenCoOptions(Options):
     def trains(self) -> bool:
         """Whether anything is trained; `rounds: 0` is the encoder as it is."""
         return self.rounds > 0
+
+    @property
+    def checks_start(self) -> bool:
+        return self.start_check
 
     _shares_grow = model_validator(mode="after")(shares_grow)
 
@@ -140,9 +158,19 @@ class GenCo(SelectingMethod):
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
-        self._continuations: dict[int, list[str]] = {}  # document index -> its continuations, of the selected documents at least
-        self._all_continuations: dict[int, list[str]] | None = None
+        self._continuations: Mapping[int, list[str]] = {}  # document index -> its continuations, of the selected documents at least
         self._conditional: dict[int, list[tuple[str, torch.Tensor]]] = {}  # document index -> (text, its Q) of the present round
+        self.texts_used = True  # until the check of the first round says otherwise
+
+    @property
+    def input_augmentation(self) -> bool:
+        """Whether this training uses continuations."""
+        return self.options.input_augmentation and self.texts_used
+
+    @property
+    def conditional_augmentation(self) -> bool:
+        """Whether this training uses texts written for pseudo-labels."""
+        return self.options.conditional_augmentation and self.texts_used
 
     def texts_wanted(self) -> int:
         if not self.wants_texts:
@@ -155,17 +183,52 @@ class GenCo(SelectingMethod):
         pairs = classes * min(drawn, 2 * sizes[-1]) if self.options.conditional_augmentation else 0
         return inputs + pairs * self.conditional_samples
 
+    def texts_expected(self) -> dict[str, float]:
+        """Every document is continued; how many pairs are written for lies between two bounds, and their mean is given.
+
+        The fewer where a round selects what the last one did and more; the more where it selects no document again. Of S_t documents a class, a step draws
+        `per_class`.
+        """
+        if not self.wants_texts:
+            return {"input": 0.0}
+        inputs = len(self.corpus.unlabeled) * self.input_samples if self.options.input_augmentation else 0
+        if not self.options.conditional_augmentation:
+            return {"input": float(inputs)}
+        drawn, steps = self.options.per_class, self.options.steps_per_round
+        sizes = [self.selection_size(round_) for round_ in range(self.rounds)]
+        missed = [(1.0 - drawn / size if drawn <= size else (1.0 - 1.0 / size) ** drawn) ** steps for size in sizes]  # that no step draws a document
+        apart = sum(size * (1.0 - chance) for size, chance in zip(sizes, missed, strict=True))
+        new = [size - before for size, before in zip(sizes, [0, *sizes], strict=False)]
+        within = sum(count * (1.0 - math.prod(missed[round_:])) for round_, count in enumerate(new))
+        return {"input": float(inputs), "conditional": len(self.corpus.labels) * (apart + within) / 2 * self.conditional_samples}
+
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         scorer = self._scorer()
-        samples = self.input_samples if self.options.input_augmentation else 0
-        ranking = self.select(round_, scorer, texts, samples=samples)
-        figures = self.selection_figures(ranking)
-        drawn = self._drawn(round_) if self.options.wants_texts else []
+        samples = self.input_samples if self.input_augmentation else 0
+        figures = self.selection_figures(self.select(round_, scorer, texts, samples=samples))
+        self._continuations, self._conditional = {}, {}
+        if not (self.input_augmentation or self.conditional_augmentation):
+            return figures
+        drawn = self._drawn(round_)
         self._continuations = self.continuations_of(drawn, texts, samples) if samples else {}
-        self._conditional = {}
-        if self.options.conditional_augmentation:
-            figures |= self._conditional_texts(drawn, texts, scorer)
+        if self.conditional_augmentation:
+            written, hits = self._conditional_texts(drawn, texts, scorer)
+            figures |= written
+            if round_ == 0 and self.options.text_check is not None:
+                check = check_texts(hits, len(self.corpus.labels), self.options.text_check)
+                self.texts_used = check.used
+                figures |= check.figures()
+        if not self.texts_used:  # equation 5 instead, in this round and all that follow
+            self._continuations, self._conditional = {}, {}
+            figures |= self.selection_figures(self.select(round_, scorer, texts))
         return figures
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"texts_used": self.texts_used}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.texts_used = state.get("texts_used", True)  # checkpoints from before there was a check used them
 
     def step(self, round_: int, step: int) -> dict[str, float]:
         batch, rng = self._batch(round_, step)
@@ -182,10 +245,10 @@ class GenCo(SelectingMethod):
         scores = similarity(embeddings, self._label_embeddings(rng), self.scale)
         q = torch.softmax(scores / self.options.tau, dim=-1) if self.options.target_gradient else torch.stack(targets).to(scores.device)
         loss = text_to_label(scores, q)
-        losses = {"g2l" if self.options.conditional_augmentation else "t2l": float(loss.detach())}
+        losses = {"g2l" if self.conditional_augmentation else "t2l": float(loss.detach())}
 
         keys: list[tuple[int, list[str]]] = []
-        if self.options.input_augmentation:
+        if self.input_augmentation:
             keys = [(place, self._continuations[index]) for place, index in enumerate(batch) if self._continuations[index]]
         if keys:
             if trained == originals:
@@ -222,21 +285,16 @@ class GenCo(SelectingMethod):
             return GenCoScorer(self.prototypes(), self.scale, self.options.tau)
         return GenCoScorer(self._mean_prompts(self.encoder.unnormalized().encode), 1.0, self.options.tau, raw=True)
 
-    def continuations_of(self, indices: Iterable[int], texts: TextChannel, samples: int) -> dict[int, list[str]]:
-        """K continuations of documents (section 3.2). Of a corpus that is one block, those of every document are asked for once, before the first pseudo-labels."""
-        if len(blocks(range(len(self.corpus.unlabeled)))) > 1:
-            return super().continuations_of(indices, texts, samples)
-        if self._all_continuations is None:
-            self._all_continuations = super().continuations_of(range(len(self.corpus.unlabeled)), texts, samples)
-        return self._all_continuations
-
-    def _conditional_texts(self, drawn: Sequence[int], texts: TextChannel, scorer: GenCoScorer) -> dict[str, float]:
+    def _conditional_texts(self, drawn: Sequence[int], texts: TextChannel, scorer: GenCoScorer) -> tuple[dict[str, float], list[bool]]:
         """M texts a (document, pseudo-label) pair (section 3.3), each with its own Q; the channel's cache is GenDict.
 
         Args:
             drawn: documents that the round's batches hold, in ascending order.
             texts: answers requests for texts.
             scorer: of the round.
+
+        Returns:
+            (figures of the round, of each text whether it is filed under the label that it was written for).
         """
         ids, pairs = self.corpus.unlabeled.ids, [(index, self.selection.label_of[index]) for index in drawn]
         wanted = [TextRequest(ids[index], "conditional", label, sample) for index, label in pairs for sample in range(self.conditional_samples)]
@@ -251,17 +309,17 @@ class GenCo(SelectingMethod):
         confidence, targets = scorer(self.workers.encode(scorer.reader(self.encoder).encode, written, self.encoder.dimensions))
         for place, index in enumerate(owners):
             self._conditional.setdefault(index, []).append((written[place], targets[place]))
-        agree = [int(confidence[place].argmax()) == self.selection.label_of[index] for place, index in enumerate(owners)]
+        asked = [self.selection.label_of[index] for index in owners]
+        agree = [found == label for found, label in zip(confidence.argmax(dim=1).tolist(), asked, strict=True)]  # in one transfer from the device
         if self.options.conditional_filter is not None:
-            score = {
-                (index, text): float(confidence[place, self.selection.label_of[index]])
-                for place, (index, text) in enumerate(zip(owners, written, strict=True))
-            }
+            scores = confidence.gather(1, torch.tensor(asked, dtype=torch.long, device=confidence.device).unsqueeze(1)).squeeze(1).tolist()
+            score = dict(zip(zip(owners, written, strict=True), scores, strict=True))
             for index, candidates in self._conditional.items():
                 candidates.sort(key=lambda item: -score[index, item[0]])
                 del candidates[self.options.conditional_filter :]
-        return {
+        figures = {
             "pairs_drawn": float(len(pairs)),
             "pairs_without_conditional_text": float(len(pairs) - len(self._conditional)),
             "conditional_texts_filed_under_their_label": sum(agree) / len(agree) if agree else 0.0,
         }
+        return figures, agree

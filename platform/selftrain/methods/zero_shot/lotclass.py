@@ -32,6 +32,7 @@ from selftrain.data.texts import TextChannel
 from selftrain.errors import DataError
 from selftrain.methods.base import ClassifierMethod, Options
 from selftrain.methods.losses import text_to_label
+from selftrain.methods.orders import LatestOrder
 from selftrain.models.masked import INFERENCE_TEXTS, MaskedEncoder
 
 CLIP = 1.0  # longest gradient
@@ -93,6 +94,7 @@ class LOTClass(ClassifierMethod):
         self._indicative: list[tuple[int, int, list[int]]] = []  # (document index, class, places of its category-indicative words)
         self._targets: dict[int, torch.Tensor] = {}  # document index -> Q, of the present stretch
         self._phase = ""
+        self._order = LatestOrder()
         self.classifier = torch.nn.Linear(self.encoder.dimensions, len(self.corpus.labels)).to(self.encoder.device)
 
     @classmethod
@@ -171,7 +173,7 @@ class LOTClass(ClassifierMethod):
         """The documents of a stretch of self-training, in an order of the seed; one pass after another."""
         size, count = self.options.batch_size, len(self.corpus.unlabeled)
         first = (round_ - self.options.mcp_epochs) * self.options.update_interval * size
-        order = np.random.default_rng([self.seed, 1]).permutation(count)
+        order = self._order("self_training", lambda: np.random.default_rng([self.seed, 1]).permutation(count))
         return [int(order[place % count]) for place in range(first, first + min(count, self.steps(round_) * size))]
 
     def state(self) -> dict[str, Any]:
@@ -256,8 +258,8 @@ class LOTClass(ClassifierMethod):
     def _mcp_loss(self, round_: int, step: int) -> torch.Tensor:
         """L_MCP of a batch, the mean over its masked words."""
         size = self.options.batch_size
-        order = np.random.default_rng([self.seed, round_]).permutation(len(self._indicative))[step * size : (step + 1) * size]
-        batch = [self._indicative[int(place)] for place in order]
+        order = self._order((round_, len(self._indicative)), lambda: np.random.default_rng([self.seed, round_]).permutation(len(self._indicative)))
+        batch = [self._indicative[int(place)] for place in order[step * size : (step + 1) * size]]
         mine, factor = self.workers.part(len(batch))
         rows = self.encoder.tokens_of([self.corpus.unlabeled.contents[batch[place][0]] for place in mine])
         for row, place in zip(rows, mine, strict=True):

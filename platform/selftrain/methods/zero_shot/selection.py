@@ -8,7 +8,7 @@ whole, so it does not matter who scores which block: this process, the workers t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ import torch
 from selftrain.data.texts import TextChannel, continuations
 from selftrain.methods.base import Method
 from selftrain.models.encoder import Encoder, TextEncoder
+from selftrain.models.names import NameScores
 
 # Documents that are scored together. A corpus of fewer is one block, whose numbers do not depend on how blocks are cut.
 BLOCK = 32_768
@@ -25,6 +26,11 @@ BLOCK = 32_768
 
 class Scorer(Protocol):
     """Embeddings to confidence (P, equation 3) and soft targets (Q, equation 4). It can be sent to other processes."""
+
+    @property
+    def prototypes(self) -> torch.Tensor:
+        """Of the classes, `[L, D]`."""
+        ...
 
     def reader(self, encoder: Encoder) -> Encoder:
         """What gives the embeddings that it scores, made of `encoder`."""
@@ -202,6 +208,7 @@ class SelectingMethod(Method):
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
         self.selection = Selection.empty(len(self.corpus.labels))
+        self._all_continuations: dict[int, list[str]] | None = None  # of a corpus that is one block
         if self.rounds:
             self.adamw(self.rate(self.options.learning_rate, of_head=1e-3), self.options.weight_decay, self.planned_steps)
 
@@ -236,7 +243,7 @@ class SelectingMethod(Method):
         """
         size = self.selection_size(round_)
         if self.ranking_pass is None:
-            ranking = Ranking.merged(self._ranked(scorer, size, texts, samples), size)
+            ranking = Ranking.merged(self._ranked(scorer, size, texts, samples, untrained=round_ == 0), size)
         else:
             if samples:  # written here, where waiting for them is told from computing
                 for block in blocks(range(len(self.corpus.unlabeled))):
@@ -246,7 +253,7 @@ class SelectingMethod(Method):
         self.selection = ranking.selection()
         return ranking
 
-    def _ranked(self, scorer: Scorer, size: int, texts: TextChannel, samples: int) -> Iterator[Ranking]:
+    def _ranked(self, scorer: Scorer, size: int, texts: TextChannel, samples: int, *, untrained: bool) -> Iterator[Ranking]:
         """The ranking of each block, or of each worker's part of it."""
         documents = self.corpus.unlabeled
         for block in blocks(range(len(documents))):
@@ -255,13 +262,25 @@ class SelectingMethod(Method):
             contents = [documents.contents[index] for index in mine]
             embeddings = embedded(scorer.reader(self.encoder), contents, None if written is None else [written[index] for index in mine])
             part = Ranking.of(*scorer(embeddings), size, mine)
+            if untrained and self.name_scores is None and mine:
+                self.name_scores = NameScores.of(embeddings, scorer.prototypes, mine)
             yield from self.workers.together([part.to("cpu")]) if self.workers.size > 1 else [part]
 
-    def continuations_of(self, indices: Iterable[int], texts: TextChannel, samples: int) -> dict[int, list[str]]:
-        """Up to `samples` continuations of each of these documents, by its index."""
-        numbers = list(indices)
+    def continuations_of(self, indices: Iterable[int], texts: TextChannel, samples: int) -> Mapping[int, list[str]]:
+        """Up to `samples` continuations of these documents at least, by index (GenCo's section 3.2).
+
+        Of a corpus that is one block, those of every document are asked for once, before the first pseudo-labels.
+        """
+        everyone = range(len(self.corpus.unlabeled))
+        if len(blocks(everyone)) > 1:
+            return self._asked(list(indices), texts, samples)
+        if self._all_continuations is None:
+            self._all_continuations = self._asked(everyone, texts, samples)
+        return self._all_continuations
+
+    def _asked(self, indices: Sequence[int], texts: TextChannel, samples: int) -> dict[int, list[str]]:
         ids = self.corpus.unlabeled.ids
-        return dict(zip(numbers, continuations(texts, [ids[index] for index in numbers], samples), strict=True))
+        return dict(zip(indices, continuations(texts, [ids[index] for index in indices], samples), strict=True))
 
     def selection_figures(self, ranking: Ranking) -> dict[str, float]:
         """What `refresh` reports about the selection, made from `ranking`."""

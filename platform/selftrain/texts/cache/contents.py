@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selftrain.errors import DataError, SelfTrainError
+from selftrain.files.remote import at_once
 from selftrain.texts.cache.block import Block, BrokenBlock, RowGroups, among, log_bytes, merged_bytes
 from selftrain.texts.cache.completion import HASH, SCHEMA, Hashes
 from selftrain.texts.cache.manifest import MERGED, Manifest, MergedFile, manifest_name, merged_name, newest_generation, unlisted
-from selftrain.texts.cache.store import Store, at_once
+from selftrain.texts.cache.store import Store
 
 BROKEN = ".broken"  # after the name of a block that was set aside
 THROUGH = b"selftrain.through"  # of merged files: what is in them of the log, should the manifest be lost

@@ -2,7 +2,7 @@
 
 Both give the one promise that commits are made of: of those who create a name at once, one succeeds, and what appears under the name is whole and durable.
 A folder keeps it by a hard link to a file that is written and synced; `os.link` fails where the name is taken, on NFS too. S3 and Google Cloud Storage
-keep it by a conditional put. pyarrow's own file systems have none, fsspec's (s3fs, gcsfs) do; other object stores are refused until theirs is known to be exact.
+keep it by a conditional put (files/remote.py); other object stores are refused until theirs is known to be exact.
 """
 
 from __future__ import annotations
@@ -12,23 +12,18 @@ import io
 import os
 import uuid
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import pyarrow as pa
 
-from selftrain.errors import ConfigError, DataError, OutputError, ServiceError
+from selftrain.errors import DataError, OutputError
 from selftrain.files.durable import check_writable, explained, replacing, sync
-from selftrain.files.remote import PACKAGES, file_system, reached
+from selftrain.files.remote import ObjectStore, is_address, located
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 REMEDY = "free some space, fix the folder's permissions, or set augment.cache; what the cache holds is kept, and a resumed run continues"
-_THREADS = 16  # requests to an object store at once
-_CONFLICTS = 100  # puts under the same name that are under way at once; a server refuses all but one, and says so before it knows which
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 class Store(Protocol):
@@ -68,46 +63,25 @@ class Store(Protocol):
 
 
 def cache_location(cache: str | Path) -> str:
-    """`cache` (`augment.cache`) as it is from any working folder: an address as it stands, a folder with its whole path.
-
-    Raises:
-        ConfigError: an address of something else than S3, Google Cloud Storage or a folder.
-    """
-    text = str(cache)
-    if "://" not in text:
-        return os.path.abspath(text)
-    protocol, _, rest = text.partition("://")
-    if protocol == "file":
-        return os.path.abspath(rest)
-    if protocol not in PACKAGES:
-        raise ConfigError(f"augment.cache must be a folder, or an address that begins with s3:// or gs:// (got {text!r}).", parameter="augment.cache")
-    return text.rstrip("/")
+    """`cache` (`augment.cache`) as `files.remote.located` has it."""
+    return located(cache, "augment.cache")
 
 
 def open_store(location: str) -> Store:
     """The store at `location`, of `cache_location`; a folder is made where it is missing."""
-    return RemoteStore(location) if "://" in location else LocalStore(Path(location))
+    return RemoteStore(location) if is_address(location) else LocalStore(Path(location))
 
 
 def check_cache(cache: str | Path) -> None:
     """Raise an `OutputError` unless a text can be written to the cache (`augment.cache`); what was there stays."""
     location, name = cache_location(cache), "the cache of texts (augment.cache)"
-    if "://" not in location:
+    if not is_address(location):
         check_writable(Path(location), name)
         return
     store, probe = RemoteStore(location), f".{uuid.uuid4().hex}.tmp"
     if not store.create(probe, b"probe"):
         raise OutputError(f"{name} {location} does not take new files; set another.", parameter="augment.cache")
     store.remove([probe])
-
-
-def at_once(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
-    """`work` of every item, several at a time; the first error is raised."""
-    listed = list(items)
-    if len(listed) < 2:
-        return [work(item) for item in listed]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(work, listed))
 
 
 class LocalStore:
@@ -200,96 +174,20 @@ class LocalStore:
         return DataError(f"The text cache's {self.folder / name} cannot be read ({error.strerror or error}); fix the cause and repeat the command.")
 
 
-class RemoteStore:
+class RemoteStore(ObjectStore):
     """A prefix of an object store; its addresses and keys are where its own client looks for them (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, ...)."""
 
     def __init__(self, location: str) -> None:
-        self.location = location
-        with self._explained(""):
-            self._files, self._root = file_system(location, "augment.cache")
-
-    def names(self, folder: str = "") -> list[str]:
-        """See `Store`."""
-        try:
-            with self._explained(folder):
-                found = self._files.ls(self._at(folder), detail=False)
-        except FileNotFoundError:
-            return []
-        return [name.rstrip("/").rpartition("/")[2] for name in found]
-
-    def read(self, name: str) -> bytes:
-        """See `Store`."""
-        with self._explained(name):
-            content: bytes = self._files.cat_file(self._at(name))
-        return content
+        super().__init__(location, "augment.cache", "The text cache's ")
 
     def open(self, name: str, size: int) -> pa.NativeFile:
         """See `Store`."""
         return pa.PythonFile(_Ranges(lambda start, end: self._range(name, start, end), size), mode="r")
 
-    def create(self, name: str, content: bytes) -> bool:
-        """See `Store`."""
-        for _ in range(_CONFLICTS):
-            try:
-                with self._explained(name):
-                    self._put_new(name, content)
-            except FileExistsError:
-                with suppress(FileNotFoundError):
-                    return self.read(name) == content  # the answer of a put that succeeded may get lost, and the client asks again
-                return False
-            except BlockingIOError:
-                continue
-            except FileNotFoundError as error:
-                raise self._no_bucket(name) from error
-            return True
-        raise ServiceError(f"The text cache's {self.path(name)} is being written by others all the time; repeat the command.")
-
-    def replace(self, name: str, content: bytes) -> None:
-        """See `Store`."""
-        try:
-            with self._explained(name):
-                self._files.pipe_file(self._at(name), content)
-        except FileNotFoundError as error:
-            raise self._no_bucket(name) from error
-
-    def remove(self, names: Iterable[str]) -> None:
-        """See `Store`."""
-        at_once(self._remove, names)
-
-    def path(self, name: str) -> str:
-        """See `Store`."""
-        return f"{self.location}/{name}"
-
-    def _put_new(self, name: str, content: bytes) -> None:
-        """Put by a condition; FileExistsError where the name is taken, BlockingIOError where somebody else's put is under way."""
-        try:
-            self._files.pipe_file(self._at(name), content, mode="create")
-        except OSError as error:  # s3fs knows the answer of Amazon's servers alone
-            answer = getattr(error.__cause__, "response", None) or {}
-            code = (answer.get("Error") or {}).get("Code")
-            if code in ("PreconditionFailed", "412"):
-                raise FileExistsError(name) from error
-            if code in ("ConditionalRequestConflict", "409"):
-                raise BlockingIOError(name) from error
-            raise
-
-    def _remove(self, name: str) -> None:
-        with suppress(FileNotFoundError), self._explained(name):
-            self._files.rm_file(self._at(name))
-
-    def _at(self, name: str) -> str:
-        return f"{self._root.rstrip('/')}/{name}".rstrip("/")
-
     def _range(self, name: str, start: int, end: int) -> bytes:
         with self._explained(name):
             content: bytes = self._files.cat_file(self._at(name), start=start, end=end)
         return content
-
-    def _no_bucket(self, name: str) -> OutputError:
-        return OutputError(f"{self.path(name)} cannot be written: there is no such bucket; create it, or set augment.cache.")
-
-    def _explained(self, name: str) -> AbstractContextManager[None]:
-        return reached(f"The text cache's {self.path(name)}", ", or set augment.cache")
 
 
 class _Ranges(io.RawIOBase):

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from selftrain.config import Experiment, TeacherConfig
 from selftrain.data.catalogue import CATALOGUE
-from selftrain.data.classes import check_class_names, with_descriptions, words_of
-from selftrain.data.corpus import Corpus, Documents, Label, document_id
+from selftrain.data.classes import check_class_names, with_descriptions
+from selftrain.data.corpus import Corpus, Documents, Label, document_id, words_of
 from selftrain.errors import ConfigError, OutputError, nearest
 from selftrain.files.durable import check_folder, replacing_folder
 from selftrain.files.parsing import json_of
@@ -120,7 +120,8 @@ def generate(
 
 
 def _labels(experiment: Experiment, named: str | None) -> tuple[Label, ...]:
-    names = experiment.data.classes
+    paths = experiment.data.class_paths
+    names = None if paths is None else [path[-1] for path in paths]
     if named is not None and named not in CATALOGUE:
         raise ConfigError(f"named {named!r} is not a named set; {nearest(named, CATALOGUE)}", parameter="named")
     if named is None:

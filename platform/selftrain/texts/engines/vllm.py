@@ -12,6 +12,7 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -250,28 +251,26 @@ class VllmReplica:
     """
 
     def __init__(self, config: AugmentConfig, model: str, owner: Any, application: str) -> None:
-        from transformers import AutoTokenizer
-        from vllm import EngineArgs, LLMEngine
-
         if is_alone():
             self._sockets = close_serves_port()
         self._owner = owner
         self._application = application
         self._chat = config.chats
-        model = folder_on_node(model)
-        self._tokenizer = AutoTokenizer.from_pretrained(model)
-        self._beginning = self._beginning_of_prompts()
-        self._engine = LLMEngine.from_engine_args(EngineArgs(model=model, disable_log_stats=True, **engine_kwargs(config)))
         self._waiting: SimpleQueue[tuple[str, dict[str, Any], _Answer]] = SimpleQueue()
         self._failure: BaseException | None = None
-        threading.Thread(target=self._run_engine, name="selftrain-vllm", daemon=True).start()
+        started: Future[None] = Future()
+        arguments = {"model": folder_on_node(model), "disable_log_stats": True, **engine_kwargs(config)}
+        threading.Thread(target=self._run_engine, args=(arguments, started), name="selftrain-vllm", daemon=True).start()
+        started.result()
+        self._tokenizer = self._engine.get_tokenizer()
+        self._beginning = self._beginning_of_prompts()
 
     def _beginning_of_prompts(self) -> str:
         """The beginning-of-sequence token where the tokenizer does not add it: one made from a GGUF does not, and Gemma repeats itself for ever without it."""
-        if self._chat:  # the chat template holds it
+        if self._chat or self._tokenizer.bos_token is None:  # a chat template holds it
             return ""
         added = self._tokenizer("a")["input_ids"][:1] == [self._tokenizer.bos_token_id]
-        return "" if added or self._tokenizer.bos_token is None else str(self._tokenizer.bos_token)
+        return "" if added else str(self._tokenizer.bos_token)
 
     async def wait_until_ready(self) -> None:
         """Returns as soon as a replica answers."""
@@ -300,8 +299,20 @@ class VllmReplica:
         except (TimeoutError, ray.exceptions.RayError):
             return  # busy, or restarting
 
-    def _run_engine(self) -> None:
-        """The engine's own thread: it takes new prompts between two steps, as vLLM's own loop does."""
+    def _run_engine(self, arguments: dict[str, Any], started: Future[None]) -> None:
+        """The engine's own thread: it takes new prompts between two steps, as vLLM's own loop does.
+
+        It makes the engine, too. Each thread that computes gets worker threads of its own from OpenMP, and with more of them than there are cores, all go to
+        sleep at every barrier instead of waiting for microseconds: on a CPU that cost a seventh of the texts.
+        """
+        try:
+            from vllm import EngineArgs, LLMEngine
+
+            self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        except BaseException as error:
+            started.set_exception(error)
+            return
+        started.set_result(None)
         running: dict[str, _Answer] = {}
         number = 0
         try:
@@ -319,7 +330,7 @@ class VllmReplica:
     def _add_waiting(self, running: dict[str, _Answer], number: int) -> int:
         """Pass new prompts to the engine, and wait for one where none is running; returns the number of the last one."""
         from vllm import SamplingParams
-        from vllm.sampling_params import StructuredOutputsParams
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         while True:
             try:
@@ -329,7 +340,8 @@ class VllmReplica:
             number += 1
             try:
                 structured = {name: StructuredOutputsParams(**value) for name, value in options.items() if name == "structured_outputs"}
-                self._engine.add_request(str(number), prompt, SamplingParams(**options | structured))
+                sampling = SamplingParams(**options | structured, output_kind=RequestOutputKind.FINAL_ONLY)  # nobody reads half a text
+                self._engine.add_request(str(number), prompt, sampling)
             except (ValueError, TypeError) as error:
                 # vLLM's own classes would have to be imported where they arrive.
                 answer((ValueError if isinstance(error, ValueError) else RuntimeError)(str(error)))

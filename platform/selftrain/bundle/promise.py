@@ -1,0 +1,122 @@
+"""What a bundle promises, by answers that were given by hand in an audit: of the answers that it gives, and of its prediction sets.
+
+    Promise          at most a share of the answers is wrong, where it gives none to texts below a threshold (evaluation/audit/risk.py)
+    PredictionSets   at most a share of the texts has a set of classes without the true one (evaluation/audit/sets.py)
+
+`selftrain audit --promise` and `--sets` write them into the card. `predict`, the endpoint and the client keep them where they are asked to abstain, or for sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from selftrain.errors import ConfigError
+
+
+class Promise(BaseModel):
+    """At most `risk` of the answers are wrong, where texts whose most probable class has less than `threshold` get none."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    risk: float = Field(gt=0, lt=1, description="share of wrong answers among those that are given, at most")
+    level: float = Field(gt=0, lt=1, description="share of audits whose promise holds, at least")
+    threshold: float = Field(ge=0, le=1, description="of the probability of the most probable class: below it there is no answer")
+    answered: float = Field(gt=0, le=1, description="share of the audit's documents that are answered")
+    documents: int = Field(ge=1, description="of the audit: those that the promise is about")
+    answers: int = Field(ge=1, description="by hand, about documents that are answered")
+    wrong: int = Field(ge=0, description="predictions among them that were wrong")
+    backend: str = Field(description="what computed the audit's probabilities")
+    made: str = Field(description="UTC, ISO 8601")
+
+    @property
+    def sentence(self) -> str:
+        """The promise in words."""
+        return (
+            f"at most {percent(self.risk)} of the answers are wrong (with {percent(self.level)} confidence), where texts whose most probable class has "
+            f"a probability below {self.threshold:.4f} get none; {percent(self.answered)} of the audit's {self.documents:,} documents are answered"
+        )
+
+
+class PredictionSets(BaseModel):
+    """The set of at most `risk` of the texts lacks the true class: a set holds the most probable class, and every other of at least `threshold`."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    risk: float = Field(gt=0, lt=1, description="share of texts whose set does not hold the true class, at most")
+    level: float = Field(gt=0, lt=1, description="share of audits whose promise holds, at least")
+    threshold: float = Field(ge=0, le=1, description="of a class's probability, from which on it is in the set; the most probable class always is")
+    size: float = Field(ge=1, description="classes in a set on average, estimated from the documents that were asked about")
+    classes: int = Field(ge=2, description="that there are")
+    documents: int = Field(ge=1, description="of the audit: those that the promise is about")
+    answers: int = Field(ge=1, description="by hand")
+    missed: int = Field(ge=0, description="answers among them that were not in the document's set")
+    backend: str = Field(description="what computed the audit's probabilities")
+    made: str = Field(description="UTC, ISO 8601")
+
+    @property
+    def sentence(self) -> str:
+        """The promise in words."""
+        return (
+            f"the sets of at least {percent(1 - self.risk)} of the texts hold the true class (with {percent(self.level)} confidence), where a set holds the "
+            f"most probable class and all with a probability of at least {self.threshold:.4f}; {self.size:.1f} of {self.classes} classes on average"
+        )
+
+    def members(self, probabilities: Sequence[float]) -> list[int]:
+        """The classes of a text's set, the most probable first.
+
+        Args:
+            probabilities: of the text, `[classes]`.
+        """
+        # In Python, as all that an endpoint does with a handful of classes.
+        first, *others = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)
+        return [first, *(index for index in others if probabilities[index] >= self.threshold)]
+
+
+Stated = TypeVar("Stated", bound=Promise | PredictionSets)
+_WANTED = {
+    "abstain": "abstain needs a promise, and this bundle states none; audit the bundle with a promise first.",
+    "sets": "sets need a promise of their own, and this bundle states none; audit the bundle for sets first.",
+}
+
+
+def percent(share: float) -> str:
+    """A share as a percentage, to a tenth."""
+    return f"{100 * share:.3g} %" if share < 0.0995 else f"{round(100 * share, 1):g} %"
+
+
+def kept(promise: Stated | None, backend: str, parameter: str = "abstain") -> Stated:
+    """The promise, where a classifier can keep it.
+
+    Args:
+        promise: of the card.
+        backend: what computes the classifier's probabilities now.
+        parameter: what asks for it: abstain, or sets.
+
+    Raises:
+        ConfigError: there is none, or it was made with probabilities of another precision.
+    """
+    if promise is None:
+        raise ConfigError(_WANTED[parameter], parameter=parameter)
+    if _in_8_bits(promise.backend) != _in_8_bits(backend):
+        raise ConfigError(
+            f"{parameter} {'is' if parameter == 'abstain' else 'are'} not possible with the backend {backend}: the bundle's promise was made with "
+            f"{promise.backend}, whose probabilities differ; open the bundle with that backend, or audit it anew.",
+            parameter=parameter,
+        )
+    return promise
+
+
+def stated(promise: Promise | PredictionSets | None, backend: str) -> dict[str, Any] | None:
+    """The promise as JSON, with its sentence; None where `kept` raises."""
+    try:
+        found = kept(promise, backend)
+    except ConfigError:
+        return None
+    return found.model_dump(mode="json") | {"sentence": found.sentence}
+
+
+def _in_8_bits(backend: str) -> bool:
+    return backend.endswith("int8")

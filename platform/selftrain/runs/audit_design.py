@@ -1,0 +1,91 @@
+"""design.json of an audit: how its questions were chosen, without which the answers say nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from selftrain.errors import DataError
+from selftrain.files.parsing import json_of
+from selftrain.runs.questions import question_key
+
+DESIGN = "design.json"
+
+
+class Question(BaseModel):
+    """A document that is asked about, or will be."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str = Field(description="of the document")
+    stratum: int = Field(ge=0)
+    predicted: int = Field(ge=0, description="index of the class")
+    score: float | None = Field(default=None, ge=0, le=1, description="its probability; None in designs of before promises")
+
+
+class AuditDesign(BaseModel):
+    """design.json."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = 1
+    bundle: str = Field(description="fingerprint of the bundle's files")
+    documents: str = Field(description="fingerprint of the documents")
+    classes: tuple[str, ...] = Field(min_length=2)
+    planned: int = Field(ge=1, description="questions that were planned before the first answer")
+    seed: int
+    counts: tuple[tuple[int, ...], ...] = Field(min_length=1, description="[stratum][predicted class]: documents")
+    questions: tuple[Question, ...] = Field(min_length=1, description="in the order in which they are asked; more than were planned")
+    backend: str = Field(default="", description="what computed the probabilities")
+    thresholds: tuple[float, ...] = Field(default=(), description="that a promise may be made of, falling (evaluation/audit/risk.py)")
+    above: tuple[tuple[int, ...], ...] = Field(default=(), description="[stratum][threshold]: documents whose score reaches it")
+
+
+def asked_in(out: Path, parameter: str = "out") -> tuple[AuditDesign, tuple[str, ...]]:
+    """The design of the audit in a folder, and the ids that its questions have in files, in the order in which they are asked.
+
+    Args:
+        out: the folder.
+        parameter: that it was passed as.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    design = read_design(out, parameter)
+    return design, tuple(question_key(place, question.id) for place, question in enumerate(design.questions))
+
+
+def read_design(out: Path, parameter: str = "out") -> AuditDesign:
+    """The design of the audit in a folder.
+
+    Args:
+        out: the folder.
+        parameter: that it was passed as.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    file = out / DESIGN
+    if not file.is_file():
+        raise DataError(f"{parameter} {str(out)!r} holds no {DESIGN}; set the folder that the questions were written into.", parameter=parameter)
+    try:
+        design = AuditDesign.model_validate(json_of(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else " ".join(str(error).split())[:200]
+        raise DataError(f"{file} is damaged ({said}); without it the answers say nothing: start another audit with a new out.") from None
+    if not _fits(design):
+        raise DataError(f"{file} is damaged (its numbers do not fit each other); start another audit with a new out.")
+    return design
+
+
+def _fits(design: AuditDesign) -> bool:
+    left = Counter({(stratum, index): count for stratum, row in enumerate(design.counts) for index, count in enumerate(row)})
+    left.subtract((question.stratum, question.predicted) for question in design.questions)
+    rows, above = {len(row) for row in design.counts}, {len(row) for row in design.above}
+    if design.thresholds and (
+        above != {len(design.thresholds)} or len(design.above) != len(design.counts) or any(one.score is None for one in design.questions)
+    ):
+        return False
+    return rows == {len(design.classes)} and min(left.values()) >= 0 and len({question.id for question in design.questions}) == len(design.questions)
