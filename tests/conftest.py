@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from selftrain.models.encoder import TextEncoder
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# The collector looks through a million objects of torch and transformers again and again, for a tenth of the suite's time.
+gc.set_threshold(100_000, 50, 50)
 
 # A busy machine is no reason to fail.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -32,6 +36,17 @@ def heavy(path: str) -> bool:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What starts Ray or the engine comes first: such a file takes minutes, and short ones at the end keep both processes of `make test` busy."""
     items.sort(key=lambda item: not heavy(item.nodeid.partition("::")[0]))
+
+
+def pytest_collection_finish() -> None:
+    """What the tests import stays; nobody needs to look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Libraries in C++ complain of objects that are left when Python ends."""
+    gc.unfreeze()
 
 
 WORDS = {

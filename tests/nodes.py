@@ -157,7 +157,9 @@ class Network:
         log = self.folder / f"ray-{node.address}.log"
         command = [str(PROGRAMS / "ray"), "start", *joins, f"--node-ip-address={node.address}", f"--num-cpus={cpus}", *arguments]
         code = node.run(*command, "--object-store-memory=100000000", "--disable-usage-stats", environment=self.environment, log=log, seconds=120)
-        assert code == 0, log.read_text(encoding="utf-8")[-3000:]
+        if code:
+            node.kill()
+            raise AssertionError(log.read_text(encoding="utf-8")[-3000:])
         self.nodes.append(node)
         return node
 

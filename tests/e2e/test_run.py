@@ -1,4 +1,4 @@
-"""A whole run with the real engine: Gemma 3 270M in vLLM under Ray Data, MiniLM, Ray Train, MLflow, a bundle, and most of its processes killed on the way."""
+"""A whole run with the real engine: Gemma 3 270M in vLLM under Ray Data, MiniLM, Ray Train, MLflow, a bundle, and two of its processes killed on the way."""
 
 import csv
 import json
@@ -65,62 +65,63 @@ def blocks_in(folder: Path) -> int:
     return len(list(folder.glob(".selftrain/texts/*.parquet")))
 
 
-def kill(process: subprocess.Popen, folder: Path, kind: str, ready: Callable[[], bool]) -> list[psutil.Process]:
-    """Kill a process of this kind once `ready`, wait until that is noticed, and return every process that was seen."""
+def kill(process: subprocess.Popen, folder: Path, kind: str, ready: Callable[[], bool]) -> None:
+    """Kill a process of this kind once `ready`, and wait until that is noticed."""
     root, log, end = psutil.Process(process.pid), folder / "log", time.monotonic() + 600
     while not ready() or (victim := faults.victim(root, kind)) is None:
         assert process.poll() is None and time.monotonic() < end, log.read_text()[-3000:]
         time.sleep(0.1)
-    seen = faults.family(root)
     said, since = log.stat().st_size, time.time()
     victim.kill()
     killed = time.monotonic()
     while not faults.mended("run", kind, folder, said, root, victim, since):
         assert process.poll() is None and time.monotonic() < killed + 60, f"{kind}: {log.read_text()[-3000:]}"
         time.sleep(0.1)
-    return [*seen, *faults.family(root)]
 
 
 @pytest.fixture(scope="module")
 def disturbed(home):
-    """A run of which one process after the other gets SIGKILL, each after a step forward from the last, and which the last one ends.
+    """A run whose Ray gets SIGKILL while the language model writes: (exit code, texts in the cache, processes that are left).
 
-    (Exit code, texts in the cache, processes that are left.) `make faults` kills each alone, and tests/e2e/test_faults.py the command itself.
+    Engines and text services that are killed: tests/texts/test_channel.py; the command itself: tests/e2e/test_faults.py; every process alone: `make faults`.
     """
     folder, environment = home
     with (folder / "log").open("w") as log:
         process = subprocess.Popen([*SELFTRAIN, "run", "experiment.yaml"], cwd=folder, env={**os.environ, **environment}, stdout=log, stderr=log)
-    seen = kill(process, folder, "engine", lambda: blocks_in(folder) > 0)
-    before = blocks_in(folder)
-    seen += kill(process, folder, "text service", lambda: blocks_in(folder) > before)
-    seen += kill(process, folder, "Train worker", lambda: bool(list(folder.glob("runs/*/checkpoints/*/checkpoint_*"))))
-    raylet = faults.victim(psutil.Process(process.pid), "raylet")
-    raylet.kill()
+    root, end = psutil.Process(process.pid), time.monotonic() + 600
+    while not blocks_in(folder):
+        assert process.poll() is None and time.monotonic() < end, (folder / "log").read_text()[-3000:]
+        time.sleep(0.1)
+    seen = faults.family(root)
+    faults.victim(root, "raylet").kill()
     code = process.wait(60)
-    return code, cached(folder), faults.left_over(list(set(seen)))
+    return code, cached(folder), faults.left_over(seen)
 
 
 @pytest.fixture(scope="module")
 def finished(home, disturbed):
-    """The disturbed run, resumed to its end."""
+    """The disturbed run, resumed to its end; the worker of Ray Train gets SIGKILL after its first round, and another one takes its place."""
     folder, environment = home
     (run,) = (folder / "runs").iterdir()
-    command = [*SELFTRAIN, "run", "--resume", str(run)]
-    result = subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stderr[-4000:]
-    return run, result, json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    said = folder / "said"
+    with (folder / "log").open("w") as log, said.open("w") as out:
+        command = [*SELFTRAIN, "run", "--resume", str(run)]
+        process = subprocess.Popen(command, cwd=folder, env={**os.environ, **environment}, stdout=out, stderr=log)
+    kill(process, folder, "Train worker", lambda: bool(list(run.glob("checkpoints/*/checkpoint_*"))))
+    assert process.wait(600) == 0, (folder / "log").read_text()[-4000:]
+    return run, said.read_text(), json.loads((run / "metrics.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.engine
 @pytest.mark.timeout(1800)
-def test_every_dead_process_is_noticed_and_without_ray_a_run_ends_with_one_sentence(home, disturbed):
+def test_without_ray_a_run_ends_with_one_sentence_and_leaves_no_process(home, disturbed):
     code, rows, left = disturbed
     log, (run,) = (home[0] / "log").read_text(), (home[0] / "runs").iterdir()
     assert code == 2 and "Traceback" not in log
     assert log.strip().splitlines()[-1] == (
         f"selftrain: Ray's node process (raylet) was killed, or crashed. Continue with selftrain run --resume runs/{run.name}."
     )
-    assert len(rows) >= 100 and left == 0
+    assert rows and left == 0
 
 
 @pytest.mark.engine
@@ -129,7 +130,7 @@ def test_the_resumed_run_generates_only_what_is_missing(home, disturbed, finishe
     _, _, metrics = finished
     everything = cached(home[0])
     assert len({row["key"] for row in everything}) == len(everything)  # nothing twice
-    assert metrics["texts"]["generated"] + len(rows) == len(everything)
+    assert len(rows) < len(everything) and metrics["texts"]["generated"] + len(rows) == len(everything)
     expected = metrics["cost"]["predicted"]  # as a dry run says it, with an empty cache
     assert expected["texts"] == pytest.approx(len(everything), rel=0.2)
     for tokens in ("prompt_tokens", "generated_tokens"):
@@ -160,7 +161,7 @@ def test_an_undisturbed_run_finds_every_text_and_comes_to_the_same_figures(home,
 
 @pytest.mark.engine
 def test_a_run_leaves_what_it_promises(finished):
-    run, result, metrics = finished
+    run, said, metrics = finished
     assert {"config.yaml", "metrics.json", "events.jsonl", "report.html", "bundle", "checkpoints", "pictures"} <= {
         path.name for path in run.iterdir()
     }
@@ -174,7 +175,7 @@ def test_a_run_leaves_what_it_promises(finished):
     assert metrics["data"]["skipped"] == {"empty": 1}
     assert len([entry for entry in metrics["rounds"] if entry["variant"] == "genco"]) == 2
     assert metrics["registered"]["champion"]
-    assert "serve it:" in result.stdout
+    assert "serve it:" in said
     report = (run / "report.html").read_text(encoding="utf-8")
     assert f"{rows['genco']['scores']['accuracy']:.3f}" in report
     assert not any(path.suffix in {".pkl", ".pickle", ".bin", ".pt"} for path in (run / "bundle").rglob("*"))
