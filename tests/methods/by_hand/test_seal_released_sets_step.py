@@ -36,15 +36,11 @@ def h_of(omega, scores, weights, inside):
     """h of (logit, weight, in the set or not) of every class, summed over the classes, the mean over the documents."""
     sizes = ((UNITS, 3), (UNITS, UNITS), (1, UNITS))
     first, second, last = (part.view(*size) for part, size in zip(omega.split([rows * columns for rows, columns in sizes]), sizes, strict=True))
-    total = 0.0
-    for row in range(len(scores)):
-        for label in range(3):
-            units = torch.stack([scores[row, label], weights[row, label], inside[row, label]])
-            for layer in (first, second):
-                sums = layer @ units
-                units = 0.01 * sums + 0.99 * torch.log(1 + torch.exp(10 * sums)) / 10
-            total = total + torch.log(1 + torch.exp(last @ units))[0]
-    return total / len(scores)
+    units = torch.stack([scores.flatten(), weights.flatten(), inside.flatten()])
+    for layer in (first, second):
+        sums = layer @ units
+        units = 0.01 * sums + 0.99 * torch.log(1 + torch.exp(10 * sums)) / 10
+    return torch.log(1 + torch.exp(last @ units)).sum() / len(scores)
 
 
 def divergence(views, weights):
