@@ -30,9 +30,12 @@ _ALONE = {
     # Autoscaler and dashboard have no such switch. A port that does not exist cannot be opened; their logs in the session's folder say so.
     "AUTOSCALER_METRIC_PORT": "-1",
     "DASHBOARD_METRIC_PORT": "-1",
-    # Serve looks after its replicas, and passes figures on that nobody collects, ten times a second: on two cores the language model's threads feel that.
-    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
+    # Ray's own processes look after replicas, figures that nobody collects, and the names of log files that nobody reads several times a second. The threads of a
+    # language model wait for each other at every layer, so on two cores what holds up one of them holds up all (benchmarks/generation.py).
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "1",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "10000",
+    "LOG_NAME_UPDATE_INTERVAL_S": "10",
+    "REPORTER_UPDATE_INTERVAL_MS": "30000",
     # The interface through which the processes of PyTorch and vLLM speak to each other.
     "GLOO_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import subprocess
 
 MARK = "SELFTRAIN_SESSION"
-GRACE_SECONDS, LIMIT_SECONDS, LOOK_SECONDS = 5.0, 60.0, 1.0
+GRACE_SECONDS, LIMIT_SECONDS = 5.0, 60.0
+LOOK_SECONDS, SELDOM_SECONDS, SETTLED_SECONDS = 1.0, 5.0, 60.0  # between two looks, and from when on they are seldom: the agents start with Ray
 
 Started = dict[int, str]  # process id -> when it started, in clock ticks: together they name one process, while an id alone is given again
 
@@ -108,9 +109,11 @@ def _started(process: int) -> str | None:
 def _wait_for_the_end_of(parent: int, mark: str) -> Started:
     """Returns the processes of the session that were seen meanwhile and may still be there."""
     seen: Started = {}
+    begun = time.monotonic()
     while os.getppid() == parent:
         seen = {process: started for process, started in (seen | session_of(mark)).items() if _started(process) == started}
-        if select.select([sys.stdin], [], [], LOOK_SECONDS)[0] and not os.read(sys.stdin.fileno(), 1):
+        pause = LOOK_SECONDS if time.monotonic() - begun < SETTLED_SECONDS else SELDOM_SECONDS
+        if select.select([sys.stdin], [], [], pause)[0] and not os.read(sys.stdin.fileno(), 1):
             break
     return seen
 
