@@ -74,7 +74,7 @@ def test_a_text_that_fits_no_class_is_said_to(page, browser, tmp_path) -> None:
     with endpoint(ModelSource(bundle=str(make_bundle(tmp_path / "known", known=known_texts())))) as local:
         browser.get(local.url)
         until(browser, lambda: element(browser, "none").is_displayed())
-        assert "1.0 % of texts like the known documents" in element(browser, "none-how").text
+        assert "5.0 % of texts like the known documents" in element(browser, "none-how").text
         element(browser, "none").click()
         element(browser, "texts").send_keys("<script>alert(9)</script>", Keys.ENTER, known_texts(1)[0])
         element(browser, "classify").click()

@@ -105,7 +105,7 @@ Stated = TypeVar("Stated", bound=Promise | PredictionSets | NoneOfThese)
 _WANTED = {
     "abstain": "abstain needs a promise, and this bundle states none; audit the bundle with a promise first.",
     "sets": "sets need a promise of their own, and this bundle states none; audit the bundle for sets first.",
-    "none_of_these": "none_of_these has no promise in this bundle; audit the bundle for it first, or name a share of the known documents, such as 0.01.",
+    "none_of_these": "none_of_these has no promise in this bundle; audit the bundle for it first, or name a share of the known documents, such as 0.05.",
 }
 
 

@@ -65,7 +65,7 @@ def threshold_of(wanted: Wanted, promise: NoneOfThese | None, documents: int, ba
         return kept(promise, backend, _NAME).threshold
     if isinstance(wanted, str) or not 1 / (documents + 1) <= wanted < 1:
         raise ConfigError(
-            f"{_NAME} must be a share of the {documents:,} known documents, such as 0.01, below 1 and at least one of them, or {PROMISE!r} (got {wanted!r}).",
+            f"{_NAME} must be a share of the {documents:,} known documents, such as 0.05, below 1 and at least one of them, or {PROMISE!r} (got {wanted!r}).",
             parameter=_NAME,
         )
     return wanted

@@ -66,7 +66,7 @@ def add_predict(commands: Any) -> None:
         "--none-of-these",
         type=_none_of_these,
         metavar="SHARE",
-        help="no label for texts that fit no class: up to this share of the documents that the bundle keeps would be taken for such, 0.01 for instance; or "
+        help="no label for texts that fit no class: up to this share of the documents that the bundle keeps would be taken for such, 0.05 for instance; or "
         "promise, for what an audit has found (selftrain audit --none-of-these)",
     )
     which = predict.add_mutually_exclusive_group()
@@ -217,7 +217,7 @@ def _none_of_these(value: str) -> Any:
     try:
         return value if value == "promise" else float(value)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a share such as 0.01, or promise (got {value!r})") from None
+        raise argparse.ArgumentTypeError(f"must be a share such as 0.05, or promise (got {value!r})") from None
 
 
 def _predict_files(options: argparse.Namespace) -> int:

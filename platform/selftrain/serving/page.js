@@ -1,5 +1,5 @@
 const CHUNK = 64, AUGMENTED_CHUNK = 8, SHOWN_ROWS = 20, SHOWN_BARS = 6, ZERO = 0.001, EXAMPLES = 4, EXCERPT = 120;
-const NONE_SHARE = 0.01;
+const NONE_SHARE = 0.05;
 let models = [], limit = 256, most = 256, rows = null, name = "", stopped = false, promised = false;
 
 const percent = value => (100 * value).toFixed(1) + " %";

@@ -1,7 +1,7 @@
 """The routes. Every refusal is one JSON object, `{"error": "..."}`.
 
 POST /v1/classify   {"texts": ["...", {"id": 7, "text": "..."}]} or {"text": "..."}, optional "top_k", "threshold", "model",
-                    "abstain": true and "sets": true where the model states a promise of it, "none_of_these": 0.01 where its bundle keeps documents,
+                    "abstain": true and "sets": true where the model states a promise of it, "none_of_these": 0.05 where its bundle keeps documents,
                     and "augment": true where a language model is configured
 POST /predict       {"inputs": "..."} or {"inputs": ["...", ...]}, as clients of text-embeddings-inference send it
 GET  /v1/models     the models and the limits

@@ -51,7 +51,7 @@ class ClassifyRequest(BaseModel):
     none_of_these: Annotated[float, Field(gt=0, lt=1)] | Literal["promise"] | None = Field(
         default=None,
         description="abstain too where a text fits no class: a share of the documents that the model's bundle keeps, of which as many would be taken for such, "
-        'for instance 0.01; or "promise", for what GET /v1/models promises',
+        'for instance 0.05; or "promise", for what GET /v1/models promises',
     )
     sets: bool = Field(
         default=False, description="give each text's prediction set too: how often it holds the true class is promised in GET /v1/models"
