@@ -7,7 +7,7 @@ import asyncio
 from selftrain.bundle.promise import PredictionSets, Stated, kept
 from selftrain.bundle.tokens import Continued
 from selftrain.bundle.typicality import Wanted
-from selftrain.errors import ConfigError
+from selftrain.errors import ConfigError, SelfTrainError
 from selftrain.serving.batching import BatcherClosed, Busy, Ticket, isolated
 from selftrain.serving.language_model import LanguageModel, mean_over_continuations
 from selftrain.serving.models import LoadedModel, Models, UnknownModel
@@ -128,11 +128,11 @@ def none_threshold(loaded: LoadedModel, none_of_these: Wanted) -> float:
     """The typicality up to which a text fits none of the model's classes.
 
     Raises:
-        Refused: the model's bundle keeps no documents, its backend gives no embeddings, or the model states no promise of it (422).
+        Refused: the model's bundle keeps no documents, or damaged ones, its backend gives no embeddings, or the model states no promise of it (422).
     """
     try:
         return loaded.classifier.none_threshold(none_of_these)
-    except ConfigError as error:
+    except SelfTrainError as error:
         raise Refused(422, f"model {loaded.name}@{loaded.version}: {error}") from None
 
 

@@ -26,7 +26,7 @@ from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import BundleCard, read_card
 from selftrain.bundle.promise import stated
 from selftrain.bundle.tokens import Continued, Tokens
-from selftrain.errors import BundleError, ConfigError, nearest
+from selftrain.errors import BundleError, ConfigError, SelfTrainError, nearest
 from selftrain.runtime.memory import settle
 from selftrain.serving.batching import Batcher, BatcherClosed, Ticket
 from selftrain.serving.metrics import Metrics, gauge
@@ -163,10 +163,10 @@ def load_model(
 
 
 def _none_of_these(classifier: Classifier) -> dict[str, Any] | None:
-    """The documents that texts are compared with, read now, so that no request waits for it, and the promise; None where there are none."""
+    """The documents that texts are compared with, read now, so that no request waits for it, and the promise; None where there are none, or damaged ones."""
     try:
         documents = len(classifier.known)
-    except ConfigError:
+    except SelfTrainError:
         return None
     return {"documents": documents, "promise": stated(classifier.card.none_of_these, classifier.backend)}
 
