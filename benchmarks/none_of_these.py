@@ -1,9 +1,10 @@
-"""Which score sees documents of no class? `python benchmarks/none_of_these.py [--sets ag_news,bbc_news,trec] [--keep FOLDER] [--out FILE.csv]`.
+"""Which score sees documents of no class? `python benchmarks/none_of_these.py [--sets ag_news,bbc_news,trec] [--classifiers "zero-shot,equation 5"]
+[--documents N] [--left-out N] [--keep FOLDER] [--out FILE.csv]`.
 
 One class of a set is left out in turn: the classifier does not know it, and documents of it are of no class. 70 % of the unlabeled documents are trained on, without
 a label, and the rest is scored. A line is a set, a left-out class, a way to train, and a score:
 
-classifier  zero-shot: the encoder and the prompts; equation 5: of GenCo, with a head
+classifier  zero-shot: the encoder and the prompts; equation 5: of GenCo, with a head; equation 5 full: the same with all weights of the encoder
 training    clean: no document of the left-out class is trained on; mixed: they are in there, as they would be
 auroc       the chance that a document of no class has the higher score than one of a class (ties count half); low, high: 95 %, by bootstrap over the documents
 
@@ -21,7 +22,8 @@ was trained on; a rank is among the same. None but the last two uses a label:
     smoothed      1 - the highest of the mean probabilities of the 100 nearest documents
     prompts       - the highest of their mean logits
     unsure        1 - the mean rank of their highest probabilities: whether a document lies among those that the classifier is least sure of
-    unsure_own    the same among the nearest by the trained head's embeddings
+    unsure_own    the same among the nearest by the trained encoder's embeddings; all_own and neighbours_own likewise, and the latter is what
+                  the product has (evaluation/typicality.py)
     clusters      the same of all documents of a cluster (k-means, four a class); within one, softmax
     core          distance to the tenth-nearest of the two fifths of each predicted class that are surest
     either        the higher rank of unsure and neighbours
@@ -57,7 +59,8 @@ from selftrain.models.student import Student
 from selftrain.training.fit import fit
 
 SETS = "ag_news,bbc_news,trec"
-WAYS = (("zero-shot", "clean"), ("zero-shot", "mixed"), ("equation 5", "clean"), ("equation 5", "mixed"))
+CLASSIFIERS = {"zero-shot": (0, "head"), "equation 5": (1, "head"), "equation 5 full": (1, "full")}  # -> whether it is trained, and what
+WAYS = tuple((classifier, training) for classifier in CLASSIFIERS for training in ("clean", "mixed"))
 TRAINED_ON = 0.7
 NEIGHBOUR = 10
 NEAREST = 100
@@ -67,11 +70,11 @@ DRAWS = 100
 ANSWERS, SPLITS = 100, 20
 
 
-def experiment(name: str, rounds: int) -> Any:
+def experiment(name: str, rounds: int, train: str = "head") -> Any:
     """The classifiers of benchmarks/audit.py."""
     method = {"name": "genco", "input_augmentation": False, "conditional_augmentation": False} | ({} if rounds else {"rounds": 0})
     data = {"source": name, "test_documents": 0}
-    return load(None, [], {"data": data, "model": {"train": "head"}, "training": {"threads": 1}, "method": method})
+    return load(None, [], {"data": data, "model": {"train": train}, "training": {"threads": 1}, "method": method})
 
 
 def part(documents: Documents, places: np.ndarray) -> Documents:
@@ -79,9 +82,9 @@ def part(documents: Documents, places: np.ndarray) -> Documents:
     return Documents(tuple(documents.ids[place] for place in places), tuple(documents.contents[place] for place in places))
 
 
-def trained(name: str, corpus: Corpus, rounds: int) -> Student:
+def trained(name: str, corpus: Corpus, rounds: int, train: str = "head") -> Student:
     """A classifier of the corpus, seed 0."""
-    return fit(resolve(experiment(name, rounds)), corpus, seed=0).student
+    return fit(resolve(experiment(name, rounds, train)), corpus, seed=0).student
 
 
 def logits_of(student: Student, rows: torch.Tensor) -> np.ndarray:
@@ -155,10 +158,6 @@ class Among:
         self.probabilities = np.exp(logits - logsumexp(logits, axis=1, keepdims=True))
         self.sure = ranked(self.probabilities.max(axis=1))
         self.places, self.cosines = nearest(known, known, NEAREST, same=True)
-
-    def unsure(self, rows: np.ndarray) -> np.ndarray:
-        """The score of that name, `[N]`."""
-        return 1 - self.sure[nearest(rows, self.known, NEAREST)[0]].mean(axis=1)
 
     def facts(self, softmax: np.ndarray, places: np.ndarray, cosines: np.ndarray) -> np.ndarray:
         """softmax, unsure and neighbours, `[N, 3]`, as shares of what was trained on that has less."""
@@ -239,29 +238,38 @@ def interval(none: np.ndarray, score: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def views(name: str, keep: Path | None) -> dict[str, np.ndarray]:
-    """What the classifiers of a set say of all documents, from `keep` where it is there.
+def views(name: str, ways: Sequence[tuple[str, str]], most: int | None, classes: int | None, keep: Path | None) -> dict[str, np.ndarray]:
+    """What the classifiers of a set say of its documents, from `keep` where it is there.
+
+    Args:
+        name: of the set.
+        ways: of `WAYS`.
+        most: documents, drawn at random; None: all.
+        classes: that are left out in turn, the first ones; None: all.
+        keep: folder of what the classifiers say; None for none.
 
     Returns:
         `labels` `[N]`; `learned` and `scored`, places; `names` of the classes; `frozen`, embeddings `[N, D]` of length one; for each left-out class and way
-        `CLASS|CLASSIFIER|TRAINING`, logits `[N, L - 1]`; and for a trained head its embeddings, `rows|...`.
+        `CLASS|CLASSIFIER|TRAINING`, logits `[N, L - 1]`; and where something was trained the embeddings by that, `rows|...`.
     """
     file = keep / f"{name}.npz" if keep else None
     if file is not None and file.is_file():
         with np.load(file) as kept:
             return dict(kept)
     corpus, truth = load_corpus(experiment(name, 0).data)
+    if most is not None:
+        corpus = replace(corpus, unlabeled=part(corpus.unlabeled, np.random.default_rng(0).permutation(len(corpus.unlabeled))[:most]))
     labels = np.array([truth.unlabeled[id_] for id_ in corpus.unlabeled.ids])
     embeddings = trained(name, corpus, 0).encoder.encode(corpus.unlabeled.contents).double()
     learned, scored = np.split(np.random.default_rng(0).permutation(len(labels)), [round(TRAINED_ON * len(labels))])
-    found = {"labels": labels, "learned": learned, "scored": scored, "names": np.array([one.name for one in corpus.labels])}
+    found = {"labels": labels, "learned": learned, "scored": scored, "names": np.array([one.name for one in corpus.labels[:classes]])}
     found["frozen"] = torch.nn.functional.normalize(embeddings, dim=1).detach().numpy().astype(np.float32)
-    for left_out, label in enumerate(corpus.labels):
+    for left_out, label in enumerate(corpus.labels[:classes]):
         names = tuple(one for one in corpus.labels if one is not label)
-        for classifier, training in WAYS:
+        for classifier, training in ways:
             places = learned if training == "mixed" else learned[labels[learned] != left_out]
             known = replace(corpus, labels=names, unlabeled=part(corpus.unlabeled, places))
-            student = trained(name, known, 0 if classifier == "zero-shot" else 1)
+            student = trained(name, known, *CLASSIFIERS[classifier])
             rows = embeddings if classifier == "zero-shot" else student.encoder.encode(corpus.unlabeled.contents).double()
             key = f"{left_out}|{classifier}|{training}"
             found[key] = logits_of(student, rows)
@@ -273,15 +281,9 @@ def views(name: str, keep: Path | None) -> dict[str, np.ndarray]:
     return found
 
 
-def lines(name: str, ways: Sequence[tuple[str, str]], keep: Path | None) -> Iterator[dict[str, Any]]:
-    """All lines of a set.
-
-    Args:
-        name: of the set.
-        ways: of `WAYS`.
-        keep: folder of what the classifiers say; None for none.
-    """
-    view = views(name, keep)
+def lines(name: str, ways: Sequence[tuple[str, str]], most: int | None, classes: int | None, keep: Path | None) -> Iterator[dict[str, Any]]:
+    """All lines of a set; the arguments are those of `views`."""
+    view = views(name, ways, most, classes, keep)
     labels, learned, scored, frozen = (view[key] for key in ("labels", "learned", "scored", "frozen"))
     for (left_out, label), (classifier, training) in ((one, way) for one in enumerate(view["names"].tolist()) for way in ways):
         none, key = labels[scored] == left_out, f"{left_out}|{classifier}|{training}"
@@ -292,7 +294,9 @@ def lines(name: str, ways: Sequence[tuple[str, str]], keep: Path | None) -> Iter
         found |= among.scores(found["softmax"], frozen[scored])
         if classifier != "zero-shot":
             own = view[f"rows|{key}"] / np.linalg.norm(view[f"rows|{key}"], axis=1, keepdims=True)
-            found["unsure_own"] = Among(logits[places], own[places]).unsure(own[scored])
+            theirs = Among(logits[places], own[places]).scores(found["softmax"], own[scored])
+            found |= {f"{score}_own": theirs[score] for score in ("unsure", "all")}
+            found["neighbours_own"] = scores(logits[scored], own[scored], own[places], logits[places].argmax(axis=1))["neighbours"]
         if training == "mixed":
             found |= among.answered(labels[places] == left_out, found["softmax"], frozen[scored])
         facts = {"set": name, "left_out": label, "classifier": classifier, "training": training}
@@ -306,12 +310,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", default=SETS)
     parser.add_argument("--classifiers", default="zero-shot,equation 5")
+    parser.add_argument("--documents", type=int, help="of each set, drawn at random; default: all")
+    parser.add_argument("--left-out", type=int, help="classes of each set that are left out in turn, the first ones; default: all")
     parser.add_argument("--keep", type=Path, help="folder of what the classifiers say, so that a second run trains nothing")
     parser.add_argument("--out", type=Path, help="CSV that lines are added to")
     options = parser.parse_args()
     for name in options.sets.split(","):
         ways = [way for way in WAYS if way[0] in options.classifiers.split(",")]
-        for found in lines(name, ways, options.keep):
+        for found in lines(name, ways, options.documents, options.left_out, options.keep):
             tell(found, options.out)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +13,9 @@ from unittest.mock import patch
 import torch
 from tiny import tiny_backbone
 
+from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import BundleCard, write_bundle
+from selftrain.bundle.reference import Reference
 from selftrain.serving.gate import Gate
 from selftrain.serving.headers import Hosts
 from selftrain.serving.labelling import label_routes
@@ -36,9 +38,11 @@ def make_bundle(
     labels: tuple[str, ...] = LABELS,
     poison: str | None = None,
     augment: dict[str, Any] | None = None,
+    known: Sequence[str] = (),
     **card: Any,
 ) -> Path:
-    """A bundle that reads 64 tokens; a text with the word `poison` gets numbers that are none. `augment` is what its experiment says of the language model."""
+    """A bundle that reads 64 tokens; a text with the word `poison` gets numbers that are none. `augment` is what its experiment says of the language model, and
+    `known` are the documents that it keeps."""
     backbone = tiny_backbone(folder.parent / f"{folder.name}-backbone", seed=seed)
     prototypes = backbone.encode([f"about {label}" for label in labels], convert_to_tensor=True)
     if poison is not None:
@@ -47,7 +51,18 @@ def make_bundle(
             backbone[0].auto_model.embeddings.word_embeddings.weight[row] = 1e38  # finite, as a bundle has to be; its square is not
     experiment = {} if augment is None else {"augment": augment}
     facts = BundleCard(name=name, labels=labels, method="genco", created=VERSION, experiment=experiment, **card)
-    return write_bundle(folder, backbone=backbone, prototypes=prototypes, card=facts)
+    reference = None
+    if known:
+        probabilities, embeddings = Classifier(backbone, prototypes, facts).embed(known)
+        reference = Reference(probabilities, embeddings)
+        facts = facts.model_copy(update={"reference": reference.facts(probabilities, held_out=False)})
+    return write_bundle(folder, backbone=backbone, prototypes=prototypes, card=facts, reference=reference)
+
+
+def known_texts(count: int = 240) -> list[str]:
+    """Documents of three kinds, which are near each other."""
+    kinds = ("the team and its coach won the match", "the computer and its software on the phone", "the minister and the party lost the vote")
+    return [" ".join([kinds[n % 3], *["the"] * (n % 4), *["and"] * (n % 5), *["of"] * (n % 3), *["to"] * (n % 2)]) for n in range(count)]
 
 
 def free_port() -> int:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from completions import completions
-from endpoint import VERSION, endpoint, free_port, make_bundle
+from endpoint import VERSION, endpoint, free_port, known_texts, make_bundle
 
 from selftrain import Client
 from selftrain.bundle.classifier import Classifier
@@ -108,6 +108,27 @@ def test_texts_are_abstained_from_as_the_bundle_promises(served, tmp_path) -> No
     with Client(served.url, token=TOKEN) as client, pytest.raises(ServingError, match="abstain needs a promise") as refused:
         client.classify(["a phone"], abstain=True)
     assert refused.value.status == 422
+
+
+def test_a_text_that_fits_no_class_gets_no_label_where_the_bundle_keeps_documents(served, tmp_path) -> None:
+    with endpoint(ModelSource(bundle=str(make_bundle(tmp_path / "known", known=known_texts())))) as local, Client(local.url) as client:
+        assert client.models()[0]["none_of_these"] == {"documents": 240, "promise": None}
+        texts = [known_texts(1)[0], "<script>alert(9)</script>", ""]
+        good, none, empty = client.classify(texts, none_of_these=0.01)
+        assert good.label and not good.abstain and good.none_of_these is False and (good.typicality or 0) > 0.01
+        assert none.label is None and none.abstain and none.none_of_these and none.typicality == pytest.approx(1 / 241) and none.probabilities
+        assert empty.error == "the text is empty" and empty.none_of_these is None
+        plain = client.classify(texts[:2])
+        assert plain[1].label and plain[1].typicality is None and plain[1].none_of_these is None
+        for wanted, said in ((0.001, "share of the 240 known documents"), ("promise", "none_of_these has no promise")):
+            with pytest.raises(ServingError, match=said) as refused:
+                client.classify(texts, none_of_these=wanted)
+            assert refused.value.status == 422
+    with Client(served.url, token=TOKEN) as client:
+        assert client.models()[0]["none_of_these"] is None
+        with pytest.raises(ServingError, match="this bundle keeps none") as refused:
+            client.classify(["a phone"], none_of_these=0.01)
+        assert refused.value.status == 422
 
 
 def test_a_refusal_is_said_at_once(served, monkeypatch) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from selftrain.errors import ConfigError, DataError, ServiceError
@@ -43,7 +43,7 @@ class Prediction:
     label: str | None  # None where it abstains or fails
     probability: float | None  # of the most probable class
     probabilities: dict[str, float]  # by class, the most probable first; empty where it fails
-    abstain: bool  # the highest probability is below the threshold, of the request or of the promise
+    abstain: bool  # the highest probability is below the threshold, of the request or of the promise; or the text fits no class
     truncated: bool  # the model did not read all of the text
     error: str | None  # why this text could not be classified
     model: str  # NAME@VERSION that answered
@@ -52,6 +52,10 @@ class Prediction:
     parents: dict[str, float] = field(
         default_factory=dict
     )  # of a tree: the most probable class's groups, the outermost first, with their probabilities
+    none_of_these: bool | None = None  # with none_of_these: the text fits no class
+    typicality: float | None = (
+        None  # with none_of_these: share of the documents that the model's bundle keeps that are as strange as the text or more
+    )
 
 
 class Client:
@@ -110,6 +114,7 @@ class Client:
         abstain: bool = False,
         sets: bool = False,
         augment: bool = False,
+        none_of_these: float | Literal["promise"] | None = None,
     ) -> list[Prediction]:
         """Classify texts; `[texts]`, in order. A text that cannot be classified gets an `error`; the others are classified.
 
@@ -120,6 +125,8 @@ class Client:
             abstain: abstain where the model's promise takes it, which `models()` states.
             sets: give the prediction set of each text too; how often it holds the true class is what `models()` states of `sets`.
             augment: read each text with continuations of the server's language model; a small `batch_size` keeps such requests within the server's time.
+            none_of_these: abstain too where a text fits no class: a share of the documents that the model's bundle keeps, of which as many would be taken for such,
+                or "promise", for what `models()` states.
 
         Raises:
             DataError: `texts` is one string, or holds something that is not a string.
@@ -139,6 +146,7 @@ class Client:
             "abstain": abstain or None,
             "sets": sets or None,
             "augment": augment or None,
+            "none_of_these": none_of_these,
         }
         asked = {name: value for name, value in options.items() if value is not None}
         found: list[Prediction] = []
@@ -236,6 +244,8 @@ def _prediction(one: dict[str, Any], model: str) -> Prediction:
         set=tuple(one["set"]) if "set" in one else None,
         continuations=one.get("continuations"),
         parents=one.get("parents", {}),
+        none_of_these=one.get("none_of_these"),
+        typicality=one.get("typicality"),
     )
 
 

@@ -14,6 +14,7 @@ from many_files import check_result, files_of, rows_of, write_parquet, write_toy
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import read_card, restate
 from selftrain.bundle.promise import PredictionSets, Promise
+from selftrain.bundle.reference import Reference
 from selftrain.data import parquet
 from selftrain.data.tables import open_table
 from selftrain.errors import ConfigError, DataError, OutputError, SelfTrainError
@@ -153,16 +154,30 @@ def test_a_pass_abstains_and_writes_sets_as_one_file_does(docs, promising, here,
         predict_files(promising, docs, tmp_path / "all", abstain=True)
 
 
+def test_a_pass_says_none_of_these_as_one_file_does(docs, here, small_parts, tmp_path):
+    folder, out = write_toy_bundle(tmp_path / "toy"), tmp_path / "labeled"
+    reference = Reference(*Classifier.load(folder, device="cpu").embed([row["text"] for row in rows_of("k", 241) if row["text"].strip()]))
+    (folder / "reference.safetensors").write_bytes(reference.content())
+    restate(folder, read_card(folder).model_copy(update={"reference": reference.facts(reference.probabilities, held_out=False)}))
+    with pytest.raises(ConfigError, match="must be a share of the 240 known documents"):
+        predict_files(folder, docs, out, none_of_these=0.001)
+    made = predict_files(folder, docs, out, none_of_these=0.3)
+    check_result(out, folder, files_of(docs), tmp_path / "one by one", none_of_these=0.3)
+    assert made.abstained > 0 and json.loads((out / "_manifest.json").read_text())["none_of_these"] == 0.3
+    with pytest.raises(OutputError, match="holds the labels of a pass that asked for none of these in this way; pass a new folder"):
+        predict_files(folder, docs, out, none_of_these=0.2)
+
+
 def test_a_pass_of_before_it_could_abstain_is_continued(docs, bundle, here, small_parts, tmp_path):
     out = tmp_path / "labeled"
     made = predict_files(bundle, docs, out)
     manifest = json.loads((out / "_manifest.json").read_text())
-    del manifest["threshold"], manifest["sets"], manifest["counts"]["abstained"]
+    del manifest["threshold"], manifest["sets"], manifest["none_of_these"], manifest["counts"]["abstained"]
     (out / "_manifest.json").write_text(json.dumps(manifest))
     assert predict_files(bundle, docs, out).abstained == 0
     (out / "_manifest.json").unlink()
     state = json.loads((out / STATE).read_text())
-    del state["threshold"], state["sets"]
+    del state["threshold"], state["sets"], state["none_of_these"]
     (out / STATE).write_text(json.dumps(state))
     here.classified.clear()
     assert predict_files(bundle, docs, out) == made and not here.classified

@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 import torch
-from audits import SPORT, answered, questions, write
+from audits import BUSINESS, SPORT, answered, questions, write
 from object_store import new_bucket, s3_server
 from tiny import tiny_backbone
 
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import BundleCard, read_card, restate, write_bundle
+from selftrain.bundle.reference import Reference
 from selftrain.cli import main
 from selftrain.runs import audit
 from selftrain.runs.register import register
@@ -305,6 +306,55 @@ def test_answers_that_support_no_sets_say_why(own, capsys) -> None:
     assert read("--sets", "0.01") == 2
     assert "No sets of 1 %: 60 answers of this audit cannot support them, even if every prediction is right; 7.5 % can" in capsys.readouterr().out
     assert Path("bundle/selftrain.json").read_bytes() == card
+
+
+NONSENSE = "<script>alert"
+
+
+def keep_documents() -> None:
+    """Make the bundle keep 240 documents like those of the audit."""
+    classifier, card = Classifier.load("bundle", device="cpu"), read_card("bundle")
+    probabilities, embeddings = classifier.embed([f"{text} {n}" for n in range(120) for text in (SPORT, BUSINESS)])
+    reference = Reference(probabilities, embeddings)
+    Path("bundle/reference.safetensors").write_bytes(reference.content())
+    restate(Path("bundle"), card.model_copy(update={"reference": reference.facts(probabilities, held_out=False)}))
+
+
+def test_none_of_these_goes_into_the_bundle_and_is_kept_by_predict(own, capsys) -> None:
+    plan = ["audit", "bundle", "--documents", "documents.csv", "--budget", "60", "--none-of-these"]
+    assert main([*plan, "0.2"]) == 2
+    assert "--none-of-these needs documents to compare with, and this bundle keeps none" in capsys.readouterr().err
+    assert "--none-of-these must be a share of texts of a class that are taken for none" in fails(capsys, *plan[1:], "1")
+    keep_documents()
+    rows = [*documents(), *({"text": f"{NONSENSE}({n})</script>", "n": n} for n in range(20))]
+    Path("documents.csv").unlink()
+    write(Path("documents.csv"), rows)
+    assert main([*plan[:4], "--budget", "30", *plan[6:], "0.05"]) == 2
+    assert "--budget must be about 70 questions for --none-of-these of 0.05" in capsys.readouterr().err
+    assert main([*plan, "0.2"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("questions.csv --none-of-these 0.2")
+    none = {f"q{place}": "none of these" for place, row in enumerate(questions(), 1) if row["text"].startswith(NONSENSE)}
+    answer(59, **{place: label for place, label in none.items() if place != "q60"})
+    card = Path("bundle/selftrain.json").read_bytes()
+    assert read("--none-of-these", "0.2") == 2 and Path("bundle/selftrain.json").read_bytes() == card
+    assert "No promise of 20 % for none of these: it takes the answers to all 60 planned questions, and 1 are open." in capsys.readouterr().out
+    answer(60, **none)
+    assert read("--none-of-these", "0.2") == 0
+    said, promise = capsys.readouterr().out, read_card("bundle").none_of_these
+    assert promise is not None and (promise.risk, promise.level, promise.documents, promise.answers) == (0.2, 0.95, 140, 60)
+    assert promise.none == len(none) == promise.caught > 0 and f"None of these: {promise.sentence}. It rests on 60 answers" in said
+    assert promise.sentence in Path("audit/audit.md").read_text()
+
+    classifier = Classifier.load("bundle", device="cpu")
+    asked = [row["text"] for row in questions()]
+    typicality = classifier.typicality(asked)[1]
+    assert promise.wrong == sum(one <= promise.threshold and not text.startswith(NONSENSE) for one, text in zip(typicality, asked, strict=True)) <= 6
+    found = classifier.predict([row["text"] for row in rows], none_of_these="promise")
+    assert all(name is None for name in found[120:]) and sum(name is None for name in found[:120]) <= 0.2 * 140
+    assert main(["predict", "--bundle", "bundle", "--none-of-these", "promise", rows[-1]["text"]]) == 0
+    assert capsys.readouterr().out.startswith("none of these\t")
+    assert read("--none-of-these", "0.01") == 2
+    assert "No promise of 1 % for none of these: 60 answers of this audit cannot support it, whatever they are; " in capsys.readouterr().out
 
 
 def test_a_promise_wants_the_folder_of_a_bundle(own, capsys) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from chromium import element, until
 from completions import completions
-from endpoint import endpoint, make_bundle
+from endpoint import endpoint, known_texts, make_bundle
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
@@ -67,6 +67,29 @@ def test_texts_are_classified_by_keyboard_alone(page, bundle) -> None:
         assert [label for label, _, _ in found] == [label for label, _ in expected]
         for (_, number, width), (_, value) in zip(found, expected, strict=True):
             assert number == pytest.approx(100 * value, abs=0.06) and width == pytest.approx(100 * value, abs=0.01)
+
+
+def test_a_text_that_fits_no_class_is_said_to(page, browser, tmp_path) -> None:
+    assert not element(page, "none").is_displayed()
+    with endpoint(ModelSource(bundle=str(make_bundle(tmp_path / "known", known=known_texts())))) as local:
+        browser.get(local.url)
+        until(browser, lambda: element(browser, "none").is_displayed())
+        assert "5.0 % of texts like the known documents" in element(browser, "none-how").text
+        element(browser, "none").click()
+        element(browser, "texts").send_keys("<script>alert(9)</script>", Keys.ENTER, known_texts(1)[0])
+        element(browser, "classify").click()
+        until(browser, lambda: element(browser, "said").text.startswith("2 texts"))
+        none, fits = (one.text for one in browser.find_elements(By.TAG_NAME, "article"))
+        assert "None of these: 0.4 % of the known documents are as strange." in none and "None of these" not in fits
+        file = tmp_path / "nonsense.csv"
+        file.write_text("text\n<script>alert(9)</script>\n")
+        element(browser, "file").send_keys(str(file))
+        until(browser, lambda: element(browser, "label").is_enabled())
+        element(browser, "label").click()
+        until(browser, lambda: element(browser, "download").is_displayed())
+        _, (row,) = rows_of(browser, file)
+        assert (row["label"], row["error"], row["none_of_these"]) == ("", "", "true") and float(row["typicality"]) < 0.01
+        browser.get("about:blank")  # before the server ends
 
 
 def test_two_models_are_compared_on_the_same_text(page) -> None:

@@ -35,6 +35,11 @@ def test_one_of_text_and_texts() -> None:
         {"text": "a", "top_k": "1"},
         {"text": "a", "threshold": 1.5},
         {"text": "a", "model": ""},
+        {"text": "a", "none_of_these": 0},
+        {"text": "a", "none_of_these": 1},
+        {"text": "a", "none_of_these": True},
+        {"text": "a", "none_of_these": "a promise"},
+        {"text": "a", "none_of_these": 0.01, "augment": True},
     ]
     for body in [*wrong, {"text": "a", "tpo_k": 1}]:
         with pytest.raises(ValidationError):
@@ -47,6 +52,15 @@ def test_the_inputs_of_predict_are_a_text_or_a_list_of_texts_or_of_lists_of_one(
     for inputs in ([], 3, [["a", "b"]], ["a"] * (MAX_TEXTS + 1)):
         with pytest.raises(ValidationError):
             PredictRequest.model_validate({"inputs": inputs})
+
+
+def test_a_text_that_fits_no_class_has_no_label() -> None:
+    answers = [TextProbabilities([0.1, 0.9], typicality=typicality) for typicality in (0.01, 0.02)]
+    none, fits = (result(check("a"), answer, ("sport", "tech"), least=0.01) for answer in answers)
+    assert (none["label"], none["abstain"], none["none_of_these"], none["typicality"], none["probability"]) == (None, True, True, 0.01, 0.9)
+    assert (fits["label"], fits["abstain"], fits["none_of_these"], fits["typicality"]) == ("tech", False, False, 0.02)
+    assert "typicality" not in result(check("a"), answers[0], ("sport", "tech")) and "none_of_these" not in result(check("a"), answers[0], ("a", "b"))
+    assert [ClassifyRequest.model_validate({"text": "a", "none_of_these": one}).none_of_these for one in (0.01, "promise")] == [0.01, "promise"]
 
 
 def test_a_text_is_cut_and_checked() -> None:

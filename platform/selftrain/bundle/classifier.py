@@ -30,7 +30,9 @@ from selftrain.bundle.tokens import (
     padded,
     reader_of,
 )
+from selftrain.bundle.typicality import Wanted, known_documents, threshold_of
 from selftrain.errors import BundleError, ConfigError, DataError
+from selftrain.evaluation.typicality import Surroundings
 from selftrain.models.windows import over_windows
 
 if TYPE_CHECKING:  # the imports take seconds, and a process that only names what is here, or classifies by a graph, does not need them
@@ -81,8 +83,8 @@ class Classifier:
         computes = TorchBackend(backbone, prototypes, bias, card.scale, cosine=card.similarity == "cosine")
         self._assemble(card, reader_of(backbone, card.max_tokens), computes, batch_size)
 
-    def _assemble(self, card: BundleCard, reader: Reader, computes: Backend, batch_size: int) -> None:
-        self.card = card
+    def _assemble(self, card: BundleCard, reader: Reader, computes: Backend, batch_size: int, folder: Path | None = None) -> None:
+        self.card, self._folder = card, folder
         self.classes_ = np.array(card.labels)
         self.backend = computes.name
         self.most_padding = BATCH_START_TOKENS if computes.pads else math.inf
@@ -153,13 +155,14 @@ class Classifier:
                 f"The prototypes of the bundle {folder} have {prototypes.shape[1]} dimensions, and its encoder gives {dimensions}; write the bundle again."
             )
         opened = cls(backbone, prototypes, card, bias=bias, batch_size=batch_size)
+        opened._folder = folder
         opened._try(folder)
         return opened
 
     @classmethod
     def _opened(cls, folder: Path, card: BundleCard, reader: Reader, computes: Backend, batch_size: int) -> Classifier:
         opened = cls.__new__(cls)
-        opened._assemble(card, reader, computes, batch_size)
+        opened._assemble(card, reader, computes, batch_size, folder)
         opened._try(folder)
         return opened
 
@@ -172,24 +175,29 @@ class Classifier:
         if found.shape != (1, len(self.classes_)) or not np.isfinite(found).all():
             raise BundleError(f"The bundle {folder} gives numbers that are not probabilities; train it again.")
 
-    def predict(self, texts: Iterable[str], *, abstain: bool = False) -> np.ndarray:
+    def predict(self, texts: Iterable[str], *, abstain: bool = False, none_of_these: Wanted | None = None) -> np.ndarray:
         """The name of each text's most probable class, `[texts]`.
 
         Args:
             texts: any number of them.
             abstain: give None instead of a name where the bundle's promise takes it (`promised_threshold`).
+            none_of_these: give None too where a text is too little typical (`typicality`): up to this share, in which about so many texts like the known
+                documents get None; or "promise", up to what an audit has promised.
 
         Raises:
             DataError: `texts` is one string, or holds something that is not a text; the message says where.
-            ConfigError: as `promised_threshold`.
+            ConfigError: as `promised_threshold` and `none_threshold`.
         """
-        threshold = self.promised_threshold() if abstain else None
-        probabilities = self.predict_proba(texts)
+        threshold = self.promised_threshold() if abstain else 0.0
+        least = None if none_of_these is None else self.none_threshold(none_of_these)
+        probabilities, typicality = (self.predict_proba(texts), None) if least is None else self.typicality(texts)
         names = self.classes_[probabilities.argmax(axis=1)]
-        if threshold is None:
+        if not abstain and typicality is None:
             return names
         found = names.astype(object)
         found[probabilities.max(axis=1) < threshold] = None
+        if typicality is not None:
+            found[typicality <= least] = None
         return found
 
     def promised_threshold(self) -> float:
@@ -235,10 +243,50 @@ class Classifier:
         Raises:
             DataError: as `predict`.
         """
+        probabilities, embeddings = self._embedded(texts)
+        return probabilities, None if embeddings is None else units(embeddings)
+
+    def _embedded(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray | None]:
+        """`embed`, with embeddings in float32 and of any length."""
         probabilities, embeddings, counts = self._computed(texts)
         if embeddings is not None and len(counts) < len(embeddings):
             embeddings = np.add.reduceat(embeddings, np.append(0, np.cumsum(counts)[:-1]), axis=0)
-        return over_windows(probabilities, counts), None if embeddings is None else units(embeddings)
+        return over_windows(probabilities, counts), embeddings
+
+    def typicality(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+        """`predict_proba`, and how typical each text is of the documents that the bundle keeps, `[texts]` in (0, 1]: the share of these that lie as far from the
+        others as the text, or farther.
+
+        Raises:
+            DataError: as `predict`.
+            ConfigError: the bundle keeps no documents, or this backend gives no embeddings.
+            BundleError: what it keeps is damaged.
+        """
+        known = self.known
+        probabilities, embeddings = self._embedded(texts)
+        return probabilities, np.empty(0) if embeddings is None else known.typicality(embeddings)  # None: there are no texts
+
+    def none_threshold(self, none_of_these: Wanted) -> float:
+        """The typicality up to which a text is of none of the classes.
+
+        Raises:
+            ConfigError: as `typicality`; it is no share of the known documents; or the bundle states no promise.
+        """
+        return threshold_of(none_of_these, self.card.none_of_these, len(self.known), self.backend)
+
+    @cached_property
+    def known(self) -> Surroundings:
+        """The documents that the bundle keeps, which `typicality` compares texts with.
+
+        Raises:
+            ConfigError, BundleError: as `typicality`.
+        """
+        found = known_documents(self._folder, self.card.reference, self.card.labels, self.backend)
+        try:
+            found.typicality(np.asarray(self._embedded(["a text"])[1]))
+        except ValueError as error:  # embeddings of other dimensions
+            raise BundleError(f"The documents that the bundle {self._folder} keeps do not fit it ({reason_of(error)}); write it again.") from None
+        return found
 
     def _computed(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray | None, list[int]]:
         """(probabilities and embeddings of all windows, text by text; windows of each text)."""

@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from selftrain.bundle.checking import CARD, PROTOTYPES, REFERENCE, check_bundle, hashes_of, read_header
 from selftrain.bundle.groups import Grouped
 from selftrain.bundle.model_card import model_card
-from selftrain.bundle.promise import PredictionSets, Promise
+from selftrain.bundle.promise import NoneOfThese, PredictionSets, Promise
 from selftrain.bundle.reference import Reference, ReferenceFacts
 from selftrain.errors import BundleError, OutputError
 from selftrain.files.durable import explained, reason, sync, sync_tree
@@ -103,7 +103,8 @@ class BundleCard(Grouped, BaseModel):
     metrics: BundleMetrics = BundleMetrics()
     promise: Promise | None = Field(default=None, description="what an audit found of abstaining; None: no audit with a promise was made")
     sets: PredictionSets | None = Field(default=None, description="what an audit found of prediction sets; None: no audit for them was made")
-    reference: ReferenceFacts | None = Field(default=None, description="what selftrain watch compares with; None: nothing was kept")
+    none_of_these: NoneOfThese | None = Field(default=None, description="what an audit found of texts of no class; None: no audit for them was made")
+    reference: ReferenceFacts | None = Field(default=None, description="what texts are compared with; None: nothing was kept")
     versions: dict[str, str] = Field(default_factory=installed_versions)
     files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of the files that it was written with; older bundles have none")
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"), description="UTC, ISO 8601")

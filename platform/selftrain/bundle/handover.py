@@ -74,7 +74,7 @@ def distilled_card(teacher: BundleCard, student: str, changes: Mapping[str, Any]
         student: which student it is.
         changes: facts that differ from the teacher's, such as the encoder.
     """
-    known = teacher.model_dump(exclude={"versions", "created", "files", "metrics", "promise", "sets", "reference"})
+    known = teacher.model_dump(exclude={"versions", "created", "files", "metrics", "promise", "sets", "none_of_these", "reference"})
     stated = {"name": f"{teacher.name}_{student}", "method": f"distilled from {teacher.method} ({student})"}
     return BundleCard.model_validate({**known, **stated, **changes})
 

@@ -51,9 +51,11 @@ def model_card(card: BundleCard) -> str:
         "",
         *([] if card.promise is None else [f"Asked to abstain: {card.promise.sentence}.", ""]),
         *([] if card.sets is None else [f"Asked for sets: {card.sets.sentence}.", ""]),
+        *([] if card.none_of_these is None else [f"Asked for none of these: {card.none_of_these.sentence}.", ""]),
         "## Intended use and limits",
         "",
-        "- For texts like those it was trained on, and for these classes only: every text gets one of them, even a text that fits none.",
+        "- For texts like those it was trained on, and for these classes only: every text gets one of them, even a text that fits none"
+        + ("." if card.reference is None else ", unless it is asked for none of these."),
         f"- {_limit(card)}",
         "- The calibration is that of the figures above, and worse on other texts. Do not act on a single prediction without a look at the text.",
         "- It inherits the biases of its encoder and of the language model's texts; their licences and terms apply to it too.",
@@ -79,8 +81,8 @@ def model_card(card: BundleCard) -> str:
 def _reference(facts: ReferenceFacts) -> str:
     kind = "texts that training did not see" if facts.held_out else "texts that it was trained on"
     return (
-        f"`{REFERENCE}` holds probabilities and embeddings of {facts.kept:,} {kind}, for `selftrain watch`; much of a text can be guessed from its embedding. "
-        "Nothing else needs the file."
+        f"`{REFERENCE}` holds probabilities and embeddings of {facts.kept:,} {kind}, for `selftrain watch` and `none_of_these`; much of a text can be guessed "
+        "from its embedding. Nothing else needs the file."
     )
 
 

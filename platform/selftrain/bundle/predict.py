@@ -12,11 +12,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
 from selftrain.bundle.classifier import Classifier, problem_with
 from selftrain.bundle.promise import PredictionSets
+from selftrain.bundle.typicality import Wanted
 from selftrain.data.tables import BATCH_ROWS, TableRow, check_paths, clean_cell, open_result, open_table
 from selftrain.files.durable import whole_file
 
@@ -24,12 +26,22 @@ BATCH_CHARACTERS = 4 << 20  # of rows that are classified together: a tokenizer 
 TEXT_CHARACTERS = 1 << 20  # of a text that the tokenizer gets to see; no encoder reads a thousandth of them
 
 
-def predict_file(classifier: Classifier, source: Path, out: Path, text_column: str, *, abstain: bool = False, sets: bool = False) -> int:
+def predict_file(
+    classifier: Classifier,
+    source: Path,
+    out: Path,
+    text_column: str,
+    *,
+    abstain: bool = False,
+    sets: bool = False,
+    none_of_these: Wanted | None = None,
+) -> int:
     """Classify every row of a file.
 
-    The result has the source's columns and `label`, `probability` (of that label), `error`, one `p_CLASS` a class, and `set` where sets are asked for; one of
-    these that the source has already is called `predicted_...` instead. Of a tree of classes also `parent` and `parent_probability`, of the group that the most
-    probable class is in; of more levels `parent_1` (the outermost), `parent_1_probability` and so on. It appears whole or not at all.
+    The result has the source's columns and `label`, `probability` (of that label), `error`, one `p_CLASS` a class, `set` where sets are asked for, and
+    `none_of_these` and `typicality` where that is; one of these that the source has already is called `predicted_...` instead. Of a tree of classes also `parent`
+    and `parent_probability`, of the group that the most probable class is in; of more levels `parent_1` (the outermost), `parent_1_probability` and so on. It
+    appears whole or not at all.
 
     Args:
         classifier: the classifier.
@@ -38,20 +50,23 @@ def predict_file(classifier: Classifier, source: Path, out: Path, text_column: s
         text_column: the column with the texts.
         abstain: leave `label` empty where the bundle's promise takes it; such a row has a `probability` and no `error`.
         sets: write the classes of each row's prediction set into `set`, as a JSON list of names, the most probable first.
+        none_of_these: leave `label` empty, and say true in `none_of_these`, where a text is too little typical, as `Classifier.predict` does.
 
     Returns:
         The number of rows.
 
     Raises:
-        ConfigError: as `Classifier.promised_threshold` and `Classifier.promised_sets`.
+        ConfigError: as `Classifier.promised_threshold`, `Classifier.promised_sets` and `Classifier.none_threshold`.
         DataError: no such file, an unknown suffix, no such column, or a file that is not what its suffix says.
         OutputError: `out` cannot be written.
     """
     source, out = Path(source), Path(out)
     check_paths(source, out)
     threshold, wanted = classifier.promised_threshold() if abstain else 0.0, classifier.promised_sets() if sets else None
+    least = None if none_of_these is None else classifier.none_threshold(none_of_these)
     table = open_table(source, text_column)
-    names, schema = result_columns(table.schema, [str(name) for name in classifier.classes_], classifier.card.levels, sets=sets)
+    classes = [str(name) for name in classifier.classes_]
+    names, schema = result_columns(table.schema, classes, classifier.card.levels, sets=sets, none_of_these=least is not None)
 
     written = 0
     with (
@@ -60,13 +75,15 @@ def predict_file(classifier: Classifier, source: Path, out: Path, text_column: s
         tqdm(total=table.rows, unit=" texts", file=sys.stderr, disable=None) as bar,
     ):
         for batch in batches(table.read()):
-            writer.write(classified(classifier, batch, text_column, names, threshold, wanted))
+            writer.write(classified(classifier, batch, text_column, names, threshold, wanted, least))
             written += len(batch)
             bar.update(len(batch))
     return written
 
 
-def result_columns(schema: pa.Schema, classes: Sequence[str], levels: int = 0, *, sets: bool = False) -> tuple[list[str], pa.Schema]:
+def result_columns(
+    schema: pa.Schema, classes: Sequence[str], levels: int = 0, *, sets: bool = False, none_of_these: bool = False
+) -> tuple[list[str], pa.Schema]:
     """The columns that a classifier adds.
 
     Args:
@@ -74,14 +91,16 @@ def result_columns(schema: pa.Schema, classes: Sequence[str], levels: int = 0, *
         classes: class names.
         levels: of groups above the classes.
         sets: whether there is a column for the prediction set.
+        none_of_these: whether there are columns for that and the typicality.
 
     Returns:
-        (names of the label, its probability, the error, each level's group and its probability, each class's probability and, if wanted, the set; the schema of
-        the result).
+        (names of the label, its probability, the error, each level's group and its probability, each class's probability and, if wanted, the set, whether it is
+        none of these, and the typicality; the schema of the result).
     """
     groups = ["parent"] if levels == 1 else [f"parent_{level}" for level in range(1, levels + 1)]
     above = [name for group in groups for name in (group, f"{group}_probability")]
-    last = ["set"] if sets else []
+    last = {"set": pa.string()} if sets else {}
+    last |= {"none_of_these": pa.bool_(), "typicality": pa.float64()} if none_of_these else {}
     names = new_columns(["label", "probability", "error", *above, *(f"p_{name}" for name in classes), *last], schema.names)
     types = [
         pa.string(),
@@ -89,7 +108,7 @@ def result_columns(schema: pa.Schema, classes: Sequence[str], levels: int = 0, *
         pa.string(),
         *([pa.string(), pa.float64()] * levels),
         *([pa.float64()] * len(classes)),
-        *([pa.string()] * len(last)),
+        *last.values(),
     ]
     return names, pa.schema([*schema, *(pa.field(name, type_) for name, type_ in zip(names, types, strict=True))])
 
@@ -101,6 +120,7 @@ def classified(
     names: Sequence[str],
     threshold: float = 0.0,
     sets: PredictionSets | None = None,
+    least: float | None = None,
 ) -> list[dict[str, Any]]:
     """Rows with their labels.
 
@@ -110,14 +130,17 @@ def classified(
         text_column: the column with the texts.
         names: of the columns that are added, of `result_columns`.
         threshold: of the highest probability; below it a row gets no label.
-        sets: of which the classes are written into the last of `names`; None for none.
+        sets: of which the classes are written into the column after those of the classes; None for none.
+        least: the typicality up to which a row is none of these and gets no label; None where that is not asked.
     """
     label, probability, error, *rest = names
-    split = len(rest) - len(classifier.classes_) - (sets is not None)
-    above, columns, set_column = rest[:split], rest[split : split + len(classifier.classes_)], rest[-1]
+    split = len(rest) - len(classifier.classes_) - (sets is not None) - 2 * (least is not None)
+    above, columns, last = rest[:split], rest[split : split + len(classifier.classes_)], rest[split + len(classifier.classes_) :]
     problems = ["more cells than the header" if row.slipped else problem_with(row.cells[text_column]) for row in batch]
     usable = [index for index, problem in enumerate(problems) if problem is None]
-    answers = dict(zip(usable, classifier.predict_proba([batch[index].cells[text_column][:TEXT_CHARACTERS] for index in usable]), strict=True))
+    texts = [batch[index].cells[text_column][:TEXT_CHARACTERS] for index in usable]
+    found, typical = (classifier.predict_proba(texts), np.ones(len(texts))) if least is None else classifier.typicality(texts)
+    answers, typicality = dict(zip(usable, found, strict=True)), dict(zip(usable, typical.tolist(), strict=True))
     result = []
     for index, (cells, *_) in enumerate(batch):
         row = {name: clean_cell(value) for name, value in cells.items()}
@@ -126,14 +149,17 @@ def classified(
             row |= {label: None, probability: None, error: problems[index], **dict.fromkeys(rest)}
         else:
             best = int(probabilities.argmax())
-            named = str(classifier.classes_[best]) if probabilities[best] >= threshold else None
+            none = least is not None and typicality[index] <= least
+            named = str(classifier.classes_[best]) if probabilities[best] >= threshold and not none else None
             row |= {label: named, probability: float(probabilities[best]), error: None}
             if above:
-                found = [cell for group in classifier.card.parents_of(best, probabilities).items() for cell in group]
-                row |= dict(zip_longest(above, found))  # a class may be in fewer groups than others
+                cells_above = [cell for group in classifier.card.parents_of(best, probabilities).items() for cell in group]
+                row |= dict(zip_longest(above, cells_above))  # a class may be in fewer groups than others
             row |= dict(zip(columns, probabilities.tolist(), strict=True))
             if sets is not None:
-                row[set_column] = json.dumps([str(classifier.classes_[one]) for one in sets.members(probabilities.tolist())], ensure_ascii=False)
+                row[last[0]] = json.dumps([str(classifier.classes_[one]) for one in sets.members(probabilities.tolist())], ensure_ascii=False)
+            if least is not None:
+                row |= dict(zip(last[-2:], (none, typicality[index]), strict=True))
         result.append(row)
     return result
 

@@ -1,9 +1,10 @@
-"""What a bundle promises, by answers that were given by hand in an audit: of the answers that it gives, and of its prediction sets.
+"""What a bundle promises, by answers that were given by hand in an audit: of the answers that it gives, of its prediction sets, and of texts of no class.
 
     Promise          at most a share of the answers is wrong, where it gives none to texts below a threshold (evaluation/audit/risk.py)
     PredictionSets   at most a share of the texts has a set of classes without the true one (evaluation/audit/sets.py)
+    NoneOfThese      at most a share of the texts is of a class and taken for none of them (the same test)
 
-`selftrain audit --promise` and `--sets` write them into the card. `predict`, the endpoint and the client keep them where they are asked to abstain, or for sets.
+`selftrain audit --promise`, `--sets` and `--none-of-these` write them into the card. `predict`, the endpoint and the client keep them where they are asked to.
 """
 
 from __future__ import annotations
@@ -75,10 +76,36 @@ class PredictionSets(BaseModel):
         return [first, *(index for index in others if probabilities[index] >= self.threshold)]
 
 
-Stated = TypeVar("Stated", bound=Promise | PredictionSets)
+class NoneOfThese(BaseModel):
+    """At most `risk` of the texts are of a class and taken for none of these, where those of a typicality of at most `threshold` are."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    risk: float = Field(gt=0, lt=1, description="share of texts that are of a class and taken for none, at most")
+    level: float = Field(gt=0, lt=1, description="share of audits whose promise holds, at least")
+    threshold: float = Field(ge=0, le=1, description="of the typicality: up to it a text is taken for none of these")
+    documents: int = Field(ge=1, description="of the audit: those that the promise is about")
+    answers: int = Field(ge=1, description="by hand")
+    wrong: int = Field(ge=0, description="answers among them that name a class, or were skipped, of documents that are taken for none")
+    none: int = Field(ge=0, description="answers among them that are none of these")
+    caught: int = Field(ge=0, description="of these, those of documents that are taken for none")
+    backend: str = Field(description="what computed the audit's typicalities")
+    made: str = Field(description="UTC, ISO 8601")
+
+    @property
+    def sentence(self) -> str:
+        """The promise in words."""
+        return (
+            f"at most {percent(self.risk)} of the texts are of a class and taken for none of these (with {percent(self.level)} confidence), where those with a "
+            f"typicality of at most {self.threshold:.4f} are; of {self.none} documents of no class that were asked about, {self.caught} are"
+        )
+
+
+Stated = TypeVar("Stated", bound=Promise | PredictionSets | NoneOfThese)
 _WANTED = {
     "abstain": "abstain needs a promise, and this bundle states none; audit the bundle with a promise first.",
     "sets": "sets need a promise of their own, and this bundle states none; audit the bundle for sets first.",
+    "none_of_these": "none_of_these has no promise in this bundle; audit the bundle for it first, or name a share of the known documents, such as 0.05.",
 }
 
 
@@ -93,7 +120,7 @@ def kept(promise: Stated | None, backend: str, parameter: str = "abstain") -> St
     Args:
         promise: of the card.
         backend: what computes the classifier's probabilities now.
-        parameter: what asks for it: abstain, or sets.
+        parameter: what asks for it: abstain, sets or none_of_these.
 
     Raises:
         ConfigError: there is none, or it was made with probabilities of another precision.
@@ -102,14 +129,14 @@ def kept(promise: Stated | None, backend: str, parameter: str = "abstain") -> St
         raise ConfigError(_WANTED[parameter], parameter=parameter)
     if _in_8_bits(promise.backend) != _in_8_bits(backend):
         raise ConfigError(
-            f"{parameter} {'is' if parameter == 'abstain' else 'are'} not possible with the backend {backend}: the bundle's promise was made with "
+            f"{parameter} {'are' if parameter == 'sets' else 'is'} not possible with the backend {backend}: the bundle's promise was made with "
             f"{promise.backend}, whose probabilities differ; open the bundle with that backend, or audit it anew.",
             parameter=parameter,
         )
     return promise
 
 
-def stated(promise: Promise | PredictionSets | None, backend: str) -> dict[str, Any] | None:
+def stated(promise: Promise | PredictionSets | NoneOfThese | None, backend: str) -> dict[str, Any] | None:
     """The promise as JSON, with its sentence; None where `kept` raises."""
     try:
         found = kept(promise, backend)

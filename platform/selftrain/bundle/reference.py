@@ -1,9 +1,10 @@
-"""What a bundle remembers of the texts that it was made with, so that `selftrain watch` can say whether those that it sees now are like them.
+"""What a bundle remembers of the texts that it was made with, so that `selftrain watch` can say whether those that it sees now are like them, and a classifier
+which texts are of none of its classes (typicality.py).
 
     reference.safetensors   "probabilities" [n, classes] in float32; "embeddings" [n, dimensions] in float16, of length one; in random order
 
 No text and no id is kept. From an embedding a good part of a text's words can be guessed, though: who does not want that sets `evaluation.reference` to 0, or
-removes the file, which no prediction needs.
+removes the file, which nothing else needs.
 """
 
 from __future__ import annotations

@@ -60,6 +60,13 @@ def add_commands(commands: Any) -> None:
         help="of documents whose prediction set may lack the true class, such as 0.1: with --answers, the probability from which on a class is in the set "
         "goes into the bundle; without, the questions are chosen for it, unless there is a --promise",
     )
+    audit.add_argument(
+        "--none-of-these",
+        type=float,
+        metavar="SHARE",
+        help="of documents that are of a class and taken for none, such as 0.05: with --answers, the typicality up to which a text is taken for none of the "
+        "classes goes into the bundle; without, the questions are chosen as for --sets",
+    )
     audit.add_argument("--seed", type=int, help="another seed asks about other documents (default: 0)")
     add_tracking_uri(audit)
 
@@ -71,7 +78,7 @@ def _audit(options: argparse.Namespace) -> int:
         raise ConfigError("--seed chooses the questions, and --answers has them already; leave out one of them.")
     from selftrain.runs.audit_places import answers_file, audit_folder, bundle_folder, is_registered
 
-    promises = {"--promise": options.promise, "--sets": options.prediction_sets}
+    promises = {"--promise": options.promise, "--sets": options.prediction_sets, "--none-of-these": options.none_of_these}
     flag = next((flag for flag, share in promises.items() if share is not None), None)
     if flag is not None and is_registered(options.bundle):
         raise ConfigError(
@@ -92,15 +99,17 @@ def _audit(options: argparse.Namespace) -> int:
                 budget=options.budget,
                 promise=options.promise,
                 sets=options.prediction_sets,
+                none_of_these=options.none_of_these,
                 text_column=options.text_column,
             )
         print(f"{found.text}\n\nreport     {_in(out, found.report)}")
         if found.more is not None:
             print(f"questions  {_in(out, found.more)}")
-        return UNSUPPORTED if any(one is not None and one.promise is None for one in (found.promised, found.sets)) else 0
+        return UNSUPPORTED if any(one is not None and one.promise is None for one in (found.promised, found.sets, found.none_of_these)) else 0
     from selftrain.runs.audit import NONE, SKIP, plan_audit
 
     asked = {"budget": options.budget, "promise": options.promise, "sets": options.prediction_sets, "seed": options.seed}
+    asked |= {"none_of_these": options.none_of_these}
     with audit_folder(out) as folder:
         made = plan_audit(
             bundle, options.documents, folder, text_column=options.text_column, **{name: value for name, value in asked.items() if value is not None}

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _OF_A_PASS = {"address": "--address", "at_once": "--at-once", "threads": "--threads", "gpus": "--gpus"}
 NO_LABEL = "-"  # what is printed for a text that gets none
+NONE = "none of these"  # likewise, for one that fits no class
 CONTINUES = "the same command continues, what is written is kept"
 
 
@@ -60,6 +61,13 @@ def add_predict(commands: Any) -> None:
         action="store_true",
         dest="prediction_sets",
         help="beside the label the classes that may be the true one, of which the bundle promises how often it is among them (selftrain audit --sets)",
+    )
+    predict.add_argument(
+        "--none-of-these",
+        type=_none_of_these,
+        metavar="SHARE",
+        help="no label for texts that fit no class: up to this share of the documents that the bundle keeps would be taken for such, 0.05 for instance; or "
+        "promise, for what an audit has found (selftrain audit --none-of-these)",
     )
     which = predict.add_mutually_exclusive_group()
     which.add_argument("--model", default=None, help="name in the registry; its champion is used (default: bbc_news, the demo's)")
@@ -175,15 +183,18 @@ def _predict(options: argparse.Namespace) -> int:
     if options.file:
         from selftrain.bundle.predict import predict_file
 
-        asked = {"abstain": options.abstain, "sets": options.prediction_sets}
+        asked = {"abstain": options.abstain, "sets": options.prediction_sets, "none_of_these": options.none_of_these}
         rows = predict_file(classifier, Path(options.file), Path(options.out), options.text_column, **asked)
         print(f"{rows} rows labeled in {options.out}")
         return 0
     threshold = classifier.promised_threshold() if options.abstain else 0.0
     sets = classifier.promised_sets() if options.prediction_sets else None
-    for text, row in zip(options.texts, classifier.predict_proba(options.texts), strict=True):
+    least = 0.0 if options.none_of_these is None else classifier.none_threshold(options.none_of_these)
+    found, typicality = classifier.typicality(options.texts) if least else (classifier.predict_proba(options.texts), [1.0] * len(options.texts))
+    for text, row, typical in zip(options.texts, found, typicality, strict=True):
         best = int(row.argmax())
         label = printable(" / ".join(classifier.card.path_of(best))) if row[best] >= threshold else NO_LABEL
+        label = NONE if typical <= least else label
         members = "" if sets is None else ", ".join(printable(str(classifier.classes_[one])) for one in sets.members(row.tolist())) + "\t"
         print(f"{label}\t{row[best]:.3f}\t{members}{printable(text)}")
     return 0
@@ -201,6 +212,14 @@ def is_pass(file: str, out: str) -> bool:
     return "://" in out or is_many(file)
 
 
+def _none_of_these(value: str) -> Any:
+    """A share, or the word; the library checks which shares there are."""
+    try:
+        return value if value == "promise" else float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a share such as 0.05, or promise (got {value!r})") from None
+
+
 def _predict_files(options: argparse.Namespace) -> int:
     options.continues = CONTINUES
     from selftrain.passes.prediction import predict_files
@@ -216,11 +235,12 @@ def _predict_files(options: argparse.Namespace) -> int:
             at_once=options.at_once,
             abstain=options.abstain,
             sets=options.prediction_sets,
+            none_of_these=options.none_of_these,
             **{name: value for name, value in asked.items() if value is not None},
         )
     except ProcessDied as error:
         raise ProcessDied(f"{error} {CONTINUES[0].upper()}{CONTINUES[1:]}.") from None
-    without = f", {made.abstained} of them abstained from" if options.abstain else ""
+    without = f", {made.abstained} of them abstained from" if options.abstain or options.none_of_these else ""
     without += f", {made.failed} of them without a label (column error)" if made.failed else ""
     print(f"{'nothing to do: ' if made.found else ''}{made.rows} rows labeled in {options.out}{without}")
     return 0

@@ -155,7 +155,8 @@ class EvaluationConfig(Section):
         2000,
         ge=0,
         le=2000,
-        description="documents whose probabilities and embeddings the bundle keeps, for selftrain watch; 0: none. Much of a text can be guessed from its embedding",
+        description="documents whose probabilities and embeddings the bundle keeps, for selftrain watch and none of these; 0: none. Much of a text can be "
+        "guessed from its embedding",
     )
     map: Literal["tsne", "pca", "none"] = Field("tsne", description="embedding map of GenCo's figure 4")
     map_documents: int = Field(500, ge=10)

@@ -3,7 +3,7 @@
 The files are divided into parts (parts.py). Each is read, classified and written by one process (worker.py), and this process counts. So a killed pass continues
 where it was, and a finished one has nothing to do:
 
-    _pass.json                  from the start on: which bundle, which column, which files, whether it abstains and writes sets
+    _pass.json                  from the start on: which bundle, which column, which files, whether it abstains, writes sets, and looks for none of these
     part-000017-<hash>.parquet  each part, when it is whole
     _manifest.json              at the end: all parts in their order, and the counts
 """
@@ -28,6 +28,7 @@ from selftrain.bundle.backends import choose, read_record
 from selftrain.bundle.format import BundleCard, checked_card
 from selftrain.bundle.predict import new_columns, result_columns
 from selftrain.bundle.promise import PredictionSets, Promise, kept
+from selftrain.bundle.typicality import Wanted, known_documents, threshold_of
 from selftrain.config import Experiment
 from selftrain.config.document import RayConfig
 from selftrain.data.tables import SUFFIXES
@@ -60,7 +61,7 @@ class PredictedFiles:
     labels: dict[str, int]  # class -> rows
     parts: int  # files of the result
     found: bool  # whether all of it was there already
-    abstained: int = 0  # rows on which the bundle is not sure enough for its promise
+    abstained: int = 0  # rows on which the bundle is not sure enough for its promise, or that fit no class
 
 
 def predict_files(
@@ -75,6 +76,7 @@ def predict_files(
     gpus: str | float = "auto",
     abstain: bool = False,
     sets: bool = False,
+    none_of_these: Wanted | None = None,
 ) -> PredictedFiles:
     """Classify every row of many files, as `predict_file` does for one.
 
@@ -93,6 +95,7 @@ def predict_files(
         gpus: GPUs of each, one or a part of it; 0 for the CPU; auto: one where there are some.
         abstain: leave `label` empty where the bundle's promise takes it; such a row has a `probability` and no `error`.
         sets: write the classes of each row's prediction set, as `predict_file` does.
+        none_of_these: leave `label` empty where a text is too little typical, as `predict_file` does.
 
     Raises:
         DataError: there is no file, one cannot be read, or the files differ in their columns. The files that can be read are labeled nevertheless.
@@ -109,9 +112,13 @@ def predict_files(
     _check_out(out, source)
     card = checked_card(folder)
     promises = _promises(card, abstain=abstain, sets=sets)
+    least = None
+    if none_of_these is not None:
+        documents = len(known_documents(folder, card.reference, card.labels, "torch"))  # a node that opens the bundle with a graph says so itself
+        least = threshold_of(none_of_these, card.none_of_these, documents, "torch")
     sources, left_out = find_sources(source)
     output = open_output(out)
-    state = _state(folder, card.labels, text_column, sources, promises)
+    state = _state(folder, card.labels, text_column, sources, promises, least)
     if (finished := _finished(output, state)) is not None:
         return finished
     _check_begun(output, state)
@@ -143,7 +150,12 @@ def _promises(card: BundleCard, *, abstain: bool, sets: bool) -> dict[str, Promi
 
 
 def _state(
-    bundle: Path, classes: Sequence[str], text_column: str, sources: Sequence[Source], promises: Mapping[str, Promise | PredictionSets]
+    bundle: Path,
+    classes: Sequence[str],
+    text_column: str,
+    sources: Sequence[Source],
+    promises: Mapping[str, Promise | PredictionSets],
+    least: float | None,
 ) -> dict[str, Any]:
     """What a pass is."""
     thresholds = {parameter: promise.threshold for parameter, promise in promises.items()}
@@ -155,6 +167,7 @@ def _state(
         "text_column": text_column,
         "threshold": thresholds.get("abstain"),  # below which there is no label; passes of before had none
         "sets": thresholds.get("sets"),  # from which on a class is in the set; likewise
+        "none_of_these": least,  # the typicality up to which there is no label; likewise
         "files": len(sources),
         "files_id": hashlib.sha256(files.encode()).hexdigest(),
     }
@@ -162,9 +175,11 @@ def _state(
 
 def _work(out: str, state: dict[str, Any], levels: int, columns: pa.Schema, pool: Pool) -> Work:
     file_column = new_columns(["file"], columns.names)[0]
-    abstain, sets = state["threshold"] is not None, state["sets"] is not None
-    added, result = result_columns(pa.schema([*columns, pa.field(file_column, pa.string())]), state["classes"], levels, sets=sets)
-    return Work(out, _document(state), state["text_column"], columns, file_column, tuple(added), result, pool.threads, pool.gpus, abstain, sets)
+    abstain, sets, none = state["threshold"] is not None, state["sets"] is not None, state["none_of_these"]
+    added, result = result_columns(
+        pa.schema([*columns, pa.field(file_column, pa.string())]), state["classes"], levels, sets=sets, none_of_these=none is not None
+    )
+    return Work(out, _document(state), state["text_column"], columns, file_column, tuple(added), result, pool.threads, pool.gpus, abstain, sets, none)
 
 
 def _check_out(out: str, source: str) -> None:
@@ -219,6 +234,7 @@ def _other(there: dict[str, Any], state: dict[str, Any]) -> str | None:
         ("text_column", f"another column ({there.get('text_column')!r})"),
         ("threshold", f"a pass that {'did not abstain' if there.get('threshold') is None else 'abstained'}"),
         ("sets", f"a pass that {'wrote no' if there.get('sets') is None else 'wrote'} sets"),
+        ("none_of_these", f"a pass that {'did not ask' if there.get('none_of_these') is None else 'asked'} for none of these in this way"),
         ("files_id", "other files, or of files that were changed since"),
     ):
         if there.get(key) != state[key]:

@@ -39,12 +39,13 @@ class Work:
     text_column: str
     columns: pa.Schema  # of the files that are read
     file_column: str  # says which file a row is from
-    added: tuple[str, ...]  # columns of label, probability, error, groups, each class and the set, of `bundle.predict.result_columns`
+    added: tuple[str, ...]  # columns of label, probability, error, groups, each class, the set and so on, of `bundle.predict.result_columns`
     result: pa.Schema  # all columns of the result
     threads: int
     gpus: float
     abstain: bool  # no label where the bundle's promise takes it
     sets: bool  # the classes of each row's prediction set
+    none_of_these: float | None  # the typicality up to which a row gets no label; None where that is not asked
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Counts:
 
     rows: int = 0
     failed: int = 0  # rows that cannot be classified
-    abstained: int = 0  # rows on which the bundle is not sure enough for its promise
+    abstained: int = 0  # rows on which the bundle is not sure enough for its promise, or that fit no class
     labels: Counter[str] = field(default_factory=Counter)
 
     def add(self, labels: list[str | None], errors: list[str | None]) -> None:
@@ -118,6 +119,8 @@ class Predictor:
             self._classifier = self._opened(bundle)
             self._threshold = self._classifier.promised_threshold() if work.abstain else 0.0
             self._sets = self._classifier.promised_sets() if work.sets else None
+            if work.none_of_these is not None:
+                self._classifier.typicality(["a text"])  # or say why that is not possible
         except SelfTrainError as error:
             self._problem = error
 
@@ -178,7 +181,7 @@ class Predictor:
                 with named_as(piece.source, copied):
                     for batch in batches(table.read(piece.start, piece.stop)):
                         rows = [TableRow({**row.cells, work.file_column: path}, row.characters, row.slipped) for row in batch]
-                        written = classified(self._classifier, rows, work.text_column, work.added, self._threshold, self._sets)
+                        written = classified(self._classifier, rows, work.text_column, work.added, self._threshold, self._sets, work.none_of_these)
                         writer.write(written)
                         counts.add([row[label] for row in written], [row[error] for row in written])
                 if counts.rows - before != piece.stop - piece.start:

@@ -33,6 +33,7 @@ from selftrain.evaluation.audit.report import describe
 from selftrain.evaluation.audit.risk import grid
 from selftrain.files.durable import check_folder, replacing_folder, whole_file
 from selftrain.runs.audit_design import DESIGN, AuditDesign, Question, read_design
+from selftrain.runs.none_of_these import PromisedNone, check_none_of_these, none_of_these_of
 from selftrain.runs.promise import Promised, check_plan, check_risk, promise_of
 from selftrain.runs.questions import NONE, SKIP, question_key, read_answers, write_questions
 from selftrain.runs.sets import PromisedSets, check_sets, check_sets_plan, sets_of
@@ -61,6 +62,7 @@ class Audited:
     report: Path
     promised: Promised | None  # where a promise was asked for
     sets: PromisedSets | None  # where prediction sets were asked for
+    none_of_these: PromisedNone | None  # where that was asked for
     more: Path | None  # a file with the answers so far and further questions, where they were asked for
 
 
@@ -72,6 +74,7 @@ def plan_audit(
     budget: int = 100,
     promise: float | None = None,
     sets: float | None = None,
+    none_of_these: float | None = None,
     text_column: str = "text",
     seed: int = 0,
 ) -> Planned:
@@ -84,6 +87,7 @@ def plan_audit(
         budget: questions.
         promise: share of wrong answers that is to be promised; the questions are then chosen for that, and figures get less exact.
         sets: share of prediction sets without the true class that is to be promised; the questions are then chosen for that, unless there is a `promise` too.
+        none_of_these: share of documents that are of a class and taken for none that is to be promised; the questions are then chosen as for `sets`.
         text_column: column of the texts in the file.
         seed: of the draws.
 
@@ -96,6 +100,7 @@ def plan_audit(
         raise ConfigError(f"budget must be at least {FEWEST} answers (got {budget}).", parameter="budget")
     check_risk(promise)
     check_sets(sets)
+    check_none_of_these(none_of_these)
     _check_new(out)
     card = checked_card(bundle)
     corpus, _ = load_documents(card, documents, text_column=text_column, test_documents=0)
@@ -103,9 +108,11 @@ def plan_audit(
     if budget > len(asked_about):
         raise ConfigError(f"budget must be at most {len(asked_about)}, the number of different documents (got {budget}).", parameter="budget")
     classifier = Classifier.load(bundle)
+    if none_of_these is not None:
+        len(classifier.known)  # or say why there are none, before anything is classified
     probabilities = _probabilities(classifier, asked_about)
     predicted, scores = probabilities.argmax(axis=1), probabilities.max(axis=1).clip(0, 1)
-    chosen = _chosen(probabilities, promise, sets, budget, seed)
+    chosen = _chosen(probabilities, promise, {"sets": sets, "none_of_these": none_of_these}, budget, seed)
     thresholds = grid(scores, chosen.strata)
     counts = np.zeros((int(chosen.strata.max()) + 1, len(card.labels)), dtype=np.int64)
     np.add.at(counts, (chosen.strata, predicted), 1)
@@ -142,6 +149,7 @@ def read_audit(
     budget: int | None = None,
     promise: float | None = None,
     sets: float | None = None,
+    none_of_these: float | None = None,
     text_column: str = "text",
 ) -> Audited:
     """The figures of an audit whose questions were answered, all or the first of them.
@@ -156,6 +164,7 @@ def read_audit(
         budget: with more than there are questions in `answers`, a file with further ones is written.
         promise: share of wrong answers, among those that are given, that is to be promised; None for none.
         sets: share of documents whose prediction set may lack the true class; None for no sets.
+        none_of_these: share of documents that may be of a class and taken for none; None for no such threshold.
         text_column: column of the texts in the file of documents.
 
     Raises:
@@ -172,12 +181,14 @@ def read_audit(
         raise ConfigError(f"budget must be at most {len(design.questions)}, the questions of this design (got {budget}).", parameter="budget")
     check_risk(promise)
     check_sets(sets)
+    check_none_of_these(none_of_these)
     keys = [question_key(place, question.id) for place, question in enumerate(design.questions)]
     given = read_answers(answers, keys, design.classes, "this audit")
     found = _figures(design, given)
     promised = None if promise is None else promise_of(design, given, promise)
     covered = None if sets is None else _sets(bundle, design, given, corpus.unlabeled, sets)
-    asked = {name: one for name, one in (("promise", promised), ("sets", covered)) if one is not None}
+    none = None if none_of_these is None else _none_of_these(bundle, design, given, corpus.unlabeled, none_of_these)
+    asked = {name: one for name, one in (("promise", promised), ("sets", covered), ("none_of_these", none)) if one is not None}
     text = "\n\n".join([describe(found), *(one.text for one in asked.values())])
     report = out / REPORT
     with whole_file(report, "out") as partial:
@@ -186,7 +197,7 @@ def read_audit(
         partial.write_text(json.dumps(found.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if made := {name: one.promise for name, one in asked.items() if one.promise is not None}:
         restate(bundle, card.model_copy(update=made))
-    return Audited(found, text, report, promised, covered, _ask_more(out, design, given, budget, corpus.unlabeled))
+    return Audited(found, text, report, promised, covered, none, _ask_more(out, design, given, budget, corpus.unlabeled))
 
 
 def audited_corpus(design: AuditDesign, card: BundleCard, documents: str, text_column: str, out: Path) -> Corpus:
@@ -220,27 +231,38 @@ def accuracy_so_far(design: AuditDesign, given: Mapping[int, int]) -> tuple[Figu
     return accuracy_alone(*_sample(design, given), planned=design.planned)
 
 
-def _chosen(probabilities: np.ndarray, promise: float | None, sets: float | None, budget: int, seed: int) -> Design:
+def _chosen(probabilities: np.ndarray, promise: float | None, at_one_rate: Mapping[str, float | None], budget: int, seed: int) -> Design:
     """The questions, for what is to be promised."""
     scores = probabilities.max(axis=1).clip(0, 1)
     if promise is not None:
         chosen = plan_for_promise(scores, risk=promise, budget=budget, seed=seed)
         check_plan(chosen, scores, promise, budget)
-    elif sets is not None:
+    elif any(share is not None for share in at_one_rate.values()):
         chosen = plan_for_sets(scores, budget=budget, seed=seed)
     else:
         chosen = plan(probabilities.argmax(axis=1), 1 - confidence_at(probabilities, ASSUMED_ACCURACY), budget=budget, seed=seed)
-    if sets is not None:
-        check_sets_plan(chosen, sets, budget)
+    for wanted, share in at_one_rate.items():
+        if share is not None:
+            check_sets_plan(chosen, share, budget, wanted)
     return chosen
 
 
 def _sets(bundle: Path, design: AuditDesign, given: Mapping[int, int], documents: Documents, risk: float) -> PromisedSets:
     """Prediction sets; the documents that were asked about are classified again, for a design keeps one probability of each."""
     classifier = Classifier.load(bundle)
+    return sets_of(design, given, classifier.predict_proba(_asked(design, given, documents)), classifier.backend, risk)
+
+
+def _none_of_these(bundle: Path, design: AuditDesign, given: Mapping[int, int], documents: Documents, risk: float) -> PromisedNone:
+    """What is taken for none of the classes; likewise."""
+    classifier = Classifier.load(bundle)
+    return none_of_these_of(design, given, classifier.typicality(_asked(design, given, documents))[1], classifier.backend, risk)
+
+
+def _asked(design: AuditDesign, given: Mapping[int, int], documents: Documents) -> list[str]:
+    """The texts of all questions up to the last with an answer."""
     places = {id_: index for index, id_ in enumerate(documents.ids)}
-    texts = [documents.contents[places[question.id]] for question in design.questions[: max(given) + 1]]
-    return sets_of(design, given, classifier.predict_proba(texts), classifier.backend, risk)
+    return [documents.contents[places[question.id]] for question in design.questions[: max(given) + 1]]
 
 
 def _figures(design: AuditDesign, given: Mapping[int, int]) -> AuditFigures:

@@ -37,13 +37,14 @@ def check_sets(risk: float | None) -> None:
         raise ConfigError(f"sets must be a share of sets without the true class above 0 and below 1, such as 0.1 (got {risk:g}).", parameter="sets")
 
 
-def check_sets_plan(design: Design, risk: float, budget: int) -> None:
+def check_sets_plan(design: Design, risk: float, budget: int, wanted: str = "sets") -> None:
     """Raise a `ConfigError` where the planned answers support no sets even if every prediction is right.
 
     Args:
         design: the questions.
-        risk: share of sets without the true class.
+        risk: share of sets without the true class, or of documents of a class that are taken for none.
         budget: questions.
+        wanted: what is to be promised.
     """
     documents = np.bincount(design.strata)
     look = look_at(budget, budget)
@@ -51,7 +52,7 @@ def check_sets_plan(design: Design, risk: float, budget: int) -> None:
     if misses(np.bincount(design.strata[design.order[:budget]], minlength=len(documents)), documents, risk, look.chance) < 0:
         enough = math.ceil(fewest(risk, 0, look.chance) * 1.1 / 10) * 10
         raise ConfigError(
-            f"budget must be about {max(enough, budget + 10):,} questions for sets of {risk:g} even if every prediction is right (got {budget}); "
+            f"budget must be about {max(enough, budget + 10):,} questions for {wanted} of {risk:g} even if every prediction is right (got {budget}); "
             "set it so, or a larger share.",
             parameter="budget",
         )

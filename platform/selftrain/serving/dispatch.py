@@ -6,8 +6,9 @@ import asyncio
 
 from selftrain.bundle.promise import PredictionSets, Stated, kept
 from selftrain.bundle.tokens import Continued
-from selftrain.errors import ConfigError
-from selftrain.serving.batching import BatcherClosed, Busy, Ticket
+from selftrain.bundle.typicality import Wanted
+from selftrain.errors import ConfigError, SelfTrainError
+from selftrain.serving.batching import BatcherClosed, Busy, Ticket, isolated
 from selftrain.serving.language_model import LanguageModel, mean_over_continuations
 from selftrain.serving.models import LoadedModel, Models, UnknownModel
 from selftrain.serving.schemas import CheckedText, Refused, TextProbabilities
@@ -29,17 +30,22 @@ class Dispatch:
         self._seen = seen
         self._timeout_seconds = timeout_seconds
         self._language_model = language_model
+        self._comparing = asyncio.Lock()
 
-    async def ask(self, wanted: str | None, items: list[CheckedText], *, augment: bool = False) -> tuple[LoadedModel, list[TextProbabilities | None]]:
+    async def ask(
+        self, wanted: str | None, items: list[CheckedText], *, augment: bool = False, none_of_these: Wanted | None = None
+    ) -> tuple[LoadedModel, list[TextProbabilities | None]]:
         """The model, and its answers in the order of `items`; None for texts that it never saw.
 
         Args:
             wanted: the model, as `Models.get` takes it.
             items: the checked texts.
             augment: whether they are read with continuations.
+            none_of_these: as in the request; where it asks, answers have a typicality, for which each text is read a second time.
 
         Raises:
-            Refused: there is no such model or language model (404, 422), too many texts wait (503), or the answer took too long (504).
+            Refused: there is no such model or language model (404, 422), the model cannot say what fits no class (422), too many texts wait (503), or the answer
+                took too long (504).
         """
         usable = [index for index, item in enumerate(items) if item.problem is None]
         texts = [items[index].text for index in usable]
@@ -49,6 +55,9 @@ class Dispatch:
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 loaded, found = await (self._read(wanted, texts) if writer is None else self._read_continued(writer, wanted, texts))
+                if none_of_these is not None:
+                    none_threshold(loaded, none_of_these)
+                    found = await self._compared(loaded, texts, found)
         except UnknownModel as error:
             raise Refused(404, str(error)) from None
         except Busy as error:
@@ -68,6 +77,12 @@ class Dispatch:
     async def _read(self, wanted: str | None, texts: list[str]) -> tuple[LoadedModel, list[TextProbabilities]]:
         loaded, ticket = self._models.submit(wanted, texts)
         return loaded, await _answered(ticket)
+
+    async def _compared(self, loaded: LoadedModel, texts: list[str], found: list[TextProbabilities]) -> list[TextProbabilities]:
+        """The answers, each with the typicality of its text; one request at a time, so that those that gave up waiting cost nothing."""
+        async with self._comparing:
+            rows = await asyncio.to_thread(isolated, lambda some: loaded.classifier.typicality(some)[1].tolist(), texts)
+        return [TextProbabilities(None) if row is None else answer._replace(typicality=row) for answer, row in zip(found, rows, strict=True)]
 
     async def _read_continued(self, writer: LanguageModel, wanted: str | None, texts: list[str]) -> tuple[LoadedModel, list[TextProbabilities]]:
         while True:
@@ -107,6 +122,18 @@ def promised_sets(loaded: LoadedModel) -> PredictionSets:
         Refused: as `promised_threshold`.
     """
     return _kept(loaded, loaded.card.sets, "sets")
+
+
+def none_threshold(loaded: LoadedModel, none_of_these: Wanted) -> float:
+    """The typicality up to which a text fits none of the model's classes.
+
+    Raises:
+        Refused: the model's bundle keeps no documents, or damaged ones, its backend gives no embeddings, or the model states no promise of it (422).
+    """
+    try:
+        return loaded.classifier.none_threshold(none_of_these)
+    except SelfTrainError as error:
+        raise Refused(422, f"model {loaded.name}@{loaded.version}: {error}") from None
 
 
 def _kept(loaded: LoadedModel, promise: Stated | None, parameter: str) -> Stated:

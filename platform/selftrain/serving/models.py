@@ -26,7 +26,7 @@ from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import BundleCard, read_card
 from selftrain.bundle.promise import stated
 from selftrain.bundle.tokens import Continued, Tokens
-from selftrain.errors import BundleError, ConfigError, nearest
+from selftrain.errors import BundleError, ConfigError, SelfTrainError, nearest
 from selftrain.runtime.memory import settle
 from selftrain.serving.batching import Batcher, BatcherClosed, Ticket
 from selftrain.serving.metrics import Metrics, gauge
@@ -99,6 +99,7 @@ class LoadedModel(NamedTuple):
     backend: str  # what computes it
     classifier: Classifier
     fingerprint: str  # of the bundle
+    none_of_these: dict[str, Any] | None  # what it can say of texts that fit no class; None: nothing
 
     @property
     def id(self) -> dict[str, str]:
@@ -158,7 +159,16 @@ def load_model(
         observe=observe,
     )
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    return LoadedModel(name, version, card, batcher, since, classifier.backend, classifier, fingerprint_of(folder))
+    return LoadedModel(name, version, card, batcher, since, classifier.backend, classifier, fingerprint_of(folder), _none_of_these(classifier))
+
+
+def _none_of_these(classifier: Classifier) -> dict[str, Any] | None:
+    """The documents that texts are compared with, read now, so that no request waits for it, and the promise; None where there are none, or damaged ones."""
+    try:
+        documents = len(classifier.known)
+    except SelfTrainError:
+        return None
+    return {"documents": documents, "promise": stated(classifier.card.none_of_these, classifier.backend)}
 
 
 class ServedModel:
@@ -280,6 +290,7 @@ class Models(Collector):
                 mode="json", include={"labels", "parents", "method", "supervision", "data", "max_tokens", "windows", "metrics", "created"}
             )
             made |= {name: stated(promise, one.live.backend) for name, promise in (("promise", card.promise), ("sets", card.sets))}
+            made["none_of_these"] = one.live.none_of_these
             found.append({**one.live.id, "follows_champion": one.source.followed, "since": one.live.since, "problem": one.problem, **made})
         return found
 

@@ -1,5 +1,6 @@
 const CHUNK = 64, AUGMENTED_CHUNK = 8, SHOWN_ROWS = 20, SHOWN_BARS = 6, ZERO = 0.001, EXAMPLES = 4, EXCERPT = 120;
-let models = [], limit = 256, most = 256, rows = null, name = "", stopped = false;
+const NONE_SHARE = 0.05;
+let models = [], limit = 256, most = 256, rows = null, name = "", stopped = false, promised = false;
 
 const percent = value => (100 * value).toFixed(1) + " %";
 const count = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
@@ -10,8 +11,9 @@ function titleOf(one) {
   return day ? `${one.name}, built ${day.toLocaleDateString("en", {dateStyle: "medium"})}` : `${one.name}, version ${one.version}`;
 }
 
-// The fields of a request about continuations, and how many texts it holds: a language model takes its time.
-const augmented = () => $("augment").checked ? [{augment: true}, Math.min(limit, AUGMENTED_CHUNK)] : [{}, limit];
+// The further fields of a request, and how many texts it holds: a language model takes its time. What a promise says is about texts that are read alone.
+const further = () => $("augment").checked ? [{augment: true}, Math.min(limit, AUGMENTED_CHUNK)]
+  : [$("none").checked ? {none_of_these: promised ? "promise" : NONE_SHARE} : {}, limit];
 const wantedModels = () => [$("model").value, $("other-box").hidden ? "" : $("other").value].filter((one, index) => one || !index);
 
 function fill(select, options) {
@@ -24,6 +26,16 @@ function fillOther() {
   const others = models.filter(one => idOf(one) !== $("model").value);
   fill($("other"), [["nothing", ""], ...others.map(one => [titleOf(one), idOf(one)])]);
   $("other-box").hidden = !others.length;
+}
+
+// Which texts fit no class is said where all chosen models can say it, of texts that are read alone.
+function offerNone() {
+  const chosen = wantedModels().map(id => models.find(one => idOf(one) === id) || models[0]), able = chosen.every(one => one && one.none_of_these);
+  promised = able && chosen.every(one => one.none_of_these.promise);
+  $("none-box").hidden = !able || $("augment").checked;
+  if ($("none-box").hidden) $("none").checked = false;
+  $("none-how").textContent = promised ? "– " + chosen.map(one => one.none_of_these.promise.sentence).join("; ")
+    : `– for a text that fits no class; ${percent(NONE_SHARE)} of texts like the known documents would be taken for such. Also for files.`;
 }
 
 async function look() {
@@ -41,6 +53,7 @@ async function look() {
     $("example").hidden = false;
     $("augment-box").hidden = !said.augment;
     if (!said.augment) $("augment").checked = false;
+    offerNone();
     $("live").textContent = "Live: " + found.map(one => `${titleOf(one)}, ${one.labels.length} classes, since `
       + new Date(one.since).toLocaleString("en", {dateStyle: "medium", timeStyle: "short"}) + (one.problem ? ` (problem: ${one.problem})` : "")).join("; ");
     $("live").className = found.some(one => one.problem) ? "bad small" : "soft small";
@@ -63,6 +76,7 @@ function verdict(one) {
   const box = element("div");
   if (one.error) { box.append(element("p", "Error: " + one.error, "bad")); return box; }
   const entries = Object.entries(one.probabilities);
+  if (one.none_of_these) box.append(element("p", `None of these: ${percent(one.typicality)} of the known documents are as strange.`, "bad"));
   box.append(bar(...entries[0], true));
   const groups = Object.entries(one.parents || {});
   if (groups.length) box.append(element("p", "in " + groups.map(([group, value]) => `${group} ${percent(value)}`).join(", "), "soft small"));
@@ -105,12 +119,12 @@ async function classify() {
   $("classify").disabled = true;
   said.textContent = "Classifying …";
   try {
-    const [augment, chunk] = augmented();
+    const [fields, chunk] = further();
     const found = await Promise.all(wantedModels().map(async model => {
       const results = [];
       let id;
       for (let start = 0; start < texts.length; start += chunk) {
-        const answer = await ask("/v1/classify", {texts: texts.slice(start, start + chunk), ...(model && {model}), ...augment});
+        const answer = await ask("/v1/classify", {texts: texts.slice(start, start + chunk), ...(model && {model}), ...fields});
         id = answer.model;
         results.push(...answer.results);
       }
@@ -165,8 +179,8 @@ function sayHow() { $("texts-label").textContent = $("whole").checked ? "One tex
 async function copy() {
   const texts = typed().slice(0, most), quoted = text => "'" + text.replaceAll("'", "'\\''") + "'";
   if (!texts.length) texts.push("a text to classify");
-  const [augment] = augmented(), [model] = wantedModels();
-  const body = JSON.stringify({...(texts.length > 1 ? {texts} : {text: texts[0]}), ...(model && {model}), ...augment});
+  const [fields] = further(), [model] = wantedModels();
+  const body = JSON.stringify({...(texts.length > 1 ? {texts} : {text: texts[0]}), ...(model && {model}), ...fields});
   const headers = ["-H 'content-type: application/json'", ...(token ? ['-H "authorization: Bearer $SELFTRAIN_SERVE_TOKEN"'] : [])];
   const command = `curl -s ${quoted(location.origin + "/v1/classify")} ${headers.join(" ")} -d ${quoted(body)}`;
   $("curl").textContent = command;
@@ -215,13 +229,15 @@ function preview() {
 // Every row of the file with what was found; rows that were not reached say so, so that nothing that is done is lost.
 function labeled(found, answers, wanted) {
   const [head, ...body] = found, compared = wanted.length > 1;
-  const tree = answers[0].some(one => one && one.parents), parents = one => Object.keys((one && one.parents) || {}).join(" / ");
-  const lines = [[...head, ...newColumns(head, compared, tree)]];
+  const tree = answers[0].some(one => one && one.parents), none = answers[0].some(one => one && one.typicality !== undefined);
+  const parents = one => Object.keys((one && one.parents) || {}).join(" / ");
+  const lines = [[...head, ...newColumns(head, compared, tree, none)]];
   body.forEach((row, index) => {
     const own = wanted.map((_, place) => answers[place][index]), complete = own.every(one => one && !one.error);
     const error = own.map(one => one ? one.error : "not labeled").find(one => one) || "";
-    const cells = one => one && !one.error ? [one.label, String(one.probability)] : ["", ""];
-    const added = [...cells(own[0]), error, ...(tree ? [parents(own[0])] : []), ...(compared ? [...cells(own[1]), complete ? (differ(own) ? "no" : "yes") : ""] : [])];
+    const cells = one => one && !one.error ? [one.label ?? "", String(one.probability)] : ["", ""];
+    const fits = one => one && !one.error ? [String(one.none_of_these), String(one.typicality)] : ["", ""];
+    const added = [...cells(own[0]), error, ...(tree ? [parents(own[0])] : []), ...(none ? fits(own[0]) : []), ...(compared ? [...cells(own[1]), complete ? (differ(own) ? "no" : "yes") : ""] : [])];
     lines.push([...row, ...new Array(Math.max(0, head.length - row.length)).fill(""), ...added]);
   });
   return lines;
@@ -229,7 +245,7 @@ function labeled(found, answers, wanted) {
 
 async function labelFile() {
   const {found, separator} = rows, body = found.slice(1), column = Number($("column").value), said = $("file-said"), progress = $("progress");
-  const wanted = wantedModels(), answers = wanted.map(() => new Array(body.length)), file = name, [augment, chunk] = augmented();
+  const wanted = wantedModels(), answers = wanted.map(() => new Array(body.length)), file = name, [fields, chunk] = further();
   stopped = false;
   for (const id of ["label", "column", "file"]) $(id).disabled = true;
   $("stop").hidden = progress.hidden = false;
@@ -243,7 +259,7 @@ async function labelFile() {
     while (next < body.length && !stopped) {
       const start = next, part = body.slice(start, start + chunk), texts = part.map(row => row[column] ?? "");
       next += part.length;
-      const replies = await Promise.all(wanted.map(model => ask("/v1/classify", {texts, top_k: 1, ...(model && {model}), ...augment})));
+      const replies = await Promise.all(wanted.map(model => ask("/v1/classify", {texts, top_k: 1, ...(model && {model}), ...fields})));
       replies.forEach((reply, place) => reply.results.forEach((one, index) => { answers[place][start + index] = one; }));
       done += part.length;
       progress.value = done / body.length;
@@ -287,7 +303,8 @@ $("copy").onclick = copy;
 $("example").onclick = example;
 $("whole").onchange = sayHow;
 $("only").onchange = showOnly;
-$("model").onchange = fillOther;
+$("model").onchange = () => { fillOther(); offerNone(); };
+$("other").onchange = $("augment").onchange = offerNone;
 $("column").onchange = preview;
 $("texts").onkeydown = event => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !$("classify").disabled) { event.preventDefault(); classify(); } };
 $("file").onchange = () => $("file").files[0] && choose($("file").files[0]);

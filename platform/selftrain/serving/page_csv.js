@@ -31,9 +31,9 @@ function written(field, separator) {
   return /["\r\n]/.test(field) || field.includes(separator) ? '"' + field.replaceAll('"', '""') + '"' : field;
 }
 // Names of the added columns, as `selftrain predict` makes them where the file has them already.
-function newColumns(head, compared, tree) {
+function newColumns(head, compared, tree, none) {
   const taken = new Set(head);
-  return ["label", "probability", "error", ...(tree ? ["parents"] : []), ...(compared ? ["compared_label", "compared_probability", "agree"] : [])].map(one => {
+  return ["label", "probability", "error", ...(tree ? ["parents"] : []), ...(none ? ["none_of_these", "typicality"] : []), ...(compared ? ["compared_label", "compared_probability", "agree"] : [])].map(one => {
     while (taken.has(one)) one = "predicted_" + one;
     taken.add(one);
     return one;

@@ -1,7 +1,8 @@
 """The routes. Every refusal is one JSON object, `{"error": "..."}`.
 
 POST /v1/classify   {"texts": ["...", {"id": 7, "text": "..."}]} or {"text": "..."}, optional "top_k", "threshold", "model",
-                    "abstain": true and "sets": true where the model states a promise of it, and "augment": true where a language model is configured
+                    "abstain": true and "sets": true where the model states a promise of it, "none_of_these": 0.05 where its bundle keeps documents,
+                    and "augment": true where a language model is configured
 POST /predict       {"inputs": "..."} or {"inputs": ["...", ...]}, as clients of text-embeddings-inference send it
 GET  /v1/models     the models and the limits
 GET  /metrics       Prometheus
@@ -25,7 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 from starlette.exceptions import HTTPException
 
-from selftrain.serving.dispatch import Dispatch, promised_sets, promised_threshold
+from selftrain.serving.dispatch import Dispatch, none_threshold, promised_sets, promised_threshold
 from selftrain.serving.language_model import LanguageModel
 from selftrain.serving.metrics import CONTENT_TYPE, Metrics
 from selftrain.serving.models import LoadedModel, Models
@@ -169,12 +170,13 @@ def make_app(
     async def classify(body: ClassifyRequest) -> Response:
         """Classify one text or several; a text that cannot be classified gets an error of its own."""
         items = [check(value) for value in body.items()]
-        loaded, answers = await dispatch.ask(body.model, items, augment=body.augment)
+        loaded, answers = await dispatch.ask(body.model, items, augment=body.augment, none_of_these=body.none_of_these)
         threshold = promised_threshold(loaded) if body.abstain else body.threshold
         sets = promised_sets(loaded) if body.sets else None
+        least = None if body.none_of_these is None else none_threshold(loaded, body.none_of_these)
         card, tree = loaded.card, loaded.card if loaded.card.parents else None
         results = [
-            result(item, answer, card.labels, top_k=body.top_k, threshold=threshold, sets=sets, tree=tree)
+            result(item, answer, card.labels, top_k=body.top_k, threshold=threshold, sets=sets, least=least, tree=tree)
             for item, answer in zip(items, answers, strict=True)
         ]
         counts = {"label": 0, "abstain": 0, "error": 0}

@@ -48,6 +48,11 @@ class ClassifyRequest(BaseModel):
     abstain: bool = Field(
         default=False, description="abstain where the model's promise takes it: its threshold and what it promises are in GET /v1/models"
     )
+    none_of_these: Annotated[float, Field(gt=0, lt=1)] | Literal["promise"] | None = Field(
+        default=None,
+        description="abstain too where a text fits no class: a share of the documents that the model's bundle keeps, of which as many would be taken for such, "
+        'for instance 0.05; or "promise", for what GET /v1/models promises',
+    )
     sets: bool = Field(
         default=False, description="give each text's prediction set too: how often it holds the true class is promised in GET /v1/models"
     )
@@ -62,8 +67,9 @@ class ClassifyRequest(BaseModel):
             raise ValueError('pass either "text" with one text or "texts" with a list of them')
         if self.abstain and self.threshold is not None:
             raise ValueError('pass either "abstain" or a "threshold" of your own')
-        if (self.abstain or self.sets) and self.augment:
-            raise ValueError(f'pass either "{"abstain" if self.abstain else "sets"}" or "augment": a promise is about texts that are read alone')
+        alone = next((name for name in ("abstain", "sets", "none_of_these") if getattr(self, name)), None)
+        if alone is not None and self.augment:
+            raise ValueError(f'pass either "{alone}" or "augment": a promise is about texts that are read alone')
         return self
 
     def items(self) -> list[Any]:
@@ -105,7 +111,11 @@ class Result(BaseModel):
         default=None,
         description="of a tree of classes only: the groups that the most probable class is in, the outermost first, each with the sum of its classes' probabilities",
     )
-    abstain: bool | None = Field(default=None, description="whether the highest probability is below the threshold")
+    abstain: bool | None = Field(default=None, description="whether the highest probability is below the threshold, or the text fits no class")
+    none_of_these: bool | None = Field(default=None, description="with none_of_these only: whether the text fits no class")
+    typicality: float | None = Field(
+        default=None, description="with none_of_these only: share of the documents that the bundle keeps that are as strange as the text or more"
+    )
     set: list[str] | None = Field(default=None, description="with sets only: the classes that may be the true one, the most probable first")
     truncated: bool | None = Field(default=None, description="whether the model did not read the text to its end")
     continuations: int | None = Field(
@@ -190,6 +200,7 @@ class TextProbabilities(NamedTuple):
     truncated: bool = False
     continuations: int | None = None  # that it was read with; None where none were asked for
     problem: str | None = None  # why it failed, where clients may know
+    typicality: float | None = None  # None where it was not asked for
 
 
 def result(
@@ -200,6 +211,7 @@ def result(
     top_k: int | None = None,
     threshold: float | None = None,
     sets: PredictionSets | None = None,
+    least: float | None = None,
     tree: Grouped | None = None,
 ) -> dict[str, Any]:
     """One entry of `results`.
@@ -211,6 +223,7 @@ def result(
         top_k: as in the request.
         threshold: of the request, or of the promise.
         sets: the model's, where the request asks for them.
+        least: the typicality up to which a text fits no class; None where the request does not ask.
         tree: the classes with their groups; None where they are in none.
     """
     named: dict[str, Any] = {} if item.id is None else {"id": item.id}
@@ -220,7 +233,8 @@ def result(
     # In Python: numpy is slower for a handful of classes, and it releases the interpreter's lock, which another thread then holds.
     order = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)
     best = probabilities[order[0]]
-    abstain = threshold is not None and best < threshold
+    none = least is not None and answer.typicality is not None and answer.typicality <= least
+    abstain = none or (threshold is not None and best < threshold)
     return {
         **named,
         "label": None if abstain else labels[order[0]],
@@ -228,6 +242,7 @@ def result(
         "probabilities": {labels[index]: probabilities[index] for index in order[:top_k]},
         **({} if tree is None else {"parents": tree.parents_of(order[0], probabilities)}),
         "abstain": abstain,
+        **({} if least is None else {"none_of_these": none, "typicality": answer.typicality}),
         **({} if sets is None else {"set": [labels[index] for index in sets.members(probabilities)]}),
         "truncated": item.truncated or answer.truncated,
         **({} if answer.continuations is None else {"continuations": answer.continuations}),
