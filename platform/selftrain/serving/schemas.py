@@ -221,14 +221,16 @@ def result(
     order = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)
     best = probabilities[order[0]]
     abstain = threshold is not None and best < threshold
-    return {
-        **named,
-        "label": None if abstain else labels[order[0]],
-        "probability": best,
-        "probabilities": {labels[index]: probabilities[index] for index in order[:top_k]},
-        **({} if tree is None else {"parents": tree.parents_of(order[0], probabilities)}),
-        "abstain": abstain,
-        **({} if sets is None else {"set": [labels[index] for index in sets.members(probabilities)]}),
-        "truncated": item.truncated or answer.truncated,
-        **({} if answer.continuations is None else {"continuations": answer.continuations}),
-    }
+    found = named  # one entry after the other: displays that are merged cost as much as all else here
+    found["label"] = None if abstain else labels[order[0]]
+    found["probability"] = best
+    found["probabilities"] = {labels[index]: probabilities[index] for index in order[:top_k]}
+    if tree is not None:
+        found["parents"] = tree.parents_of(order[0], probabilities)
+    found["abstain"] = abstain
+    if sets is not None:
+        found["set"] = [labels[index] for index in sets.members(probabilities)]
+    found["truncated"] = item.truncated or answer.truncated
+    if answer.continuations is not None:
+        found["continuations"] = answer.continuations
+    return found
