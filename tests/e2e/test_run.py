@@ -48,6 +48,7 @@ def home(tmp_path_factory):
                 "method": {"name": "genco", "rounds": 2, "steps_per_round": 2, "first_share": 0.05, "last_share": 0.1},
                 "evaluation": {"llm_documents": 8, "map": "pca"},
                 "variants": {"zero-shot": {"method": {"rounds": 0}}},
+                "training": {"threads": 1},  # the number decides the last digits, and the load of the machine would decide the number
             }
         ),
         encoding="utf-8",

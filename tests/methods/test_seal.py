@@ -18,10 +18,10 @@ from selftrain.methods.recipe import resolve
 from selftrain.methods.soft_labels.seal import (
     LearnedObjective,
     bidirectional_divergence,
-    sgd_step,
     smooth_leaky_relu,
 )
 from selftrain.methods.soft_labels.top_k import top_k_cross_entropy
+from selftrain.methods.virtual import sgd_step, virtual
 from selftrain.models.encoder import TextEncoder
 from selftrain.models.head import HeadEncoder
 from selftrain.training.loop import train
@@ -150,7 +150,7 @@ def test_the_gradient_through_both_virtual_steps_is_that_of_differences(corpus, 
         method.task_loss = lambda logits, labels: top_k_cross_entropy(torch.cat([logits, logits.new_zeros(12, 1)], 1), labels, (0.7, 0.3))
 
     def loss():
-        return method.virtual_task_loss(rows, labels, 0.7)[0]
+        return method.virtual_task_loss(virtual(method.net, method.generator, [rows]), rows, labels, 0.7)[0]
 
     gradients = torch.autograd.grad(loss(), list(method.objective.parameters()))
     checked = 0
@@ -171,11 +171,11 @@ def test_virtual_steps_leave_f_and_g_as_they_are(corpus, tmp_path):
     method = built(with_labels(corpus), tmp_path / "e")
     before, generator = weights(method), {name: value.detach().clone() for name, value in method.generator.items()}
     rows, labels = method.encoder.inputs(corpus.unlabeled.contents[:8]), torch.zeros(8, dtype=torch.long)
-    loss, stepped = method.virtual_task_loss(rows, labels, 1.0)
+    loss, stepped = method.virtual_task_loss(virtual(method.net, method.generator, [rows]), rows, labels, 1.0)
     method.update_objective(loss)
     assert equal(before, weights(method))
     assert equal(generator, method.generator)
-    assert not equal(generator, stepped)
+    assert not equal(generator, stepped.parameters())
     assert all(parameter.grad is None for parameter in method.net.parameters())
 
 

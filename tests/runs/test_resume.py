@@ -15,6 +15,7 @@ from selftrain.files.journal import Journal
 from selftrain.runs import run as story
 from selftrain.runs.resume import Starts, complete, resumed_experiment
 from selftrain.runs.stages import Stages
+from selftrain.runtime.threads import Threads
 from selftrain.tracking.spool import SPOOL
 from selftrain.training import checkpoints
 from selftrain.training import fit as fitting
@@ -152,7 +153,7 @@ def test_a_run_that_owes_tracking_something_is_not_complete(home, folder):
 def test_times_of_starts_add_up_whatever_the_wall_clock_does(tmp_path, monkeypatch):
     clock = {"monotonic": 100.0}
     monkeypatch.setattr("selftrain.runs.resume.time.monotonic", lambda: clock["monotonic"])
-    first = Starts(tmp_path / "parts.json", "one", 90.0, Stages())
+    first = Starts(tmp_path / "parts.json", "one", 90.0, Stages(), Threads(2, "free"))
     began = first.started
     clock["monotonic"] = 150.0
     monkeypatch.setattr("selftrain.runs.resume.datetime", None)  # nobody asks the wall clock again
@@ -160,10 +161,23 @@ def test_times_of_starts_add_up_whatever_the_wall_clock_does(tmp_path, monkeypat
     assert (first.seconds, first.started) == (60.0, began)
     monkeypatch.undo()  # the machine was started anew; the wall clock is back in 1970 for all we know
     monkeypatch.setattr("selftrain.runs.resume.time.monotonic", lambda: 7.0)
-    second = Starts(tmp_path / "parts.json", "two", 2.0, Stages())
+    second = Starts(tmp_path / "parts.json", "two", 2.0, Stages(), Threads(1, "busy"))
     assert (second.seconds, second.started, second.commands) == (65.0, began, ["one", "two"])
     (tmp_path / "parts.json").write_text("cut sh", encoding="utf-8")
-    assert Starts(tmp_path / "parts.json", "three", 2.0, Stages()).commands == ["three"]
+    assert Starts(tmp_path / "parts.json", "three", 2.0, Stages(), Threads(1, "busy")).commands == ["three"]
+
+
+def test_every_start_of_a_run_trains_with_the_threads_of_the_first(tmp_path):
+    first = Starts(tmp_path / "parts.json", "one", 0.0, Stages(), Threads(2, "free"))
+    first.write()
+    assert first.threads == Threads(2, "free")
+    assert Starts(tmp_path / "parts.json", "two", 0.0, Stages(), Threads(2, "free still")).threads == Threads(2, "free still")
+    second = Starts(tmp_path / "parts.json", "two", 0.0, Stages(), Threads(1, "busy"))
+    assert second.threads == Threads(2, "those that the run began with")
+    second.write()
+    assert [start["threads"] for start in json.loads((tmp_path / "parts.json").read_text(encoding="utf-8"))] == [2, 2]
+    (tmp_path / "parts.json").write_text('[{"command": "of an earlier version"}]', encoding="utf-8")
+    assert Starts(tmp_path / "parts.json", "two", 0.0, Stages(), Threads(1, "busy")).threads == Threads(1, "busy")
 
 
 def test_run_folders_have_names_of_their_own_when_the_clock_stands_still(home, monkeypatch):

@@ -109,6 +109,25 @@ def test_batches_hold_no_more_tokens_than_the_model_wants_at_a_time():
     batcher.close()
 
 
+def test_where_padding_costs_nothing_texts_go_by_arrival_whatever_their_length():
+    model, told = Fragile(), []
+    batcher = Batcher(
+        letters,
+        model,
+        max_waiting=100,
+        max_seconds=60,
+        most_padding=math.inf,
+        most_tokens=math.inf,
+        observe=lambda *figures: told.append(figures[:2]),
+    )
+    texts = ["abcde"[: 1 + (3 * place) % 5] for place in range(100)]
+    found = batcher.submit(texts).done.result(30)
+    batcher.close()
+    assert model.batches == [[[ord(letter) for letter in text] for text in part] for part in (texts[:64], texts[64:])]
+    assert [one.probabilities[0] for one in found] == [number([ord(letter) for letter in text]) for text in texts]
+    assert told == [(64, 0.0), (36, 0.0)] and batcher.waiting == 0  # nothing is padded
+
+
 def in_windows(texts: list[str]) -> list[Tokens]:
     """A window a word, a token a letter."""
     split = [[[ord(letter) for letter in word] for word in text.split(" ")] for text in texts]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from pydantic import ValidationError
 
 from selftrain.bundle.format import BundleCard
 from selftrain.bundle.promise import PredictionSets
+from selftrain.serving.routes import parsed
 from selftrain.serving.schemas import (
     FAILED,
     MAX_CHARACTERS,
@@ -122,3 +125,23 @@ def test_a_text_without_an_answer_has_an_error_and_its_id() -> None:
 def test_a_result_says_how_many_continuations_it_was_read_with_where_any_were_asked_for() -> None:
     assert result(CheckedText("a", None), TextProbabilities([0.25, 0.75], continuations=0), ["a", "b"])["continuations"] == 0
     assert "continuations" not in result(CheckedText("a", None), TextProbabilities([0.25, 0.75]), ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b'{"texts": ["a", {"id": 7, "text": "\\u00e9"}], "top_k": 1}', b'{"a": 1, "a": 2}', b"NaN", b"1e999", b"1" * 4000, b"-0", b'"\\u0000"'),
+        *(b'"\\ud83d"', b'{"\\ud800": 1}', b"[" * 250 + b"]" * 250, b"\xef\xbb\xbf{}", "[1]".encode("utf-16")),  # of these the fast reader takes none
+    ],
+)
+def test_bodies_are_read_as_the_standard_library_reads_them(body):
+    assert repr(parsed(body)) == repr(json.loads(body))
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[1,]", b'"a\nb"', b"01", b"{}x", b"1" * 5000, b"[" * 100_000])
+def test_bodies_are_refused_as_the_standard_library_refuses_them(body):
+    with pytest.raises((ValueError, RecursionError)) as expected:
+        json.loads(body)
+    with pytest.raises((ValueError, RecursionError)) as found:
+        parsed(body)
+    assert found.type is expected.type and str(found.value) == str(expected.value)

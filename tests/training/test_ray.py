@@ -67,7 +67,7 @@ def worker(monkeypatch, one_thread):
     monkeypatch.setattr(recipe, "open_encoder", opened)
     monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
 
-    def run(session, *, seed=0, texts=no_texts, validation=None, experiment=EXPERIMENT, names=None):
+    def run(session, *, seed=0, texts=no_texts, validation=None, experiment=EXPERIMENT, names=None, threads=None):
         monkeypatch.setattr(ray.train, "get_context", session.context)
         monkeypatch.setattr(ray.train, "report", session.report)
         monkeypatch.setattr(ray.train, "get_checkpoint", lambda: session.checkpoint)
@@ -80,6 +80,7 @@ def worker(monkeypatch, one_thread):
             "tested": None,
             "steps": None,
             "names": names,
+            "threads": threads,
         }
         monkeypatch.setattr(ray, "get", {"reference": work}.get)
         workers_of_ray._worker({"work": "reference"})
@@ -123,10 +124,11 @@ def test_validation_reaches_the_loop(worker):
     assert session.reports[-1][1]["best"]["round"] in (0, 1, 2)
 
 
-def test_threads_are_those_of_the_experiment_or_a_share_of_the_processors(worker, monkeypatch):
+def test_threads_are_those_of_the_experiment_or_a_share_of_those_of_the_run_or_of_the_processors(worker, monkeypatch):
     monkeypatch.setattr(workers_of_ray.os, "sched_getaffinity", lambda pid: set(range(8)))
-    for threads, expected in ((3, 3), (None, 8)):
-        worker(Session(), experiment=parse({"method": {**SHORT, "name": "cross_entropy"}, "training": {"gpu": False, "threads": threads}}))
+    for asked, of_the_run, expected in ((3, 5, 3), (None, 5, 5), (None, None, 8)):
+        experiment = parse({"method": {**SHORT, "name": "cross_entropy"}, "training": {"gpu": False, "threads": asked}})
+        worker(Session(), experiment=experiment, threads=of_the_run)
         assert torch.get_num_threads() == expected
 
 

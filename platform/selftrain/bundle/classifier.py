@@ -46,14 +46,15 @@ def problem_with(text: object) -> str | None:
     """Why `text` cannot be classified, in a few words; None where it can."""
     if not isinstance(text, str):
         return f"not a string but {type(text).__name__}"
-    if not text.strip():
+    if not text or text.isspace():
         return "empty"
     if "\x00" in text:
         return "binary"
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return "not valid Unicode"
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            return "not valid Unicode"
     return None
 
 

@@ -128,7 +128,9 @@ class TrainingConfig(Section):
         description="GPU of a worker: true for one, false for the CPU, or a part of one (0.5); auto: one, or a part of it, where there are GPUs",
     )
     placement: Placement = Field(default_factory=dict, description="labels of the Ray nodes that workers run on, e.g. {selftrain/role: training}")
-    threads: int | None = Field(None, ge=1, description="torch threads a worker; default: the machine's cores divided by the workers")
+    threads: int | None = Field(
+        None, ge=1, description="torch threads a worker; default: the cores that other work leaves free, divided by the workers"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of matrix products while training (weights stay float32); auto: bfloat16 where the hardware multiplies it"
     )

@@ -17,6 +17,13 @@ LANGUAGE_MODEL_ROW = "language model"  # the variant of the row in which the lan
 Supervision = str  # in words: none, all, 10 a class, all with 30 % noise
 
 
+class ThreadFacts(TypedDict):
+    """How many threads trained, and why so many."""
+
+    count: int
+    why: str
+
+
 class RunFacts(TypedDict):
     """The run itself."""
 
@@ -26,6 +33,7 @@ class RunFacts(TypedDict):
     command: str  # one a line where the run was resumed
     started: str  # of the first part, ISO 8601
     seconds: float  # of all parts
+    threads: NotRequired[ThreadFacts]
     code_version: str
     config_fingerprint: str
     mlflow_run_id: str | None

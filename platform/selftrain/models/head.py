@@ -199,7 +199,11 @@ class HeadEncoder(TextEncoder):
 
     def of_inputs(self, rows: torch.Tensor) -> torch.Tensor:
         """Embeddings of (perturbed or mixed) `inputs`, `[texts, dimensions]`, with gradient."""
-        found: torch.Tensor = self.layer.activation_function(self.layer.linear(rows)) + rows  # what the layer does to the dictionary that it takes
+        return self.of_linear(self.layer.linear(rows), rows)
+
+    def of_linear(self, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Embeddings `[texts, dimensions]` from what the layer's linear part makes of `inputs`, and these; both `[texts, dimensions]`."""
+        found: torch.Tensor = self.layer.activation_function(values) + rows  # what the layer does to the dictionary that it takes
         return F.normalize(found, dim=-1) if self.normalize else found
 
     def forward(self, texts: Sequence[str], max_tokens: int | None = None) -> torch.Tensor:

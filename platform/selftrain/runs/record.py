@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def metrics_of(
             "command": "\n".join(context.starts.commands),
             "started": context.starts.started,
             "seconds": round(context.starts.seconds, 1),
+            "threads": asdict(context.starts.threads),
             "code_version": code_version(),
             "config_fingerprint": experiment.fingerprint(),
             "mlflow_run_id": context.mlflow_id,

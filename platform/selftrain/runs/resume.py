@@ -24,6 +24,7 @@ from selftrain.files.journal import Journal
 from selftrain.methods.recipe import resolve
 from selftrain.runs.home import is_copy, looked_at
 from selftrain.runs.stages import Stages
+from selftrain.runtime.threads import Threads
 from selftrain.tracking.runs import flattened
 from selftrain.tracking.spool import SPOOL, waiting
 
@@ -129,18 +130,22 @@ class Starts:
         command: how this start was asked for.
         started: `time.monotonic()` when it began.
         stages: of this start.
+        threads: that this start would train with. It trains with those of the first start: their number decides the order of sums.
     """
 
-    def __init__(self, file: Path, command: str, started: float, stages: Stages) -> None:
+    def __init__(self, file: Path, command: str, started: float, stages: Stages, threads: Threads) -> None:
         self._file = file
         self._started = started
         self._stages = stages
         self._earlier: list[dict[str, Any]] = []
         with suppress(OSError, ValueError):
             self._earlier = [start for start in json.loads(file.read_text(encoding="utf-8")) if isinstance(start, dict)]
+        kept = next((start["threads"] for start in self._earlier if isinstance(start.get("threads"), int)), None)
+        self.threads = threads if kept is None or kept == threads.count else Threads(kept, "those that the run began with")
         # The wall clock is read once: it may be set while the run goes on.
         now = datetime.now(UTC).timestamp() - (time.monotonic() - started)
-        self._now = {"command": command, "started": datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")}
+        began = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
+        self._now = {"command": command, "started": began, "threads": self.threads.count}
         self._over = threading.Event()
         self._writer = threading.Thread(target=self._write_regularly, name="selftrain-starts", daemon=True)
 

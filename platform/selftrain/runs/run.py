@@ -6,7 +6,6 @@ Everything a run leaves is in one folder, and one MLflow run has the same figure
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 import uuid
@@ -47,6 +46,7 @@ from selftrain.runtime.background import in_order
 from selftrain.runtime.cluster import session
 from selftrain.runtime.hardware import hardware_here
 from selftrain.runtime.memory import trim
+from selftrain.runtime.threads import busy_cores, choose_threads
 from selftrain.runtime.watch import cause_of, listen
 from selftrain.texts.cache import check_cache
 from selftrain.tracking import Tracker, figures_of_round
@@ -94,8 +94,8 @@ def run(
         command: how it was asked for, for the report.
         resume: the folder or the address of a killed run of the same experiment; what it finished is not done again.
         at_once: trainings at the same time; default: as many as a cluster has room for, one on a machine of its own. One at a time, heads and BiLSTMs train in
-            this process, with all its cores where `training.threads` is not set; else in actors of Ray, with one core each. With the same threads the
-            figures are the same.
+            this process, with the cores that other work leaves free where `training.threads` is not set; else in actors of Ray, with one core each. With the
+            same threads the figures are the same.
         step_done: called after every step of a training in this process with (round, rounds, step, steps), all counted from one.
 
     Raises:
@@ -103,12 +103,11 @@ def run(
     """
     if at_once is not None and at_once < 1:
         raise ConfigError(f"at_once must be at least 1 (got {at_once}).", parameter="at_once")
-    started = time.monotonic()
+    started, busy = time.monotonic(), busy_cores()  # before this run adds to it
     stages = Stages()
     with stages("data", say=sys.stderr.isatty()):  # elsewhere, bad input is one sentence and nothing before it
         found = prepare(experiment)
     experiment = found.experiment
-    torch.set_num_threads(experiment.training.threads or len(os.sched_getaffinity(0)))
     with ExitStack() as stack:
         home = stack.enter_context(opened(resume or new_folder(experiment), "run", new=not resume))
         folder = home.folder
@@ -121,7 +120,8 @@ def run(
         else:
             there = hardware_here()
         found = found.placed(there, at_once)
-        starts = Starts(folder / "checkpoints" / "parts.json", command, started, stages)
+        starts = Starts(folder / "checkpoints" / "parts.json", command, started, stages, choose_threads(experiment.training.threads, busy))
+        torch.set_num_threads(starts.threads.count)
         with explained(folder):
             write_whole(folder / "config.yaml", experiment.to_yaml())
             starts.begin()
@@ -130,6 +130,7 @@ def run(
         home.tell(events)
         listen(lambda sentence: events("warning", what=sentence))
         events("run resumed" if resume else "run started", folder=str(home.place), config=experiment.fingerprint())
+        events("threads chosen", count=starts.threads.count, why=starts.threads.why)
         for sentence in found.notes:
             events("a GPU is not used", why=sentence)
         mlflow_id = tracker.start(folder.name, experiment.model_dump(mode="json"), tags_of(found))
@@ -273,7 +274,9 @@ class _Work:
         recipe, corpus = variant.recipe, variant.granted(seed)
         asked, home = self.plan.experiment.training.storage, self.context.home
         storage = below(asked, home.folder.name) if asked else home.checkpoints  # runs that share a storage have trainings of the same names
-        workgroup = Workgroup(f"{file_name(name)}-seed{seed}", storage, one_machine=variant.experiment.ray.address is None)
+        one_machine = variant.experiment.ray.address is None
+        threads = self.context.starts.threads.count if one_machine else None  # the load of other nodes is not known here
+        workgroup = Workgroup(f"{file_name(name)}-seed{seed}", storage, one_machine=one_machine, threads=threads)
         checkpoint = self._checkpoint(name, variant, seed)
         resume = checkpoint.read()
         if resume is None and checkpoint.file.exists():

@@ -69,7 +69,9 @@ class Ticket:
             self.done.set_result([one for one in self._answers if one is not None])
 
     def fill_window(self, place: int, row: list[float] | None, tokens: Tokens) -> None:
-        """Set the probabilities of one window of a text, None where there are none; the last one fills in the text's answer. Only the batcher's thread calls it."""
+        """Set the probabilities of one of several windows of a text, None where there are none; the last one fills in the text's answer. Only the batcher's thread
+        calls it.
+        """
         rows = self._parts.pop(place, [])
         rows.append(row)
         if len(rows) < len(tokens.windows):
@@ -169,9 +171,10 @@ class Batcher:
         self._most_padding = most_padding
         self._most_tokens = most_tokens
         self._observe = observe
+        self._pads = math.isfinite(most_padding) or math.isfinite(most_tokens)
         self._condition = threading.Condition()
         self._arrived: list[tuple[Ticket, int, str | Continued]] = []
-        self._queue: list[QueuedText] = []  # only the thread touches it
+        self._queue: list[QueuedText] = []  # only the thread touches it; by length where the model pads, else by arrival
         self._waiting = 0
         self._order = 0
         self._closing = False
@@ -231,12 +234,20 @@ class Batcher:
             self._busy_since = time.monotonic()
             self._sort_in(arrived)
             wanted = [one for one in self._queue if not one.ticket.cancelled]
-            batch = next_batch(wanted, most_padding=self._most_padding, most_tokens=self._most_tokens) if wanted else []
+            batch = self._next(wanted)
             with self._condition:
                 self._waiting -= len(self._queue) - len(wanted)
             self._queue = wanted
             self._answer(batch)
             self._busy_since = None
+
+    def _next(self, queue: list[QueuedText]) -> list[QueuedText]:
+        """Remove the next batch from `queue`."""
+        if queue and self._pads:
+            return next_batch(queue, most_padding=self._most_padding, most_tokens=self._most_tokens)
+        batch = queue[:MAX_BATCH_TEXTS]  # to look for neighbours takes as long as a static model computes
+        del queue[:MAX_BATCH_TEXTS]
+        return batch
 
     def _sort_in(self, arrived: list[tuple[Ticket, int, str | Continued]]) -> None:
         if not arrived:
@@ -248,11 +259,13 @@ class Batcher:
                     self._waiting -= 1
                 ticket.fill(place, TextProbabilities(None))
             else:
-                self._queue.extend(QueuedText(self._order, len(ids), ids, tokens, ticket, place) for ids in tokens.windows)
+                self._queue.append(QueuedText(self._order, len(tokens.ids), tokens.ids, tokens, ticket, place))
                 if tokens.further:
+                    self._queue.extend(QueuedText(self._order, len(ids), ids, tokens, ticket, place) for ids in tokens.further)
                     with self._condition:
                         self._waiting += len(tokens.further)
-        self._queue.sort(key=_length)
+        if self._pads:
+            self._queue.sort(key=_length)
 
     def _answer(self, batch: list[QueuedText]) -> None:
         if not batch:
@@ -261,8 +274,12 @@ class Batcher:
         rows = isolated(lambda ids: self._classify(ids).tolist(), [one.ids for one in batch])
         seconds = time.monotonic() - start
         self._seconds_a_text += 0.1 * (seconds / len(batch) - self._seconds_a_text)
-        padded = len(batch) * batch[-1].length
-        self._observe(len(batch), 1 - sum(map(_length, batch)) / padded if padded else 0.0, seconds)
+        lengths = [one.length for one in batch]
+        padded = len(batch) * max(lengths) if self._pads else 0
+        self._observe(len(batch), 1 - sum(lengths) / padded if padded else 0.0, seconds)
         for one, row in zip(batch, rows, strict=True):
-            # A sum is finite where all its parts are.
-            one.ticket.fill_window(one.place, row if row is not None and math.isfinite(sum(row)) else None, one.tokens)
+            found = row if row is not None and math.isfinite(sum(row)) else None  # a sum is finite where all its parts are
+            if one.tokens.further:
+                one.ticket.fill_window(one.place, found, one.tokens)
+            else:
+                one.ticket.fill(one.place, TextProbabilities(found, one.tokens.truncated))

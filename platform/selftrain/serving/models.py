@@ -145,7 +145,10 @@ def load_model(
         metrics.batch_seconds.labels(name).observe(seconds)
 
     def tokenize(texts: list[str | Continued]) -> list[Tokens]:
-        alone = iter(classifier.tokenize([one for one in texts if isinstance(one, str)]))
+        without = [one for one in texts if isinstance(one, str)]
+        if len(without) == len(texts):
+            return classifier.tokenize(without)
+        alone = iter(classifier.tokenize(without))
         continued = iter(classifier.tokenize_continued([one for one in texts if isinstance(one, Continued)]))
         return [next(alone if isinstance(one, str) else continued) for one in texts]
 

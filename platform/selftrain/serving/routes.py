@@ -23,7 +23,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 from starlette.exceptions import HTTPException
 
 from selftrain.serving.dispatch import Dispatch, none_threshold, promised_sets, promised_threshold
@@ -121,7 +121,7 @@ def read_body(body: bytes, content_type: str, adapter: TypeAdapter[Any]) -> Any:
     if not (kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))):
         raise Refused(422, "the body must be JSON; send the header content-type: application/json")
     try:
-        return adapter.validate_python(json.loads(body))
+        return adapter.validate_python(parsed(body))
     except json.JSONDecodeError as error:
         raise Refused(422, f"the body is not JSON: {error.msg} at character {error.pos}") from None
     except ValidationError as error:
@@ -131,6 +131,19 @@ def read_body(body: bytes, content_type: str, adapter: TypeAdapter[Any]) -> Any:
         raise Refused(422, f"{where}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")) from None
     except (ValueError, RecursionError):  # a bad encoding, a number with too many digits, or lists nested too deep
         raise Refused(400, "the body cannot be read as JSON") from None
+
+
+def parsed(body: bytes) -> Any:
+    """The content of a JSON body, by pydantic's reader, several times as fast as the standard library's; what it refuses the latter reads, or says what is wrong.
+
+    Raises:
+        ValueError: it is not JSON.
+        RecursionError: its lists are nested too deep.
+    """
+    try:
+        return from_json(body, cache_strings="keys")  # texts are not kept
+    except ValueError:
+        return json.loads(body)
 
 
 def bare_app() -> FastAPI:

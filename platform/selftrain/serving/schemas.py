@@ -226,24 +226,27 @@ def result(
         least: the typicality up to which a text fits no class; None where the request does not ask.
         tree: the classes with their groups; None where they are in none.
     """
-    named: dict[str, Any] = {} if item.id is None else {"id": item.id}
+    found: dict[str, Any] = {} if item.id is None else {"id": item.id}
     if answer is None or answer.probabilities is None:
-        return {**named, "error": item.problem or (answer and answer.problem) or FAILED}
+        return {**found, "error": item.problem or (answer and answer.problem) or FAILED}
     probabilities = answer.probabilities
     # In Python: numpy is slower for a handful of classes, and it releases the interpreter's lock, which another thread then holds.
     order = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)
     best = probabilities[order[0]]
     none = least is not None and answer.typicality is not None and answer.typicality <= least
     abstain = none or (threshold is not None and best < threshold)
-    return {
-        **named,
-        "label": None if abstain else labels[order[0]],
-        "probability": best,
-        "probabilities": {labels[index]: probabilities[index] for index in order[:top_k]},
-        **({} if tree is None else {"parents": tree.parents_of(order[0], probabilities)}),
-        "abstain": abstain,
-        **({} if least is None else {"none_of_these": none, "typicality": answer.typicality}),
-        **({} if sets is None else {"set": [labels[index] for index in sets.members(probabilities)]}),
-        "truncated": item.truncated or answer.truncated,
-        **({} if answer.continuations is None else {"continuations": answer.continuations}),
-    }
+    # One entry after the other: displays that are merged cost as much as all else here.
+    found["label"] = None if abstain else labels[order[0]]
+    found["probability"] = best
+    found["probabilities"] = {labels[index]: probabilities[index] for index in order[:top_k]}
+    if tree is not None:
+        found["parents"] = tree.parents_of(order[0], probabilities)
+    found["abstain"] = abstain
+    if least is not None:
+        found |= {"none_of_these": none, "typicality": answer.typicality}
+    if sets is not None:
+        found["set"] = [labels[index] for index in sets.members(probabilities)]
+    found["truncated"] = item.truncated or answer.truncated
+    if answer.continuations is not None:
+        found["continuations"] = answer.continuations
+    return found

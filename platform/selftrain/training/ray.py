@@ -29,6 +29,7 @@ from selftrain.runtime.background import Call
 from selftrain.runtime.devices import decide, keep_to_share
 from selftrain.runtime.hardware import hardware_of_cluster
 from selftrain.runtime.memory import trim
+from selftrain.runtime.threads import cores_here
 from selftrain.runtime.watch import why_it_died
 from selftrain.training.loop import NamesRead, Validation, train
 from selftrain.training.names import FollowedNames, NamesFile
@@ -49,11 +50,13 @@ class Workgroup:
         name: of the training.
         storage: folder or URI of the checkpoints; with the same `storage` and `name`, a killed training continues.
         one_machine: whether all workers share this machine's disk.
+        threads: of all workers together, where `training.threads` does not say how many each has; None: as many as there are cores.
     """
 
     name: str
     storage: Path | str
     one_machine: bool = True
+    threads: int | None = None
 
     @property
     def storage_path(self) -> str:
@@ -106,7 +109,7 @@ def train_in_workers(
     # Where workers may be on other nodes, a file is not seen here; rounds are.
     steps = Path(storage) / f".{workgroup.name}.steps.json" if workgroup.one_machine and "://" not in storage else None
     names = Path(storage) / f".{workgroup.name}.names.pt" if names_read is not None and "://" not in storage else None
-    files = {"steps": steps, "names": names}
+    files = {"steps": steps, "names": names, "threads": workgroup.threads}
     work = {"recipe": recipe, "corpus": corpus, "texts": texts, "seed": seed, "validation": validation, "tested": tested} | files
     trainer = TorchTrainer(
         _worker,
@@ -190,7 +193,7 @@ def _worker(sent: dict[str, Any]) -> None:
     workers = Workers(context.get_world_rank(), context.get_world_size())
     gpu = decided(recipe.training.gpu, "training.gpu")
     if not gpu:
-        torch.set_num_threads(recipe.training.threads or max(1, len(os.sched_getaffinity(0)) // workers.size))
+        torch.set_num_threads(recipe.training.threads or max(1, (config["threads"] or cores_here()) // workers.size))
     # A worker without a GPU of its own still sees those of its node.
     device, precision = str(get_device()) if gpu else "cpu", recipe.training.precision
     keep_to_share(gpu, device)

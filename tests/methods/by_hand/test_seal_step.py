@@ -27,6 +27,7 @@ from linear import (
 from selftrain.data.texts import no_texts
 from selftrain.data.views import edited
 from selftrain.methods.soft_labels import seal
+from selftrain.methods.virtual import virtual
 
 LABELS = (0, 1, 2, 1, 2, 0)  # of the first six documents; the seventh has none
 SETS = ((0, 1), (1,), (1, 2), (0, 1, 2), (0, 2), (0, 2))
@@ -411,7 +412,7 @@ def test_a_second_encoder_makes_no_difference_to_the_first():
     method = build(granted(), "seal", encoder=encoder, **FAST)
     before = [value.clone() for value in encoder.parameters()]
     rows = bags(TEXTS[:4])
-    loss, _ = method.virtual_task_loss(rows, torch.tensor(LABELS[:4]), 1.0)
+    loss, _ = method.virtual_task_loss(virtual(method.net, method.generator, [rows]), rows, torch.tensor(LABELS[:4]), 1.0)
     method.update_objective(loss)
     assert all(torch.equal(a, b) for a, b in zip(before, encoder.parameters(), strict=True))
     assert all(parameter.grad is None for parameter in [*method.net.parameters(), *method.objective.parameters()])

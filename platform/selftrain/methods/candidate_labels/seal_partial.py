@@ -22,12 +22,13 @@ from pydantic import Field, model_validator
 
 from selftrain.data.texts import TextChannel
 from selftrain.methods.base import Options
-from selftrain.methods.bilevel import Parameters, parameters_of
+from selftrain.methods.bilevel import parameters_of
 from selftrain.methods.candidate_labels.partial import PartialLabels
 from selftrain.methods.candidate_labels.plcr import negative_candidates
 from selftrain.methods.losses import agreed_labels, candidate_likelihood, consistency, text_to_label
 from selftrain.methods.semisupervised import Batch
-from selftrain.methods.soft_labels.seal import SEAL, LearnedObjective, SEALOptions, sgd_step
+from selftrain.methods.soft_labels.seal import SEAL, LearnedObjective, SEALOptions
+from selftrain.methods.virtual import Virtual, virtual
 
 
 class SEALPartialOptions(SEALOptions):
@@ -141,10 +142,13 @@ class SEALPartial(PartialLabels, SEAL):
         found: torch.Tensor = self.objective(logits, labels) if self.options.learned else self.label_loss(logits, labels)
         return found
 
-    def task_loss_of(self, classifier: Parameters, rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Equation 15 of the net with these parameters."""
-        views = torch.stack([self.call(classifier, view) for view in (rows, *self._views)])
+    def task_loss_of(self, classifier: Virtual, labels: torch.Tensor) -> torch.Tensor:
+        """Equation 15 of f on the batch and its strong views."""
+        views = torch.stack([classifier.logits(part) for part in range(1 + len(self._views))])
         return consistency(views, agreed_labels(views, labels if self.options.agreement == "candidates" else None))
+
+    def task_parts(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        return [rows, *self._views]
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         if self.released:
@@ -178,47 +182,51 @@ class SEALPartial(PartialLabels, SEAL):
         """The released form's rest of a step, after f has learned: g's step with the old h, h's step, and the documents' weights."""
         agreed = agreed_labels(seen.predicted, seen.candidates)
         if seen.batch.progress >= self.options.start:
-            rows = [self.encoder.inputs(seen.batch.labeled_views), *self._views]
-            loss, stepped = self.virtual_agreement(rows, seen.candidates, seen.weights, seen.batch)
+            parts = self.task_parts(self.encoder.inputs(seen.batch.labeled_views))
+            loss, stepped = self.virtual_agreement(parts, seen.candidates, seen.weights, seen.batch)
             self.update_objective(loss)
-            self.generator = {name: value.detach().requires_grad_() for name, value in stepped.items()}
+            self.generator = {name: value.requires_grad_() for name, value in stepped.parameters().items()}
             with torch.no_grad():
-                generated = torch.stack([self.call(self.generator, view) for view in rows])
+                generated = torch.stack([stepped.logits(part) for part in range(len(parts))])
             share = self.options.generator_share
             agreed = (1.0 - share) * agreed + share * agreed_labels(generated, seen.candidates)
         self.weights[seen.batch.labeled] = agreed
 
     def virtual_agreement(
-        self, rows: Sequence[torch.Tensor], candidates: torch.Tensor, weights: torch.Tensor, batch: Batch
-    ) -> tuple[torch.Tensor, Parameters]:
+        self, parts: Sequence[torch.Tensor], candidates: torch.Tensor, weights: torch.Tensor, batch: Batch
+    ) -> tuple[torch.Tensor, Virtual]:
         """The released form's loss of h, after a virtual step of f that follows one of g.
 
         Args:
-            rows: inputs of the K views, each `[N, ...]`.
+            parts: inputs of the K views, each `[N, ...]`.
             candidates: the sets, `[N, L]`.
             weights: of the candidates, `[N, L]`.
             batch: of the step, for how far the training is.
 
         Returns:
-            The loss, a function of omega, and g's parameters after its step.
+            The loss, a function of omega, and g after its step.
         """
         options, objective = self.options, self.objective
         assert isinstance(objective, LearnedSetObjective)
         weight = self._lambda(batch)
 
+        def logits_of(net: Virtual) -> torch.Tensor:
+            return torch.stack([net.logits(part) for part in range(len(parts))])
+
         def plcr(views: torch.Tensor) -> torch.Tensor:
             return weight * consistency(views, weights) + options.negatives_weight * _negatives(views, candidates)
 
         share = min(1.0, batch.progress / options.objective_ramp) if options.objective_ramp else 1.0
-        views = torch.stack([self.call(self.generator, view) for view in rows])
+        generator = virtual(self.net, self.generator, parts)
+        views = logits_of(generator)
         learned = torch.stack([objective.of_sets(view, weights, candidates) for view in views]).mean()
-        generator = sgd_step(share * learned + (1.0 - share + options.keep) * plcr(views), self.generator, self.generator_rate, differentiable=True)
-        classifier = {name: value.requires_grad_() for name, value in parameters_of(self.net).items()}
-        views = torch.stack([self.call(classifier, view) for view in rows])
-        soft = [self.soft_labels(self.call(generator, view), batch) for view in rows]
+        generator = generator.stepped(share * learned + (1.0 - share + options.keep) * plcr(views), self.generator_rate)
+        classifier = virtual(self.net, dict(self.net.named_parameters()), parts)
+        views = logits_of(classifier)
+        soft = [self.soft_labels(generated, batch) for generated in logits_of(generator)]
         taught = torch.stack([text_to_label(view, one) for view, one in zip(views, soft, strict=True)]).sum()
-        classifier = sgd_step((weight * taught + _negatives(views, candidates)) / len(rows), classifier, options.virtual_rate, differentiable=True)
-        return plcr(torch.stack([self.call(classifier, view) for view in rows])) / len(rows), generator
+        classifier = classifier.stepped((weight * taught + _negatives(views, candidates)) / len(parts), options.virtual_rate)
+        return plcr(logits_of(classifier)) / len(parts), generator
 
     def _lambda(self, batch: Batch) -> float:
         return self.options.weight * self.ramped(batch.progress)

@@ -2,8 +2,8 @@
 
 Paper: Aligned Objective for Soft-Pseudo-Label Generation in Supervised Learning (Xu et al. 2024, ICML).
 Three parts learn together. f is the classifier that is served. g, the same small net, gives the soft pseudo-labels. h, a tiny network (equation 3), is the loss
-that g is trained with; it changes so that an f that learns from g's labels does well on the task (algorithm 1). f and g are called with parameters handed in, so
-a virtual step is a function of them, and the gradient in h's weights omega goes through both virtual steps. h is warmed up first, as released: with its first
+that g is trained with; it changes so that an f that learns from g's labels does well on the task (algorithm 1). A virtual step of f or g gives a function of all
+that its loss depends on (methods/virtual.py), so the gradient in h's weights omega goes through both. h is warmed up first, as released: with its first
 weights it as often takes g away from the labels as towards them.
 Loss of f: equation 1. Task loss: equation 14 in the released form (`top_k.py`), or cross-entropy.
 Needs: labels; images, or a head on frozen embeddings (`model.train: head`).
@@ -29,6 +29,7 @@ from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import text_to_label
 from selftrain.methods.semisupervised import Batch
 from selftrain.methods.soft_labels.top_k import SORTED, top_k_cross_entropy
+from selftrain.methods.virtual import Virtual, virtual
 
 HIDDEN = 40  # units in each of h's two hidden layers (section 4.2)
 SLOPE, SHARPNESS = 0.01, 10.0  # gamma and beta of the smooth leaky ReLU, as released
@@ -113,19 +114,6 @@ def smooth_leaky_relu(values: torch.Tensor) -> torch.Tensor:
     return SLOPE * values + (1.0 - SLOPE) * F.softplus(values, beta=SHARPNESS)
 
 
-def sgd_step(loss: torch.Tensor, parameters: Parameters, rate: float, *, differentiable: bool) -> Parameters:
-    """`parameters` after one plain SGD step.
-
-    Args:
-        loss: of the parameters.
-        parameters: where the step starts.
-        rate: of the step.
-        differentiable: the result is a function of all that `loss` depends on.
-    """
-    gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=differentiable)
-    return {name: value - rate * gradient for (name, value), gradient in zip(parameters.items(), gradients, strict=True)}
-
-
 class SEAL(NS3LHost):
     """See the module's docstring. Documents without a granted label are used by NS3L's loss alone, if that is on."""
 
@@ -187,31 +175,33 @@ class SEAL(NS3LHost):
         found: torch.Tensor = self.objective(logits, F.one_hot(labels, logits.shape[1]).to(logits))
         return found
 
-    def virtual_task_loss(self, rows: torch.Tensor, labels: torch.Tensor, weight: float) -> tuple[torch.Tensor, Parameters]:
+    def virtual_task_loss(self, generator: Virtual, rows: torch.Tensor, labels: torch.Tensor, weight: float) -> tuple[torch.Tensor, Virtual]:
         """Lines 4 to 7 of algorithm 1: the task loss of f after a virtual step towards g's labels after g's virtual step, a function of omega.
 
         Args:
-            rows: frozen embeddings of the batch, `[N, D]`.
+            generator: g on the batch.
+            rows: inputs of the batch, `[N, ...]`.
             labels: `[N]`.
             weight: lambda of the virtual step's loss in the released form.
 
         Returns:
-            The loss, and g's parameters after its virtual step.
+            The loss, and g after its virtual step.
         """
         options = self.options
-        generator = sgd_step(self.generator_loss(self.call(self.generator, rows), labels), self.generator, self.generator_rate, differentiable=True)
-        # A copy of f (line 4): what is done to it must leave no gradient on f itself.
-        classifier = {name: value.detach().clone().requires_grad_() for name, value in self.net.named_parameters()}
-        logits = self.call(classifier, rows)
-        loss = bidirectional_divergence(logits, self.call(generator, rows), options.temperature)
+        stepped = generator.stepped(self.generator_loss(generator.logits(), labels), self.generator_rate)
+        classifier = virtual(self.net, dict(self.net.named_parameters()), self.task_parts(rows))  # a copy of f (line 4)
+        loss = bidirectional_divergence(classifier.logits(), stepped.logits(), options.temperature)
         if options.form == "released":
-            loss = weight * loss + self.label_loss(logits, labels)
-        classifier = sgd_step(loss, classifier, options.virtual_rate, differentiable=True)
-        return self.task_loss_of(classifier, rows, labels), generator
+            loss = weight * loss + self.label_loss(classifier.logits(), labels)
+        return self.task_loss_of(classifier.stepped(loss, options.virtual_rate), labels), stepped
 
-    def task_loss_of(self, classifier: Parameters, rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Equation 6's l^t of the net with these parameters, on the batch with inputs `rows`."""
-        return self.task_loss(self.call(classifier, rows), labels)
+    def task_parts(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        """Inputs that the task loss looks at: those of the batch, `rows`, first."""
+        return [rows]
+
+    def task_loss_of(self, classifier: Virtual, labels: torch.Tensor) -> torch.Tensor:
+        """Equation 6's l^t of f on the batch."""
+        return self.task_loss(classifier.logits(), labels)
 
     def update_objective(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Equation 10; with the optimiser of the training unless another is given."""
@@ -264,29 +254,28 @@ class SEAL(NS3LHost):
         for _ in range(self.options.objective_steps):
             drawn = self.draw_labeled(2 * self.options.batch_size, rng)
             rows, labels = self.encoder.inputs(self.weak_views(drawn, rng)), self.labels_at(drawn)
-            half = len(drawn) // 2
+            parts = rows.split(len(drawn) // 2)
             with torch.random.fork_rng(devices=[]):  # torch's own stream differs between workers
                 torch.manual_seed(int(rng.integers(2**63)))
-                fresh = self.fresh_generator()
-            trained = sgd_step(self.generator_loss(self.call(fresh, rows[:half]), labels[:half]), fresh, self.generator_rate, differentiable=True)
-            self.update_objective(self.label_loss(self.call(trained, rows[half:]), labels[half:]), optimizer)
+                fresh = virtual(self.net, self.fresh_generator(), parts)
+            known, other = labels.split(len(drawn) // 2)
+            trained = fresh.stepped(self.generator_loss(fresh.logits(), known), self.generator_rate)
+            self.update_objective(self.label_loss(trained.logits(1), other), optimizer)
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         """Lines 4 to 9 of algorithm 1, then the first term of equation 1."""
         options = self.options
-        rows = self.encoder.inputs(batch.labeled_views)
-        labels = self.targets_of(batch)
-        stepped: Parameters | None = None
+        rows, labels = self.encoder.inputs(batch.labeled_views), self.targets_of(batch)
+        generator = virtual(self.net, self.generator, [rows])
+        stepped: Virtual | None = None
         if options.learned:
-            task, stepped = self.virtual_task_loss(rows, labels, options.weight * self.ramped(batch.progress))
+            task, stepped = self.virtual_task_loss(generator, rows, labels, options.weight * self.ramped(batch.progress))
             self.update_objective(task)
         if stepped is None or options.form == "paper":  # equation 11: the step again, with the new omega
-            stepped = sgd_step(
-                self.generator_loss(self.call(self.generator, rows), labels), self.generator, self.generator_rate, differentiable=False
-            )
-        self.generator = {name: value.detach().requires_grad_() for name, value in stepped.items()}
+            stepped = generator.stepped(self.generator_loss(generator.logits(), labels), self.generator_rate, differentiable=False)
+        self.generator = {name: value.requires_grad_() for name, value in stepped.parameters().items()}
         with torch.no_grad():
-            self._soft_logits = self.call(self.generator, rows)
+            self._soft_logits = stepped.logits().detach()
         self._logits = logits
         return {"ce": self.label_loss(logits, labels)}
 
