@@ -46,7 +46,7 @@ from selftrain.runtime.background import in_order
 from selftrain.runtime.cluster import session
 from selftrain.runtime.hardware import hardware_here
 from selftrain.runtime.memory import trim
-from selftrain.runtime.threads import busy_cores, choose_threads
+from selftrain.runtime.threads import OtherWork, choose_threads
 from selftrain.runtime.watch import cause_of, listen
 from selftrain.texts.cache import check_cache
 from selftrain.tracking import Tracker, figures_of_round
@@ -103,11 +103,12 @@ def run(
     """
     if at_once is not None and at_once < 1:
         raise ConfigError(f"at_once must be at least 1 (got {at_once}).", parameter="at_once")
-    started, busy = time.monotonic(), busy_cores()  # before this run adds to it
+    started, others = time.monotonic(), OtherWork()
     stages = Stages()
     with stages("data", say=sys.stderr.isatty()):  # elsewhere, bad input is one sentence and nothing before it
         found = prepare(experiment)
     experiment = found.experiment
+    busy = 0.0 if experiment.training.threads else others.busy_cores()  # before Ray and an engine add to it
     with ExitStack() as stack:
         home = stack.enter_context(opened(resume or new_folder(experiment), "run", new=not resume))
         folder = home.folder
@@ -120,7 +121,8 @@ def run(
         else:
             there = hardware_here()
         found = found.placed(there, at_once)
-        starts = Starts(folder / "checkpoints" / "parts.json", command, started, stages, choose_threads(experiment.training.threads, busy))
+        threads = choose_threads(experiment.training.threads, busy)
+        starts = Starts(folder / "checkpoints" / "parts.json", command, started, stages, threads)
         torch.set_num_threads(starts.threads.count)
         with explained(folder):
             write_whole(folder / "config.yaml", experiment.to_yaml())

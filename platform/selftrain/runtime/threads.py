@@ -11,7 +11,9 @@ import os
 import time
 from dataclasses import dataclass
 
-_LOAD_SECONDS = 60.0  # over which the system's first load average fades
+import psutil
+
+_LEAST_SECONDS = 0.5  # that are looked at
 _CHANCE = 0.25  # of a core that does not count as other work: an idle machine is never quite idle
 
 
@@ -28,17 +30,28 @@ def cores_here() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def busy_cores() -> float:
-    """How many of the cores that this process may use other work has kept busy lately, by the system's load average; 0 where the system has none.
+class OtherWork:
+    """Looks at what other processes compute, from its making on.
 
-    What this process itself has computed is in the average too, and is taken off as if all of it were the latest.
+    The system's load average would not do: a minute after a set-up or a training has ended, it still says that the machine is busy.
     """
-    try:
-        load = os.getloadavg()[0]
-    except OSError:
-        return 0.0
-    own = 1.0 - math.exp(-time.process_time() / _LOAD_SECONDS)
-    return max(0.0, load - own) * cores_here() / (os.cpu_count() or 1)
+
+    def __init__(self) -> None:
+        self._before = self._now()
+
+    def busy_cores(self) -> float:
+        """How many of the cores that this process may use other processes have kept busy meanwhile; waits until half a second has gone by."""
+        time.sleep(max(0.0, _LEAST_SECONDS - (time.monotonic() - self._before[0])))
+        seconds, computed, own = (now - before for now, before in zip(self._now(), self._before, strict=True))
+        return max(0.0, computed - own) / seconds * cores_here() / (os.cpu_count() or 1)
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """(clock, processor seconds of the whole machine, of this process)."""
+        times = psutil.cpu_times()
+        # What a hypervisor gives to other machines is not there for this one.
+        computed = sum(getattr(times, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq", "steal"))
+        return time.monotonic(), computed, time.process_time()
 
 
 def choose_threads(asked: int | None, busy: float) -> Threads:
@@ -46,7 +59,7 @@ def choose_threads(asked: int | None, busy: float) -> Threads:
 
     Args:
         asked: `training.threads`.
-        busy: `busy_cores()` before the work began.
+        busy: `OtherWork.busy_cores()` until the work began.
     """
     cores = cores_here()
     if asked is not None:
