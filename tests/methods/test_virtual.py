@@ -88,12 +88,17 @@ def test_a_step_leaves_the_net_and_where_it_began_as_they_are(net, sides):
     same(head.parameters(), before)
 
 
-def test_another_classifier_than_a_linear_one_keeps_its_parameters(net):
-    deeper = Net(net.encoder, torch.nn.Sequential(torch.nn.Linear(net.encoder.dimensions, 4), torch.nn.Linear(4, 3)).double())
-    at = dict(deeper.named_parameters())
-    rows = torch.randn(5, net.encoder.dimensions, dtype=torch.float64)
-    found = virtual(deeper, at, [rows])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_another_classifier_than_a_linear_one_with_a_bias_keeps_its_parameters(net, layers):
+    classifier = (
+        [torch.nn.Linear(net.encoder.dimensions, 3, bias=False)]
+        if layers == 1
+        else [torch.nn.Linear(net.encoder.dimensions, 4), torch.nn.Linear(4, 3)]
+    )
+    other = Net(net.encoder, classifier[0] if layers == 1 else torch.nn.Sequential(*classifier)).double()
+    at, rows = dict(other.named_parameters()), torch.randn(5, net.encoder.dimensions, dtype=torch.float64)
+    found = virtual(other, at, [rows])
     assert isinstance(found, VirtualNet)
-    torch.testing.assert_close(found.logits(), deeper(rows))
+    torch.testing.assert_close(found.logits(), other(rows))
     assert found.stepped(loss(found), 0.1).parameters().keys() == at.keys()
     assert all(value.grad is None and value.requires_grad for value in at.values())
