@@ -45,13 +45,14 @@ def test_many_files_or_an_address_make_a_pass(passes, file, out):
     assert run("--file", file, "--out", out) == 0
     (given, options) = passes[0]
     assert [str(one) for one in given] == ["b", file, out]
-    assert options == {"text_column": "text", "address": None, "at_once": None, "abstain": False, "sets": False}
+    assert options == {"text_column": "text", "address": None, "at_once": None, "abstain": False, "sets": False, "none_of_these": None}
 
 
 def test_a_cluster_makes_a_pass_of_one_file_and_options_reach_it(passes, capsys):
     more = ("--address", "auto", "--at-once", "3", "--threads", "2", "--gpus", "0.5", "--text-column", "body")
     assert run("--file", "x.csv", "--out", "labeled", *more) == 0
-    assert passes[0][1] == {"text_column": "body", "address": "auto", "at_once": 3, "abstain": False, "sets": False, "threads": 2, "gpus": "0.5"}
+    asked = {"text_column": "body", "address": "auto", "at_once": 3, "threads": 2, "gpus": "0.5"}
+    assert passes[0][1] == {"abstain": False, "sets": False, "none_of_these": None, **asked}
     assert capsys.readouterr().out == "7 rows labeled in labeled, 2 of them without a label (column error)\n"
 
 
@@ -77,7 +78,13 @@ def test_a_pass_that_abstains_says_how_often(passes, capsys):
     passes.answer = PredictedFiles("/labeled", 7, 2, {}, 1, found=False, abstained=3)
     assert run("--file", "docs", "--out", "labeled", "--abstain", "--sets") == 0
     assert passes[0][1]["abstain"] is passes[0][1]["sets"] is True
-    assert capsys.readouterr().out == "7 rows labeled in labeled, 3 of them abstained from, 2 of them without a label (column error)\n"
+    said = capsys.readouterr().out
+    assert said == "7 rows labeled in labeled, 3 of them abstained from, 2 of them without a label (column error)\n"
+    for word, wanted in (("0.05", 0.05), ("promise", "promise")):
+        assert run("--file", "docs", "--out", "labeled", "--none-of-these", word) == 0 and passes[-1][1]["none_of_these"] == wanted
+        assert capsys.readouterr().out == said
+    assert run("--file", "docs", "--out", "labeled", "--none-of-these", "few") == 2
+    assert "must be a share such as 0.05, or promise (got 'few')" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
