@@ -52,6 +52,7 @@ class Prediction:
     parents: dict[str, float] = field(
         default_factory=dict
     )  # of a tree: the most probable class's groups, the outermost first, with their probabilities
+    labels: tuple[str, ...] | None = None  # of a model with several labels a text, which has no `label`: its classes, the surest first
 
 
 class Client:
@@ -236,6 +237,7 @@ def _prediction(one: dict[str, Any], model: str) -> Prediction:
         set=tuple(one["set"]) if "set" in one else None,
         continuations=one.get("continuations"),
         parents=one.get("parents", {}),
+        labels=tuple(one["labels"]) if "labels" in one else None,
     )
 
 

@@ -130,7 +130,7 @@ def trained(models, corpus, name, options, kind, workers):
     except SelfTrainError as error:
         return {"refused": str(error)}
     history = train(method, texts=written, report=lambda figures, state: None, seed=0)
-    return {"gradients": workers.gradients, "state": numbers(method.state()), "rounds": history.rounds}
+    return {"gradients": getattr(workers, "gradients", []), "state": numbers(method.state()), "rounds": history.rounds}
 
 
 def numbers(state):

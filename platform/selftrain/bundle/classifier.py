@@ -78,7 +78,7 @@ class Classifier:
     ) -> None:
         from selftrain.bundle.pytorch import TorchBackend
 
-        computes = TorchBackend(backbone, prototypes, bias, card.scale, cosine=card.similarity == "cosine")
+        computes = TorchBackend(backbone, prototypes, bias, card.scale, cosine=card.similarity == "cosine", independent=card.multi_label)
         self._assemble(card, reader_of(backbone, card.max_tokens), computes, batch_size)
 
     def _assemble(self, card: BundleCard, reader: Reader, computes: Backend, batch_size: int) -> None:
@@ -173,7 +173,7 @@ class Classifier:
             raise BundleError(f"The bundle {folder} gives numbers that are not probabilities; train it again.")
 
     def predict(self, texts: Iterable[str], *, abstain: bool = False) -> np.ndarray:
-        """The name of each text's most probable class, `[texts]`.
+        """The name of each text's most probable class, `[texts]`; of a bundle with several labels a text the names of all its classes, a tuple each.
 
         Args:
             texts: any number of them.
@@ -185,6 +185,10 @@ class Classifier:
         """
         threshold = self.promised_threshold() if abstain else None
         probabilities = self.predict_proba(texts)
+        if self.card.multi_label:
+            several = np.empty(len(probabilities), dtype=object)
+            several[:] = [tuple(str(self.classes_[index]) for index in self.card.labels_of(row)) for row in probabilities]
+            return several
         names = self.classes_[probabilities.argmax(axis=1)]
         if threshold is None:
             return names
@@ -220,6 +224,8 @@ class Classifier:
 
     def predict_proba(self, texts: Iterable[str]) -> np.ndarray:
         """Probability of every class, `[texts, classes]` in float64, each row of sum 1: the softmax of scale times the cosines (equation 4).
+
+        Of a bundle with several labels a text each class has a probability of its own, and rows have any sum.
 
         Raises:
             DataError: as `predict`.

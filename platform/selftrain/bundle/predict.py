@@ -12,6 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
@@ -30,6 +31,8 @@ def predict_file(classifier: Classifier, source: Path, out: Path, text_column: s
     The result has the source's columns and `label`, `probability` (of that label), `error`, one `p_CLASS` a class, and `set` where sets are asked for; one of
     these that the source has already is called `predicted_...` instead. Of a tree of classes also `parent` and `parent_probability`, of the group that the most
     probable class is in; of more levels `parent_1` (the outermost), `parent_1_probability` and so on. It appears whole or not at all.
+
+    Of a bundle with several labels a text there is `labels`, a JSON list of names, instead of `label` and `probability`.
 
     Args:
         classifier: the classifier.
@@ -51,7 +54,9 @@ def predict_file(classifier: Classifier, source: Path, out: Path, text_column: s
     check_paths(source, out)
     threshold, wanted = classifier.promised_threshold() if abstain else 0.0, classifier.promised_sets() if sets else None
     table = open_table(source, text_column)
-    names, schema = result_columns(table.schema, [str(name) for name in classifier.classes_], classifier.card.levels, sets=sets)
+    names, schema = result_columns(
+        table.schema, [str(name) for name in classifier.classes_], classifier.card.levels, sets=sets, several=classifier.card.multi_label
+    )
 
     written = 0
     with (
@@ -66,7 +71,9 @@ def predict_file(classifier: Classifier, source: Path, out: Path, text_column: s
     return written
 
 
-def result_columns(schema: pa.Schema, classes: Sequence[str], levels: int = 0, *, sets: bool = False) -> tuple[list[str], pa.Schema]:
+def result_columns(
+    schema: pa.Schema, classes: Sequence[str], levels: int = 0, *, sets: bool = False, several: bool = False
+) -> tuple[list[str], pa.Schema]:
     """The columns that a classifier adds.
 
     Args:
@@ -74,11 +81,16 @@ def result_columns(schema: pa.Schema, classes: Sequence[str], levels: int = 0, *
         classes: class names.
         levels: of groups above the classes.
         sets: whether there is a column for the prediction set.
+        several: whether a text may have several labels: there is a column for them, none for a label and its probability, and none for groups.
 
     Returns:
         (names of the label, its probability, the error, each level's group and its probability, each class's probability and, if wanted, the set; the schema of
         the result).
     """
+    if several:
+        names = new_columns(["labels", "error", *(f"p_{name}" for name in classes)], schema.names)
+        kinds = [pa.string(), pa.string(), *([pa.float64()] * len(classes))]
+        return names, pa.schema([*schema, *(pa.field(name, kind) for name, kind in zip(names, kinds, strict=True))])
     groups = ["parent"] if levels == 1 else [f"parent_{level}" for level in range(1, levels + 1)]
     above = [name for group in groups for name in (group, f"{group}_probability")]
     last = ["set"] if sets else []
@@ -112,12 +124,12 @@ def classified(
         threshold: of the highest probability; below it a row gets no label.
         sets: of which the classes are written into the last of `names`; None for none.
     """
+    if classifier.card.multi_label:
+        return _with_labels(classifier, batch, text_column, names)
     label, probability, error, *rest = names
     split = len(rest) - len(classifier.classes_) - (sets is not None)
     above, columns, set_column = rest[:split], rest[split : split + len(classifier.classes_)], rest[-1]
-    problems = ["more cells than the header" if row.slipped else problem_with(row.cells[text_column]) for row in batch]
-    usable = [index for index, problem in enumerate(problems) if problem is None]
-    answers = dict(zip(usable, classifier.predict_proba([batch[index].cells[text_column][:TEXT_CHARACTERS] for index in usable]), strict=True))
+    problems, answers = _answers(classifier, batch, text_column)
     result = []
     for index, (cells, *_) in enumerate(batch):
         row = {name: clean_cell(value) for name, value in cells.items()}
@@ -134,6 +146,31 @@ def classified(
             row |= dict(zip(columns, probabilities.tolist(), strict=True))
             if sets is not None:
                 row[set_column] = json.dumps([str(classifier.classes_[one]) for one in sets.members(probabilities.tolist())], ensure_ascii=False)
+        result.append(row)
+    return result
+
+
+def _answers(classifier: Classifier, batch: list[TableRow], text_column: str) -> tuple[list[str | None], dict[int, np.ndarray]]:
+    """(why each row cannot be classified, or None; the probabilities of the others by their place)."""
+    problems = ["more cells than the header" if row.slipped else problem_with(row.cells[text_column]) for row in batch]
+    usable = [index for index, problem in enumerate(problems) if problem is None]
+    found = classifier.predict_proba([batch[index].cells[text_column][:TEXT_CHARACTERS] for index in usable])
+    return problems, dict(zip(usable, found, strict=True))
+
+
+def _with_labels(classifier: Classifier, batch: list[TableRow], text_column: str, names: Sequence[str]) -> list[dict[str, Any]]:
+    """`classified` where a text may have several labels."""
+    labels, error, *columns = names
+    problems, answers = _answers(classifier, batch, text_column)
+    result = []
+    for index, (cells, *_) in enumerate(batch):
+        row = {name: clean_cell(value) for name, value in cells.items()}
+        found = answers.get(index)
+        if found is None:
+            row |= {labels: None, error: problems[index], **dict.fromkeys(columns)}
+        else:
+            named = [str(classifier.classes_[one]) for one in classifier.card.labels_of(found)]
+            row |= {labels: json.dumps(named, ensure_ascii=False), error: None, **dict(zip(columns, found.tolist(), strict=True))}
         result.append(row)
     return result
 

@@ -2,8 +2,10 @@
 
     Promise          at most a share of the answers is wrong, where it gives none to texts below a threshold (evaluation/audit/risk.py)
     PredictionSets   at most a share of the texts has a set of classes without the true one (evaluation/audit/sets.py)
+    FoundLabels      of several labels: at most a share of a class's texts lacks it (evaluation/multi_label.py)
 
-`selftrain audit --promise` and `--sets` write them into the card. `predict`, the endpoint and the client keep them where they are asked to abstain, or for sets.
+`selftrain audit --promise` and `--sets`, and `selftrain thresholds`, write them into the card. `predict`, the endpoint and the client keep
+the first two where they are asked to abstain, or for sets, and the third with every answer.
 """
 
 from __future__ import annotations
@@ -75,6 +77,28 @@ class PredictionSets(BaseModel):
         return [first, *(index for index in others if probabilities[index] >= self.threshold)]
 
 
+class FoundLabels(BaseModel):
+    """Of several labels: of each class that answers support, at most `risk` of its texts lack it, where thresholds are those of the card."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    risk: float = Field(gt=0, lt=1, description="share of a class's texts that it is not found in, at most")
+    level: float = Field(gt=0, lt=1, description="share of samples of answers whose promise holds for all classes together, at least")
+    classes: tuple[str, ...] = Field(min_length=1, description="that it holds for; of the others there were too few answers")
+    answers: int = Field(ge=1, description="texts that were labeled by hand, drawn at random")
+    missed: int = Field(ge=0, description="labels of these classes among the answers that were not found")
+    backend: str = Field(description="what computed the probabilities")
+    made: str = Field(description="UTC, ISO 8601")
+
+    @property
+    def sentence(self) -> str:
+        """The promise in words."""
+        return (
+            f"at most {percent(self.risk)} of the texts of a class lack it (with {percent(self.level)} confidence for {', '.join(self.classes)} together), "
+            f"by {self.answers} answers"
+        )
+
+
 Stated = TypeVar("Stated", bound=Promise | PredictionSets)
 _WANTED = {
     "abstain": "abstain needs a promise, and this bundle states none; audit the bundle with a promise first.",
@@ -109,12 +133,11 @@ def kept(promise: Stated | None, backend: str, parameter: str = "abstain") -> St
     return promise
 
 
-def stated(promise: Promise | PredictionSets | None, backend: str) -> dict[str, Any] | None:
+def stated(promise: Promise | PredictionSets | FoundLabels | None, backend: str) -> dict[str, Any] | None:
     """The promise as JSON, with its sentence; None where `kept` raises."""
-    try:
-        found = kept(promise, backend)
-    except ConfigError:
+    if promise is None or _in_8_bits(promise.backend) != _in_8_bits(backend):
         return None
+    found = promise
     return found.model_dump(mode="json") | {"sentence": found.sentence}
 
 

@@ -182,6 +182,11 @@ def _predict(options: argparse.Namespace) -> int:
     threshold = classifier.promised_threshold() if options.abstain else 0.0
     sets = classifier.promised_sets() if options.prediction_sets else None
     for text, row in zip(options.texts, classifier.predict_proba(options.texts), strict=True):
+        if classifier.card.multi_label:
+            found = classifier.card.labels_of(row)
+            labels = ", ".join(f"{printable(classifier.card.labels[one])} {row[one]:.3f}" for one in found) or NO_LABEL
+            print(f"{labels}\t{printable(text)}")
+            continue
         best = int(row.argmax())
         label = printable(" / ".join(classifier.card.path_of(best))) if row[best] >= threshold else NO_LABEL
         members = "" if sets is None else ", ".join(printable(str(classifier.classes_[one])) for one in sets.members(row.tolist())) + "\t"

@@ -17,7 +17,9 @@ from selftrain.errors import ProcessDied, say
 from selftrain.runtime.watch import ray_is_lost, why_it_died
 
 _TRIES = 3  # after which a block, or what it leads to, is taken for the reason of a process's death
-_NODE_SECONDS = 30.0  # that Ray may take to notice a lost node: five looks, one every three seconds; its processes do not answer from the first second on
+_NODE_SECONDS = (
+    30.0  # that Ray may take to notice a lost node: five looks, one every three seconds; its processes do not answer from the first second on
+)
 _LOOK_SECONDS = 0.5
 
 

@@ -277,9 +277,13 @@ class Models(Collector):
         for one in self._served:
             card = one.live.card
             made = card.model_dump(
-                mode="json", include={"labels", "parents", "method", "supervision", "data", "max_tokens", "windows", "metrics", "created"}
+                mode="json",
+                include={"labels", "parents", "thresholds", "method", "supervision", "data", "max_tokens", "windows", "metrics", "created"},
             )
-            made |= {name: stated(promise, one.live.backend) for name, promise in (("promise", card.promise), ("sets", card.sets))}
+            made |= {
+                name: stated(promise, one.live.backend)
+                for name, promise in (("promise", card.promise), ("sets", card.sets), ("found_labels", card.found_labels))
+            }
             found.append({**one.live.id, "follows_champion": one.source.followed, "since": one.live.since, "problem": one.problem, **made})
         return found
 
