@@ -66,6 +66,7 @@ class BinaryRelevance(ClassifierMethod):
     multi_label = True
     Options: ClassVar[type[Options]] = BinaryRelevanceOptions
     options: BinaryRelevanceOptions
+    classifier: torch.nn.Linear
 
     @classmethod
     def check(cls, options: BinaryRelevanceOptions, corpus: Corpus) -> None:
