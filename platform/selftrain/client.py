@@ -56,6 +56,7 @@ class Prediction:
     typicality: float | None = (
         None  # with none_of_these: share of the documents that the model's bundle keeps that are as strange as the text or more
     )
+    labels: tuple[str, ...] | None = None  # of a model with several labels a text, which has no `label`: its classes, the surest first
 
 
 class Client:
@@ -246,6 +247,7 @@ def _prediction(one: dict[str, Any], model: str) -> Prediction:
         parents=one.get("parents", {}),
         none_of_these=one.get("none_of_these"),
         typicality=one.get("typicality"),
+        labels=tuple(one["labels"]) if "labels" in one else None,
     )
 
 

@@ -134,7 +134,7 @@ class SelfTrainer(ClassifierMixin, BaseEstimator):
         return self
 
     def predict(self, X: Sequence[str]) -> np.ndarray:
-        """The most probable class of each text, `[texts]`."""
+        """The most probable class of each text, `[texts]`; of a method for several labels all classes of each text, a tuple each."""
         check_is_fitted(self, "classifier_")
         return np.asarray(self.classifier_.predict(X))
 
@@ -173,6 +173,7 @@ class SelfTrainer(ClassifierMixin, BaseEstimator):
                 "descriptions": dict(descriptions or {}),
                 "test_documents": 0,
                 "min_documents": 2,
+                "multi_label": method_class(str(given["name"])).multi_label,
                 "supervision": "all" if granted else "none",
             },
             "model": {"encoder": self.encoder, "train": self.train, **(self.model or {})},

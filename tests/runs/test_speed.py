@@ -19,7 +19,7 @@ def test_the_speed_of_a_variant_is_measured_with_its_first_seed_alone(home, monk
 
 
 def test_a_run_beside_other_work_trains_with_fewer_threads_and_says_so(home, monkeypatch, one_thread, capsys):
-    monkeypatch.setattr(story, "busy_cores", lambda: 99.0)
+    monkeypatch.setattr(story.OtherWork, "busy_cores", lambda others: 99.0)
     experiment = described(home, "head", training={}, method={"name": "cross_entropy", "rounds": 1})
     with_threads = []
     found = story.run(experiment, step_done=lambda *step: with_threads.append(torch.get_num_threads()))

@@ -85,7 +85,8 @@ MORE = [  # forms of a method that take another way through its code
     ("vat", FEW | {"ns3l_weight": 0.3, "entropy_weight": 0.1, "pseudo_weight": 0.1, "pseudo_threshold": 0.5}),
     ("ns3l", FEW | {"ns3l_negatives": "exclude_nearest"}),
 ]
-CASES = [(name, OPTIONS.get(name, FEW)) for name in methods.METHODS] + MORE
+# Binary relevance has no gradients: every worker solves the same equations of all documents.
+CASES = [(name, OPTIONS.get(name, FEW)) for name in methods.METHODS if name != "binary_relevance"] + MORE
 ENCODERS = {"head": HeadEncoder, "full": TextEncoder}
 GROUPS = {"sport": ["team", "goal", "match"], "money": ["bank", "market", "profit"]}  # what the masked language model knows
 

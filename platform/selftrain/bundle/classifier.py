@@ -81,7 +81,7 @@ class Classifier:
     ) -> None:
         from selftrain.bundle.pytorch import TorchBackend
 
-        computes = TorchBackend(backbone, prototypes, bias, card.scale, cosine=card.similarity == "cosine")
+        computes = TorchBackend(backbone, prototypes, bias, card.scale, cosine=card.similarity == "cosine", independent=card.multi_label)
         self._assemble(card, reader_of(backbone, card.max_tokens), computes, batch_size)
 
     def _assemble(self, card: BundleCard, reader: Reader, computes: Backend, batch_size: int, folder: Path | None = None) -> None:
@@ -177,7 +177,7 @@ class Classifier:
             raise BundleError(f"The bundle {folder} gives numbers that are not probabilities; train it again.")
 
     def predict(self, texts: Iterable[str], *, abstain: bool = False, none_of_these: Wanted | None = None) -> np.ndarray:
-        """The name of each text's most probable class, `[texts]`.
+        """The name of each text's most probable class, `[texts]`; of a bundle with several labels a text the names of all its classes, a tuple each.
 
         Args:
             texts: any number of them.
@@ -192,6 +192,10 @@ class Classifier:
         threshold = self.promised_threshold() if abstain else 0.0
         least = None if none_of_these is None else self.none_threshold(none_of_these)
         probabilities, typicality = (self.predict_proba(texts), None) if least is None else self.typicality(texts)
+        if self.card.multi_label:
+            several = np.empty(len(probabilities), dtype=object)
+            several[:] = [tuple(str(self.classes_[index]) for index in self.card.labels_of(row)) for row in probabilities]
+            return several
         names = self.classes_[probabilities.argmax(axis=1)]
         if not abstain and typicality is None:
             return names
@@ -229,6 +233,8 @@ class Classifier:
 
     def predict_proba(self, texts: Iterable[str]) -> np.ndarray:
         """Probability of every class, `[texts, classes]` in float64, each row of sum 1: the softmax of scale times the cosines (equation 4).
+
+        Of a bundle with several labels a text each class has a probability of its own, and rows have any sum.
 
         Raises:
             DataError: as `predict`.
@@ -271,8 +277,9 @@ class Classifier:
         """The typicality up to which a text is of none of the classes.
 
         Raises:
-            ConfigError: as `typicality`; it is no share of the known documents; or the bundle states no promise.
+            ConfigError: as `typicality`; it is no share of the known documents; the bundle states no promise; or a text may have no label anyway.
         """
+        self.card.check_one_label("answers of none of these")
         return threshold_of(none_of_these, self.card.none_of_these, len(self.known), self.backend)
 
     @cached_property

@@ -61,7 +61,7 @@ def accuracy_of(bundle: Path, texts: Sequence[str], labels: np.ndarray, classes:
     Args:
         bundle: its folder.
         texts: to classify.
-        labels: true class indices `[texts]`, into `classes`.
+        labels: true class indices `[texts]`, into `classes`; of several labels which classes each text has, boolean `[texts, classes]`.
         classes: class names; they have to be the bundle's.
 
     Raises:
@@ -70,7 +70,12 @@ def accuracy_of(bundle: Path, texts: Sequence[str], labels: np.ndarray, classes:
     classifier = Classifier.load(bundle)
     if tuple(classifier.classes_) != tuple(classes):
         raise BundleError(f"the classes of {bundle} are {', '.join(map(str, classifier.classes_))}, not {', '.join(classes)}")
-    return float((classifier.predict_proba(texts).argmax(axis=1) == labels).mean())
+    if classifier.card.multi_label != (labels.ndim == 2):
+        raise BundleError(f"{bundle} gives {'several labels' if classifier.card.multi_label else 'one label'} a text, and the documents do not")
+    found = classifier.predict_proba(texts)
+    if labels.ndim == 2:
+        return float(((found >= np.array(classifier.card.thresholds)) == labels).all(axis=1).mean())
+    return float((found.argmax(axis=1) == labels).mean())
 
 
 def labels_of(documents: Documents, truth: dict[str, int]) -> np.ndarray | None:

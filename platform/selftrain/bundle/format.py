@@ -30,9 +30,9 @@ from safetensors import SafetensorError
 from selftrain.bundle.checking import CARD, PROTOTYPES, REFERENCE, check_bundle, hashes_of, read_header
 from selftrain.bundle.groups import Grouped
 from selftrain.bundle.model_card import model_card
-from selftrain.bundle.promise import NoneOfThese, PredictionSets, Promise
+from selftrain.bundle.promise import FoundLabels, NoneOfThese, PredictionSets, Promise
 from selftrain.bundle.reference import Reference, ReferenceFacts
-from selftrain.errors import BundleError, OutputError
+from selftrain.errors import BundleError, ConfigError, OutputError
 from selftrain.files.durable import explained, reason, sync, sync_tree
 from selftrain.files.parsing import json_of
 from selftrain.models.allowlist import read_document, without_code
@@ -41,7 +41,8 @@ if TYPE_CHECKING:  # the imports take seconds, and a process that only names wha
     import torch
     from sentence_transformers import SentenceTransformer
 
-FORMAT = 2  # the newest that is read; it is written where a reader of format 1, which knows no windows, would give other answers
+# The newest that is read. A bundle has the oldest whose readers give the same answers: format 1 knows no windows, and format 2 one label a text.
+FORMAT = 3
 _CARD_CHARACTERS = 16 << 20
 
 
@@ -61,7 +62,10 @@ class BundleMetrics(BaseModel):
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    accuracy: float | None = Field(default=None, description="share of test documents whose most probable class is the true one, 0 to 1")
+    accuracy: float | None = Field(
+        default=None, description="share of test documents whose most probable class is the true one, or of several labels all labels are, 0 to 1"
+    )
+    micro_f1: float | None = Field(default=None, description="of several labels: F1 over all of them together, 0 to 1")
     macro_f1: float | None = Field(default=None, description="mean of the classes' F1, 0 to 1")
     ece: float | None = Field(default=None, description="expected calibration error, 0 to 1; smaller is better")
     documents: int = Field(default=0, description="labeled test documents that were measured on")
@@ -73,7 +77,7 @@ class BundleMetrics(BaseModel):
     @classmethod
     def figures(cls, scores: Mapping[str, Any]) -> dict[str, Any]:
         """Those of `scores` that are one number each; None for a figure that was not measured."""
-        return {name: scores.get(name) for name in cls.model_fields if name != "group_accuracy"}
+        return {name: scores.get(name) for name in cls.model_fields if name not in ("group_accuracy", "micro_f1")}
 
 
 class BundleCard(Grouped, BaseModel):
@@ -81,10 +85,13 @@ class BundleCard(Grouped, BaseModel):
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    format: int = Field(default=1, description="1; 2: a text may have several windows")
+    format: int = Field(default=1, description="1; 2: a text may have several windows; 3: it may have several labels")
     name: str = Field(description="name of the experiment or model")
     labels: tuple[str, ...] = Field(min_length=2, description="class names, in the order of the prototypes")
     parents: tuple[tuple[str, ...], ...] = Field(default=(), description="[class]: the groups that it is in, the outermost first; empty: no tree")
+    thresholds: tuple[float, ...] = Field(
+        default=(), description="[class]: a text may have several labels, and has a class from this probability on; empty: it has one"
+    )
     label_prompts: tuple[tuple[str, ...], ...] = Field(default=(), description="[class][prompt]: the texts that the prototypes stand for")
     similarity: Literal["cosine", "dot"] = "cosine"
     scale: float = Field(default=1.0, gt=0, description="factor on the similarity")
@@ -104,15 +111,47 @@ class BundleCard(Grouped, BaseModel):
     promise: Promise | None = Field(default=None, description="what an audit found of abstaining; None: no audit with a promise was made")
     sets: PredictionSets | None = Field(default=None, description="what an audit found of prediction sets; None: no audit for them was made")
     none_of_these: NoneOfThese | None = Field(default=None, description="what an audit found of texts of no class; None: no audit for them was made")
+    found_labels: FoundLabels | None = Field(default=None, description="what answers say of the thresholds; None: they were chosen without")
     reference: ReferenceFacts | None = Field(default=None, description="what texts are compared with; None: nothing was kept")
     versions: dict[str, str] = Field(default_factory=installed_versions)
     files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of the files that it was written with; older bundles have none")
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"), description="UTC, ISO 8601")
 
     @model_validator(mode="after")
-    def _a_tree(self) -> BundleCard:
+    def _classes_fit(self) -> BundleCard:
         self.check_tree()
+        if self.thresholds and len(self.thresholds) != len(self.labels):
+            raise ValueError(f"thresholds must be {len(self.labels)} numbers, one a class (got {len(self.thresholds)})")
+        if self.thresholds and self.windows > 1:
+            raise ValueError(f"windows must be 1 where a text has several labels (got {self.windows})")
         return self
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a text has none, one or several of the classes, whose probabilities then do not sum to 1."""
+        return bool(self.thresholds)
+
+    def labels_of(self, probabilities: Sequence[float] | np.ndarray, threshold: float | None = None) -> list[int]:
+        """The classes of a text with several labels, the most probable first: those whose probability reaches their threshold.
+
+        Args:
+            probabilities: of the text, `[classes]`.
+            threshold: of all classes; None for the card's own.
+        """
+        limits = self.thresholds if threshold is None else (threshold,) * len(self.labels)
+        order = sorted(range(len(self.labels)), key=lambda index: -probabilities[index])
+        return [index for index in order if probabilities[index] >= limits[index]]
+
+    def check_one_label(self, what: str) -> None:
+        """Raise a `ConfigError` where texts have several labels.
+
+        Args:
+            what: which cannot be done with such a bundle, in the plural, such as "distilled students".
+        """
+        if self.multi_label:
+            raise ConfigError(
+                f"{what} are for one label a text, and the bundle {self.name} gives several; use a bundle that was trained without multi_label."
+            )
 
 
 def write_bundle(
@@ -167,7 +206,7 @@ def write_bundle(
         save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}, str(partial / PROTOTYPES))
         if reference is not None:
             (partial / REFERENCE).write_bytes(reference.content())
-        card = card.model_copy(update={"files": hashes_of(partial), "format": 1 if card.windows == 1 else FORMAT})
+        card = card.model_copy(update={"files": hashes_of(partial), "format": 3 if card.multi_label else 2 if card.windows > 1 else 1})
         for name, content in _stated(card).items():
             (partial / name).write_text(content, encoding="utf-8")
         sync_tree(partial)

@@ -45,6 +45,7 @@ def card_of(
         name=name,
         labels=corpus.class_names,
         parents=corpus.class_parents,
+        thresholds=(0.5,) * len(corpus.class_names) if student.independent else (),
         label_prompts=tuple(tuple(group) for group in corpus.label_prompts()),
         similarity="cosine" if student.cosine or student.encoder.normalize else "dot",
         scale=student.scale,
@@ -74,7 +75,8 @@ def distilled_card(teacher: BundleCard, student: str, changes: Mapping[str, Any]
         student: which student it is.
         changes: facts that differ from the teacher's, such as the encoder.
     """
-    known = teacher.model_dump(exclude={"versions", "created", "files", "metrics", "promise", "sets", "none_of_these", "reference"})
+    promises = {"promise", "sets", "none_of_these", "found_labels"}
+    known = teacher.model_dump(exclude={"versions", "created", "files", "metrics", "reference", *promises})
     stated = {"name": f"{teacher.name}_{student}", "method": f"distilled from {teacher.method} ({student})"}
     return BundleCard.model_validate({**known, **stated, **changes})
 

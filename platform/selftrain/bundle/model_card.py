@@ -47,15 +47,14 @@ def model_card(card: BundleCard) -> str:
         "## How it decides",
         "",
         _reading(card),
-        f"the probability is the softmax of the similarities times {card.scale:g}, plus the bias where prototypes.safetensors holds one.",
+        _deciding(card),
         "",
         *([] if card.promise is None else [f"Asked to abstain: {card.promise.sentence}.", ""]),
         *([] if card.sets is None else [f"Asked for sets: {card.sets.sentence}.", ""]),
         *([] if card.none_of_these is None else [f"Asked for none of these: {card.none_of_these.sentence}.", ""]),
         "## Intended use and limits",
         "",
-        "- For texts like those it was trained on, and for these classes only: every text gets one of them, even a text that fits none"
-        + ("." if card.reference is None else ", unless it is asked for none of these."),
+        "- For texts like those it was trained on, and for these classes only" + _for_all(card),
         f"- {_limit(card)}",
         "- The calibration is that of the figures above, and worse on other texts. Do not act on a single prediction without a look at the text.",
         "- It inherits the biases of its encoder and of the language model's texts; their licences and terms apply to it too.",
@@ -94,6 +93,17 @@ def _reading(card: BundleCard) -> str:
     return f"{windows} the text's similarities are the means of its windows';"
 
 
+def _deciding(card: BundleCard) -> str:
+    if not card.multi_label:
+        return f"the probability is the softmax of the similarities times {card.scale:g}, plus the bias where prototypes.safetensors holds one."
+    limits = ", ".join(f"{name} {limit:.4f}" for name, limit in zip(card.labels, card.thresholds, strict=True))
+    basis = "The thresholds were chosen without labels, and nothing is promised of them."
+    if card.found_labels is not None:
+        basis = f"Of the thresholds is promised: {card.found_labels.sentence}."
+    own = "each class has a probability of its own, the sigmoid of its similarity plus its bias"
+    return f"{own}, and a text has every class from its threshold on: {limits}. {basis}"
+
+
 def _limit(card: BundleCard) -> str:
     if card.windows == 1:
         return f"Only the first {card.max_tokens} tokens of a text are read."
@@ -106,7 +116,12 @@ def _prompt_of(card: BundleCard, index: int) -> str:
 
 
 def _metrics_lines(metrics: BundleMetrics) -> list[str]:
-    named: dict[str, float | None] = {"Accuracy": metrics.accuracy, "Macro-F1": metrics.macro_f1, "Expected calibration error": metrics.ece}
+    named: dict[str, float | None] = {
+        "Accuracy" if metrics.micro_f1 is None else "Exact match": metrics.accuracy,
+        "Micro-F1": metrics.micro_f1,
+        "Macro-F1": metrics.macro_f1,
+        "Expected calibration error": metrics.ece,
+    }
     levels = metrics.group_accuracy
     named |= {"Accuracy of groups" + (f", level {level}" if len(levels) > 1 else ""): value for level, value in enumerate(levels, 1)}
     known = {name: value for name, value in named.items() if value is not None}
@@ -119,3 +134,10 @@ def _metrics_lines(metrics: BundleMetrics) -> list[str]:
         "|---|---|",
         *(f"| {name} | {value:.4f} |" for name, value in known.items()),
     ]
+
+
+def _for_all(card: BundleCard) -> str:
+    """What becomes of a text that fits no class, as the end of a sentence."""
+    if card.multi_label:
+        return "."
+    return f": every text gets one of them, even a text that fits none{'.' if card.reference is None else ', unless it is asked for none of these.'}"

@@ -43,6 +43,8 @@ def predict_file(
     and `parent_probability`, of the group that the most probable class is in; of more levels `parent_1` (the outermost), `parent_1_probability` and so on. It
     appears whole or not at all.
 
+    Of a bundle with several labels a text there is `labels`, a JSON list of names, instead of `label` and `probability`.
+
     Args:
         classifier: the classifier.
         source: a .csv or .tsv (UTF-8, with a header), .jsonl or .json file, plain or compressed (.csv.gz), or a .parquet file.
@@ -66,7 +68,8 @@ def predict_file(
     least = None if none_of_these is None else classifier.none_threshold(none_of_these)
     table = open_table(source, text_column)
     classes = [str(name) for name in classifier.classes_]
-    names, schema = result_columns(table.schema, classes, classifier.card.levels, sets=sets, none_of_these=least is not None)
+    wanted_columns = {"sets": sets, "none_of_these": least is not None, "several": classifier.card.multi_label}
+    names, schema = result_columns(table.schema, classes, classifier.card.levels, **wanted_columns)
 
     written = 0
     with (
@@ -82,7 +85,7 @@ def predict_file(
 
 
 def result_columns(
-    schema: pa.Schema, classes: Sequence[str], levels: int = 0, *, sets: bool = False, none_of_these: bool = False
+    schema: pa.Schema, classes: Sequence[str], levels: int = 0, *, sets: bool = False, none_of_these: bool = False, several: bool = False
 ) -> tuple[list[str], pa.Schema]:
     """The columns that a classifier adds.
 
@@ -92,11 +95,16 @@ def result_columns(
         levels: of groups above the classes.
         sets: whether there is a column for the prediction set.
         none_of_these: whether there are columns for that and the typicality.
+        several: whether a text may have several labels: there is a column for them, none for a label and its probability, and none for groups.
 
     Returns:
         (names of the label, its probability, the error, each level's group and its probability, each class's probability and, if wanted, the set, whether it is
         none of these, and the typicality; the schema of the result).
     """
+    if several:
+        names = new_columns(["labels", "error", *(f"p_{name}" for name in classes)], schema.names)
+        kinds = [pa.string(), pa.string(), *([pa.float64()] * len(classes))]
+        return names, pa.schema([*schema, *(pa.field(name, kind) for name, kind in zip(names, kinds, strict=True))])
     groups = ["parent"] if levels == 1 else [f"parent_{level}" for level in range(1, levels + 1)]
     above = [name for group in groups for name in (group, f"{group}_probability")]
     last = {"set": pa.string()} if sets else {}
@@ -133,14 +141,12 @@ def classified(
         sets: of which the classes are written into the column after those of the classes; None for none.
         least: the typicality up to which a row is none of these and gets no label; None where that is not asked.
     """
+    if classifier.card.multi_label:
+        return _with_labels(classifier, batch, text_column, names)
     label, probability, error, *rest = names
     split = len(rest) - len(classifier.classes_) - (sets is not None) - 2 * (least is not None)
     above, columns, last = rest[:split], rest[split : split + len(classifier.classes_)], rest[split + len(classifier.classes_) :]
-    problems = ["more cells than the header" if row.slipped else problem_with(row.cells[text_column]) for row in batch]
-    usable = [index for index, problem in enumerate(problems) if problem is None]
-    texts = [batch[index].cells[text_column][:TEXT_CHARACTERS] for index in usable]
-    found, typical = (classifier.predict_proba(texts), np.ones(len(texts))) if least is None else classifier.typicality(texts)
-    answers, typicality = dict(zip(usable, found, strict=True)), dict(zip(usable, typical.tolist(), strict=True))
+    problems, answers, typicality = _answers(classifier, batch, text_column, typical=least is not None)
     result = []
     for index, (cells, *_) in enumerate(batch):
         row = {name: clean_cell(value) for name, value in cells.items()}
@@ -160,6 +166,34 @@ def classified(
                 row[last[0]] = json.dumps([str(classifier.classes_[one]) for one in sets.members(probabilities.tolist())], ensure_ascii=False)
             if least is not None:
                 row |= dict(zip(last[-2:], (none, typicality[index]), strict=True))
+        result.append(row)
+    return result
+
+
+def _answers(
+    classifier: Classifier, batch: list[TableRow], text_column: str, *, typical: bool = False
+) -> tuple[list[str | None], dict[int, np.ndarray], dict[int, float]]:
+    """(why each row cannot be classified, or None; the probabilities of the others, and their typicality where it is wanted, by their place)."""
+    problems = ["more cells than the header" if row.slipped else problem_with(row.cells[text_column]) for row in batch]
+    usable = [index for index, problem in enumerate(problems) if problem is None]
+    texts = [batch[index].cells[text_column][:TEXT_CHARACTERS] for index in usable]
+    found, typicality = classifier.typicality(texts) if typical else (classifier.predict_proba(texts), np.ones(len(texts)))
+    return problems, dict(zip(usable, found, strict=True)), dict(zip(usable, typicality.tolist(), strict=True))
+
+
+def _with_labels(classifier: Classifier, batch: list[TableRow], text_column: str, names: Sequence[str]) -> list[dict[str, Any]]:
+    """`classified` where a text may have several labels."""
+    labels, error, *columns = names
+    problems, answers, _ = _answers(classifier, batch, text_column)
+    result = []
+    for index, (cells, *_) in enumerate(batch):
+        row = {name: clean_cell(value) for name, value in cells.items()}
+        found = answers.get(index)
+        if found is None:
+            row |= {labels: None, error: problems[index], **dict.fromkeys(columns)}
+        else:
+            named = [str(classifier.classes_[one]) for one in classifier.card.labels_of(found)]
+            row |= {labels: json.dumps(named, ensure_ascii=False), error: None, **dict(zip(columns, found.tolist(), strict=True))}
         result.append(row)
     return result
 

@@ -3,8 +3,10 @@
     Promise          at most a share of the answers is wrong, where it gives none to texts below a threshold (evaluation/audit/risk.py)
     PredictionSets   at most a share of the texts has a set of classes without the true one (evaluation/audit/sets.py)
     NoneOfThese      at most a share of the texts is of a class and taken for none of them (the same test)
+    FoundLabels      of several labels: at most a share of a class's texts lacks it (evaluation/multi_label.py)
 
-`selftrain audit --promise`, `--sets` and `--none-of-these` write them into the card. `predict`, the endpoint and the client keep them where they are asked to.
+`selftrain audit --promise`, `--sets` and `--none-of-these`, and `selftrain thresholds`, write them into the card. `predict`, the endpoint and the client keep the
+first three where they are asked to, and the last with every answer.
 """
 
 from __future__ import annotations
@@ -101,6 +103,28 @@ class NoneOfThese(BaseModel):
         )
 
 
+class FoundLabels(BaseModel):
+    """Of several labels: of each class that answers support, at most `risk` of its texts lack it, where thresholds are those of the card."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    risk: float = Field(gt=0, lt=1, description="share of a class's texts that it is not found in, at most")
+    level: float = Field(gt=0, lt=1, description="share of samples of answers whose promise holds for all classes together, at least")
+    classes: tuple[str, ...] = Field(min_length=1, description="that it holds for; of the others there were too few answers")
+    answers: int = Field(ge=1, description="texts that were labeled by hand, drawn at random")
+    missed: int = Field(ge=0, description="labels of these classes among the answers that were not found")
+    backend: str = Field(description="what computed the probabilities")
+    made: str = Field(description="UTC, ISO 8601")
+
+    @property
+    def sentence(self) -> str:
+        """The promise in words."""
+        return (
+            f"at most {percent(self.risk)} of the texts of a class lack it (with {percent(self.level)} confidence for {', '.join(self.classes)} together), "
+            f"by {self.answers} answers"
+        )
+
+
 Stated = TypeVar("Stated", bound=Promise | PredictionSets | NoneOfThese)
 _WANTED = {
     "abstain": "abstain needs a promise, and this bundle states none; audit the bundle with a promise first.",
@@ -136,12 +160,11 @@ def kept(promise: Stated | None, backend: str, parameter: str = "abstain") -> St
     return promise
 
 
-def stated(promise: Promise | PredictionSets | NoneOfThese | None, backend: str) -> dict[str, Any] | None:
+def stated(promise: Promise | PredictionSets | NoneOfThese | FoundLabels | None, backend: str) -> dict[str, Any] | None:
     """The promise as JSON, with its sentence; None where `kept` raises."""
-    try:
-        found = kept(promise, backend)
-    except ConfigError:
+    if promise is None or _in_8_bits(promise.backend) != _in_8_bits(backend):
         return None
+    found = promise
     return found.model_dump(mode="json") | {"sentence": found.sentence}
 
 

@@ -25,7 +25,7 @@ class PyfuncClassifier:
 
         Returns:
             Columns `label` and `probability` (of that label), one row a text, with the input's index; of a tree of classes also `parents`, a dictionary of the
-            groups that the label is in, the outermost first, and their probabilities.
+            groups that the label is in, the outermost first, and their probabilities. Of several labels a text the column `labels` alone, a list each.
 
         Raises:
             DataError: the table has several columns and none of them is `text`, or a text cannot be classified.
@@ -39,6 +39,8 @@ class PyfuncClassifier:
             model_input = model_input["text"] if "text" in model_input else model_input.iloc[:, 0]
         probabilities = self.classifier.predict_proba(model_input)
         best, card = probabilities.argmax(axis=1), self.classifier.card
+        if card.multi_label:
+            return pd.DataFrame({"labels": [[card.labels[label] for label in card.labels_of(row)] for row in probabilities]}, index=index)
         found = {"label": self.classifier.classes_[best], "probability": probabilities.max(axis=1)}
         above = {"parents": [card.parents_of(int(label), row) for label, row in zip(best, probabilities, strict=True)]} if card.levels else {}
         return pd.DataFrame({**found, **above}, index=index)

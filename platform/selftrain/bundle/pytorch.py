@@ -26,14 +26,24 @@ class TorchBackend:
         bias: `[classes]` or None.
         scale: factor on the similarities.
         cosine: whether embeddings are normalised to length one.
+        independent: whether a class's probability is the sigmoid of its own logit, and no softmax of all.
     """
 
     name = "torch"
 
-    def __init__(self, backbone: SentenceTransformer, weights: torch.Tensor, bias: torch.Tensor | None, scale: float, *, cosine: bool) -> None:
+    def __init__(
+        self,
+        backbone: SentenceTransformer,
+        weights: torch.Tensor,
+        bias: torch.Tensor | None,
+        scale: float,
+        *,
+        cosine: bool,
+        independent: bool = False,
+    ) -> None:
         self.backbone = backbone.eval()
         self.weights, self.bias = (None if tensor is None else tensor.detach().to(backbone.device).double() for tensor in (weights, bias))
-        self.scale, self.cosine = scale, cosine
+        self.scale, self.cosine, self.independent = scale, cosine, independent
         self.pads = not isinstance(backbone[0], StaticEmbedding)
         self.on_cpu = backbone.device.type == "cpu"
 
@@ -53,7 +63,7 @@ class TorchBackend:
             logits = self.scale * embeddings.double() @ self.weights.T
             if self.bias is not None:
                 logits = logits + self.bias
-            found: np.ndarray = torch.softmax(logits, dim=-1).cpu().numpy()
+            found: np.ndarray = (torch.sigmoid(logits) if self.independent else torch.softmax(logits, dim=-1)).cpu().numpy()
         return found, embeddings.cpu().numpy()
 
 

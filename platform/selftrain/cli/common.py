@@ -25,6 +25,7 @@ DATA_KEYS = {
     "classes": "data.classes",
     "text_column": "data.text_column",
     "label_column": "data.label_column",
+    "multi_label": "data.multi_label",
     "address": "ray.address",
     "promote": "tracking.promote",
 }
@@ -82,6 +83,11 @@ def add_experiment(parser: Parser) -> None:
     parser.add_argument("--classes", metavar="A,B,...", help=CLASSES)
     parser.add_argument("--text-column", help="column of the text (data.text_column)")
     parser.add_argument("--label-column", help="column of the true label, for evaluation (data.label_column)")
+    parser.add_argument(
+        "--multi-label",
+        action="store_true",
+        help="a document has none, one or several of the classes (data.multi_label, with method.name=binary_relevance and model.train=head)",
+    )
     add_overrides(parser, "method.tau=0.05")
 
 
@@ -104,6 +110,8 @@ def load_experiment(options: argparse.Namespace) -> Experiment:
         value = getattr(options, option, None)
         if value not in (None, False) and (option, value) != ("address", ""):
             base = merge(base, nested(key, classes_of(value) if option == "classes" else value))
+    if getattr(options, "multi_label", False):
+        base = merge({"method": {"name": "binary_relevance"}, "model": {"train": "head"}}, base)
     return load(options.experiment, options.overrides, base)
 
 

@@ -192,6 +192,10 @@ def _predict(options: argparse.Namespace) -> int:
     least = 0.0 if options.none_of_these is None else classifier.none_threshold(options.none_of_these)
     found, typicality = classifier.typicality(options.texts) if least else (classifier.predict_proba(options.texts), [1.0] * len(options.texts))
     for text, row, typical in zip(options.texts, found, typicality, strict=True):
+        if classifier.card.multi_label:
+            labels = ", ".join(f"{printable(classifier.card.labels[one])} {row[one]:.3f}" for one in classifier.card.labels_of(row)) or NO_LABEL
+            print(f"{labels}\t{printable(text)}")
+            continue
         best = int(row.argmax())
         label = printable(" / ".join(classifier.card.path_of(best))) if row[best] >= threshold else NO_LABEL
         label = NONE if typical <= least else label

@@ -92,6 +92,7 @@ def distill(
     """
     folder = Path(folder)
     card = checked_card(folder)
+    card.check_one_label("distilled students")
     if unknown := [name for name in students if name not in STUDENTS]:
         raise ConfigError(f"students {unknown[0]!r} is not one; {nearest(unknown[0], STUDENTS)}", parameter="students")
     if max_documents < 1:

@@ -137,6 +137,7 @@ def export_bundle(
     folder = Path(folder)
     out = Path(out) if out is not None else None
     card = checked_card(folder)
+    card.check_one_label("graphs")
     if out is not None:
         require_empty(out)
     if not isinstance(documents, CheckDocuments):

@@ -39,6 +39,12 @@ class DataConfig(Section):
     classes: tuple[str | dict[str, Any], ...] | None = Field(
         None, description="class names, or a tree of them, e.g. {sport: [football, tennis], politics: [elections, laws]}; default: the catalogue's"
     )
+    multi_label: bool = Field(
+        False, description="a document has none, one or several of the classes; the label column, for testing, then holds all of them in one cell"
+    )
+    label_separator: str = Field(
+        ",", min_length=1, max_length=8, description="between the labels in a cell, with multi_label; a cell with it alone: none of the classes"
+    )
     descriptions: dict[str, str] = Field(
         default_factory=dict, description="a few words about each class for the language model, e.g. tech: computers and gadgets"
     )

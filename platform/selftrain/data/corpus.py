@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 DocumentKind = Literal["text", "image"]  # of document
 
 
@@ -106,9 +108,22 @@ class Corpus:
 
 @dataclass(frozen=True)
 class TrueLabels:
-    """True labels, for evaluation alone: document id -> class index. Empty where the source has none."""
+    """True labels, for evaluation alone: document id -> class index, or of several labels index into `sets`. Empty where the source has none."""
 
     unlabeled: Mapping[str, int]
     test: Mapping[str, int]
     validation: Mapping[str, int] = field(default_factory=dict)
     weak: Mapping[str, int] = field(default_factory=dict)  # of unlabeled documents, by data.weak_label_column: may be wrong
+    sets: tuple[tuple[int, ...], ...] = ()  # with data.multi_label: the classes of each set of labels that occurs, ascending
+
+    def memberships(self, ids: Sequence[str], classes: int) -> np.ndarray:
+        """Which classes documents have, with data.multi_label: boolean, `[documents, classes]`.
+
+        Args:
+            ids: of documents that have labels.
+            classes: how many there are.
+        """
+        found = np.zeros((len(ids), classes), dtype=bool)
+        for row, id_ in enumerate(ids):
+            found[row, list(self.sets[self.test[id_] if id_ in self.test else self.unlabeled[id_]])] = True
+        return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from string import Formatter
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from selftrain.data.corpus import Corpus, Documents, Label, TrueLabels
 from selftrain.data.gathering import Cut, Gathered, gather
 from selftrain.data.id_set import IdSet
 from selftrain.data.images import check_sizes, common_size, thinned
+from selftrain.data.label_sets import check_multi_label, sets_of, with_single_labels
 from selftrain.data.sources import DataSource, find_source
 from selftrain.data.splits import hold_out
 from selftrain.errors import ConfigError, DataError
@@ -44,17 +45,22 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, TrueLabels]:
         ConfigError: a split, a prompt or a description is wrong.
         ServiceError: the source is on the hub, which cannot be reached.
     """
+    check_multi_label(config)
     paths = config.class_paths
     if paths is not None:
         check_class_paths(paths, "data.classes")
     prompts = _prompts(config.prompts)
     source = find_source(config if config.test_source is None else config.model_copy(update={"test_split": None, "test_source": None}))
-    labels, index = classes_of(source, None if paths is None else [path[-1] for path in paths])
+    named = with_single_labels(source, config.label_separator) if config.multi_label else source
+    labels, index = classes_of(named, None if paths is None else [path[-1] for path in paths])
+    sets: tuple[tuple[int, ...], ...] = ()
+    if config.multi_label:
+        index, sets = sets_of(chain(source.train, source.test or ()), index, config.label_separator)
     labels = with_parents(with_descriptions(labels, config.descriptions), paths)
     tested = _tested(config, source, labels, index)
     given, rest, skipped = _cleaned(config, source, tested, index)
     if not _tests(given) and not np.any(rest.labels != NO_LABEL) and skipped.counts["unknown label"]:
-        raise DataError(no_label_matches(source, labels))
+        raise DataError(no_label_matches(named, labels))
 
     test, validation, unlabeled = _splits(config, source, given, rest, skipped)
     held = given if _tests(given) else rest  # what has the test documents
@@ -63,6 +69,7 @@ def load_corpus(config: DataConfig) -> tuple[Corpus, TrueLabels]:
         _by_id(held, held.labels, test),
         _by_id(rest, rest.labels, validation),
         _by_id(rest, rest.weak, unlabeled),
+        sets,
     )
     parts = rest.documents(unlabeled), held.documents(test), rest.documents(validation)
     corpus = Corpus(

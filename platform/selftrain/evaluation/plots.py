@@ -41,10 +41,12 @@ def from_metrics(metrics: RunMetrics) -> dict[str, bytes]:
     if any("accuracy" in entry["figures"] for entry in metrics["rounds"]):
         pictures["accuracy_per_round"] = per_round([entry for entry in metrics["rounds"] if entry["variant"] in order], order=order)
     if main is not None and main["scores"] is not None:
-        pictures["confusion"] = confusion(main["scores"]["confusion"], names)
+        if "confusion" in main["scores"]:  # documents with several classes have none
+            pictures["confusion"] = confusion(main["scores"]["confusion"], names)
         pictures["reliability"] = reliability(main["scores"]["reliability"])
     if shown:
-        pictures["precision_at"] = precision_at({name: shown[name]["precision_at"] for name in order})
+        if all("precision_at" in shown[name] for name in order):
+            pictures["precision_at"] = precision_at({name: shown[name]["precision_at"] for name in order})
         pictures["per_class_f1"] = per_class_f1({name: [entry["f1"] for entry in shown[name]["per_class"]] for name in order}, names)
     return pictures
 

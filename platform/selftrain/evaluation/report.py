@@ -143,6 +143,7 @@ def render(metrics: RunMetrics, findings: Findings, pictures: Mapping[str, bytes
         tiles=_tiles(metrics, row),
         result=_result(metrics),
         warnings=_warnings(metrics),
+        several=_several(metrics),
         labeled=any(entry["accuracy"] is not None for entry in metrics["summary"]),
         validated=any(entry["validated"] is not None for entry in metrics["summary"]),
         best=best(metrics["summary"]),
@@ -161,6 +162,11 @@ def render(metrics: RunMetrics, findings: Findings, pictures: Mapping[str, bytes
     )
 
 
+def _several(metrics: RunMetrics) -> bool:
+    """Whether documents may have several classes, with true labels to measure them by."""
+    return any("micro_f1" in entry for entry in metrics["summary"])
+
+
 def _headline(metrics: RunMetrics) -> dict[str, str] | None:
     """The large number: the accuracy, or how many documents got a label where the accuracy is not known."""
     main = main_summary(metrics)
@@ -172,7 +178,7 @@ def _headline(metrics: RunMetrics) -> dict[str, str] | None:
         return {"value": _number(main["documents"]), "spread": "", "title": "documents labeled", "basis": basis}
     mean, _, spread = plus_minus(main["accuracy"]).partition(" ± ")
     basis = f"{main['variant']}, {_number(main['documents'])} test documents, {seeds}"
-    return {"value": mean, "spread": f"± {spread}" if spread else "", "title": "accuracy", "basis": basis}
+    return {"value": mean, "spread": f"± {spread}" if spread else "", "title": "exact match" if _several(metrics) else "accuracy", "basis": basis}
 
 
 def _tiles(metrics: RunMetrics, row: VariantRow | None) -> list[dict[str, str]]:
@@ -182,6 +188,7 @@ def _tiles(metrics: RunMetrics, row: VariantRow | None) -> list[dict[str, str]]:
         return []
     tiles: list[tuple[str, str | None]] = []
     if main["accuracy"] is not None:
+        tiles += [("micro-F1", plus_minus(main["micro_f1"]))] if "micro_f1" in main else []
         tiles += [("macro-F1", plus_minus(main["macro_f1"])), ("calibration error (ECE)", plus_minus(main["ece"]))]
     else:
         tiles.append(("mean confidence", plus_minus(main["mean_confidence"], 2)))
@@ -210,7 +217,8 @@ def _result(metrics: RunMetrics) -> str:
         )
     seeds = f" (mean of {main['seeds']} seeds)" if main["seeds"] > 1 else ""
     seen = "without having seen a label" if main["supervision"] == "none" else f"having seen labels ({main['supervision']})"
-    sentence = f"{main['variant']} reached an accuracy of {plus_minus(main['accuracy'])}{seeds} on {documents} of {classes}, {seen}"
+    figure = "an exact match" if _several(metrics) else "an accuracy"
+    sentence = f"{main['variant']} reached {figure} of {plus_minus(main['accuracy'])}{seeds} on {documents} of {classes}, {seen}"
     others: list[tuple[float, Summary]] = []
     for entry in metrics["summary"]:
         comparable = not entry["bound"] and entry["variant"] != main["variant"] and entry["documents"] == main["documents"]

@@ -45,6 +45,9 @@ class Asked(TypedDict):
     data: str
     classes: list[str]
     parents: NotRequired[list[list[str]]]  # of each class of a tree, the outermost first
+    multi_label: NotRequired[
+        bool
+    ]  # whether a document may have several classes; "accuracy" is then the share whose set of classes is right as a whole
     encoder: str
     llm: str | None
     llm_fingerprint: str | None
@@ -115,6 +118,7 @@ class Summary(TypedDict):
     accuracy: MeanStd | None
     macro_f1: MeanStd | None
     ece: MeanStd | None
+    micro_f1: NotRequired[MeanStd]  # of several labels a document
     levels: NotRequired[list[MeanStd]]  # accuracy on each level of a tree above the classes, the outermost first
     validated: MeanStd | None  # accuracy of the round that is best on the validation documents
     mean_confidence: MeanStd

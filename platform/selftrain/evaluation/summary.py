@@ -93,13 +93,22 @@ def text_table(summary: Sequence[Summary]) -> str:
     labeled = any(entry["accuracy"] is not None for entry in summary)
     validated = any(entry["validated"] is not None for entry in summary)
     above = level_titles(summary)
-    titles = [*(title for _, title in _SCORES), *above, *(["best on validation"] if validated else [])]
+    several = any("micro_f1" in entry for entry in summary)
+    own = ["exact match", "micro-F1", "macro-F1", "ECE"] if several else [title for _, title in _SCORES]
+    titles = [*own, *above, *(["best on validation"] if validated else [])]
     head = ["variant", "at inference", "labels seen", "documents", "seeds", *(titles if labeled else ["mean confidence"])]
     winner = best(summary)
     body = []
     for entry in summary:
         levels: list[MeanStd | None] = [*entry.get("levels", [])] or [None] * len(above)
-        scores = [entry["accuracy"], entry["macro_f1"], entry["ece"], *levels, *([entry["validated"]] if validated else [])]
+        scores = [
+            entry["accuracy"],
+            *([entry.get("micro_f1")] if several else []),
+            entry["macro_f1"],
+            entry["ece"],
+            *levels,
+            *([entry["validated"]] if validated else []),
+        ]
         if not labeled:
             scores = [entry["mean_confidence"]]
         name = entry["variant"] + (" *" if entry is winner else "") + (" (bound)" if entry["bound"] else "")
@@ -140,6 +149,8 @@ def _summary(group: list[VariantRow], supervision: str) -> Summary:
         train_seconds=mean_std([row["train_seconds"] for row in group]),
         inference_ms=mean_std(timed) if timed else None,
     )
+    if scored and "micro_f1" in scored[0]:
+        found["micro_f1"] = mean_std([scores["micro_f1"] for scores in scored])
     if levels:
         found["levels"] = [mean_std([scores["accuracy"] for scores in level]) for level in zip(*levels, strict=True)]
     return found

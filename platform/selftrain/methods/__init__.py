@@ -23,6 +23,7 @@ _CLASSES = (
     "zero_shot.ipet:IPET",
     "zero_shot.lotclass:LOTClass",
     "zero_shot.combined:Combined",
+    "zero_shot.binary_relevance:BinaryRelevance",
     "few_labels.ns3l:NS3L",
     "few_labels.ssc:SSC",
     "soft_labels.seal:SEAL",

@@ -67,6 +67,7 @@ class Method(ABC):
     kinds: ClassVar[tuple[DocumentKind, ...]] = ("text",)  # of documents that it learns from
     language_model: ClassVar[str] = "nothing"  # what it asks the language model for
     stateful: ClassVar[tuple[str, ...]] = ()  # attributes that a checkpoint holds besides encoder and optimiser: modules, further optimisers
+    multi_label: ClassVar[bool] = False  # whether a document may have none, one or several of the classes (data.multi_label)
     masked_lm: ClassVar[bool] = False  # whether it trains model.masked_lm instead of the sentence encoder
     Options: ClassVar[type[Options]]
     options: _Options  # every class states its own type

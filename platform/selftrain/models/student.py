@@ -17,6 +17,7 @@ from selftrain.models.encoder import Encoder, TextEncoder
 class Student:
     """softmax_j(scale * <f(x), w_j> + b_j): equations 3 and 4 of GenCo with prototypes for w and no b, or a linear classifier with both.
 
+    Where a text may have several classes (`independent`), each class has the sigmoid of its own logit instead.
     With `cosine` f(x) is divided by its length, and w has length one; with a projection that is g(f(x)).
     """
 
@@ -26,6 +27,7 @@ class Student:
     bias: torch.Tensor | None = None  # b, [classes]
     cosine: bool = False  # whatever the length of the encoder's embeddings
     projection: torch.nn.Module | None = None  # g, of images alone: no bundle holds one
+    independent: bool = False  # each class by itself: sigmoid instead of softmax_j
 
     def probabilities(self, embeddings: torch.Tensor) -> torch.Tensor:
         """`[texts, classes]` in float64 from embeddings `[texts, dimensions]`."""
@@ -37,7 +39,7 @@ class Student:
         logits = self.scale * rows @ self.weights.to(embeddings.device).double().T
         if self.bias is not None:
             logits = logits + self.bias.to(embeddings.device).double()
-        return torch.softmax(logits, dim=-1)
+        return torch.sigmoid(logits) if self.independent else torch.softmax(logits, dim=-1)
 
     def predict(self, documents: Sequence[Any], continuations: Sequence[Sequence[str]] | None = None) -> torch.Tensor:
         """Probabilities, `[documents, classes]`.

@@ -111,6 +111,7 @@ def predict_files(
     asked = check_pool(at_once, threads, gpus)
     _check_out(out, source)
     card = checked_card(folder)
+    card.check_one_label("passes over many files")
     promises = _promises(card, abstain=abstain, sets=sets)
     least = None
     if none_of_these is not None:

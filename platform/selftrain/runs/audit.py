@@ -103,6 +103,7 @@ def plan_audit(
     check_none_of_these(none_of_these)
     _check_new(out)
     card = checked_card(bundle)
+    card.check_one_label("audits")
     corpus, _ = load_documents(card, documents, text_column=text_column, test_documents=0)
     asked_about = corpus.unlabeled
     if budget > len(asked_about):
@@ -172,6 +173,7 @@ def read_audit(
     """
     design = read_design(out)
     card = checked_card(bundle)
+    card.check_one_label("audits")
     if fingerprint_of(bundle) != design.bundle:
         raise BundleError(
             f"{bundle} is not the bundle, or no longer the one, that the audit in {out} asks about; start another audit with a new out."

@@ -47,11 +47,24 @@ class RunContext:
         """What the report is about: the test documents, or, where there are none, those that were learned from."""
         return self.corpus.test if len(self.corpus.test) else self.corpus.unlabeled
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether a document may have several classes."""
+        return self.plan.experiment.data.multi_label
+
+    @cached_property
+    def memberships(self) -> np.ndarray | None:
+        """Of several labels: which classes the test documents have, boolean, `[documents, classes]`; None where nobody knows, and of one label."""
+        truth = self.plan.truth
+        if not self.multi_label or not truth.test or not len(self.corpus.test):
+            return None
+        return truth.memberships(self.corpus.test.ids, len(self.corpus.labels))
+
     @cached_property
     def labels(self) -> np.ndarray | None:
-        """True classes of the test documents, `[documents]`; None where nobody knows them."""
+        """True classes of the test documents, `[documents]`; None where nobody knows them, and of several labels."""
         truth = self.plan.truth.test
-        if not truth or not len(self.corpus.test):
+        if not truth or not len(self.corpus.test) or self.multi_label:
             return None
         return np.array([truth[id_] for id_ in self.corpus.test.ids])
 

@@ -16,7 +16,7 @@ from selftrain.data.supervision import describe_supervision
 from selftrain.files.durable import explained
 from selftrain.models.student import Student
 from selftrain.runs.context import RunContext
-from selftrain.runs.labeled import write_labeled
+from selftrain.runs.labeled import write_labeled, write_labeled_sets
 from selftrain.runtime.devices import device_here
 from selftrain.tracking import check_tracking, is_away
 
@@ -64,6 +64,8 @@ def _with_reference(context: RunContext, student: Student, found: np.ndarray, ca
         found: its probabilities of the run's documents.
         card: of the bundle.
     """
+    if context.multi_label:  # selftrain watch compares shares of one class a text
+        return card, None
     most, test = context.plan.experiment.evaluation.reference, context.corpus.test
     held_out = len(test) >= FEWEST
     documents = test if held_out else context.corpus.unlabeled
@@ -91,7 +93,7 @@ def register_run_bundle(
     """
     if previous is not None and previous["registered"] is not None:
         return dict(previous["registered"]), None
-    labels, tracking = context.labels, context.plan.experiment.tracking
+    labels, tracking = context.memberships if context.multi_label else context.labels, context.plan.experiment.tracking
 
     def accuracy_of_champion(other: Path) -> float:
         assert labels is not None
@@ -130,5 +132,8 @@ def write_labeled_documents(context: RunContext, found: np.ndarray) -> Path:
     """
     file = context.folder / "labeled.csv"
     with explained(file, f"free some space and resume {context.home.place}, nothing is trained again"):
-        write_labeled(file, context.documents, found, context.corpus.class_names, context.corpus.class_parents)
+        if context.multi_label:
+            write_labeled_sets(file, context.documents, found, context.corpus.class_names)
+        else:
+            write_labeled(file, context.documents, found, context.corpus.class_names, context.corpus.class_parents)
     return file

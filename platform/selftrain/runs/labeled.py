@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +37,23 @@ def write_labeled(
         for id_, text, label, sure in zip(documents.ids, documents.contents, best, confidence, strict=True):
             above = [spreadsheet_cell(" / ".join(parents[int(label)]))] if parents else []
             writer.writerow([id_, spreadsheet_cell(text), spreadsheet_cell(class_names[int(label)]), f"{sure:.4f}", *above])
+
+
+def write_labeled_sets(file: Path, documents: Documents, probabilities: np.ndarray, class_names: Sequence[str]) -> None:
+    """`write_labeled` where a document may have several classes: those with a probability of at least 1/2, as a JSON list, the most probable first.
+
+    Args:
+        file: a .csv, in UTF-8 with a header.
+        documents: in the order of the rows of `probabilities`.
+        probabilities: of each class by itself, `[documents, classes]`.
+        class_names: in index order.
+    """
+    with replacing(file) as scratch, scratch.open("w", encoding="utf-8", errors="replace", newline="") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(["id", "text", "labels"])
+        for id_, text, row in zip(documents.ids, documents.contents, probabilities, strict=True):
+            named = [class_names[index] for index in np.argsort(-row, kind="stable") if row[index] >= 0.5]
+            writer.writerow([id_, spreadsheet_cell(text), json.dumps(named, ensure_ascii=False)])
 
 
 def spreadsheet_cell(text: str) -> str:

@@ -11,6 +11,7 @@ from selftrain.data.corpus import Corpus, TrueLabels
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import grant
 from selftrain.errors import ConfigError
+from selftrain.methods import METHODS, method_class
 from selftrain.methods.recipe import Recipe, resolve
 from selftrain.models.locate import IMAGE_ENCODERS, LanguageModel, encoder_folder, language_model_of
 from selftrain.models.open import located
@@ -166,6 +167,7 @@ def prepare(experiment: Experiment) -> RunPlan:
     prices = load_prices(experiment.cost.prices) if experiment.cost.prices is not None else None
     if prices is not None:
         _check_prices(prices, experiment.augment)
+    _check_multi_label(experiment)
     corpus, truth = load_corpus(experiment.data)
     if experiment.evaluation.every_round and not truth.test:
         raise ConfigError(
@@ -188,6 +190,36 @@ def prepare(experiment: Experiment) -> RunPlan:
             "(method.input_augmentation: false, method.conditional_augmentation: false)."
         )
     return RunPlan(experiment, corpus, truth, variants, language_model_of(experiment.augment) if asked else None, prices=prices)
+
+
+def _check_multi_label(experiment: Experiment) -> None:
+    """Raise a `ConfigError` unless all methods, and all that is measured, are for as many labels a document as the data has."""
+    several, evaluation = experiment.data.multi_label, experiment.evaluation
+    for one in (experiment, *map(experiment.variant, experiment.variants)):
+        recipe = resolve(one)
+        if one.data.multi_label != several:
+            raise ConfigError(
+                "data.multi_label must be the same in all variants, which are compared on the same documents; set it for the experiment alone."
+            )
+        if recipe.method.multi_label != several:
+            able = ", ".join(name for name in METHODS if method_class(name).multi_label == several) if several else "another method"
+            raise ConfigError(
+                f"data.multi_label must be {str(not several).lower()} with the method {recipe.name} (got {str(several).lower()}); set it so, or choose {able}.",
+                parameter="data.multi_label",
+            )
+    for key, asked in (
+        ("inference_augmentation", evaluation.inference_augmentation),
+        ("llm_documents", evaluation.llm_documents),
+        ("every_round", evaluation.every_round),
+    ):
+        if several and asked:
+            raise ConfigError(f"evaluation.{key} must be left out with data.multi_label: true, since it is for one class a document (got {asked!r}).")
+    if several and experiment.model.windows > 1:
+        raise ConfigError(
+            f"model.windows must be 1 with data.multi_label: true, since means over windows are for one class a document (got {experiment.model.windows}); "
+            "raise model.max_tokens for longer documents.",
+            parameter="model.windows",
+        )
 
 
 def _variant(name: str, experiment: Experiment, corpus: Corpus, truth: TrueLabels, shared: object) -> Variant:

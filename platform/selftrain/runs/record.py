@@ -62,6 +62,7 @@ def metrics_of(
             "data": experiment.data.source,
             "classes": list(corpus.class_names),
             **({"parents": [list(above) for above in corpus.class_parents]} if corpus.class_parents else {}),
+            **({"multi_label": True} if context.multi_label else {}),
             "encoder": experiment.model.encoder,
             "llm": experiment.augment.name if plan.language_model else None,
             "llm_fingerprint": context.llm_fingerprint,
@@ -76,7 +77,7 @@ def metrics_of(
             "unlabeled": len(corpus.unlabeled),
             "validation": len(corpus.validation),
             "test": len(corpus.test),
-            "labeled_test": context.labels is not None,
+            "labeled_test": context.labels is not None or context.memberships is not None,
             "skipped": skipped,
             "skipped_rows": listed,
         },
@@ -122,8 +123,8 @@ def final_figures(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     found: dict[str, float | None] = {"seconds": metrics["run"]["seconds"], "texts_generated": float(metrics["texts"]["generated"])}
     for row in metrics["summary"]:
         name = file_name(row["variant"]) + ("_augmented" if row["inference_augmentation"] else "")
-        for figure in FIGURES:
-            if row[figure] is not None:
+        for figure in (*FIGURES, "micro_f1"):
+            if row.get(figure) is not None:
                 found[f"{name}.{figure}"] = row[figure]["mean"]
                 if row["variant"] == metrics["asked"]["variant"] and not row["inference_augmentation"]:
                     found[figure] = row[figure]["mean"]

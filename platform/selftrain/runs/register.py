@@ -70,6 +70,8 @@ def register(
     """
     folder = Path(folder)
     card = read_card(folder)
+    if documents is not None or not promote:
+        card.check_one_label("comparisons at registration")
     name = name or card.name
     try:
         config = TrackingConfig(uri=uri, registered_model=name)

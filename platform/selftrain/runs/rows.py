@@ -15,6 +15,7 @@ from selftrain.data.texts import TextRequest
 from selftrain.evaluation.consensus import NO_VOTE, consensus
 from selftrain.evaluation.levels import scores_by_level
 from selftrain.evaluation.metrics import evaluate
+from selftrain.evaluation.multi_label import evaluate_sets
 from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
 from selftrain.models.student import Student
 from selftrain.runs.context import RunContext
@@ -27,7 +28,15 @@ FIGURES = ("accuracy", "macro_f1", "ece")
 
 
 def scored(found: np.ndarray, labels: np.ndarray | None, class_names: Sequence[str]) -> dict[str, Any] | None:
-    """`Scores.to_json()` of probabilities `[documents, classes]`; None without labels, or without documents."""
+    """`Scores.to_json()` of probabilities `[documents, classes]`; None without labels, or without documents.
+
+    Args:
+        found: probabilities.
+        labels: true class indices, `[documents]`; of several labels which classes each document has, boolean, `[documents, classes]`.
+        class_names: in index order.
+    """
+    if labels is not None and labels.ndim == 2:
+        return evaluate_sets(found, labels, class_names)
     return evaluate(found, labels[: len(found)], class_names).to_json() if labels is not None and len(found) else None
 
 
@@ -43,6 +52,7 @@ def row(
     seconds: float = 0.0,
     augmented: bool = False,
     inference_ms: float | None = None,
+    several: bool = False,
 ) -> dict[str, Any]:
     """A row as metrics.json has it.
 
@@ -51,16 +61,18 @@ def row(
         seed: that it was trained with.
         data: its data section, for the supervision.
         found: probabilities, `[documents, classes]`; a row of zeros is a document without an answer.
-        labels: true classes, `[documents]`; None where nobody knows them.
+        labels: true classes, as `scored` takes them; None where nobody knows them.
         class_names: in index order.
         parents: of each class, the outermost first; empty where classes are no tree.
         seconds: of training.
         augmented: whether documents were read with continuations.
         inference_ms: milliseconds to classify one document.
+        several: whether a document may have several classes; groups of a tree then have no scores.
     """
     answered = found[found.sum(axis=1) > 0]  # a language model may give no class
-    predicted = answered.argmax(axis=1)
-    levels = {"levels": scores_by_level(found, labels[: len(found)], class_names, parents)} if parents and labels is not None and len(found) else {}
+    counts = (found >= 0.5).sum(axis=0) if several else np.bincount(answered.argmax(axis=1), minlength=len(class_names))
+    graded = parents and labels is not None and len(found) and not several
+    levels = {"levels": scores_by_level(found, labels[: len(found)], class_names, parents)} if graded and labels is not None else {}
     return (
         levels
         | {
@@ -69,8 +81,8 @@ def row(
             "inference_augmentation": augmented,
             "supervision": describe_supervision(data),
             "scores": scored(found, labels, class_names),
-            "predicted": {label: int((predicted == index).sum()) for index, label in enumerate(class_names)},
-            "mean_confidence": float(found.max(axis=1).mean()) if len(found) else 0.0,
+            "predicted": {label: int(count) for label, count in zip(class_names, counts, strict=True)},
+            "mean_confidence": float(np.maximum(found, 1 - found).mean() if several else found.max(axis=1).mean()) if len(found) else 0.0,
             "train_seconds": round(seconds, 3),
             "documents": len(found),
             "inference_ms": inference_ms,
@@ -96,10 +108,10 @@ def rows_of(
     """
     student, experiment = fitted.student, context.plan.experiment
     names, data = context.corpus.class_names, variant.experiment.data
-    labels, parents = context.labels, context.corpus.class_parents
+    labels, parents = context.memberships if context.multi_label else context.labels, context.corpus.class_parents
     known = any(one["variant"] == name and one.get("inference_ms") is not None for one in before)
     speed = None if known else inference_ms(student, context.documents.contents[: experiment.model.batch_size])
-    rows = [row(name, seed, data, found, labels, names, parents=parents, seconds=fitted.seconds, inference_ms=speed)]
+    rows = [row(name, seed, data, found, labels, names, parents=parents, seconds=fitted.seconds, inference_ms=speed, several=context.multi_label)]
     if fitted.best is not None:
         rows[0]["validation"] = _best_on_validation(context, fitted)
     if experiment.evaluation.inference_augmentation and len(context.corpus.test):
@@ -192,7 +204,7 @@ def figures_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """The figures of one training, as its MLflow run gets them."""
     found: dict[str, float | None] = {"train_seconds": rows[0]["train_seconds"]}
     for one in rows:
-        for figure in FIGURES:
-            if one["scores"] is not None:
+        for figure in (*FIGURES, "micro_f1"):
+            if one["scores"] is not None and figure in one["scores"]:
                 found[figure + ("_augmented" if one["inference_augmentation"] else "")] = one["scores"][figure]
     return found

@@ -222,7 +222,11 @@ class _Work:
         cost = {"predicted": predicted(self.plan, self.works), "real": real(self.plan, self.rows, facts, context.starts.seconds)}
         metrics = metrics_of(context, self.rows, self.rounds, facts, cost, bundle=bundle, labeled=labeled, registered=registered)
         shown = context.documents
-        hardest = hardest_documents(found, context.labels, shown.ids, shown.contents, corpus.class_names) if len(shown) and readable else []
+        hardest = (
+            hardest_documents(found, context.labels, shown.ids, shown.contents, corpus.class_names)
+            if len(shown) and readable and not context.multi_label
+            else []
+        )
         findings = Findings(examples=examples, hardest=hardest, names=read_names(context.folder))  # type: ignore[arg-type]
         write_report(context, metrics, findings, pictures)
         return metrics, bundle, unregistered

@@ -169,6 +169,7 @@ def accept(bundle: Path, seen: Path) -> int:
 def _opened(bundle: Path, seen: Path) -> tuple[BundleCard, Path]:
     """(card of the bundle, folder of what it has seen)."""
     card = checked_card(bundle)
+    card.check_one_label("watches")
     if not seen.is_dir():
         raise DataError(f"seen must be the folder of selftrain serve --seen (got {str(seen)!r}, which is none).", parameter="seen")
     home = seen / fingerprint_of(bundle)

@@ -87,6 +87,10 @@ class Dispatch:
     async def _read_continued(self, writer: LanguageModel, wanted: str | None, texts: list[str]) -> tuple[LoadedModel, list[TextProbabilities]]:
         while True:
             loaded = self._models.get(wanted)
+            if loaded.card.multi_label:
+                raise Refused(
+                    422, f'augment: model {loaded.name}@{loaded.version} gives several labels a text, which are read alone; leave out "augment"'
+                )
             written = await writer.write(texts, loaded.card, loaded.name)
             rows: list[list[str | Continued]] = []
             for text, one in zip(texts, written, strict=True):

@@ -166,7 +166,11 @@ def load_model(
 
 
 def _none_of_these(classifier: Classifier) -> dict[str, Any] | None:
-    """The documents that texts are compared with, read now, so that no request waits for it, and the promise; None where there are none, or damaged ones."""
+    """The documents that texts are compared with, read now, so that no request waits for it, and the promise; None where there are none, or damaged ones, or a
+    text may have no label anyway.
+    """
+    if classifier.card.multi_label:
+        return None
     try:
         documents = len(classifier.known)
     except SelfTrainError:
@@ -290,9 +294,11 @@ class Models(Collector):
         for one in self._served:
             card = one.live.card
             made = card.model_dump(
-                mode="json", include={"labels", "parents", "method", "supervision", "data", "max_tokens", "windows", "metrics", "created"}
+                mode="json",
+                include={"labels", "parents", "thresholds", "method", "supervision", "data", "max_tokens", "windows", "metrics", "created"},
             )
-            made |= {name: stated(promise, one.live.backend) for name, promise in (("promise", card.promise), ("sets", card.sets))}
+            promises = {"promise": card.promise, "sets": card.sets, "found_labels": card.found_labels}
+            made |= {name: stated(promise, one.live.backend) for name, promise in promises.items()}
             made["none_of_these"] = one.live.none_of_these
             found.append({**one.live.id, "follows_champion": one.source.followed, "since": one.live.since, "problem": one.problem, **made})
         return found

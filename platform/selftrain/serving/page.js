@@ -77,7 +77,8 @@ function verdict(one) {
   if (one.error) { box.append(element("p", "Error: " + one.error, "bad")); return box; }
   const entries = Object.entries(one.probabilities);
   if (one.none_of_these) box.append(element("p", `None of these: ${percent(one.typicality)} of the known documents are as strange.`, "bad"));
-  box.append(bar(...entries[0], true));
+  if (one.labels) box.append(element("p", labelOf(one), "several"));
+  box.append(bar(...entries[0], !one.labels));
   const groups = Object.entries(one.parents || {});
   if (groups.length) box.append(element("p", "in " + groups.map(([group, value]) => `${group} ${percent(value)}`).join(", "), "soft small"));
   if (one.truncated) box.append(element("p", "The text was not read to its end.", "soft"));
@@ -93,7 +94,9 @@ function verdict(one) {
   }
   return box;
 }
-const differ = answers => answers.length > 1 && answers.some(one => one.label !== answers[0].label);
+// What a text is said to be: its label, or all of its labels where a model gives several.
+const labelOf = one => one.labels ? one.labels.join(", ") || "none of the classes" : one.label;
+const differ = answers => answers.length > 1 && answers.some(one => labelOf(one) !== labelOf(answers[0]));
 
 // A long text shows its first lines; the button is there only where something is hidden.
 function clamp(part, text) {
@@ -235,7 +238,7 @@ function labeled(found, answers, wanted) {
   body.forEach((row, index) => {
     const own = wanted.map((_, place) => answers[place][index]), complete = own.every(one => one && !one.error);
     const error = own.map(one => one ? one.error : "not labeled").find(one => one) || "";
-    const cells = one => one && !one.error ? [one.label ?? "", String(one.probability)] : ["", ""];
+    const cells = one => one && !one.error ? [labelOf(one), one.labels ? "" : String(one.probability)] : ["", ""];
     const fits = one => one && !one.error ? [String(one.none_of_these), String(one.typicality)] : ["", ""];
     const added = [...cells(own[0]), error, ...(tree ? [parents(own[0])] : []), ...(none ? fits(own[0]) : []), ...(compared ? [...cells(own[1]), complete ? (differ(own) ? "no" : "yes") : ""] : [])];
     lines.push([...row, ...new Array(Math.max(0, head.length - row.length)).fill(""), ...added]);
@@ -293,7 +296,7 @@ async function labelFile() {
     if (indices.length > SHOWN_ROWS) $(list).append(element("li", `and ${indices.length - SHOWN_ROWS} more, in the column ${more} of the file`));
   };
   shown("row-errors", problems, index => `Row ${index + 1}: ${rowsOf(index).find(one => one && one.error).error}`, "error");
-  shown("differences", differing, index => `Row ${index + 1}: ${rowsOf(index).map(one => one.label).join(" or ")}? ${excerpt(body[index][column] ?? "")}`, "agree");
+  shown("differences", differing, index => `Row ${index + 1}: ${rowsOf(index).map(labelOf).join(" or ")}? ${excerpt(body[index][column] ?? "")}`, "agree");
   for (const id of ["label", "column", "file"]) $(id).disabled = false;
   $("stop").hidden = progress.hidden = true;
 }

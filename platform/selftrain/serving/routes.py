@@ -45,6 +45,7 @@ from selftrain.serving.schemas import (
     Status,
     check,
     result,
+    several_labels,
 )
 from selftrain.serving.seen import Seen
 
@@ -189,12 +190,14 @@ def make_app(
         least = None if body.none_of_these is None else none_threshold(loaded, body.none_of_these)
         card, tree = loaded.card, loaded.card if loaded.card.parents else None
         results = [
-            result(item, answer, card.labels, top_k=body.top_k, threshold=threshold, sets=sets, least=least, tree=tree)
+            several_labels(item, answer, card, top_k=body.top_k, threshold=threshold)
+            if card.multi_label
+            else result(item, answer, card.labels, top_k=body.top_k, threshold=threshold, sets=sets, least=least, tree=tree)
             for item, answer in zip(items, answers, strict=True)
         ]
         counts = {"label": 0, "abstain": 0, "error": 0}
         for one in results:
-            counts["error" if "error" in one else "abstain" if one["abstain"] else "label"] += 1
+            counts["error" if "error" in one else "abstain" if one.get("abstain") else "label"] += 1
         _count(metrics, loaded, counts)
         return Json({"model": loaded.id, "results": results})
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from selftrain.bundle.classifier import problem_with
+from selftrain.bundle.format import BundleCard
 from selftrain.bundle.groups import Grouped
 from selftrain.bundle.promise import PredictionSets
 
@@ -105,6 +106,10 @@ class Result(BaseModel):
 
     id: str | int | None = None
     label: str | None = Field(default=None, description="the most probable class; null where the answer abstains")
+    labels: list[str] | None = Field(
+        default=None,
+        description="of a model with several labels a text, instead of label, probability and abstain: none, one or several classes, the surest first",
+    )
     probability: float | None = Field(default=None, description="of the most probable class")
     probabilities: dict[str, float] | None = Field(default=None, description="by class, the most probable first")
     parents: dict[str, float] | None = Field(
@@ -250,3 +255,22 @@ def result(
     if answer.continuations is not None:
         found["continuations"] = answer.continuations
     return found
+
+
+def several_labels(
+    item: CheckedText, answer: TextProbabilities | None, card: BundleCard, *, top_k: int | None = None, threshold: float | None = None
+) -> dict[str, Any]:
+    """`result` of a model with several labels a text.
+
+    Args:
+        item: the checked text.
+        answer: the model's answer; None where the text never reached the model.
+        card: of the model.
+        top_k: as in the request; it bounds the probabilities, and not the labels.
+        threshold: of the request, for all classes; None for the model's own, one a class.
+    """
+    one = result(item, answer, card.labels, top_k=top_k)
+    if answer is None or answer.probabilities is None:
+        return one
+    labels = [card.labels[index] for index in card.labels_of(answer.probabilities, threshold)]
+    return {key: value for key, value in one.items() if key not in ("label", "probability", "abstain")} | {"labels": labels}

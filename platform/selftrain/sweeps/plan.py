@@ -119,6 +119,10 @@ class _Validation:
 
     def _documents(self, experiment: Experiment, column: str, where: str) -> tuple[Corpus, TrueLabels]:
         # Who may see which labels is decided later: documents and splits are the same.
+        if experiment.data.multi_label:
+            raise ConfigError(
+                f"{where}: data.multi_label must be false in a sweep, whose tables compare one class a document; compare variants of a run."
+            )
         source = experiment.data.model_copy(update={"supervision": "none", "labels_per_class": 1, "label_noise": 0.0})
         key = source.model_dump_json()
         if key not in self._by_source:

@@ -75,6 +75,7 @@ def plan_training(
         raise OutputError(f"folder {str(out)!r} is not empty; set a new one, so that nothing of yours is overwritten.", parameter="folder")
     check_folder(out, "folder")
     card = checked_card(bundle)
+    card.check_one_label("training answers")
     corpus, truth = load_documents(card, documents, text_column=text_column, label_column=label_column, test_documents=0)
     ids, texts = corpus.unlabeled.ids, corpus.unlabeled.contents
     apart = _asked(apart_from)

@@ -1,0 +1,94 @@
+"""Binary relevance by hand: scores, who is a positive and who a negative, the least squares fit, and the cut."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_backbone
+
+from selftrain.config import parse
+from selftrain.data.corpus import Corpus, Documents, Label
+from selftrain.data.texts import no_texts
+from selftrain.methods.recipe import resolve
+from selftrain.methods.zero_shot.binary_relevance import cut_in_two, least_squares
+from selftrain.models.head import HeadEncoder
+from selftrain.training.loop import train
+
+TEXTS = [f"{words} {number}" for number in range(4) for words in ("the team won", "the bank lost", "film and music", "team and bank")]
+NAMES = ("sport", "market", "film")
+
+
+@pytest.fixture(autouse=True)
+def single_precision():
+    """A head keeps embeddings in single precision."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return tiny_backbone(tmp_path_factory.mktemp("tiny"))
+
+
+def built(backbone, **options):
+    labels = tuple(Label(name, name, name) for name in NAMES)
+    corpus = Corpus("tiny", labels, ("It is about {label}.",), Documents(tuple(map(str, range(16))), tuple(TEXTS)), Documents())
+    recipe = resolve(parse({"model": {"train": "head"}, "method": {"name": "binary_relevance", **options}}))
+    return recipe.build(corpus, HeadEncoder(backbone, max_tokens=16), seed=0)
+
+
+def by_hand(backbone, shares, penalty=3.0):
+    """Scores after the rounds, before the cut."""
+    embeddings = backbone.encode(TEXTS).astype(np.float64)
+    prompts = backbone.encode([f"It is about {name}." for name in NAMES]).astype(np.float64)
+    weights, offsets = prompts - prompts.mean(axis=0), np.zeros(3)
+    for share in shares:
+        scores = embeddings @ weights.T + offsets
+        positives, negatives = max(1, round(share * 16 / 3)), max(1, round(share * 32 / 3))
+        for label in range(3):
+            order = np.argsort(-scores[:, label], kind="stable")
+            rows = embeddings[[*order[:positives], *order[-negatives:]]]
+            targets = np.array([1.0] * positives + [-1.0] * negatives)
+            added = penalty * rows.var(axis=0).mean() * len(rows)
+            # Ridge regression with an intercept, by its extended system.
+            design = np.vstack([rows - rows.mean(axis=0), np.sqrt(added) * np.eye(rows.shape[1])])
+            weights[label] = np.linalg.lstsq(design, np.append(targets - targets.mean(), np.zeros(rows.shape[1])), rcond=None)[0]
+            offsets[label] = targets.mean() - rows.mean(axis=0) @ weights[label]
+    return embeddings @ weights.T + offsets
+
+
+@pytest.mark.parametrize(("options", "shares"), [({"rounds": 0}, []), ({"rounds": 1}, [1.0]), ({"rounds": 3, "first_share": 0.4}, [0.4, 0.7, 1.0])])
+def test_rounds_end_as_by_hand(backbone, options, shares):
+    method = built(backbone, **options)
+    train(method, texts=no_texts, report=lambda figures, state: None, seed=0)
+    scores = by_hand(backbone, shares)
+    found = method.student().predict(TEXTS).numpy()
+    for label in range(3):
+        cut, slope = cut_in_two(scores[:, label])
+        expected = 1 / (1 + np.exp(-slope * (scores[:, label] - cut)))
+        assert found[:, label] == pytest.approx(expected, abs=2e-3)
+    assert not np.allclose(found.sum(axis=1), 1)
+    again = built(backbone, **options)
+    again.load_state(method.state())
+    assert np.array_equal(again.student().predict(TEXTS).numpy(), found)
+
+
+def test_a_cut_is_where_the_parts_differ_most():
+    cut, slope = cut_in_two(np.array([0.0, 0.2, 1.0, 1.2, 0.1]))
+    within = (0.01 + 0.01 + 0.0 + 0.01 + 0.01) / 5
+    assert cut == pytest.approx(0.6) and slope == pytest.approx((1.1 - 0.1) / within)
+    assert cut_in_two(np.array([0.0, 0.0, 1.0])) == (0.5, 1000.0)  # equal values are not parted, and a slope has a bound
+    assert cut_in_two(np.array([2.0, 2.0])) == (2.0, 1.0)
+
+
+def test_equal_rows_have_no_weights():
+    weights, offset = least_squares(torch.ones(4, 3, dtype=torch.float64), torch.tensor([1.0, 1.0, -1.0, 1.0], dtype=torch.float64), 1.0)
+    assert torch.equal(weights, torch.zeros(3, dtype=torch.float64)) and float(offset) == 0.5
+
+
+def test_the_share_must_not_shrink():
+    from selftrain.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="last_share must be at least first_share"):
+        resolve(parse({"method": {"name": "binary_relevance", "first_share": 0.9, "last_share": 0.5}}))
