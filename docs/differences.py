@@ -1,4 +1,4 @@
-"""Paired differences between two rows of a table, written into a page's text from the seeds' own figures.
+"""Paired differences between two rows of a table, and means of one, written into a page's text from the seeds' own figures.
 
 A page (docs/science.md) asks for one between
 
@@ -7,6 +7,10 @@ A page (docs/science.md) asks for one between
 that is table, row and the row that it is compared with. `make docs` (docs/tables.py) writes the mean difference in points of accuracy, its 95 % interval, the number
 of seeds that both rows have, p, and p after Holm's correction for all differences that the page draws from the same table. A sweep's row is its axes and its data
 set, joined by " · ". Several rows joined by " & " are one, the mean of their figures seed by seed: the main effect of a factor is such a difference.
+
+    <!-- mean: few_labels_ag_news; VAT --><!-- end -->
+
+is the row's mean accuracy with its sample standard deviation and the number of seeds: the cards of methods (docs/methods/) have theirs so.
 """
 
 from __future__ import annotations
@@ -19,15 +23,16 @@ from statistics import fmean
 from experiments import FOLDER  # docs/experiments.py
 
 from selftrain.errors import DataError
-from selftrain.evaluation.significance import PairedTest, compare_by_seed, holm
-from selftrain.evaluation.summary import shown_difference, shown_p
+from selftrain.evaluation.significance import PairedTest, compare_by_seed, holm, mean_std
+from selftrain.evaluation.summary import plus_minus, shown_difference, shown_p
 
 _MARKER = "<!-- difference: "
+_MEAN = re.compile(r"<!-- mean: ([\w-]+); ([^;>]+) -->(?:(?!<!--).)*<!-- end -->")
 _ASKED = re.compile(r"<!-- difference: ([\w-]+); ([^;>]+); ([^;>]+) -->(?:(?!<!--).)*<!-- end -->")
 
 
 def remade(text: str, page: Path, folder: Path = FOLDER) -> str:
-    """The text of a page with its differences made again.
+    """The text of a page with its differences and means made again.
 
     Args:
         text: of the page.
@@ -46,15 +51,15 @@ def remade(text: str, page: Path, folder: Path = FOLDER) -> str:
         family = [one for one in tests if one[0] == table]
         for one, p in zip(family, holm([tests[one].p for one in family]), strict=True):
             shown[one] = _shown(tests[one], p if len(family) > 1 else None)
+    text, made = _MEAN.subn(lambda found: f"<!-- mean: {found[1]}; {found[2]} -->{_shown_mean(found[1], found[2], folder)}<!-- end -->", text)
+    if made != text.count("<!-- mean: "):
+        raise DataError(f"{page.name}: a comment <!-- mean: is not of the form TABLE; ROW with <!-- end --> after it.")
     return _ASKED.sub(lambda found: f"<!-- difference: {found[1]}; {found[2]}; {found[3]} -->{shown[found[1], found[2], found[3]]}<!-- end -->", text)
 
 
 def _test(table: str, row: str, reference: str, folder: Path) -> PairedTest:
     """The row against its reference, in points of accuracy."""
-    rows = _rows(table, folder)
-    for name in f"{row} & {reference}".split(" & "):
-        if name not in rows:
-            raise DataError(f"The table {table} has no row {name!r}; it has: {', '.join(rows)}.")
+    rows = _rows(table, folder, f"{row} & {reference}".split(" & "))
     found = compare_by_seed(*(_mean([rows[name] for name in names.split(" & ")]) for names in (row, reference)))
     if found is None:
         raise DataError(f"The rows {row!r} and {reference!r} of the table {table} have no seed in common.")
@@ -66,8 +71,8 @@ def _mean(rows: list[dict[int, float]]) -> dict[int, float]:
     return {seed: fmean(row[seed] for row in rows) for seed in rows[0] if all(seed in row for row in rows)}
 
 
-def _rows(table: str, folder: Path) -> dict[str, dict[int, float]]:
-    """Row -> seed -> accuracy in points."""
+def _rows(table: str, folder: Path, wanted: list[str]) -> dict[str, dict[int, float]]:
+    """Row -> seed -> accuracy in points; those that are wanted are among them."""
     file = next((place / f"{table}.csv" for place in (folder, folder.parent) if (place / f"{table}.csv").exists()), None)
     if file is None:
         raise DataError(f"There is no table {table} in {folder.parent.name}/ or {folder.name}/.")
@@ -84,7 +89,14 @@ def _rows(table: str, folder: Path) -> dict[str, dict[int, float]]:
             seeds = {name: int(name.removeprefix("seed ")) for name in names if name.startswith("seed ") and line[name]}
             figures = {seed: float(line[name]) for name, seed in seeds.items()}
             found[" · ".join(line[axis] for axis in axes)] = {s: 100 - f if line["metric"] == "error" else f for s, f in figures.items()}
+    if missing := [name for name in wanted if name not in found]:
+        raise DataError(f"The table {table} has no row {missing[0]!r}; it has: {', '.join(found)}.")
     return found
+
+
+def _shown_mean(table: str, row: str, folder: Path) -> str:
+    values = [figure / 100 for figure in _rows(table, folder, [row])[row].values()]
+    return f"{plus_minus(mean_std(values))} (n {len(values)})"
 
 
 def _shown(test: PairedTest, corrected: float | None) -> str:

@@ -255,6 +255,43 @@ def test_tables_are_those_of_their_csv():
     assert [page.name for page in (ROOT / "docs").rglob("*.md") if tables.remade(page) != page.read_text(encoding="utf-8")] == []
 
 
+TABLE = re.compile(r"^\|.*\|\n\|[ :|-]+\|\n(?:\|.*\|\n?)+", re.M)
+OF_SETTINGS = ("## Options", "## Optimisers", "## What auto comes to")  # defaults and the papers' values: nothing is measured
+
+
+def tables_without_origin(page: Path, text: str) -> list[str]:
+    """The sections of a page with a table of figures, but without the CSV behind it or without the command that makes it.
+
+    A page of results has its CSV beside it; docs/science.md draws every figure from the CSVs of other pages (docs/differences.py).
+    """
+    found = []
+    for section in re.split(r"^(?=## )", text, flags=re.M):
+        heading = section.partition("\n")[0]
+        if heading in OF_SETTINGS or max((len(re.findall(r"(?<![\w.])\d*\.\d+(?![\w.])", table)) for table in TABLE.findall(section)), default=0) < 4:
+            continue
+        data = ".csv" in section or (page.parent.name == "results" and page.with_suffix(".csv").exists())
+        command = re.search(r"(?:^    |`)(?:selftrain|python|make) ", text if page.parent.name == "results" else section, re.M)
+        found += [] if data and command else [f"{page.name}: {heading}"]
+    return found
+
+
+def test_every_table_of_figures_has_its_csv_and_its_command():
+    pages = [page for page in PAGES if page.name not in ("CHANGELOG.md", "science.md")]
+    assert [line for page in pages for line in tables_without_origin(page, page.read_text(encoding="utf-8"))] == []
+    results = sorted((ROOT / "docs/results").glob("*.md"))
+    assert len(results) > 20 and [page.name for page in results if not page.with_suffix(".csv").exists()] == []
+
+
+def test_a_table_without_its_csv_or_its_command_would_be_seen():
+    page, table = ROOT / "docs/howto/harm.md", "| a | b |\n| --- | --- |\n| .91 ± .01 | .90 ± .02 |\n"
+    command, data = "    python benchmarks/harm.py\n\n", "[csv](../results/harm.csv)\n\n"
+    assert tables_without_origin(page, f"# Harm\n\n## Measured\n\n{command}{data}{table}") == []
+    assert tables_without_origin(page, f"# Harm\n\n{data}{command}\n## Measured\n\n{command}{table}") == ["harm.md: ## Measured"]
+    assert tables_without_origin(page, f"## Measured\n\n{data}{table}") == ["harm.md: ## Measured"]
+    assert tables_without_origin(ROOT / "docs/results/none.md", f"# None\n\n{command}{table}") == ["none.md: # None"]
+    assert tables_without_origin(page, f"## Options\n\n{table}") == tables_without_origin(page, table.replace(".91 ± .01", "1")) == []
+
+
 def test_figures_of_experiments_have_an_origin_and_a_page():
     """Both files are there, and say what a reader has to know; neither names a machine, a person or a folder."""
     folder = ROOT / "docs/results/experiments"
@@ -410,6 +447,14 @@ def test_a_difference_has_its_interval_its_seeds_and_holms_p(differences):
     alone = differences(f"{first}<!-- end --><!-- difference: rates; 2 · TREC; 1 · TREC --><!-- end -->")
     assert "p .035)" in alone, "tables are families of their own"
     assert "+5.0 (-58.5 to +68.5; n 2; p .500)" in alone, "a lower error is a higher accuracy"
+
+
+def test_a_mean_has_its_deviation_and_its_seeds(differences):
+    assert differences("a <!-- mean: bbc; better -->stale<!-- end --> b") == "a <!-- mean: bbc; better -->0.940 ± 0.020 (n 3)<!-- end --> b"
+    assert ">0.750 ± 0.071 (n 2)<" in differences("<!-- mean: rates; 1 · TREC --><!-- end -->"), "an error of 30 and 20 %"
+    for marker, why in (("mean: bbc; none", "no row 'none'"), ("mean: none; plain", "no table none"), ("mean: bbc", "not of the form")):
+        with pytest.raises(SelfTrainError, match=why):
+            differences(f"<!-- {marker} --><!-- end -->")
 
 
 def test_several_rows_are_one_by_their_means_of_the_seeds_that_all_have(differences):
