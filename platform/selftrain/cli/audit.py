@@ -1,4 +1,4 @@
-"""Commands that measure a classifier by a few answers of yours: audit, and of several labels thresholds."""
+"""The command that measures a classifier by a few answers of yours: audit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNSUPPORTED = 2  # exit code where the answers do not support what is to be prom
 
 
 def add_commands(commands: Any) -> None:
-    """Add `audit`, which runs as a job too, and `thresholds`."""
+    """Add `audit`, which runs as a job too."""
     audit = add_command(
         commands,
         "audit",
@@ -69,38 +69,6 @@ def add_commands(commands: Any) -> None:
     )
     audit.add_argument("--seed", type=int, help="another seed asks about other documents (default: 0)")
     add_tracking_uri(audit)
-
-    thresholds = add_command(
-        commands,
-        "thresholds",
-        _thresholds,
-        "set how many labels a bundle with several of them may miss, by texts that you labeled",
-        examples=("selftrain thresholds bundle --answers labeled.csv --label-column labels --risk 0.1",),
-        sets={"answers": "data.source", "label_column": "data.label_column", "text_column": "data.text_column", "separator": "data.label_separator"},
-    )
-    thresholds.add_argument("bundle", metavar="BUNDLE", help="a bundle folder that was trained with --multi-label")
-    thresholds.add_argument(
-        "--answers", metavar="FILE", required=True, help="CSV, TSV, JSONL or Parquet: texts drawn at random, with all labels of each"
-    )
-    thresholds.add_argument("--label-column", required=True, help="column of the labels; a separator alone: none of the classes")
-    thresholds.add_argument("--text-column", default="text", help="column of the text (default: text)")
-    thresholds.add_argument("--separator", default=",", help="between the labels of a cell (default: a comma)")
-    thresholds.add_argument("--risk", type=float, default=0.1, metavar="SHARE", help="of a class's texts that may lack it, at most (default: 0.1)")
-
-
-def _thresholds(options: argparse.Namespace) -> int:
-    from selftrain.runs.thresholds import set_thresholds
-
-    found = set_thresholds(
-        Path(options.bundle),
-        Path(options.answers),
-        risk=options.risk,
-        label_column=options.label_column,
-        text_column=options.text_column,
-        separator=options.separator,
-    )
-    print(found.text)
-    return 0 if found.promise is not None else UNSUPPORTED
 
 
 def _audit(options: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 
-from selftrain.cli import audit, checking, inspection, jobs, labelling, models, serving, training, watching
+from selftrain.cli import audit, checking, inspection, jobs, labelling, models, serving, thresholds, training, watching
 from selftrain.cli.common import Parser, flag_of, in_flags
 from selftrain.errors import ConfigError, ProcessDied, SelfTrainError, say
 from selftrain.passwords import has_password
@@ -66,7 +66,7 @@ def build_parser() -> Parser:
     """The parser of all commands."""
     parser = Parser(prog="selftrain", description=DESCRIPTION)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for group in (training, checking, models, audit, labelling, jobs, serving, watching, inspection):
+    for group in (training, checking, models, audit, thresholds, labelling, jobs, serving, watching, inspection):
         group.add_commands(commands)
     return parser
 
