@@ -1,10 +1,11 @@
-"""How fast texts go through the whole path: `python benchmarks/generation.py [--texts 20000] [--replicas 1,2] [--model NAME] [--out FILE.csv]`.
+"""How fast texts go through the whole path: `python benchmarks/generation.py [--texts 20000] [--replicas 1,2] [--model NAME] [--repeats N] [--out FILE.csv]`.
 
 From `open_texts(...).complete(prompts)` in a driver through Ray, the text service, its cache on the disk and Serve's handles to engines and back. **By default the
 engine is a stub**, in a package of vLLM's name that the replicas find first: what is measured is everything but vLLM, and none of these rates is that of a language
 model. The stub answers at once, or with `--step-ms` takes so long for a token of all texts that it works on, as a GPU does (sleeping, so that more replicas than
 cores can be tried). With `--model` (for instance gemma-3-270m) vLLM writes, once through the whole path and once alone in this process (`vllm.LLM.generate`, the
-same prompts, the same arguments of the engine), one after the other; `share` is the first rate as a part of the second's.
+same prompts, the same arguments of the engine), one after the other; `share` is the first rate as a part of the second's. A machine whose speed changes within
+minutes needs several `--repeats`, a line each.
 
 The clock starts when the first text is there (a few are asked for before), so no engine's start counts. Rates depend on what else the machine does; the load
 average is in the result.
@@ -147,6 +148,7 @@ def main() -> None:
         "--step-ms", type=float, default=0, help="of the stub: for a token of all texts that it works on; default: it answers at once"
     )
     parser.add_argument("--model", help="a language model for the real engine; default: the stub")
+    parser.add_argument("--repeats", type=int, default=1, help="measurements, one after the other")
     parser.add_argument("--out", type=Path, help="CSV that lines are added to")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -170,8 +172,8 @@ def main() -> None:
             from tiny import tiny_language_model
 
             model = tiny_language_model(Path(folder) / "model")
-        for replicas in map(int, options.replicas.split(",")):
-            changed = config.model_copy(update={"replicas": replicas, "cache": f"{folder}/texts-{replicas}"})
+        for number, replicas in enumerate([int(one) for one in options.replicas.split(",")] * options.repeats):
+            changed = config.model_copy(update={"replicas": replicas, "cache": f"{folder}/texts-{number}"})
             seconds = through_the_path(changed, model, options.texts, options.tokens)
             bare = alone(changed, model, options.texts, options.tokens) if options.model and replicas == 1 else None
             line = {
