@@ -68,10 +68,9 @@ lint: setup ## ruff, formatting, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Each process has one file at a time: fixtures of a file (a Ray, an endpoint, a finished run) are made once. Heavy files come first (tests/conftest.py). Three processes
-# on two cores: tests with several processes of their own wait a tenth of the time.
+# Two processes, each one file at a time: fixtures of a file (a Ray, an endpoint, a finished run) are made once. Heavy files come first (tests/conftest.py).
 test: lint ## lint, then every test, the real engine included
-	$(TEST_ENVIRONMENT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(TEST_ENVIRONMENT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Nothing that starts Ray, the engine, servers or browsers, nothing that trains until something is learned, and nothing else that takes more than two seconds
 # (marked slow). Of the methods: their steps, worked out by hand. One thread a process: tests run side by side.
