@@ -238,7 +238,7 @@ function labeled(found, answers, wanted) {
   body.forEach((row, index) => {
     const own = wanted.map((_, place) => answers[place][index]), complete = own.every(one => one && !one.error);
     const error = own.map(one => one ? one.error : "not labeled").find(one => one) || "";
-    const cells = one => one && !one.error ? [labelOf(one), one.labels ? "" : String(one.probability)] : ["", ""];
+    const cells = one => one && !one.error ? [labelOf(one) ?? "", one.labels ? "" : String(one.probability)] : ["", ""];
     const fits = one => one && !one.error ? [String(one.none_of_these), String(one.typicality)] : ["", ""];
     const added = [...cells(own[0]), error, ...(tree ? [parents(own[0])] : []), ...(none ? fits(own[0]) : []), ...(compared ? [...cells(own[1]), complete ? (differ(own) ? "no" : "yes") : ""] : [])];
     lines.push([...row, ...new Array(Math.max(0, head.length - row.length)).fill(""), ...added]);
@@ -296,7 +296,7 @@ async function labelFile() {
     if (indices.length > SHOWN_ROWS) $(list).append(element("li", `and ${indices.length - SHOWN_ROWS} more, in the column ${more} of the file`));
   };
   shown("row-errors", problems, index => `Row ${index + 1}: ${rowsOf(index).find(one => one && one.error).error}`, "error");
-  shown("differences", differing, index => `Row ${index + 1}: ${rowsOf(index).map(labelOf).join(" or ")}? ${excerpt(body[index][column] ?? "")}`, "agree");
+  shown("differences", differing, index => `Row ${index + 1}: ${rowsOf(index).map(one => labelOf(one) ?? "no label").join(" or ")}? ${excerpt(body[index][column] ?? "")}`, "agree");
   for (const id of ["label", "column", "file"]) $(id).disabled = false;
   $("stop").hidden = progress.hidden = true;
 }
