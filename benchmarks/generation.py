@@ -1,11 +1,16 @@
-"""How fast texts go through the whole path: `python benchmarks/generation.py [--texts 20000] [--replicas 1,2] [--model NAME] [--repeats N] [--out FILE.csv]`.
+"""How fast texts go through the whole path: `python benchmarks/generation.py [--texts 20000] [--replicas 1,2] [--model NAME] [--turns N] [--out FILE.csv]`.
 
 From `open_texts(...).complete(prompts)` in a driver through Ray, the text service, its cache on the disk and Serve's handles to engines and back. **By default the
 engine is a stub**, in a package of vLLM's name that the replicas find first: what is measured is everything but vLLM, and none of these rates is that of a language
 model. The stub answers at once, or with `--step-ms` takes so long for a token of all texts that it works on, as a GPU does (sleeping, so that more replicas than
-cores can be tried). With `--model` (for instance gemma-3-270m) vLLM writes, once through the whole path and once alone in this process (`vllm.LLM.generate`, the
-same prompts, the same arguments of the engine), one after the other; `share` is the first rate as a part of the second's. A machine whose speed changes within
-minutes needs several `--repeats`, a line each.
+cores can be tried).
+
+With `--model` (for instance gemma-3-270m) vLLM writes, through the whole path and by itself (`vllm.LLM.generate` in a process of its own, the same prompts, the
+same arguments of the engine), there without selftrain's plugin, which draws tokens faster on a CPU; `--plugin` gives it to both, and the share says what the path
+alone costs. `--texts` of each side are written in `--turns` turns, one side after the other, because the speed of a machine can change by half
+within minutes: both engines stay in memory, and every pair of turns gives a share, our rate as a part of vLLM's. Ray's processes are there while vLLM writes by
+itself. The processor time that they take then is `idle_cores`; as a part of one core it is the most that vLLM can have lost by it, and `share_at_least` is the
+median share less that.
 
 The clock starts when the first text is there (a few are asked for before), so no engine's start counts. Rates depend on what else the machine does; the load
 average is in the result.
@@ -19,10 +24,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from statistics import quantiles
 from typing import Any
 
+import psutil
 from lines import add
 
 from selftrain.config import AugmentConfig, Experiment
@@ -77,6 +86,9 @@ class LLMEngine:
             if not left
         ]
 """
+ANSWER = "seconds: "  # a line of the process in which vLLM writes by itself
+COMPARED = ("plugin", "texts_per_second", "vllm_alone", "share", "q1", "q3", "n", "idle_cores", "share_at_least")
+Turn = Callable[[int, int], float]
 DOCUMENT = "The northern team won its match on Monday after a late goal by the captain, and the coach said that the league was still open, number {}."
 
 
@@ -85,56 +97,111 @@ def corpus() -> Corpus:
     return Corpus("prompts", (Label("a", "a", "a"), Label("b", "b", "b")), ("{label}",), Documents(("x",), ("a document",)), Documents())
 
 
-def prompts(count: int, tokens: int) -> list[Prompt]:
+def prompts(count: int, tokens: int, first: int = 0) -> list[Prompt]:
     """Different prompts of some 30 tokens."""
     sampling = Sampling(0.8, tokens, tokens)
-    return [Prompt(f"Continue the text: {DOCUMENT.format(number)}", str(number), "input", "", 0, sampling) for number in range(count)]
+    return [Prompt(f"Continue the text: {DOCUMENT.format(number)}", str(number), "input", "", 0, sampling) for number in range(first, first + count)]
 
 
-def through_the_path(config: AugmentConfig, model: Any, count: int, tokens: int) -> float:
-    """Seconds."""
+@contextmanager
+def whole_path(config: AugmentConfig, model: Any, tokens: int) -> Iterator[Turn]:
+    """Open the path; a turn is the seconds for `count` prompts from number `first` on."""
     with (
         session(Experiment(), Needs(1.0 + config.replicas, 0.0, 1.0)),
         open_texts(config, corpus(), model, model_fingerprint="measured", progress=False) as texts,
     ):
         texts.complete([replace(prompt, document_id=f"first {prompt.document_id}", sample=9) for prompt in prompts(4 * config.replicas, tokens)])
-        started = time.perf_counter()
-        found = texts.complete(prompts(count, tokens))
-        seconds = time.perf_counter() - started
-    assert len(found) == count
-    return seconds
+
+        def turn(count: int, first: int) -> float:
+            asked = prompts(count, tokens, first)
+            started = time.perf_counter()
+            found = texts.complete(asked)
+            assert len(found) == count
+            return time.perf_counter() - started
+
+        yield turn
 
 
-def alone(config: AugmentConfig, model: Any, count: int, tokens: int) -> float:
-    """Seconds of vLLM by itself, in a process of its own."""
-    environment = os.environ | engine_environment(config)
-    command = [
-        sys.executable,
-        __file__,
-        "--alone",
-        str(model),
-        "--texts",
-        str(count),
-        "--tokens",
-        str(tokens),
-        "--concurrent",
-        str(config.concurrent_requests),
-    ]
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    return float(done.stdout.splitlines()[-1])
+@contextmanager
+def by_itself(config: AugmentConfig, model: Any, tokens: int, plugin: bool) -> Iterator[tuple[Turn, int]]:
+    """vLLM in a process of its own, and that process's number."""
+    environment = os.environ | engine_environment(config) | ({} if plugin else {"VLLM_PLUGINS": "none"})
+    command = [sys.executable, __file__, "--alone", str(model), "--tokens", str(tokens), "--concurrent", str(config.concurrent_requests)]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin and process.stdout
+        asked, answers = process.stdin, process.stdout
+
+        def turn(count: int, first: int) -> float:
+            print(count, first, file=asked, flush=True)
+            while line := answers.readline():
+                if line.startswith(ANSWER):
+                    return float(line.removeprefix(ANSWER))
+            raise SystemExit("vLLM ended; what it printed says why.")
+
+        turn(4, 0)
+        yield turn, process.pid
+        asked.close()
 
 
-def by_vllm(config: AugmentConfig, model: str, count: int, tokens: int) -> float:
-    """The same in this process."""
+def answer_turns(config: AugmentConfig, model: str, tokens: int) -> None:
+    """What the process of `by_itself` does."""
     from vllm import LLM, SamplingParams
 
     engine = LLM(model=model, disable_log_stats=True, **engine_kwargs(config))
     sampling = SamplingParams(**prompts(1, tokens)[0].sampling.options())
-    texts = [prompt.text for prompt in prompts(count, tokens)]
-    engine.generate(texts[:4], sampling, use_tqdm=False)
-    started = time.perf_counter()
-    engine.generate(texts, sampling, use_tqdm=False)
-    return time.perf_counter() - started
+    for line in sys.stdin:
+        count, first = map(int, line.split())
+        texts = [prompt.text for prompt in prompts(count, tokens, first)]
+        started = time.perf_counter()
+        engine.generate(texts, sampling, use_tqdm=False)
+        print(f"{ANSWER}{time.perf_counter() - started}", flush=True)
+
+
+def processor_seconds(without: int) -> float:
+    """Of this process and all that it started, but for one and its own."""
+    this = psutil.Process()
+    left_out = {without} | {child.pid for child in psutil.Process(without).children(recursive=True)}
+    seconds = 0.0
+    for process in [this, *this.children(recursive=True)]:
+        if process.pid not in left_out:
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                seconds += times.user + times.system
+    return seconds
+
+
+def compared(config: AugmentConfig, model: Any, count: int, tokens: int, turns: int, plugin: bool) -> dict[str, Any]:
+    """The whole path and vLLM by itself in turns; the columns of the result."""
+    ours, theirs, idle = [], [], []
+    of_a_turn = count // turns
+    with whole_path(config, model, tokens) as path, by_itself(config, model, tokens, plugin) as (vllm, pid):
+
+        def theirs_once(first: int) -> None:
+            before, started = processor_seconds(pid), time.perf_counter()
+            theirs.append(vllm(of_a_turn, first))
+            idle.append((processor_seconds(pid) - before) / (time.perf_counter() - started))
+
+        for number in range(turns):
+            first = 1_000 + number * of_a_turn
+            if number % 2:
+                theirs_once(first)
+            ours.append(path(of_a_turn, first))
+            if not number % 2:
+                theirs_once(first)
+            print(f"turn {number + 1}: {of_a_turn / ours[-1]:.1f} and {of_a_turn / theirs[-1]:.1f} texts a second", file=sys.stderr, flush=True)
+    low, middle, high = quantiles([their / our for our, their in zip(ours, theirs, strict=True)], n=4, method="inclusive")
+    cores = sum(idle) / len(idle)
+    return {
+        "plugin": "both" if plugin else "ours",
+        "texts_per_second": round(turns * of_a_turn / sum(ours), 1),
+        "vllm_alone": round(turns * of_a_turn / sum(theirs), 1),
+        "share": round(middle, 3),
+        "q1": round(low, 3),
+        "q3": round(high, 3),
+        "n": turns,
+        "idle_cores": round(cores, 3),
+        "share_at_least": round(middle * (1 - cores), 3),
+    }
 
 
 def main() -> None:
@@ -148,13 +215,14 @@ def main() -> None:
         "--step-ms", type=float, default=0, help="of the stub: for a token of all texts that it works on; default: it answers at once"
     )
     parser.add_argument("--model", help="a language model for the real engine; default: the stub")
-    parser.add_argument("--repeats", type=int, default=1, help="measurements, one after the other")
+    parser.add_argument("--turns", type=int, default=8, help="with --model: of each side")
+    parser.add_argument("--plugin", action="store_true", help="with --model: vLLM by itself has selftrain's plugin, too")
     parser.add_argument("--out", type=Path, help="CSV that lines are added to")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     options = parser.parse_args()
     config = AugmentConfig(model=options.model or "stub", gpus=0, concurrent_requests=options.concurrent)
     if options.alone:
-        print(by_vllm(config, options.alone, options.texts, options.tokens))
+        answer_turns(config, options.alone, options.tokens)
         return
     with tempfile.TemporaryDirectory(prefix="generation-") as folder:
         model: Any = Path(folder)
@@ -172,10 +240,13 @@ def main() -> None:
             from tiny import tiny_language_model
 
             model = tiny_language_model(Path(folder) / "model")
-        for number, replicas in enumerate([int(one) for one in options.replicas.split(",")] * options.repeats):
+        for number, replicas in enumerate(int(one) for one in options.replicas.split(",")):
             changed = config.model_copy(update={"replicas": replicas, "cache": f"{folder}/texts-{number}"})
-            seconds = through_the_path(changed, model, options.texts, options.tokens)
-            bare = alone(changed, model, options.texts, options.tokens) if options.model and replicas == 1 else None
+            if options.model:
+                result = compared(changed, model, options.texts, options.tokens, options.turns, options.plugin)
+            else:
+                with whole_path(changed, model, options.tokens) as path:
+                    result = {"texts_per_second": round(options.texts / path(options.texts, 0), 1)}
             line = {
                 "engine": options.model or "stub",
                 "replicas": replicas,
@@ -183,9 +254,8 @@ def main() -> None:
                 "tokens": options.tokens,
                 "concurrent_requests": options.concurrent,
                 "step_ms": "" if options.model else options.step_ms,
-                "texts_per_second": round(options.texts / seconds, 1),
-                "vllm_alone": round(options.texts / bare, 1) if bare else "",
-                "share": round(bare / seconds, 3) if bare else "",
+                **dict.fromkeys(COMPARED, ""),
+                **result,
                 "load": round(os.getloadavg()[0], 1),
                 "date": time.strftime("%Y-%m-%d"),
             }
