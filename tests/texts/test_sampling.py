@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from selftrain.texts.engines.sampling import BLOCK, draw, tokens_at
+from selftrain.texts.engines.sampling import BLOCK, draw, tokens_among_likeliest, tokens_at
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,64 @@ def test_tokens_are_drawn_from_the_softmax():
     assert chisquare(drawn[possible], logits[possible].double().softmax(0) * times).pvalue > 0.001
 
 
+@pytest.mark.parametrize("largest", [2, 3, 5])
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "shares", "tokens"),
+    # Likeliest first 4, 3, 2, 1, 0 of 10: tokens 1, 4, 0, 3, 2.
+    [
+        (1, 1.0, [0.0, 0.99], [1, 1]),
+        (2, 1.0, [0.57, 0.58, 0.99], [1, 4, 4]),  # 4 of 7
+        (4, 1.0, [0.39, 0.69, 0.89, 0.91], [1, 4, 0, 3]),
+        (5, 0.4, [0.0, 0.99], [1, 1]),  # the first alone makes up .4
+        (5, 0.41, [0.57, 0.58, 0.99], [1, 4, 4]),
+        (5, 0.71, [0.43, 0.45, 0.99], [1, 4, 0]),  # 4 of 9
+        (2, 0.57, [0.0, 0.99], [1, 1]),  # .57 of what the first two weigh: 3.99 of 7
+        (3, 0.45, [0.57, 0.58, 0.99], [1, 4, 4]),  # 4.05 of 9
+        (3, 0.42, [0.0, 0.99], [1, 1]),  # 3.78 of 9, and 4.2 of all
+        (5, 0.0001, [0.0, 0.99], [1, 1]),
+    ],
+)
+def test_the_likeliest_tokens_and_those_that_make_up_a_share(largest, top_k, top_p, shares, tokens):
+    rows = len(shares)
+    found = tokens_among_likeliest(
+        torch.tensor([[2.0, 4, 0, 1, 3]]).repeat(rows, 1),
+        torch.tensor(shares, dtype=torch.float64),
+        torch.full((rows,), top_k),
+        torch.full((rows,), top_p, dtype=torch.float64),
+        largest,
+    )
+    assert found.tolist() == tokens
+
+
+def test_a_share_of_more_tokens_than_were_sorted_first_is_a_share_of_what_they_weigh():
+    weights = torch.tensor([[4.0, 3, 2, 1, 1, 1]])  # .39 of the first four is 3.9; of all it would be 4.7
+    limits = torch.tensor([4]), torch.tensor([0.39], dtype=torch.float64)
+    assert tokens_among_likeliest(weights, torch.tensor([0.99], dtype=torch.float64), *limits, 3).tolist() == [0]
+
+
+def test_a_flat_row_is_looked_at_whole():
+    rows, tokens = 800, 40
+    drawn = tokens_among_likeliest(
+        torch.ones(rows, tokens),
+        torch.linspace(0, 0.999, rows, dtype=torch.float64),
+        torch.full((rows,), tokens),
+        torch.full((rows,), 0.5, dtype=torch.float64),
+        4,
+    )
+    assert len(set(drawn.tolist())) == 20
+
+
+def test_each_row_has_limits_of_its_own():
+    torch.manual_seed(0)
+    tokens, times = BLOCK, 4_000
+    logits = torch.zeros(4 * times, tokens)
+    logits[0::4, 7] = 50
+    top_k = torch.tensor([tokens, tokens, tokens, 2], dtype=torch.int32).repeat(times)
+    top_p = torch.tensor([0.9, 0.25, 1.0, 1.0]).repeat(times)
+    drawn = draw(logits, top_k, top_p).view(times, 4)
+    assert [len(set(column.tolist())) for column in drawn.T] == [1, tokens // 4, tokens, 2]
+
+
 def test_large_logits_and_rows_without_a_number_end_no_engine():
     assert draw(torch.tensor([[900.0, 1000, -1000]])).tolist() == [1]
     assert draw(torch.full((1, BLOCK + 3), torch.nan)).item() < BLOCK + 3
@@ -53,7 +111,7 @@ def test_large_logits_and_rows_without_a_number_end_no_engine():
 VLLM = """
 import torch
 from types import SimpleNamespace
-from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
+from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler, apply_top_k_top_p
 from selftrain.texts.engines import vllm_plugin
 
 asked = []
@@ -61,10 +119,12 @@ vllm_plugin._vllms_own = lambda sampler, *arguments: asked.append(arguments) or 
 vllm_plugin.register()
 plain = SimpleNamespace(use_fp64_gumbel=False, logprobs_mode="raw_logprobs")
 wanted_back = SimpleNamespace(use_fp64_gumbel=False, logprobs_mode="processed_logprobs")
-logits = torch.tensor([[0.0, 5, 4, 1]])
-first = {int(TopKTopPSampler.forward_cpu(plain, logits.clone(), {}, torch.tensor([1]), None)[0]) for _ in range(50)}
-two = {int(TopKTopPSampler.forward_cpu(plain, logits.clone(), {}, torch.tensor([2]), None)[0]) for _ in range(200)}
-assert (first, two, asked) == ({1}, {1, 2}, []), (first, two, asked)
+logits = torch.tensor([[0.0, 3, 2, 1]])
+for k, p in [(None, None), (1, None), (2, None), (None, 0.7), (None, 0.9), (None, 0.99), (3, 0.99), (3, 0.9)]:
+    limits = k and torch.tensor([k]), p and torch.tensor([p])
+    drawn = {int(TopKTopPSampler.forward_cpu(plain, logits.clone(), {}, *limits)[0]) for _ in range(400)}
+    allowed = set(apply_top_k_top_p(logits.clone(), *limits).isfinite().nonzero()[:, 1].tolist())
+    assert drawn == allowed and not asked, (k, p, drawn, allowed, asked)
 own_seed = TopKTopPSampler.forward_cpu(plain, logits.clone(), {0: torch.Generator()}, None, None)[0]
 probabilities = TopKTopPSampler.forward_cpu(wanted_back, logits.clone(), {}, None, None)[0]
 assert (own_seed.item(), probabilities.item(), len(asked)) == (7, 7, 2)

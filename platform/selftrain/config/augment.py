@@ -66,7 +66,7 @@ class AugmentConfig(Section):
     conditional_samples: int = Field(1, ge=0, description="M of algorithm 1: texts a (document, pseudo-label) pair (the released code: 20)")
     temperature: float = Field(0.8, ge=0)
     top_p: float = Field(
-        1.0, gt=0, le=1, description="the paper: 0.95; 1.0 by default because sorting Gemma's 262,144 logits halves the speed on a CPU"
+        1.0, gt=0, le=1, description="of the next token's probability, which share the likeliest tokens have that are drawn from; the paper: 0.95"
     )
     min_tokens: int = Field(8, ge=0, description="the paper: 64")
     max_tokens: int = Field(32, ge=1, description="the paper: 128")

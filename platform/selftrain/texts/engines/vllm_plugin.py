@@ -16,7 +16,7 @@ import torch
 from vllm import ModelRegistry
 from vllm.model_executor.models.gemma3 import Gemma3ForCausalLM
 from vllm.platforms import current_platform
-from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler, apply_top_k_top_p
+from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 
 from selftrain.runtime.memory import keep_trimming
 from selftrain.texts.engines.sampling import draw
@@ -43,7 +43,7 @@ def _sample(
     if generators or self.use_fp64_gumbel or self.logprobs_mode in ("processed_logits", "processed_logprobs"):
         sampled: tuple[torch.Tensor, torch.Tensor | None] = _vllms_own(self, logits, generators, k, p)
         return sampled
-    return draw(apply_top_k_top_p(logits, k, p)), None
+    return draw(logits, k, p), None
 
 
 def register() -> None:
