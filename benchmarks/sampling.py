@@ -1,8 +1,8 @@
 """Drawing a token on a CPU, selftrain's way and vLLM's: `python benchmarks/sampling.py [--model gemma-3-270m] [--texts 64] [--turns 6] [--out FILE.csv]`.
 
-One engine of vLLM in this process writes the same number of texts with each way to draw (`texts/engines/sampling.py`, `TopKTopPSampler.forward_cpu` of vLLM), in
-turns, with temperature alone and with top-p .95. Wall time, because the engine has a thread for every core; `ratio` is our rate as a part of vLLM's, the median of the
-turns with its quartiles.
+One engine of vLLM in this process writes the same number of texts with each way to draw (`texts/engines/sampling.py`, `TopKTopPSampler.forward_cpu` of vLLM),
+in turns, with temperature alone and with top-p .95. Wall time, because the engine has a thread for every core; `ratio` is our rate as a part of vLLM's, the
+median of the turns with its quartiles.
 """
 
 from __future__ import annotations
