@@ -82,9 +82,9 @@ def test_one_core_is_too_few(monkeypatch):
 def test_memory_is_compared_with_what_the_run_takes(monkeypatch):
     monkeypatch.setattr(doctor, "_available_gb", lambda: 4.0)
     assert look()["memory"].ok  # Ray 2.0 and one worker 1.5
-    # and with an engine: 3.0 of its own, a cache of 0.125, 1.5 times weights of 1.0
+    # and with an engine: 3.0 of its own, a cache of 0.25, 1.5 times weights of 1.0
     check = look(augment={"model": "gemma-3-270m"})["memory"]
-    assert not check.ok and "4.0 GiB free, about 8.1 needed" in check.found and "augment.engine_memory_gb" in check.fix
+    assert not check.ok and "4.0 GiB free, about 8.2 needed" in check.found and "augment.engine_memory_gb" in check.fix
     assert look(augment={"model": "gemma-3-270m", "gpus": 1})["memory"].ok
     assert look(training={"workers": 2})["memory"].found.endswith("about 5.0 needed")
 

@@ -282,11 +282,11 @@ def test_the_demo_on_a_machine_with_one_gpu(demo):
 
 def test_the_demo_on_a_cpu_asks_for_what_it_did_before_there_was_auto(demo):
     placed, before = demo.placed(CPU), AugmentConfig(**demo.experiment.augment.model_dump() | {"gpus": 0})
-    assert placed.needs == Needs(3.0, 0.0, 2.0 + 1.5 + 1.5 + 0.125 + 3.0)
+    assert placed.needs == Needs(3.0, 0.0, 2.0 + 1.5 + 1.5 + 0.25 + 3.0)
     assert placed.augment == before and placed.notes == () and placed.evaluation_gpu is False
     assert {**actor_options(placed.augment), "runtime_env": {}} == {"num_cpus": 1.0, "num_gpus": 0, "runtime_env": {}}
     kwargs = engine_kwargs(placed.augment)
-    assert kwargs["enforce_eager"] is True and kwargs["kv_cache_memory_bytes"] == 2**27
+    assert kwargs["enforce_eager"] is True and kwargs["kv_cache_memory_bytes"] == 2**28
     assert {"tensor_parallel_size", "gpu_memory_utilization"}.isdisjoint(kwargs)
     for variant in placed.variants.values():
         assert scaling(variant.recipe.training) == {"num_workers": 1, "use_gpu": False}

@@ -73,8 +73,12 @@ class AugmentConfig(Section):
     document_words: int = Field(48, ge=1, description="words of a document that the language model reads (the released code: 100)")
     max_model_tokens: int = Field(512, ge=64, description="longest prompt and answer together")
     replicas: int = Field(1, ge=1, description="engines side by side, each with its own GPUs or memory, on as many nodes as the cluster has room on")
-    concurrent_requests: int = Field(32, ge=1, description="requests that an engine, or the server, handles at once")
-    engine_memory_gb: float = Field(0.125, gt=0, description="memory for an engine's key-value cache on a CPU (a token of Gemma 3 270M takes 18 KB)")
+    concurrent_requests: int = Field(64, ge=1, description="requests that an engine, or the server, handles at once")
+    engine_memory_gb: float = Field(
+        0.25,
+        gt=0,
+        description="memory for an engine's key-value cache on a CPU (Gemma 3 270M: 2.4 MB for every 128 tokens or part of them of a request)",
+    )
     gpus: EngineGpus = Field(
         "auto", description="GPUs of an engine: a number, a part of one (0.5), or 0 for the CPU; auto: one, or a part of it, where there are GPUs"
     )
