@@ -126,7 +126,7 @@ def whole_path(config: AugmentConfig, model: Any, tokens: int) -> Iterator[Turn]
 def by_itself(config: AugmentConfig, model: Any, tokens: int, plugin: bool) -> Iterator[tuple[Turn, int]]:
     """vLLM in a process of its own, and that process's number."""
     environment = os.environ | engine_environment(config) | ({} if plugin else {"VLLM_PLUGINS": "none"})
-    command = [sys.executable, __file__, "--alone", str(model), "--tokens", str(tokens), "--concurrent", str(config.concurrent_requests)]
+    command = [sys.executable, __file__, "--alone", str(model), "--tokens", str(tokens), "--concurrent", str(config.requests_at_once)]
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin and process.stdout
         asked, answers = process.stdin, process.stdout

@@ -61,6 +61,27 @@ def test_no_number_of_gpus(given):
     assert caught.value.parameter == "augment.gpus"
 
 
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"gpus": 0}, 64),
+        ({"gpus": 1}, 256),
+        ({"gpus": 0.5}, 256),
+        ({"server": "http://127.0.0.1:1/v1", "model": "a"}, 32),
+        ({"gpus": 0, "concurrent_requests": 7}, 7),
+        ({"gpus": 1, "concurrent_requests": "8"}, 8),
+    ],
+)
+def test_requests_at_once(section, expected):
+    assert parse({"augment": section}).augment.requests_at_once == expected
+
+
+@pytest.mark.parametrize("given", [0, -1, 1.5, True, "many", None])
+def test_no_number_of_requests(given):
+    with pytest.raises(ConfigError, match=r"^augment\.concurrent_requests in the experiment: must be auto or a whole number of requests, at least 1"):
+        parse({"augment": {"concurrent_requests": given}})
+
+
 @pytest.mark.parametrize("given", [2, 1.5, -0.1, "yes please", None, {}, float("nan")])
 def test_no_gpu_of_a_worker(given):
     with pytest.raises(ConfigError, match=r"^training\.gpu in the experiment: must be auto, true, false, or a part of a GPU such as 0\.5"):

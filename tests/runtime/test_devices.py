@@ -273,7 +273,7 @@ def test_the_demo_on_a_machine_with_one_gpu(demo):
     asked, kwargs = actor_options(placed.augment), engine_kwargs(placed.augment)
     assert (asked["num_cpus"], asked["num_gpus"]) == (1.0, 0.6) and "OMP_NUM_THREADS" not in asked["runtime_env"]["env_vars"]
     assert (kwargs["gpu_memory_utilization"], kwargs["tensor_parallel_size"], kwargs["dtype"]) == (0.54, 1, "auto")
-    assert "kv_cache_memory_bytes" not in kwargs and "enforce_eager" not in kwargs
+    assert "kv_cache_memory_bytes" not in kwargs and "enforce_eager" not in kwargs and kwargs["max_num_seqs"] == 256
     for variant in placed.variants.values():
         assert scaling(variant.recipe.training) == {"num_workers": 1, "use_gpu": True, "resources_per_worker": {"GPU": 0.4}}
     assert placed.evaluation_gpu == 0.4
@@ -286,7 +286,7 @@ def test_the_demo_on_a_cpu_asks_for_what_it_did_before_there_was_auto(demo):
     assert placed.augment == before and placed.notes == () and placed.evaluation_gpu is False
     assert {**actor_options(placed.augment), "runtime_env": {}} == {"num_cpus": 1.0, "num_gpus": 0, "runtime_env": {}}
     kwargs = engine_kwargs(placed.augment)
-    assert kwargs["enforce_eager"] is True and kwargs["kv_cache_memory_bytes"] == 2**28
+    assert kwargs["enforce_eager"] is True and kwargs["kv_cache_memory_bytes"] == 2**28 and kwargs["max_num_seqs"] == 64
     assert {"tensor_parallel_size", "gpu_memory_utilization"}.isdisjoint(kwargs)
     for variant in placed.variants.values():
         assert scaling(variant.recipe.training) == {"num_workers": 1, "use_gpu": False}

@@ -53,7 +53,7 @@ def quick(monkeypatch):
 
 
 def engine(deployment, **settings):
-    return ResilientEngine(AugmentConfig(**settings), "folder", deployment)
+    return ResilientEngine(AugmentConfig(gpus=0, **settings), "folder", deployment)
 
 
 async def silence():

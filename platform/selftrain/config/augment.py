@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from selftrain.config.hardware import EngineGpus, Placement
+from selftrain.config.hardware import EngineGpus, Placement, Requests, decided
 from selftrain.config.section import Section
 from selftrain.passwords import KEY_VARIABLE
 
@@ -73,7 +73,10 @@ class AugmentConfig(Section):
     document_words: int = Field(48, ge=1, description="words of a document that the language model reads (the released code: 100)")
     max_model_tokens: int = Field(512, ge=64, description="longest prompt and answer together")
     replicas: int = Field(1, ge=1, description="engines side by side, each with its own GPUs or memory, on as many nodes as the cluster has room on")
-    concurrent_requests: int = Field(64, ge=1, description="requests that an engine, or the server, handles at once")
+    concurrent_requests: Requests = Field(
+        "auto",
+        description="requests that an engine, or the server, handles at once; auto: 256 on GPUs, which is vLLM's own number, 64 on a CPU, 32 of a server",
+    )
     engine_memory_gb: float = Field(
         0.25,
         gt=0,
@@ -147,6 +150,15 @@ class AugmentConfig(Section):
     def engines(self) -> int:
         """Engines on the cluster, of all language models that are not a server's."""
         return self.replicas * sum(one.server is None for one in self.language_models)
+
+    @property
+    def requests_at_once(self) -> int:
+        """`concurrent_requests` as a number; that of an engine, once `runtime.devices.decide` has made a number of `gpus`."""
+        if self.concurrent_requests != "auto":
+            return self.concurrent_requests
+        if self.server is not None:
+            return 32
+        return 256 if decided(self.gpus, "augment.gpus") else 64
 
     @property
     def chats(self) -> bool:

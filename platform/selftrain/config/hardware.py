@@ -1,4 +1,4 @@
-"""The types of keys that say where something computes: GPUs as numbers, parts or `auto`, and the labels of nodes."""
+"""The types of keys that say where something computes: GPUs as numbers, parts or `auto`, what is worked on at once, and the labels of nodes."""
 
 from __future__ import annotations
 
@@ -28,6 +28,15 @@ def _engine_gpus(given: Any) -> Any:
     return int(number) if float(number).is_integer() else number
 
 
+def _requests(given: Any) -> Any:
+    if given == "auto":
+        return given
+    number = _number(given)
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError("must be auto or a whole number of requests, at least 1")
+    return number
+
+
 def _worker_gpu(given: Any) -> Any:
     number = _number({"true": True, "false": False}.get(given.lower(), given) if isinstance(given, str) else given)
     if given == "auto":
@@ -50,6 +59,7 @@ def _placement(given: Any) -> Any:
 # Checked before the union is: its own error would list every member.
 EngineGpus = Annotated[Literal["auto"] | int | float, BeforeValidator(_engine_gpus)]
 WorkerGpu = Annotated[Literal["auto"] | bool | float, BeforeValidator(_worker_gpu)]
+Requests = Annotated[Literal["auto"] | int, BeforeValidator(_requests)]
 Placement = Annotated[dict[str, str], BeforeValidator(_placement)]
 
 

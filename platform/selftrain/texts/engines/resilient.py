@@ -152,7 +152,7 @@ class ResilientEngine:
 
     async def _complete_all(self, prompts: Sequence[Prompt], generations: SimpleQueue[Generation | SelfTrainError]) -> None:
         # Twice what the engines work on: while texts travel, they have the next prompts.
-        free = asyncio.Semaphore(2 * self._config.replicas * self._config.concurrent_requests)
+        free = asyncio.Semaphore(2 * self._config.replicas * self._config.requests_at_once)
 
         async def complete(prompt: Prompt) -> None:
             try:

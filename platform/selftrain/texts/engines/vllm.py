@@ -63,7 +63,7 @@ def engine_kwargs(config: AugmentConfig) -> dict[str, Any]:
     kwargs: dict[str, Any] = {
         "dtype": resolve_dtype(config),
         "max_model_len": config.max_model_tokens,
-        "max_num_seqs": config.concurrent_requests,
+        "max_num_seqs": config.requests_at_once,
         "seed": config.engine_seed,
         "enable_prefix_caching": True,  # the samples of a document share its prompt
         "generation_config": "vllm",  # what a request leaves open is vLLM's neutral value, not the model's own
@@ -133,7 +133,7 @@ class VllmDeployment:
         self._engines = engines
         self._restarted = ray.get_runtime_context().was_current_actor_reconstructed
         self._handle: Any = None
-        self._messages = Messages(self._ask, max(1, config.concurrent_requests // _MESSAGES))
+        self._messages = Messages(self._ask, max(1, config.requests_at_once // _MESSAGES))
         self._replicas: dict[str, _Replica] = {}
         self._unreported: list[str] = []  # deaths while the application started
 
@@ -363,7 +363,7 @@ def _run_application(config: AugmentConfig, model: str, application: str, owner:
             name="vllm",
             num_replicas=config.replicas,
             ray_actor_options=actor_options(config, engines),
-            max_ongoing_requests=4 * config.concurrent_requests,
+            max_ongoing_requests=4 * config.requests_at_once,
             health_check_period_s=CHECK_SECONDS,
             health_check_timeout_s=CHECK_PATIENCE_SECONDS,
             graceful_shutdown_timeout_s=1,
