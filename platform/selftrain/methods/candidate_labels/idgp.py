@@ -91,6 +91,7 @@ class IDGP(TwoNetworks):
 
     paper = "Decompositional Generation Process for Instance-Dependent Partial Label Learning (Qiao, Xu & Geng 2023, ICLR, arXiv:2204.03845); baseline of SEAL"
     summary = "a second network learns how sets come about, and with it which candidate is the label"
+    remembered = (*TwoNetworks.remembered, "chances")
     strong_views = 2
     Options: ClassVar[type[Options]] = IDGPOptions
     options: IDGPOptions
@@ -130,10 +131,3 @@ class IDGP(TwoNetworks):
             "generation_likelihood": options.generation_likelihood_weight * torch.stack(generation).sum(),
             "consistency": share * options.weight * (consistency(labels, weights) + divergence),
         }
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"chances": self.chances.clone()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self.chances = state["chances"].clone().to(self.encoder.device)

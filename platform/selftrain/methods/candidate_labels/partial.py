@@ -71,16 +71,11 @@ class PartialLabels(NS3LHost):
 class WeightedCandidates(PartialLabels):
     """A method that keeps a weight for each candidate of each document, `[documents, L]`, uniform over the set at first."""
 
+    remembered = (*PartialLabels.remembered, "weights")
+
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
         self.weights = self.uniform_weights()
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"weights": self.weights.clone()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self.weights = state["weights"].clone().to(self.encoder.device)
 
 
 class TwoNetworks(WeightedCandidates):

@@ -62,15 +62,13 @@ class PiCOOptions(PartialLabelOptions):
     projected: int = Field(128, ge=1, description="dimensions of the projection")
 
 
-_TENSORS = ("class_prototypes", "keys", "key_classes")  # that a checkpoint holds
-
-
 class PiCO(WeightedCandidates):
     """See the module's docstring. The views are the document itself (the query) and a strong one (the key)."""
 
     paper = "PiCO: Contrastive Label Disambiguation for Partial Label Learning (Wang et al. 2022, arXiv:2201.08984); baseline of SEAL"
     summary = "prototypes of contrastive embeddings choose among the candidates"
     stateful = (*WeightedCandidates.stateful, "projection", "key_encoder", "key_projection")
+    remembered = (*WeightedCandidates.remembered, "class_prototypes", "keys", "key_classes")
     strong_views = 1
     Options: ClassVar[type[Options]] = PiCOOptions
     options: PiCOOptions
@@ -140,11 +138,3 @@ class PiCO(WeightedCandidates):
             kept.copy_(current)  # running statistics are averages already
         rows = self.workers.encode(self.key_encoder.encode, documents, self.encoder.dimensions)
         return F.normalize(self.key_projection(rows), dim=1)
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {name: getattr(self, name).clone() for name in _TENSORS}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        for name in _TENSORS:
-            setattr(self, name, state[name].clone().to(self.encoder.device))

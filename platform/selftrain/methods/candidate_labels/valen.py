@@ -94,6 +94,7 @@ class VALEN(TwoNetworks):
     paper = "Instance-Dependent Partial Label Learning (Xu et al. 2021, NeurIPS, arXiv:2110.12911); baseline of SEAL"
     summary = "a second network infers label distributions by variational inference, and the classifier learns from them"
     stateful = (*TwoNetworks.stateful, "decoder")
+    remembered = (*TwoNetworks.remembered, "inferred", "graph")
     Options: ClassVar[type[Options]] = VALENOptions
     options: VALENOptions
 
@@ -173,11 +174,3 @@ class VALEN(TwoNetworks):
             distances[own, first + own] = torch.inf
             found[places[first : first + ROWS]] = places[distances.topk(found.shape[1], dim=1, largest=False).indices]
         return found
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"inferred": self.inferred.clone(), "graph": self.graph}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self.inferred = state["inferred"].clone().to(self.encoder.device)
-        self.graph = None if state["graph"] is None else state["graph"].to(self.encoder.device)

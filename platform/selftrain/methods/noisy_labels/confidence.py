@@ -34,6 +34,7 @@ class Confidence(NoisyLabels):
         "Dataset Cartography: Mapping and Diagnosing Datasets with Training Dynamics (Swayamdipta et al. 2020, arXiv:2009.10795); baseline of SunGen"
     )
     summary = "train, keep the texts whose label was most probable on average, train again on them"
+    remembered = ("confidence", "_first")
     Options: ClassVar[type[Options]] = ConfidenceOptions
     options: ConfidenceOptions
 
@@ -65,10 +66,3 @@ class Confidence(NoisyLabels):
             best = members[self.confidence[members].argsort(descending=True, stable=True)]
             kept.append(best[: max(1, round(self.options.keep * len(members)))])
         return np.sort(torch.cat(kept).cpu().numpy())
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"confidence": self.confidence, "first": self._first}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self.confidence, self._first = state["confidence"].to(self.encoder.device), state["first"]

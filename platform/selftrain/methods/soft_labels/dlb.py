@@ -34,6 +34,7 @@ class DLB(NS3LHost):
 
     paper = "Self-Distillation from the Last Mini-Batch for Consistency Regularization (Shen et al. 2022, arXiv:2203.16172); baseline of SEAL"
     summary = "half of each batch repeats the one before and keeps the predictions that it had there"
+    remembered = (*NS3LHost.remembered, "_last", "_last_logits")
     Options: ClassVar[type[Options]] = DLBOptions
     options: DLBOptions
 
@@ -53,11 +54,3 @@ class DLB(NS3LHost):
         half = -(-len(batch.labeled) // 2)
         self._last, self._last_logits = batch.labeled[half:], logits[half:].detach()
         return losses
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"last": list(self._last), "last_logits": self._last_logits}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self._last = list(state["last"])
-        self._last_logits = None if state["last_logits"] is None else state["last_logits"].to(self.encoder.device)

@@ -33,6 +33,7 @@ class PSKD(NS3LHost):
 
     paper = "Self-Knowledge Distillation with Progressive Refinement of Targets (Kim et al. 2021, arXiv:2006.12000); baseline of SEAL"
     summary = "targets move from the label to the model's predictions of the round before"
+    remembered = (*NS3LHost.remembered, "_latest")
     Options: ClassVar[type[Options]] = PSKDOptions
     options: PSKDOptions
 
@@ -67,11 +68,3 @@ class PSKD(NS3LHost):
         if self._latest is not None:
             self._latest[places] = torch.softmax(logits.detach(), dim=1).to(self._latest.dtype)
         return {"ce": text_to_label(logits, target)}
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"latest": self._latest}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        if state.get("latest") is not None:
-            self._latest = state["latest"].to(self.encoder.device)

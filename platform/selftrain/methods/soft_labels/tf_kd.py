@@ -40,6 +40,7 @@ class TFKD(NS3LHost):
 
     paper = "Revisiting Knowledge Distillation via Label Smoothing Regularization (Yuan et al. 2020, arXiv:1909.11723); baseline of SEAL"
     summary = "the model's own first training, or a teacher made by hand, gives the soft labels"
+    remembered = (*NS3LHost.remembered, "_teacher")
     Options: ClassVar[type[Options]] = TFKDOptions
     options: TFKDOptions
 
@@ -100,11 +101,10 @@ class TFKD(NS3LHost):
 
     def state(self) -> dict[str, Any]:
         net = None if self._teacher_net is None else self._teacher_net.state_dict()
-        return super().state() | {"teacher": self._teacher, "teacher_net": net, "start": self._start[1]}
+        return super().state() | {"teacher_net": net, "start": self._start[1]}
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
-        self._teacher = None if state["teacher"] is None else state["teacher"].to(self.encoder.device)
         if state.get("teacher_net") is not None:
             self._teacher_net = self._copied()
             self._teacher_net.load_state_dict(state["teacher_net"])
