@@ -19,7 +19,6 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,6 +33,7 @@ from selftrain.bundle.promise import FoundLabels, NoneOfThese, PredictionSets, P
 from selftrain.bundle.reference import Reference, ReferenceFacts
 from selftrain.errors import BundleError, ConfigError, OutputError
 from selftrain.files.durable import explained, reason, sync, sync_tree
+from selftrain.files.packages import version_of
 from selftrain.files.parsing import json_of
 from selftrain.models.allowlist import read_document, without_code
 
@@ -48,13 +48,7 @@ _CARD_CHARACTERS = 16 << 20
 
 def installed_versions(packages: Sequence[str] = ("selftrain", "torch", "transformers", "sentence-transformers", "safetensors")) -> dict[str, str]:
     """Versions of packages, as far as they are installed; default: those that decide what a bundle computes."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {package: found for package in packages if (found := version_of(package)) is not None}
 
 
 class BundleMetrics(BaseModel):

@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from selftrain.bundle.classifier import Classifier, problem_with
+from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.promise import PredictionSets
+from selftrain.bundle.texts import problem_with
 from selftrain.bundle.typicality import Wanted
 from selftrain.data.tables import BATCH_ROWS, TableRow, check_paths, clean_cell, open_result, open_table
 from selftrain.files.durable import whole_file
