@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 from safetensors import SafetensorError
 
 from selftrain.bundle.checking import CARD, PROTOTYPES, REFERENCE, check_bundle, hashes_of, read_header
@@ -51,10 +51,8 @@ def installed_versions(packages: Sequence[str] = ("selftrain", "torch", "transfo
     return {package: found for package in packages if (found := version_of(package)) is not None}
 
 
-class BundleMetrics(BaseModel):
+class BundleMetrics(BaseModel, frozen=True, allow_inf_nan=False):
     """How good the classifier is on its test documents; None where they have no labels."""
-
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     accuracy: float | None = Field(
         default=None, description="share of test documents whose most probable class is the true one, or of several labels all labels are, 0 to 1"
@@ -74,10 +72,8 @@ class BundleMetrics(BaseModel):
         return {name: scores.get(name) for name in cls.model_fields if name not in ("group_accuracy", "micro_f1")}
 
 
-class BundleCard(Grouped, BaseModel):
+class BundleCard(Grouped, BaseModel, frozen=True, allow_inf_nan=False):
     """What a bundle states about itself. Unknown keys are ignored, so that a bundle of a newer minor version opens here."""
-
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     format: int = Field(default=1, description="1; 2: a text may have several windows; 3: it may have several labels")
     name: str = Field(description="name of the experiment or model")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from selftrain.data.corpus import Corpus, DocumentKind
 from selftrain.data.texts import TextChannel
@@ -29,10 +29,8 @@ from selftrain.models.workers import Workers
 ONE_WORKER = Workers()
 
 
-class Options(BaseModel):
+class Options(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
     """Base of every method's options: immutable, and strict about unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @property
     def wants_texts(self) -> bool:
