@@ -204,11 +204,11 @@ class Method(ABC):
         """f(p_j) with gradient, `[classes, dimensions]`: prompts and documents share the encoder's weights."""
         return self._mean_prompts(self.embed)
 
-    def embed(self, texts: Sequence[Any]) -> torch.Tensor:
-        """f(x) of a global batch with gradient, `[texts, dimensions]`; this worker computes its own part of it."""
+    def embed(self, texts: Sequence[Any], encoder: Encoder | None = None) -> torch.Tensor:
+        """f(x) of a global batch with gradient, `[texts, dimensions]`, by the method's encoder or another; this worker computes its own part of it."""
         mine = self.workers.share(texts)
         # With more workers than texts, one without a text embeds the first and keeps no row of it, so that all take part in the backward pass.
-        return self.workers.gather(self.encoder(mine or texts[:1])[: len(mine)], len(texts))
+        return self.workers.gather((self.encoder if encoder is None else encoder)(mine or texts[:1])[: len(mine)], len(texts))
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """What is trained."""

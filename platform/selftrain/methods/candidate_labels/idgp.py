@@ -12,13 +12,12 @@ share one optimiser and its rate.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from selftrain.methods.base import Options
 from selftrain.methods.candidate_labels.partial import PartialLabelOptions, TwoNetworks, within
 from selftrain.methods.losses import consistency, text_to_label
 from selftrain.methods.semisupervised import Batch
@@ -93,7 +92,7 @@ class IDGP(TwoNetworks):
     summary = "a second network learns how sets come about, and with it which candidate is the label"
     remembered = (*TwoNetworks.remembered, "chances")
     strong_views = 2
-    Options: ClassVar[type[Options]] = IDGPOptions
+    Options = IDGPOptions
     options: IDGPOptions
 
     def __init__(self, **common: Any) -> None:

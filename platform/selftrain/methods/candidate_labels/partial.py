@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import Field
 
 from selftrain.data.corpus import Corpus
 from selftrain.errors import ConfigError, DataError
-from selftrain.methods.base import Options
 from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.semisupervised import Batch
 
@@ -31,7 +30,7 @@ class PartialLabels(NS3LHost):
     """Base of the family; see the module's docstring."""
 
     supervision = "candidates"
-    Options: ClassVar[type[Options]] = PartialLabelOptions
+    Options = PartialLabelOptions
 
     @classmethod
     def check_supervision(cls, options: Any, corpus: Corpus) -> None:
@@ -98,11 +97,9 @@ class TwoNetworks(WeightedCandidates):
         return [*super().parameters(), *self.second_encoder.parameters(), *self.second_classifier.parameters()]
 
     def second_logits(self, documents: Sequence[Any]) -> torch.Tensor:
-        """Logits `[N, L]` of the second network, with gradient; as of the first, this worker computes its own part of the batch."""
+        """Logits `[N, L]` of the second network, with gradient."""
         self.second_encoder.train()
-        mine = self.workers.share(documents)
-        rows = self.workers.gather(self.second_encoder(mine or documents[:1])[: len(mine)], len(documents))
-        found: torch.Tensor = self.second_classifier(rows)
+        found: torch.Tensor = self.second_classifier(self.embed(documents, self.second_encoder))
         return found
 
 

@@ -15,7 +15,7 @@ the one that is held to the prior. What is reconstructed is the embedding, by it
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch.distributions import Dirichlet, kl_divergence
 
-from selftrain.methods.base import Options
 from selftrain.methods.candidate_labels.partial import PartialLabelOptions, TwoNetworks, within
 from selftrain.methods.losses import text_to_label
 from selftrain.methods.semisupervised import Batch
@@ -95,7 +94,7 @@ class VALEN(TwoNetworks):
     summary = "a second network infers label distributions by variational inference, and the classifier learns from them"
     stateful = (*TwoNetworks.stateful, "decoder")
     remembered = (*TwoNetworks.remembered, "inferred", "graph")
-    Options: ClassVar[type[Options]] = VALENOptions
+    Options = VALENOptions
     options: VALENOptions
 
     def __init__(self, **common: Any) -> None:

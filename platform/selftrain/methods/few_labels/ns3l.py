@@ -10,7 +10,7 @@ mean over labeled and unlabeled documents together.
 from __future__ import annotations
 
 import warnings
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from pydantic import Field
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
 from selftrain.errors import ConfigError
-from selftrain.methods.base import Options
 from selftrain.methods.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
 
 NEIGHBOURS = ("exclude_nearest", "furthest")  # negative labels chosen by the nearest labeled documents
@@ -107,7 +106,7 @@ class NS3LHostOptions(SemiSupervisedOptions):
 class NS3LHost(SemiSupervised):
     """A method that NS3L's loss can be added to (`ns3l_weight`)."""
 
-    Options: ClassVar[type[Options]] = NS3LHostOptions
+    Options = NS3LHostOptions
     options: NS3LHostOptions
     remembered = ("_distances",)
     _distances: torch.Tensor | None = None  # [documents, classes], for negative labels by neighbours
@@ -182,7 +181,7 @@ class NS3L(NS3LHost):
     summary = (
         "improbable classes become negative labels of the unlabeled documents; also an option (ns3l_weight) of the other methods with few labels"
     )
-    Options: ClassVar[type[Options]] = NS3LOptions
+    Options = NS3LOptions
     options: NS3LOptions
 
     def __init__(self, **common: Any) -> None:

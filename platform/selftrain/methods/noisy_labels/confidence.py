@@ -9,14 +9,13 @@ Needs: a label for every document, right or wrong.
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 
 from selftrain.data.texts import TextChannel
-from selftrain.methods.base import Options
 from selftrain.methods.noisy_labels.noisy import NoisyLabelOptions, NoisyLabels
 
 
@@ -35,7 +34,7 @@ class Confidence(NoisyLabels):
     )
     summary = "train, keep the texts whose label was most probable on average, train again on them"
     remembered = ("confidence", "_first")
-    Options: ClassVar[type[Options]] = ConfidenceOptions
+    Options = ConfidenceOptions
     options: ConfidenceOptions
 
     def __init__(self, **common: Any) -> None:

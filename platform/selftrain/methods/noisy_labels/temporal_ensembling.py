@@ -9,14 +9,13 @@ Needs: a label for every document, right or wrong.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
 from selftrain.data.texts import TextChannel
-from selftrain.methods.base import Options
 from selftrain.methods.noisy_labels.noisy import NoisyLabelOptions, NoisyLabels
 
 
@@ -34,7 +33,7 @@ class TemporalEnsembling(NoisyLabels):
     paper = "Temporal Ensembling for Semi-Supervised Learning (Laine & Aila 2017, arXiv:1610.02242); baseline of SunGen"
     summary = "predictions stay near the average of a text's own earlier ones"
     remembered = ("average", "epochs_seen")
-    Options: ClassVar[type[Options]] = TemporalEnsemblingOptions
+    Options = TemporalEnsemblingOptions
     options: TemporalEnsemblingOptions
 
     def __init__(self, **common: Any) -> None:

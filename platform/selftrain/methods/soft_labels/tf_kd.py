@@ -12,14 +12,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
 from selftrain.data.texts import TextChannel
-from selftrain.methods.base import Options
 from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import distillation
 from selftrain.methods.semisupervised import Batch
@@ -41,7 +40,7 @@ class TFKD(NS3LHost):
     paper = "Revisiting Knowledge Distillation via Label Smoothing Regularization (Yuan et al. 2020, arXiv:1909.11723); baseline of SEAL"
     summary = "the model's own first training, or a teacher made by hand, gives the soft labels"
     remembered = (*NS3LHost.remembered, "_teacher")
-    Options: ClassVar[type[Options]] = TFKDOptions
+    Options = TFKDOptions
     options: TFKDOptions
 
     def __init__(self, **common: Any) -> None:

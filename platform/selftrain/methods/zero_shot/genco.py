@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -153,7 +153,7 @@ class GenCo(SelectingMethod):
     supervision = "none"
     language_model = "continuations and texts on a pseudo-label"
     remembered = ("texts_used",)
-    Options: ClassVar[type[Options]] = GenCoOptions
+    Options = GenCoOptions
     options: GenCoOptions
     encoder: TextEncoder
 
