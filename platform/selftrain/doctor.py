@@ -85,7 +85,7 @@ def report(results: list[Check]) -> str:
 def _python() -> Check:
     wanted = ".".join(map(str, PYTHON))
     return Check(
-        "Python", sys.version_info[:2] == PYTHON, platform.pythonversion_of(), f"make a new environment with Python {wanted}: make clean setup"
+        "Python", sys.version_info[:2] == PYTHON, platform.python_version(), f"make a new environment with Python {wanted}: make clean setup"
     )
 
 

@@ -126,7 +126,6 @@ def render(metrics: RunMetrics, findings: Findings, pictures: Mapping[str, bytes
         ValueError: a picture is neither PNG nor SVG.
     """
     row = main_row(metrics)
-    filters = {"excerpt": _excerpt, "duration": _duration, "number": _number, "share": _share, "plus_minus": plus_minus, "moment": _moment}
     present = {
         "names": findings.names is not None,
         "pictures": bool(pictures),
@@ -135,7 +134,7 @@ def render(metrics: RunMetrics, findings: Findings, pictures: Mapping[str, bytes
     }
     return page(
         "report.html",
-        filters,
+        {"excerpt": _excerpt, "duration": _duration, "number": _number, "share": _share, "plus_minus": plus_minus, "moment": _moment},
         metrics=metrics,
         contents=[(name, title) for name, title in SECTIONS.items() if present.get(name, True)],
         headline=_headline(metrics),

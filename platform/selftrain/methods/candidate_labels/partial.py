@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 
 from selftrain.data.corpus import Corpus
 from selftrain.errors import ConfigError, DataError
+from selftrain.methods.base import Options
 from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.semisupervised import Batch
 
@@ -30,7 +31,7 @@ class PartialLabels(NS3LHost):
     """Base of the family; see the module's docstring."""
 
     supervision = "candidates"
-    Options = PartialLabelOptions
+    Options: ClassVar[type[Options]] = PartialLabelOptions
 
     @classmethod
     def check_supervision(cls, options: Any, corpus: Corpus) -> None:

@@ -10,7 +10,7 @@ mean over labeled and unlabeled documents together.
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -108,7 +108,7 @@ class NS3LHost(SemiSupervised):
 
     Options = NS3LHostOptions
     options: NS3LHostOptions
-    remembered = ("_distances",)
+    remembered: ClassVar[tuple[str, ...]] = ("_distances",)
     _distances: torch.Tensor | None = None  # [documents, classes], for negative labels by neighbours
 
     @classmethod
