@@ -22,7 +22,7 @@ from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel, TextRequest
 from selftrain.data.views import continued, edited
 from selftrain.errors import ConfigError, DataError
-from selftrain.methods.base import ClassifierMethod
+from selftrain.methods.base import ClassifierMethod, Options
 from selftrain.methods.optimizers import SGD_RATE, MovingAverage, OptimizerOptions, start
 from selftrain.models.encoder import Encoder
 
@@ -83,7 +83,7 @@ class SemiSupervised(ClassifierMethod):
     image_views: ClassVar[Literal["weak", "strong"]] = "strong"  # what the compared views of an image are
     one_pass: ClassVar[bool] = False  # whether strong views share the pass of the weak ones, where embeddings depend on their pass
     learns_from_unlabeled: ClassVar[bool] = False  # whether the method's own losses read the documents without a label
-    Options = SemiSupervisedOptions
+    Options: ClassVar[type[Options]] = SemiSupervisedOptions
     options: SemiSupervisedOptions
 
     def __init__(self, **common: Any) -> None:

@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 
 from selftrain.data.texts import TextChannel
 from selftrain.methods.bilevel import parameters_of
-from selftrain.methods.candidate_labels.partial import WeightedCandidates
+from selftrain.methods.candidate_labels.partial import PartialLabels
 from selftrain.methods.candidate_labels.plcr import negative_candidates
 from selftrain.methods.losses import agreed_labels, candidate_likelihood, consistency, text_to_label
 from selftrain.methods.semisupervised import Batch
@@ -91,19 +91,22 @@ class _Seen(NamedTuple):
     predicted: torch.Tensor  # [K, N, L], f's logits of the views before its step
 
 
-class SEALPartial(WeightedCandidates, SEAL):
-    """See the module's docstring. The views are the document itself and two strong ones; `weights` are used by the released form alone."""
+class SEALPartial(PartialLabels, SEAL):
+    """See the module's docstring. The views are the document itself and two strong ones."""
 
     paper = SEAL.paper
     summary = "SEAL for candidate sets: h is judged by how well a document's views agree"
     strong_views = 2
     Options = SEALPartialOptions
     options: SEALPartialOptions
+    weights: torch.Tensor  # of the candidates, [documents, L]; in the released form alone
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
         self._views: list[torch.Tensor] = []  # inputs of the strong views of the step's documents
         self._seen: _Seen | None = None
+        if self.released:
+            self.weights = self.uniform_weights()
 
     @property
     def released(self) -> bool:
@@ -226,6 +229,14 @@ class SEALPartial(WeightedCandidates, SEAL):
 
     def _lambda(self, batch: Batch) -> float:
         return self.options.weight * self.ramped(batch.progress)
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | ({"weights": self.weights.clone()} if self.released else {})
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        if self.released:
+            self.weights = state["weights"].clone().to(self.encoder.device)
 
 
 def _negatives(views: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:

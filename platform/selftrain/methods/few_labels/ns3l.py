@@ -19,6 +19,7 @@ from pydantic import Field
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
 from selftrain.errors import ConfigError
+from selftrain.methods.base import Options
 from selftrain.methods.semisupervised import Batch, SemiSupervised, SemiSupervisedOptions
 
 NEIGHBOURS = ("exclude_nearest", "furthest")  # negative labels chosen by the nearest labeled documents
@@ -106,7 +107,7 @@ class NS3LHostOptions(SemiSupervisedOptions):
 class NS3LHost(SemiSupervised):
     """A method that NS3L's loss can be added to (`ns3l_weight`)."""
 
-    Options = NS3LHostOptions
+    Options: ClassVar[type[Options]] = NS3LHostOptions
     options: NS3LHostOptions
     remembered: ClassVar[tuple[str, ...]] = ("_distances",)
     _distances: torch.Tensor | None = None  # [documents, classes], for negative labels by neighbours
