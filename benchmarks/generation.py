@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lines import add
+from lines import tell
 
 from selftrain.config import AugmentConfig, Experiment
 from selftrain.data.corpus import Corpus, Documents, Label
@@ -187,11 +187,8 @@ def main() -> None:
                 "vllm_alone": round(options.texts / bare, 1) if bare else "",
                 "share": round(bare / seconds, 3) if bare else "",
                 "load": round(os.getloadavg()[0], 1),
-                "date": time.strftime("%Y-%m-%d"),
             }
-            print(line, flush=True)
-            if options.out:
-                add(options.out, line)
+            tell(line, options.out)
 
 
 if __name__ == "__main__":

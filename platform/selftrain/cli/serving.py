@@ -68,7 +68,7 @@ def add_commands(commands: Any) -> None:
 def _serve(options: argparse.Namespace) -> int:
     from selftrain_serve.app import run
 
-    from selftrain.serving.models import ModelSource
+    from selftrain.serving.sources import ModelSource
 
     sources = [*map(ModelSource.registered, options.model), *(ModelSource(bundle=folder) for folder in options.bundle)]
     run(

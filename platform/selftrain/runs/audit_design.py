@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from selftrain.errors import DataError
 from selftrain.evaluation.audit.figures import SKIPPED
@@ -18,8 +18,10 @@ from selftrain.runs.questions import question_key
 DESIGN = "design.json"
 
 
-class Question(BaseModel, frozen=True):
+class Question(BaseModel):
     """A document that is asked about, or will be."""
+
+    model_config = ConfigDict(frozen=True)
 
     id: str = Field(description="of the document")
     stratum: int = Field(ge=0)
@@ -41,8 +43,10 @@ class Answered(NamedTuple):
         return np.asarray(self.counts.sum(axis=1))
 
 
-class AuditDesign(BaseModel, frozen=True):
+class AuditDesign(BaseModel):
     """design.json."""
+
+    model_config = ConfigDict(frozen=True)
 
     format: int = 1
     bundle: str = Field(description="fingerprint of the bundle's files")
