@@ -158,7 +158,7 @@ def _with_label(
     card, best = classifier.card, int(probabilities.argmax())
     none = least is not None and typicality <= least
     named = str(classifier.classes_[best]) if probabilities[best] >= threshold and not none else None
-    groups = [cell for group in card.parents_of(best, probabilities).items() for cell in group] if card.levels else []
+    groups: list[Any] = [cell for group in card.parents_of(best, probabilities).items() for cell in group] if card.levels else []
     groups += [None] * (2 * card.levels - len(groups))  # a class may be in fewer groups than others
     last: list[Any] = [] if sets is None else [_names(classifier, sets.members(probabilities.tolist()))]
     last += [] if least is None else [none, typicality]
