@@ -10,7 +10,6 @@ generate: two workers add floats in another order, which changes a few of the pa
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 import time
@@ -25,54 +24,28 @@ if TYPE_CHECKING:
     from nodes import Network, Node
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-SELFTRAIN = (sys.executable, "-c", "import sys; from selftrain.cli import main; sys.exit(main())")
-STORE = "from moto.server import ThreadedMotoServer; s = ThreadedMotoServer('0.0.0.0', 9000, verbose=False); s.start(); import threading; threading.Event().wait()"
-BUCKET = "import s3fs; s3fs.S3FileSystem().mkdir('shared')"
 FETCH = "import s3fs, sys; s3fs.S3FileSystem().get('shared/runs', 'fetched', recursive=True)"
 PROCESSES = {"engines": "ServeReplica:sel", "workers": "RayTrainWorker"}  # as the kernel cuts their names
-WORDS = {"sport": ("match", "goal", "team", "player", "coach"), "business": ("bank", "profit", "market", "shares", "economy")}
 LIMIT_SECONDS = 1200
 
 
 def furnish(made: Network, documents: int) -> None:
     """The services, the nodes with both models on their disks, and on the head's the documents and the experiment."""
-    from tiny import tiny_backbone, tiny_language_model
+    from nodes import encoder_without_dropout, write_news
+    from tiny import tiny_language_model
 
-    made.services.popen(sys.executable, "-c", STORE, environment=made.environment, log=made.folder / "store.log")
-    tracking = [
-        str(Path(sys.executable).parent / "mlflow"),
-        "server",
-        "--host",
-        "0.0.0.0",
-        "--port",
-        "5000",
-        "--workers",
-        "1",
-        "--allowed-hosts",
-        "*",
-    ]
-    made.services.popen(*tracking, environment={**made.environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, log=made.folder / "mlflow.log")
-    tiny_backbone(made.folder / "parts").save_pretrained(str(made.folder / "encoder"))
+    made.start_services()
+    encoder = encoder_without_dropout(made.folder / "encoder")
     tiny_language_model(made.folder / "language_model")
-    (config,) = (one for one in (made.folder / "encoder").rglob("config.json") if "hidden_dropout_prob" in one.read_text(encoding="utf-8"))
-    # With dropout, each worker would draw numbers of its own.
-    quiet = json.loads(config.read_text(encoding="utf-8")) | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    config.write_text(json.dumps(quiet), encoding="utf-8")
     for _ in range(5):  # one for each engine and each worker, and one for what leads them
         node = made.add(cpus=1)
-        node.take(made.folder / "encoder", "encoder")
+        node.take(encoder, "encoder")
         node.take(made.folder / "language_model", "language_model")
     head = made.nodes[0]
     (head.folder / "tmp" / "storage").mkdir()
-    with (head.work / "news.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["text", "label"])
-        for number in range(documents):
-            label = ("sport", "business")[number % 2]
-            rows.writerow([f"the {WORDS[label][number % 5]} and the {WORDS[label][number // 5 % 5]} of number {number}", label])
     document = {
         "name": "nodes",
-        "data": {"source": "news.csv", "label_column": "label", "classes": ["sport", "business"], "test_documents": 20},
+        "data": write_news(head.work / "news.csv", documents),
         "model": {"encoder": "/tmp/encoder", "max_tokens": 32},
         "augment": {"model": "/tmp/language_model", "max_model_tokens": 256, "min_tokens": 4, "max_tokens": 24, "dtype": "float32", "replicas": 2},
         "method": {"name": "genco", "rounds": 2, "steps_per_round": 10},
@@ -81,18 +54,13 @@ def furnish(made: Network, documents: int) -> None:
         "output": "s3://shared/runs",
     }
     (head.work / "nodes.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
-    end = time.monotonic() + 120
-    while head.run(sys.executable, "-c", BUCKET, environment=made.environment, log=made.folder / "bucket.log"):
-        assert time.monotonic() < end, (made.folder / "bucket.log").read_text(encoding="utf-8")[-2000:]
-
-
-def nodes_with(made: Network, name: str) -> set[Node]:
-    """The nodes on which a process of this name runs."""
-    return {node for node in made.nodes if any(name in process.info["name"] for process in node.processes())}
+    made.make_bucket()
 
 
 def submit(made: Network, log: Path, *changes: str) -> psutil.Popen:
     """A job that trains, from the head."""
+    from nodes import SELFTRAIN
+
     sets = [word for change in changes for word in ("--set", change)]
     return made.nodes[0].popen(*SELFTRAIN, "submit", "run", "nodes.yaml", "--storage", "/tmp/storage", *sets, environment=made.environment, log=log)
 
@@ -104,9 +72,9 @@ def watched(made: Network, job: psutil.Popen, log: Path, lose: bool) -> dict[str
     while job.poll() is None:
         assert time.monotonic() < end, log.read_text(encoding="utf-8")[-3000:]
         for kind, name in PROCESSES.items():
-            seen[kind] |= nodes_with(made, name)
+            seen[kind] |= set(made.with_process(name))
         if lose and "texts generated=" in log.read_text(encoding="utf-8"):
-            victim = next((node for node in made.nodes[1:] if node in nodes_with(made, PROCESSES["engines"])), None)
+            victim = next((node for node in made.with_process(PROCESSES["engines"]) if node is not made.nodes[0]), None)
             if victim is not None:
                 victim.kill()
                 made.nodes.remove(victim)

@@ -18,14 +18,13 @@ with_its_words      and with those of the changed name added to it alone
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from lines import add
+from lines import tell
 
 from selftrain.config import load
 from selftrain.data.loading import load_corpus
@@ -220,10 +219,7 @@ def main() -> None:
     for name in options.sets.split(","):
         view = known(name)
         for case in (one for one in cases(name, view) if one.kind in options.kinds.split(",")):
-            found = line(name, view, case, options.simulations, options.answers) | {"date": time.strftime("%Y-%m-%d")}
-            print(found, flush=True)
-            if options.out:
-                add(options.out, found)
+            tell(line(name, view, case, options.simulations, options.answers), options.out)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from statistics import quantiles
 from typing import Any
 
 import psutil
-from lines import add
+from lines import tell
 
 from selftrain.config import AugmentConfig, Experiment
 from selftrain.data.corpus import Corpus, Documents, Label
@@ -257,11 +257,8 @@ def main() -> None:
                 **dict.fromkeys(COMPARED, ""),
                 **result,
                 "load": round(os.getloadavg()[0], 1),
-                "date": time.strftime("%Y-%m-%d"),
             }
-            print(line, flush=True)
-            if options.out:
-                add(options.out, line)
+            tell(line, options.out)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,13 @@ bound       accuracy of the same method with the labels of all documents
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lines import add
+from lines import tell
 from sklearn.linear_model import LogisticRegression
 
 from selftrain.config import load
@@ -141,10 +140,7 @@ def main() -> None:
         bench, bounds = Bench(name, options.documents), {}
         for seed in map(int, options.seeds.split(",")):
             for line in lines(bench, options.answers, seed, methods, options.choices.split(","), bounds):
-                found = {"set": name, "documents": options.documents, "answers": options.answers, **line, "date": time.strftime("%Y-%m-%d")}
-                print(found, flush=True)
-                if options.out:
-                    add(options.out, found)
+                tell({"set": name, "documents": options.documents, "answers": options.answers, **line}, options.out)
 
 
 if __name__ == "__main__":

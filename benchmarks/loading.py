@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from lines import add
+from lines import tell
 
 CLASSES = ("business", "sport", "technology", "politics")
 WORDS = ("the", "coach", "said", "that", "his", "team", "would", "not", "give", "up", "before", "last", "goal", "of", "a", "long", "season", "was")
@@ -110,11 +110,8 @@ def main() -> None:
             "microseconds_a_document": round(found["seconds"] / documents * 1e6, 1),
             **{name: round(found[name], 1) for name in ("peak_mb", "after_mb", "tuples_mb")},
             "load": round(os.getloadavg()[0], 1),
-            "date": time.strftime("%Y-%m-%d"),
         }
-        print(line, flush=True)
-        if options.out:
-            add(options.out, line)
+        tell(line, options.out)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lines import add
+from lines import tell
 from pydantic_core import to_json
 
 from selftrain.bundle.predict import predict_file
@@ -122,10 +122,7 @@ def main() -> None:
     texts = list(dict.fromkeys(corpus.unlabeled.contents[:DOCUMENTS]))
     words = [frozenset(bare_words(text.lower())) for text in texts]
     for count in map(int, options.classes.split(",")):
-        found = line(texts, words, count) | {"date": time.strftime("%Y-%m-%d")}
-        print(found, flush=True)
-        if options.out:
-            add(options.out, found)
+        tell(line(texts, words, count), options.out)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from lines import add
+from lines import tell
 
 from selftrain.config import DataConfig, Experiment, TrainingConfig
 from selftrain.data.loading import load_corpus
@@ -178,11 +178,8 @@ def main() -> None:
             "read_us_a_document": round(1e6 * figures["read_seconds"] / documents, 1),
             "rank_us_a_document": round(1e6 * figures["rank_seconds"] / documents, 1),
             "load": round(os.getloadavg()[0], 1),
-            "date": time.strftime("%Y-%m-%d"),
         }
-        print(line, flush=True)
-        if options.out:
-            add(options.out, line)
+        tell(line, options.out)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from lines import add
+from lines import tell
 
 from selftrain.texts.cache import Completion, TextCache
 from selftrain.texts.cache.completion import to_table
@@ -147,11 +147,8 @@ def main() -> None:
                 "files": len(files),
                 "disk_mb": round(sum(file.stat().st_size for file in files) / 2**20),
                 "load": round(os.getloadavg()[0], 1),
-                "date": time.strftime("%Y-%m-%d"),
             }
-            print(line, flush=True)
-            if options.out:
-                add(options.out, line)
+            tell(line, options.out)
     finally:
         if not options.folder:
             shutil.rmtree(folder)

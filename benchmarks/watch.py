@@ -23,14 +23,13 @@ estimate, counted   mean absolute error of the class shares in the 500 texts aft
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lines import add
+from lines import tell
 from none_of_these import experiment, part, trained
 
 from selftrain.data.loading import load_corpus
@@ -281,10 +280,7 @@ def main() -> None:
                     yield line_of(facts, made, found.labels, options.streams)
 
     for line in lines():
-        line = {"backend": options.backend} | line | {"date": time.strftime("%Y-%m-%d")}
-        print(line, flush=True)
-        if options.out:
-            add(options.out, line)
+        tell({"backend": options.backend} | line, options.out)
 
 
 if __name__ == "__main__":

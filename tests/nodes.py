@@ -2,11 +2,13 @@
 
 A node has its own address, /tmp, /dev/shm, home and working folder, and no way to see another's. The repository and its virtual environment, which would be an
 image on real nodes, are there for all. The node's first process holds everything: killed, the whole node is gone at once, as a machine that loses its power.
-That takes root and Linux's `unshare`; `why_not` says what is missing.
+That takes root and Linux's `unshare`; `why_not` says what is missing. What the tests and benchmarks/across_nodes.py put on nodes is made here too.
 """
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import secrets
 import shutil
@@ -19,10 +21,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+from tiny import tiny_backbone
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = Path(sys.executable).parent
 NETWORK = "10.77.0"
+SELFTRAIN = (sys.executable, "-c", "import sys; from selftrain.cli import main; sys.exit(main())")
+_STORE = "from moto.server import ThreadedMotoServer; s = ThreadedMotoServer('0.0.0.0', 9000, verbose=False); s.start(); import threading; threading.Event().wait()"
+_BUCKET = "import s3fs; s3fs.S3FileSystem().mkdir('shared')"
+_WORDS = {"sport": ("match", "goal", "team", "player", "coach"), "business": ("bank", "profit", "market", "shares", "economy")}
 _HOLD = "mount -t proc proc /proc && ip link set lo up && exec sleep infinity"
 
 
@@ -163,10 +170,49 @@ class Network:
         self.nodes.append(node)
         return node
 
+    def start_services(self) -> None:
+        """An object store and a tracking server, which every node reaches."""
+        self.services.popen(sys.executable, "-c", _STORE, environment=self.environment, log=self.folder / "store.log")
+        tracking = [str(PROGRAMS / "mlflow"), "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "1", "--allowed-hosts", "*"]
+        self.services.popen(
+            *tracking, environment={**self.environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, log=self.folder / "mlflow.log"
+        )
+
+    def make_bucket(self) -> None:
+        """The bucket `shared`, once the store answers."""
+        end, log = time.monotonic() + 120, self.folder / "bucket.log"
+        while self.services.run(sys.executable, "-c", _BUCKET, environment=self.environment, log=log):
+            assert time.monotonic() < end, log.read_text(encoding="utf-8")[-2000:]
+            time.sleep(0.5)
+
+    def with_process(self, name: str) -> list[Node]:
+        """The nodes on which a process of this name runs."""
+        return [node for node in self.nodes if any(name in process.info["name"] for process in node.processes())]
+
     def close(self) -> None:
         """End all nodes."""
         for node in [*self.nodes, self.services]:
             node.kill()
+
+
+def encoder_without_dropout(folder: Path) -> Path:
+    """A tiny encoder in `folder`: with dropout, each worker would draw numbers of its own."""
+    tiny_backbone(folder.with_name(f"{folder.name}-parts")).save_pretrained(str(folder))
+    (config,) = (one for one in folder.rglob("config.json") if "hidden_dropout_prob" in one.read_text(encoding="utf-8"))
+    quiet = json.loads(config.read_text(encoding="utf-8")) | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config.write_text(json.dumps(quiet), encoding="utf-8")
+    return folder
+
+
+def write_news(file: Path, documents: int) -> dict[str, object]:
+    """Labeled documents of two classes; returns the section `data` of an experiment in the same folder."""
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        rows = csv.writer(opened)
+        rows.writerow(["text", "label"])
+        for number in range(documents):
+            label = ("sport", "business")[number % 2]
+            rows.writerow([f"the {_WORDS[label][number % 5]} and the {_WORDS[label][number // 5 % 5]} of number {number}", label])
+    return {"source": file.name, "label_column": "label", "classes": ["sport", "business"], "test_documents": 20}
 
 
 @contextmanager

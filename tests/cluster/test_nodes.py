@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 import time
@@ -14,9 +13,8 @@ import psutil
 import pytest
 import torch
 import yaml
-from nodes import PROGRAMS, ROOT, Network, Node, network, why_not
+from nodes import PROGRAMS, ROOT, SELFTRAIN, Network, Node, encoder_without_dropout, network, why_not, write_news
 from safetensors.numpy import load_file
-from tiny import tiny_backbone
 
 from selftrain.bundle.classifier import Classifier
 from selftrain.config import parse
@@ -25,9 +23,6 @@ from selftrain.training.fit import fit
 
 pytestmark = [pytest.mark.ray, pytest.mark.skipif(bool(why_not()), reason=f"needs nodes of its own: {why_not()}")]
 
-WORDS = {"sport": ("match", "goal", "team", "player", "coach"), "business": ("bank", "profit", "market", "shares", "economy")}
-SELFTRAIN = (sys.executable, "-c", "import sys; from selftrain.cli import main; sys.exit(main())")
-MOTO = "from moto.server import ThreadedMotoServer; s = ThreadedMotoServer('0.0.0.0', 9000, verbose=False); s.start(); import threading; threading.Event().wait()"
 ASK = """
 import os, sys, time, httpx
 address, texts, token = sys.argv[1], sys.argv[2], os.environ["SELFTRAIN_SERVE_TOKEN"]
@@ -64,7 +59,6 @@ ray.kill(ray.get_actor("AutoscalingCoordinator", namespace="AutoscalingCoordinat
 ray.data.range(1).map(lambda row: row).take_all()
 """
 FETCH = "import s3fs; s3fs.S3FileSystem().get('shared/lost', 'lost', recursive=True)"
-BUCKET = "import s3fs; s3fs.S3FileSystem().mkdir('shared')"
 NOTICED_SECONDS = 60  # that a dead node may take to be noticed
 
 
@@ -72,36 +66,23 @@ NOTICED_SECONDS = 60  # that a dead node may take to be noticed
 def cluster() -> Iterator[Network]:
     """Three nodes with a CPU each, on all of which the encoder lies; on the head's disk alone the documents and the experiment."""
     with network() as made:
-        services = made.services
-        services.popen(sys.executable, "-c", MOTO, environment=made.environment, log=made.folder / "moto.log")
-        tracking = [str(PROGRAMS / "mlflow"), "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "1", "--allowed-hosts", "*"]
-        services.popen(*tracking, environment={**made.environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, log=made.folder / "mlflow.log")
+        made.start_services()
         for _ in range(3):
             made.add(cpus=1)
-        tiny_backbone(made.folder / "parts").save_pretrained(str(made.folder / "encoder"))
-        (config,) = (one for one in (made.folder / "encoder").rglob("config.json") if "hidden_dropout_prob" in one.read_text(encoding="utf-8"))
-        # With dropout, each worker would draw numbers of its own.
-        quiet = json.loads(config.read_text(encoding="utf-8")) | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        config.write_text(json.dumps(quiet), encoding="utf-8")
+        encoder = encoder_without_dropout(made.folder / "encoder")
         for node in made.nodes:
-            node.take(made.folder / "encoder", "encoder")
+            node.take(encoder, "encoder")
         write_experiment(made.nodes[0].work)
         (made.nodes[0].folder / "tmp" / "storage").mkdir()
-        wait_for(lambda: services.run(sys.executable, "-c", BUCKET, environment=made.environment, log=made.folder / "bucket.log") == 0, 120)
+        made.make_bucket()
         yield made
 
 
 def write_experiment(folder: Path) -> None:
     """tiny.yaml, on 60 documents of two classes, and a sweep of it."""
-    with (folder / "news.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["text", "label"])
-        for number in range(60):
-            label = ("sport", "business")[number % 2]
-            rows.writerow([f"the {WORDS[label][number % 5]} and the {WORDS[label][number // 5 % 5]} of number {number}", label])
     document = {
         "name": "tiny",
-        "data": {"source": "news.csv", "label_column": "label", "classes": ["sport", "business"], "test_documents": 20},
+        "data": write_news(folder / "news.csv", 60),
         "model": {"encoder": "/tmp/encoder", "max_tokens": 16},
         "method": {
             "name": "genco",
@@ -141,11 +122,6 @@ def ended(cluster: Network, output: str, process: psutil.Popen) -> tuple[dict, d
     (folder,) = cluster.nodes[0].folder.glob(f"tmp/*/{output}/tiny-*")  # in the working folder, or on the storage of jobs
     (weights,) = (folder / "bundle").rglob("model.safetensors")
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8")), load_file(weights)
-
-
-def with_process(cluster: Network, name: str) -> list[Node]:
-    """The nodes on which a process of this name runs."""
-    return [node for node in cluster.nodes if any(name in process.info["name"] for process in node.processes())]
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +175,7 @@ def test_a_sweep_trains_on_all_nodes(cluster):
     words = ["sweep", "rates.yaml", "--address", f"{head.address}:6379", "--set", "output=rates"]
     process = head.popen(*SELFTRAIN, *words, environment=cluster.environment, log=log)
     seen: set[Node] = set()
-    wait_for(lambda: seen.update(with_process(cluster, "ImplicitFunc")) or process.poll() is not None, 400)
+    wait_for(lambda: seen.update(cluster.with_process("ImplicitFunc")) or process.poll() is not None, 400)
     assert process.wait() == 0, log.read_text(encoding="utf-8")[-4000:]
     assert seen == set(cluster.nodes) and "at_once=3" in log.read_text(encoding="utf-8")
     (results,) = (head.work / "rates").rglob("results.jsonl")
@@ -214,11 +190,11 @@ def test_an_endpoint_has_replicas_on_two_nodes_and_each_of_these_answers(cluster
     document["applications"][0]["deployments"] = [{"name": "classify", "num_replicas": 2, "max_replicas_per_node": 1}]
     (head.work / "serve.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     assert head.run(str(PROGRAMS / "serve"), "deploy", "serve.yaml", environment=cluster.environment, log=log) == 0, log.read_text(encoding="utf-8")
-    wait_for(lambda: len(with_process(cluster, "ServeReplica")) == 2, 300)
+    wait_for(lambda: len(cluster.with_process("ServeReplica")) == 2, 300)
     texts = ["the match and the goal", "the bank and the profit", " "]
     (bundle,) = (head.work / "ranked").glob("tiny-*/bundle")
     classifier = Classifier.load(bundle, device="cpu", threads=1)
-    for node in with_process(cluster, "ServeReplica"):
+    for node in cluster.with_process("ServeReplica"):
         answers = cluster.folder / f"answers of {node.address}"
         code = cluster.services.run(sys.executable, "-c", ASK, node.address, json.dumps(texts), environment=cluster.environment, log=answers)
         found = json.loads(answers.read_text(encoding="utf-8")) if code == 0 else answers.read_text(encoding="utf-8")[-3000:]
@@ -227,7 +203,7 @@ def test_an_endpoint_has_replicas_on_two_nodes_and_each_of_these_answers(cluster
             assert [result["probabilities"][name] for name in classifier.classes_] == pytest.approx(row.tolist(), abs=1e-4)
         assert found["results"][2] == {"error": "the text is empty"}
     assert head.run(str(PROGRAMS / "serve"), "shutdown", "--yes", environment=cluster.environment, log=log) == 0, log.read_text(encoding="utf-8")
-    wait_for(lambda: not with_process(cluster, "ServeReplica"), 300)
+    wait_for(lambda: not cluster.with_process("ServeReplica"), 300)
 
 
 def test_a_pass_whose_coordinator_is_lost_with_its_node_does_what_is_left(cluster, ranked):
@@ -239,7 +215,7 @@ def test_a_pass_whose_coordinator_is_lost_with_its_node_does_what_is_left(cluste
     log, first = cluster.folder / "labels.log", cluster.folder / "first.log"
     address = f"{head.address}:6379"
     assert lost.run(sys.executable, "-c", FIRST_PASS, address, environment=cluster.environment, log=first) == 0, first.read_text(encoding="utf-8")
-    assert with_process(cluster, "AutoscalingCoord") == [lost]
+    assert cluster.with_process("AutoscalingCoord") == [lost]
     assert head.run(sys.executable, "-c", DOCUMENTS, environment=cluster.environment, log=first) == 0, first.read_text(encoding="utf-8")
     (bundle,) = (head.work / "ranked").glob("tiny-*/bundle")
     words = [
@@ -265,11 +241,11 @@ def test_a_pass_whose_coordinator_is_lost_with_its_node_does_what_is_left(cluste
 def test_two_workers_of_a_job_train_what_one_process_does_though_the_node_of_one_is_lost(cluster, expected):
     """On two nodes before and after. The run's folder, the checkpoints of Ray Train with it, is in the object store."""
     process = start(cluster, "lost", "training.workers=2", "training.storage=null", "output=s3://shared/lost", submitted=True)
-    wait_for(lambda: len(with_process(cluster, "RayTrainWorker")) == 2 or process.poll() is not None, 300)
-    lost = next(node for node in with_process(cluster, "RayTrainWorker") if node is not cluster.nodes[0])
+    wait_for(lambda: len(cluster.with_process("RayTrainWorker")) == 2 or process.poll() is not None, 300)
+    lost = next(node for node in cluster.with_process("RayTrainWorker") if node is not cluster.nodes[0])
     lost.kill()
     left = [node for node in cluster.nodes if node is not lost]
-    wait_for(lambda: set(with_process(cluster, "RayTrainWorker")) == set(left), NOTICED_SECONDS)
+    wait_for(lambda: set(cluster.with_process("RayTrainWorker")) == set(left), NOTICED_SECONDS)
     assert process.wait(timeout=400) == 0, (cluster.folder / "lost.log").read_text(encoding="utf-8")[-4000:]
     assert not list(cluster.nodes[0].folder.glob("tmp/*/lost*")), "all of it is in the object store"
     assert cluster.nodes[0].run(sys.executable, "-c", FETCH, environment=cluster.environment, log=cluster.folder / "fetch.log") == 0

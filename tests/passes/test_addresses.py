@@ -14,8 +14,9 @@ from object_store import new_bucket, s3_server
 
 from selftrain.data import parquet
 from selftrain.errors import ConfigError, DataError, MissingExtraError, OutputError, ServiceError
+from selftrain.files import remote
 from selftrain.files.scratch import own_folder
-from selftrain.passes import parts, places
+from selftrain.passes import parts
 from selftrain.passes.prediction import predict_files
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -111,7 +112,7 @@ def test_a_store_that_cannot_be_reached(bundle, here, tmp_path, monkeypatch):
 
 
 def test_a_store_whose_package_is_missing(docs, bundle, here, tmp_path, monkeypatch):
-    monkeypatch.setitem(places._PACKAGES, "none", ("nones3", "'selftrain[none]'"))
+    monkeypatch.setitem(remote.PACKAGES, "none", ("nones3", "'selftrain[none]'"))
     monkeypatch.setitem(known_implementations, "none", {"class": "nones3.Files"})
     with pytest.raises(MissingExtraError, match=r"source none://x needs the package nones3; pip install 'selftrain\[none\]'"):
         predict_files(bundle, "none://x", tmp_path / "labeled")

@@ -7,6 +7,7 @@ import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from processes import started_by
@@ -157,9 +158,9 @@ def test_an_error_of_the_service_reaches_its_caller_as_it_is(model, kind):
     import ray
 
     @ray.remote(num_cpus=0)
-    def fails(requests):
+    def fails(method, requests):
         raise kind("no text for 5 s", parameter="augment.stall_seconds")
 
     with pytest.raises(SelfTrainError, match="no text for 5 s") as caught:
-        RemoteTexts._ask(fails, ["a request"])
+        RemoteTexts(SimpleNamespace(ask=fails))(["a request"])
     assert type(caught.value) is kind and caught.value.parameter == "augment.stall_seconds"

@@ -64,4 +64,4 @@ def test_a_service_that_was_killed_has_no_progress(monkeypatch) -> None:
         raise ray.exceptions.ActorDiedError
 
     monkeypatch.setattr(actor.ray, "get", get)
-    assert RemoteTexts(SimpleNamespace(progress=SimpleNamespace(remote=object))).progress() is None
+    assert RemoteTexts(SimpleNamespace(ask=SimpleNamespace(remote=str))).progress() is None

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from selftrain.errors import BundleError, ConfigError, MissingExtraError, nearest
 from selftrain.files.parsing import json_of
@@ -124,20 +124,16 @@ def _sum_to_one(probabilities: np.ndarray) -> np.ndarray:
     return rows / rows.sum(axis=1, keepdims=True)
 
 
-class Machine(BaseModel):
+class Machine(BaseModel, frozen=True):
     """The kind of machine that speed was measured on; another kind may have another fastest backend, and rounds 8-bit products differently."""
-
-    model_config = ConfigDict(frozen=True)
 
     architecture: str
     cpu: str = Field(description="the processor's name")
     instructions: tuple[str, ...] = Field(default=(), description="of those that decide the speed of matrix products")
 
 
-class Measured(BaseModel):
+class Measured(BaseModel, frozen=True):
     """One backend on one machine."""
-
-    model_config = ConfigDict(frozen=True)
 
     backend: str
     one: float = Field(description="texts a second, one text a call (median of the rounds)")
@@ -146,10 +142,8 @@ class Measured(BaseModel):
     difference: float = Field(description="largest difference of a probability from PyTorch's, on the documents")
 
 
-class Int8Cost(BaseModel):
+class Int8Cost(BaseModel, frozen=True):
     """What 8 bits cost on the documents."""
-
-    model_config = ConfigDict(frozen=True)
 
     figure: Literal["accuracy", "agreement"] = Field(
         description="accuracy against the labels, or agreement with the float32 graph where there are none"
@@ -171,10 +165,8 @@ class Int8Cost(BaseModel):
         return f"int8 is refused: {words}, {beyond}." if self.refused else f"int8: {words}."
 
 
-class BackendRecord(BaseModel):
+class BackendRecord(BaseModel, frozen=True):
     """backend.json."""
-
-    model_config = ConfigDict(frozen=True)
 
     format: Literal[1] = 1
     chosen: Literal["torch", "onnx", "onnx-int8", "openvino"]

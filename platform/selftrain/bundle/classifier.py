@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from selftrain.bundle.checking import reason_of
 from selftrain.bundle.format import BundleCard, checked_card, read_prototypes
 from selftrain.bundle.promise import PredictionSets, kept
 from selftrain.bundle.reference import units
+from selftrain.bundle.texts import checked_texts
 from selftrain.bundle.tokens import (
     BATCH_START_TOKENS,
     BATCH_TOKENS_CPU,
@@ -31,7 +32,7 @@ from selftrain.bundle.tokens import (
     reader_of,
 )
 from selftrain.bundle.typicality import Wanted, known_documents, threshold_of
-from selftrain.errors import BundleError, ConfigError, DataError
+from selftrain.errors import BundleError, ConfigError, say
 from selftrain.evaluation.typicality import Surroundings
 from selftrain.models.windows import over_windows
 
@@ -40,22 +41,7 @@ if TYPE_CHECKING:  # the imports take seconds, and a process that only names wha
     from sentence_transformers import SentenceTransformer
 
 _GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # of the drivers on Linux: without any of them, PyTorch need not be asked
-
-
-def problem_with(text: object) -> str | None:
-    """Why `text` cannot be classified, in a few words; None where it can."""
-    if not isinstance(text, str):
-        return f"not a string but {type(text).__name__}"
-    if not text or text.isspace():
-        return "empty"
-    if "\x00" in text:
-        return "binary"
-    if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            return "not valid Unicode"
-    return None
+_say_once = cache(say)
 
 
 class Classifier:
@@ -138,7 +124,7 @@ class Classifier:
         if backend is None:
             choice = choose(record)
             if choice.why is not None and record is not None:
-                _say_once(f"selftrain: {folder} is opened with PyTorch instead of {record.chosen}: {choice.why}.")
+                _say_once(f"{folder} is opened with PyTorch instead of {record.chosen}: {choice.why}.")
             backend = choice.name
         if backend != "torch":
             computes = open_graph(folder, backend, record, threads or cores())
@@ -298,7 +284,7 @@ class Classifier:
 
     def _computed(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray | None, list[int]]:
         """(probabilities and embeddings of all windows, text by text; windows of each text)."""
-        read = self._tokens(_checked(texts))
+        read = self._tokens(checked_texts(texts))
         rows = [row for tokens in read for row in tokens.windows]
         probabilities, embeddings = np.empty((len(rows), len(self.classes_))), None
         for batch in batches([len(row) for row in rows], self._batch_size, self.most_padding):
@@ -314,7 +300,7 @@ class Classifier:
         Raises:
             DataError: as `predict`.
         """
-        return self._tokens(_checked(texts))
+        return self._tokens(checked_texts(texts))
 
     def _tokens(self, texts: list[str]) -> list[Tokens]:
         found = self._read(texts)
@@ -335,7 +321,7 @@ class Classifier:
         Raises:
             DataError: as `predict`.
         """
-        different = _checked(list(dict.fromkeys(one.text for one in texts)))  # a text is here once for each of its continuations
+        different = checked_texts(list(dict.fromkeys(one.text for one in texts)))  # a text is here once for each of its continuations
         beginnings = dict(zip(different, self._read.cut(different), strict=True))
         further: dict[str, tuple[list[int], ...]] = {}
         for text, one in zip(different, self._split(different), strict=True) if self._split is not None else ():
@@ -370,18 +356,3 @@ def _gpu_here() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-@cache
-def _say_once(sentence: str) -> None:
-    print(sentence, file=sys.stderr)
-
-
-def _checked(texts: Any) -> list[str]:
-    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
-        raise DataError(f"texts must be a list of texts (got {type(texts).__name__}); for one text write predict([text]).", parameter="texts")
-    checked = list(texts)
-    for index, text in enumerate(checked):
-        if (problem := problem_with(text)) is not None:
-            raise DataError(f"Text {index} of {len(checked)} cannot be classified, it is {problem}; fix it or leave it out.")
-    return [str(text) for text in checked]  # numpy's own strings become plain ones

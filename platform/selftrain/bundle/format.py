@@ -19,12 +19,11 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 from safetensors import SafetensorError
 
 from selftrain.bundle.checking import CARD, PROTOTYPES, REFERENCE, check_bundle, hashes_of, read_header
@@ -34,6 +33,7 @@ from selftrain.bundle.promise import FoundLabels, NoneOfThese, PredictionSets, P
 from selftrain.bundle.reference import Reference, ReferenceFacts
 from selftrain.errors import BundleError, ConfigError, OutputError
 from selftrain.files.durable import explained, reason, sync, sync_tree
+from selftrain.files.packages import version_of
 from selftrain.files.parsing import json_of
 from selftrain.models.allowlist import read_document, without_code
 
@@ -48,19 +48,11 @@ _CARD_CHARACTERS = 16 << 20
 
 def installed_versions(packages: Sequence[str] = ("selftrain", "torch", "transformers", "sentence-transformers", "safetensors")) -> dict[str, str]:
     """Versions of packages, as far as they are installed; default: those that decide what a bundle computes."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {package: found for package in packages if (found := version_of(package)) is not None}
 
 
-class BundleMetrics(BaseModel):
+class BundleMetrics(BaseModel, frozen=True, allow_inf_nan=False):
     """How good the classifier is on its test documents; None where they have no labels."""
-
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     accuracy: float | None = Field(
         default=None, description="share of test documents whose most probable class is the true one, or of several labels all labels are, 0 to 1"
@@ -80,10 +72,8 @@ class BundleMetrics(BaseModel):
         return {name: scores.get(name) for name in cls.model_fields if name not in ("group_accuracy", "micro_f1")}
 
 
-class BundleCard(Grouped, BaseModel):
+class BundleCard(Grouped, BaseModel, frozen=True, allow_inf_nan=False):
     """What a bundle states about itself. Unknown keys are ignored, so that a bundle of a newer minor version opens here."""
-
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     format: int = Field(default=1, description="1; 2: a text may have several windows; 3: it may have several labels")
     name: str = Field(description="name of the experiment or model")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from selftrain.bundle.classifier import Classifier, problem_with
+from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.promise import PredictionSets
+from selftrain.bundle.texts import problem_with
 from selftrain.bundle.typicality import Wanted
 from selftrain.data.tables import BATCH_ROWS, TableRow, check_paths, clean_cell, open_result, open_table
 from selftrain.files.durable import whole_file
@@ -102,23 +102,16 @@ def result_columns(
         none of these, and the typicality; the schema of the result).
     """
     if several:
-        names = new_columns(["labels", "error", *(f"p_{name}" for name in classes)], schema.names)
-        kinds = [pa.string(), pa.string(), *([pa.float64()] * len(classes))]
-        return names, pa.schema([*schema, *(pa.field(name, kind) for name, kind in zip(names, kinds, strict=True))])
-    groups = ["parent"] if levels == 1 else [f"parent_{level}" for level in range(1, levels + 1)]
-    above = [name for group in groups for name in (group, f"{group}_probability")]
-    last = {"set": pa.string()} if sets else {}
-    last |= {"none_of_these": pa.bool_(), "typicality": pa.float64()} if none_of_these else {}
-    names = new_columns(["label", "probability", "error", *above, *(f"p_{name}" for name in classes), *last], schema.names)
-    types = [
-        pa.string(),
-        pa.float64(),
-        pa.string(),
-        *([pa.string(), pa.float64()] * levels),
-        *([pa.float64()] * len(classes)),
-        *last.values(),
-    ]
-    return names, pa.schema([*schema, *(pa.field(name, type_) for name, type_ in zip(names, types, strict=True))])
+        columns = {"labels": pa.string(), "error": pa.string()}
+    else:
+        columns = {"label": pa.string(), "probability": pa.float64(), "error": pa.string()}
+        for group in ["parent"] if levels == 1 else [f"parent_{level}" for level in range(1, levels + 1)]:
+            columns |= {group: pa.string(), f"{group}_probability": pa.float64()}
+    columns |= {f"p_{name}": pa.float64() for name in classes}
+    columns |= {"set": pa.string()} if sets else {}
+    columns |= {"none_of_these": pa.bool_(), "typicality": pa.float64()} if none_of_these else {}
+    names = new_columns(list(columns), schema.names)
+    return names, pa.schema([*schema, *(pa.field(name, kind) for name, kind in zip(names, columns.values(), strict=True))])
 
 
 def classified(
@@ -141,33 +134,45 @@ def classified(
         sets: of which the classes are written into the column after those of the classes; None for none.
         least: the typicality up to which a row is none of these and gets no label; None where that is not asked.
     """
-    if classifier.card.multi_label:
-        return _with_labels(classifier, batch, text_column, names)
-    label, probability, error, *rest = names
-    split = len(rest) - len(classifier.classes_) - (sets is not None) - 2 * (least is not None)
-    above, columns, last = rest[:split], rest[split : split + len(classifier.classes_)], rest[split + len(classifier.classes_) :]
+    several = classifier.card.multi_label
+    error = names[1] if several else names[2]
     problems, answers, typicality = _answers(classifier, batch, text_column, typical=least is not None)
     result = []
     for index, (cells, *_) in enumerate(batch):
-        row = {name: clean_cell(value) for name, value in cells.items()}
-        probabilities = answers.get(index)
-        if probabilities is None:
-            row |= {label: None, probability: None, error: problems[index], **dict.fromkeys(rest)}
+        row = {name: clean_cell(value) for name, value in cells.items()} | dict.fromkeys(names)
+        found = answers.get(index)
+        if found is None:
+            row[error] = problems[index]
+        elif several:
+            row |= dict(zip(names, _with_labels(classifier, found), strict=True))
         else:
-            best = int(probabilities.argmax())
-            none = least is not None and typicality[index] <= least
-            named = str(classifier.classes_[best]) if probabilities[best] >= threshold and not none else None
-            row |= {label: named, probability: float(probabilities[best]), error: None}
-            if above:
-                cells_above = [cell for group in classifier.card.parents_of(best, probabilities).items() for cell in group]
-                row |= dict(zip_longest(above, cells_above))  # a class may be in fewer groups than others
-            row |= dict(zip(columns, probabilities.tolist(), strict=True))
-            if sets is not None:
-                row[last[0]] = json.dumps([str(classifier.classes_[one]) for one in sets.members(probabilities.tolist())], ensure_ascii=False)
-            if least is not None:
-                row |= dict(zip(last[-2:], (none, typicality[index]), strict=True))
+            row |= dict(zip(names, _with_label(classifier, found, typicality[index], threshold, sets, least), strict=True))
         result.append(row)
     return result
+
+
+def _with_label(
+    classifier: Classifier, probabilities: np.ndarray, typicality: float, threshold: float, sets: PredictionSets | None, least: float | None
+) -> list[Any]:
+    """The cells of a text that has one label, in the order of `result_columns`."""
+    card, best = classifier.card, int(probabilities.argmax())
+    none = least is not None and typicality <= least
+    named = str(classifier.classes_[best]) if probabilities[best] >= threshold and not none else None
+    groups: list[Any] = [cell for group in card.parents_of(best, probabilities).items() for cell in group] if card.levels else []
+    groups += [None] * (2 * card.levels - len(groups))  # a class may be in fewer groups than others
+    last: list[Any] = [] if sets is None else [_names(classifier, sets.members(probabilities.tolist()))]
+    last += [] if least is None else [none, typicality]
+    return [named, float(probabilities[best]), None, *groups, *probabilities.tolist(), *last]
+
+
+def _with_labels(classifier: Classifier, probabilities: np.ndarray) -> list[Any]:
+    """Those of a text that may have several."""
+    return [_names(classifier, classifier.card.labels_of(probabilities)), None, *probabilities.tolist()]
+
+
+def _names(classifier: Classifier, classes: Sequence[int]) -> str:
+    """The names of classes, as a JSON list."""
+    return json.dumps([str(classifier.classes_[one]) for one in classes], ensure_ascii=False)
 
 
 def _answers(
@@ -179,23 +184,6 @@ def _answers(
     texts = [batch[index].cells[text_column][:TEXT_CHARACTERS] for index in usable]
     found, typicality = classifier.typicality(texts) if typical else (classifier.predict_proba(texts), np.ones(len(texts)))
     return problems, dict(zip(usable, found, strict=True)), dict(zip(usable, typicality.tolist(), strict=True))
-
-
-def _with_labels(classifier: Classifier, batch: list[TableRow], text_column: str, names: Sequence[str]) -> list[dict[str, Any]]:
-    """`classified` where a text may have several labels."""
-    labels, error, *columns = names
-    problems, answers, _ = _answers(classifier, batch, text_column)
-    result = []
-    for index, (cells, *_) in enumerate(batch):
-        row = {name: clean_cell(value) for name, value in cells.items()}
-        found = answers.get(index)
-        if found is None:
-            row |= {labels: None, error: problems[index], **dict.fromkeys(columns)}
-        else:
-            named = [str(classifier.classes_[one]) for one in classifier.card.labels_of(found)]
-            row |= {labels: json.dumps(named, ensure_ascii=False), error: None, **dict(zip(columns, found.tolist(), strict=True))}
-        result.append(row)
-    return result
 
 
 def new_columns(wanted: Sequence[str], taken: Sequence[str]) -> list[str]:

@@ -14,15 +14,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from selftrain.errors import ConfigError
 
 
-class Promise(BaseModel):
+class Promise(BaseModel, frozen=True, allow_inf_nan=False):
     """At most `risk` of the answers are wrong, where texts whose most probable class has less than `threshold` get none."""
-
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     risk: float = Field(gt=0, lt=1, description="share of wrong answers among those that are given, at most")
     level: float = Field(gt=0, lt=1, description="share of audits whose promise holds, at least")
@@ -43,10 +41,8 @@ class Promise(BaseModel):
         )
 
 
-class PredictionSets(BaseModel):
+class PredictionSets(BaseModel, frozen=True, allow_inf_nan=False):
     """The set of at most `risk` of the texts lacks the true class: a set holds the most probable class, and every other of at least `threshold`."""
-
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     risk: float = Field(gt=0, lt=1, description="share of texts whose set does not hold the true class, at most")
     level: float = Field(gt=0, lt=1, description="share of audits whose promise holds, at least")
@@ -78,10 +74,8 @@ class PredictionSets(BaseModel):
         return [first, *(index for index in others if probabilities[index] >= self.threshold)]
 
 
-class NoneOfThese(BaseModel):
+class NoneOfThese(BaseModel, frozen=True, allow_inf_nan=False):
     """At most `risk` of the texts are of a class and taken for none of these, where those of a typicality of at most `threshold` are."""
-
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     risk: float = Field(gt=0, lt=1, description="share of texts that are of a class and taken for none, at most")
     level: float = Field(gt=0, lt=1, description="share of audits whose promise holds, at least")
@@ -103,10 +97,8 @@ class NoneOfThese(BaseModel):
         )
 
 
-class FoundLabels(BaseModel):
+class FoundLabels(BaseModel, frozen=True, allow_inf_nan=False):
     """Of several labels: of each class that answers support, at most `risk` of its texts lack it, where thresholds are those of the card."""
-
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     risk: float = Field(gt=0, lt=1, description="share of a class's texts that it is not found in, at most")
     level: float = Field(gt=0, lt=1, description="share of samples of answers whose promise holds for all classes together, at least")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
@@ -26,10 +26,8 @@ FEWEST = 200  # with fewer hardly a change could be told from chance: half of th
 CONFIDENCE_BINS = 20
 
 
-class ReferenceFacts(BaseModel):
+class ReferenceFacts(BaseModel, frozen=True, allow_inf_nan=False):
     """The card's part: what the reference is of, in short."""
-
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     documents: int = Field(ge=1, description="that the shares and the histogram are of")
     held_out: bool = Field(description="whether training saw none of them")

@@ -101,6 +101,22 @@ def add_tracking_uri(parser: Parser) -> None:
     parser.add_argument("--tracking-uri", help=TRACKING_URI)
 
 
+def add_listening(parser: Parser, token: str, proxy: str = "") -> None:
+    """The options of a command that listens: `--host`, `--port`, `--token-file`, `--no-token`, `--allowed-host`.
+
+    Args:
+        parser: of the command.
+        token: what the bearer token is for.
+        proxy: more about further names of the host.
+    """
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1); beyond this machine a token is needed")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
+    parser.add_argument("--token-file", metavar="FILE", help=f"bearer token that {token}; default: the variable SELFTRAIN_SERVE_TOKEN, if set")
+    parser.add_argument("--no-token", action="store_true", help="listen beyond this machine without a token")
+    further = f"a further name that requests may have in the header host{proxy}"
+    parser.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help=further)
+
+
 def load_experiment(options: argparse.Namespace) -> Experiment:
     """The experiment of a command with `add_experiment`."""
     from selftrain.config import load, merge, nested

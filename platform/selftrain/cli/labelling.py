@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selftrain.cli.common import add_command
+from selftrain.cli.common import add_command, add_listening
 
 if TYPE_CHECKING:
     from selftrain.runs.labelling.folder import Folder
@@ -35,13 +35,7 @@ def add_commands(commands: Any) -> None:
     label.add_argument("--label-column", help="column of --documents with labels that some have already; they are not asked about")
     label.add_argument("--budget", type=int, metavar="N", help="questions, for --training (default: 100)")
     label.add_argument("--apart-from", metavar="AUDIT", help="folder of an audit, for --training: documents that it asks about are left out")
-    label.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1); beyond this machine a token is needed")
-    label.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
-    label.add_argument(
-        "--token-file", metavar="FILE", help="bearer token that the page asks for; default: the variable SELFTRAIN_SERVE_TOKEN, if set"
-    )
-    label.add_argument("--no-token", action="store_true", help="listen beyond this machine without a token")
-    label.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help="a further name that requests may have in the header host")
+    add_listening(label, "the page asks for")
 
 
 def _label(options: argparse.Namespace) -> int:

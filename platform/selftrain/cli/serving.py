@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from selftrain.cli.common import add_command, add_tracking_uri
+from selftrain.cli.common import add_command, add_listening, add_tracking_uri
 
 
 def add_commands(commands: Any) -> None:
@@ -33,8 +33,7 @@ def add_commands(commands: Any) -> None:
     )
     serve.add_argument("--bundle", action="append", default=[], metavar="FOLDER", help="a bundle folder, without a registry")
     add_tracking_uri(serve)
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1); beyond this machine a token is needed")
-    serve.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
+    add_listening(serve, "requests carry", ", e.g. of a proxy in front (default: localhost, --host; beyond with a token, any)")
     serve.add_argument("--replicas", type=int, default=1, metavar="N", help="processes that share the port (default: 1)")
     serve.add_argument("--threads", type=int, metavar="N", help="torch threads of a replica (default: all cores but one, divided among the replicas)")
     serve.add_argument(
@@ -42,15 +41,6 @@ def add_commands(commands: Any) -> None:
         default="auto",
         metavar="N",
         help="GPUs of a replica, such as 0.5; 0: the CPU (default: auto, what there is, divided among the replicas)",
-    )
-    serve.add_argument("--token-file", metavar="FILE", help="bearer token that requests carry; default: the variable SELFTRAIN_SERVE_TOKEN, if set")
-    serve.add_argument("--no-token", action="store_true", help="listen beyond this machine without a token")
-    serve.add_argument(
-        "--allowed-host",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a further name that requests may have in the header host, e.g. of a proxy in front (default: localhost, --host; beyond with a token, any)",
     )
     serve.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="after which a request gets 504 (default: 30)")
     serve.add_argument(
@@ -78,7 +68,7 @@ def add_commands(commands: Any) -> None:
 def _serve(options: argparse.Namespace) -> int:
     from selftrain_serve.app import run
 
-    from selftrain.serving.models import ModelSource
+    from selftrain.serving.sources import ModelSource
 
     sources = [*map(ModelSource.registered, options.model), *(ModelSource(bundle=folder) for folder in options.bundle)]
     run(

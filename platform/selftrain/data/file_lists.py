@@ -21,7 +21,7 @@ from selftrain.data.reading import Rows, file_rows, image_column, joined, parque
 from selftrain.data.records import FILE_SUFFIXES
 from selftrain.data.text_files import suffix_of
 from selftrain.errors import ConfigError, DataError, ResourceError, ServiceError
-from selftrain.files.remote import PACKAGES, file_system, is_address, reached
+from selftrain.files.remote import PACKAGES, file_system, is_address, named_as, reached
 
 _WILD = frozenset("*?[")
 _FOLDER_SUFFIX = ".parquet"  # of the files of a folder that are read
@@ -80,7 +80,7 @@ def remote_list(source: str, config: DataConfig) -> FileList:
         raise ConfigError(
             f"data.source must be a file, a folder or an address that begins with s3:// or gs:// (got {source!r}).", parameter="data.source"
         )
-    with reached(f"data.source {source}", ""):
+    with reached(f"data.source {source}"):
         store, root = file_system(source.rstrip("/"), "data.source")
         names = _names(store, root, source)
     if not names:
@@ -119,7 +119,7 @@ class _RemoteFile:
         with tempfile.TemporaryDirectory(prefix="selftrain-data-") as folder:
             path = Path(folder) / self.name.rpartition("/")[2]
             try:
-                with reached(self.address, ""):
+                with reached(self.address):
                     self.store.get_file(self.name, str(path))
             except ServiceError as error:
                 if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -129,10 +129,8 @@ class _RemoteFile:
                 raise
             except FileNotFoundError:
                 raise DataError(f"{self.address} is gone since its folder was listed; repeat the command.") from None
-            try:
+            with named_as(self.address, path):
                 yield path
-            except DataError as error:
-                raise DataError(str(error).replace(str(path), self.address), parameter=error.parameter) from None
 
 
 def _remote_rows(file: _RemoteFile, config: DataConfig) -> Rows:

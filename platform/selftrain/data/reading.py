@@ -6,7 +6,6 @@ Every fault of a whole file is a `DataError`; faults of single rows are left to 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from typing import Any
 from selftrain.data.cleaning import SourceRow, UnreadableText
 from selftrain.data.images import COLUMNS
 from selftrain.data.parquet import CELL_BYTES, cells_of, open_checked, readable, schema_of
-from selftrain.data.records import check_source, open_records
+from selftrain.data.records import check_source, disk_errors, open_records
 from selftrain.data.text_files import most_rows, suffix_of, too_many_rows
-from selftrain.errors import DataError, SelfTrainError, nearest
+from selftrain.errors import DataError, nearest
 
 COLUMNS_KEPT = 4096  # names of JSON records that are remembered, to be listed where one is missing
 _TABLE_ROWS = 8192  # of a table in memory that are made Python objects at a time
@@ -67,7 +66,7 @@ def file_rows(
 
     def read(labels: bool) -> Iterator[SourceRow]:
         none = True
-        with _explained(path):
+        with disk_errors(path):
             if suffix_of(path) == ".parquet":
                 rows = _parquet_rows(path, (text_column,), label_column, weak_column, f"{before}row", labels)
             else:
@@ -98,16 +97,6 @@ def parquet_rows(path: Path, text_columns: Sequence[str], label_column: str | No
     """
     _columns_of(path, text_columns, label_column, weak_column)
     return Rows(lambda labels: _parquet_rows(path, text_columns, label_column, weak_column, place, labels), label_column is not None)
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except SelfTrainError:
-        raise
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
 def _text_file_rows(path: Path, text_column: str, label_column: str | None, weak_column: str | None, before: str) -> Iterator[SourceRow]:

@@ -64,6 +64,17 @@ def check_source(path: Path, parameter: str) -> None:
         raise DataError(f"{parameter} cannot be read (got {shown!r}): {getattr(error, 'strerror', None) or error}.", parameter=parameter) from None
 
 
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Inside, an error of the disk that `path` is on is a `DataError`."""
+    try:
+        yield
+    except SelfTrainError:  # a ServiceError is an OSError too
+        raise
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
 def open_records(path: Path, text_column: str, undecodable: Undecodable = "strict") -> Records:
     """The records of a text file; a compressed one is checked whole first.
 

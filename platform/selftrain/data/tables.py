@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selftrain.data.parquet import CELL_BYTES, cells_of, groups_of, open_checked, readable
-from selftrain.data.records import Records, check_source, open_records
+from selftrain.data.records import Records, check_source, disk_errors, open_records
 from selftrain.data.text_files import most_rows, suffix_of, too_many_rows
 from selftrain.errors import DataError, OutputError, nearest
 from selftrain.files.durable import check_file
@@ -79,10 +79,8 @@ def open_table(source: Path, text_column: str, *, json_types: Mapping[str, pa.Da
     Raises:
         DataError: it is empty, not what its suffix says, beyond a bound, or lacks the column.
     """
-    try:
+    with disk_errors(source):
         table = _open_parquet(source) if suffix_of(source) == ".parquet" else _open_text_file(source, text_column, json_types)
-    except OSError as error:
-        raise DataError(f"{source} cannot be read: {error.strerror or error}.") from None
     check_columns(source, table.schema.names, text_column)
     return table
 
@@ -162,7 +160,7 @@ def count_rows(source: Path, text_column: str) -> tuple[list[str] | Kinds, int]:
     Raises:
         DataError: as `open_table`.
     """
-    try:
+    with disk_errors(source):
         records = open_records(source, text_column, "surrogateescape")
         if records.columns is None:
             kinds, rows = _json_kinds(source, records)
@@ -171,8 +169,6 @@ def count_rows(source: Path, text_column: str) -> tuple[list[str] | Kinds, int]:
         names = [clean_cell(name) for name in records.columns]
         check_columns(source, names, text_column)
         return names, sum(1 for _ in records.read())
-    except OSError as error:
-        raise DataError(f"{source} cannot be read: {error.strerror or error}.") from None
 
 
 def types_of(kinds: Kinds) -> dict[str, pa.DataType]:

@@ -3,5 +3,5 @@
 metrics, calibration, significance, diversity   numbers from arrays
 schema, summary                                 metrics.json, and its table
 plots, sensitivity, tiers                       plots of a run, a sweep and a distillation, in one style (plot_style)
-report, leaderboard, svg                        pages that hold everything they show
+report, leaderboard, svg, layout                pages that hold everything they show, tables for a terminal
 """

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from selftrain.evaluation.layout import aligned, page
 from selftrain.evaluation.significance import MeanStd
 from selftrain.evaluation.summary import plus_minus
 
@@ -130,21 +129,16 @@ def text_table(entries: Sequence[LeaderboardEntry]) -> str:
     body = [
         [cell + (" *" if entry.best and title == "accuracy" else "") for title, cell in zip(TITLES, entry.cells(), strict=True)] for entry in entries
     ]
-    lines = [list(TITLES), *body]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*text, "* best of the rows with the same documents and the same supervision; it cannot be compared with other rows"])
+    return "\n".join(
+        [*aligned(TITLES, body), "* best of the rows with the same documents and the same supervision; it cannot be compared with other rows"]
+    )
 
 
 def to_html(entries: Sequence[LeaderboardEntry]) -> str:
     """The page, which holds everything it shows: a table a group, and a click on a column's title sorts by it."""
-    environment = Environment(
-        loader=PackageLoader("selftrain", "evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     places = [TITLES.index(title) for title in PAGE_TITLES]
     groups: dict[tuple[str, str, str], list[Any]] = {}
     for entry in entries:
         cells, keys = entry.cells(), entry.keys()
         groups.setdefault(entry.group, []).append((entry, [(cells[place], keys[place], isinstance(keys[place], float)) for place in places]))
-    return environment.get_template("leaderboard.html").render(entries=entries, titles=PAGE_TITLES, groups=groups)
+    return page("leaderboard.html", {}, entries=entries, titles=PAGE_TITLES, groups=groups)

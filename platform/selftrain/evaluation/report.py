@@ -15,9 +15,9 @@ from datetime import datetime
 from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from selftrain.evaluation.layout import page
 from selftrain.evaluation.naming.report import NamesFound
 from selftrain.evaluation.schema import Asked, RunMetrics, Summary, VariantRow
 from selftrain.evaluation.summary import best, compared, level_titles, main_row, main_summary, plus_minus
@@ -126,17 +126,15 @@ def render(metrics: RunMetrics, findings: Findings, pictures: Mapping[str, bytes
         ValueError: a picture is neither PNG nor SVG.
     """
     row = main_row(metrics)
-    environment = Environment(
-        loader=PackageLoader("selftrain", "evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(excerpt=_excerpt, duration=_duration, number=_number, share=_share, plus_minus=plus_minus, moment=_moment)
     present = {
         "names": findings.names is not None,
         "pictures": bool(pictures),
         "hardest": bool(findings.hardest),
         "examples": bool(findings.examples),
     }
-    return environment.get_template("report.html").render(
+    return page(
+        "report.html",
+        {"excerpt": _excerpt, "duration": _duration, "number": _number, "share": _share, "plus_minus": plus_minus, "moment": _moment},
         metrics=metrics,
         contents=[(name, title) for name, title in SECTIONS.items() if present.get(name, True)],
         headline=_headline(metrics),

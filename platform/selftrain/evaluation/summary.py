@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from selftrain.evaluation.layout import aligned
 from selftrain.evaluation.schema import RunMetrics, Summary, VariantRow
 from selftrain.evaluation.significance import MeanStd, PairedTest, mean_std
 
@@ -114,13 +115,7 @@ def text_table(summary: Sequence[Summary]) -> str:
         name = entry["variant"] + (" *" if entry is winner else "") + (" (bound)" if entry["bound"] else "")
         augmented = "augmented" if entry["inference_augmentation"] else "plain"
         body.append([name, augmented, entry["supervision"], f"{entry['documents']:,}", str(entry["seeds"]), *map(plus_minus, scores)])
-    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-    lines = []
-    for row in [head, ["-" * width for width in widths], *body]:
-        cells = [
-            cell.ljust(width) if column < 3 or column > 4 else cell.rjust(width) for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
+    lines = aligned(head, body, right=(3, 4))
     if winner is not None:
         seen = "that saw no labels" if winner["supervision"] == "none" else f"with the same supervision ({winner['supervision']})"
         lines.append(f"* best of the rows {seen}")

@@ -65,12 +65,12 @@ def file_system(location: str, parameter: str) -> tuple[Any, str]:
         files, root = url_to_fs(location, use_listings_cache=False)
     except ImportError as error:
         package, installed = PACKAGES[location.partition("://")[0]]
-        raise MissingExtraError(f"{parameter} {location} needs the package {package}; pip install {installed}.") from error
+        raise MissingExtraError(f"{parameter} {location} needs the package {package}; pip install {installed}.", parameter=parameter) from error
     return files, str(root)
 
 
 @contextmanager
-def reached(name: str, remedy: str) -> Iterator[None]:
+def reached(name: str, remedy: str = "") -> Iterator[None]:
     """What a client of a store raises, as a `ServiceError`; that a file is not there, or is, stays what it is.
 
     Args:
@@ -84,6 +84,15 @@ def reached(name: str, remedy: str) -> Iterator[None]:
     except Exception as error:  # clients of object stores raise errors of their own kinds
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ServiceError(f"{name} cannot be reached ({reason}); check the address, the credentials and the network{remedy}.") from error
+
+
+@contextmanager
+def named_as(address: str, copied: Path) -> Iterator[None]:
+    """Inside, errors about the copy of a file or folder name its address."""
+    try:
+        yield
+    except SelfTrainError as error:
+        raise type(error)(str(error).replace(str(copied), address), parameter=error.parameter) from None
 
 
 def at_once(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
@@ -119,7 +128,8 @@ class ObjectStore:
                 found = self._files.ls(self._at(folder), detail=False)
         except FileNotFoundError:
             return []
-        return [name.rstrip("/").rpartition("/")[2] for name in found]
+        places = (place.rstrip("/") for place in found)
+        return [place.rpartition("/")[2] for place in places if place != self._at(folder)]  # some stores list the folder itself
 
     def all_names(self) -> list[str]:
         """Of all files, those in folders too, with the folders in front."""

@@ -10,12 +10,13 @@ all equations. Families are folders, by the supervision that they need; what sev
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from selftrain.data.corpus import Corpus, DocumentKind
 from selftrain.data.texts import TextChannel
@@ -28,10 +29,8 @@ from selftrain.models.workers import Workers
 ONE_WORKER = Workers()
 
 
-class Options(BaseModel):
+class Options(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
     """Base of every method's options: immutable, and strict about unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @property
     def wants_texts(self) -> bool:
@@ -67,6 +66,7 @@ class Method(ABC):
     kinds: ClassVar[tuple[DocumentKind, ...]] = ("text",)  # of documents that it learns from
     language_model: ClassVar[str] = "nothing"  # what it asks the language model for
     stateful: ClassVar[tuple[str, ...]] = ()  # attributes that a checkpoint holds besides encoder and optimiser: modules, further optimisers
+    remembered: ClassVar[tuple[str, ...]] = ()  # the same, of which it holds the value: tensors, numbers, lists of numbers, None
     multi_label: ClassVar[bool] = False  # whether a document may have none, one or several of the classes (data.multi_label)
     masked_lm: ClassVar[bool] = False  # whether it trains model.masked_lm instead of the sentence encoder
     Options: ClassVar[type[Options]]
@@ -204,11 +204,11 @@ class Method(ABC):
         """f(p_j) with gradient, `[classes, dimensions]`: prompts and documents share the encoder's weights."""
         return self._mean_prompts(self.embed)
 
-    def embed(self, texts: Sequence[Any]) -> torch.Tensor:
-        """f(x) of a global batch with gradient, `[texts, dimensions]`; this worker computes its own part of it."""
+    def embed(self, texts: Sequence[Any], encoder: Encoder | None = None) -> torch.Tensor:
+        """f(x) of a global batch with gradient, `[texts, dimensions]`, by the method's encoder or another; this worker computes its own part of it."""
         mine = self.workers.share(texts)
         # With more workers than texts, one without a text embeds the first and keeps no row of it, so that all take part in the backward pass.
-        return self.workers.gather(self.encoder(mine or texts[:1])[: len(mine)], len(texts))
+        return self.workers.gather((self.encoder if encoder is None else encoder)(mine or texts[:1])[: len(mine)], len(texts))
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """What is trained."""
@@ -259,6 +259,7 @@ class Method(ABC):
             "optimizer": self.optimizer.state_dict() if self.optimizer is not None else None,
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
             **{name: getattr(self, name).state_dict() for name in self.stateful},
+            **{name.lstrip("_"): _copied(getattr(self, name)) for name in self.remembered},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -270,6 +271,9 @@ class Method(ABC):
             self.scheduler.load_state_dict(state["scheduler"])
         for name in self.stateful:
             getattr(self, name).load_state_dict(state[name])
+        for name in self.remembered:
+            if (key := name.lstrip("_")) in state:  # a checkpoint of an earlier version may lack it
+                setattr(self, name, _copied(state[key], self.encoder.device))
 
 
 class ClassifierMethod(Method):
@@ -288,6 +292,10 @@ class ClassifierMethod(Method):
 
     def student(self) -> Student:
         return linear_student(*self.served)
+
+
+def _copied(value: Any, device: torch.device | None = None) -> Any:
+    return value.to(device or value.device, copy=True) if isinstance(value, torch.Tensor) else copy.copy(value)
 
 
 def linear_student(encoder: Encoder, classifier: torch.nn.Module) -> Student:

@@ -7,8 +7,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +20,8 @@ from selftrain.data.records import FILE_SUFFIXES, check_source
 from selftrain.data.tables import Kinds, check_columns, count_rows, types_of
 from selftrain.data.text_files import suffix_of
 from selftrain.errors import DataError, SelfTrainError
-from selftrain.files.remote import is_address
-from selftrain.passes.places import Scratch, open_store, reaching
+from selftrain.files.remote import is_address, named_as, reached
+from selftrain.passes.places import Scratch, open_store
 
 _HIDDEN = (".", "_")  # first characters of names that no reader of a folder of tables takes for one (_SUCCESS, _manifest.json)
 
@@ -124,7 +123,7 @@ def check_unchanged(source: Source) -> None:
     try:
         if source.remote:
             files, path = open_store(source.path, "source")
-            with reaching(source.path):
+            with reached(source.path):
                 info = files.info(path)
             now = Source(source.path, int(info["size"] or 0), _version(info))
         else:
@@ -149,7 +148,7 @@ def _remote(source: str) -> tuple[dict[str, Source], bool]:
     files, root = open_store(source, "source")
     protocol = source.partition("://")[0]
     whole = False
-    with reaching(source):
+    with reached(source):
         if glob.has_magic(root):
             found = list(files.glob(root, detail=True).values())
         else:
@@ -187,12 +186,12 @@ def describe(source: Source, text_column: str, scratch: Scratch | None = None) -
     """
     if not source.parquet:
         copied = scratch.copy(source.path) if source.remote and scratch is not None else Path(source.path)
-        with named_as(source, copied):
+        with named_as(source.path, copied):
             columns, rows = count_rows(copied, text_column)
         return Described((rows,), columns)
     if source.remote:
         files, path = open_store(source.path, "source")
-        with reaching(source.path), files.open(path, "rb") as stream, readable(Path(source.path)):
+        with reached(source.path), files.open(path, "rb") as stream, readable(Path(source.path)):
             metadata = pq.read_metadata(stream)
     else:
         with readable(Path(source.path)):
@@ -201,15 +200,6 @@ def describe(source: Source, text_column: str, scratch: Scratch | None = None) -
         schema = metadata.schema.to_arrow_schema().remove_metadata()
     check_columns(source.path, schema.names, text_column)
     return Described(groups_of(metadata), schema)
-
-
-@contextmanager
-def named_as(source: Source, copied: Path) -> Iterator[None]:
-    """Inside, errors about the copy of a file name the file."""
-    try:
-        yield
-    except SelfTrainError as error:
-        raise type(error)(str(error).replace(str(copied), source.path), parameter=error.parameter) from None
 
 
 def described_to_json(described: Described) -> str:

@@ -10,20 +10,18 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from selftrain.errors import ConfigError, MissingExtraError, OutputError, SelfTrainError, ServiceError
+from selftrain.errors import ConfigError, OutputError
 from selftrain.files.durable import check_folder, explained, whole_file
-from selftrain.files.remote import is_address
+from selftrain.files.remote import PACKAGES, ObjectStore, file_system, is_address, reached
 from selftrain.files.scratch import TEMPORARY, own_folder
-
-_PACKAGES = {"s3": ("s3fs", "'selftrain[s3]'"), "gs": ("gcsfs", "gcsfs")}  # protocol -> package, and what to install for it
 
 
 def open_store(address: str, parameter: str) -> tuple[Any, str]:
-    """(the fsspec file system of an address, the path in it); its client looks for keys where it always does (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...).
+    """`files.remote.file_system` of an address that a user gave.
 
     Args:
         address: `s3://bucket/folder`, or of Google Cloud Storage with `gs://`.
@@ -34,33 +32,15 @@ def open_store(address: str, parameter: str) -> tuple[Any, str]:
         MissingExtraError: the package for it is not installed.
         ServiceError: the client cannot be made.
     """
-    protocol = address.partition("://")[0]
-    if protocol not in _PACKAGES:
-        raise ConfigError(
-            f"{parameter} must be a path, or an address that begins with {' or '.join(f'{one}://' for one in _PACKAGES)} (got {address[:300]!r}).",
-            parameter=parameter,
-        )
-    try:
-        from fsspec.core import url_to_fs
-
-        with reaching(address):
-            files, root = url_to_fs(address, use_listings_cache=False)
-    except ImportError as error:
-        package, installed = _PACKAGES[protocol]
-        raise MissingExtraError(f"{parameter} {address} needs the package {package}; pip install {installed}.", parameter=parameter) from error
+    _check_address(address, parameter)
+    with reached(address):
+        files, root = file_system(address, parameter)
     return files, root.rstrip("/")
 
 
-@contextmanager
-def reaching(address: str) -> Iterator[None]:
-    """Inside, what the client of an object store raises, of whatever kind, becomes a `ServiceError`; a file that is not there stays a FileNotFoundError."""
-    try:
-        yield
-    except (FileNotFoundError, ImportError, SelfTrainError):
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ServiceError(f"{address} cannot be reached ({reason}); check the address, the credentials and the network.") from error
+def _check_address(address: str, parameter: str) -> None:
+    if address.partition("://")[0] not in PACKAGES:
+        raise ConfigError(f"{parameter} must be a path, or an address that begins with s3:// or gs:// (got {address[:300]!r}).", parameter=parameter)
 
 
 class Output(Protocol):
@@ -71,20 +51,20 @@ class Output(Protocol):
     def names(self) -> list[str]:
         """Of the files that are there."""
 
-    def read(self, name: str) -> bytes | None:
+    def found(self, name: str) -> bytes | None:
         """What a file holds; None where there is none."""
 
-    def write(self, name: str, content: bytes) -> None:
+    def replace(self, name: str, content: bytes) -> None:
         """Have a file, whole; one that is there is replaced.
 
         Raises:
             OutputError, ServiceError: it cannot be written.
         """
 
-    def writing(self, name: str) -> Any:
-        """A `with` block that gives a path of this machine to write to; `name` appears at its end. Errors are those of `write`."""
+    def writing(self, name: str) -> AbstractContextManager[Path]:
+        """A `with` block that gives a path of this machine to write to; `name` appears at its end. Errors are those of `replace`."""
 
-    def reading(self, name: str) -> Any:
+    def reading(self, name: str) -> AbstractContextManager[Any]:
         """A `with` block that gives a file object for `name`; FileNotFoundError where there is none."""
 
     def rename(self, name: str, new: str) -> None:
@@ -113,25 +93,21 @@ class _Folder:
         except OSError as error:
             raise OutputError(f"out cannot be read (got {self.location!r}): {error.strerror}.", parameter="out") from None
 
-    def read(self, name: str) -> bytes | None:
+    def found(self, name: str) -> bytes | None:
         try:
             return (self.folder / name).read_bytes()
         except FileNotFoundError:
             return None
 
-    def write(self, name: str, content: bytes) -> None:
+    def replace(self, name: str, content: bytes) -> None:
         with self.writing(name) as file:
             file.write_bytes(content)
 
-    @contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
-        with whole_file(self.folder / name, "out") as file:
-            yield file
+    def writing(self, name: str) -> AbstractContextManager[Path]:
+        return whole_file(self.folder / name, "out")
 
-    @contextmanager
-    def reading(self, name: str) -> Iterator[Any]:
-        with (self.folder / name).open("rb") as stream:
-            yield stream
+    def reading(self, name: str) -> AbstractContextManager[Any]:
+        return (self.folder / name).open("rb")
 
     def rename(self, name: str, new: str) -> None:
         os.replace(self.folder / name, self.folder / new)
@@ -142,63 +118,43 @@ class _Folder:
                 file.unlink()
 
 
-class _Store:
+class _Store(ObjectStore):
     def __init__(self, location: str) -> None:
-        self.location = location.rstrip("/")
-        self._files, self._root = open_store(self.location, "out")
+        _check_address(location, "out")
+        super().__init__(location.rstrip("/"), "out")
 
-    def names(self) -> list[str]:
-        try:
-            with reaching(self.location):
-                found = self._files.ls(self._root, detail=False)
-        except FileNotFoundError:
-            return []
-        return sorted(name.rstrip("/").rpartition("/")[2] for name in found if name.rstrip("/") != self._root)
+    def names(self, folder: str = "") -> list[str]:
+        return sorted(super().names(folder))
 
-    def read(self, name: str) -> bytes | None:
+    def found(self, name: str) -> bytes | None:
         try:
-            with reaching(self._named(name)):
-                content: bytes = self._files.cat_file(f"{self._root}/{name}")
+            return self.read(name)
         except FileNotFoundError:
             return None
-        return content
-
-    def write(self, name: str, content: bytes) -> None:
-        with self._bucket_there(), reaching(self._named(name)):
-            self._files.pipe_file(f"{self._root}/{name}", content)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         with explained(tempfile.gettempdir(), TEMPORARY), tempfile.TemporaryDirectory(prefix="selftrain-part-") as folder:
             yield Path(folder) / name
-            with self._bucket_there(), reaching(self._named(name)):
-                self._files.put_file(str(Path(folder) / name), f"{self._root}/{name}")
+            self.upload(Path(folder) / name, name, lambda: None)
 
-    @contextmanager
-    def reading(self, name: str) -> Iterator[Any]:
-        with reaching(self._named(name)):
-            stream = self._files.open(f"{self._root}/{name}", "rb")
-        with stream:
-            yield stream
+    def reading(self, name: str) -> AbstractContextManager[Any]:
+        with self._explained(name):
+            stream: AbstractContextManager[Any] = self._files.open(self._at(name), "rb")
+        return stream
 
     def rename(self, name: str, new: str) -> None:
-        with reaching(self._named(name)):
-            self._files.mv(f"{self._root}/{name}", f"{self._root}/{new}")
+        with self._explained(name):
+            self._files.mv(self._at(name), self._at(new))
 
     def remove_unfinished(self) -> None:
         """An upload that was not finished left nothing that has a name."""
 
-    def _named(self, name: str) -> str:
-        return f"{self.location}/{name}"
+    def _no_bucket(self, name: str) -> OutputError:
+        return OutputError(f"out {self.location} cannot be written: there is no such bucket; create it, or set another.", parameter="out")
 
-    @contextmanager
-    def _bucket_there(self) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise OutputError(
-                f"out {self.location} cannot be written: there is no such bucket; create it, or set another.", parameter="out"
-            ) from error
+    def _explained(self, name: str) -> AbstractContextManager[None]:
+        return reached(self._named(name))
 
 
 class Scratch:
@@ -221,6 +177,6 @@ class Scratch:
         self._folder.mkdir(mode=0o700)
         file = self._folder / address.rpartition("/")[2]
         files, path = open_store(address, "source")
-        with reaching(address), explained(file, TEMPORARY):
+        with reached(address), explained(file, TEMPORARY):
             files.get_file(path, str(file))
         return file

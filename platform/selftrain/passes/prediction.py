@@ -32,7 +32,7 @@ from selftrain.bundle.typicality import Wanted, known_documents, threshold_of
 from selftrain.config import Experiment
 from selftrain.config.document import RayConfig
 from selftrain.data.tables import SUFFIXES
-from selftrain.errors import DataError, OutputError
+from selftrain.errors import DataError, OutputError, say
 from selftrain.files.remote import at_once as several
 from selftrain.files.remote import is_address
 from selftrain.passes.bundles import bundle_id, send
@@ -124,7 +124,7 @@ def predict_files(
         return finished
     _check_begun(output, state)
     if left_out:
-        _say(f"{left_out} other files in {source} are left out")
+        say(f"{left_out} other files in {source} are left out")
     described = _described_here(sources, text_column)
     with session(Experiment(ray=RayConfig(address=address)), asked.needs(address, folder)) as there:
         pool = asked.settled(there, address, folder)
@@ -194,7 +194,7 @@ def _check_out(out: str, source: str) -> None:
 
 def _finished(output: Output, state: dict[str, Any]) -> PredictedFiles | None:
     """The result of a pass that has ended."""
-    content = output.read(MANIFEST)
+    content = output.found(MANIFEST)
     if content is None:
         return None
     manifest = _parsed(output, MANIFEST, content)
@@ -207,7 +207,7 @@ def _finished(output: Output, state: dict[str, Any]) -> PredictedFiles | None:
 
 def _check_begun(output: Output, state: dict[str, Any]) -> None:
     """Raise an `OutputError` unless nothing is there, or this pass was begun there. Files may differ: a wrong one may have been taken out, or put right."""
-    content = output.read(STATE)
+    content = output.found(STATE)
     if content is None:
         if names := output.names():
             raise OutputError(f"out must be a new or an empty folder (got {output.location!r}, which holds {names[0]!r}).", parameter="out")
@@ -224,7 +224,7 @@ def _begin(output: Output, state: dict[str, Any], parts: Sequence[Part]) -> None
     for name in there:
         if name != (planned := names[str(key_of(name))]):
             output.rename(name, planned)
-    output.write(STATE, _document(state))
+    output.replace(STATE, _document(state))
 
 
 def _other(there: dict[str, Any], state: dict[str, Any]) -> str | None:
@@ -338,7 +338,7 @@ class _Progress:
             self._bar.update(rows)
         elif (now := time.monotonic()) - self._said >= _SAY_SECONDS:
             self._said = now
-            _say(f"{self._done:,} of {self._rows:,} texts, {self._now / (now - self._started):,.0f} a second")
+            say(f"{self._done:,} of {self._rows:,} texts, {self._now / (now - self._started):,.0f} a second")
 
 
 def _finish(output: Output, state: dict[str, Any], sources: Sequence[Source], parts: Sequence[Part], counts: Counts) -> PredictedFiles:
@@ -350,9 +350,5 @@ def _finish(output: Output, state: dict[str, Any], sources: Sequence[Source], pa
     ]
     manifest = {**state, "counts": facts, "inputs": [asdict(one) for one in sources], "parts": listed}
     output.remove_unfinished()
-    output.write(MANIFEST, _document(manifest))
+    output.replace(MANIFEST, _document(manifest))
     return PredictedFiles(output.location, counts.rows, counts.failed, labels, len(parts), found=False, abstained=counts.abstained)
-
-
-def _say(sentence: str) -> None:
-    print(f"selftrain: {sentence}", file=sys.stderr, flush=True)

@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from selftrain import errors
 from selftrain.data.tables import Table, TableRow, open_result, open_table
 from selftrain.errors import DataError, OutputError, SelfTrainError
+from selftrain.files.remote import named_as
 from selftrain.passes.bundles import SentBundle
-from selftrain.passes.inputs import Source, check_unchanged, describe, described_to_json, named_as
+from selftrain.passes.inputs import Source, check_unchanged, describe, described_to_json
 from selftrain.passes.parts import Part
 from selftrain.passes.places import Output, Scratch, open_output
 
@@ -139,7 +140,7 @@ class Predictor:
         return {"asked": batch["asked"], "answer": [json.dumps(answer)]}
 
     def _check_output(self, output: Output) -> None:
-        if output.read(STATE) != self._work.state:
+        if output.found(STATE) != self._work.state:
             import socket
 
             raise OutputError(
@@ -178,7 +179,7 @@ class Predictor:
             for piece in part.slices:
                 path, before = piece.source.path, counts.rows
                 table, copied = self._table(piece.source)
-                with named_as(piece.source, copied):
+                with named_as(path, copied):
                     for batch in batches(table.read(piece.start, piece.stop)):
                         rows = [TableRow({**row.cells, work.file_column: path}, row.characters, row.slipped) for row in batch]
                         written = classified(self._classifier, rows, work.text_column, work.added, self._threshold, self._sets, work.none_of_these)
@@ -195,7 +196,7 @@ class Predictor:
             self._read = None
             copied = self._scratch.copy(source.path) if source.remote else Path(source.path)
             types = {column.name: column.type for column in self._work.columns}
-            with named_as(source, copied):
+            with named_as(source.path, copied):
                 self._read = source, open_table(copied, self._work.text_column, json_types=types), copied
         return self._read[1:]
 

@@ -24,19 +24,18 @@ from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.documents import load_documents
 from selftrain.bundle.format import BundleCard, checked_card, restate
 from selftrain.bundle.predict import BATCH_ROWS
+from selftrain.bundle.promise import NoneOfThese, PredictionSets, Promise
 from selftrain.data.corpus import Corpus, Documents
 from selftrain.errors import BundleError, ConfigError, DataError, OutputError
 from selftrain.evaluation.audit.confidence import ASSUMED_ACCURACY, confidence_at
 from selftrain.evaluation.audit.design import Design, plan, plan_for_promise, plan_for_sets
-from selftrain.evaluation.audit.figures import SKIPPED, AuditFigures, Figure, accuracy_alone, figures
+from selftrain.evaluation.audit.figures import AuditFigures, Figure, accuracy_alone, figures
 from selftrain.evaluation.audit.report import describe
 from selftrain.evaluation.audit.risk import grid
 from selftrain.files.durable import check_folder, replacing_folder, whole_file
 from selftrain.runs.audit_design import DESIGN, AuditDesign, Question, read_design
-from selftrain.runs.none_of_these import PromisedNone, check_none_of_these, none_of_these_of
-from selftrain.runs.promise import Promised, check_plan, check_risk, promise_of
+from selftrain.runs.promise import Promised, check_plan, check_shares, none_of_these_of, promise_of, sets_of
 from selftrain.runs.questions import NONE, SKIP, question_key, read_answers, write_questions
-from selftrain.runs.sets import PromisedSets, check_sets, check_sets_plan, sets_of
 
 QUESTIONS, FIGURES, REPORT = "questions.csv", "audit.json", "audit.md"
 FEWEST = 20  # answers of a budget; with fewer an interval says next to nothing
@@ -60,9 +59,9 @@ class Audited:
     figures: AuditFigures
     text: str
     report: Path
-    promised: Promised | None  # where a promise was asked for
-    sets: PromisedSets | None  # where prediction sets were asked for
-    none_of_these: PromisedNone | None  # where that was asked for
+    promised: Promised[Promise] | None  # where a promise was asked for
+    sets: Promised[PredictionSets] | None  # where prediction sets were asked for
+    none_of_these: Promised[NoneOfThese] | None  # where that was asked for
     more: Path | None  # a file with the answers so far and further questions, where they were asked for
 
 
@@ -98,9 +97,8 @@ def plan_audit(
     """
     if budget < FEWEST:
         raise ConfigError(f"budget must be at least {FEWEST} answers (got {budget}).", parameter="budget")
-    check_risk(promise)
-    check_sets(sets)
-    check_none_of_these(none_of_these)
+    asked = {"promise": promise, "sets": sets, "none_of_these": none_of_these}
+    check_shares(asked)
     _check_new(out)
     card = checked_card(bundle)
     card.check_one_label("audits")
@@ -113,7 +111,7 @@ def plan_audit(
         len(classifier.known)  # or say why there are none, before anything is classified
     probabilities = _probabilities(classifier, asked_about)
     predicted, scores = probabilities.argmax(axis=1), probabilities.max(axis=1).clip(0, 1)
-    chosen = _chosen(probabilities, promise, {"sets": sets, "none_of_these": none_of_these}, budget, seed)
+    chosen = _chosen(probabilities, asked, budget, seed)
     thresholds = grid(scores, chosen.strata)
     counts = np.zeros((int(chosen.strata.max()) + 1, len(card.labels)), dtype=np.int64)
     np.add.at(counts, (chosen.strata, predicted), 1)
@@ -181,23 +179,21 @@ def read_audit(
     corpus = audited_corpus(design, card, documents, text_column, out)
     if budget is not None and budget > len(design.questions):
         raise ConfigError(f"budget must be at most {len(design.questions)}, the questions of this design (got {budget}).", parameter="budget")
-    check_risk(promise)
-    check_sets(sets)
-    check_none_of_these(none_of_these)
+    check_shares({"promise": promise, "sets": sets, "none_of_these": none_of_these})
     keys = [question_key(place, question.id) for place, question in enumerate(design.questions)]
     given = read_answers(answers, keys, design.classes, "this audit")
-    found = _figures(design, given)
+    found = figures(*design.answered(given), design.classes, planned=design.planned)
     promised = None if promise is None else promise_of(design, given, promise)
     covered = None if sets is None else _sets(bundle, design, given, corpus.unlabeled, sets)
     none = None if none_of_these is None else _none_of_these(bundle, design, given, corpus.unlabeled, none_of_these)
-    asked = {name: one for name, one in (("promise", promised), ("sets", covered), ("none_of_these", none)) if one is not None}
-    text = "\n\n".join([describe(found), *(one.text for one in asked.values())])
+    promises = {name: one for name, one in (("promise", promised), ("sets", covered), ("none_of_these", none)) if one is not None}
+    text = "\n\n".join([describe(found), *(one.text for one in promises.values())])
     report = out / REPORT
     with whole_file(report, "out") as partial:
         partial.write_text(f"# Audit of {card.name}\n\n{text}\n", encoding="utf-8")
     with whole_file(out / FIGURES, "out") as partial:
         partial.write_text(json.dumps(found.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if made := {name: one.promise for name, one in asked.items() if one.promise is not None}:
+    if made := {name: one.promise for name, one in promises.items() if one.promise is not None}:
         restate(bundle, card.model_copy(update=made))
     return Audited(found, text, report, promised, covered, none, _ask_more(out, design, given, budget, corpus.unlabeled))
 
@@ -230,32 +226,29 @@ def accuracy_so_far(design: AuditDesign, given: Mapping[int, int]) -> tuple[Figu
         design: of the audit.
         given: place of a question in the design's order -> index of the answer, as in `figures`; at least one.
     """
-    return accuracy_alone(*_sample(design, given), planned=design.planned)
+    return accuracy_alone(*design.answered(given), planned=design.planned)
 
 
-def _chosen(probabilities: np.ndarray, promise: float | None, at_one_rate: Mapping[str, float | None], budget: int, seed: int) -> Design:
+def _chosen(probabilities: np.ndarray, asked: Mapping[str, float | None], budget: int, seed: int) -> Design:
     """The questions, for what is to be promised."""
     scores = probabilities.max(axis=1).clip(0, 1)
-    if promise is not None:
+    if (promise := asked["promise"]) is not None:
         chosen = plan_for_promise(scores, risk=promise, budget=budget, seed=seed)
-        check_plan(chosen, scores, promise, budget)
-    elif any(share is not None for share in at_one_rate.values()):
+    elif any(share is not None for share in asked.values()):
         chosen = plan_for_sets(scores, budget=budget, seed=seed)
     else:
         chosen = plan(probabilities.argmax(axis=1), 1 - confidence_at(probabilities, ASSUMED_ACCURACY), budget=budget, seed=seed)
-    for wanted, share in at_one_rate.items():
-        if share is not None:
-            check_sets_plan(chosen, share, budget, wanted)
+    check_plan(chosen, scores, asked, budget)
     return chosen
 
 
-def _sets(bundle: Path, design: AuditDesign, given: Mapping[int, int], documents: Documents, risk: float) -> PromisedSets:
+def _sets(bundle: Path, design: AuditDesign, given: Mapping[int, int], documents: Documents, risk: float) -> Promised[PredictionSets]:
     """Prediction sets; the documents that were asked about are classified again, for a design keeps one probability of each."""
     classifier = Classifier.load(bundle)
     return sets_of(design, given, classifier.predict_proba(_asked(design, given, documents)), classifier.backend, risk)
 
 
-def _none_of_these(bundle: Path, design: AuditDesign, given: Mapping[int, int], documents: Documents, risk: float) -> PromisedNone:
+def _none_of_these(bundle: Path, design: AuditDesign, given: Mapping[int, int], documents: Documents, risk: float) -> Promised[NoneOfThese]:
     """What is taken for none of the classes; likewise."""
     classifier = Classifier.load(bundle)
     return none_of_these_of(design, given, classifier.typicality(_asked(design, given, documents))[1], classifier.backend, risk)
@@ -265,21 +258,6 @@ def _asked(design: AuditDesign, given: Mapping[int, int], documents: Documents) 
     """The texts of all questions up to the last with an answer."""
     places = {id_: index for index, id_ in enumerate(documents.ids)}
     return [documents.contents[places[question.id]] for question in design.questions[: max(given) + 1]]
-
-
-def _figures(design: AuditDesign, given: Mapping[int, int]) -> AuditFigures:
-    return figures(*_sample(design, given), design.classes, planned=design.planned)
-
-
-def _sample(design: AuditDesign, given: Mapping[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Questions without an answer before the last one with an answer count as skipped: those that were easy may have been chosen."""
-    questions = design.questions[: max(given) + 1]
-    return (
-        np.array(design.counts),
-        np.array([question.stratum for question in questions]),
-        np.array([question.predicted for question in questions]),
-        np.array([given.get(place, SKIPPED) for place in range(len(questions))]),
-    )
 
 
 def _ask_more(out: Path, design: AuditDesign, given: Mapping[int, int], budget: int | None, documents: Documents) -> Path | None:

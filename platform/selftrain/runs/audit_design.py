@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from selftrain.errors import DataError
+from selftrain.evaluation.audit.figures import SKIPPED
 from selftrain.files.parsing import json_of
 from selftrain.runs.questions import question_key
 
@@ -23,6 +27,20 @@ class Question(BaseModel):
     stratum: int = Field(ge=0)
     predicted: int = Field(ge=0, description="index of the class")
     score: float | None = Field(default=None, ge=0, le=1, description="its probability; None in designs of before promises")
+
+
+class Answered(NamedTuple):
+    """The questions up to the last with an answer, as `evaluation.audit.figures.figures` takes them."""
+
+    counts: np.ndarray  # [stratum, predicted class]: documents
+    strata: np.ndarray  # [n]
+    predicted: np.ndarray  # [n]
+    answers: np.ndarray  # [n]
+
+    @property
+    def documents(self) -> np.ndarray:
+        """Documents in each stratum, `[H]`."""
+        return np.asarray(self.counts.sum(axis=1))
 
 
 class AuditDesign(BaseModel):
@@ -41,6 +59,20 @@ class AuditDesign(BaseModel):
     backend: str = Field(default="", description="what computed the probabilities")
     thresholds: tuple[float, ...] = Field(default=(), description="that a promise may be made of, falling (evaluation/audit/risk.py)")
     above: tuple[tuple[int, ...], ...] = Field(default=(), description="[stratum][threshold]: documents whose score reaches it")
+
+    def answered(self, given: Mapping[int, int]) -> Answered:
+        """The questions that count. Those without an answer before the last one with an answer are skipped: those that were easy may have been chosen.
+
+        Args:
+            given: place of a question -> index of the answer, as in `figures`; at least one.
+        """
+        questions = self.questions[: max(given) + 1]
+        return Answered(
+            np.array(self.counts),
+            np.array([question.stratum for question in questions]),
+            np.array([question.predicted for question in questions]),
+            np.array([given.get(place, SKIPPED) for place in range(len(questions))]),
+        )
 
 
 def asked_in(out: Path, parameter: str = "out") -> tuple[AuditDesign, tuple[str, ...]]:

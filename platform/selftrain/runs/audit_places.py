@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from selftrain.errors import ConfigError, DataError, SelfTrainError
-from selftrain.files.remote import is_address
-from selftrain.passes.places import open_output, open_store, reaching
+from selftrain.errors import ConfigError, DataError
+from selftrain.files.remote import is_address, named_as, reached
+from selftrain.passes.places import open_output, open_store
 from selftrain.runs.audit_design import DESIGN
 
 _REGISTERED = "models:/"
@@ -66,19 +66,17 @@ def audit_folder(out: str) -> Iterator[Path]:
     there = open_output(out)
     with tempfile.TemporaryDirectory(prefix="selftrain-audit-") as scratch:
         folder = Path(scratch) / "audit"
-        before = {name: content for name in there.names() if (content := there.read(name)) is not None}
+        before = {name: content for name in there.names() if (content := there.found(name)) is not None}
         if before:
             folder.mkdir()
             for name, content in before.items():
                 (folder / name).write_bytes(content)
-        try:
+        with named_as(there.location, folder):
             yield folder
-        except SelfTrainError as error:  # names the address, not the copy
-            raise type(error)(str(error).replace(str(folder), there.location), parameter=error.parameter) from None
         made = sorted(folder.iterdir(), key=lambda file: file.name == DESIGN)  # the design last: without it there is no audit yet
         for file in made:
             if before.get(file.name) != (content := file.read_bytes()):
-                there.write(file.name, content)
+                there.replace(file.name, content)
 
 
 @contextmanager
@@ -96,11 +94,9 @@ def answers_file(answers: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="selftrain-answers-") as scratch:
         file = Path(scratch) / answers.rpartition("/")[2]
         try:
-            with reaching(answers):
+            with reached(answers):
                 file.write_bytes(files.cat_file(path))
         except FileNotFoundError:
             raise DataError(f"answers must be a file that exists (got {answers!r}).", parameter="answers") from None
-        try:
+        with named_as(answers, file):
             yield file
-        except SelfTrainError as error:
-            raise type(error)(str(error).replace(str(file), answers), parameter=error.parameter) from None

@@ -72,18 +72,15 @@ def audited_documents(card: BundleCard, documents: str, audit: Path, answers: Pa
         )
     corpus = audited_corpus(design, card, documents, text_column, audit)
     given = read_answers(answers, keys, design.classes, "this audit")
-    questions = design.questions[: max(given) + 1]
+    asked = design.answered(given)
     contents = dict(zip(corpus.unlabeled.ids, corpus.unlabeled.contents, strict=True))
-    sample = Sample(
-        np.array(design.counts, dtype=np.float64).sum(axis=1),
-        np.array([question.stratum for question in questions]),
-        np.array([given.get(place, SKIPPED) for place in range(len(questions))]),
-        design.planned,
-    )
+    sample = Sample(asked.documents.astype(np.float64), asked.strata, asked.answers, design.planned)
     if missing := int((sample.counted(sample.answers != SKIPPED) == 0).sum()):
         raise DataError(
             f"{answers} answers no question about {missing} of the {len(sample.documents)} groups of documents that the audit was drawn from; "
             "answer more of them, from the top.",
             parameter="answers",
         )
-    return AuditedDocuments(corpus.name, design.classes, tuple(str(contents[question.id]) for question in questions), sample)
+    return AuditedDocuments(
+        corpus.name, design.classes, tuple(str(contents[question.id]) for question in design.questions[: len(asked.answers)]), sample
+    )

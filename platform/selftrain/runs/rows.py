@@ -162,9 +162,7 @@ def language_model_row(context: RunContext, texts: Texts) -> dict[str, Any]:
     speed = round(1000 * seconds / generated, 4) if generated and generated == count - 1 else None
     names = context.corpus.class_names
     chosen = chosen_classes([answers.get(request) for request in requests], names)
-    parents = context.corpus.class_parents
-    found = row(LANGUAGE_MODEL_ROW, experiment.seeds[0], experiment.data, chosen, context.labels, names, parents=parents, inference_ms=speed)
-    return found | {"bound": True, "supervision": "none", "failed": int((chosen.sum(axis=1) == 0).sum())}
+    return _asked_row(context, LANGUAGE_MODEL_ROW, chosen, speed)
 
 
 def teacher_rows(context: RunContext, texts: Texts) -> list[dict[str, Any]]:
@@ -180,14 +178,18 @@ def teacher_rows(context: RunContext, texts: Texts) -> list[dict[str, Any]]:
     chosen = {name: chosen_classes([answers.get(id_) for id_ in ids], names) for name, answers in votes.items()}
     table = np.stack([np.where(found.any(axis=1), found.argmax(axis=1), NO_VOTE) for found in chosen.values()], axis=1)
     weighed = consensus(table, len(names))
-
-    def row_of(variant: str, found: np.ndarray) -> dict[str, Any]:
-        made = row(variant, experiment.seeds[0], experiment.data, found, context.labels, names, parents=context.corpus.class_parents)
-        return made | {"bound": True, "supervision": "none", "failed": int((found.sum(axis=1) == 0).sum())}
-
     reliability = dict(zip(chosen, weighed.reliability.round(4).tolist(), strict=True))
-    own = [row_of(f"{LANGUAGE_MODEL_ROW}: {name}", found) | {"reliability": reliability[name]} for name, found in chosen.items()]
-    return [row_of(LANGUAGE_MODEL_ROW, weighed.probabilities), *own]
+    own = [_asked_row(context, f"{LANGUAGE_MODEL_ROW}: {name}", found) | {"reliability": reliability[name]} for name, found in chosen.items()]
+    return [_asked_row(context, LANGUAGE_MODEL_ROW, weighed.probabilities), *own]
+
+
+def _asked_row(context: RunContext, variant: str, found: np.ndarray, speed: float | None = None) -> dict[str, Any]:
+    """The row of language models that were asked: what they say, `[documents, classes]`, in `speed` milliseconds a document."""
+    experiment, corpus = context.plan.experiment, context.corpus
+    made = row(
+        variant, experiment.seeds[0], experiment.data, found, context.labels, corpus.class_names, parents=corpus.class_parents, inference_ms=speed
+    )
+    return made | {"bound": True, "supervision": "none", "failed": int((found.sum(axis=1) == 0).sum())}
 
 
 def chosen_classes(answers: Sequence[str | None], class_names: Sequence[str]) -> np.ndarray:

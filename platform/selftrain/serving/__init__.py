@@ -4,7 +4,7 @@ listener        the HTTP server of a replica: connections, the size and time of 
 gate            host and headers (headers.py), the token (passwords.py), the body; counts answers (metrics.py)
 routes          the paths; schemas.py has their bodies
 dispatch        from a request to a model, with a language model's continuations (language_model.py) where asked for
-models          the models by name, and the registry's champion
+models          the models by name, and the registry's champion; sources.py says where they come from
 batching        the thread that classifies waiting texts
 arguments       what a Serve config file says
 page            the pages in a browser: page.html, page.css, page.js, page_csv.js

@@ -13,8 +13,8 @@ from selftrain.errors import ConfigError, nearest
 from selftrain.passwords import TOKEN_VARIABLE, has_password, read_token
 from selftrain.serving.headers import is_local
 from selftrain.serving.language_model import Augmentation
-from selftrain.serving.models import ModelSource
 from selftrain.serving.seen import SeenSettings
+from selftrain.serving.sources import ModelSource
 from selftrain.tracking import tracking_uri as absolute_uri
 
 

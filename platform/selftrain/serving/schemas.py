@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
-from selftrain.bundle.classifier import problem_with
 from selftrain.bundle.format import BundleCard
 from selftrain.bundle.groups import Grouped
 from selftrain.bundle.promise import PredictionSets
+from selftrain.bundle.texts import problem_with
 
 MAX_TEXTS = 256  # texts in one request
 MAX_CHARACTERS = 40_000  # of one text; a longer one is cut, and its result says so. 4,096 tokens, over which windows are spread, have about 20,000

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from selftrain.evaluation.layout import page
 from selftrain.evaluation.sensitivity import Line, heatmaps, lines
 from selftrain.evaluation.summary import plus_minus
 from selftrain.evaluation.svg import inline
@@ -115,9 +114,5 @@ def _mean(entry: TableEntry | None) -> float | None:
 
 
 def _page(space: Space, facts: Mapping[str, Any], **content: Any) -> str:
-    environment = Environment(
-        loader=PackageLoader("selftrain", "evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["shown"] = shown_entry
     settings = {"table": None, "ranking": None, "picture": None, "head": [], "body": [], "legend": []} | content
-    return environment.get_template("sweep.html").render(space=space, facts=facts, yaml=space.to_yaml(), **settings)
+    return page("sweep.html", {"shown": shown_entry}, space=space, facts=facts, yaml=space.to_yaml(), **settings)

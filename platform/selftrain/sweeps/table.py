@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from selftrain.evaluation.layout import aligned
 from selftrain.evaluation.significance import MeanStd, PairedTest, compare_by_seed, holm, mean_std
 from selftrain.evaluation.summary import plus_minus, shown_difference, shown_p
 from selftrain.sweeps.reference import Reference, Row, described, reference_rows
@@ -184,10 +185,7 @@ def to_markdown(table: SweepTable) -> str:
 def to_text(table: SweepTable) -> str:
     """The table for a terminal, columns aligned; `*` marks the best of every column."""
     head, body = _cells(table, bold="{} *")
-    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-    lines = [head, ["-" * width for width in widths], *body]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*text, *legend(table, bold="*")])
+    return "\n".join([*aligned(head, body), *legend(table, bold="*")])
 
 
 def to_csv(table: SweepTable) -> str:

@@ -55,7 +55,7 @@ def start_actor(config: AugmentConfig, corpus: Corpus, model: LanguageModel, fin
     actor = _TextActor.options(scheduling_strategy=here).remote(  # type: ignore[attr-defined]
         config, kept, names, list(fingerprints), cache_location(config.cache)
     )
-    ray.get(actor.progress.remote())
+    ray.get(actor.ask.remote("progress"))
     return RemoteTexts(actor)
 
 
@@ -72,23 +72,9 @@ class _TextActor:
         engines = make_engines(config, models, application=f"selftrain-{actor.get_actor_id()}", owner=actor.current_actor)
         self._service = service_of(config, corpus, fingerprints, cache, engines)
 
-    def usable_texts(self, requests: Sequence[TextRequest]) -> Mapping[TextRequest, str]:
-        return self._service.usable_texts(requests)
-
-    def complete(self, prompts: Sequence[Prompt]) -> Mapping[Prompt, Completion]:
-        return self._service.complete(prompts)
-
-    def votes(self, documents: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]:
-        return self._service.votes(documents)
-
-    def progress(self) -> Progress:
-        return self._service.progress()
-
-    def summary(self) -> TextSummary:
-        return self._service.summary()
-
-    def close(self) -> None:
-        self._service.close()
+    def ask(self, method: str, *asked: Any) -> Any:
+        """What a method of the service says."""
+        return getattr(self._service, method)(*asked)
 
 
 class RemoteTexts:
@@ -102,25 +88,22 @@ class RemoteTexts:
 
     def __call__(self, requests: Sequence[TextRequest]) -> Mapping[TextRequest, str]:
         """See `TextService.usable_texts`."""
-        texts: Mapping[TextRequest, str] = self._ask(self._actor.usable_texts, requests)
-        return texts
+        return self._ask("usable_texts", list(requests))
 
     def complete(self, prompts: Sequence[Prompt]) -> Mapping[Prompt, Completion]:
         """See `TextService.complete`."""
-        completions: Mapping[Prompt, Completion] = self._ask(self._actor.complete, prompts)
-        return completions
+        return self._ask("complete", list(prompts))
 
     def votes(self, documents: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]:
         """See `TextService.votes`."""
-        votes: Mapping[str, Mapping[str, str]] = self._ask(self._actor.votes, dict(documents))
-        return votes
+        return self._ask("votes", dict(documents))
 
-    @staticmethod
-    def _ask(method: Any, asked: Sequence[Any] | Mapping[str, str]) -> Any:
+    def _ask(self, method: str, asked: list[Any] | dict[str, str]) -> Mapping[Any, Any]:
         if not asked:
             return {}
         try:
-            return ray.get(method.remote(asked if isinstance(asked, Mapping) else list(asked)))
+            found: Mapping[Any, Any] = ray.get(self._actor.ask.remote(method, asked))
+            return found
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, SelfTrainError):
                 raise type(error.cause)(str(error.cause), parameter=error.cause.parameter) from None
@@ -133,14 +116,14 @@ class RemoteTexts:
         if ray_is_lost():
             return None
         try:
-            result: Progress = ray.get(self._actor.progress.remote())
+            result: Progress = ray.get(self._actor.ask.remote("progress"))
         except ray.exceptions.RayError:
             return None
         return result
 
     def summary(self) -> TextSummary:
         """Counts, examples for the report, and (class index, conditional text) pairs so far."""
-        result: TextSummary = ray.get(self._actor.summary.remote())
+        result: TextSummary = ray.get(self._actor.ask.remote("summary"))
         return result
 
     def close(self) -> None:
@@ -148,5 +131,5 @@ class RemoteTexts:
         if ray_is_lost():
             return
         with suppress(ray.exceptions.RayError, TimeoutError):  # gone before, or with its node
-            ray.get(self._actor.close.remote(), timeout=CLOSE_SECONDS)
+            ray.get(self._actor.ask.remote("close"), timeout=CLOSE_SECONDS)
         ray.kill(self._actor)

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from selftrain.evaluation.drift import plots
@@ -16,6 +15,7 @@ from selftrain.evaluation.drift.bets import ALARM, EVERY
 from selftrain.evaluation.drift.look import TITLES, Look
 from selftrain.evaluation.drift.scores import Sample, Scores
 from selftrain.evaluation.drift.topics import FAR, far_from_known
+from selftrain.evaluation.layout import page
 from selftrain.evaluation.svg import inline
 
 CAPTIONS = {
@@ -63,11 +63,10 @@ def render(
         commands: of the proposed training.
         moment: of the look, seconds since 1970.
     """
-    environment = Environment(
-        loader=PackageLoader("selftrain", "evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"moment": _moment, "share": lambda value: f"{100 * value:.1f} %", "level": lambda value: f"{value:.2g}"}
-    return environment.get_template("watch.html").render(
+    filters = {"moment": _moment, "share": lambda value: f"{100 * value:.1f} %", "level": lambda value: f"{value:.2g}"}
+    return page(
+        "watch.html",
+        filters,
         look=look,
         name=name,
         reference=len(reference),

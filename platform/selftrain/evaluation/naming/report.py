@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from selftrain.evaluation.layout import aligned
 from selftrain.evaluation.naming.answers import Verdict
 from selftrain.evaluation.naming.figures import NamingFigures, examples, figures, margins, warnings
 from selftrain.evaluation.naming.words import typical_words
@@ -74,8 +75,7 @@ def describe(found: NamesFound) -> str:
     doubtful = sorted(found.names, key=lambda one: one.margin)[:MOST_SHOWN]
     shown = [one for one in found.names if one in doubtful]
     rows = [(one.name, f"{one.share:.3f}", f"{one.margin:.2f}", f"{one.second} ({one.second_share:.2f})", ", ".join(one.words)) for one in shown]
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(4)]
-    lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)), row[4]]).rstrip() for row in (head, *rows)]
+    lines = aligned(head, rows, ruled=False)
     if len(shown) < len(found.names):
         lines += ["", f"{len(shown)} of {len(found.names)} names, those with the smallest margins"]
     lines += ["", f"separation {found.separation:.2f} (1: names that have nothing to do with each other, less: names that say the same)", ""]

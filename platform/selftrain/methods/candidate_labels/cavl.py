@@ -8,13 +8,12 @@ Needs: candidate sets.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from selftrain.methods.base import Options
 from selftrain.methods.candidate_labels.partial import PartialLabelOptions, PartialLabels
 from selftrain.methods.losses import text_to_label
 from selftrain.methods.semisupervised import Batch
@@ -32,7 +31,7 @@ class CAVL(PartialLabels):
 
     paper = "Exploiting Class Activation Value for Partial-Label Learning (Zhang et al. 2022, ICLR); baseline of SEAL"
     summary = "the candidate with the largest class activation value is the label"
-    Options: ClassVar[type[Options]] = CAVLOptions
+    Options = CAVLOptions
     options: CAVLOptions
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:

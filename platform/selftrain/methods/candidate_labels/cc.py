@@ -7,11 +7,10 @@ Needs: candidate sets.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 
-from selftrain.methods.base import Options
 from selftrain.methods.candidate_labels.partial import PartialLabelOptions, PartialLabels
 from selftrain.methods.losses import candidate_likelihood
 from selftrain.methods.semisupervised import Batch
@@ -28,7 +27,7 @@ class CC(PartialLabels):
 
     paper = "Provably Consistent Partial-Label Learning (Feng et al. 2020, arXiv:2007.08929); baseline of SEAL"
     summary = "the likelihood that the label is one of the candidates"
-    Options: ClassVar[type[Options]] = CCOptions
+    Options = CCOptions
     options: CCOptions
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:

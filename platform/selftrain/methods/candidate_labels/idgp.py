@@ -12,13 +12,12 @@ share one optimiser and its rate.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from selftrain.methods.base import Options
 from selftrain.methods.candidate_labels.partial import PartialLabelOptions, TwoNetworks, within
 from selftrain.methods.losses import consistency, text_to_label
 from selftrain.methods.semisupervised import Batch
@@ -91,8 +90,9 @@ class IDGP(TwoNetworks):
 
     paper = "Decompositional Generation Process for Instance-Dependent Partial Label Learning (Qiao, Xu & Geng 2023, ICLR, arXiv:2204.03845); baseline of SEAL"
     summary = "a second network learns how sets come about, and with it which candidate is the label"
+    remembered = (*TwoNetworks.remembered, "chances")
     strong_views = 2
-    Options: ClassVar[type[Options]] = IDGPOptions
+    Options = IDGPOptions
     options: IDGPOptions
 
     def __init__(self, **common: Any) -> None:
@@ -130,10 +130,3 @@ class IDGP(TwoNetworks):
             "generation_likelihood": options.generation_likelihood_weight * torch.stack(generation).sum(),
             "consistency": share * options.weight * (consistency(labels, weights) + divergence),
         }
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"chances": self.chances.clone()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self.chances = state["chances"].clone().to(self.encoder.device)

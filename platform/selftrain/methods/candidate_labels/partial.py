@@ -71,16 +71,11 @@ class PartialLabels(NS3LHost):
 class WeightedCandidates(PartialLabels):
     """A method that keeps a weight for each candidate of each document, `[documents, L]`, uniform over the set at first."""
 
+    remembered = (*PartialLabels.remembered, "weights")
+
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
         self.weights = self.uniform_weights()
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"weights": self.weights.clone()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self.weights = state["weights"].clone().to(self.encoder.device)
 
 
 class TwoNetworks(WeightedCandidates):
@@ -103,11 +98,9 @@ class TwoNetworks(WeightedCandidates):
         return [*super().parameters(), *self.second_encoder.parameters(), *self.second_classifier.parameters()]
 
     def second_logits(self, documents: Sequence[Any]) -> torch.Tensor:
-        """Logits `[N, L]` of the second network, with gradient; as of the first, this worker computes its own part of the batch."""
+        """Logits `[N, L]` of the second network, with gradient."""
         self.second_encoder.train()
-        mine = self.workers.share(documents)
-        rows = self.workers.gather(self.second_encoder(mine or documents[:1])[: len(mine)], len(documents))
-        found: torch.Tensor = self.second_classifier(rows)
+        found: torch.Tensor = self.second_classifier(self.embed(documents, self.second_encoder))
         return found
 
 

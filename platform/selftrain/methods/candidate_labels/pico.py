@@ -13,17 +13,16 @@ other documents too (released: the queue alone). As in the released code, protot
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from selftrain.methods.base import Options
 from selftrain.methods.candidate_labels.partial import PartialLabelOptions, WeightedCandidates
 from selftrain.methods.losses import similarity, text_to_label
+from selftrain.methods.optimizers import MovingAverage
 from selftrain.methods.semisupervised import Batch
 
 
@@ -62,23 +61,21 @@ class PiCOOptions(PartialLabelOptions):
     projected: int = Field(128, ge=1, description="dimensions of the projection")
 
 
-_TENSORS = ("class_prototypes", "keys", "key_classes")  # that a checkpoint holds
-
-
 class PiCO(WeightedCandidates):
     """See the module's docstring. The views are the document itself (the query) and a strong one (the key)."""
 
     paper = "PiCO: Contrastive Label Disambiguation for Partial Label Learning (Wang et al. 2022, arXiv:2201.08984); baseline of SEAL"
     summary = "prototypes of contrastive embeddings choose among the candidates"
     stateful = (*WeightedCandidates.stateful, "projection", "key_encoder", "key_projection")
+    remembered = (*WeightedCandidates.remembered, "class_prototypes", "keys", "key_classes")
     strong_views = 1
-    Options: ClassVar[type[Options]] = PiCOOptions
+    Options = PiCOOptions
     options: PiCOOptions
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
-        self.key_encoder = copy.deepcopy(self.encoder)
-        self.key_projection = copy.deepcopy(self.projection)
+        self._average = MovingAverage(self.encoder, self.projection, self.options.key_momentum)
+        self.key_encoder, self.key_projection = self._average.encoder, self._average.classifier
         device, size = self.encoder.device, self.options.projected
         self.class_prototypes = torch.zeros(len(self.corpus.labels), size, device=device)
         self.keys = torch.zeros(0, size, device=device)  # the newest last
@@ -133,18 +130,6 @@ class PiCO(WeightedCandidates):
     @torch.no_grad()
     def _keys_of(self, documents: Sequence[Any]) -> torch.Tensor:
         """Projections of documents by the moving average of the net, `[N, projected]`."""
-        ours = [*self.encoder.parameters(), *self.projection.parameters()]
-        for average, latest in zip([*self.key_encoder.parameters(), *self.key_projection.parameters()], ours, strict=True):
-            average.lerp_(latest, 1.0 - self.options.key_momentum)
-        for kept, current in zip(self.key_encoder.buffers(), self.encoder.buffers(), strict=True):
-            kept.copy_(current)  # running statistics are averages already
+        self._average.follow(self.encoder, self.projection)
         rows = self.workers.encode(self.key_encoder.encode, documents, self.encoder.dimensions)
         return F.normalize(self.key_projection(rows), dim=1)
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {name: getattr(self, name).clone() for name in _TENSORS}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        for name in _TENSORS:
-            setattr(self, name, state[name].clone().to(self.encoder.device))

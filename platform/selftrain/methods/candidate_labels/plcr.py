@@ -8,12 +8,11 @@ Needs: candidate sets; two strong views.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 
-from selftrain.methods.base import Options
 from selftrain.methods.candidate_labels.partial import PartialLabelOptions, WeightedCandidates
 from selftrain.methods.losses import agreed_labels, consistency
 from selftrain.methods.semisupervised import Batch
@@ -46,7 +45,7 @@ class PLCR(WeightedCandidates):
     paper = "Revisiting Consistency Regularization for Deep Partial Label Learning (Wu et al. 2022, ICML); baseline of SEAL"
     summary = "views of a document agree on a distribution over its candidates"
     strong_views = 2
-    Options: ClassVar[type[Options]] = PLCROptions
+    Options = PLCROptions
     options: PLCROptions
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:

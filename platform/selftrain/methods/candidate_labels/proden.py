@@ -7,11 +7,10 @@ Needs: candidate sets.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 
-from selftrain.methods.base import Options
 from selftrain.methods.candidate_labels.partial import PartialLabelOptions, WeightedCandidates
 from selftrain.methods.losses import text_to_label
 from selftrain.methods.semisupervised import Batch
@@ -28,7 +27,7 @@ class PRODEN(WeightedCandidates):
 
     paper = "Progressive Identification of True Labels for Partial-Label Learning (Lv et al. 2020, arXiv:2002.08053); baseline of SEAL"
     summary = "candidates weighted by the classifier's last prediction"
-    Options: ClassVar[type[Options]] = PRODENOptions
+    Options = PRODENOptions
     options: PRODENOptions
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
 
 from selftrain.data.texts import TextChannel
-from selftrain.methods.base import Options
 from selftrain.methods.bilevel import parameters_of
 from selftrain.methods.candidate_labels.partial import PartialLabels
 from selftrain.methods.candidate_labels.plcr import negative_candidates
@@ -98,7 +97,7 @@ class SEALPartial(PartialLabels, SEAL):
     paper = SEAL.paper
     summary = "SEAL for candidate sets: h is judged by how well a document's views agree"
     strong_views = 2
-    Options: ClassVar[type[Options]] = SEALPartialOptions
+    Options = SEALPartialOptions
     options: SEALPartialOptions
     weights: torch.Tensor  # of the candidates, [documents, L]; in the released form alone
 

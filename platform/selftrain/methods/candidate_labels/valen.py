@@ -15,7 +15,7 @@ the one that is held to the prior. What is reconstructed is the embedding, by it
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch.distributions import Dirichlet, kl_divergence
 
-from selftrain.methods.base import Options
 from selftrain.methods.candidate_labels.partial import PartialLabelOptions, TwoNetworks, within
 from selftrain.methods.losses import text_to_label
 from selftrain.methods.semisupervised import Batch
@@ -94,7 +93,8 @@ class VALEN(TwoNetworks):
     paper = "Instance-Dependent Partial Label Learning (Xu et al. 2021, NeurIPS, arXiv:2110.12911); baseline of SEAL"
     summary = "a second network infers label distributions by variational inference, and the classifier learns from them"
     stateful = (*TwoNetworks.stateful, "decoder")
-    Options: ClassVar[type[Options]] = VALENOptions
+    remembered = (*TwoNetworks.remembered, "inferred", "graph")
+    Options = VALENOptions
     options: VALENOptions
 
     def __init__(self, **common: Any) -> None:
@@ -173,11 +173,3 @@ class VALEN(TwoNetworks):
             distances[own, first + own] = torch.inf
             found[places[first : first + ROWS]] = places[distances.topk(found.shape[1], dim=1, largest=False).indices]
         return found
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"inferred": self.inferred.clone(), "graph": self.graph}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self.inferred = state["inferred"].clone().to(self.encoder.device)
-        self.graph = None if state["graph"] is None else state["graph"].to(self.encoder.device)

@@ -8,13 +8,12 @@ Needs: labels, of few documents or of all.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from selftrain.methods.base import Options
 from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.semisupervised import Batch
 
@@ -31,7 +30,7 @@ class CrossEntropy(NS3LHost):
 
     paper = "Rethinking the Inception Architecture for Computer Vision (Szegedy et al. 2016, arXiv:1512.00567); baseline of NS3L, SSC and SEAL"
     summary = "a linear classifier on the encoder, trained on the labeled documents alone (label smoothing as an option)"
-    Options: ClassVar[type[Options]] = CrossEntropyOptions
+    Options = CrossEntropyOptions
     options: CrossEntropyOptions
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:

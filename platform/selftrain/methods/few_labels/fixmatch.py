@@ -8,13 +8,12 @@ Needs: labels of a few documents; one strong view, two with `simclr_weight`.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from selftrain.methods.base import Options
 from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import confident_cross_entropy, supervised_contrastive
 from selftrain.methods.semisupervised import Batch
@@ -41,7 +40,7 @@ class FixMatch(NS3LHost):
     strong_views = 2
     one_pass = True
     learns_from_unlabeled = True
-    Options: ClassVar[type[Options]] = FixMatchOptions
+    Options = FixMatchOptions
     options: FixMatchOptions
 
     @property

@@ -9,7 +9,7 @@ Settings: decay and weight are those of NS3L's experiments (Oliver et al. 2018, 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,6 @@ from pydantic import Field
 
 from selftrain.data.corpus import Corpus
 from selftrain.errors import ConfigError
-from selftrain.methods.base import Options
 from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.optimizers import MovingAverage
 from selftrain.methods.semisupervised import Batch
@@ -44,7 +43,7 @@ class MeanTeacher(NS3LHost):
     strong_views = 1
     image_views = "weak"
     learns_from_unlabeled = True
-    Options: ClassVar[type[Options]] = MeanTeacherOptions
+    Options = MeanTeacherOptions
     options: MeanTeacherOptions
 
     def __init__(self, **common: Any) -> None:

@@ -10,7 +10,7 @@ unlabeled losses rises in a line, as in its authors' code.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,6 @@ from pydantic import Field
 
 from selftrain.data.corpus import Corpus
 from selftrain.errors import ConfigError
-from selftrain.methods.base import Options
 from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import text_to_label
 from selftrain.methods.semisupervised import Batch
@@ -45,7 +44,7 @@ class MixMatch(NS3LHost):
     strong_views = 2
     image_views = "weak"
     learns_from_unlabeled = True
-    Options: ClassVar[type[Options]] = MixMatchOptions
+    Options = MixMatchOptions
     options: MixMatchOptions
 
     def __init__(self, **common: Any) -> None:

@@ -109,6 +109,7 @@ class NS3LHost(SemiSupervised):
 
     Options: ClassVar[type[Options]] = NS3LHostOptions
     options: NS3LHostOptions
+    remembered: ClassVar[tuple[str, ...]] = ("_distances",)
     _distances: torch.Tensor | None = None  # [documents, classes], for negative labels by neighbours
 
     @classmethod
@@ -136,13 +137,6 @@ class NS3LHost(SemiSupervised):
             self._distances = self._class_distances()
         return figures
 
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"distances": self._distances}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self._distances = state["distances"]
-
     def ns3l_rows(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits `[N, L]` of the unlabeled documents, and the mask `[N, L]` of their negative labels."""
         options = self.options
@@ -152,7 +146,7 @@ class NS3LHost(SemiSupervised):
         distances = None
         if how in NEIGHBOURS:
             assert self._distances is not None
-            distances = self._distances[batch.unlabeled].numpy()
+            distances = self._distances[batch.unlabeled].cpu().numpy()
         ids = self.corpus.unlabeled.ids
         truth = np.array([self.corpus.oracle[ids[index]] for index in batch.unlabeled]) if how == "oracle" else None
         mask = choose_negatives(how, len(batch.unlabeled), len(self.corpus.labels), options.ns3l_count, batch.rng, distances, truth)
@@ -188,7 +182,7 @@ class NS3L(NS3LHost):
     summary = (
         "improbable classes become negative labels of the unlabeled documents; also an option (ns3l_weight) of the other methods with few labels"
     )
-    Options: ClassVar[type[Options]] = NS3LOptions
+    Options = NS3LOptions
     options: NS3LOptions
 
     def __init__(self, **common: Any) -> None:

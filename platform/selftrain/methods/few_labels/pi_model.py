@@ -8,13 +8,12 @@ Settings: the weight, and the gradient through one view, are those of NS3L's exp
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from selftrain.methods.base import Options
 from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.semisupervised import Batch
 
@@ -34,7 +33,7 @@ class PiModel(NS3LHost):
     strong_views = 1
     image_views = "weak"
     learns_from_unlabeled = True
-    Options: ClassVar[type[Options]] = PiModelOptions
+    Options = PiModelOptions
     options: PiModelOptions
 
     def unlabeled_losses(self, batch: Batch) -> dict[str, torch.Tensor]:

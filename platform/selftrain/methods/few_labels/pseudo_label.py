@@ -7,12 +7,11 @@ Needs: labels of a few documents.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 
-from selftrain.methods.base import Options
 from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import confident_cross_entropy
 from selftrain.methods.semisupervised import Batch
@@ -34,7 +33,7 @@ class PseudoLabel(NS3LHost):
     )
     summary = "confident predictions become labels"
     learns_from_unlabeled = True
-    Options: ClassVar[type[Options]] = PseudoLabelOptions
+    Options = PseudoLabelOptions
     options: PseudoLabelOptions
 
     def unlabeled_losses(self, batch: Batch) -> dict[str, torch.Tensor]:

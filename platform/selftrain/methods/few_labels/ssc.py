@@ -13,7 +13,7 @@ encoder's embedding and one row a class. The moving average that the released co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,6 @@ from pydantic import Field
 
 from selftrain.data.corpus import Corpus
 from selftrain.errors import ConfigError
-from selftrain.methods.base import Options
 from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import supervised_contrastive
 from selftrain.methods.semisupervised import Batch
@@ -104,7 +103,7 @@ class SSC(NS3LHost):
     strong_views = 2
     one_pass = True
     learns_from_unlabeled = True
-    Options: ClassVar[type[Options]] = SSCOptions
+    Options = SSCOptions
     options: SSCOptions
 
     @classmethod

@@ -11,7 +11,7 @@ Differs: cosines lie between -1 and 1, so the loss pulls at every document for e
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ class Supervised(Method):
     summary = "the same encoder trained on all true labels: what a zero-shot method is measured against"
     supervision = "labels"
     stateful = ("factor", "factor_optimizer")
-    Options: ClassVar[type[Options]] = SupervisedOptions
+    Options = SupervisedOptions
     options: SupervisedOptions
 
     @classmethod

@@ -10,14 +10,13 @@ Differs: on text the paper perturbs the input embeddings; here the frozen embedd
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
 from selftrain.errors import ConfigError
-from selftrain.methods.base import Options
 from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import confident_cross_entropy
 from selftrain.methods.semisupervised import Batch
@@ -53,7 +52,7 @@ class VAT(NS3LHost):
     )
     summary = "probabilities stay the same in the direction in which they would change most (entropy minimisation and pseudo-labels as options)"
     learns_from_unlabeled = True
-    Options: ClassVar[type[Options]] = VATOptions
+    Options = VATOptions
     options: VATOptions
 
     def __init__(self, **common: Any) -> None:

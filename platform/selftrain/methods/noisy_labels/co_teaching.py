@@ -9,13 +9,12 @@ Needs: a label for every document, right or wrong.
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from selftrain.methods.base import Options
 from selftrain.methods.noisy_labels.noisy import NoisyLabelOptions, NoisyLabels
 from selftrain.models.encoder import Encoder
 
@@ -42,7 +41,7 @@ class CoTeaching(NoisyLabels):
     paper = "Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy Labels (Han et al. 2018, arXiv:1804.06872); baseline of SunGen"
     summary = "two networks, each trained on what has a small loss to the other"
     stateful = (*NoisyLabels.stateful, "peer_encoder", "peer_classifier")
-    Options: ClassVar[type[Options]] = CoTeachingOptions
+    Options = CoTeachingOptions
     options: CoTeachingOptions
 
     def __init__(self, **common: Any) -> None:
@@ -68,8 +67,7 @@ class CoTeaching(NoisyLabels):
         self.peer_encoder.train()
         batch = self.batch(round_, step)
         texts, targets = self.texts_of(batch), self.targets[batch]
-        mine = self.workers.share(texts)
-        other = self.workers.gather(self.peer_encoder(mine or texts[:1])[: len(mine)], len(texts))
+        other = self.embed(texts, self.peer_encoder)
         first = F.cross_entropy(self.classifier(self.embed(texts)), targets, reduction="none")
         second = F.cross_entropy(self.peer_classifier(other), targets, reduction="none")
         count = self.kept(len(texts), round_)

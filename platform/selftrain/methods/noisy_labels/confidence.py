@@ -9,14 +9,13 @@ Needs: a label for every document, right or wrong.
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 
 from selftrain.data.texts import TextChannel
-from selftrain.methods.base import Options
 from selftrain.methods.noisy_labels.noisy import NoisyLabelOptions, NoisyLabels
 
 
@@ -34,7 +33,8 @@ class Confidence(NoisyLabels):
         "Dataset Cartography: Mapping and Diagnosing Datasets with Training Dynamics (Swayamdipta et al. 2020, arXiv:2009.10795); baseline of SunGen"
     )
     summary = "train, keep the texts whose label was most probable on average, train again on them"
-    Options: ClassVar[type[Options]] = ConfidenceOptions
+    remembered = ("confidence", "_first")
+    Options = ConfidenceOptions
     options: ConfidenceOptions
 
     def __init__(self, **common: Any) -> None:
@@ -65,10 +65,3 @@ class Confidence(NoisyLabels):
             best = members[self.confidence[members].argsort(descending=True, stable=True)]
             kept.append(best[: max(1, round(self.options.keep * len(members)))])
         return np.sort(torch.cat(kept).cpu().numpy())
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"confidence": self.confidence, "first": self._first}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self.confidence, self._first = state["confidence"].to(self.encoder.device), state["first"]

@@ -11,7 +11,7 @@ Differs: there is no clean validation set. As in SunGen's table 3, a held-out pa
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from pydantic import Field
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
 from selftrain.errors import ConfigError
-from selftrain.methods.base import Options
 from selftrain.methods.bilevel import Net, meta_gradient, parameters_of
 from selftrain.methods.noisy_labels.noisy import NoisyLabelOptions, NoisyLabels
 
@@ -44,7 +43,7 @@ class MetaWeightNet(NoisyLabels):
     paper = "Meta-Weight-Net: Learning an Explicit Mapping For Sample Weighting (Shu et al. 2019, arXiv:1902.07379); baseline of SunGen"
     summary = "a small network turns losses into weights, taught by a held-out part of the labels"
     stateful = (*NoisyLabels.stateful, "weight_net", "weight_optimizer")
-    Options: ClassVar[type[Options]] = MetaWeightNetOptions
+    Options = MetaWeightNetOptions
     options: MetaWeightNetOptions
 
     @classmethod

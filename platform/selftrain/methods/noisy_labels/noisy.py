@@ -7,7 +7,7 @@ A linear classifier on the encoder is trained with a weighted cross-entropy on t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class NoisyLabels(ClassifierMethod):
     """Base of the family; see the module's docstring."""
 
     supervision = "labels"
-    Options: ClassVar[type[Options]] = NoisyLabelOptions
+    Options = NoisyLabelOptions
     options: NoisyLabelOptions
 
     def __init__(self, **common: Any) -> None:

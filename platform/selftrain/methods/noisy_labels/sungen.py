@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,7 +29,6 @@ from pydantic import Field
 
 from selftrain.data.corpus import Corpus
 from selftrain.data.texts import TextChannel
-from selftrain.methods.base import Options
 from selftrain.methods.bilevel import Net, Parameters, called, logits_of, meta_gradient, parameters_of
 from selftrain.methods.losses import reverse_cross_entropy
 from selftrain.methods.noisy_labels.noisy import NoisyLabelOptions, NoisyLabels, check_budget, epoch_order
@@ -93,7 +92,7 @@ class SunGen(NoisyLabels):
 
     paper = "Self-Guided Noise-Free Data Generation for Efficient Zero-Shot Learning (Gao et al. 2023, arXiv:2205.12679)"
     summary = "weights of generated texts, learned by a robust outer loss on the same texts; then training by weight, or on a clean subset"
-    Options: ClassVar[type[Options]] = SunGenOptions
+    Options = SunGenOptions
     options: SunGenOptions
 
     def __init__(self, **common: Any) -> None:

@@ -9,14 +9,13 @@ Needs: a label for every document, right or wrong.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
 from selftrain.data.texts import TextChannel
-from selftrain.methods.base import Options
 from selftrain.methods.noisy_labels.noisy import NoisyLabelOptions, NoisyLabels
 
 
@@ -33,7 +32,8 @@ class TemporalEnsembling(NoisyLabels):
 
     paper = "Temporal Ensembling for Semi-Supervised Learning (Laine & Aila 2017, arXiv:1610.02242); baseline of SunGen"
     summary = "predictions stay near the average of a text's own earlier ones"
-    Options: ClassVar[type[Options]] = TemporalEnsemblingOptions
+    remembered = ("average", "epochs_seen")
+    Options = TemporalEnsemblingOptions
     options: TemporalEnsemblingOptions
 
     def __init__(self, **common: Any) -> None:
@@ -55,10 +55,3 @@ class TemporalEnsembling(NoisyLabels):
             share = self.epochs_seen / max(1, self.options.epochs - 1)
             losses["ensemble"] = self.options.weight * math.exp(-5.0 * (1.0 - share) ** 2) * F.mse_loss(torch.softmax(logits, dim=1), target)
         return losses
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"average": self.average, "epochs_seen": self.epochs_seen}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self.average, self.epochs_seen = state["average"].to(self.encoder.device), int(state["epochs_seen"])

@@ -8,7 +8,7 @@ Differs from the method cross_entropy: it goes in epochs over all labeled docume
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from selftrain.data.corpus import Corpus
-from selftrain.methods.base import Options
 from selftrain.methods.losses import reverse_cross_entropy
 from selftrain.methods.noisy_labels.noisy import NoisyLabelOptions, NoisyLabels, check_budget
 
@@ -39,7 +38,7 @@ class ZeroGen(NoisyLabels):
 
     paper = "ZeroGen: Efficient Zero-shot Learning via Dataset Generation (Ye et al. 2022, arXiv:2202.07922); baseline of SunGen"
     summary = "every label is believed: plain training on generated texts (label smoothing, or the robust loss alone, as options)"
-    Options: ClassVar[type[Options]] = ZeroGenOptions
+    Options = ZeroGenOptions
     options: ZeroGenOptions
 
     def __init__(self, **common: Any) -> None:

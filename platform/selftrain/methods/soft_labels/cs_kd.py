@@ -8,13 +8,12 @@ Needs: labels.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from selftrain.methods.base import Options
 from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import distillation
 from selftrain.methods.semisupervised import Batch
@@ -33,7 +32,7 @@ class CSKD(NS3LHost):
 
     paper = "Regularizing Class-wise Predictions via Self-knowledge Distillation (Yun et al. 2020, arXiv:2003.13964); baseline of SEAL"
     summary = "two labeled documents of the same class get the same prediction"
-    Options: ClassVar[type[Options]] = CSKDOptions
+    Options = CSKDOptions
     options: CSKDOptions
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:

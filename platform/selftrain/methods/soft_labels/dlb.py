@@ -7,14 +7,13 @@ Needs: labels.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from selftrain.methods.base import Options
 from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import distillation
 from selftrain.methods.semisupervised import Batch
@@ -34,7 +33,8 @@ class DLB(NS3LHost):
 
     paper = "Self-Distillation from the Last Mini-Batch for Consistency Regularization (Shen et al. 2022, arXiv:2203.16172); baseline of SEAL"
     summary = "half of each batch repeats the one before and keeps the predictions that it had there"
-    Options: ClassVar[type[Options]] = DLBOptions
+    remembered = (*NS3LHost.remembered, "_last", "_last_logits")
+    Options = DLBOptions
     options: DLBOptions
 
     def __init__(self, **common: Any) -> None:
@@ -53,11 +53,3 @@ class DLB(NS3LHost):
         half = -(-len(batch.labeled) // 2)
         self._last, self._last_logits = batch.labeled[half:], logits[half:].detach()
         return losses
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"last": list(self._last), "last_logits": self._last_logits}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self._last = list(state["last"])
-        self._last_logits = None if state["last_logits"] is None else state["last_logits"].to(self.encoder.device)

@@ -8,14 +8,13 @@ Needs: labels. A round is an epoch.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
 from selftrain.data.texts import TextChannel
-from selftrain.methods.base import Options
 from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import text_to_label
 from selftrain.methods.semisupervised import Batch
@@ -33,7 +32,8 @@ class PSKD(NS3LHost):
 
     paper = "Self-Knowledge Distillation with Progressive Refinement of Targets (Kim et al. 2021, arXiv:2006.12000); baseline of SEAL"
     summary = "targets move from the label to the model's predictions of the round before"
-    Options: ClassVar[type[Options]] = PSKDOptions
+    remembered = (*NS3LHost.remembered, "_latest")
+    Options = PSKDOptions
     options: PSKDOptions
 
     def __init__(self, **common: Any) -> None:
@@ -67,11 +67,3 @@ class PSKD(NS3LHost):
         if self._latest is not None:
             self._latest[places] = torch.softmax(logits.detach(), dim=1).to(self._latest.dtype)
         return {"ce": text_to_label(logits, target)}
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"latest": self._latest}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        if state.get("latest") is not None:
-            self._latest = state["latest"].to(self.encoder.device)

@@ -14,7 +14,7 @@ step with the old h and has equation 13 in f's loss: `form: released`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from pydantic import Field, field_validator
 
 from selftrain.data.texts import TextChannel
 from selftrain.errors import ConfigError
-from selftrain.methods.base import Options
 from selftrain.methods.bilevel import Net, Parameters, called
 from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import text_to_label
@@ -120,7 +119,7 @@ class SEAL(NS3LHost):
     paper = "Aligned Objective for Soft-Pseudo-Label Generation in Supervised Learning (Xu et al. 2024, ICML)"
     summary = "soft pseudo-labels of a generator whose loss is learned from how well the classifier does with them"
     stateful = (*NS3LHost.stateful, "objective", "objective_optimizer")
-    Options: ClassVar[type[Options]] = SEALOptions
+    Options = SEALOptions
     options: SEALOptions
 
     def __init__(self, **common: Any) -> None:

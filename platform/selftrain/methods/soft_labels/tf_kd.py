@@ -12,14 +12,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
 from selftrain.data.texts import TextChannel
-from selftrain.methods.base import Options
 from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import distillation
 from selftrain.methods.semisupervised import Batch
@@ -40,7 +39,8 @@ class TFKD(NS3LHost):
 
     paper = "Revisiting Knowledge Distillation via Label Smoothing Regularization (Yuan et al. 2020, arXiv:1909.11723); baseline of SEAL"
     summary = "the model's own first training, or a teacher made by hand, gives the soft labels"
-    Options: ClassVar[type[Options]] = TFKDOptions
+    remembered = (*NS3LHost.remembered, "_teacher")
+    Options = TFKDOptions
     options: TFKDOptions
 
     def __init__(self, **common: Any) -> None:
@@ -100,11 +100,10 @@ class TFKD(NS3LHost):
 
     def state(self) -> dict[str, Any]:
         net = None if self._teacher_net is None else self._teacher_net.state_dict()
-        return super().state() | {"teacher": self._teacher, "teacher_net": net, "start": self._start[1]}
+        return super().state() | {"teacher_net": net, "start": self._start[1]}
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
-        self._teacher = None if state["teacher"] is None else state["teacher"].to(self.encoder.device)
         if state.get("teacher_net") is not None:
             self._teacher_net = self._copied()
             self._teacher_net.load_state_dict(state["teacher_net"])

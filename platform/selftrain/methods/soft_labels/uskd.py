@@ -13,13 +13,12 @@ ranks are taken. A head on frozen embeddings has no such maps, so the ranks are 
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from selftrain.methods.base import Options
 from selftrain.methods.few_labels.ns3l import NS3LHost, NS3LHostOptions
 from selftrain.methods.losses import text_to_label
 from selftrain.methods.semisupervised import Batch
@@ -59,7 +58,7 @@ class USKD(NS3LHost):
         "(Yang et al. 2023, arXiv:2303.13005); baseline of SEAL"
     )
     summary = "soft labels of the label and, by rank, of the other classes come from the model's own prediction"
-    Options: ClassVar[type[Options]] = USKDOptions
+    Options = USKDOptions
     options: USKDOptions
 
     def labeled_losses(self, batch: Batch, logits: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ Needs: the names of at least three classes, and data.multi_label. (Against the m
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ class BinaryRelevance(ClassifierMethod):
     summary = "several labels a document: a yes/no question for each class, fitted to its surest positives and negatives on the encoder as it is"
     supervision = "none"
     multi_label = True
-    Options: ClassVar[type[Options]] = BinaryRelevanceOptions
+    Options = BinaryRelevanceOptions
     options: BinaryRelevanceOptions
     classifier: torch.nn.Linear
 

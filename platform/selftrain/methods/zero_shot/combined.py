@@ -25,7 +25,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -112,7 +112,7 @@ class Combined(SelectingMethod):
     summary = "GenCo's self-training with SSC's loss on its texts, SunGen's weights on them and NS3L's loss on unconfident documents"
     supervision = "none"
     language_model = "continuations"
-    Options: ClassVar[type[Options]] = CombinedOptions
+    Options = CombinedOptions
     options: CombinedOptions
 
     def __init__(self, **common: Any) -> None:

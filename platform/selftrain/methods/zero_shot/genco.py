@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -152,7 +152,8 @@ class GenCo(SelectingMethod):
     summary = "contrastive self-training of a sentence encoder on continuations and label-conditioned texts by a language model"
     supervision = "none"
     language_model = "continuations and texts on a pseudo-label"
-    Options: ClassVar[type[Options]] = GenCoOptions
+    remembered = ("texts_used",)
+    Options = GenCoOptions
     options: GenCoOptions
     encoder: TextEncoder
 
@@ -222,13 +223,6 @@ class GenCo(SelectingMethod):
             self._continuations, self._conditional = {}, {}
             figures |= self.selection_figures(self.select(round_, scorer, texts))
         return figures
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"texts_used": self.texts_used}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self.texts_used = state.get("texts_used", True)  # checkpoints from before there was a check used them
 
     def step(self, round_: int, step: int) -> dict[str, float]:
         batch, rng = self._batch(round_, step)

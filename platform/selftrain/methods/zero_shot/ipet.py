@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -83,7 +83,7 @@ class IPET(ClassifierMethod):
     summary = "an ensemble of cloze questions to a masked language model labels examples for its next generation; distilled into a classifier"
     supervision = "none"
     masked_lm = True
-    Options: ClassVar[type[Options]] = IPETOptions
+    Options = IPETOptions
     options: IPETOptions
     encoder: MaskedEncoder
 

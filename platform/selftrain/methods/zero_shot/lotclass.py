@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -83,7 +83,7 @@ class LOTClass(ClassifierMethod):
     summary = "words that a masked language model would put for a class's name label other words; category prediction at these, then self-training"
     supervision = "none"
     masked_lm = True
-    Options: ClassVar[type[Options]] = LOTClassOptions
+    Options = LOTClassOptions
     options: LOTClassOptions
     encoder: MaskedEncoder
 

@@ -17,7 +17,7 @@ differ in the method alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ class PESCO(SelectingMethod):
     )
     summary = "contrastive self-training of a sentence encoder on label prompts and on the documents' own salient sentences"
     supervision = "none"
-    Options: ClassVar[type[Options]] = PESCOOptions
+    Options = PESCOOptions
     options: PESCOOptions
 
     def __init__(self, **common: Any) -> None:

@@ -23,6 +23,7 @@ from selftrain.config import AugmentConfig
 from selftrain.config.hardware import decided
 from selftrain.errors import ProcessDied
 from selftrain.models.locate import folder_on_node
+from selftrain.runtime.background import Call
 from selftrain.runtime.cluster import Needs
 from selftrain.runtime.devices import CARD_MEMORY
 from selftrain.runtime.hardware import Claim
@@ -149,24 +150,14 @@ class VllmDeployment:
         self._handle = handle.options(stream=True)
 
     def _deploy(self) -> None:
-        failures: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                _run_application(self._config, self._model, self._application, self._owner, self._engines)
-            except BaseException as error:
-                failures.append(error)
-
-        thread = threading.Thread(target=run, name="selftrain-deploy", daemon=True)
-        thread.start()
+        run = partial(_run_application, self._config, self._model, self._application, self._owner, self._engines)
+        call, over = Call(run, "selftrain-deploy"), False
         deaths: list[str] = []
-        while thread.is_alive():
-            thread.join(POLL_SECONDS)
+        while not over and len(deaths) < MAX_DEATHS:
+            over = call.ended(POLL_SECONDS)
             deaths += self.deaths()
-            if len(deaths) >= MAX_DEATHS:
-                break
-        if failures or len(deaths) >= MAX_DEATHS:
-            why = f"its engine {deaths[-1]}" if deaths else " ".join(str(failures[0]).split())[-600:]
+        if call.failed or len(deaths) >= MAX_DEATHS:
+            why = f"its engine {deaths[-1]}" if deaths else " ".join(str(call.failed).split())[-600:]
             self.stop()
             raise ProcessDied(f"The language model {self._model} could not be started: {why}.")
         self._unreported = deaths
