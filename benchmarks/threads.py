@@ -1,11 +1,9 @@
-"""What a number of threads costs beside other work: `python benchmarks/threads.py [--trainings head,encoder] [--busy 0,1,2,4] [--repeats 7] [--out FILE.csv]`.
+"""What a number of threads costs beside other work: `python benchmarks/threads.py [--busy 0,1,2,4] [--repeats 7] [--out FILE.csv]`.
 
-The same small training with two threads, and with as many as `selftrain run` chooses (`runtime/threads.py`), while N other processes compute. Both take turns in one
-process, the one that begins changing from pair to pair; a ratio above 1 says how much longer two threads took. Seconds are those of the clock: a thread that waits
-for a core is what is measured. Before every pair it is looked at what others compute, as a run does while it reads the documents.
-
-head      a head on the frozen embeddings of 300 documents of BBC News, equation 5 of GenCo
-encoder   a whole MiniLM on 24 documents, the same
+The same small training (a head on the frozen embeddings of 100 documents of BBC News, 20 steps of equation 5 of GenCo) with two threads, and with as many as
+`selftrain run` chooses (`runtime/threads.py`), while N other processes compute. Both take turns in one process, the one that begins changing from pair to pair; a
+ratio above 1 says how much longer two threads took. Seconds are those of the clock: a thread that waits for a core is what is measured. Before every pair it is
+looked at what others compute, as a run does while it reads the documents.
 
 The N processes are planted, and have the priority of this one; `busy_cores` is what was seen, so it has in it whatever else the machine did, with N = 0 too.
 """
@@ -36,12 +34,7 @@ from selftrain.runtime.threads import OtherWork, choose_threads, cores_here
 from selftrain.training.fit import fit
 
 TWO = 2
-METHOD = {"name": "genco", "input_augmentation": False, "conditional_augmentation": False, "start_check": False}
-# (documents, options of the method, of the model)
-TRAININGS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
-    "head": (300, {"rounds": 2, "steps_per_round": 60}, {"train": "head", "cache": ".selftrain/embeddings"}),
-    "encoder": (24, {"rounds": 1, "steps_per_round": 2, "per_class": 2}, {"train": "full"}),
-}
+METHOD = {"name": "genco", "input_augmentation": False, "conditional_augmentation": False, "start_check": False, "rounds": 1, "steps_per_round": 20}
 
 
 @contextmanager
@@ -56,14 +49,12 @@ def others(count: int) -> Iterator[None]:
             process.wait()
 
 
-def training(name: str) -> Callable[[int, int], float]:
+def training() -> Callable[[int, int], float]:
     """A training by its threads and seed; returns its seconds."""
-    count, options, model = TRAININGS[name]
-    corpus, _ = bbc_news(count)
-    recipe = recipe_of(METHOD | options, **model)
+    corpus, _ = bbc_news(100)
+    recipe = recipe_of(METHOD, train="head", cache=".selftrain/embeddings")
     opened = open_encoder(recipe.model, corpus)
-    if model["train"] == "head":
-        opened.encode([*corpus.unlabeled.contents, *(prompt for group in corpus.label_prompts() for prompt in group)])  # no part of what is timed
+    opened.encode([*corpus.unlabeled.contents, *(prompt for group in corpus.label_prompts() for prompt in group)])  # no part of what is timed
 
     def seconds(threads: int, seed: int) -> float:
         torch.set_num_threads(threads)
@@ -79,10 +70,8 @@ def training(name: str) -> Callable[[int, int], float]:
     return seconds
 
 
-def measured(name: str, busy: int, repeats: int) -> dict[str, Any]:
+def measured(seconds: Callable[[int, int], float], busy: int, repeats: int) -> dict[str, Any]:
     """A line: the training with two threads and with what is chosen, beside `busy` processes."""
-    seconds = training(name)
-    seconds(1, repeats)  # one turn that does not count
     two: list[float] = []
     chosen: list[float] = []
     counts: list[int] = []
@@ -95,7 +84,7 @@ def measured(name: str, busy: int, repeats: int) -> dict[str, Any]:
                 side.append(seconds(count, pair))
     low, middle, high = quantiles([slow / fast for slow, fast in zip(two, chosen, strict=True)], n=4, method="inclusive")
     return {
-        "training": name,
+        "training": "head",
         "other_processes": busy,
         "busy_cores": f"{mean(seen):.2f}",
         "threads_chosen": " ".join(map(str, sorted(set(counts)))),
@@ -115,16 +104,16 @@ def measured(name: str, busy: int, repeats: int) -> dict[str, Any]:
 def main() -> None:
     """Measure, and print a line each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trainings", default="head,encoder", help="which, separated by commas")
     parser.add_argument("--busy", default="0,1,2,4", help="numbers of other processes, separated by commas")
     parser.add_argument("--repeats", type=int, default=7, help="pairs of turns")
     parser.add_argument("--out", type=Path, help="CSV that a line each is added to")
     options = parser.parse_args()
     if options.repeats < 2:
         parser.error(f"--repeats must be at least 2, for a spread (got {options.repeats})")
-    for name in options.trainings.split(","):
-        for busy in map(int, options.busy.split(",")):
-            tell(measured(name, busy, options.repeats), options.out)
+    seconds = training()
+    seconds(1, options.repeats)  # one turn that does not count
+    for busy in map(int, options.busy.split(",")):
+        tell(measured(seconds, busy, options.repeats), options.out)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,10 @@ from selftrain.texts.dataset.prompts import label_prompts
 from selftrain.texts.dataset.writing import write_texts
 from selftrain.texts.engines.base import Generation
 from selftrain.texts.service import TextCounts, TextService
+from selftrain.texts.teachers import service_of
 
 LABELS = (Label("negative", "bad", "a bad film"), Label("positive", "good", "a good film"))
+ENDED = 0.8  # of its tokens, that a text which a quotation mark ends is taken to have
 TRIES = 13  # for 10 texts: of 10 tries numbers 4 and 8 fail (ceil of .76 n), and of 3 more number 12
 
 
@@ -33,13 +35,13 @@ class Writer:
 
     starting, notices = False, ()
 
-    def __init__(self, out_of=10**9):
-        self.out_of, self.generated = out_of, 0
+    def __init__(self, opening="All that is said", out_of=10**9):
+        self.opening, self.out_of, self.generated = opening, out_of, 0
 
     def generate(self, prompts):
         for prompt in prompts:
             self.generated += 1
-            text = f"Film {self.generated}" if prompt.kind == "subject" else f"All that is said of it is {self.generated}."
+            text = f"Film {self.generated}" if prompt.kind == "subject" else f"{self.opening} of it is {self.generated}."
             yield Generation(prompt, "" if self.generated % self.out_of == 0 else text, 5, 5)
 
     def close(self):
@@ -60,13 +62,13 @@ def test_a_share_of_the_tries_is_used(tmp_path):
     assert (missing.texts, missing.most, missing.at_most) == (2 * TRIES, 2 * 5 * 10, False)
     assert not (tmp_path / "texts").exists()
     prompts = [len(f'A text about {label.description}: "') / 4 for label in LABELS]
-    assert missing.tokens == {"writer": (TRIES * sum(prompts), 2 * TRIES * 20)}
+    assert missing.tokens == {"writer": (TRIES * sum(prompts), pytest.approx(2 * TRIES * 20 * ENDED))}
 
 
 def test_subjects_are_written_first(tmp_path):
     missing = rehearse(tmp_path / "texts", template="review")
     assert (missing.texts, missing.most) == (TRIES + 2 * TRIES, 2 * 10 + 2 * 5 * 10)  # two tries a subject, which the classes share
-    assert missing.tokens["writer"][1] == 10 * TRIES + 20 * 2 * TRIES  # a subject has ten tokens
+    assert missing.tokens["writer"][1] == pytest.approx((10 * TRIES + 20 * 2 * TRIES) * ENDED)  # a subject has ten tokens
 
 
 def test_what_the_cache_holds_costs_nothing(tmp_path):
@@ -84,8 +86,13 @@ def test_teachers_share_the_texts_and_all_of_them_vote(tmp_path):
     missing = rehearse(tmp_path / "texts", model=None, server=None, teachers=teachers)
     assert missing.texts == 2 * TRIES + 2 * 20
     choice = sum(len(f" {label.name}") for label in LABELS) / 2 / 4
-    assert missing.tokens["writer"][1] == pytest.approx(2 * TRIES * 20 * 3 / 4 + 20 * choice)
-    assert missing.tokens["other"][1] == pytest.approx(2 * TRIES * 20 / 4 + 20 * choice)
+    assert missing.tokens["writer"][1] == pytest.approx(2 * TRIES * 20 * 3 / 4 * ENDED + 20 * choice)
+    assert missing.tokens["other"][1] == pytest.approx(2 * TRIES * 20 / 4 * ENDED + 20 * choice)
+    config = AugmentConfig(teachers=teachers, max_tokens=20)
+    corpus = Corpus("generated", LABELS, (), Documents(), Documents())
+    complete = service_of(config, corpus, ["served:writer", "served:other"], str(tmp_path / "texts"), [Writer(), Writer("Said by another")]).complete
+    write_texts([label.name for label in LABELS], label_prompts("text", LABELS, style="continue"), complete, config, per_class=10, origin="test")
+    assert rehearse(tmp_path / "texts", model=None, server=None, teachers=teachers).texts == 2 * 20  # the votes
 
 
 @pytest.mark.parametrize("per_class", [1, 7, 40])
@@ -121,9 +128,9 @@ def test_a_dry_run_writes_nothing_and_a_data_set_says_what_it_cost(tmp_path, cap
     said = capsys.readouterr().out
     assert sorted(tmp_path.rglob("*")) == before
     assert "per_class: 10" in said and "# texts to generate at most: 100 (" in said
-    written = 2 * TRIES * 32
-    assert f"# predicted, with hours of two CPU cores: {2 * TRIES} texts, " in said and f"and {written} of texts; " in said
-    assert said.rstrip().endswith(f"{written * 1000 / 1e6:.4g} EUR")
+    money = 2 * TRIES * 32 * ENDED * 1000 / 1e6
+    assert f"# predicted, with hours of two CPU cores: {2 * TRIES} texts, " in said and f"and {round(1000 * money)} of texts; " in said
+    assert said.rstrip().endswith(f"{money:.4g} EUR")
 
     def by_rule(experiment, request):
         found = generation.requested_texts(experiment, request, lambda prompts: story(prompts))
@@ -133,7 +140,7 @@ def test_a_dry_run_writes_nothing_and_a_data_set_says_what_it_cost(tmp_path, cap
     experiment = load(None, ["cost.prices=prices.yaml"], {"data": {"classes": ["negative", "positive"]}, "augment": {"model": "./model"}})
     generate(experiment, Path("out"), per_class=10)
     cost = json.loads(Path("out/dataset.json").read_text(encoding="utf-8"))["generated"]["cost"]
-    assert (cost["predicted"]["texts"], cost["predicted"]["money"]) == (2 * TRIES, written * 1000 / 1e6)
+    assert (cost["predicted"]["texts"], cost["predicted"]["money"]) == (2 * TRIES, pytest.approx(money))
     assert (cost["real"]["texts"], cost["real"]["generated_tokens"], cost["real"]["money"]) == (24, 500, 0.5)
     assert main([*ask, "--dry-run"]) == 0 and "# nothing to do: out holds these texts" in capsys.readouterr().out
 

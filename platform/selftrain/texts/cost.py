@@ -25,6 +25,7 @@ from selftrain.texts.service import key_of
 SAMPLED = 500  # documents whose prompts are counted and looked up at least, evenly spread
 CHARACTERS_A_TOKEN = 4  # where the tokenizer is a server's; English text
 ENGINE_SECONDS = 90.0  # that an engine takes to start
+ENDED = 0.8  # of the tokens that it may have, of a text that ends at a mark of its own: Gemma 3 270M, film reviews (docs/howto/cost.md)
 TOKENS_A_SECOND = 100  # that a language model of 270 million weights writes on two cores
 
 Tokens = tuple[float, float]  # of prompts, of texts
@@ -134,9 +135,11 @@ def missing_texts(augment: AugmentConfig, model: LanguageModel, wanted: Iterable
 
 
 def _answer_tokens(prompt: Prompt, count: Callable[[str], float]) -> float:
-    """Of what a prompt is answered with: a text is taken to be as long as it may be."""
+    """Of what a prompt is answered with: a text that nothing ends is taken to be as long as it may be."""
     choices = prompt.sampling.choices
-    return sum(map(count, choices)) / len(choices) if choices else prompt.sampling.max_tokens
+    if choices:
+        return sum(map(count, choices)) / len(choices)
+    return prompt.sampling.max_tokens * (ENDED if prompt.sampling.stop else 1.0)
 
 
 def opened(location: str) -> TextCache | None:

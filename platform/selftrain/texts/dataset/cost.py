@@ -106,7 +106,7 @@ def rehearsed(
         texts = [text for one in written.classes for text in one.texts]
         votes = [voted(prompt_for(TextRequest("", "classify"), text, labels, augment)) for text in texts[:: max(1, len(texts) // SAMPLED)]]
         wanted.append(Wanted(float(len(texts) * len(augment.teachers)), votes, float(len(texts)), each=True))
-    return missing_texts(augment, model, wanted, cached=False)  # what the cache holds is not among them
+    return missing_texts(augment, model, wanted, cached=False)  # texts that the cache holds are not among them, and votes come last
 
 
 def predicted(experiment: Experiment, prices: Prices | None, missing: Missing) -> Cost:
