@@ -11,12 +11,18 @@ from light_runs import described
 from tiny import tiny_backbone
 
 from selftrain.config import load_prices, parse
+from selftrain.data.corpus import Documents
+from selftrain.data.texts import TextRequest
 from selftrain.errors import ConfigError
 from selftrain.methods.zero_shot.genco import GenCo, GenCoOptions
-from selftrain.runs import cost
-from selftrain.runs.cost import Work, plan, predicted, real
+from selftrain.runs.cost import Asking, Work, plan, predicted, real, wanted_texts
 from selftrain.runs.plan import prepare
 from selftrain.runtime.devices import Devices
+from selftrain.texts import cost
+from selftrain.texts.cache import TextCache
+from selftrain.texts.cost import Cost, missing_texts, total
+from selftrain.texts.engines.base import Generation
+from selftrain.texts.service import TextService
 
 PRICES = "currency: EUR\ngpu_hours: {A card: 2.0}\nteachers:\n  writer: {prompt: 1.0, generated: 4.0}\n"
 
@@ -35,7 +41,8 @@ def asked(home, prices=PRICES, **augment):
     (home / "prices.yaml").write_text(prices, encoding="utf-8")
     changes = {
         "method": {"name": "genco", "rounds": 2, "steps_per_round": 2, "conditional_augmentation": False},
-        "augment": {"model": "writer", "server": "http://127.0.0.1:9/v1", "max_tokens": 10, "input_samples": 2} | augment,
+        "augment": {"model": "writer", "server": "http://127.0.0.1:9/v1", "max_tokens": 10, "input_samples": 2, "cache": str(home / "texts")}
+        | augment,
         "cost": {"prices": str(home / "prices.yaml")},
     }
     return described(home, "head", **changes)
@@ -53,6 +60,80 @@ def test_a_dry_run_counts_prompts_and_says_what_they_come_to(home):
     said = plan(found)
     assert f"texts to generate at most: {texts}" in said and f"{cost.prompt_tokens:,} tokens of prompts and {10 * texts:,} of texts" in said
     assert said.splitlines()[-1].endswith(f"{cost.money:,.4g} EUR")
+
+
+class Writer:
+    """An engine that has a text for every prompt."""
+
+    starting, notices = False, ()
+
+    def generate(self, prompts):
+        return (Generation(prompt, f"A new sentence of number {number}.", 10, 6) for number, prompt in enumerate(prompts))
+
+    def close(self):
+        pass
+
+
+def write(found, requests):
+    """Have the texts of `requests` in the cache, as the text service leaves them."""
+    TextService(found.experiment.augment, found.corpus, "served:writer", TextCache(found.experiment.augment.cache), Writer()).usable_texts(requests)
+
+
+def test_what_the_cache_holds_costs_nothing(home, tmp_path):
+    found = prepare(asked(home, cache=str(tmp_path / "texts")))
+    documents = found.corpus.unlabeled
+    line = plan(found).splitlines()[-1]
+    assert not (tmp_path / "texts").exists()  # nothing is written, no empty cache either
+    write(found, [TextRequest(id_, "input") for id_ in documents.ids])  # the first of two samples
+    prompts = sum(len(text) for text in documents.contents) / 4
+    half = plan(found).splitlines()
+    assert f"texts to generate at most: {len(documents)}" in half[-2]
+    assert f": {len(documents)} texts, {round(prompts):,} tokens of prompts and {10 * len(documents):,} of texts" in half[-1]
+    assert predicted(found, cost_works(found)).texts == 2 * len(documents)  # a report says what it would have been without
+    write(found, [TextRequest(id_, "input", sample=1) for id_ in documents.ids])
+    assert ": 0 texts, 0 tokens of prompts and 0 of texts; 0.02 hours" in plan(found)  # no engine starts
+    other = prepare(asked(home, cache=str(tmp_path / "texts"), max_tokens=11))
+    assert f": {2 * len(documents)} texts, " in plan(other) and line in plan(prepare(asked(home, cache=str(tmp_path / "other"))))
+
+
+def asking(found, trainings=1, corpus=None, samples=1, **texts):
+    augment = found.experiment.augment.model_copy(update={"conditional_samples": samples})
+    return Asking(Work(texts, round(texts.get("input", 0) + 2 * texts.get("conditional", 0)), 1, 1.0), trainings, corpus or found.corpus, augment)
+
+
+def test_texts_that_trainings_share_count_once_and_those_of_their_pseudo_labels_at_most(home):
+    found = prepare(asked(home))
+    count, pairs = len(found.corpus.unlabeled), 2 * len(found.corpus.unlabeled)
+
+    def missing(*each):
+        return missing_texts(found.experiment.augment, "served:writer", wanted_texts(each), cached=False)
+
+    one = missing(asking(found, input=count, conditional=10.0))
+    assert (one.texts, one.most, one.at_most) == (count + 10, count + 20, False)
+    seeds = missing(asking(found, trainings=2, input=count, conditional=10.0))
+    assert (seeds.texts, seeds.most, seeds.at_most) == (count + 40, count + 40, True)
+    many = missing(asking(found, trainings=100, input=count, conditional=10.0), asking(found, input=2 * count))
+    assert (many.texts, many.at_most) == (2 * count + pairs, True)  # a text for every document and class
+    assert missing(asking(found, trainings=100, samples=3, conditional=10.0)).texts == 3 * pairs
+
+
+def test_documents_of_several_corpora_count_once(home):
+    found = prepare(asked(home))
+    documents = found.corpus.unlabeled
+    part = Documents(tuple(documents.ids[:20]), tuple(documents.contents[:20]))
+    smaller = replace(found.corpus, unlabeled=part, fingerprint="another")
+    both = [asking(found, corpus=smaller, input=20), asking(found, input=len(documents))]
+    for order in (both, both[::-1]):
+        assert missing_texts(found.experiment.augment, "served:writer", wanted_texts(order), cached=False).texts == len(documents)
+
+
+def test_a_part_without_money_leaves_none_of_the_whole():
+    paid, unpaid = Cost(1, 20, 300, 1.0, 0.5, 4.0, "EUR", ""), Cost(2, 0, 0, 0.5, 0.0, None, "EUR", "the price file has no GPU 'A'", True)
+    assert total([paid, paid]) == Cost(2, 40, 600, 2.0, 1.0, 8.0, "EUR", "")
+    assert total([paid, unpaid]) == Cost(3, 20, 300, 1.5, 0.5, None, "EUR", "the price file has no GPU 'A'", True)
+    assert (
+        unpaid.words() == "at most 2 texts, 0 tokens of prompts and 0 of texts; 0.50 hours, 0.00 GPU-hours; no money: the price file has no GPU 'A'"
+    )
 
 
 def cost_works(found):

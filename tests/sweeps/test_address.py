@@ -28,7 +28,17 @@ from selftrain.sweeps.trial import train_cell
 
 pytestmark = pytest.mark.ray
 SWEEP = "import sys; from selftrain.files import mirror; mirror._EVERY_SECONDS = 0.1; from selftrain.cli import main; sys.exit(main())"
-FILES = {"checkpoints/tracking.jsonl", "events.jsonl", "figure.png", "report.html", "results.jsonl", "space.yaml", "table.csv", "table.md"}
+FILES = {
+    "checkpoints/tracking.jsonl",
+    "cost.json",
+    "events.jsonl",
+    "figure.png",
+    "report.html",
+    "results.jsonl",
+    "space.yaml",
+    "table.csv",
+    "table.md",
+}
 
 
 @pytest.fixture

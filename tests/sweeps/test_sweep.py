@@ -53,6 +53,7 @@ def test_a_sweep_ends_with_a_table_a_second_one_has_nothing_to_do_and_one_that_w
     assert result.folder == cut_short.parents[1] and not cut_short.exists()
     assert sorted(path.name for path in result.folder.iterdir()) == [
         "checkpoints",
+        "cost.json",
         "events.jsonl",
         "figure.png",
         "report.html",
@@ -62,6 +63,10 @@ def test_a_sweep_ends_with_a_table_a_second_one_has_nothing_to_do_and_one_that_w
         "table.md",
     ]
     page = (result.folder / "report.html").read_text()
+    cost = json.loads((result.folder / "cost.json").read_text())
+    assert not cost["predicted"]["at_most"] and cost["real"]["texts"] == 0
+    assert cost["real"]["hours"] == pytest.approx(result.seconds / 3600, abs=1e-4)
+    assert f"<dd>0 texts, 0 tokens of prompts and 0 of texts; {cost['real']['hours']:.2f} hours" in page
     assert "88.0 ± 0.1" in page and "selftrain sweep toy.yaml" in page and page.count("<svg") == 1 and "http" not in page.split("<main>")[0]
     text = (result.folder / "table.md").read_text()
     assert (

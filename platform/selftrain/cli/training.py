@@ -13,7 +13,7 @@ from selftrain.errors import ConfigError, ProcessDied
 if TYPE_CHECKING:
     from selftrain.config import Experiment
 
-_GENERATE_USES = ("augment.", "ray.", "data.classes", "data.descriptions")  # keys that `generate` reads
+_GENERATE_USES = ("augment.", "ray.", "cost.", "data.classes", "data.descriptions")  # keys that `generate` reads
 
 
 def add_commands(commands: Any) -> None:
@@ -54,7 +54,7 @@ def add_commands(commands: Any) -> None:
     )
     sweep.add_argument("space", nargs="?", metavar="SPACE.yaml", help="what to sweep, such as the files of tune_spaces/")
     sweep.add_argument("--small", action="store_true", help="at the size of the file's `small` block, for two CPU cores")
-    sweep.add_argument("--dry-run", action="store_true", help="validate every cell, print what is to do, and start nothing")
+    sweep.add_argument("--dry-run", action="store_true", help="validate every cell, print what is to do and what it will cost, and start nothing")
     sweep.add_argument(
         "--resume", metavar="FOLDER", help="continue a killed sweep from its folder or s3:// address; finished trainings are not repeated"
     )
@@ -80,6 +80,7 @@ def add_commands(commands: Any) -> None:
     generate.add_argument("--model", help="language model: a folder, a hub name, or gemma-3-270m (augment.model)")
     generate.add_argument("--out", required=True, metavar="FOLDER", help="a new folder for train.parquet and dataset.json")
     generate.add_argument("--template", help="review, restaurant, product, news, text, subject; default: what fits --data, else text")
+    generate.add_argument("--dry-run", action="store_true", help="print what is asked for and what it will cost, and start nothing")
     generate.add_argument("--seed", type=int, help="another seed gets other texts (augment.engine_seed; default: 0)")
     add_overrides(generate, "augment.temperature=1.0")
 
@@ -145,13 +146,14 @@ def check_sweep(options: argparse.Namespace) -> None:
 
 def _sweep(options: argparse.Namespace) -> int:
     check_sweep(options)
-    from selftrain.sweeps.plan import describe_sweep, prepare_sweep, resumed_space
+    from selftrain.sweeps.cost import describe_sweep
+    from selftrain.sweeps.plan import prepare_sweep, resumed_space
     from selftrain.sweeps.space import load_space
     from selftrain.sweeps.sweep import run_sweep
 
     space = resumed_space(options.resume) if options.resume else load_space(options.space, small=options.small, overrides=options.overrides)
     if options.dry_run:
-        print(describe_sweep(prepare_sweep(space)))
+        print(describe_sweep(prepare_sweep(space), options.at_once))
         return 0
     result = run_sweep(space, folder=options.resume, at_once=options.at_once, address=options.address, command=options.asked)
     print(f"\n{space.title}\n\n{result.text}\n")
@@ -164,7 +166,7 @@ def _sweep(options: argparse.Namespace) -> int:
 def _generate(options: argparse.Namespace) -> int:
     from selftrain.config import load
     from selftrain.files.durable import check_folder
-    from selftrain.texts.dataset.generation import describe_filter, generate
+    from selftrain.texts.dataset.generation import describe_filter, describe_generation, generate
 
     if unused := next((override for override in options.overrides if not override.strip().startswith(_GENERATE_USES)), None):
         raise ConfigError(f"--set {unused!r} has no effect here; selftrain generate uses {', '.join(_GENERATE_USES)}.")
@@ -172,10 +174,12 @@ def _generate(options: argparse.Namespace) -> int:
     asked = {"model": options.model, "engine_seed": options.seed}
     data = {"classes": classes_of(options.classes)} if options.classes is not None else {}
     experiment = load(None, options.overrides, {"data": data, "augment": {key: value for key, value in asked.items() if value is not None}})
+    wanted: dict[str, Any] = {"per_class": options.per_class, "template": options.template, "named": options.data}
+    if options.dry_run:
+        print(describe_generation(experiment, Path(options.out), **wanted))
+        return 0
     try:
-        made = generate(
-            experiment, Path(options.out), per_class=options.per_class, template=options.template, named=options.data, command=options.asked
-        )
+        made = generate(experiment, Path(options.out), command=options.asked, **wanted)
     except ProcessDied as error:
         raise ProcessDied(f"{error} The same command continues.") from None
     counts = ", ".join(f"{count} {name}" for name, count in made.facts["generated"]["written"].items())

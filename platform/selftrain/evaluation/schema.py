@@ -171,6 +171,7 @@ class CostFacts(TypedDict):
     money: float | None
     currency: str | None
     why: str  # why there is no money
+    at_most: NotRequired[bool]  # bounds, where numbers of texts follow from the training
 
 
 class Stage(TypedDict):

@@ -1,32 +1,27 @@
 """What a run costs: texts, tokens, hours and money, predicted before it starts and counted when it is over.
 
-Predicted tokens are those of the prompts of a sample of documents, by the language model's own tokenizer where its folder is at hand, else a
-token for four characters; a text is taken to be as long as it may be. Predicted hours are from rates of two CPU cores, so those of GPUs are at
-most. Money is what a price file says (`cost.prices`): without a price that is needed there is none, and the reason.
+What trainings do stands here for sweeps too; what texts cost is texts/cost.py's. Predicted hours are from rates of two CPU cores, so those of GPUs are at most.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
-from functools import cache
-from pathlib import Path
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from selftrain.data.texts import TextRequest
+from selftrain.config import AugmentConfig
+from selftrain.data.corpus import Corpus, Documents
+from selftrain.data.texts import TextKind, TextRequest
 from selftrain.errors import SelfTrainError
 from selftrain.methods.base import Method
-from selftrain.models.locate import IMAGE_ENCODERS, each_model
-from selftrain.runs.plan import RunPlan, teacher_sections
-from selftrain.runtime.hardware import gpu_name, hardware_here
-from selftrain.texts.prompts import prompt_for
+from selftrain.models.locate import IMAGE_ENCODERS
+from selftrain.runs.plan import RunPlan
+from selftrain.runtime.hardware import hardware_here
+from selftrain.texts.cost import NOTHING, SAMPLED, Cost, Missing, Wanted, missing_texts, priced, tokens_of
+from selftrain.texts.prompts import prompt_for, voted
 
-SAMPLED = 100  # documents whose prompts are counted, evenly spread
-CHARACTERS_A_TOKEN = 4  # where the tokenizer is a server's; English text
-START_SECONDS, TRAIN_START_SECONDS, ENGINE_SECONDS = 60.0, 45.0, 90.0  # of a run, of Ray Train, of an engine
-TOKENS_A_SECOND = 100  # that a language model of 270 million weights writes on two cores
-
-Tokens = tuple[float, float]  # of prompts, of texts
+START_SECONDS, TRAIN_START_SECONDS = 60.0, 45.0  # of a run, of Ray Train
 
 
 @dataclass(frozen=True)
@@ -39,42 +34,105 @@ class Work:
     seconds: float  # of training on two cores
 
     @classmethod
-    def of(cls, method: Method, encoder: str) -> Work:
+    def of(cls, method: Method, encoder: str, *, start: float = TRAIN_START_SECONDS) -> Work:
         """Of a method with documents, before or after it has trained.
 
         Args:
             method: knows its steps and texts.
             encoder: `model.encoder`.
+            start: seconds that a training takes to start, if it is not light.
         """
         if not method.rounds:
             return cls({}, 0, 0, 0.0)
-        start = 0.0 if method.encoder.light else TRAIN_START_SECONDS
         steps = method.planned_steps
-        return cls(method.texts_expected(), method.texts_wanted(), steps, start + steps * _step_seconds(method, encoder))
+        return cls(
+            method.texts_expected(),
+            method.texts_wanted(),
+            steps,
+            (0.0 if method.encoder.light else start) + steps * _step_seconds(method, encoder),
+        )
 
 
 @dataclass(frozen=True)
-class Cost:
-    """One side of the comparison; `metrics.json` has both."""
+class Asking:
+    """What asks for texts: trainings that differ in their seeds alone, and their evaluation.
 
-    texts: int
-    prompt_tokens: int
-    generated_tokens: int
-    hours: float
-    gpu_hours: float
-    money: float | None  # None: see `why`
-    currency: str | None
-    why: str  # why there is no money; empty where there is
+    Args:
+        work: of each training.
+        trainings: how many.
+        corpus: its documents.
+        augment: the language model, and texts a document or pair.
+        reads: whether test documents are classified with continuations.
+        classified: documents that the language model classifies itself.
+    """
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self) | {"hours": round(self.hours, 4), "gpu_hours": round(self.gpu_hours, 4)}
+    work: Work
+    trainings: int
+    corpus: Corpus
+    augment: AugmentConfig
+    reads: bool = False
+    classified: int = 0
 
-    def words(self) -> str:
-        """In one line, for a terminal."""
-        money = f"{self.money:,.4g} {self.currency}" if self.money is not None else f"no money: {self.why}"
-        tokens = f"{self.prompt_tokens:,} tokens of prompts and {self.generated_tokens:,} of texts"
-        return f"{self.texts:,} texts, {tokens}; {self.hours:.2f} hours, {self.gpu_hours:.2f} GPU-hours; {money}"
+
+def wanted_texts(asking: Iterable[Asking]) -> Iterator[Wanted]:
+    """The texts of all that has the same text settings and one cache: each counts once, however many trainings ask for it.
+
+    Continuations are known. What is written for pseudo-labels follows from each training: of one the expected number is given, of several the bound, which they
+    reach where no two ask for the same.
+    """
+    groups: dict[str, list[Asking]] = {}
+    for one in asking:
+        groups.setdefault(one.corpus.fingerprint, []).append(one)
+    seen: dict[str, set[str]] = {"unlabeled": set(), "test": set()}
+    for group in groups.values():
+        corpus, augment = group[0].corpus, group[0].augment
+        fresh = _fresh(corpus.unlabeled, seen["unlabeled"])
+        part = len(fresh) / max(1, len(corpus.unlabeled))
+        inputs = max(one.work.texts.get("input", 0.0) for one in group)
+        yield _of_documents("input", fresh, corpus, augment, texts=inputs * part, samples=math.ceil(inputs / max(1, len(corpus.unlabeled))))
+        yield _on_pseudo_labels(group, fresh, part)
+        read = max((one.augment.input_samples for one in group if one.reads), default=0)
+        tested = _fresh(corpus.test, seen["test"])
+        yield _of_documents("input", tested, corpus, augment, texts=float(read * len(tested)), samples=read)
+        shown = corpus.test if len(corpus.test) else corpus.unlabeled
+        count = min(max(one.classified for one in group), len(shown))
+        chosen = Documents(shown.ids[:count], shown.contents[:count]) if count else Documents()
+        yield _of_documents("classify", chosen, corpus, augment, texts=float(count * len(augment.language_models)), samples=1)
+
+
+def _fresh(documents: Documents, seen: set[str]) -> Documents:
+    """Those that are not `seen`, and from now on are."""
+    if not seen:
+        seen |= set(documents.ids)
+        return documents
+    places = [place for place, id_ in enumerate(documents.ids) if id_ not in seen]
+    seen |= set(documents.ids)
+    return Documents(tuple(documents.ids[place] for place in places), tuple(documents.contents[place] for place in places))
+
+
+def _on_pseudo_labels(group: Sequence[Asking], documents: Documents, part: float) -> Wanted:
+    """Texts that are written for pseudo-labels; `part` of the corpus' documents are these."""
+    asking = [one for one in group if one.work.texts.get("conditional")]
+    most = sum(one.trainings * (one.work.most_texts - one.work.texts.get("input", 0.0)) for one in asking) * part
+    pairs = len(documents) * len(group[0].corpus.labels) * max((one.augment.conditional_samples for one in asking), default=0)
+    most = min(most, float(pairs))
+    expected = asking[0].work.texts["conditional"] * part if len(asking) == 1 and asking[0].trainings == 1 else most
+    return _of_documents("conditional", documents, group[0].corpus, group[0].augment, texts=min(expected, most), samples=1, most=most)
+
+
+def _of_documents(
+    kind: TextKind, documents: Documents, corpus: Corpus, augment: AugmentConfig, *, texts: float, samples: int, most: float | None = None
+) -> Wanted:
+    """Texts about documents, with the prompts of some of them."""
+    each = kind == "classify"
+    prompts = []
+    for number, place in enumerate(range(0, len(documents), max(1, len(documents) // SAMPLED)) if texts else ()):
+        label = number % len(corpus.labels) if kind == "conditional" else -1
+        requests = [TextRequest(documents.ids[place], kind, label, sample) for sample in range(samples)]
+        prompts += [prompt_for(one, documents.contents[place], corpus.labels, augment) for one in requests]
+    if each and augment.teachers:
+        prompts = [voted(prompt) for prompt in prompts]
+    return Wanted(texts, prompts, float(len(documents) * samples), each=each, known=kind != "conditional", most=most)
 
 
 def works_of(found: RunPlan) -> dict[str, Work]:
@@ -83,9 +141,19 @@ def works_of(found: RunPlan) -> dict[str, Work]:
     return {name: Work.of(one.recipe.untrained(one.granted(seed), seed=seed), one.recipe.model.encoder) for name, one in found.variants.items()}
 
 
-def most_texts(found: RunPlan, works: Mapping[str, Work]) -> int:
-    """Texts that are generated at most, with an empty cache: variants and seeds share it."""
-    return max((work.most_texts for work in works.values()), default=0) + round(sum(_evaluated(found).values()))
+def _missing(found: RunPlan, works: Mapping[str, Work], *, cached: bool) -> Missing:
+    """What the language model has yet to write."""
+    if found.language_model is None:
+        return NOTHING
+    asked = found.experiment
+
+    def asking(name: str, work: Work) -> Asking:
+        own = found.variants[name]
+        samples = {key: getattr(own.experiment.augment, key) for key in ("input_samples", "conditional_samples")}
+        augment = asked.augment.model_copy(update=samples)  # of the one text service that all variants ask
+        return Asking(work, len(own.seeds), own.corpus, augment, asked.evaluation.inference_augmentation, asked.evaluation.llm_documents)
+
+    return missing_texts(asked.augment, found.language_model, wanted_texts(asking(*one) for one in works.items()), cached=cached)
 
 
 def predicted(found: RunPlan, works: Mapping[str, Work]) -> Cost:
@@ -95,14 +163,21 @@ def predicted(found: RunPlan, works: Mapping[str, Work]) -> Cost:
         found: the plan; its GPUs are counted as it is placed, or would be on this machine.
         works: of each variant.
     """
-    kinds = _evaluated(found)
-    for kind in ("input", "conditional"):
-        kinds[kind] = kinds.get(kind, 0.0) + max((work.texts.get(kind, 0.0) for work in works.values()), default=0.0)
-    tokens = _expected_tokens(found, kinds) if found.language_model is not None else {}
+    return _predicted(found, works, _missing(found, works, cached=False))
+
+
+def _predicted(found: RunPlan, works: Mapping[str, Work], missing: Missing) -> Cost:
     training = sum(work.seconds * len(found.variants[name].seeds) for name, work in works.items())
-    writing = ENGINE_SECONDS + sum(written for _, written in tokens.values()) / TOKENS_A_SECOND if tokens else 0.0
-    gpu_hours = _gpu_hours(found, training, writing)
-    return _cost(found, round(sum(kinds.values())), tokens, (START_SECONDS + training + writing) / 3600, gpu_hours)
+    hours, gpu_hours = (START_SECONDS + training + missing.seconds) / 3600, _gpu_hours(found, training, missing.seconds)
+    return priced(
+        found.experiment.augment,
+        found.prices,
+        texts=missing.texts,
+        tokens=missing.tokens,
+        hours=hours,
+        gpu_hours=gpu_hours,
+        at_most=missing.at_most,
+    )
 
 
 def real(found: RunPlan, rows: Iterable[Mapping[str, Any]], texts: Mapping[str, Any], seconds: float) -> Cost:
@@ -114,84 +189,10 @@ def real(found: RunPlan, rows: Iterable[Mapping[str, Any]], texts: Mapping[str, 
         texts: counts of the language model's texts, as metrics.json has them.
         seconds: of the run.
     """
-    each = texts.get("teachers") or ({str(found.experiment.augment.name): texts} if found.language_model is not None else {})
-    tokens = {name: (float(one["prompt_tokens"]), float(one["generated_tokens"])) for name, one in each.items()}
+    tokens = tokens_of(found.experiment.augment, [texts]) if found.language_model is not None else {}
     training = sum(row["train_seconds"] for row in rows if not row["inference_augmentation"])
-    return _cost(found, int(texts["generated"]), tokens, seconds / 3600, _gpu_hours(found, training, float(texts["seconds"])))
-
-
-def _cost(found: RunPlan, texts: int, tokens: Mapping[str, Tokens], hours: float, gpu_hours: float) -> Cost:
-    money, why = _money(found, tokens, gpu_hours)
-    prompt, generated = (round(sum(one[place] for one in tokens.values())) for place in (0, 1))
-    return Cost(texts, prompt, generated, hours, gpu_hours, money, found.prices.currency if found.prices is not None else None, why)
-
-
-def _money(found: RunPlan, tokens: Mapping[str, Tokens], gpu_hours: float) -> tuple[float | None, str]:
-    """(what it comes to, empty), or (None, what is missing)."""
-    prices = found.prices
-    if prices is None:
-        return None, "no price file (cost.prices)"
-    total = 0.0
-    for name, (prompt, generated) in tokens.items():
-        section = teacher_sections(found.experiment.augment)[name]
-        price = prices.teachers.get(name)
-        if price is None and section.server is not None and not section.prompt_price + section.generated_price:
-            return None, f"the price file has no teacher {name!r}"
-        each = (price.prompt, price.generated) if price is not None else (section.prompt_price, section.generated_price)
-        total += (prompt * each[0] + generated * each[1]) / 1e6
-    if gpu_hours:
-        gpu = gpu_name()
-        if gpu is None or gpu not in prices.gpu_hours:
-            return None, f"the price file has no GPU {gpu!r}" if gpu else "the GPUs have no name, or several"
-        total += gpu_hours * prices.gpu_hours[gpu]
-    return total, ""
-
-
-def _evaluated(found: RunPlan) -> dict[str, float]:
-    """Texts that evaluation asks for, by kind."""
-    asked, corpus = found.experiment, found.corpus
-    classified = min(asked.evaluation.llm_documents, len(corpus.test)) * len(asked.augment.language_models)
-    read = len(corpus.test) * asked.augment.input_samples if asked.evaluation.inference_augmentation else 0
-    return {"input": float(read), "classify": float(classified)}
-
-
-def _expected_tokens(found: RunPlan, kinds: Mapping[str, float]) -> dict[str, Tokens]:
-    """Tokens by language model: of several each writes its share, and all of them classify."""
-    augment, corpus = found.experiment.augment, found.corpus
-    every = max(1, len(corpus.unlabeled) // SAMPLED)
-    places = range(0, len(corpus.unlabeled), every)
-    shares = [one.share for one in augment.teachers] or [1.0]
-    assert found.language_model is not None
-    models = each_model(found.language_model)
-    result = {}
-    for (name, section), model, share in zip(teacher_sections(augment).items(), models, shares, strict=True):
-        count = _counter(model)
-        prompt = generated = 0.0
-        for kind, texts in kinds.items():
-            own = texts / len(models) if kind == "classify" else texts * share / sum(shares)
-            if not own:
-                continue
-            requests = [
-                TextRequest(corpus.unlabeled.ids[place], kind, number % len(corpus.labels) if kind == "conditional" else -1)  # type: ignore[arg-type]
-                for number, place in enumerate(places)
-            ]
-            prompts = [prompt_for(one, corpus.unlabeled.contents[place], corpus.labels, section) for one, place in zip(requests, places, strict=True)]
-            prompt += own * sum(count(one.text) for one in prompts) / len(prompts)
-            choices = prompts[0].sampling.choices
-            generated += own * (sum(map(count, choices)) / len(choices) if choices else section.max_tokens)
-        result[name] = (prompt, generated)
-    return result
-
-
-@cache
-def _counter(model: Path | str) -> Callable[[str], float]:
-    """Tokens of a text, special ones included, for a language model."""
-    if isinstance(model, Path) and (model / "tokenizer.json").is_file():
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
-        return lambda text: len(tokenizer.encode(text).ids)
-    return lambda text: len(text) / CHARACTERS_A_TOKEN
+    gpu_hours = _gpu_hours(found, training, float(texts["seconds"]))
+    return priced(found.experiment.augment, found.prices, texts=texts["generated"], tokens=tokens, hours=seconds / 3600, gpu_hours=gpu_hours)
 
 
 def _gpu_hours(found: RunPlan, training: float, writing: float) -> float:
@@ -233,13 +234,14 @@ def plan(found: RunPlan) -> str:
     works = works_of(found)
     trained = [name for name, work in works.items() if work.steps]
     steps = sum(len(experiment.seeds) * work.steps for work in works.values())
-    cost = predicted(found, works)
+    missing = _missing(found, works, cached=True)
+    cost = _predicted(found, works, missing)
     return "\n".join(
         [
             experiment.to_yaml(),
             f"# {len(corpus.unlabeled)} unlabeled and {len(corpus.test)} test documents, {len(corpus.labels)} classes; skipped rows: {len(corpus.skipped)}",
             f"# variants: {', '.join(found.variants)}; trainings: {len(trained) * len(experiment.seeds)}; optimiser steps: {steps}",
-            f"# texts to generate at most: {most_texts(found, works)} (what the cache {experiment.augment.cache} holds is not generated again)",
-            f"# predicted, with an empty cache and hours of two CPU cores: {cost.words()}",
+            f"# texts to generate at most: {missing.most:.0f} (what the cache {experiment.augment.cache} holds is not generated again)",
+            f"# predicted, with hours of two CPU cores: {cost.words()}",
         ]
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from selftrain.config import AugmentConfig, Experiment, Prices, load_prices
+from selftrain.config import AugmentConfig, Experiment, Prices
 from selftrain.data.corpus import Corpus, TrueLabels
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import grant
@@ -18,6 +18,7 @@ from selftrain.models.open import located
 from selftrain.runtime.cluster import Needs, needs
 from selftrain.runtime.devices import Devices, decide
 from selftrain.runtime.hardware import Hardware, packs
+from selftrain.texts.cost import prices_of
 from selftrain.texts.engines import engine_needs
 from selftrain.training.loop import Validation
 
@@ -164,9 +165,7 @@ def prepare(experiment: Experiment) -> RunPlan:
     if experiment.model.encoder not in IMAGE_ENCODERS:
         encoder_folder(experiment.model.encoder)
     experiment = _with_absolute_folders(experiment)
-    prices = load_prices(experiment.cost.prices) if experiment.cost.prices is not None else None
-    if prices is not None:
-        _check_prices(prices, experiment.augment)
+    prices = prices_of(experiment)
     _check_multi_label(experiment)
     corpus, truth = load_corpus(experiment.data)
     if experiment.evaluation.every_round and not truth.test:
@@ -239,22 +238,3 @@ def _with_absolute_folders(experiment: Experiment) -> Experiment:
     prices = experiment.cost.prices
     cost = experiment.cost.model_copy(update={"prices": str(Path(prices).expanduser().absolute())}) if prices is not None else experiment.cost
     return experiment.model_copy(update={"model": located(experiment.model), "cost": cost})
-
-
-def _check_prices(prices: Prices, augment: AugmentConfig) -> None:
-    """Raise a `ConfigError` where the experiment itself has another price for a language model than the price file."""
-    for name, section in teacher_sections(augment).items():
-        if (price := prices.teachers.get(name)) is None:
-            continue
-        for key, own, listed in (("prompt_price", section.prompt_price, price.prompt), ("generated_price", section.generated_price, price.generated)):
-            if own and own != listed:
-                raise ConfigError(
-                    f"augment.{key} must be {listed:g}, the price that the price file has for {name!r} (got {own:g}); leave one of them out.",
-                    parameter=f"augment.{key}",
-                )
-
-
-def teacher_sections(augment: AugmentConfig) -> dict[str, AugmentConfig]:
-    """The section of each language model, by its name."""
-    names = [one.called for one in augment.teachers] or [str(augment.name)]
-    return dict(zip(names, augment.language_models, strict=True))

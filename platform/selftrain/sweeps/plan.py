@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from selftrain.config import AugmentConfig, Experiment, ModelConfig, read_yaml
+from selftrain.config import AugmentConfig, Experiment, ModelConfig, Prices, read_yaml
 from selftrain.data.corpus import Corpus, TrueLabels
 from selftrain.data.loading import load_corpus
 from selftrain.data.supervision import grant
 from selftrain.errors import ConfigError, SelfTrainError
+from selftrain.methods.base import Method
 from selftrain.models.locate import LanguageModel, language_model_of
 from selftrain.models.open import located, open_encoder
 from selftrain.models.shared import open_shared_encoder
+from selftrain.runs.cost import Work
 from selftrain.runs.home import below, looked_at
 from selftrain.runtime.cluster import Needs
 from selftrain.runtime.devices import Devices
-from selftrain.sweeps.results import Results
+from selftrain.runtime.hardware import Hardware
+from selftrain.sweeps.runner import decide_trials, most_at_once
 from selftrain.sweeps.search import check_search, corners, draw
-from selftrain.sweeps.space import Cell, Setting, Space, parse_space
+from selftrain.sweeps.space import Cell, Setting, Space, parse_space, text_settings
+from selftrain.texts.cost import prices_of
 from selftrain.texts.engines import engine_needs
 
 FOLDER = "sweeps"  # below the experiment's output
@@ -39,6 +44,13 @@ class SweepPlan:
     writing: tuple[AugmentConfig, ...] = ()  # of the text engines, which run one after the other
     light: bool = True  # whether every training is
     asha_after: int | None = None  # rounds before which ASHA ends no trial; None: it ends none at all
+    works: dict[tuple[str, str], Work] = field(default_factory=dict)  # of a training, by setting and column; of an adaptive search, of its corners
+    prices: Prices | None = None
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether settings are chosen while the sweep goes on, by Optuna."""
+        return self.space.search is not None and self.space.search.sampler == "optuna"
 
     def engine(self, devices: Devices) -> Needs | None:
         """What the text engines ask of the cluster: the most that any of them asks for; None where no cell wants texts."""
@@ -52,6 +64,19 @@ class SweepPlan:
     def engines(self) -> int:
         """Replicas of vLLM at the same time, at most."""
         return max((one.engines for one in self.writing), default=0)
+
+    def placed(self, there: Hardware, at_once: int | None) -> tuple[Devices, int]:
+        """What trials and engines compute on, and how many trials at the same time.
+
+        Args:
+            there: what there is.
+            at_once: trials at the same time, where that was asked for.
+
+        Raises:
+            SelfTrainError: as `runtime.devices.decide`.
+        """
+        devices, on_gpus = decide_trials(self.base, there, engines=self.engines, at_once=at_once, light=self.light)
+        return devices, at_once or most_at_once(self.base, there, self.engine(devices), on_gpus)
 
 
 def prepare_sweep(space: Space) -> SweepPlan:
@@ -75,7 +100,9 @@ def prepare_sweep(space: Space) -> SweepPlan:
     light = all(cell.recipe.light for cell in cells if cell.recipe.trains)
     kept = ([], []) if adaptive else (settings, cells)
     asha_after = max(cell.recipe.options.settled_rounds for cell in cells) if space.search is not None and space.search.asha else None
-    return SweepPlan(space, *kept, validation.corpora, base, validation.folders, writing, light, asha_after)
+    asked = [base, *(cell.experiment for cell in cells if cell.wants_texts)]
+    prices = [prices_of(one) for one in {(one.augment.model_dump_json(), one.cost.prices): one for one in asked}.values()]
+    return SweepPlan(space, *kept, validation.corpora, base, validation.folders, writing, light, asha_after, validation.works, prices[0])
 
 
 def model_name(augment: AugmentConfig) -> str:
@@ -90,6 +117,7 @@ class _Validation:
         self.space = space
         self.corpora: dict[str, tuple[Corpus, TrueLabels]] = {}  # by the fingerprint of the documents
         self.folders: dict[str, LanguageModel] = {}  # language models by name
+        self.works: dict[tuple[str, str], Work] = {}  # by setting and column
         self._by_source: dict[str, tuple[Corpus, TrueLabels]] = {}
         self._tested: dict[str, Sequence[str]] = {}  # column -> ids of the test documents
         self._encoders: dict[tuple[str, str], Any] = {}
@@ -105,10 +133,11 @@ class _Validation:
             name = model_name(cell.experiment.augment)
             self.folders[name] = self.folders.get(name) or language_model_of(cell.experiment.augment)
         try:
-            rounds = self._rounds(cell, corpus, truth)
+            method = self._built(cell, corpus, truth)
         except SelfTrainError as error:
             raise type(error)(f"{where}: {error}") from None
-        settled = cell.recipe.options.settled_rounds
+        self.works[setting.name, column] = Work.of(method, cell.experiment.model.encoder, start=0.0)  # Ray Train has no part in a trial
+        rounds, settled = method.rounds, cell.recipe.options.settled_rounds
         if self.space.search is not None and self.space.search.asha and rounds <= settled:
             raise ConfigError(
                 f"{where}: ASHA has nothing to end early, the method trains {rounds} round{'s' * (rounds != 1)} and its losses have their full weight after "
@@ -134,15 +163,15 @@ class _Validation:
             raise ConfigError(f"{where}: the axis changes the test documents; the rows of a column are compared on the same ones.")
         return corpus, truth
 
-    def _rounds(self, cell: Cell, corpus: Corpus, truth: TrueLabels) -> int:
-        """How many rounds the method trains; building it is what checks its own conditions."""
+    def _built(self, cell: Cell, corpus: Corpus, truth: TrueLabels) -> Method:
+        """The method of a cell; building it is what checks its own conditions."""
         for seed in self.space.seeds:
             granted = grant(corpus, truth, cell.experiment.data, seed)
         model = cell.experiment.model
         key = model.model_dump_json(), corpus.fingerprint
         if key not in self._encoders:
             self._encoders[key] = open_shared_encoder(with_whole_paths(model), corpus) if model.train == "head" else open_encoder(model, corpus)
-        return cell.recipe.build(granted, self._encoders[key]).rounds
+        return cell.recipe.build(granted, self._encoders[key])
 
 
 def folder_of(prepared: SweepPlan) -> Path | str:
@@ -166,24 +195,13 @@ def resumed_space(folder: Path | str) -> Space:
         return parse_space(read_yaml(found / "space.yaml", "sweep", "tune_spaces/"))
 
 
-def describe_sweep(prepared: SweepPlan) -> str:
-    """What a sweep would do; nothing is started."""
-    space = prepared.space
-    with looked_at(folder_of(prepared), ("results.jsonl",)) as found:
-        results = Results(found / "results.jsonl", "")
-    missing = [cell for cell in prepared.cells if not results.done(cell)]
-    lines = [space.to_yaml(), f"# folder: {folder_of(prepared)}"]
-    if space.search is not None and space.search.sampler == "optuna":
-        return "\n".join([*lines, f"# Optuna chooses {space.search.trials} settings"])
-    texts = sum(cell.wants_texts for cell in prepared.cells)
-    return "\n".join(
-        [
-            *lines,
-            f"# {len(prepared.settings)} settings, {len(space.columns)} data sets, {len(space.seeds)} seeds: {len(prepared.cells)} trainings, "
-            f"{len(missing)} of them still to do",
-            f"# trainings that ask the language model for texts: {texts}",
-        ]
-    )
+def by_texts(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Cells in groups that have a text service each: those with the same documents and text settings; all that want no texts are one."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        key = json.dumps([cell.data, text_settings(cell.experiment)]) if cell.wants_texts else ""
+        groups.setdefault(key, []).append(cell)
+    return list(groups.values())
 
 
 def with_whole_paths(model: ModelConfig) -> ModelConfig:

@@ -38,6 +38,10 @@ class Results:
         """The result of every finished cell, in the order in which they ended."""
         return [entry["result"] for entry in self._entries.values() if "error" not in entry["result"]]
 
+    def tried(self) -> list[dict[str, Any]]:
+        """Those of an adaptive search, each with the values that it has tried."""
+        return [result for result in self.finished() if "values" in result]
+
     def add(self, cell: Cell, result: Mapping[str, Any]) -> None:
         """Keep a result."""
         entry = {

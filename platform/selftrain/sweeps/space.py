@@ -135,8 +135,10 @@ class Space(Section):
 
     def fingerprint(self) -> str:
         """A short hash of the document."""
-        # A document without `every` keeps the hash, and so the folder, that it had before there was one. What rows are compared with changes no result.
-        return _hash(self.model_dump(mode="json", exclude={"reference"} if self.every else {"reference", "every"}))[:8]
+        # A document without `every` keeps the hash, and so the folder, that it had before there was one. What rows are compared with, and prices, change no result.
+        document = self.model_dump(mode="json", exclude={"reference"} if self.every else {"reference", "every"})
+        document["base"] = {key: value for key, value in document["base"].items() if key != "cost"}
+        return _hash(document)[:8]
 
     def to_yaml(self) -> str:
         """The resolved document."""

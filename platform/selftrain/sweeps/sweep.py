@@ -5,11 +5,10 @@ A sweep's folder has the name of what was asked, so the same sweep, started agai
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -31,12 +30,13 @@ from selftrain.runtime.devices import device_here
 from selftrain.runtime.hardware import Hardware, hardware_here
 from selftrain.runtime.watch import cause_of
 from selftrain.sweeps import report
-from selftrain.sweeps.plan import SweepPlan, folder_of, model_name, prepare_sweep, with_whole_paths
+from selftrain.sweeps.cost import Account, distinct
+from selftrain.sweeps.plan import SweepPlan, by_texts, folder_of, model_name, prepare_sweep, with_whole_paths
 from selftrain.sweeps.record import Recorder
 from selftrain.sweeps.results import Results
-from selftrain.sweeps.runner import Adaptive, decide_trials, most_at_once, run_trials, trial_needs, workers
+from selftrain.sweeps.runner import Adaptive, run_trials, trial_needs, workers
 from selftrain.sweeps.search import ranking
-from selftrain.sweeps.space import Cell, Setting, Space, text_settings
+from selftrain.sweeps.space import Cell, Setting, Space
 from selftrain.sweeps.table import SweepTable, build_table
 from selftrain.sweeps.trial import SharedInputs, axis_values, run_cell, run_proposed
 from selftrain.tracking import KIND_TAG, Tracker
@@ -132,15 +132,14 @@ class _Sweep:
         self.asked_at_once = at_once
         self.trained = 0
         self._place(hardware_here())
+        self.account = Account(prepared, home.folder / "cost.json")
         self.deadline = time.monotonic() + 60 * self.space.minutes if self.space.minutes else None
         self.tried: list[dict[str, Any]] = []  # the results of an adaptive search
 
     def _place(self, there: Hardware) -> None:
         """What trials and engines compute on, and how many trials at the same time."""
-        base, prepared = self.prepared.base, self.prepared
-        self.devices, on_gpus = decide_trials(base, there, engines=prepared.engines, at_once=self.asked_at_once, light=prepared.light)
+        self.devices, self.at_once = self.prepared.placed(there, self.asked_at_once)
         self.gpus = self.devices.worker or 0.0  # a trial
-        self.at_once = self.asked_at_once or most_at_once(base, there, prepared.engine(self.devices), on_gpus)
 
     def train(self) -> None:
         for cell in self.prepared.cells:
@@ -153,15 +152,16 @@ class _Sweep:
             self._train_missing()
 
     def _train_missing(self) -> None:
-        missing = _distinct([cell for cell in self.prepared.cells if not self.results.done(cell)])
+        missing = distinct([cell for cell in self.prepared.cells if not self.results.done(cell)])
         there = len(self.prepared.cells) - len(missing)
         if not missing:
             self.events("nothing to train", reason=f"all {there} results are there")
             return
         self._embed(missing)
         with workers(self.prepared.base, self._needs_of(len(missing), any(cell.wants_texts for cell in missing))):
+            self.account.begin(missing, len(missing), self.devices, self.at_once)
             self._say_start("sweep started", trainings=len(missing), there=there)
-            for cells in _by_texts(missing):
+            for cells in by_texts(missing):
                 with self._texts(cells[0]) as texts:
                     corpora = {cell.data: self.prepared.corpora[cell.data] for cell in cells}
                     sent = [self._for_workers(cell) for cell in cells]
@@ -178,7 +178,7 @@ class _Sweep:
                     self._run(run_cell, shared, on_result, [{"cell": index} for index in range(len(cells))])
 
     def _train_adaptively(self, trials: int, seed: int) -> None:
-        self.tried = [result for result in self.results.finished() if "values" in result]
+        self.tried = self.results.tried()
         there, left = len(self.tried), trials - len(self.tried)
         if left <= 0:
             self.events("nothing to train", reason=f"all {there} results are there")
@@ -199,6 +199,7 @@ class _Sweep:
             self._add(cell, result)
 
         with workers(base, self._needs_of(left, probe.wants_texts)), self._texts(probe) as texts:
+            self.account.begin([], left, self.devices, self.at_once)
             self._say_start("search started", trials=left, there=there)
             shared = SharedInputs([self._for_workers(probe)], {probe.data: (corpus, truth)}, texts, True, self.space)
             self._run(run_proposed, shared, on_result, configs)
@@ -223,15 +224,19 @@ class _Sweep:
         placed = replace(cell, recipe=replace(cell.recipe, training=self.devices.training(cell.recipe.training)))
         return placed.with_model(with_whole_paths(cell.experiment.model))
 
-    def _texts(self, cell: Cell) -> AbstractContextManager[TextChannel]:
+    @contextmanager
+    def _texts(self, cell: Cell) -> Iterator[TextChannel]:
         """The text service of `cell`, and of all that share its data and text settings."""
         if not cell.wants_texts:
-            return nullcontext(no_texts)
+            yield no_texts
+            return
         from selftrain.texts.channel import open_texts
 
         augment = cell.experiment.augment
         corpus, _ = self.prepared.corpora[cell.data]
-        return open_texts(self.devices.augment(augment), corpus, self.prepared.folders[model_name(augment)], progress=False)
+        with open_texts(self.devices.augment(augment), corpus, self.prepared.folders[model_name(augment)], progress=False) as texts:
+            yield texts
+            self.account.texts.append((augment, texts.summary().counts.to_json()))
 
     def _run(self, work: Any, shared: SharedInputs, on_result: Callable[..., None], configs: Any) -> None:
         minutes = (self.deadline - time.monotonic()) / 60 if self.deadline is not None else None
@@ -251,6 +256,7 @@ class _Sweep:
 
     def _add(self, cell: Cell, result: dict[str, Any]) -> None:
         self.results.add(cell, result)
+        self.account.results.append(result)
         self.trained += 1
         self.recorder.add(cell, result)
         facts = {"setting": cell.setting, "data": cell.column, "seed": cell.seed}
@@ -297,6 +303,7 @@ class _Sweep:
             "trained": self.trained,
             "train_seconds": round(sum((self.results.get(cell) or {}).get("train_seconds", 0.0) for cell in self.prepared.cells), 1),
             "code_version": code_version(),
+            "cost": self.account.close(seconds, self.events),
         }
         if self.space.search is not None:
             settings, results = self._tried()
@@ -339,16 +346,3 @@ class _Sweep:
             if (found := self.results.get(cell)) is not None:
                 results.setdefault(cell.setting, []).append(found)
         return self.prepared.settings, results
-
-
-def _distinct(cells: Sequence[Cell]) -> list[Cell]:
-    """The first of all cells that are the same training: a setting may change nothing for its method."""
-    return list({cell.fingerprint: cell for cell in reversed(cells)}.values())[::-1]
-
-
-def _by_texts(cells: Sequence[Cell]) -> list[list[Cell]]:
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        key = json.dumps([cell.data, text_settings(cell.experiment)]) if cell.wants_texts else ""
-        groups.setdefault(key, []).append(cell)
-    return list(groups.values())

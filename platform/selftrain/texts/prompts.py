@@ -7,7 +7,7 @@ table 4. Text and sampling of a prompt are part of the cache key, so an edited t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -108,6 +108,11 @@ def prompt_for(request: TextRequest, document: str, labels: Sequence[Label], con
     filled = (INSTRUCTIONS if instructs else TEMPLATES)[request.kind].format(**fields)
     text = framed(filled, shown, config) if instructs else filled
     return Prompt(text, request.document_id, request.kind, name, request.sample, sampling)
+
+
+def voted(prompt: Prompt) -> Prompt:
+    """A prompt that asks for a class, as a vote: nothing is drawn, so the engine's seed is no part of its key, unlike that of a run's texts."""
+    return replace(prompt, kind="vote")
 
 
 def framed(instruction: str, document: str, config: AugmentConfig) -> str:

@@ -21,7 +21,7 @@ from selftrain.data.words import first_words
 from selftrain.texts.cache import Completion, TextCache, cache_key
 from selftrain.texts.engines.base import Engine, Generation
 from selftrain.texts.filter import FilteredText, filter_completion
-from selftrain.texts.prompts import Prompt, prompt_for
+from selftrain.texts.prompts import Prompt, prompt_for, voted
 
 BLOCK, BLOCK_SECONDS = 32, 1.0  # completions that a Parquet block holds at least, and the time between two of them: what a killed run may lose
 MAX_CONDITIONAL = 1000  # conditional texts kept for the label alignment picture
@@ -154,10 +154,7 @@ class TextService:
 
     def chosen(self, documents: Mapping[str, str]) -> dict[str, str]:
         """What `votes` holds of this one language model."""
-        # Nothing is drawn, so the engine's seed is no part of the key: the kind is not one of those that a run's seed tells apart.
-        prompts = {
-            id_: replace(prompt_for(TextRequest(id_, "classify"), text, self.labels, self.config), kind="vote") for id_, text in documents.items()
-        }
+        prompts = {id_: voted(prompt_for(TextRequest(id_, "classify"), text, self.labels, self.config)) for id_, text in documents.items()}
         found = self.complete(list(prompts.values()))
         answers = {id_: found[prompt].text.strip() for id_, prompt in prompts.items() if prompt in found}
         names = {label.name for label in self.labels}
@@ -177,21 +174,9 @@ class TextService:
         """End the engine."""
         self.engine.close()
 
-    def _key(self, prompt: Prompt) -> str:
-        config, model = self.config, self.model_fingerprint
-        if config.engine_seed and prompt.kind in get_args(TextKind):  # `selftrain generate` has the seed in the names of its prompts
-            model = f"{model} seed {config.engine_seed}"
-        return cache_key(
-            document=prompt.document_id,
-            prompt=f"{config.style if config.frame is None else 'framed'}\n{prompt.text}",
-            model=model,
-            sampling=prompt.sampling.options(),
-            sample=prompt.sample,
-        )
-
     def _complete_missing(self, prompts: Iterable[Prompt]) -> tuple[dict[Prompt, str], dict[str, Completion], set[str]]:
         """Have everything in the cache that can be; returns the key of every prompt, the completions by key, and the keys that were missing."""
-        keys = {prompt: self._key(prompt) for prompt in prompts}
+        keys = {prompt: key_of(prompt, self.config, self.model_fingerprint) for prompt in prompts}
         found = self.cache.lookup(keys.values())
         missing = {key: prompt for prompt, key in keys.items() if key not in found}
         if missing:
@@ -256,6 +241,26 @@ class TextService:
         label = self.labels[request.label].name if request.kind == "conditional" else None
         document = first_words(self.documents[request.document_id], self.config.document_words)
         self.examples.append({"document": document, "kind": request.kind, "label": label, "text": text, "kept": not reason, "reason": reason or None})
+
+
+def key_of(prompt: Prompt, config: AugmentConfig, model_fingerprint: str) -> str:
+    """What the cache knows a completion by.
+
+    Args:
+        prompt: what is asked.
+        config: of the language model: style, and the seed that tells runs apart.
+        model_fingerprint: of the language model.
+    """
+    model = model_fingerprint
+    if config.engine_seed and prompt.kind in get_args(TextKind):  # `selftrain generate` has the seed in the names of its prompts
+        model = f"{model} seed {config.engine_seed}"
+    return cache_key(
+        document=prompt.document_id,
+        prompt=f"{config.style if config.frame is None else 'framed'}\n{prompt.text}",
+        model=model,
+        sampling=prompt.sampling.options(),
+        sample=prompt.sample,
+    )
 
 
 def _completion(key: str, generation: Generation) -> Completion:

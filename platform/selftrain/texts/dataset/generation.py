@@ -6,6 +6,7 @@ The folder appears as a whole or not at all; what a killed generation had writte
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -15,8 +16,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
-from selftrain.config import Experiment, TeacherConfig
+from selftrain.config import Experiment, Prices, TeacherConfig
 from selftrain.data.catalogue import CATALOGUE
 from selftrain.data.classes import check_class_names, with_descriptions
 from selftrain.data.corpus import Corpus, Documents, Label, document_id, words_of
@@ -25,6 +27,8 @@ from selftrain.files.durable import check_folder, replacing_folder
 from selftrain.files.parsing import json_of
 from selftrain.models.locate import LanguageModel, contents_fingerprint, language_model_of
 from selftrain.texts.cache import TextCache, check_cache
+from selftrain.texts.cost import Cost, Missing, prices_of
+from selftrain.texts.dataset.cost import predicted, real, rehearsed
 from selftrain.texts.dataset.prompts import TEMPLATE_OF, LabelPrompts, label_prompts
 from selftrain.texts.dataset.weighing import weighed_labels
 from selftrain.texts.dataset.writing import SUBJECT_TOKENS, SUBJECT_TRIES, TRIES, Complete, LabelTexts, write_texts
@@ -48,6 +52,7 @@ class DatasetRequest:
     model_name: str  # as the user has it; of a folder its last part
     settings: dict[str, Any]  # all that decides the texts, as dataset.json holds it: two requests with the same settings are the same
     teachers: tuple[TeacherConfig, ...] = ()  # where several language models write
+    prices: Prices | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -82,7 +87,7 @@ def generate(
     """Have the language model write `per_class` texts for each class into the folder `out`.
 
     Args:
-        experiment: its `augment`, `ray`, `data.classes` and `data.descriptions` are used; `augment.engine_seed` is the seed of everything.
+        experiment: its `augment`, `ray`, `cost`, `data.classes` and `data.descriptions` are used; `augment.engine_seed` is the seed of everything.
         out: a folder that does not exist yet, is empty, or holds the result of this very request.
         per_class: texts a class.
         template: of texts/dataset/prompts.py; default: the one that fits `named`, else `text`.
@@ -96,6 +101,40 @@ def generate(
         ResourceError: too little memory, CPUs or GPUs.
         ProcessDied: the engine cannot be started, or keeps dying; the same call continues.
         ServiceError: the engine generates nothing for too long.
+    """
+    started = time.monotonic()
+    request = requested(experiment, out, per_class=per_class, template=template, named=named)
+    if (facts := _existing(out, request)) is not None:
+        return GeneratedDataset(out, facts, found=True)
+    check_cache(experiment.augment.cache)
+    expected = predicted(experiment, request.prices, _missing(experiment, request))
+    texts, counts = _write_with_engine(experiment, request)
+    cost = {"predicted": expected, "real": real(experiment, request.prices, counts, time.monotonic() - started)}
+    return GeneratedDataset(out, save_dataset(out, request, texts, counts, cost, command=command), found=False)
+
+
+def describe_generation(experiment: Experiment, out: Path, *, per_class: int, template: str | None = None, named: str | None = None) -> str:
+    """What `generate` would ask for and what it would cost; nothing is started and nothing is written. The arguments are those of `generate`."""
+    request = requested(experiment, out, per_class=per_class, template=template, named=named)
+    lines = [yaml.safe_dump(request.settings, sort_keys=False, allow_unicode=True)]
+    if _existing(out, request) is not None:
+        return "\n".join([*lines, f"# nothing to do: {out} holds these texts"])
+    missing = _missing(experiment, request)
+    bound = f"# texts to generate at most: {missing.most:.0f} (what the cache {experiment.augment.cache} holds is not generated again)"
+    return "\n".join([*lines, bound, f"# predicted, with hours of two CPU cores: {predicted(experiment, request.prices, missing).words()}"])
+
+
+def _missing(experiment: Experiment, request: DatasetRequest) -> Missing:
+    asked = {"per_class": request.settings["per_class"], "origin": request.origin}
+    return rehearsed(experiment, request.labels, request.prompts, request.model, **asked)
+
+
+def requested(experiment: Experiment, out: Path, *, per_class: int, template: str | None = None, named: str | None = None) -> DatasetRequest:
+    """What is requested, checked; the arguments are those of `generate`.
+
+    Raises:
+        ConfigError: no classes, no model, or an argument that is wrong.
+        OutputError: `out` cannot be written, or holds something else.
     """
     if per_class < 1:
         raise ConfigError(f"per_class must be at least 1 (got {per_class}).", parameter="per_class")
@@ -111,12 +150,7 @@ def generate(
     folder = language_model_of(experiment.augment)
     name = " + ".join(one.called for one in augment.teachers) or _last_part(str(augment.model))
     settings = _settings(experiment, labels, prompts, template, per_class, folder)
-    request = DatasetRequest(labels, prompts, named, folder, name, settings, augment.teachers)
-    if (facts := _existing(out, request)) is not None:
-        return GeneratedDataset(out, facts, found=True)
-    check_cache(experiment.augment.cache)
-    texts, counts = _write_with_engine(experiment, request)
-    return GeneratedDataset(out, save_dataset(out, request, texts, counts, command=command), found=False)
+    return DatasetRequest(labels, prompts, named, folder, name, settings, augment.teachers, prices_of(experiment))
 
 
 def _labels(experiment: Experiment, named: str | None) -> tuple[Label, ...]:
@@ -250,7 +284,9 @@ def requested_texts(experiment: Experiment, request: DatasetRequest, complete: C
     return write_texts(request.class_names, request.prompts, complete, experiment.augment, per_class=per_class, origin=request.origin)
 
 
-def save_dataset(out: Path, request: DatasetRequest, texts: LabelTexts, counts: TextCounts, *, command: str) -> dict[str, Any]:
+def save_dataset(
+    out: Path, request: DatasetRequest, texts: LabelTexts, counts: TextCounts, cost: Mapping[str, Cost], *, command: str
+) -> dict[str, Any]:
     """Write the folder, whole or not at all; returns dataset.json.
 
     Args:
@@ -258,6 +294,7 @@ def save_dataset(out: Path, request: DatasetRequest, texts: LabelTexts, counts: 
         request: what the texts were written for.
         texts: by class.
         counts: of the text service.
+        cost: `predicted` and `real`.
         command: the command line.
 
     Raises:
@@ -268,6 +305,7 @@ def save_dataset(out: Path, request: DatasetRequest, texts: LabelTexts, counts: 
     rows = [(got.texts[n], label, got.prompts[n]) for n in in_turns for label, got in enumerate(texts.classes) if n < len(got.texts)]
     columns = {"text": pa.array([text for text, _, _ in rows], pa.string()), "label": pa.array([label for _, label, _ in rows], pa.int64())}
     facts = _facts(out, request, texts, counts, command)
+    facts["generated"]["cost"] = {name: one.to_json() for name, one in cost.items()}
     if request.teachers:
         weighed = weighed_labels(rows, texts.votes, request.class_names, request.teachers)
         columns |= {"label": pa.array(weighed.labels, pa.int64()), "written_for": columns["label"]}
