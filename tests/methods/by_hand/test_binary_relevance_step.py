@@ -1,5 +1,8 @@
 """Binary relevance by hand: scores, who is a positive and who a negative, the least squares fit, and the cut."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -39,12 +42,13 @@ def built(backbone, **options):
 
 
 def by_hand(backbone, shares, penalty=3.0):
-    """Scores after the rounds, before the cut."""
+    """Scores before the first round and after each, before the cut."""
     embeddings = backbone.encode(TEXTS).astype(np.float64)
     prompts = backbone.encode([f"It is about {name}." for name in NAMES]).astype(np.float64)
     weights, offsets = prompts - prompts.mean(axis=0), np.zeros(3)
+    found = [embeddings @ weights.T + offsets]
     for share in shares:
-        scores = embeddings @ weights.T + offsets
+        scores = found[-1]
         positives, negatives = max(1, round(share * 16 / 3)), max(1, round(share * 32 / 3))
         for label in range(3):
             order = np.argsort(-scores[:, label], kind="stable")
@@ -55,14 +59,15 @@ def by_hand(backbone, shares, penalty=3.0):
             design = np.vstack([rows - rows.mean(axis=0), np.sqrt(added) * np.eye(rows.shape[1])])
             weights[label] = np.linalg.lstsq(design, np.append(targets - targets.mean(), np.zeros(rows.shape[1])), rcond=None)[0]
             offsets[label] = targets.mean() - rows.mean(axis=0) @ weights[label]
-    return embeddings @ weights.T + offsets
+        found.append(embeddings @ weights.T + offsets)
+    return found
 
 
 @pytest.mark.parametrize(("options", "shares"), [({"rounds": 0}, []), ({"rounds": 1}, [1.0]), ({"rounds": 3, "first_share": 0.4}, [0.4, 0.7, 1.0])])
 def test_rounds_end_as_by_hand(backbone, options, shares):
     method = built(backbone, **options)
     train(method, texts=no_texts, report=lambda figures, state: None, seed=0)
-    scores = by_hand(backbone, shares)
+    scores = by_hand(backbone, shares)[-1]
     found = method.student().predict(TEXTS).numpy()
     for label in range(3):
         cut, slope = cut_in_two(scores[:, label])
@@ -74,12 +79,36 @@ def test_rounds_end_as_by_hand(backbone, options, shares):
     assert np.array_equal(again.student().predict(TEXTS).numpy(), found)
 
 
+def test_each_round_says_how_many_documents_it_fits_and_how_far_the_scores_moved(backbone):
+    method, rounds, encoded = built(backbone, rounds=3, first_share=0.4), [], []
+    encode = method.encoder.encode
+    method.encoder.encode = lambda texts: encoded.append(len(texts)) or encode(texts)
+    train(method, texts=no_texts, report=lambda figures, state: rounds.append(figures), seed=0)
+    assert [(one["positives"], one["negatives"]) for one in rounds] == [(2, 4), (4, 7), (5, 11)]
+    scores = by_hand(backbone, [0.4, 0.7, 1.0])
+    moved = [float(((after - before) ** 2).mean()) for before, after in pairwise(scores)]
+    assert [one["change"] for one in rounds] == pytest.approx(moved, rel=1e-3)
+    assert encoded.count(16) == 1, "the encoder stays as it is, so documents are encoded once"
+    assert method.name_scores is not None
+
+
+def test_every_class_is_fitted_to_at_least_one_document_of_either_side(backbone):
+    method = built(backbone, first_share=0.01, last_share=0.01)
+    assert [method._counts(round_) for round_ in (0, 4)] == [(1, 1), (1, 1)]
+    method = built(backbone, rounds=1)
+    method.corpus = replace(method.corpus, unlabeled=Documents(("a",), ("one text",)))
+    assert method._counts(0) == (1, 1)
+    method.corpus = replace(method.corpus, labels=method.corpus.labels * 2, unlabeled=Documents(("a", "b"), ("one text", "another")))
+    assert method._counts(0) == (1, 1), "no document is on both sides"
+
+
 def test_a_cut_is_where_the_parts_differ_most():
     cut, slope = cut_in_two(np.array([0.0, 0.2, 1.0, 1.2, 0.1]))
     within = (0.01 + 0.01 + 0.0 + 0.01 + 0.01) / 5
     assert cut == pytest.approx(0.6) and slope == pytest.approx((1.1 - 0.1) / within)
     assert cut_in_two(np.array([0.0, 0.0, 1.0])) == (0.5, 1000.0)  # equal values are not parted, and a slope has a bound
-    assert cut_in_two(np.array([2.0, 2.0])) == (2.0, 1.0)
+    assert cut_in_two(np.array([2.0, 2.0])) == (2.0, 1.0) == cut_in_two(np.array([2.0]))
+    assert cut_in_two(np.array([0.0, 1.0, 1.0, 1.0, 1.0, 1.0]))[0] == 0.5  # one against five differ as far as they may
 
 
 def test_equal_rows_have_no_weights():
