@@ -158,7 +158,7 @@ def test_the_desk_keeps_sets_and_its_file_is_read_by_audit_and_thresholds(folder
     capsys.readouterr()
     assert main(["thresholds", "bundle", "--answers", str(file), "--label-column", "label", "--risk", "0.5"]) == 0
     said, promise = capsys.readouterr().out, read_card("bundle").found_labels
-    assert "1 rows have a label that is no class (skip is none either), and do not count." in said and promise.answers == 23
+    assert "Rows with a label that is no class (skip is none either), which do not count: 1." in said and promise.answers == 23
 
 
 def test_what_is_no_answer_is_refused_and_nothing_is_kept(folder) -> None:

@@ -44,7 +44,7 @@ def test_a_class_of_which_there_are_too_few_keeps_its_threshold(several_here, ca
     assert promise.missed == sum(one.missed for one in expected) > 0
     assert said[0] == f"sport: threshold {expected[0].threshold:.4f}, {expected[0].missed} of 60 answers that have the class are missed."
     assert said[2] == "film: no threshold for 20 %: 5 answers have the class, and it takes 19 even if none is missed."
-    assert said[3] == "1 rows have a label that is no class (skip is none either), and do not count."
+    assert said[3] == "Rows with a label that is no class (skip is none either), which do not count: 1."
     assert said[4] == f"Promise: {promise.sentence}. It is kept in the bundle." and promise.sentence.startswith(
         "at most 20 % of the texts of a class"
     )

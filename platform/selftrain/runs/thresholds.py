@@ -60,7 +60,7 @@ def set_thresholds(bundle: Path, answers: Path, *, risk: float, label_column: st
     found = thresholds_for(probabilities, memberships, risk=risk, level=LEVEL)
     lines = [_line(name, one, risk) for name, one in zip(card.labels, found, strict=True)]
     if odd := skipped_by_reason(corpus.skipped)[0].get("unknown label"):
-        lines.append(f"{odd} rows have a label that is no class (skip is none either), and do not count.")
+        lines.append(f"Rows with a label that is no class (skip is none either), which do not count: {odd}.")
     there = [name for name, one in zip(card.labels, found, strict=True) if one.threshold is not None]
     if not there:
         return NewThresholds(None, "\n".join([*lines, "No threshold was changed."]))
