@@ -88,10 +88,15 @@ def test_a_column_of_too_many_sets_is_no_column_of_labels(monkeypatch):
 
 
 def test_classes_are_found_in_both_splits():
-    rows = [SourceRow("line 1", "x", "a, b"), SourceRow("line 2", "y", ""), SourceRow("line 3", "z", "c")]
+    rows = [SourceRow("line 1", "x", "a, b"), SourceRow("line 2", "y", ""), SourceRow("line 3", "z", "c,d")]
     found = with_single_labels(DataSource("s", rows, rows[2:], class_names=("a",)), ",")
-    assert [(row.place, row.text, row.label.strip()) for row in found.train] == [("line 1", "x", "a"), ("line 1", "x", "b"), ("line 3", "z", "c")]
-    assert [row.label for row in found.test] == ["c"] and found.class_names == ("a",)
+    assert [(row.place, row.text, row.label.strip()) for row in found.train] == [
+        ("line 1", "x", "a"),
+        ("line 1", "x", "b"),
+        ("line 3", "z", "c"),
+        ("line 3", "z", "d"),
+    ]
+    assert [row.label for row in found.test] == ["c", "d"] and found.class_names == ("a",)
     assert list(found.train) == list(found.train)  # more than once
     assert with_single_labels(DataSource("s", rows), ",").test is None
 

@@ -11,8 +11,9 @@ from tiny import tiny_backbone
 from selftrain.config import parse
 from selftrain.data.corpus import Corpus, Documents, Label
 from selftrain.data.texts import no_texts
+from selftrain.errors import ConfigError
 from selftrain.methods.recipe import resolve
-from selftrain.methods.zero_shot.binary_relevance import cut_in_two, least_squares
+from selftrain.methods.zero_shot.binary_relevance import BinaryRelevance, BinaryRelevanceOptions, cut_in_two, least_squares
 from selftrain.models.head import HeadEncoder
 from selftrain.training.loop import train
 
@@ -111,13 +112,31 @@ def test_a_cut_is_where_the_parts_differ_most():
     assert cut_in_two(np.array([0.0, 1.0, 1.0, 1.0, 1.0, 1.0]))[0] == 0.5  # one against five differ as far as they may
 
 
+def test_the_cut_leaves_the_smallest_variance_within_the_parts():
+    """Which is where the variance between them is highest."""
+    for seed in range(30):
+        values = np.random.default_rng(seed).exponential(size=12)
+        ordered = np.sort(values)
+        within = [ordered[:place].var() * place + ordered[place:].var() * (12 - place) for place in range(1, 12)]
+        place = int(np.argmin(within)) + 1
+        cut, slope = cut_in_two(values)
+        gap = ordered[place:].mean() - ordered[:place].mean()
+        assert cut == pytest.approx((ordered[place - 1] + ordered[place]) / 2) and slope == pytest.approx(gap / (min(within) / 12))
+
+
 def test_equal_rows_have_no_weights():
     weights, offset = least_squares(torch.ones(4, 3, dtype=torch.float64), torch.tensor([1.0, 1.0, -1.0, 1.0], dtype=torch.float64), 1.0)
     assert torch.equal(weights, torch.zeros(3, dtype=torch.float64)) and float(offset) == 0.5
 
 
-def test_the_share_must_not_shrink():
-    from selftrain.errors import ConfigError
+def test_it_needs_three_classes_and_documents_with_several_labels(backbone):
+    corpus, options = built(backbone).corpus, BinaryRelevanceOptions()
+    BinaryRelevance.check(options, corpus)
+    with pytest.raises(ConfigError, match=r"data\.classes must be at least 3 for the method binary_relevance \(got 2\)"):
+        BinaryRelevance.check(options, replace(corpus, labels=corpus.labels[:2]))
+    assert BinaryRelevance.multi_label and options.trains and not BinaryRelevanceOptions(rounds=0).trains
 
+
+def test_the_share_must_not_shrink():
     with pytest.raises(ConfigError, match="last_share must be at least first_share"):
         resolve(parse({"method": {"name": "binary_relevance", "first_share": 0.9, "last_share": 0.5}}))
