@@ -22,7 +22,7 @@ from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import BundleCard, read_card, restate, write_bundle
 from selftrain.bundle.reference import Reference
 from selftrain.cli import main
-from selftrain.runs import audit
+from selftrain.runs import audit_files
 from selftrain.runs.register import register
 
 
@@ -164,7 +164,7 @@ def test_a_failure_leaves_nothing_half_written(here, monkeypatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(audit, "_write_questions", full)
+    monkeypatch.setattr(audit_files, "_write_questions", full)
     before = sorted(here.rglob("*"))
     assert main(["audit", "bundle", "--documents", "documents.csv", "--budget", "24", "--out", "new"]) == 2
     assert sorted(here.rglob("*")) == before

@@ -27,7 +27,7 @@ from selftrain.data.loading import load_corpus
 from selftrain.errors import ConfigError
 from selftrain.evaluation.multi_label import evaluate_sets
 from selftrain.passes.prediction import predict_files
-from selftrain.runs.audit import plan_audit
+from selftrain.runs.labelling.training import plan_training
 from selftrain.runs.plan import prepare
 from selftrain.runs.run import run
 from selftrain.runs.thresholds import set_thresholds
@@ -144,7 +144,7 @@ def test_what_is_for_one_label_is_refused_in_a_sentence(ran, home, tmp_path):
     for what, call in {
         "graphs": lambda: export_bundle(ran.bundle),
         "distilled students": lambda: distill(ran.bundle, None),
-        "audits": lambda: plan_audit(ran.bundle, file, tmp_path / "audit"),
+        "training answers": lambda: plan_training(ran.bundle, file, tmp_path / "training"),
         "passes over many files": lambda: predict_files(ran.bundle, f"{home}/*.jsonl", str(tmp_path / "out")),
     }.items():
         with pytest.raises(ConfigError, match=f"^{what} are for one label a text, and the bundle tiny gives several"):

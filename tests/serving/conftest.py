@@ -8,8 +8,9 @@ import pytest
 from audits import here, made
 from chromium import browser
 from endpoint import make_bundle
+from several import several_here, several_made
 
-__all__ = ["browser", "bundle", "here", "made", "other_bundle"]
+__all__ = ["browser", "bundle", "here", "made", "other_bundle", "several_here", "several_made"]
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from endpoint import endpoint, free_port
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
+from several import CLASSES, truth_of
 
 from selftrain.cli import main
 from selftrain.runs.labelling.desk import Desk
@@ -194,6 +195,105 @@ def asked(url: str, what: str, token: str = "", **body: str) -> dict:
     headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {})
     with urllib.request.urlopen(urllib.request.Request(f"{url}/{what}", json.dumps(body).encode(), headers), timeout=60) as answer:
         return json.load(answer)
+
+
+def test_several_classes_of_a_document_are_chosen_and_confirmed(browser, several_here) -> None:
+    rows = questions()
+    with asking(several_here / "audit") as url:
+        browser.get(url)
+        until(browser, lambda: element(browser, "count").text == "0 of 24")
+        assert "Choose every class that a document has, and confirm." in element(browser, "purpose").text
+        assert element(browser, "h-accuracy").text == "Exact match so far"
+        press(browser, Keys.ENTER)
+        assert element(browser, "said").text == "No class is chosen. If the document has none of them, say so: 0."
+        assert not Path("audit/answers.jsonl").exists()
+        for place, row in enumerate(rows):
+            until(browser, lambda place=place: element(browser, "count").text == f"{place} of 24")
+            assert text(browser) == row["text"] and pressed(browser) == []
+            names = truth_of(row["text"])
+            for name in reversed(names):  # in any order
+                press(browser, str(CLASSES.index(name) + 1))
+            if place == 0:  # what was chosen by mistake is taken back
+                other = next(name for name in CLASSES if name not in names)
+                for _ in range(2):
+                    press(browser, str(CLASSES.index(other) + 1))
+            assert pressed(browser) == names and element(browser, "none").is_enabled() == (not names)
+            press(browser, Keys.ENTER if names else "0")
+        until(browser, lambda: text(browser) == "All 24 questions are answered. Thank you.")
+        assert kept() == [(row["id"], ", ".join(truth_of(row["text"])) or "none of these") for row in rows]
+        shown = element(browser, "interval").text
+        element(browser, "download").click()
+        file = browser.downloads / "answers.csv"
+        until(browser, file.exists)
+        browser.get("about:blank")
+    try:
+        assert main(["audit", "bundle", "--documents", "documents.csv", "--answers", str(file)]) == 0
+        found = json.loads(Path("audit/audit.json").read_text())
+        exact = {name: f"{100 * value:.0f} %" for name, value in found["exact_match"].items()}
+        assert shown == f"{exact['estimate']}, from {exact['low']} to {exact['high']}" and found["asked"] == 24
+        assert main(["thresholds", "bundle", "--answers", str(file), "--label-column", "label", "--risk", "0.5"]) == 0
+    finally:
+        file.unlink()
+
+
+def test_several_classes_are_chosen_by_mouse_and_come_back_with_undo(browser, several_here) -> None:
+    with asking(several_here / "audit") as url:
+        browser.get(url)
+        until(browser, lambda: element(browser, "count").text == "0 of 24")
+        first = text(browser)
+        sport, business, film = browser.find_elements(By.CSS_SELECTOR, "#classes button")
+        sport.click()
+        film.click()
+        assert pressed(browser) == ["sport", "film"] and not element(browser, "none").is_enabled()
+        press(browser, "0")  # says nothing beside a class
+        browser.execute_script("next()")  # an open page says that it is there: what is chosen stays
+        time.sleep(0.3)
+        assert pressed(browser) == ["sport", "film"] and element(browser, "count").text == "0 of 24"
+        film.send_keys(Keys.ENTER)  # confirms, and does not take film back
+        until(browser, lambda: element(browser, "said").text == "Kept: sport, film.")
+        assert text(browser) != first and pressed(browser) == []
+        business.click()
+        press(browser, "u")
+        until(browser, lambda: text(browser) == first)
+        assert pressed(browser) == ["sport", "film"]  # of the answer before, not of the question in between
+        film.send_keys(Keys.SPACE)
+        element(browser, "give").click()
+        until(browser, lambda: element(browser, "count").text == "1 of 24")
+        element(browser, "none").click()
+        until(browser, lambda: element(browser, "count").text == "2 of 24")
+        press(browser, "u")
+        until(browser, lambda: element(browser, "count").text == "1 of 24")
+        assert pressed(browser) == [] and browser.find_element(By.CSS_SELECTOR, "#answering .before").text == "0\nNone of these"
+        press(browser, "s")
+        until(browser, lambda: element(browser, "count").text == "2 of 24")
+        assert [answer for _, answer in kept()] == ["sport, film", None, "sport", "none of these", None, "skip"]
+        for wrong in ("sport", ["sprot"]):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                asked(url, "answer", browser="browser-one", question=questions()[5]["id"], answer=wrong)
+            assert refused.value.code == 422 and "answer must be a list of sport, business, film; or one of" in json.load(refused.value)["error"]
+        browser.get("about:blank")
+
+
+def test_several_classes_and_the_button_that_confirms_are_in_sight_on_a_phone(browser, several_here) -> None:
+    with asking(several_here / "audit") as url:
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True})
+        try:
+            browser.get(url)
+            until(browser, lambda: element(browser, "count").text == "0 of 24")
+            buttons = browser.find_elements(By.CSS_SELECTOR, "#answering button")
+            assert min(one.size["height"] for one in buttons) >= 44 and len(buttons) == 7
+            assert max(one.rect["y"] + one.rect["height"] for one in buttons) <= 740
+            buttons[0].click()
+            buttons[3].click()
+            until(browser, lambda: element(browser, "said").text == "Kept: sport.")
+        finally:
+            browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+            browser.get("about:blank")
+
+
+def pressed(browser) -> list[str]:
+    """The classes that are chosen."""
+    return [one.get_attribute("data-answer") for one in browser.find_elements(By.CSS_SELECTOR, "#classes button[aria-pressed=true]")]
 
 
 def test_a_wrong_token_sees_no_document_and_the_right_one_does(browser, here) -> None:
@@ -387,7 +487,7 @@ def test_it_is_readable_on_a_phone_and_in_the_dark_and_every_control_has_a_name(
     try:
         press(page, "1")
         until(page, lambda: element(page, "count").text == "1 of 24")
-        buttons = page.find_elements(By.CSS_SELECTOR, "#answering button")
+        buttons = [one for one in page.find_elements(By.CSS_SELECTOR, "#answering button") if one.is_displayed()]
         assert min(one.size["height"] for one in buttons) >= 44 and len(buttons) == 5
         assert max(one.rect["y"] + one.rect["height"] for one in buttons) <= 740  # all in sight beside the text
         assert (

@@ -116,8 +116,10 @@ def _audit(options: argparse.Namespace) -> int:
         )
     file = _in(out, made.file)
     print(f"{made.questions} questions about {made.documents:,} documents: {file}")
+    several = f" (several with {made.separator!r} in between)" if made.separator else ""
     print(
-        f"Fill in the column label, from the top: {', '.join(made.classes)}; or {NONE!r}, or {SKIP!r}. The order is a random one, so stop where you like."
+        f"Fill in the column label, from the top: {', '.join(made.classes)}{several}; or {NONE!r}, or {SKIP!r}. "
+        "The order is a random one, so stop where you like."
     )
     words = ["selftrain", "audit", options.bundle, "--documents", options.documents]
     words += ["--text-column", options.text_column] if options.text_column != "text" else []

@@ -54,7 +54,8 @@ def _label(options: argparse.Namespace) -> int:
     if (settled := Stopping(desk.folder).look(answers)) is not None:
         print(settled.says)
     if answers:
-        print(f"then: {shlex.join(_words_after(desk.folder, answers))}")
+        for words in _words_after(desk.folder, answers):
+            print(f"then: {shlex.join(words)}")
     return 0
 
 
@@ -76,10 +77,14 @@ def _plan_training(options: argparse.Namespace, folder: Path) -> None:
     print(f"{made.questions} questions about {made.documents:,} documents, of which {made.labeled:,} have a label and {made.apart:,} are an audit's")
 
 
-def _words_after(folder: Folder, answers: Mapping[str, str]) -> list[str]:
-    """The command that uses the answers."""
-    if folder.purpose == "audit":
-        return ["selftrain", "audit", "BUNDLE", "--documents", "FILE", "--out", str(folder.path), "--answers", str(folder.export)]
-    from selftrain.runs.labelling.successor import words_of
+def _words_after(folder: Folder, answers: Mapping[str, str]) -> list[list[str]]:
+    """The commands that use the answers."""
+    if folder.purpose == "training":
+        from selftrain.runs.labelling.successor import words_of
 
-    return words_of(folder, answers)
+        return [words_of(folder, answers)]
+    audit = ["selftrain", "audit", "BUNDLE", "--documents", "FILE", "--out", str(folder.path), "--answers", str(folder.export)]
+    if not folder.separator:
+        return [audit]
+    thresholds = ["selftrain", "thresholds", "BUNDLE", "--answers", str(folder.export), "--label-column", "label"]
+    return [audit, thresholds + (["--separator", folder.separator] if folder.separator != "," else [])]

@@ -22,7 +22,10 @@ def add_commands(commands: Any) -> None:
     )
     thresholds.add_argument("bundle", metavar="BUNDLE", help="a bundle folder that was trained with --multi-label")
     thresholds.add_argument(
-        "--answers", metavar="FILE", required=True, help="CSV, TSV, JSONL or Parquet: texts drawn at random, with all labels of each"
+        "--answers",
+        metavar="FILE",
+        required=True,
+        help="CSV, TSV, JSONL or Parquet: texts drawn at random, with all labels of each; selftrain audit draws them, and selftrain label asks",
     )
     thresholds.add_argument("--label-column", required=True, help="column of the labels; a separator alone: none of the classes")
     thresholds.add_argument("--text-column", default="text", help="column of the text (default: text)")

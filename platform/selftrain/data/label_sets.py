@@ -6,7 +6,7 @@ of none of the classes; an empty one is, as everywhere, a document without a lab
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from selftrain.config import DataConfig
@@ -15,6 +15,7 @@ from selftrain.data.sources import DataSource
 from selftrain.errors import ConfigError
 
 MOST_SETS = 100_000  # that are told apart; a column with more is no column of labels
+_SEPARATORS = (",", ";", "|", "/")
 
 
 def check_multi_label(config: DataConfig) -> None:
@@ -38,6 +39,17 @@ def labels_in(cell: object, separator: str) -> list[str] | None:
         return None
     keys = (label_key(part) for part in str(cell).split(separator))
     return list(dict.fromkeys(key for key in keys if key is not None))
+
+
+def cell_of(names: Sequence[str], separator: str) -> str:
+    """The cell that holds labels, which `labels_in` takes apart again."""
+    return f"{separator} ".join(names) or separator
+
+
+def separator_for(names: Iterable[str]) -> str:
+    """What stands between these labels in a cell: a comma, unless one of them has it."""
+    held = "".join(names)
+    return next((one for one in _SEPARATORS if one not in held), "||")
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def evaluate_sets(probabilities: np.ndarray, memberships: np.ndarray, class_name
         "documents": len(truth),
         "accuracy": float((found == truth).all(axis=1).mean()),
         "micro_f1": float(micro[2]),
-        "macro_f1": macro_f1(per_class) if any(one["support"] or one["predicted"] for one in per_class) else 0.0,
+        "macro_f1": macro_f1(per_class) if found.any() else 0.0,
         "ece": calibration_error(bins),
         "brier": float(((probabilities - truth) ** 2).sum(axis=1).mean()),
         "mean_confidence": float(confidence.mean()),

@@ -10,59 +10,41 @@ The first two are written at once, before the first answer; the others when answ
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from selftrain.bundle.checking import fingerprint_of
 from selftrain.bundle.classifier import Classifier
-from selftrain.bundle.documents import load_documents
-from selftrain.bundle.format import BundleCard, checked_card, restate
-from selftrain.bundle.predict import BATCH_ROWS
-from selftrain.bundle.promise import NoneOfThese, PredictionSets, Promise
-from selftrain.data.corpus import Corpus, Documents
-from selftrain.errors import BundleError, ConfigError, DataError, OutputError
+from selftrain.bundle.format import checked_card, restate
+from selftrain.bundle.promise import NoneOfThese, PredictionSets
+from selftrain.data.corpus import Documents
+from selftrain.errors import BundleError, ConfigError
 from selftrain.evaluation.audit.confidence import ASSUMED_ACCURACY, confidence_at
 from selftrain.evaluation.audit.design import Design, plan, plan_for_promise, plan_for_sets
-from selftrain.evaluation.audit.figures import AuditFigures, Figure, accuracy_alone, figures
+from selftrain.evaluation.audit.figures import Figure, accuracy_alone, figures
 from selftrain.evaluation.audit.report import describe
 from selftrain.evaluation.audit.risk import grid
-from selftrain.files.durable import check_folder, replacing_folder, whole_file
-from selftrain.runs.audit_design import DESIGN, AuditDesign, Question, read_design
+from selftrain.runs.audit_design import AuditDesign, Question, keys_of, read_design
+from selftrain.runs.audit_files import (
+    REACH,
+    Audited,
+    Planned,
+    ask_more,
+    audited_corpus,
+    check_new,
+    check_reach,
+    corpus_to_ask_about,
+    probabilities_of,
+    write_audit,
+    write_figures,
+)
+from selftrain.runs.audit_several import plan_several, read_several
 from selftrain.runs.promise import Promised, check_plan, check_shares, none_of_these_of, promise_of, sets_of
-from selftrain.runs.questions import NONE, SKIP, question_key, read_answers, write_questions
+from selftrain.runs.questions import NONE, SKIP, read_answers
 
-QUESTIONS, FIGURES, REPORT = "questions.csv", "audit.json", "audit.md"
 FEWEST = 20  # answers of a budget; with fewer an interval says next to nothing
-_REACH = 20  # times the budget: questions that the design keeps, for whoever goes on
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A new audit."""
-
-    file: Path  # questions.csv
-    questions: int
-    documents: int
-    classes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Audited:
-    """An audit with answers."""
-
-    figures: AuditFigures
-    text: str
-    report: Path
-    promised: Promised[Promise] | None  # where a promise was asked for
-    sets: Promised[PredictionSets] | None  # where prediction sets were asked for
-    none_of_these: Promised[NoneOfThese] | None  # where that was asked for
-    more: Path | None  # a file with the answers so far and further questions, where they were asked for
 
 
 def plan_audit(
@@ -91,7 +73,8 @@ def plan_audit(
         seed: of the draws.
 
     Raises:
-        ConfigError: the budget is too small, too small for a promise, or larger than the number of documents.
+        ConfigError: the budget is too small, too small for a promise, or larger than the number of documents; or the bundle gives several labels a text, and
+            something is to be promised.
         DataError, BundleError: as `load_documents`, and `Classifier.load`.
         OutputError: `out` holds something already, or cannot be written.
     """
@@ -99,17 +82,17 @@ def plan_audit(
         raise ConfigError(f"budget must be at least {FEWEST} answers (got {budget}).", parameter="budget")
     asked = {"promise": promise, "sets": sets, "none_of_these": none_of_these}
     check_shares(asked)
-    _check_new(out)
+    check_new(out)
     card = checked_card(bundle)
-    card.check_one_label("audits")
-    corpus, _ = load_documents(card, documents, text_column=text_column, test_documents=0)
+    if card.multi_label:
+        _check_no_promise(asked, card.name)
+        return plan_several(bundle, card, documents, out, budget=budget, text_column=text_column, seed=seed)
+    corpus = corpus_to_ask_about(card, documents, text_column, budget)
     asked_about = corpus.unlabeled
-    if budget > len(asked_about):
-        raise ConfigError(f"budget must be at most {len(asked_about)}, the number of different documents (got {budget}).", parameter="budget")
     classifier = Classifier.load(bundle)
     if none_of_these is not None:
         len(classifier.known)  # or say why there are none, before anything is classified
-    probabilities = _probabilities(classifier, asked_about)
+    probabilities = probabilities_of(classifier, asked_about)
     predicted, scores = probabilities.argmax(axis=1), probabilities.max(axis=1).clip(0, 1)
     chosen = _chosen(probabilities, asked, budget, seed)
     thresholds = grid(scores, chosen.strata)
@@ -124,19 +107,13 @@ def plan_audit(
         counts=tuple(tuple(row) for row in counts.tolist()),
         questions=tuple(
             Question(id=asked_about.ids[index], stratum=int(chosen.strata[index]), predicted=int(predicted[index]), score=float(scores[index]))
-            for index in chosen.order[: budget * _REACH].tolist()
+            for index in chosen.order[: budget * REACH].tolist()
         ),
         backend=classifier.backend,
         thresholds=tuple(thresholds.thresholds.tolist()),
         above=tuple(tuple(row) for row in thresholds.above.tolist()),
     )
-    try:
-        with replacing_folder(out) as scratch:
-            _write_questions(scratch / QUESTIONS, design.questions[:budget], asked_about, {})
-            (scratch / DESIGN).write_text(design.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    except OSError as problem:
-        raise OutputError(f"out cannot be written (got {str(out)!r}): {problem.strerror}; set another folder.", parameter="out") from None
-    return Planned(out / QUESTIONS, budget, len(asked_about), card.labels)
+    return Planned(write_audit(out, design, asked_about), budget, len(asked_about), card.labels)
 
 
 def read_audit(
@@ -169,54 +146,32 @@ def read_audit(
     Raises:
         ConfigError, DataError, BundleError, OutputError: bundle or documents have changed, the answers are not those of this audit, or a file is wrong.
     """
-    design = read_design(out)
+    asked = {"promise": promise, "sets": sets, "none_of_these": none_of_these}
     card = checked_card(bundle)
-    card.check_one_label("audits")
+    if card.multi_label:
+        _check_no_promise(asked, card.name)
+        return read_several(bundle, card, documents, out, answers, budget=budget, text_column=text_column)
+    design = read_design(out)
     if fingerprint_of(bundle) != design.bundle:
         raise BundleError(
             f"{bundle} is not the bundle, or no longer the one, that the audit in {out} asks about; start another audit with a new out."
         )
     corpus = audited_corpus(design, card, documents, text_column, out)
-    if budget is not None and budget > len(design.questions):
-        raise ConfigError(f"budget must be at most {len(design.questions)}, the questions of this design (got {budget}).", parameter="budget")
-    check_shares({"promise": promise, "sets": sets, "none_of_these": none_of_these})
-    keys = [question_key(place, question.id) for place, question in enumerate(design.questions)]
-    given = read_answers(answers, keys, design.classes, "this audit")
+    check_reach(design, budget)
+    check_shares(asked)
+    given = read_answers(answers, keys_of(design), design.classes, "this audit")
     found = figures(*design.answered(given), design.classes, planned=design.planned)
     promised = None if promise is None else promise_of(design, given, promise)
     covered = None if sets is None else _sets(bundle, design, given, corpus.unlabeled, sets)
     none = None if none_of_these is None else _none_of_these(bundle, design, given, corpus.unlabeled, none_of_these)
     promises = {name: one for name, one in (("promise", promised), ("sets", covered), ("none_of_these", none)) if one is not None}
     text = "\n\n".join([describe(found), *(one.text for one in promises.values())])
-    report = out / REPORT
-    with whole_file(report, "out") as partial:
-        partial.write_text(f"# Audit of {card.name}\n\n{text}\n", encoding="utf-8")
-    with whole_file(out / FIGURES, "out") as partial:
-        partial.write_text(json.dumps(found.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    report = write_figures(out, card.name, text, found)
     if made := {name: one.promise for name, one in promises.items() if one.promise is not None}:
         restate(bundle, card.model_copy(update=made))
-    return Audited(found, text, report, promised, covered, none, _ask_more(out, design, given, budget, corpus.unlabeled))
-
-
-def audited_corpus(design: AuditDesign, card: BundleCard, documents: str, text_column: str, out: Path) -> Corpus:
-    """The documents of an audit.
-
-    Args:
-        design: of the audit.
-        card: of a bundle of its classes.
-        documents: a file with documents, or a name of the catalogue.
-        text_column: column of the texts in the file.
-        out: the audit's folder.
-
-    Raises:
-        DataError: as `load_documents`, or these are other documents.
-    """
-    corpus, _ = load_documents(card, documents, text_column=text_column, test_documents=0)
-    if corpus.fingerprint != design.documents:
-        raise DataError(
-            f"{corpus.name} does not hold the documents that the audit in {out} asks about; pass these, or start another audit in a new folder."
-        )
-    return corpus
+    names = [*design.classes, NONE, SKIP]
+    more = ask_more(out, design, {place: names[answer] for place, answer in given.items()}, budget, corpus.unlabeled)
+    return Audited(found, text, report, promised, covered, none, more)
 
 
 def accuracy_so_far(design: AuditDesign, given: Mapping[int, int]) -> tuple[Figure, bool]:
@@ -260,41 +215,11 @@ def _asked(design: AuditDesign, given: Mapping[int, int], documents: Documents) 
     return [documents.contents[places[question.id]] for question in design.questions[: max(given) + 1]]
 
 
-def _ask_more(out: Path, design: AuditDesign, given: Mapping[int, int], budget: int | None, documents: Documents) -> Path | None:
-    if budget is None or budget <= max(design.planned, max(given) + 1):
-        return None
-    file = out / f"questions-{budget}.csv"
-    with whole_file(file, "out") as partial:
-        names = [*design.classes, NONE, SKIP]
-        _write_questions(partial, design.questions[:budget], documents, {place: names[answer] for place, answer in given.items()})
-    return file
-
-
-def _check_new(out: Path) -> None:
-    if (out / DESIGN).exists():
-        raise OutputError(f"out {str(out)!r} holds an audit already; pass its answers, or set another folder for a new one.", parameter="out")
-    if out.is_dir() and any(out.iterdir()):
-        raise OutputError(f"out {str(out)!r} is not an empty folder; set a new one, so that nothing of yours is overwritten.", parameter="out")
-    check_folder(out, "out")
-
-
-def _probabilities(classifier: Classifier, documents: Documents) -> np.ndarray:
-    """`[documents, classes]`."""
-    parts = []
-    with tqdm(total=len(documents), unit=" texts", file=sys.stderr, disable=None) as bar:
-        for start in range(0, len(documents), BATCH_ROWS):
-            texts = list(documents.contents[start : start + BATCH_ROWS])
-            parts.append(classifier.predict_proba(texts))
-            bar.update(len(texts))
-    return np.concatenate(parts)
-
-
-def _write_questions(file: Path, questions: Sequence[Question], documents: Documents, given: Mapping[int, str]) -> None:
-    places = {id_: index for index, id_ in enumerate(documents.ids)}
-    write_questions(
-        file,
-        (
-            (question_key(place, question.id), documents.contents[places[question.id]], given.get(place, ""))
-            for place, question in enumerate(questions)
-        ),
-    )
+def _check_no_promise(asked: Mapping[str, float | None], name: str) -> None:
+    """Raise a `ConfigError` where something is to be promised of a bundle that gives several labels a text."""
+    if (parameter := next((one for one, share in asked.items() if share is not None), None)) is not None:
+        raise ConfigError(
+            f"{parameter} is for one label a text, and the bundle {name} gives several; leave it out: `selftrain thresholds` promises by the same answers "
+            "how many labels are missed.",
+            parameter=parameter,
+        )

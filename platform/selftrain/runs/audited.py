@@ -12,8 +12,8 @@ from selftrain.bundle.format import BundleCard
 from selftrain.errors import BundleError, DataError
 from selftrain.evaluation.audit.figures import SKIPPED, Figure
 from selftrain.evaluation.audit.paired import Sample, accuracy, lead
-from selftrain.runs.audit import audited_corpus
 from selftrain.runs.audit_design import asked_in
+from selftrain.runs.audit_files import audited_corpus
 from selftrain.runs.questions import read_answers
 from selftrain.tracking import Lead
 

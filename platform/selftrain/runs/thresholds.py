@@ -10,6 +10,7 @@ from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import restate
 from selftrain.bundle.promise import FoundLabels, percent
 from selftrain.config import DataConfig
+from selftrain.data.describing import skipped_by_reason
 from selftrain.data.loading import load_corpus
 from selftrain.errors import ConfigError, DataError
 from selftrain.evaluation.audit.estimate import LEVEL
@@ -58,6 +59,8 @@ def set_thresholds(bundle: Path, answers: Path, *, risk: float, label_column: st
     probabilities = classifier.predict_proba([corpus.unlabeled.contents[place] for place in known])
     found = thresholds_for(probabilities, memberships, risk=risk, level=LEVEL)
     lines = [_line(name, one, risk) for name, one in zip(card.labels, found, strict=True)]
+    if odd := skipped_by_reason(corpus.skipped)[0].get("unknown label"):
+        lines.append(f"Rows with a label that is no class (skip is none either), which do not count: {odd}.")
     there = [name for name, one in zip(card.labels, found, strict=True) if one.threshold is not None]
     if not there:
         return NewThresholds(None, "\n".join([*lines, "No threshold was changed."]))

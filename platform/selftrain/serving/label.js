@@ -3,7 +3,8 @@ const PURPOSES = {
   audit: "Audit: a random sample says how good the classifier is. Nothing is learned from these answers.",
   training: "Training: documents that are worth a label. These answers are learned from, and say nothing about accuracy.",
 };
-let browser, state = null, running = Promise.resolve(), acting = false, due = 0;
+const SEVERAL = " Choose every class that a document has, and confirm.";
+let browser, state = null, chosen = new Set(), running = Promise.resolve(), acting = false, due = 0;
 
 // A word of this tab, so that a page that is loaded again gets its own question back, and may undo. It is no secret.
 function name() {
@@ -43,7 +44,27 @@ async function act(what, body, done) {
   acting = false;
 }
 function answer(given) {
-  if (state && state.question) act("answer", {question: state.question.id, answer: given}, `Kept: ${given}.`);
+  if (state && state.question) act("answer", {question: state.question.id, answer: given}, `Kept: ${[].concat(given).join(", ")}.`);
+}
+// A class: the answer, or where a document may have several one more or less of those that are chosen.
+function pick(name) {
+  if (!state.several) return answer(name);
+  if (acting || !state.question) return;
+  if (!chosen.delete(name)) chosen.add(name);
+  say("");
+  showChosen();
+}
+function give() {
+  if (chosen.size) answer(state.classes.filter(one => chosen.has(one)));
+  else say("No class is chosen. If the document has none of them, say so: 0.");
+}
+function showChosen() {
+  for (const one of $("classes").children) {
+    one.classList.toggle("chosen", chosen.has(one.dataset.answer));
+    one.setAttribute("aria-pressed", chosen.has(one.dataset.answer));
+  }
+  $("give").disabled = !state.question;
+  $("none").disabled = !state.question || chosen.size > 0;
 }
 function undo() {
   if (state && state.undo) act("undo", {question: state.undo}, "Taken back. What is the right answer?");
@@ -56,7 +77,7 @@ function makeButtons(classes) {
     made.dataset.answer = one;
     if (place < KEYS) made.append(element("kbd", String(place + 1)));
     made.append(element("span", one), element("span", "", "number"));
-    made.onclick = () => answer(one);
+    made.onclick = () => pick(one);
     return made;
   }));
 }
@@ -66,7 +87,9 @@ function show(found) {
   const asked = found.question, same = state && state.question && asked && state.question.id === asked.id;
   state = found;
   $("desk").hidden = false;
-  $("purpose").textContent = PURPOSES[found.purpose];
+  $("give").hidden = !found.several;
+  $("purpose").textContent = PURPOSES[found.purpose] + (found.several ? SEVERAL : "");
+  $("h-accuracy").textContent = found.several ? "Exact match so far" : "Accuracy so far";
   $("count").textContent = `${found.done} of ${found.total}`;
   $("progress").max = found.total;
   $("progress").value = found.done;
@@ -81,6 +104,10 @@ function show(found) {
     one.disabled = !asked;
     one.classList.toggle("before", before);
     one.title = before ? "your answer before" : "";
+  }
+  if (found.several) {
+    if (!same) chosen = new Set(Array.isArray(found.before) ? found.before : []);
+    showChosen();
   }
   if (found.purpose === "training") for (const one of $("classes").children) one.lastChild.textContent = found.counts[one.dataset.answer] || "";
   $("undo").disabled = !found.undo;
@@ -120,12 +147,15 @@ $("skip").dataset.answer = SKIP;
 $("none").onclick = () => answer(NONE);
 $("skip").onclick = () => answer(SKIP);
 $("undo").onclick = undo;
+$("give").onclick = give;
 $("download").onclick = event => { event.preventDefault(); download(); };
 document.onkeydown = event => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.target === $("token") || !state) return;
   const place = "123456789".indexOf(event.key), key = event.key.toLowerCase();
-  if (event.key.length === 1 && place >= 0 && place < state.classes.length) answer(state.classes[place]);
-  else if (key === "0") answer(NONE);
+  if (event.key.length === 1 && place >= 0 && place < state.classes.length) pick(state.classes[place]);
+  else if (key === "0") { if (!$("none").disabled) answer(NONE); }
+  // Also on a class that was clicked, which Enter would take back; the other buttons and links have an Enter of their own.
+  else if (key === "enter" && state.several && (!event.target.closest("button, a") || $("classes").contains(event.target))) give();
   else if (key === "s") answer(SKIP);
   else if (key === "u" || key === "backspace") undo();
   else return;

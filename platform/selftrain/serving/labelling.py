@@ -2,7 +2,7 @@
 
 GET  /label               the page
 POST /label/next          {"browser": "..."}: the question of this browser
-POST /label/answer        {"browser": "...", "question": "...", "answer": "..."}: keeps an answer, then as above
+POST /label/answer        {"browser": "...", "question": "...", "answer": "..."}: keeps an answer, or a list of classes where a document may have several; as above
 POST /label/undo          {"browser": "...", "question": "..."}: takes the browser's latest answer back, and asks that question again
 POST /label/leave         {"browser": "..."}: gives the browser's question back
 GET  /label/answers.csv   the questions with all answers
@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse, Response
@@ -27,9 +27,10 @@ from starlette.concurrency import run_in_threadpool
 
 from selftrain.errors import DataError, OutputError, ResourceError
 from selftrain.runs.labelling.desk import Desk, Turn
-from selftrain.runs.labelling.folder import Purpose, open_folder
+from selftrain.runs.labelling.folder import Folder, Purpose, open_folder
 from selftrain.runs.labelling.retraining import Retraining, Standing
 from selftrain.runs.labelling.stopping import Stopping
+from selftrain.runs.questions import NONE, SKIP
 from selftrain.serving.page import Page
 from selftrain.serving.routes import ANYWHERE, REFUSALS, Json, bare_app
 from selftrain.serving.schemas import Problem, Refused, Status
@@ -38,6 +39,7 @@ LABEL = "/label"
 _KEPT: dict[int | str, dict[str, Any]] = REFUSALS | {507: {"model": Problem, "description": "the answer could not be written, and was not kept"}}
 _STARTED: dict[int | str, dict[str, Any]] = _KEPT | {409: {"model": Problem, "description": "a run is going on already"}}
 _Found = TypeVar("_Found")
+_Name = Annotated[str, Field(max_length=1024)]
 
 
 class Browser(BaseModel):
@@ -57,7 +59,9 @@ class Undone(Browser):
 class Answered(Undone):
     """The body of POST /label/answer."""
 
-    answer: str = Field(max_length=1024, description='a class, "none of these" or "skip"')
+    answer: _Name | Annotated[list[_Name], Field(max_length=1024)] = Field(
+        description='a class, "none of these" or "skip"; where a document may have several classes, a list of them in place of one'
+    )
 
 
 class Confirmed(Browser):
@@ -131,14 +135,17 @@ class State(BaseModel):
 
     purpose: Purpose
     classes: list[str]
+    several: bool = Field(
+        description="whether a document may have several classes; `accuracy` is then the share of documents whose classes are all right"
+    )
     question: Asked | None = Field(description="null where this browser has nothing to answer")
-    before: str | None = Field(description="the answer of this question that was taken back just now")
+    before: str | list[str] | None = Field(description="the answer of this question that was taken back just now; of several classes a list")
     late: bool = Field(description="whether another browser had answered first; this answer was not kept")
     undo: str | None = Field(description="id of the question whose answer this browser may take back")
     done: int
     total: int
     elsewhere: int = Field(description="open questions that other browsers have")
-    counts: dict[str, int] = Field(description="answers by kind")
+    counts: dict[str, int] = Field(description="answers by kind; of several classes, those that name each")
     accuracy: Accuracy | None = Field(description="of an audit with an answer")
     settling: Settling | None = Field(description="of training, once there are answers enough")
     seconds: float = Field(description="after which a question is given to another browser, where this one is not heard of")
@@ -259,18 +266,24 @@ def _training(standing: Standing) -> Training:
     )
 
 
+def _before(folder: Folder, answer: str | None) -> str | list[str] | None:
+    """An answer as the page gave it."""
+    return answer if answer is None or not folder.separator or answer in (NONE, SKIP) else folder.parts(answer)
+
+
 def _state(desk: Desk, stopping: Stopping, turn: Turn) -> State:
     folder = desk.folder
     answers = {one.key: turn.answers[one.key] for one in folder.questions if one.key in turn.answers}
-    counts = Counter(answers.values())
+    counts = Counter(part for answer in answers.values() for part in folder.parts(answer))
     found = folder.accuracy(answers)
     settled = stopping.look(turn.answers)
     accuracy = Accuracy(estimate=found[0].estimate, low=found[0].low, high=found[0].high, anytime=found[1]) if found is not None else None
     return State(
         purpose=folder.purpose,
         classes=list(folder.classes),
+        several=bool(folder.separator),
         question=Asked(id=turn.question.key, text=turn.question.text) if turn.question is not None else None,
-        before=turn.before,
+        before=_before(folder, turn.before),
         late=turn.late,
         undo=turn.undo,
         done=len(answers),

@@ -95,7 +95,7 @@ def figures(
         accuracy=accuracy,
         none_of_these=cells.share(answers == len(class_names), z),
         classes=tuple(_class(cells, name, index, z) for index, name in enumerate(class_names)),
-        prices=_prices(accuracy, z, asked, int(documents.sum()), planned),
+        prices=prices_of(accuracy, z, asked, int(documents.sum()), planned),
     )
 
 
@@ -173,15 +173,16 @@ class _Cells:
         counts = Counts(*(np.concatenate([getattr(own, name), getattr(others, name)]) for name in ("documents", "asked", "hits", "skipped")))
         top = np.arange(len(counts.documents)) < len(own.documents)
         weights = counts.documents / counts.documents.sum()
-        return _figure(ratio(counts, weights, top), ratio_interval(counts, weights, top, z))
+        return figure_of(ratio(counts, weights, top), ratio_interval(counts, weights, top, z))
 
 
 def _share(counts: Counts, z: float) -> Figure:
     weights = counts.documents / counts.documents.sum()
-    return _figure(share(counts, weights), share_interval(counts, weights, z))
+    return figure_of(share(counts, weights), share_interval(counts, weights, z))
 
 
-def _figure(estimate: np.ndarray, interval: Interval) -> Figure:
+def figure_of(estimate: np.ndarray, interval: Interval) -> Figure:
+    """An estimate, nan where there is none, and its interval within [0, 1]."""
     found = float(estimate)
     low, high = (min(max(float(end), 0.0), 1.0) for end in interval)
     return Figure(found if np.isfinite(found) else None, low, high)
@@ -198,8 +199,16 @@ def _class(cells: _Cells, name: str, index: int, z: float) -> ClassFigures:
     )
 
 
-def _prices(accuracy: Figure, z: float, asked: int, documents: int, planned: int) -> tuple[Price, ...]:
-    """What the next narrower half-widths cost, if answers go on as they did: (half / z)^2 = c (1 / n - 1 / N)."""
+def prices_of(accuracy: Figure, z: float, asked: int, documents: int, planned: int) -> tuple[Price, ...]:
+    """What the next narrower half-widths cost, if answers go on as they did: (half / z)^2 = c (1 / n - 1 / N).
+
+    Args:
+        accuracy: that the half-widths are of.
+        z: the bound of its interval.
+        asked: questions so far.
+        documents: that there are.
+        planned: questions that were planned before the first answer.
+    """
     half = (accuracy.high - accuracy.low) / 2
     if not asked or asked >= documents or half <= 0:
         return ()

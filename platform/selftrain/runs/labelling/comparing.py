@@ -55,8 +55,8 @@ def compare(bundle: Path, audit: Path, learned: frozenset[str]) -> Compared:
     """
     folder = open_folder(audit)
     design = folder.design
-    if design is None:
-        raise DataError(f"{audit} holds no audit any more; its answers cannot be compared.")
+    if not isinstance(design, AuditDesign):
+        raise DataError(f"{audit} holds no audit of one label a document; its answers cannot be compared.")
     answers = Desk(folder).answers()
     asked = max((place + 1 for place, one in enumerate(folder.questions) if one.key in answers), default=0)
     if not asked:

@@ -14,7 +14,7 @@ import fcntl
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -108,13 +108,13 @@ class Desk:
         with self._locked():
             return self._turn(browser, self._standing())
 
-    def answer(self, browser: str, key: str, answer: str) -> Turn:
+    def answer(self, browser: str, key: str, answer: str | Sequence[str]) -> Turn:
         """Keep an answer, and give the next question. The same answer once more, from a browser that did not hear us, changes nothing.
 
         Args:
             browser: who answers.
             key: of the question.
-            answer: one of the folder's `answers`.
+            answer: as in the folder's `answer_of`.
 
         Raises:
             DataError: there is no such question or answer.
@@ -122,17 +122,16 @@ class Desk:
         """
         if key not in self._questions:
             raise DataError(f"question must be one of this folder (got {key[:50]!r}); load the page again.")
-        if answer not in self.folder.answers:
-            raise DataError(f"answer must be one of {', '.join(self.folder.answers)} (got {answer[:50]!r}).")
+        kept = self.folder.answer_of(answer)
         with self._locked():
             standing = self._standing()
             if key in standing.answers:
-                ours = standing.by[browser][-1:] == [key] and standing.answers[key] == answer
+                ours = standing.by[browser][-1:] == [key] and standing.answers[key] == kept
                 return self._turn(browser, standing, late=not ours)
             lease = self._leases().get(key)
             if lease is not None and lease.browser != browser:
                 return self._turn(browser, standing, late=True)
-            self._add(browser, key, answer=answer)
+            self._add(browser, key, answer=kept)
             return self._turn(browser, self._standing())
 
     def undo(self, browser: str, key: str) -> Turn:
@@ -183,9 +182,8 @@ class Desk:
             standing = self._standing()
         except (KeyError, ValueError):
             standing = None
-        known = set(self.folder.answers)
         if standing is None or any(
-            key not in self._questions or standing.answers.get(key, "") not in known for keys in standing.by.values() for key in keys
+            key not in self._questions or not self.folder.knows(standing.answers.get(key, "")) for keys in standing.by.values() for key in keys
         ):
             raise DataError(f"{self.folder.path / ANSWERS} holds answers to other questions, or is damaged; move it away, or start another folder.")
 

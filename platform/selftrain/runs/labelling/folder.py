@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,13 +18,16 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from selftrain.data.cleaning import label_key
+from selftrain.data.label_sets import cell_of, labels_in
 from selftrain.data.records import Record, check_source, open_records
 from selftrain.errors import DataError, nearest
 from selftrain.evaluation.audit.figures import SKIPPED, Figure
 from selftrain.files.durable import whole_file
 from selftrain.files.parsing import json_of
-from selftrain.runs.audit import QUESTIONS, accuracy_so_far
-from selftrain.runs.audit_design import DESIGN, AuditDesign, asked_in
+from selftrain.runs.audit import accuracy_so_far
+from selftrain.runs.audit_design import DESIGN, AuditDesign, SeveralDesign, keys_of, read_any_design
+from selftrain.runs.audit_files import QUESTIONS
+from selftrain.runs.audit_several import exact_match_so_far
 from selftrain.runs.labeled import spreadsheet_cell
 from selftrain.runs.questions import COLUMNS, NONE, SKIP
 
@@ -74,13 +77,45 @@ class Folder:
     file: Path
     questions: tuple[Question, ...]
     given: Mapping[str, str]
-    design: AuditDesign | None = None
+    design: AuditDesign | SeveralDesign | None = None
     choice: Choice | None = None
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """Every possible answer, as it is written."""
+        """Every possible answer, as it is written; where a document may have several classes, what answers are made of."""
         return (*self.classes, NONE, SKIP)
+
+    @property
+    def separator(self) -> str:
+        """Between the classes of an answer; empty where a document has one."""
+        return self.design.separator if isinstance(self.design, SeveralDesign) else ""
+
+    def parts(self, answer: str) -> list[str]:
+        """The classes of an answer, `NONE` or `SKIP`; of what is no answer anything else."""
+        return [answer] if not self.separator or answer in (NONE, SKIP) else [part.strip() for part in answer.split(self.separator)]
+
+    def knows(self, answer: str) -> bool:
+        """Whether this is an answer as it is kept."""
+        return answer in self.answers or (bool(self.separator) and set(self.parts(answer)) <= set(self.classes))
+
+    def answer_of(self, given: str | Sequence[str]) -> str:
+        """An answer as it is kept.
+
+        Args:
+            given: one of `answers`; where a document may have several classes a list of them, `NONE` or `SKIP`.
+
+        Raises:
+            DataError: it is not.
+        """
+        if not self.separator:
+            if given in self.answers:
+                return str(given)
+            raise DataError(f"answer must be one of {', '.join(self.answers)} (got {_said(given)}).")
+        if isinstance(given, str) and given in (NONE, SKIP):
+            return given
+        if isinstance(given, str) or not set(given) <= set(self.classes):
+            raise DataError(f"answer must be a list of {', '.join(self.classes)}; or one of {NONE}, {SKIP} (got {_said(given)}).")
+        return cell_of([name for name in self.classes if name in given], self.separator) if given else NONE
 
     @property
     def export(self) -> Path:
@@ -88,17 +123,23 @@ class Folder:
         return self.path / EXPORTS[self.purpose]
 
     def accuracy(self, answers: Mapping[str, str]) -> tuple[Figure, bool] | None:
-        """What the answers of an audit say of the bundle's accuracy, and whether that holds at every number of answers; None without one, and in training."""
+        """What the answers of an audit say of the bundle's accuracy (of several labels: of exact match), and whether that holds at every number of answers; None
+        without one, and in training."""
         if self.design is None:
             return None
         index = {name: place for place, name in enumerate(self.classes)} | {NONE: len(self.classes), SKIP: SKIPPED}
-        given = {place: index[answers[one.key]] for place, one in enumerate(self.questions) if one.key in answers}
-        return accuracy_so_far(self.design, given) if given else None
+        given = {place: [index[part] for part in self.parts(answers[one.key])] for place, one in enumerate(self.questions) if one.key in answers}
+        if not given:
+            return None
+        if isinstance(self.design, AuditDesign):
+            return accuracy_so_far(self.design, {place: answer for place, (answer,) in given.items()})
+        sets = {place: tuple(one for one in answer if one < len(self.classes)) for place, answer in given.items()}
+        return exact_match_so_far(self.design, {place: None if SKIPPED in answer else answer for place, answer in sets.items()})
 
     def csv(self, answers: Mapping[str, str]) -> str:
-        """The questions with their answers: what `selftrain audit --answers` reads, or in training what `selftrain run` does.
+        """The questions with their answers: what `selftrain audit --answers` reads, of several labels also `selftrain thresholds`, or in training `selftrain run`.
 
-        A run takes a document without a label for an unlabeled one, which one of no class is not: it is left out.
+        A run takes a document without a label for an unlabeled one, which one of no class is not: it is left out. Of several labels it has its own sign.
         """
         written = io.StringIO(newline="")
         writer = csv.writer(written)
@@ -107,7 +148,7 @@ class Folder:
             key = row["id"].strip()
             answer = answers.get(key, "")
             if self.purpose == "audit":
-                writer.writerow([key, row["text"], spreadsheet_cell(answer)])
+                writer.writerow([key, row["text"], spreadsheet_cell(self.separator if self.separator and answer == NONE else answer)])
             elif answer != NONE:
                 writer.writerow([key, row["text"], "" if answer == SKIP else answer])
         return written.getvalue()
@@ -141,7 +182,9 @@ def open_folder(path: Path) -> Folder:
 
 def _open_audit(path: Path) -> Folder:
     file = _longest(path)
-    design, keys = asked_in(path)
+    design = read_any_design(path)
+    keys = keys_of(design)
+    separator = design.separator if isinstance(design, SeveralDesign) else ""
     places = {key: place for place, key in enumerate(keys)}
     found: dict[int, Question] = {}
     given: dict[str, str] = {}
@@ -152,7 +195,7 @@ def _open_audit(path: Path) -> Folder:
             why = "which is none of this audit" if place is None else "a second time"
             raise DataError(f"{file} has the id {key[:50]!r}, {why}; start another audit.")
         found[place] = Question(key, _shown(row["text"]))
-        if (answer := _answer(row["label"], design.classes, file)) is not None:
+        if (answer := _answer(row["label"], design.classes, file, separator)) is not None:
             given[key] = answer
     missing = next((place for place in range(max(1, len(found))) if place not in found), None)
     if missing is not None:
@@ -204,13 +247,21 @@ def _shown(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and spreadsheet_cell(cell[1:]) == cell else cell
 
 
-def _answer(cell: str, classes: tuple[str, ...], file: Path) -> str | None:
+def _answer(cell: str, classes: tuple[str, ...], file: Path, separator: str = "") -> str | None:
     """The answer of a cell as it is written here; None for none."""
-    known = {NONE: NONE, SKIP: SKIP} | {str(label_key(name)): name for name in classes}
+    named = {str(label_key(name)): name for name in classes}
+    known = {NONE: NONE, SKIP: SKIP} | named
     key = label_key(cell.removeprefix("'"))
-    if key is not None and key not in known:
-        raise DataError(f"{file} has the label {cell[:50]!r}, which is no class; {nearest(key, known)}")
-    return None if key is None else known[key]
+    if key is None or key in known:
+        return known.get(key or "")
+    parts = labels_in(key, separator) or [] if separator else [key]
+    if (wrong := next((part for part in parts if part not in named), None)) is not None:
+        raise DataError(f"{file} has the label {cell[:50]!r}, which is no class; {nearest(wrong, known)}")
+    return cell_of([name for key, name in named.items() if key in parts], separator) if parts else NONE
+
+
+def _said(given: str | Sequence[str]) -> str:
+    return repr((given if isinstance(given, str) else ", ".join(given))[:50])
 
 
 def _read_choice(file: Path) -> Choice:

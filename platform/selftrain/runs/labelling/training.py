@@ -23,7 +23,7 @@ from selftrain.bundle.format import BundleCard, checked_card
 from selftrain.bundle.pytorch import open_backbone
 from selftrain.errors import ConfigError, OutputError
 from selftrain.files.durable import check_folder, replacing_folder
-from selftrain.runs.audit import QUESTIONS
+from selftrain.runs.audit_files import QUESTIONS
 from selftrain.runs.labelling.folder import CHOICE, Choice, open_folder
 from selftrain.runs.labelling.selection import choose
 from selftrain.runs.labelling.stopping import LOOKED, Looked
