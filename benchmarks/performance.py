@@ -31,6 +31,8 @@ QUESTIONS: dict[str, tuple[str, str]] = {
     "fused": ("steps.py", "AdamW on a whole MiniLM: one weight after the other, and all in one pass"),
     "reduction": ("steps.py", "MiniLM's gradients averaged in two processes: one message, and one a weight"),
     "classifying": ("classifying.py", "answers of a bundle: `Classifier.predict`, and sentence-transformers by hand"),
+    "lists": ("serving_lists.py", "lists of 64 texts to a static student: by `selftrain serve` with one replica, and by its backend in a loop"),
+    "lists_clock": ("serving_lists.py", "the same by the clock, the load on the same cores"),
 }
 _TABLE = re.compile(r"(?<=<!-- performance -->\n)(.*?)(?=<!-- end of performance -->)", re.S)
 

@@ -188,9 +188,9 @@ def test_a_generation_writes_to_the_storage(cluster):
 
 def test_a_distillation_reads_its_bundle_on_the_storage(cluster):
     Path("texts.csv").write_text("text\na\n")
-    arguments = submitted(cluster, "distill runs/x/bundle --documents texts.csv --out small --layers 2")
+    arguments = submitted(cluster, "distill runs/x/bundle --documents texts.csv --out small --layers 2,3")
     options = build_parser().parse_args(arguments)
-    assert (options.bundle, options.out, options.layers) == ("/s/runs/x/bundle", "/s/small", 2)
+    assert (options.bundle, options.out, options.layers) == ("/s/runs/x/bundle", "/s/small", "2,3")
     assert (cluster.folder / Path(options.documents).relative_to("/s")).read_text() == "text\na\n"
     assert "--out" not in " ".join(submitted(cluster, "distill /s/bundle"))
 
@@ -237,6 +237,7 @@ def test_an_audit_reads_and_writes_where_the_nodes_do(cluster):
         ("distill /s/bundle --documents large.csv", "--documents 'large.csv' has 3.0 MiB"),
         ("run --set model.encoder=folder", "model.encoder 'folder' is a folder of this machine, which the nodes do not have"),
         ("distill folder", "BUNDLE 'folder' is a folder of this machine"),
+        ("distill /s/bundle --promote", "--promote needs to know how much a student may lose"),
         (
             "audit folder --documents s3://b/mails/",
             "BUNDLE 'folder' is a folder of this machine, which the nodes do not have; copy it to the storage",

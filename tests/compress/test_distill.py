@@ -4,82 +4,31 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from tiny import WORDS, tiny_backbone
-from transformers import BertConfig, BertModel
+from taught import LABELS, documents, file_of
+from tiny import WORDS
 
 from selftrain.bundle.classifier import Classifier
-from selftrain.bundle.documents import load_documents
+from selftrain.bundle.documents import labels_of, load_documents
 from selftrain.bundle.format import BundleCard, read_card, write_bundle
-from selftrain.bundle.reference import Reference, read_reference
+from selftrain.bundle.reference import read_reference
 from selftrain.bundle.tokens import BATCH_START_TOKENS, BATCH_TOKENS_CPU, reader_of
 from selftrain.cli import main
 from selftrain.compress import distill as distilling
-from selftrain.compress import students
+from selftrain.compress import students, tiers
 from selftrain.compress.distill import generated_texts
 from selftrain.compress.students import layers_of
 from selftrain.errors import BundleError, ConfigError, DataError
 from selftrain.models.bilstm import bilstm
 from selftrain.texts.cache import Completion, TextCache
-
-LABELS = ("sport", "business")
-GROUPS = (("sport", "match", "goal", "team", "player", "coach", "league"), ("business", "market", "bank", "profit", "shares", "economy"))
-
-
-def documents(count: int, seed: int = 0) -> tuple[list[str], list[str]]:
-    """(texts, labels): a text has words of its class and of neither."""
-    chosen, texts, labels = random.Random(seed), [], []
-    for place in range(count):
-        group = place % 2
-        words = chosen.choices(GROUPS[group], k=4) + chosen.choices(("the", "and", "with", "about", "film", "music"), k=4)
-        chosen.shuffle(words)
-        texts.append(" ".join([*words, f"number{place}"]))
-        labels.append(LABELS[group])
-    return texts, labels
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory) -> Path:
-    """Three layers, and the mean of a class's texts for its prototype: it gets most texts right, as a trained one does."""
-    folder = tmp_path_factory.mktemp("teacher")
-    small = tiny_backbone(folder / "tokenizer")
-    torch.manual_seed(1)
-    size = len(small.tokenizer)
-    config = BertConfig(
-        vocab_size=size, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, max_position_embeddings=128
-    )
-    BertModel(config).save_pretrained(folder / "encoder")
-    small.tokenizer.save_pretrained(folder / "encoder")
-    backbone = SentenceTransformer(modules=[Transformer(str(folder / "encoder"), max_seq_length=32), Pooling(32, "mean")], device="cpu")
-    texts, labels = documents(200, seed=1)
-    found = backbone.encode(texts, convert_to_tensor=True)
-    means = torch.stack([found[[label == name for label in labels]].mean(dim=0) for name in LABELS])
-    direction = means - means.mean(dim=0)
-    bias = -direction @ means.mean(dim=0)
-    scale = 40.0
-    card = BundleCard(
-        name="news", labels=LABELS, method="genco", similarity="dot", scale=scale, max_tokens=32, llm="a-language-model", encoder="tiny"
-    )
-    reference = Reference(np.full((200, 2), 0.5, dtype=np.float32), None)
-    card = card.model_copy(update={"reference": reference.facts(reference.probabilities, held_out=True)})
-    return write_bundle(folder / "run" / "bundle", backbone=backbone, prototypes=direction, bias=scale * bias, card=card, reference=reference)
-
-
-def file_of(folder: Path, count: int, *, labeled: bool) -> Path:
-    texts, labels = documents(count)
-    pd.DataFrame({"text": texts} | ({"label": labels} if labeled else {})).to_csv(folder / "texts.csv", index=False)
-    return folder / "texts.csv"
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +114,7 @@ def test_the_shallow_student_starts_from_the_first_and_the_last_layer(teacher, m
 def test_all_tiers_are_in_the_table_and_the_picture(distilled) -> None:
     document = json.loads((distilled / "tiers.json").read_text())
     assert document["figure"] == "accuracy" and document["documents"] == 200 and document["learned_from"] == 500
-    assert [tier["name"] for tier in document["tiers"]] == ["teacher (torch)", "static (torch)", "shallow (torch)"]
+    assert [tier["name"] for tier in document["tiers"]] == ["teacher (torch)", "static (numpy)", "shallow (torch)"]
     assert all(tier["texts_per_second"] > 0 and tier["size_mb"] > 0 and tier["right"] > 0.9 for tier in document["tiers"])
     picture = (distilled / "tiers.svg").read_text()
     ElementTree.fromstring(picture)
@@ -175,7 +124,7 @@ def test_all_tiers_are_in_the_table_and_the_picture(distilled) -> None:
 def test_the_language_models_row_is_taken_from_the_run(teacher, tmp_path) -> None:
     file = file_of(tmp_path, 200, labeled=True)
     corpus, truth = load_documents(read_card(teacher), file, label_column="label", test_documents=50)
-    labels = distilling.labels_of(corpus.test, dict(truth.test))
+    labels = labels_of(corpus.test, dict(truth.test))
     run = teacher.parent / "metrics.json"
     row = {"variant": "language model", "documents": 40, "scores": {"accuracy": 0.6}, "inference_ms": 500.0}
     metrics = {
@@ -185,16 +134,16 @@ def test_the_language_models_row_is_taken_from_the_run(teacher, tmp_path) -> Non
     }
     try:
         run.write_text(json.dumps(metrics))
-        (tier,), note = distilling._language_model(teacher, corpus, labels)
+        (tier,), note = tiers.language_model_tier(teacher, corpus, labels)
         assert (tier.name, tier.right, tier.texts_per_second) == ("a-language-model (zero-shot)", 0.6, 2.0) and "40 of the documents" in note
         run.write_text(json.dumps(metrics | {"rows": [row | {"inference_ms": None}]}))
-        assert distilling._language_model(teacher, corpus, labels)[0][0].texts_per_second is None
+        assert tiers.language_model_tier(teacher, corpus, labels)[0][0].texts_per_second is None
         run.write_text(json.dumps(metrics | {"data": {"fingerprint": "another"}}))
-        tiers, note = distilling._language_model(teacher, corpus, labels)
-        assert tiers == [] and "on other documents" in note
+        found, note = tiers.language_model_tier(teacher, corpus, labels)
+        assert found == [] and "on other documents" in note
         run.write_text("{")
         with pytest.raises(DataError, match=r"metrics\.json is damaged"):
-            distilling._language_model(teacher, corpus, labels)
+            tiers.language_model_tier(teacher, corpus, labels)
     finally:
         run.unlink()
 

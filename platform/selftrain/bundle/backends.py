@@ -23,6 +23,7 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from selftrain.errors import BundleError, ConfigError, MissingExtraError, nearest
+from selftrain.files.durable import write_whole
 from selftrain.files.parsing import json_of
 
 BACKENDS = ("torch", "onnx", "onnx-int8", "openvino")
@@ -218,6 +219,15 @@ def read_record(folder: Path) -> BackendRecord | None:
     except (ValueError, ValidationError) as error:
         reason = " ".join(str(error).split())[:150]
         raise BundleError(f"{file} is damaged or of a newer selftrain ({reason}); run selftrain export again, or delete it to use PyTorch.") from None
+
+
+def prefer(folder: Path, name: str) -> None:
+    """Have a bundle be opened with the backend `name`, one of those that its backend.json has measured, on machines of that kind."""
+    record = read_record(folder)
+    if record is None or name not in {one.backend for one in record.measured}:
+        raise ValueError(f"{folder} has no measured backend {name}")
+    if record.chosen != name:
+        write_whole(folder / RECORD, BackendRecord.model_validate({**record.model_dump(), "chosen": name}).model_dump_json(indent=2) + "\n")
 
 
 def check_name(name: str, parameter: str) -> None:

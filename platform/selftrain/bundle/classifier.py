@@ -294,13 +294,17 @@ class Classifier:
                 embeddings[batch] = found
         return probabilities, embeddings, [len(tokens.windows) for tokens in read]
 
-    def tokenize(self, texts: Iterable[str]) -> list[Tokens]:
+    def tokenize(self, texts: Iterable[str], *, checked: bool = False) -> list[Tokens]:
         """The first half of `predict_proba`, for callers that make batches: token ids of each text, special ones included, and whether it was cut.
+
+        Args:
+            texts: any number of them.
+            checked: whether they are a list of Python's own strings of which `problem_with` has found nothing.
 
         Raises:
             DataError: as `predict`.
         """
-        return self._tokens(checked_texts(texts))
+        return self._tokens(list(texts) if checked else checked_texts(texts))
 
     def _tokens(self, texts: list[str]) -> list[Tokens]:
         found = self._read(texts)

@@ -111,18 +111,45 @@ def add_distill(commands: Any) -> None:
         commands,
         "distill",
         _distill,
-        "train smaller students on a bundle's probabilities, and compare all of them",
-        examples=("selftrain distill bundle --out small", "selftrain distill bundle --student shallow --layers 2 --documents texts.csv --out small"),
-        sets={"bundle": "folder", "documents": "source", "student": "students"},
+        "train smaller students on a bundle's probabilities, compare all of them, and choose and promote one",
+        examples=(
+            "selftrain distill bundle --out small",
+            "selftrain distill bundle --documents labeled.csv --label-column topic --layers 2,3 --within 0.01 --promote",
+        ),
+        sets={
+            "bundle": "folder",
+            "documents": "source",
+            "student": "students",
+            "test_documents": "data.test_documents",
+            "model": "name",
+            "tracking_uri": "uri",
+        },
     )
     distill.add_argument("bundle", metavar="BUNDLE", help="a bundle folder")
     _add_documents(distill, "to learn from; labeled ones are held out to measure on", data=True)
+    distill.add_argument(
+        "--test-documents",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="labeled documents that are held out, where there is no test split (default: 1,000)",
+    )
     distill.add_argument("--student", choices=("static", "shallow"), help="default: both, one bundle each")
     distill.add_argument(
         "--out", metavar="FOLDER", help="a new folder for the students' bundles, tiers.json and tiers.svg (default: distilled beside BUNDLE)"
     )
-    distill.add_argument("--layers", type=int, default=3, metavar="K", help="layers of the shallow student (default: 3)")
+    distill.add_argument("--layers", default="3", metavar="K,...", help="layers of the shallow student; several make one each (default: 3)")
     distill.add_argument("--max-documents", type=int, default=20_000, metavar="N", help="documents to learn from at most (default: 20,000)")
+    distill.add_argument(
+        "--within",
+        type=float,
+        metavar="SHARE",
+        help="export the students, in int8 too, and choose the fastest one that loses at most this of the accuracy (without labels of the agreement), such as "
+        "0.01, by the upper bound of its loss",
+    )
+    distill.add_argument("--promote", action="store_true", help="register the chosen student and make it champion; it is compared with BUNDLE alone")
+    distill.add_argument("--model", metavar="NAME", help="name in the registry for --promote (default: the bundle's own)")
+    add_tracking_uri(distill)
 
 
 def _add_register(commands: Any) -> None:
@@ -298,31 +325,13 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _distill(options: argparse.Namespace) -> int:
+    from selftrain.cli import distilling
     from selftrain.files.durable import check_folder
 
     _require_columns_of_file(options)
+    distilling.check(options)
     check_folder(Path(options.out) if options.out else Path(options.bundle).absolute().parent / "distilled", "out")
-    from selftrain.bundle.documents import load_documents
-    from selftrain.bundle.format import read_card
-    from selftrain.compress.distill import STUDENTS, describe_tiers, distill, generated_texts
-    from selftrain.compress.onnx import require_empty
-
-    card = read_card(options.bundle)
-    if options.out:
-        require_empty(Path(options.out))
-    corpus, truth = load_documents(card, options.documents or options.data, text_column=options.text_column, label_column=options.label_column)
-    result = distill(
-        options.bundle,
-        (corpus, truth),
-        generated=generated_texts(card, corpus),
-        students=STUDENTS if options.student is None else (options.student,),
-        out=options.out or None,
-        layers=options.layers,
-        max_documents=options.max_documents,
-    )
-    print(describe_tiers(result))
-    print(f"students: {result.folder}  picture: {result.folder / 'tiers.svg'}")
-    return 0
+    return distilling.distill(options)
 
 
 def _register(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from selftrain.cli import models, training
+from selftrain.cli import distilling, models, training
 from selftrain.cli.common import TRACKING_VARIABLE, Parser, classes_of, load_experiment
 from selftrain.errors import ConfigError, say
 from selftrain.passwords import KEY_VARIABLE, has_password, keys_with_passwords
@@ -102,6 +102,8 @@ def _generate_words(options: argparse.Namespace) -> Submitted:
 
 
 def _distill_words(options: argparse.Namespace) -> Submitted:
+    distilling.check(options)
+
     def words(upload: Upload) -> list[str]:
         places = [f"--out={upload.folder(options.out, 'out')}"] if options.out else []
         if options.documents:

@@ -1,21 +1,18 @@
 """`selftrain distill`: smaller students that learn the trained classifier's probabilities on unlabeled texts.
 
-They are written as bundles, so that predict, serve and export take them as they are, and compared with their teacher in one table and one picture.
+They are written as bundles, so that predict, serve and export take them as they are, and compared with their teacher in one table and one picture (tiers.py). With a
+tolerance they are exported too, and the fastest one that is shown to keep it is chosen (choosing.py).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import statistics
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,37 +20,62 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tqdm import tqdm
 
-from selftrain.bundle.backends import FOLDER, GRAPHS
+from selftrain.bundle.backends import prefer, read_record
+from selftrain.bundle.checking import fingerprint_of
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.documents import labels_of, load_documents
-from selftrain.bundle.format import BundleCard, BundleMetrics, checked_card, read_prototypes, write_bundle
-from selftrain.bundle.handover import distilled_card
+from selftrain.bundle.format import BundleCard, checked_card, installed_versions, read_prototypes
 from selftrain.bundle.pytorch import open_backbone
-from selftrain.bundle.reference import FEWEST, Reference, drawn
 from selftrain.bundle.tokens import FastReader, reader_of
-from selftrain.compress.onnx import divided, require_empty
-from selftrain.compress.students import DistilledStudent, Teacher, layers_of, shallow_student, static_student
+from selftrain.compress.choosing import Choice, check_tolerance, choose
+from selftrain.compress.onnx import CheckDocuments, divided, export_bundle, require_empty, require_export
+from selftrain.compress.students import Teacher, layers_of, shallow_student, static_student
+from selftrain.compress.tiers import Comparison, Measured, language_model_tier, write_tiers
 from selftrain.data.corpus import Corpus, TrueLabels
 from selftrain.errors import BundleError, ConfigError, DataError, nearest
-from selftrain.evaluation.metrics import evaluate
-from selftrain.evaluation.schema import LANGUAGE_MODEL_ROW
-from selftrain.evaluation.tiers import Tier, tiers
-from selftrain.files.durable import replacing_folder
-from selftrain.files.parsing import json_of
+from selftrain.evaluation.tiers import Tier
+from selftrain.files.durable import continued_folder
 from selftrain.texts.cache import TextCache
 
 STUDENTS = ("static", "shallow")
+EXPORTED = ("onnx", "onnx-int8")  # of which a student is chosen
 FEWEST_DOCUMENTS = 50
 _HELD_OUT = 1000  # documents for the agreement, at most and at most a tenth, where there are no labels
 
 
 @dataclass(frozen=True)
 class DistillResult:
-    """The result of a distillation: its folder, with one bundle a student, `tiers.json` and `tiers.svg`; the rows of the table; and a note below it."""
+    """The result of a distillation.
+
+    Attributes:
+        folder: one bundle a student, `tiers.json` and `tiers.svg`.
+        tiers: the rows of the table.
+        figure: what a row's share of right answers is called, accuracy or agreement.
+        note: what it was learned from and measured on.
+        chosen: the bundle of the chosen student; None where none was chosen, or none was to be.
+        verdict: why it was chosen, or why none was; empty where none was to be.
+    """
 
     folder: Path
     tiers: list[Tier]
+    figure: str
     note: str
+    chosen: Path | None = None
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A student that is to be made; `layers` is None for the static one, and all of the teacher's for the teacher itself, exported."""
+
+    name: str
+    layers: int | None
+    whole: bool = False
+
+    @property
+    def candidates(self) -> int:
+        """Ways to compute it, of which one may be chosen."""
+        return 1 if self.layers is None else len(EXPORTED)
 
 
 def distill(
@@ -65,11 +87,14 @@ def distill(
     generated: Sequence[str] = (),
     students: Sequence[str] = STUDENTS,
     out: str | Path | None = None,
-    layers: int = 3,
+    layers: int | Sequence[int] = 3,
+    within: float | None = None,
     max_documents: int = 20_000,
     seed: int = 0,
 ) -> DistillResult:
-    """Train students on the bundle's own probabilities, and compare all tiers in a table and a picture.
+    """Train students on the bundle's own probabilities, compare all tiers in a table and a picture, and choose one, if it is to be chosen.
+
+    Students that are finished when it is stopped are kept beside `out`, and the same call goes on behind them.
 
     Args:
         folder: the teacher's bundle.
@@ -80,7 +105,8 @@ def distill(
         generated: further texts to learn from, such as those that a language model wrote for the documents.
         students: of `STUDENTS`.
         out: a new or empty folder for the bundles, the table and the picture; default: `distilled` beside the bundle.
-        layers: of the shallow student.
+        layers: of the shallow student; several make one student each. With `within`, all of the teacher's stand for the teacher itself, exported.
+        within: choose the fastest student whose loss of accuracy (of agreement, where there are no labels) is shown to be at most this, in float32 or int8.
         max_documents: unlabeled documents that are learned from at most.
         seed: of the training's random numbers.
 
@@ -88,6 +114,7 @@ def distill(
         BundleError: there is no bundle, or no such student can be made of it.
         ConfigError: an argument is wrong.
         DataError: there are too few documents.
+        MissingExtraError: students are to be exported, and a package for it is missing.
         OutputError: `out` is not empty, or cannot be written.
     """
     folder = Path(folder)
@@ -99,31 +126,120 @@ def distill(
         raise ConfigError(f"max_documents must be at least 1 (got {max_documents}).", parameter="max_documents")
     home = (Path(out) if out is not None else folder.absolute().parent / "distilled").absolute()
     require_empty(home)
+    if within is not None:
+        require_export(EXPORTED)
     if not isinstance(documents, tuple):
         documents = load_documents(card, documents, text_column=text_column, label_column=label_column)
     corpus, truth = documents
     texts, measured_on, labels = _divided(corpus, truth, max_documents)
     texts += generated
-    backbone, reader = _encoder(folder, card, layers if "shallow" in students else None)
-    weights, bias = read_prototypes(folder, card)
-    classifier = Classifier.load(folder)
-    windows = divided(reader, card, texts)[0]  # what is learned; a student's answers are averaged over them as the teacher's are
-    soft = torch.from_numpy(_probabilities(classifier, windows)).float()
-    teacher = Teacher(backbone, reader, card, weights, bias, [tokens.ids for tokens in reader(windows)], soft)
-    with replacing_folder(home) as scratch:
-        comparison = _Comparison(measured_on, labels, _probabilities(classifier, measured_on))
-        found = [comparison.tier("teacher", folder, backend) for backend in dict.fromkeys(("torch", classifier.backend))]
-        for name in students:
-            torch.manual_seed(seed)
-            student = static_student(teacher) if name == "static" else shallow_student(teacher, layers=layers)
-            place = comparison.write(scratch / name, card, name, student)
-            found.append(comparison.tier(name, place, "torch"))
-        llm, note = _language_model(folder, corpus, labels)
-        found += llm
-        _write_tiers(scratch, found, comparison, teacher=str(folder), learned_from=len(texts))
+    backbone, reader = _encoder(folder, card)
+    planned = _planned(students, (layers,) if isinstance(layers, int) else tuple(layers), backbone, within)
+    if within is not None:
+        check_tolerance(within, len(measured_on), sum(one.candidates for one in planned), corpus.name)
+    settings = [fingerprint_of(folder), texts, measured_on, None if labels is None else labels.tolist(), layers, list(students), within, seed]
+    key = hashlib.sha256(json.dumps([*settings, installed_versions()]).encode()).hexdigest()
+    with continued_folder(home, key) as place:
+        work = _Work(place, folder, card, texts, CheckDocuments(measured_on, corpus.name, labels), backbone, reader, within, seed)
+        own, rows, choice = work.made(planned)
+        llm, note = language_model_tier(folder, corpus, labels)
+        found = [*own, *rows, *llm]
+        facts = {} if choice is None else {"within": within, "verdict": choice.sentence}
+        write_tiers(place, found, work.comparison, teacher=str(folder), learned_from=len(texts), **facts)
     kind = "labels" if labels is not None else "the teacher's answers"
     learned = f"learned from {len(texts):,} texts of {corpus.name}, measured on {len(measured_on):,} documents against {kind}"
-    return DistillResult(home, found, f"{learned}{note}")
+    chosen = None if choice is None or choice.chosen is None else home / choice.chosen.folder.name
+    return DistillResult(home, found, work.comparison.figure, f"{learned}{note}", chosen, "" if choice is None else choice.sentence)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A distillation at work: where students are made, of what, and what they are measured on."""
+
+    place: Path
+    folder: Path  # of the teacher
+    card: BundleCard
+    texts: Sequence[str]  # that are learned from
+    documents: CheckDocuments  # that are measured on
+    backbone: SentenceTransformer
+    reader: FastReader
+    within: float | None
+    seed: int
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The teacher, as it is opened."""
+        return Classifier.load(self.folder)
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """What tiers are measured on."""
+        return Comparison(self.documents.texts, self.documents.labels, _probabilities(self.classifier, self.documents.texts))
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """What students learn from."""
+        windows = divided(self.reader, self.card, self.texts)[0]  # a student's answers are averaged over them as the teacher's are
+        weights, bias = read_prototypes(self.folder, self.card)
+        soft = torch.from_numpy(_probabilities(self.classifier, windows)).float()
+        return Teacher(self.backbone, self.reader, self.card, weights, bias, [tokens.ids for tokens in self.reader(windows)], soft)
+
+    def made(self, planned: Sequence[_Planned]) -> tuple[list[Tier], list[Tier], Choice | None]:
+        """(the teacher's rows, the students', which one is chosen); students that an earlier call has finished are taken over."""
+        comparison = self.comparison
+        own = [comparison.measured("teacher", self.folder, name).tier for name in dict.fromkeys(("torch", self.classifier.backend))]
+        candidates = [row for one in planned for row in self._rows(one)]
+        if self.within is None:
+            return own, [one.tier for one in candidates], None
+        right, rate, number = comparison.right(comparison.teacher), own[-1].texts_per_second or 0.0, sum(one.candidates for one in planned)
+        choice = choose(candidates, right, rate, within=self.within, students=number, figure=comparison.figure)
+        if (chosen := choice.chosen) is not None and chosen.backend in EXPORTED:
+            prefer(chosen.folder, chosen.backend)
+        return own, choice.rows, choice
+
+    def _rows(self, one: _Planned) -> Iterator[Measured]:
+        place = self.place / one.name
+        if not one.whole and not place.is_dir():
+            torch.manual_seed(self.seed)
+            student = static_student(self.teacher) if one.layers is None else shallow_student(self.teacher, layers=one.layers)
+            self.comparison.write(place, self.card, one.name, student)
+        if self.within is None or one.layers is None:
+            yield self.comparison.measured(one.name, place, None if one.layers is None else "torch")
+            return
+        if not place.is_dir() or read_record(place) is None:
+            source, out = (self.folder, place) if one.whole else (place, None)
+            export_bundle(source, self.documents, out=out, max_accuracy_loss=self.within, backends=EXPORTED, threads=1)
+        record = read_record(place)
+        assert record is not None
+        for name in (entry.backend for entry in record.measured if entry.backend in EXPORTED):  # int8 may have lost too much
+            yield self.comparison.measured(one.name, place, name)
+
+
+def _planned(students: Sequence[str], layers: Sequence[int], backbone: SentenceTransformer, within: float | None) -> list[_Planned]:
+    """The students to make.
+
+    Args:
+        students: of `STUDENTS`.
+        layers: of shallow ones.
+        backbone: of the teacher.
+        within: whether they are exported, so that the teacher itself may be one: None for not.
+
+    Raises:
+        ConfigError: the teacher has not so many layers, or a number is there twice.
+        BundleError: the teacher's layers were not found.
+    """
+    found = [_Planned("static", None)] if "static" in students else []
+    if "shallow" not in students:
+        return found
+    depth = len(layers_of(backbone)[1])
+    most = depth if within is not None else depth - 1
+    for one in layers:
+        if not 1 <= one <= most:
+            raise ConfigError(f"layers must be from 1 to {most}, since the teacher has {depth} (got {one}).", parameter="layers")
+    if not layers or len(set(layers)) < len(layers):
+        raise ConfigError(f"layers must be different numbers (got {', '.join(map(str, layers)) or 'none'}).", parameter="layers")
+    names = [f"shallow_{one}" if len(layers) > 1 else "shallow" for one in layers]
+    return found + [_Planned("exported" if one == depth else name, one, one == depth) for one, name in zip(layers, names, strict=True)]
 
 
 def generated_texts(card: BundleCard, corpus: Corpus) -> list[str]:
@@ -151,77 +267,15 @@ def _divided(corpus: Corpus, truth: TrueLabels, max_documents: int) -> tuple[lis
     return texts, measured_on, labels
 
 
-def _encoder(folder: Path, card: BundleCard, layers: int | None) -> tuple[SentenceTransformer, FastReader]:
-    """The teacher's encoder and its reader; raises unless students, and one of so many layers, can be made of it."""
+def _encoder(folder: Path, card: BundleCard) -> tuple[SentenceTransformer, FastReader]:
+    """The teacher's encoder and its reader; raises unless students can be made of it."""
     backbone = open_backbone(folder, "cuda" if torch.cuda.is_available() else "cpu")
     reader = reader_of(backbone, card.max_tokens)
     if not isinstance(reader, FastReader) or isinstance(backbone[0], StaticEmbedding):
         raise BundleError(
             f"The encoder of {folder} is not a transformer, so there is nothing smaller to distill it into; distill a bundle of a sentence encoder."
         )
-    if layers is not None:
-        _, stack = layers_of(backbone)
-        if not 1 <= layers < len(stack):
-            raise ConfigError(f"layers must be from 1 to {len(stack) - 1}, since the teacher has {len(stack)} (got {layers}).", parameter="layers")
     return backbone, reader
-
-
-@dataclass(frozen=True)
-class _Comparison:
-    """What every tier is measured on."""
-
-    texts: Sequence[str]
-    labels: np.ndarray | None  # true class indices [texts]; None: tiers are compared with the teacher
-    teacher: np.ndarray  # its probabilities [texts, classes]
-
-    @property
-    def figure(self) -> str:
-        """What a tier's share of right answers is called."""
-        return "accuracy" if self.labels is not None else "agreement"
-
-    def write(self, place: Path, card: BundleCard, name: str, student: DistilledStudent) -> Path:
-        """The student's bundle, with its metrics where there are labels, and the reference that it is watched by, where its teacher has one."""
-        facts = distilled_card(card, name, student.changes)
-        write = partial(write_bundle, place, backbone=student.backbone, prototypes=student.weights, bias=student.bias)
-        write(card=facts)
-        changes: dict[str, Any] = {}
-        kept = None
-        if self.labels is not None or card.reference is not None:
-            classifier = Classifier.load(place, device="cpu")
-            probabilities, embeddings = classifier.embed(self.texts)
-        if self.labels is not None:
-            scores = evaluate(probabilities, self.labels, card.labels)
-            changes["metrics"] = BundleMetrics(accuracy=scores.accuracy, macro_f1=scores.macro_f1, ece=scores.ece, documents=scores.documents)
-        if card.reference is not None and len(self.texts) >= FEWEST:
-            chosen = drawn(len(self.texts), card.reference.kept)
-            kept = Reference(probabilities[chosen].astype(np.float32), None if embeddings is None else embeddings[chosen])
-            changes["reference"] = kept.facts(probabilities, held_out=True, backend=classifier.backend)
-        if changes:
-            write(card=facts.model_copy(update=changes), reference=kept)
-        return place
-
-    def tier(self, name: str, folder: Path, backend: str) -> Tier:
-        """One row: what a bundle's backend gets right, and how fast one core computes it."""
-        device = "cpu" if backend == "torch" else None
-        predicted = Classifier.load(folder, device=device, backend=backend).predict_proba(self.texts).argmax(axis=1)
-        right = float((predicted == (self.labels if self.labels is not None else self.teacher.argmax(axis=1))).mean())
-        weights = [*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")] if backend == "torch" else [folder / FOLDER / GRAPHS[backend]]
-        size = sum(file.stat().st_size for file in weights)
-        with _one_thread():
-            one = Classifier.load(folder, device=device, backend=backend, threads=1)
-            return Tier(name=f"{name} ({backend})", right=right, texts_per_second=speed(one, self.texts), size_mb=round(size / 1e6, 2))
-
-
-def _write_tiers(folder: Path, found: Sequence[Tier], comparison: _Comparison, *, teacher: str, learned_from: int) -> None:
-    document = {
-        "teacher": teacher,
-        "figure": comparison.figure,
-        "documents": len(comparison.texts),
-        "learned_from": learned_from,
-        "tiers": [asdict(tier) for tier in found],
-    }
-    (folder / "tiers.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "tiers.svg").write_bytes(tiers(found, comparison.figure))
 
 
 def _probabilities(teacher: Classifier, texts: Sequence[str]) -> np.ndarray:
@@ -231,65 +285,3 @@ def _probabilities(teacher: Classifier, texts: Sequence[str]) -> np.ndarray:
             parts.append(teacher.predict_proba(texts[start : start + 1024]))
             bar.update(len(parts[-1]))
     return np.concatenate(parts)
-
-
-def speed(classifier: Classifier, texts: Sequence[str]) -> float:
-    """Texts a second: the median of five calls, each with as many of `texts` (some of them twice, if need be) as take about half a second, 32 to 4,096."""
-    start = time.perf_counter()
-    classifier.predict_proba(texts[:32])
-    count = int(np.clip(0.5 * len(texts[:32]) / (time.perf_counter() - start), 32, 4096))
-    some = [texts[index % len(texts)] for index in range(count)]
-    rates = []
-    for _ in range(5):
-        start = time.perf_counter()
-        classifier.predict_proba(some)
-        rates.append(count / (time.perf_counter() - start))
-    return round(statistics.median(rates), 1)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """PyTorch and the tokenizer compute with one thread."""
-    threads, parallel = torch.get_num_threads(), os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        os.environ.pop("TOKENIZERS_PARALLELISM")
-        if parallel is not None:
-            os.environ["TOKENIZERS_PARALLELISM"] = parallel
-
-
-def _language_model(folder: Path, corpus: Corpus, labels: np.ndarray | None) -> tuple[list[Tier], str]:
-    """(the language model's own zero-shot row, from metrics.json of the run that the bundle belongs to, and a note on it); nothing where there is none.
-
-    Raises:
-        DataError: metrics.json is damaged.
-    """
-    file = folder.absolute().parent / "metrics.json"
-    if labels is None or not file.is_file():
-        return [], ""
-    try:
-        metrics = json_of(file.read_text(encoding="utf-8"))
-        row = next((row for row in metrics["rows"] if row["variant"] == LANGUAGE_MODEL_ROW and row["scores"] is not None), None)
-        if row is None:
-            return [], ""
-        if metrics["data"]["fingerprint"] != corpus.fingerprint:
-            return [], f"; {file} has a row of the language model, but on other documents"
-        rate = round(1000 / row["inference_ms"], 2) if row["inference_ms"] else None  # none where all answers came from the cache
-        tier = Tier(name=f"{metrics['asked']['llm']} (zero-shot)", right=float(row["scores"]["accuracy"]), texts_per_second=rate, size_mb=None)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{file} is damaged ({type(error).__name__}: {' '.join(str(error).split())[:100]}); move the bundle away from it.") from None
-    return [tier], f"; the language model: {row['documents']:,} of the documents, on all cores, in the run {folder.absolute().parent.name}"
-
-
-def describe_tiers(result: DistillResult) -> str:
-    """The table of all tiers."""
-    figure = json.loads((result.folder / "tiers.json").read_text(encoding="utf-8"))["figure"]
-    width = max(len(tier.name) for tier in result.tiers)
-    lines = [f"{'tier':<{width}}  {figure:>9}  {'texts/s, one core':>17}  {'MB':>8}"]
-    for tier in result.tiers:
-        rate, size = ("-" if value is None else f"{value:,.{places}f}" for value, places in ((tier.texts_per_second, 1), (tier.size_mb, 1)))
-        lines.append(f"{tier.name:<{width}}  {tier.right:>9.4f}  {rate:>17}  {size:>8}")
-    return "\n".join([*lines, "", result.note])

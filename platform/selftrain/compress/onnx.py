@@ -70,6 +70,11 @@ def require_empty(out: Path) -> None:
     check_folder(out, "out")
 
 
+def require_export(graphs: Sequence[str]) -> None:
+    """Raise a `MissingExtraError` unless the packages for these backends are installed."""
+    require_packages("onnx", "onnxscript", "onnxruntime", *(PACKAGES[name] for name in graphs))
+
+
 def documents_to_check(card: BundleCard, source: str | Path | None, *, text_column: str = "text", label_column: str | None = None) -> CheckDocuments:
     """The documents of an export: those of `source`, with their labels where it has any; else the validation documents of the bundle's own experiment; else its
     unlabeled ones, without labels.
@@ -133,7 +138,7 @@ def export_bundle(
         raise ConfigError(f"max_accuracy_loss must be a share from 0 to 1, such as 0.005 (got {max_accuracy_loss:g}).", parameter="max_accuracy_loss")
     if threads is not None and threads < 1:
         raise ConfigError(f"threads must be at least 1 (got {threads}).", parameter="threads")
-    require_packages("onnx", "onnxscript", "onnxruntime", *(PACKAGES[name] for name in graphs))
+    require_export(graphs)
     folder = Path(folder)
     out = Path(out) if out is not None else None
     card = checked_card(folder)

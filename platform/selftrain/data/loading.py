@@ -167,7 +167,9 @@ def _splits(
                 parameter="data.validation_documents",
             )
     if len(unlabeled) < config.min_documents:
-        raise DataError(_too_few(source.name, len(unlabeled), 0 if _tests(given) else len(test), skipped, config.min_documents))
+        raise DataError(
+            _too_few(source.name, len(unlabeled), 0 if _tests(given) else len(test), skipped, config.min_documents), parameter="data.test_documents"
+        )
     if config.unlabeled_documents is not None:
         if config.unlabeled_documents < config.min_documents:
             raise DataError(
@@ -222,7 +224,7 @@ def corpus_of(texts: Sequence[object], config: DataConfig) -> Corpus:
     found = gather(clean(rows, index={}, max_characters=config.max_characters), skipped, cut=cut)
     unused = skipped.column()
     if len(found) < config.min_documents:
-        raise DataError(_too_few("texts", len(found), 0, unused, config.min_documents))
+        raise DataError(_too_few("texts", len(found), 0, unused, config.min_documents), parameter="data.test_documents")
     unlabeled = found.documents(found.ordered[: config.unlabeled_documents])
     return Corpus(
         name="texts",

@@ -13,12 +13,23 @@ from selftrain.evaluation.plot_style import COLORS, MARKERS, canvas, picture, sh
 
 @dataclass(frozen=True)
 class Tier:
-    """One way to classify: the share of documents that it gets right (0 to 1), texts a second and megabytes of weights, both None where unknown."""
+    """One way to classify.
+
+    Attributes:
+        name: student and backend.
+        right: share of documents that it gets right, 0 to 1.
+        texts_per_second: on one core; None where unknown.
+        size_mb: megabytes of weights; None where unknown.
+        loss: how much less often it is right than the teacher; None where one was not chosen among several.
+        at_most: upper bound of the loss.
+    """
 
     name: str
     right: float
     texts_per_second: float | None
     size_mb: float | None
+    loss: float | None = None
+    at_most: float | None = None
 
 
 @picture

@@ -5,6 +5,7 @@ before, or what is new, and never half of either.
 
     replacing, write_whole   a file, from where the caller knows what an error means
     replacing_folder         the same for a new folder
+    continued_folder         the same for one that takes hours, and is continued after a kill
     whole_file               a file that a user asked for: every error is one sentence
     check_file, check_folder, check_writable   before the work
 """
@@ -63,6 +64,39 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         sync_tree(scratch)
         os.replace(scratch, folder)
     sync(folder.parent)
+
+
+@contextmanager
+def continued_folder(folder: Path, key: str) -> Iterator[Path]:
+    """`replacing_folder`, but what the block has written stays where it does not come to its end, and is there again for the same key.
+
+    Meanwhile it lies beside `folder`, with the key in its name. What is written into it has to be whole or absent; names that begin with a dot are removed.
+
+    Args:
+        folder: a new or empty one.
+        key: a hash of all that the content depends on.
+    """
+    made = _make_folders(folder.parent)
+    work = folder.with_name(f"{folder.name}.{key[:8]}.partial")
+    try:
+        work.mkdir(exist_ok=True)
+        _remove_hidden(work)
+        yield work
+        _remove_hidden(work)
+        sync_tree(work)
+        os.replace(work, folder)
+        made = []
+    finally:
+        with suppress(OSError):
+            _remove_hidden(work)
+            work.rmdir()  # nothing was finished
+        _remove_folders(made)
+    sync(folder.parent)
+
+
+def _remove_hidden(folder: Path) -> None:
+    for path in folder.glob(".*"):
+        shutil.rmtree(path)
 
 
 @contextmanager

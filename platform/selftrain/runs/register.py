@@ -22,7 +22,7 @@ from selftrain.config import TrackingConfig
 from selftrain.errors import BundleError, ConfigError
 from selftrain.evaluation.metrics import evaluate
 from selftrain.runs.audited import audited_documents
-from selftrain.tracking import KIND_TAG, Lead, RegisteredVersion, Tracker
+from selftrain.tracking import KIND_TAG, Lead, RegisteredVersion, Tracker, check_tracking, require_mlflow, tracking_uri
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ def register(
     audit: Path | None = None,
     answers: Path | None = None,
     promote: bool = False,
+    why: str = "",
     uri: str | None = None,
 ) -> RegisteredVersion:
     """Upload a bundle as a new version. It becomes champion if it is more accurate than the champion on the same labeled documents, or by `promote`.
@@ -60,6 +61,7 @@ def register(
         answers: the audit's questions, with labels.
         promote: make it champion and compare nothing: a smaller model may be worth a little accuracy. With `audit`, make it champion where the champion cannot be
             compared.
+        why: what it is promoted for, in words, where nothing is compared.
         uri: the registry; default as in `tracking.tracking_uri`.
 
     Raises:
@@ -73,10 +75,7 @@ def register(
     if documents is not None or not promote:
         card.check_one_label("comparisons at registration")
     name = name or card.name
-    try:
-        config = TrackingConfig(uri=uri, registered_model=name)
-    except ValidationError:
-        raise ConfigError(f"name must be 1 to 128 letters, digits, dots, dashes and underscores (got {name!r}).", parameter="name") from None
+    config = _config(name, uri)
     classifier = Classifier.load(folder)
     if audit is not None or answers is not None:
         basis = _audited(classifier, folder, documents, audit, answers, text_column)
@@ -92,13 +91,26 @@ def register(
         tracker.run.log_metrics(basis.figures)
         tags = {"data_fingerprint": card.data_fingerprint, "method": card.method} | ({"labels": "audit"} if audit is not None else {})
         found = tracker.log_bundle_and_register(
-            folder, name, basis.figures, labeled=bool(basis.figures), promote=promote, evaluate=basis.champion, tags=tags
+            folder, name, basis.figures, labeled=bool(basis.figures), promote=promote, why=why, evaluate=basis.champion, tags=tags
         )
     except BaseException:
         tracker.run.finish("FAILED")
         raise
     tracker.run.finish()
     return found
+
+
+def check_registry(name: str, uri: str | None) -> None:
+    """Raise what `register` would raise for the registry alone: to be called before work of which the result is registered."""
+    require_mlflow()
+    check_tracking(tracking_uri(_config(name, uri).uri))
+
+
+def _config(name: str, uri: str | None) -> TrackingConfig:
+    try:
+        return TrackingConfig(uri=uri, registered_model=name)
+    except ValidationError:
+        raise ConfigError(f"name must be 1 to 128 letters, digits, dots, dashes and underscores (got {name!r}).", parameter="name") from None
 
 
 def _probabilities(classifier: Classifier, folder: Path, texts: Sequence[str]) -> np.ndarray:

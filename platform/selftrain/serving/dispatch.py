@@ -47,8 +47,7 @@ class Dispatch:
             Refused: there is no such model or language model (404, 422), the model cannot say what fits no class (422), too many texts wait (503), or the answer
                 took too long (504).
         """
-        usable = [index for index, item in enumerate(items) if item.problem is None]
-        texts = [items[index].text for index in usable]
+        texts = [item.text for item in items if item.problem is None]
         writer = self._language_model if augment else None
         if augment and writer is None:
             raise Refused(422, 'augment: this server has no language model; leave out "augment"')
@@ -69,12 +68,15 @@ class Dispatch:
             raise Refused(504, f"there was no answer within {seconds:g} s; send fewer texts or fewer requests at a time") from None
         if self._seen is not None:
             self._seen.offer(loaded, texts)
-        answers: list[TextProbabilities | None] = [None] * len(items)
-        for index, answer in zip(usable, found, strict=True):
-            answers[index] = answer
-        return loaded, answers
+        if len(found) == len(items):
+            return loaded, list(found)
+        given = iter(found)
+        return loaded, [next(given) if item.problem is None else None for item in items]
 
     async def _read(self, wanted: str | None, texts: list[str]) -> tuple[LoadedModel, list[TextProbabilities]]:
+        loaded = self._models.get(wanted)
+        if loaded.together is not None and (found := await loaded.together.answers(texts)) is not None:
+            return loaded, found
         loaded, ticket = self._models.submit(wanted, texts)
         return loaded, await _answered(ticket)
 

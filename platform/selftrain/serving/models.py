@@ -7,6 +7,7 @@ take over. Where the new version cannot be loaded, the old one stays, and the lo
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -29,6 +30,7 @@ from selftrain.runtime.memory import settle
 from selftrain.serving.batching import Batcher, BatcherClosed, Ticket
 from selftrain.serving.metrics import Metrics, gauge
 from selftrain.serving.sources import ModelSource
+from selftrain.serving.together import Together
 
 WARM_WORDS = (1, 4, 16, 64, 256)
 RETRY_SECONDS = (10.0, 300.0)  # before a champion that could not be loaded is tried again: from the first, doubled up to the second
@@ -51,6 +53,12 @@ class LoadedModel(NamedTuple):
     classifier: Classifier
     fingerprint: str  # of the bundle
     none_of_these: dict[str, Any] | None  # what it can say of texts that fit no class; None: nothing
+    together: Together | None  # answers without the batcher where it can; None for a model that pads, or reads several windows
+
+    @property
+    def waiting(self) -> int:
+        """Texts that wait for it."""
+        return self.batcher.waiting + (self.together.waiting if self.together is not None else 0)
 
     @property
     def id(self) -> dict[str, str]:
@@ -98,8 +106,8 @@ def load_model(
     def tokenize(texts: list[str | Continued]) -> list[Tokens]:
         without = [one for one in texts if isinstance(one, str)]
         if len(without) == len(texts):
-            return classifier.tokenize(without)
-        alone = iter(classifier.tokenize(without))
+            return classifier.tokenize(without, checked=True)
+        alone = iter(classifier.tokenize(without, checked=True))
         continued = iter(classifier.tokenize_continued([one for one in texts if isinstance(one, Continued)]))
         return [next(alone if isinstance(one, str) else continued) for one in texts]
 
@@ -112,8 +120,11 @@ def load_model(
         most_tokens=classifier.most_tokens,
         observe=observe,
     )
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    return LoadedModel(name, version, card, batcher, since, classifier.backend, classifier, fingerprint_of(folder), _none_of_these(classifier))
+    together = None
+    if math.isinf(classifier.most_tokens) and card.windows == 1:
+        together = Together(partial(classifier.tokenize, checked=True), classifier.classify, max_waiting=max_waiting, observe=observe)
+    since, known = datetime.now(UTC).isoformat(timespec="seconds"), _none_of_these(classifier)
+    return LoadedModel(name, version, card, batcher, since, classifier.backend, classifier, fingerprint_of(folder), known, together)
 
 
 def _none_of_these(classifier: Classifier) -> dict[str, Any] | None:
@@ -204,7 +215,7 @@ class Models(Collector):
     @property
     def waiting(self) -> int:
         """Texts that wait for any model."""
-        return sum(one.live.batcher.waiting for one in self._served)
+        return sum(one.live.waiting for one in self._served)
 
     def get(self, wanted: str | None) -> LoadedModel:
         """The model that a request names: `NAME`, `NAME@VERSION`, or None for the first.
@@ -259,7 +270,7 @@ class Models(Collector):
         served = list(self._served)
         info = [([one.live.name, one.live.version, one.live.card.method], 1.0) for one in served]
         yield gauge("selftrain_model_info", "Models that are served", ("model", "version", "method"), info)
-        waiting = [([one.live.name, one.live.version], float(one.live.batcher.waiting)) for one in served]
+        waiting = [([one.live.name, one.live.version], float(one.live.waiting)) for one in served]
         yield gauge("selftrain_waiting_texts", "Texts that wait for a model", ("model", "version"), waiting)
         failing = [([one.live.name, one.live.version], float(one.problem is not None)) for one in served]
         yield gauge("selftrain_model_problem", "1 where the champion could not take over", ("model", "version"), failing)

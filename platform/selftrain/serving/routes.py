@@ -89,9 +89,15 @@ class Json(JSONResponse):
 class BodyRoute(APIRoute):
     """A route whose function takes the body, or nothing.
 
-    Not FastAPI's own reading: its dependencies, exit stacks and parser of mail headers cost as much as a small model (`benchmarks/serving.py`), and its refusals
-    quote the body. FastAPI still writes the OpenAPI document.
+    Not FastAPI's own reading: its dependencies, exit stacks and parser of mail headers cost as much as a small model (`benchmarks/serving_lists.py`), and its
+    refusals quote the body. FastAPI still writes the OpenAPI document. The gate, which has read the body, asks `answer_body` and spares itself the way through
+    FastAPI's middleware.
+
+    Attributes:
+        answer_body: (body, header content-type) -> the answer or a refusal; None for a route without a body.
     """
+
+    answer_body: Callable[[bytes, str], Coroutine[Any, Any, Response]] | None = None
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The function that answers a request."""
@@ -101,9 +107,16 @@ class BodyRoute(APIRoute):
         assert form is not None  # FastAPI knows the type of every body
         adapter: TypeAdapter[Any] = TypeAdapter(form)
 
-        async def answer(request: Request) -> Response:
-            return await self.endpoint(read_body(await request.body(), request.headers.get("content-type", ""), adapter))
+        async def answer_body(body: bytes, content_type: str) -> Response:
+            try:
+                return await self.endpoint(read_body(body, content_type, adapter))
+            except Refused as refusal:
+                return _refusal(refusal)
 
+        async def answer(request: Request) -> Response:
+            return await answer_body(await request.body(), request.headers.get("content-type", ""))
+
+        self.answer_body = answer_body
         return answer
 
 
@@ -269,4 +282,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
+    return _refusal(error)
+
+
+def _refusal(error: Refused) -> Response:
     return Json({"error": str(error)}, status_code=error.status, headers=error.headers)

@@ -181,6 +181,8 @@ class CheckedText(NamedTuple):
 
 def check(value: object) -> CheckedText:
     """One text of a request, or an object of `text` and `id`, cut to `MAX_CHARACTERS`; `problem` says why it cannot be classified."""
+    if type(value) is str and len(value) <= MAX_CHARACTERS and problem_with(value) is None:
+        return CheckedText(value, None)
     name: str | int | None = None
     if isinstance(value, dict):
         given = value.get("id")

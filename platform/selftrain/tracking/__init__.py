@@ -10,7 +10,7 @@
 MLflow takes seconds to import, so it is imported inside the functions.
 """
 
-from selftrain.tracking.address import check_tracking, is_away, tracking_uri
+from selftrain.tracking.address import check_tracking, is_away, require_mlflow, tracking_uri
 from selftrain.tracking.champion import Lead
 from selftrain.tracking.registry import CHAMPION, Champions, RegisteredBundle, RegisteredVersion, champion_bundle, registered_bundle, write_mlmodel
 from selftrain.tracking.runs import KIND_TAG, RUN_TAG, RoundFigures, Run, Status, Tracker, figures_of_round, finished_metrics
@@ -33,6 +33,7 @@ __all__ = [
     "finished_metrics",
     "is_away",
     "registered_bundle",
+    "require_mlflow",
     "tracking_uri",
     "write_mlmodel",
 ]

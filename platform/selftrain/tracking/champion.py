@@ -35,7 +35,7 @@ class Decision(NamedTuple):
     reason: str  # a sentence without its full stop
 
 
-def decide(accuracy: float | None, present: Champion | None, *, labeled: bool, promote: bool) -> Decision:
+def decide(accuracy: float | None, present: Champion | None, *, labeled: bool, promote: bool, why: str = "") -> Decision:
     """The rule. With labels, the more accurate version on the same documents is champion; a tie leaves the present one. So it is with an audit's answers, by
     the estimate, whatever its interval.
 
@@ -46,10 +46,11 @@ def decide(accuracy: float | None, present: Champion | None, *, labeled: bool, p
         present: the champion now; None where there is none.
         labeled: whether `accuracy` was measured with labels.
         promote: make the candidate champion where nothing compares it.
+        why: what it is promoted for, in words, where it has no labels.
     """
     if accuracy is None or not labeled:
         if promote:
-            return Decision(True, "promoted as asked, no labels compared it")
+            return Decision(True, why or "promoted as asked, no labels compared it")
         return Decision(False, "no labels to compare it by; set promote to make it champion")
     if present is None:
         return Decision(True, f"the first champion, accuracy {accuracy:.4f}")

@@ -159,6 +159,7 @@ class Tracker:
         *,
         labeled: bool,
         promote: bool = False,
+        why: str = "",
         evaluate: Callable[[Path], float | Lead] | None = None,
         tags: Mapping[str, Any] | None = None,
     ) -> RegisteredVersion:
@@ -170,6 +171,7 @@ class Tracker:
             metrics: figures of the bundle; `accuracy` is what is compared, `documents` how many labeled documents it is from.
             labeled: whether the test documents have labels.
             promote: make it champion where nothing compares it.
+            why: what it is promoted for, in words.
             evaluate: a bundle's accuracy on the same labeled documents as `metrics`, or the lead of `bundle` over it; called with the present champion's bundle.
             tags: further tags of the version, such as the data fingerprint.
         """
@@ -192,7 +194,7 @@ class Tracker:
         version = client.create_model_version(model_name, source, run_id, tags=_tags(facts)).version
         accuracy = metrics.get("accuracy")
         present = present_champion(client, self.uri, model_name, evaluate) if labeled and accuracy is not None else None
-        decision = decide(accuracy, present, labeled=labeled, promote=promote)
+        decision = decide(accuracy, present, labeled=labeled, promote=promote, why=why)
         if decision.champion:
             client.set_registered_model_alias(model_name, CHAMPION, version)
         client.set_model_version_tag(model_name, version, "champion_decision", decision.reason)
