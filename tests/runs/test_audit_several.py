@@ -78,11 +78,11 @@ def test_answers_give_the_figures_of_every_class(several_here, capsys) -> None:
 
 
 def test_further_questions_keep_the_answers_as_they_were(several_here) -> None:
-    write(several_here / "answers.csv", answered_sets(q1="skip", q2=","))
+    write(several_here / "answers.csv", answered_sets(q1="skip", q2=",", q3="film,Sport"))
     assert main([*READ, "--budget", "40"]) == 0
     more = questions("audit/questions-40.csv")
-    assert [row["label"] for row in more[:2]] == ["skip", ","] and len(more) == 40 and more[24]["label"] == ""
-    assert [labels_in(row["label"], ",") for row in more[2:24]] == [truth_of(row["text"]) for row in more[2:24]]
+    assert [row["label"] for row in more[:3]] == ["skip", ",", "sport, film"] and len(more) == 40 and more[24]["label"] == ""
+    assert [labels_in(row["label"], ",") for row in more[3:24]] == [truth_of(row["text"]) for row in more[3:24]]
     opened = open_folder(Path("audit"))
     assert len(opened.questions) == 40 and list(opened.given.values())[:2] == ["skip", "none of these"]
 
