@@ -92,7 +92,7 @@ def test_a_request_that_gave_up_is_not_computed() -> None:
         second = asyncio.ensure_future(together.answers(["b"]))
         await asyncio.sleep(0)  # both wait; the turn is next
         first.cancel()
-        return [await second, together.waiting]
+        return [await asyncio.wait_for(second, 30), together.waiting]
 
     answers, waiting = asyncio.run(given_up())
     assert answers[0].probabilities == [98.0, 0.0] and waiting == 0 and model.turns in ([1], [8])
@@ -123,7 +123,10 @@ def test_the_endpoint_answers_as_the_classifier_does_without_the_queue(static) -
         np.testing.assert_allclose(given, expected[:-1], atol=1e-9)
         assert [one["truncated"] for one in found] == [one.truncated for one in Classifier.load(static, device="cpu").tokenize(texts[:-1])]
         assert client.post("/predict", json={"inputs": texts[0]}).json()[0]["score"] == pytest.approx(expected[0].max())
-        assert client.post("/v1/classify", content=b"{", headers={"content-type": "application/json"}).status_code == 422
+        refused = client.post("/v1/classify", content=b"{", headers={"content-type": "application/json"})
+        assert (
+            refused.status_code == 422 and refused.headers.get("connection") != "close"
+        )  # as FastAPI's handler has it; the gate's own refusals end it
         assert "selftrain_batch_texts_count" in client.get("/metrics").text
 
 

@@ -1,6 +1,6 @@
 """Texts of a model that computes no padding: classified where they are read, together with those of the other requests that came in the same moment.
 
-A static student takes some tens of microseconds a text. A queue, a thread and the way back, under one lock and on another core, would cost half as much again
+A static student takes some tens of microseconds a text. A queue, a thread and the way back, under one lock and on another core, would cost a third of that again
 (`benchmarks/serving_lists.py`). So nothing waits here longer than a turn of the event loop, and a turn computes for some milliseconds at most. Where that would not
 do, because a request is long or something fails, it goes through the queue (batching.py), in which a bad text fails alone.
 """
