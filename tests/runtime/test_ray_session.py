@@ -57,7 +57,7 @@ def test_engine_settings():
     cpu = AugmentConfig(model="x", dtype="float32", gpus=0)
     assert engine_kwargs(cpu)["enforce_eager"]
     assert "tensor_parallel_size" not in engine_kwargs(cpu)
-    assert engine_kwargs(cpu)["kv_cache_memory_bytes"] == 2**27
+    assert engine_kwargs(cpu)["kv_cache_memory_bytes"] == 2**28
     assert int(engine_environment(cpu)["OMP_NUM_THREADS"]) == len(os.sched_getaffinity(0))
     gpu = AugmentConfig(model="x", gpus=2)
     assert engine_kwargs(gpu)["tensor_parallel_size"] == 2
