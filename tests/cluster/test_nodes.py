@@ -241,8 +241,15 @@ def test_a_pass_whose_coordinator_is_lost_with_its_node_does_what_is_left(cluste
 def test_two_workers_of_a_job_train_what_one_process_does_though_the_node_of_one_is_lost(cluster, expected):
     """On two nodes before and after. The run's folder, the checkpoints of Ray Train with it, is in the object store."""
     process = start(cluster, "lost", "training.workers=2", "training.storage=null", "output=s3://shared/lost", submitted=True)
-    wait_for(lambda: len(cluster.with_process("RayTrainWorker")) == 2 or process.poll() is not None, 300)
-    lost = next(node for node in cluster.with_process("RayTrainWorker") if node is not cluster.nodes[0])
+    training: list[Node] = []  # what was seen once: a moment later one may be done
+
+    def are_two() -> bool:
+        training[:] = cluster.with_process("RayTrainWorker")
+        return len(training) == 2 or process.poll() is not None
+
+    wait_for(are_two, 300)
+    assert len(training) == 2, (cluster.folder / "lost.log").read_text(encoding="utf-8")[-4000:]
+    lost = next(node for node in training if node is not cluster.nodes[0])
     lost.kill()
     left = [node for node in cluster.nodes if node is not lost]
     wait_for(lambda: set(cluster.with_process("RayTrainWorker")) == set(left), NOTICED_SECONDS)
