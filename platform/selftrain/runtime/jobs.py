@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,9 @@ class Jobs:
 
         with self._answering(), _without_variables():
             deadline = time.monotonic() + _NODE_SECONDS
-            while not (nodes := list_nodes(self._client.get_address(), filters=[("state", "=", "ALIVE")])) and time.monotonic() < deadline:
+            # Ray counts a lost node, which the filter leaves out, as an answer that was cut, and would raise.
+            alive = partial(list_nodes, self._client.get_address(), filters=[("state", "=", "ALIVE")], raise_on_missing_output=False)
+            while not (nodes := alive()) and time.monotonic() < deadline:
                 time.sleep(0.5)
             session = self._client._do_request("GET", "/api/version").json()["session_name"]  # no public call gives it
         return len(nodes) == 1 and _runs_here(session)
