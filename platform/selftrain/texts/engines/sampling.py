@@ -55,9 +55,9 @@ def tokens_among_likeliest(
     kept = values.masked_fill(above >= (top_p * total).unsqueeze(1), 0)
     found = places.gather(1, _first_above(kept, shares.unsqueeze(1))[0]).squeeze(1)
     # The sum of the likeliest k is known where k is no more than what was sorted; else p of all has to end there.
-    open_ = (top_k > largest) & ((top_k < tokens) | (kept[:, -1] > 0)) if largest < tokens else torch.zeros(rows, dtype=torch.bool)
-    if open_.any():
-        found[open_] = tokens_among_likeliest(weights[open_], shares[open_], top_k[open_], top_p[open_], tokens)
+    unsettled = (top_k > largest) & ((top_k < tokens) | (kept[:, -1] > 0)) if largest < tokens else torch.zeros(rows, dtype=torch.bool)
+    if unsettled.any():
+        found[unsettled] = tokens_among_likeliest(weights[unsettled], shares[unsettled], top_k[unsettled], top_p[unsettled], tokens)
     return found
 
 
