@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import ClassVar
+
 import torch
 from by_hand import softmax
 from few_labels import ByHand, counts, mean
@@ -178,6 +181,84 @@ class FixMatch(ByHand):
             rows = [self.row(w, self.strong(i, view)) for view in (0, 1) for i in rest]
             losses["simclr"] = options.simclr_weight * simclr([row / row.square().sum().sqrt() for row in rows], options.temperature)
         return losses
+
+
+class MultiMatch(ByHand):
+    """Sirbu et al. 2025, by the released code: document after document, head after head."""
+
+    compared = 1
+    seen: ClassVar[dict[str, int]] = {}  # how often each kind of agreement was met
+
+    def __init__(self, method):
+        super().__init__(method)
+        self.round, start = -1, 1 / self.classes
+        self.margins = {(head, i): [0.0] * self.classes for head in range(3) for i in self.unlabeled_ones}
+        self.named: dict[tuple[int, int], int] = {}
+        self.confidence = [start] * 3
+        self.shares = [[start] * self.classes for _ in range(3)]
+
+    def heads(self, w, text):
+        return list(super().logits(w, text).split(self.classes))
+
+    def logits(self, w, text):
+        """By which it is predicted, and NS3L's negative labels are chosen."""
+        return sum(self.heads(w, text)) / 3
+
+    def begin(self, round_):
+        self.round = round_
+        self.to_pass = {}  # (head that is taught, class): the margin
+        for head in range(3):
+            one, other = (h for h in range(3) if h != head)
+            for j in range(self.classes):
+                agreed = [i for i in self.unlabeled_ones if self.named.get((one, i)) == j and self.named.get((other, i)) == j]
+                margins = sorted(self.margins[h, i][j] for h in (one, other) for i in agreed)
+                place = self.options.percentile * (len(margins) - 1)
+                below = math.floor(place) if margins else 0
+                between = [margins[below], margins[min(below + 1, len(margins) - 1)]] if margins else [0.0, 0.0]
+                self.to_pass[head, j] = max(0.0, between[0] + (place - below) * (between[1] - between[0]))
+
+    def labeled(self, w, step):
+        return {"ce": sum(mean(-softmax(self.heads(w, self.texts[i])[h]).log()[self.labels[i]] for i in step.labeled) for h in range(3))}
+
+    def unlabeled(self, w, step):
+        options, weak, sure = self.options, {}, {}
+        for h in range(3):
+            for i in step.unlabeled:
+                z = self.heads(w, self.texts[i])[h].detach().tolist()
+                best = max(range(self.classes), key=lambda j, z=z: z[j])
+                second = max(value for j, value in enumerate(z) if j != best)
+                now = [z[best] - second if j == best else z[j] - z[best] for j in range(self.classes)]
+                share = options.smoothing / (1 + self.round)
+                self.margins[h, i] = [share * new + (1 - share) * old for new, old in zip(now, self.margins[h, i], strict=True)]
+                self.named[h, i], weak[h, i] = best, softmax(torch.tensor(z)).tolist()
+            kept, rows = options.threshold_momentum, [weak[h, i] for i in step.unlabeled]
+            self.confidence[h] = kept * self.confidence[h] + (1 - kept) * sum(map(max, rows)) / len(rows)
+            self.shares[h] = [kept * old + (1 - kept) * sum(row[j] for row in rows) / len(rows) for j, old in enumerate(self.shares[h])]
+            for i in step.unlabeled:
+                sure[h, i] = max(weak[h, i]) >= self.confidence[h] * self.shares[h][self.named[h, i]] / max(self.shares[h])
+        terms = []
+        for h in range(3):
+            for i in step.unlabeled:
+                one, other = (teacher for teacher in range(3) if teacher != h)
+                weight, label = self.taught(h, i, one, other)
+                weight *= self.round > 0 and (sure[one, i] or sure[other, i])
+                self.count("unsure", self.round > 0 and not (sure[one, i] or sure[other, i]))
+                terms.append(-weight * softmax(self.heads(w, self.strong(i, 0))[h]).log()[label] if weight else torch.zeros(()))
+        return {"multimatch": options.weight * mean(terms)}
+
+    def taught(self, head, i, one, other):
+        """(weight, class) by what the other two say of a document."""
+        a, b = self.named[one, i], self.named[other, i]
+        first, second = self.margins[one, i][a] >= self.to_pass[head, a], self.margins[other, i][b] >= self.to_pass[head, b]
+        if self.round > 0:
+            self.count(f"{'same' if a == b else 'different'}, {first + second} pass", True)
+        if a == b and first and second:
+            return 1.0, a
+        return (self.options.difficult_weight, a if first else b) if first != second else (0.0, 0)
+
+    @classmethod
+    def count(cls, what, happened):
+        cls.seen[what] = cls.seen.get(what, 0) + happened
 
 
 def simclr(rows, temperature):

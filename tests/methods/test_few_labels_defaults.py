@@ -47,6 +47,7 @@ OWN = {
     },
     "mixmatch": {"temperature": 0.5, "alpha": 0.75, "weight": 75.0, "unlabeled_ratio": 1},
     "fixmatch": {"ramp": 0.0, "threshold": 0.95, "weight": 1.0, "simclr_weight": 0.0, "temperature": 0.1},
+    "multimatch": {"ramp": 0.0, "weight": 1.0, "difficult_weight": 3.0, "percentile": 0.05, "smoothing": 0.997, "threshold_momentum": 0.999},
     "ssc": {
         "threshold": 0.95,
         "temperature": 0.1,
@@ -100,6 +101,10 @@ RANGES = {
     "simclr_weight": FROM_ZERO,
     "temperature": ABOVE,
     ("mixmatch", "temperature"): (1e-9, 1.0, 0.0, 1 + 1e-9),
+    "difficult_weight": FROM_ZERO,
+    "percentile": SHARE,
+    "smoothing": (1e-9, 1.0, 0.0, 1 + 1e-9),
+    "threshold_momentum": BELOW_ONE,
     "confidence_temperature": ABOVE,
     "unconfident": (True, False),
     "unconfident_weight": FROM_ZERO,
@@ -143,7 +148,8 @@ def test_what_a_method_says_of_itself():
         "mean_teacher": 1,
         "mixmatch": 2,
         "fixmatch": 2,
+        "multimatch": 1,
         "ssc": 2,
     }
     assert {name for name, cls in classes.items() if cls.image_views == "weak"} == {"pi_model", "mean_teacher", "mixmatch"}
-    assert {name for name, cls in classes.items() if cls.one_pass} == {"fixmatch", "ssc"}
+    assert {name for name, cls in classes.items() if cls.one_pass} == {"fixmatch", "multimatch", "ssc"}

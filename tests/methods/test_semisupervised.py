@@ -149,7 +149,7 @@ def test_ns3l_is_added_to_any_member_with_its_weight_and_ramp(few, tmp_path, nam
     """The same first step with lambda_1 = 0, 0.3 and 0.6: NS3L's figure is proportional to it, and the loss grows by the ramped figure."""
     figures = []
     for weight in (0.0, 0.3, 0.6):
-        method = built(few, tmp_path / "a", name=name, ns3l_weight=weight, ns3l_threshold=0.45, ramp=1.0)
+        method = built(few, tmp_path / "a", name=name, ns3l_weight=weight, ns3l_threshold=0.4999, ramp=1.0)
         method.refresh(0, no_texts)
         method.encoder.train()
         figures.append(method.step(0, 0))

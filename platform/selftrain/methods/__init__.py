@@ -40,6 +40,7 @@ _CLASSES = (
     "few_labels.vat:VAT",
     "few_labels.mixmatch:MixMatch",
     "few_labels.fixmatch:FixMatch",
+    "few_labels.multimatch:MultiMatch",
     "soft_labels.tf_kd:TFKD",
     "soft_labels.cs_kd:CSKD",
     "soft_labels.ps_kd:PSKD",

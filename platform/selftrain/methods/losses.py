@@ -14,6 +14,7 @@
     SupCon (2004.11362)                equation 2                   supervised_contrastive
     SSC (2409.07292)                   unified loss                 few_labels/ssc.py: unified_contrastive
     FixMatch (2001.07685)              unlabeled loss               confident_cross_entropy
+    MarginMatch (2308.09037)           pseudo-margin                few_labels/multimatch.py: pseudo_margins
     EntMin (Grandvalet & Bengio 2004)  conditional entropy          few_labels/vat.py: entropy
     Hinton et al. (1503.02531)         T^2 KL(teacher || student)   distillation
     USKD (2303.13005)                  customized soft labels       soft_labels/uskd.py: customized_soft_labels

@@ -4,7 +4,7 @@ import pytest
 import torch
 from by_hand import softmax
 from few_labels import LABELED, TEXTS, built, each_changes, follow, toy, weights_of
-from few_labels_equations import SSC, VAT, FixMatch, MeanTeacher, MixMatch, Pi, PseudoLabels
+from few_labels_equations import SSC, VAT, FixMatch, MeanTeacher, MixMatch, MultiMatch, Pi, PseudoLabels
 
 from selftrain.data.texts import TextRequest
 from selftrain.methods.few_labels.ns3l import NS3LHostOptions
@@ -84,6 +84,32 @@ def test_fixmatch(normalize):
     assert min(FixMatch.seen) > 0
 
 
+def test_multimatch():
+    base = {"rounds": 4, "steps_per_round": 3, "smoothing": 0.8, "threshold_momentum": 0.5, "percentile": 0.4}
+    cases = [
+        base,
+        base | {"weight": 0.4},
+        base | {"weight": 0.0},
+        base | {"difficult_weight": 0.5},
+        base | {"smoothing": 0.3},
+        base | {"threshold_momentum": 0.0},
+    ]
+    cases += [base | {"percentile": 0.9}, base | {"percentile": 0.0}, base | {"ramp": 1.0}]
+    cases += [base | {"ns3l_weight": 0.5, "ns3l_threshold": 0.33}]
+    results = []
+    for options in cases:
+        method = built("multimatch", **options)
+        hand = MultiMatch(method)
+        results.append(follow(method, hand))
+        student, parts = method.student(), [part.split(3) for part in (hand.weights["U"], hand.weights["b"])]
+        torch.testing.assert_close(student.weights, sum(parts[0]) / 3)  # what is served is the mean of the heads
+        torch.testing.assert_close(student.bias, sum(parts[1]) / 3)
+        assert student.scale == 1.0 and not student.weights.requires_grad and not student.bias.requires_grad
+    each_changes("multimatch", cases, results, SHARED)
+    kinds = {f"{what}, {passed} pass" for what in ("same", "different") for passed in range(3)}
+    assert {what for what, times in MultiMatch.seen.items() if times} == kinds | {"unsure"}
+
+
 # --- Views, drawn anew in every step
 
 WITH_VIEWS = {
@@ -91,6 +117,7 @@ WITH_VIEWS = {
     "mean_teacher": (MeanTeacher, {"weight": 2.0}),
     "mixmatch": (MixMatch, {"weight": 2.0}),
     "fixmatch": (FixMatch, {"threshold": 0.0}),
+    "multimatch": (MultiMatch, {"rounds": 3}),
     "ssc": (SSC, {"threshold": 0.6, "confidence_temperature": 0.3}),
 }
 
