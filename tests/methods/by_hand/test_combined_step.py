@@ -33,6 +33,7 @@ BASE = {"rounds": 2, "steps_per_round": 2, "per_class": 2, "first_share": 0.3, "
 BASE |= {"weight_decay": 0.1, "ns3l_threshold": 0.25, "outer_iterations": 3, "inner_learning_rate": 0.3, "weighted": True}
 OFF = {"generated": False, "weighted": False, "negative": False}
 SCALE, SEED = 2.5, 3
+WORDS_ON = tuple(f"{name} {name}" for name in CLASSES)  # of texts on a class: some read like that class, some like another
 
 
 class TwoHalves(LinearEncoder):
@@ -50,6 +51,8 @@ class TwoHalves(LinearEncoder):
 
 def written(request):
     place = IDS.index(request.document_id)
+    if request.kind == "conditional":
+        return f"{WORDS_ON[(place + request.label) % len(WORDS_ON)]} {TAILS[(place * 2 + request.label) % 5]}"
     return f"{TAILS[(place + 2 * request.sample) % 5]} {TAILS[(place * 3 + request.sample) % 5]}"
 
 
@@ -117,13 +120,24 @@ class ByHand:
                 numbers, tails = rng.integers(2**31, size=2).tolist(), self.tails(place)
                 texts = [f"{tails[i]} {TEXTS[place]}" for i in rng.permutation(len(tails))[:2]]
                 views.append(texts + [edited(TEXTS[place], number) for number in numbers[len(texts) :]])
-            self.steps.append((batch, others, views))
+            self.steps.append((batch, others, views, self.on_confused(others)))
         self.sungen = self.by_sungen() if own.weighted else None
+
+    def on_confused(self, others):
+        """(text, class) for the two likeliest classes of each unconfident document, with the weights that the round begins with."""
+        pairs = []
+        for place in others if self.options.written != "nothing" and others else []:
+            scores = [float(one) for one in self.p() @ self.f(TEXTS[place])]
+            for label in sorted(range(3), key=lambda one: -scores[one])[:2]:
+                text = written(TextRequest(IDS[place], "conditional", label))
+                there = int((self.p() @ self.f(text)).argmax()) == label
+                pairs += [(text, label)] if place not in self.missing and (there or self.options.written == "asked") else []
+        return pairs
 
     def by_sungen(self):
         """(document, text) -> weight: its own over the mean of those with the same pseudo-label, from a classifier of zeros on the encoder as it was."""
         pairs = []
-        for batch, _, views in self.steps:
+        for batch, _, views, _ in self.steps:
             for column in range(3):
                 for number, place in enumerate(batch):
                     pair = (place, TEXTS[place] if column == 0 else views[number][column - 1])
@@ -138,7 +152,7 @@ class ByHand:
         return {pair: float(w) / (sum(same) / len(same)) for pair, w, same in zip(pairs, raw, own, strict=True)}
 
     def step(self, round_, step):
-        own, (batch, others, views) = self.options, self.steps[step]
+        own, (batch, others, views, pairs) = self.options, self.steps[step]
 
         def weight_of(place, text):
             return 1.0 if self.sungen is None else self.sungen[place, text]
@@ -175,7 +189,11 @@ class ByHand:
                 terms.append(-own.ns3l_weight * torch.log(q[q.detach() >= own.ns3l_threshold].sum()))
             return sum(terms) / len(terms)
 
-        parts = {"t2l": t2l, "ssc": ssc} | ({"ns3l": ns3l} if own.negative and others else {})
+        def g2l(weight):  # equation 11, with the class that was asked for in the place of Q
+            prompts = self.p(weight)
+            return sum(-torch.log(softmax(SCALE * prompts @ self.f(text, weight))[label]) for text, label in pairs) / len(pairs)
+
+        parts = {"t2l": t2l, "ssc": ssc} | ({"ns3l": ns3l} if own.negative and others else {}) | ({"g2l": g2l} if pairs else {})
         losses = {name: float(part(self.weight)) for name, part in parts.items()}
         gradient = gradient_of(lambda weight: sum(part(weight) for part in parts.values()), self.weight)
         self.weight = self.adam.step({"weight": self.weight}, {"weight": gradient})["weight"]
@@ -190,6 +208,10 @@ CASES = {
     "two continuations": ({}, 2, ()),
     "three continuations": ({}, 3, ()),
     "texts are missing": ({}, 1, (0, 3, 7, 10)),
+    "written on confused classes": ({"written": "asked"}, 1, ()),
+    "written alone": (OFF | {"written": "asked"}, 1, ()),
+    "those that are filed there": ({"written": "filed"}, 1, ()),
+    "some are missing": (OFF | {"written": "filed"}, 1, (0, 3, 7, 10)),
     "no unconfident documents in a batch": ({"unconfident_ratio": 0}, 1, ()),
     "more of them than there are": ({"unconfident_ratio": 9}, 1, ()),
     "rounds": ({"rounds": 3}, 1, ()),
@@ -223,7 +245,7 @@ def test_every_step_is_that_of_the_equations(case, all_on):
     losses, weights, refreshed = rounds_of(ByHand(options, samples, missing))
     done = 0
     for round_ in range(method.rounds):
-        figures, hand = method.refresh(round_, channel if method.options.generated else no_texts), refreshed[round_]
+        figures, hand = method.refresh(round_, channel if method.wants_texts else no_texts), refreshed[round_]
         assert method.selection.label_of == hand.label_of
         assert figures["unconfident"] == len(hand.rest) > 0 and figures["selected"] == len(hand.label_of)
         assert ("weight_mean" in figures) == hand.options.weighted
@@ -257,6 +279,24 @@ def test_what_is_asked_for():
         method.refresh(round_, channel)
     assert channel.asked == [TextRequest(id_, "input", sample=sample) for id_, sample in itertools.product(IDS, range(2))]
     assert built({"generated": False}).texts_wanted() == 0
+
+
+def test_what_is_asked_for_on_confused_classes():
+    """Two texts of each document that is unconfident in a batch, on the classes that it is between; how many of them the encoder files there is reported."""
+    method, channel, hand = built(OFF | {"written": "asked"}), Channel(), ByHand(OFF | {"written": "asked"})
+    assert method.texts_expected() == {"input": 0.0, "conditional": 2.0 * len(TEXTS)} and method.texts_wanted() == 2 * len(TEXTS)
+    assert built({"written": "filed", "unconfident_ratio": 0}, 2).texts_expected() == {"input": 2.0 * len(TEXTS), "conditional": 0.0}
+    figures = method.refresh(0, channel)
+    hand.refresh(0)
+    drawn = {place for _, others, _, _ in hand.steps for place in others}
+    assert len(channel.asked) == 2 * len(drawn) == figures["texts_on_confused_classes"] and {one.kind for one in channel.asked} == {"conditional"}
+    pairs = {(written(one), one.label) for one in channel.asked}
+    assert pairs == {pair for *_, of_step in hand.steps for pair in of_step}
+    nobody = built(OFF | {"written": "asked", "unconfident_ratio": 0}).refresh(0, channel)
+    assert (nobody["texts_on_confused_classes"], nobody["filed_under_the_class_asked_for"]) == (0, 0)
+    hand.options.written = "filed"
+    there = sum(len(hand.on_confused([place])) for place in drawn)
+    assert 0 < there < len(channel.asked) and figures["filed_under_the_class_asked_for"] == there / len(channel.asked)
 
 
 def test_embeddings_of_any_length_are_compared_by_their_angle():

@@ -14,7 +14,10 @@ batches. A document of S_t is what SSC calls confident, with GenCo's pseudo-labe
     weighted    SunGen    every pseudo-labeled document, and each of its views, counts by a weight that algorithm 1 learns on the round's own documents and views
     negative    NS3L      improbable classes are negative labels of unconfident documents
 
-Needs: class names; a language model where `generated` is on; a head or a BiLSTM where `weighted` is.
+and a fourth, which is in no paper: `written`, error-driven writing. Of an unconfident document the language model writes one text on each of the two classes
+that the encoder confuses, and L_g2l, GenCo's equation 11, trains on them with the class that each was written for.
+
+Needs: class names; a language model where `generated` or `written` is on; a head or a BiLSTM where `weighted` is.
 Differs: equation 10's place is taken by SSC's loss, and there are no conditional texts (equation 11). SunGen's inner model is not the one that is trained, whose
 own answers the pseudo-labels are: it is a linear classifier that starts from zero, on the encoder as it was before training. NS3L's loss has no ramp, since
 training does not begin with random predictions; its probabilities are Q's.
@@ -33,7 +36,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 
 from selftrain.data.corpus import Corpus
-from selftrain.data.texts import TextChannel
+from selftrain.data.texts import TextChannel, TextRequest
 from selftrain.data.views import continued, edited
 from selftrain.errors import ConfigError
 from selftrain.methods.base import Options
@@ -44,9 +47,10 @@ from selftrain.methods.losses import similarity, text_to_label
 from selftrain.methods.noisy_labels.sungen import SunGenOptions, learn_weights, relative_weights, weight_figures
 from selftrain.methods.semisupervised import FROZEN_VIEWS
 from selftrain.methods.zero_shot.genco import GenCoScorer
-from selftrain.methods.zero_shot.selection import SelectingMethod, batch_of, shares_grow
+from selftrain.methods.zero_shot.selection import SelectingMethod, batch_of, embedded, shares_grow
 
 VIEWS = 2  # strong views of a document that a step compares, as in SSC
+CONFUSED = 2  # likeliest classes of an unconfident document, on each of which a text is written
 
 
 class CombinedOptions(Options):
@@ -59,6 +63,11 @@ class CombinedOptions(Options):
         description="SunGen's weights of pseudo-labeled documents and of their views; default: true for a head or BiLSTM, false for a full encoder",
     )
     negative: bool = Field(True, description="NS3L's loss on unconfident documents")
+    written: Literal["nothing", "asked", "filed"] = Field(
+        "nothing",
+        description="ours, error-driven writing: a text on each of the two likeliest classes of every unconfident document of a batch, trained on with the "
+        "class that it was written for; filed: those alone that the round's encoder files there",
+    )
     rounds: int = Field(5, ge=1, le=1000, description="T of GenCo's algorithm 1: times that pseudo-labels are made anew")
     steps_per_round: int = Field(20, ge=1, description="optimiser steps between two refreshes")
     per_class: int = Field(3, ge=1, description="pseudo-labeled documents of each class in a batch")
@@ -83,7 +92,7 @@ class CombinedOptions(Options):
     @property
     def wants_texts(self) -> bool:
         """Whether training asks the text channel for anything."""
-        return self.generated
+        return self.generated or self.written != "nothing"
 
     @property
     def checks_start(self) -> bool:
@@ -100,6 +109,7 @@ class Drawn:
     unconfident: list[int]
     views: tuple[list[str], ...] = ()  # [view][document], the confident ones first
     weights: torch.Tensor | None = None  # of the confident documents, then of each of their views, `[1 + VIEWS, confident]`; None: all 1
+    written: tuple[tuple[str, int], ...] = ()  # texts on classes that are confused, each with its class
 
 
 class Combined(SelectingMethod):
@@ -111,7 +121,7 @@ class Combined(SelectingMethod):
     )
     summary = "GenCo's self-training with SSC's loss on its texts, SunGen's weights on them and NS3L's loss on unconfident documents"
     supervision = "none"
-    language_model = "continuations"
+    language_model = "continuations, and texts on confused classes where `written` is on"
     Options = CombinedOptions
     options: CombinedOptions
 
@@ -137,7 +147,16 @@ class Combined(SelectingMethod):
             check_threshold(options.ns3l_threshold, corpus)
 
     def texts_wanted(self) -> int:
-        return len(self.corpus.unlabeled) * self.input_samples if self.wants_texts else 0
+        return round(sum(self.texts_expected().values()))
+
+    def texts_expected(self) -> dict[str, float]:
+        """Every document is continued; at most all are unconfident in a batch, and the two classes that each is between are taken to stay the same."""
+        options, documents = self.options, len(self.corpus.unlabeled)
+        expected = {"input": float(documents * self.input_samples) if options.generated else 0.0}
+        if options.written != "nothing":
+            drawn = options.unconfident_ratio * options.per_class * len(self.corpus.labels) * self.planned_steps
+            expected["conditional"] = float(CONFUSED * min(documents, drawn))
+        return expected
 
     def refresh(self, round_: int, texts: TextChannel) -> dict[str, float]:
         options, contents = self.options, self.corpus.unlabeled.contents
@@ -152,6 +171,8 @@ class Combined(SelectingMethod):
         self.drawn = [replace(one, views=self._views(one, written, rng)) for one, rng in zip(drawn, rngs, strict=True)]
         if self.encoder.frozen:  # in large batches, instead of a few texts in every step
             self.encoder.encode([*(contents[index] for index in indices), *(text for one in self.drawn for view in one.views for text in view)])
+        if options.written != "nothing":
+            figures |= self._write(scorer, texts)
         if self.weighted:
             figures |= self._weigh()
         return figures | {"unconfident": float(len(rest))}
@@ -160,8 +181,8 @@ class Combined(SelectingMethod):
         options, drawn, contents = self.options, self.drawn[step], self.corpus.unlabeled.contents
         here, others = len(drawn.confident), drawn.unconfident if options.negative else []
         documents = [contents[index] for index in (*drawn.confident, *others)]
-        rows = self.embed([*documents, *(text for view in drawn.views for text in view)])
-        confident, unconfident, *views = rows.split([here, len(others), *map(len, drawn.views)])
+        rows = self.embed([*documents, *(text for view in drawn.views for text in view), *(text for text, _ in drawn.written)])
+        confident, unconfident, *views, written = rows.split([here, len(others), *map(len, drawn.views), len(drawn.written)])
         prompts = self.label_embeddings()
         labels = torch.tensor([self.selection.label_of[index] for index in drawn.confident], device=rows.device)
         targets = torch.stack([self.selection.targets[index] for index in drawn.confident]).to(rows.device)
@@ -185,6 +206,9 @@ class Combined(SelectingMethod):
             scores = similarity(unconfident, prompts, self.output_scale)
             negatives = torch.softmax(scores.detach(), dim=1) < options.ns3l_threshold
             parts["ns3l"] = options.ns3l_weight * negative_sampling(scores, negatives)
+        if drawn.written:
+            asked = torch.tensor([label for _, label in drawn.written], device=rows.device)
+            parts["g2l"] = text_to_label(similarity(written, prompts, self.scale), F.one_hot(asked, len(prompts)).to(rows))
         loss = self.backward(torch.stack(list(parts.values())).sum())
         self.update()
         return {name: float(part.detach()) for name, part in parts.items()} | {"loss": loss}
@@ -205,6 +229,25 @@ class Combined(SelectingMethod):
             views = [continued(text, samples[int(place)]) for place in chosen]
             found.append([*views, *(edited(text, int(number)) for number in edits[len(views) :])])
         return tuple([views[view] for views in found] for view in range(VIEWS))
+
+    def _write(self, scorer: GenCoScorer, texts: TextChannel) -> dict[str, float]:
+        """Give every step the texts on the classes that its unconfident documents are between; the figures of `refresh` about them."""
+        ids, contents = self.corpus.unlabeled.ids, self.corpus.unlabeled.contents
+        between = sorted({index for one in self.drawn for index in one.unconfident})
+        likeliest = scorer(embedded(self.encoder, [contents[index] for index in between], None))[0].topk(CONFUSED, dim=1).indices.tolist()
+        requests = {
+            index: [TextRequest(ids[index], "conditional", label) for label in labels] for index, labels in zip(between, likeliest, strict=True)
+        }
+        answers = texts([request for of_document in requests.values() for request in of_document])
+        found = {index: [(answers[one], one.label) for one in of_document if one in answers] for index, of_document in requests.items()}
+        pairs = [pair for of_document in found.values() for pair in of_document]
+        filed = scorer(embedded(self.encoder, [text for text, _ in pairs], None))[0].argmax(dim=1).tolist()
+        there = {pair for pair, label in zip(pairs, filed, strict=True) if pair[1] == label}
+        if self.options.written == "filed":
+            found = {index: [pair for pair in of_document if pair in there] for index, of_document in found.items()}
+        self.drawn = [replace(one, written=tuple(pair for index in one.unconfident for pair in found[index])) for one in self.drawn]
+        share = sum(pair in there for pair in pairs) / len(pairs) if pairs else 0.0
+        return {"texts_on_confused_classes": float(len(pairs)), "filed_under_the_class_asked_for": share}
 
     def _weigh(self) -> dict[str, float]:
         """Give the round's documents and views SunGen's weights, of mean one within a pseudo-label; the figures of `refresh` about them."""
