@@ -24,7 +24,7 @@ EXPERIMENT ?= jobs/experiments/bbc_news.yaml
 # Tests reach for no hub, report to nobody, and keep the byte code of what they import: they start some hundred processes, and compiling selftrain takes a second in each.
 TEST_ENVIRONMENT := PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 DO_NOT_TRACK=1
 
-.PHONY: help setup demo lint test test-quick docs mutants mutants-report mutants-show mutants-explain fuzz faults bench lock audit clean
+.PHONY: help setup demo lint style test test-quick docs mutants mutants-report mutants-show mutants-explain fuzz faults bench lock audit clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -62,15 +62,20 @@ $(READY): pyproject.toml $(wildcard requirements/*.txt)
 demo: setup ## the whole way on BBC News, with the real engines
 	@$(BIN)/selftrain run $(EXPERIMENT)
 
-lint: setup ## ruff, formatting, types, import rules
+lint: style ## ruff, formatting, import rules, types
+	$(BIN)/mypy
+
+style: setup ## ruff, formatting, import rules: lint without types, in seconds
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two processes, each one file at a time: fixtures of a file (a Ray, an endpoint, a finished run) are made once. Heavy files come first (tests/conftest.py).
-test: lint ## lint, then every test, the real engine included
-	$(TEST_ENVIRONMENT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+# Two processes, each one file at a time: fixtures of a file (a Ray, an endpoint, a finished run) are made once. Long files come first (tests/conftest.py).
+# Types take one processor about a minute where nothing is cached: they are checked beside the tests, which often wait, and count at the end.
+test: style ## lint, and every test, the real engine included
+	@said=$$(mktemp); $(BIN)/mypy >"$$said" 2>&1 & types=$$!; status=0; \
+	$(TEST_ENVIRONMENT) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS) || status=$$?; \
+	wait $$types || status=$$?; cat "$$said"; rm "$$said"; exit $$status
 
 # Nothing that starts Ray, the engine, servers or browsers, nothing that trains until something is learned, and nothing else that takes more than two seconds
 # (marked slow). Of the methods: their steps, worked out by hand. One thread a process: tests run side by side.

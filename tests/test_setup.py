@@ -189,3 +189,16 @@ def test_ci_runs_make_test():
     planned = make(ROOT, "-n", "test").stdout
     for step in ("ruff check", "ruff format --check", "mypy", "lint-imports", "pytest"):
         assert step in planned
+
+
+@pytest.mark.parametrize("failing", [None, "ruff", "lint-imports", "mypy", "python"])
+def test_make_test_fails_where_a_part_of_it_does_and_says_what_mypy_found(copy, failing):
+    tools = copy / ".venv" / "bin"
+    tools.mkdir(parents=True)
+    for name in ("ruff", "lint-imports", "mypy", "python"):
+        (tools / name).write_text(f"#!/bin/sh\necho found by {name}\nexit {int(name == failing)}\n")
+        (tools / name).chmod(0o755)
+    (copy / ".venv" / ".ready-cpu").touch()
+    result = make(copy, "test", "EXTRA=cpu")
+    assert (result.returncode != 0) == (failing is not None), result.stderr
+    assert ("found by mypy" in result.stdout) == (failing not in ("ruff", "lint-imports"))
