@@ -26,16 +26,20 @@ hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
 
+# Words of a file whose tests start Ray or the engine (minutes), and of one whose tests start other processes or say that they are slow (up to a minute).
+TIERS = (("mark.ray", "mark.engine"), ("subprocess", "multiprocessing", "results_of_group", "mark.slow"))
+
+
 @cache
-def heavy(path: str) -> bool:
-    """Whether a file of tests starts Ray or the engine."""
+def tier(path: str) -> int:
+    """0 for a file of tests that takes longest."""
     text = (ROOT / path).read_text(encoding="utf-8")
-    return "mark.ray" in text or "mark.engine" in text
+    return next((place for place, words in enumerate(TIERS) if any(word in text for word in words)), len(TIERS))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts Ray or the engine comes first: such a file takes minutes, and short ones at the end keep both processes of `make test` busy."""
-    items.sort(key=lambda item: not heavy(item.nodeid.partition("::")[0]))
+    """What takes longest comes first: short files at the end keep both processes of `make test` busy."""
+    items.sort(key=lambda item: tier(item.nodeid.partition("::")[0]))
 
 
 def pytest_collection_finish() -> None:
