@@ -13,7 +13,6 @@ thresholds, broken         of thresholds that the same answers set (`selftrain t
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 from audit import Z, covers
 from lines import tell
-from multi_label import SETS, WAYS, documents_of, experiment, joined
+from multi_label import SETS, WAYS, experiment, written
 
 from selftrain.data.loading import load_corpus
 from selftrain.evaluation.audit.estimate import Counts, Interval, anytime_z, share_interval
@@ -38,12 +37,8 @@ RISK = 0.2
 
 def classified(name: str, documents: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """(classifier, probabilities, which classes the documents have), the last two `[N, L]`."""
-    source, pool = documents_of(SETS[name])
-    reviews = [text for text, _ in documents_of("sst2")[1]]
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"{name}.jsonl"
-        rows = [{"text": text, "labels": "|".join(classes) or "|"} for text, classes in joined(pool, reviews, documents)]
-        file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        file, source = written(name, documents, Path(folder))
         for way in ("zero-shot", "trained"):
             asked = experiment(file, source.class_names, source.prompts, WAYS[way])
             corpus, truth = load_corpus(asked.data)

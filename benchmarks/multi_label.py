@@ -60,6 +60,16 @@ def _short(text: str) -> str:
     return words if len(words) <= CHARACTERS else words[:CHARACTERS].rsplit(" ", 1)[0]
 
 
+def written(name: str, documents: int, folder: Path) -> tuple[Path, Corpus]:
+    """(a file of joined documents, the set whose classes they have)."""
+    source, pool = documents_of(SETS[name])
+    reviews = [text for text, _ in documents_of("sst2")[1]]
+    file = folder / f"{name}.jsonl"
+    rows = [{"text": text, "labels": "|".join(classes) or "|"} for text, classes in joined(pool, reviews, documents)]
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return file, source
+
+
 def joined(pool: list[tuple[str, str]], reviews: list[str], count: int) -> Iterator[tuple[str, tuple[str, ...]]]:
     """(text, its classes), `count` times; no document is used twice."""
     rng = random.Random(0)
@@ -101,12 +111,8 @@ def cuts(found: np.ndarray, truth: np.ndarray, names: tuple[str, ...], *, softma
 
 def lines(name: str, seeds: int, documents: int) -> Iterator[dict[str, Any]]:
     """All ways with every seed."""
-    source, pool = documents_of(SETS[name])
-    reviews = [text for text, _ in documents_of("sst2")[1]]
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"{name}.jsonl"
-        rows = [{"text": text, "labels": "|".join(classes) or "|"} for text, classes in joined(pool, reviews, documents)]
-        file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        file, source = written(name, documents, Path(folder))
         asked = {way: experiment(file, source.class_names, source.prompts, method) for way, method in WAYS.items()}
         corpus, truth = load_corpus(asked["trained"].data)
     # The catalogue's words stand for the classes, as they do for one label.

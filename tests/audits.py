@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,18 +34,17 @@ def csv_rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def answered(count: int = 24, **other: str) -> list[dict[str, str]]:
-    """The questions, with the truth as the answer of the first `count`; `other` is q3="skip"."""
-    rows = questions()
-    for place, row in enumerate(rows):
-        row["label"] = ("sport" if row["text"].startswith(SPORT) else "business") if place < count else ""
-        row["label"] = other.get(f"q{place + 1}", row["label"])
-    return rows
-
-
 def truth(text: str) -> str:
     """The class of a document."""
     return "sport" if text.startswith(SPORT) else "business"
+
+
+def answered(count: int = 24, truth: Callable[[str], str] = truth, **other: str) -> list[dict[str, str]]:
+    """The questions, with the truth as the answer of the first `count`; `other` is q3="skip"."""
+    rows = questions()
+    for place, row in enumerate(rows):
+        row["label"] = other.get(f"q{place + 1}", truth(row["text"]) if place < count else "")
+    return rows
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from audits import questions, write
+from audits import answered, write
 from tiny import tiny_backbone
 
 from selftrain.bundle.format import BundleCard, write_bundle
@@ -31,10 +31,7 @@ def truth_of(text: str) -> list[str]:
 
 def answered_sets(count: int = 24, **other: str) -> list[dict[str, str]]:
     """The questions, with the truth as the answer of the first `count`; `other` is q3="skip"."""
-    rows = questions()
-    for place, row in enumerate(rows):
-        row["label"] = other.get(f"q{place + 1}", ", ".join(truth_of(row["text"])) or ",") if place < count else ""
-    return rows
+    return answered(count, lambda text: ", ".join(truth_of(text)) or ",", **other)
 
 
 @pytest.fixture(scope="session")
