@@ -1,11 +1,12 @@
 """What reading a corpus costs at scale: `python benchmarks/loading.py [--documents 10000,100000,1000000] [--limit N] [--out FILE.csv]`.
 
 Writes synthetic documents of about 300 characters with labels as Parquet (a hundred thousand rows a file), and loads them in a new process, in which the
-figures are taken. Memory is that of the process (`VmHWM` for the peak, `VmRSS` for what is kept, true labels included), less what it had before it loaded;
-`tuples_mb` is what the same ids and texts take as tuples of Python's strings. `--limit` sets data.unlabeled_documents. Another version of the library is measured
-by its path in PYTHONPATH, with a name for it in `--code`, and `--one-file` where it reads no folders.
+figures are taken. Memory is that of the process, less what it had before it loaded: `peak_mb` and `after_mb` are resident (true labels included), of which
+`own_peak_mb` and `own_after_mb` are in no file (`RssAnon`, looked at a hundred times a second); `file_mb` is in files that are mapped, resident or not. `tuples_mb`
+is what the same ids and texts take as tuples of Python's strings. `--limit` sets data.unlabeled_documents. Another version of the library is measured by its path in
+PYTHONPATH, with a name for it in `--code`, and `--one-file` where it reads no folders.
 
-Rates depend on what else the machine does; the load average is in the result.
+Rates depend on what else the machine does, processor time (of the thread that reads) less so; the load average is in the result.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -53,6 +57,31 @@ def memory(field: str) -> float:
     return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1]) / 1024
 
 
+@contextmanager
+def own_memory(peaks: list[float]) -> Iterator[None]:
+    """The highest memory that is in no file, in MB, in a `with` block."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.01):
+            peaks[0] = max(peaks[0], memory("RssAnon"))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def mapped_files() -> float:
+    """Files without a name that this process maps, in MB."""
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    places = [line.split()[0].split("-") for line in maps if line.endswith("(deleted)") and tempfile.gettempdir() in line]
+    return sum(int(end, 16) - int(start, 16) for start, end in places) / 2**20
+
+
 def measure(source: str, limit: int | None) -> dict[str, float]:
     """Load `source` in this process."""
     from selftrain.config import DataConfig
@@ -62,20 +91,26 @@ def measure(source: str, limit: int | None) -> dict[str, float]:
         pq.write_table(table(0, 1000), f"{folder}/few.parquet")
         load_corpus(DataConfig(source=f"{folder}/few.parquet", label_column="label", classes=CLASSES, test_documents=100))
     config = DataConfig(source=source, label_column="label", classes=CLASSES, unlabeled_documents=limit, test_documents=100)
-    before = memory("VmRSS")
-    started = time.perf_counter()
-    corpus, truth = load_corpus(config)
-    seconds = time.perf_counter() - started
+    before, own = memory("VmRSS"), memory("RssAnon")
+    peaks = [own]
+    started, processor = time.perf_counter(), time.thread_time()
+    with own_memory(peaks):
+        corpus, truth = load_corpus(config)
+    seconds, processor = time.perf_counter() - started, time.thread_time() - processor
     peak = memory("VmHWM") - before
     gc.collect()
     pa.default_memory_pool().release_unused()
-    after = memory("VmRSS") - before
+    after, own_after = memory("VmRSS") - before, memory("RssAnon") - own
     parts = (corpus.unlabeled, corpus.test)
     size = sum(sys.getsizeof(one) + 8 for part in parts for column in (part.ids, part.contents) for one in column)
     return {
         "seconds": seconds,
+        "processor_seconds": processor,
         "peak_mb": peak,
         "after_mb": after,
+        "own_peak_mb": peaks[0] - own,
+        "own_after_mb": own_after,
+        "file_mb": mapped_files(),
         "tuples_mb": size / 2**20,
         "kept": sum(map(len, parts)),
         "labels": len(truth.unlabeled),
@@ -108,7 +143,8 @@ def main() -> None:
             "kept": found["kept"],
             "seconds": round(found["seconds"], 2),
             "microseconds_a_document": round(found["seconds"] / documents * 1e6, 1),
-            **{name: round(found[name], 1) for name in ("peak_mb", "after_mb", "tuples_mb")},
+            "processor_microseconds_a_document": round(found["processor_seconds"] / documents * 1e6, 1),
+            **{name: round(found[name], 1) for name in ("peak_mb", "after_mb", "own_peak_mb", "own_after_mb", "file_mb", "tuples_mb")},
             "load": round(os.getloadavg()[0], 1),
         }
         tell(line, options.out)

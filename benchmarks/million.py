@@ -12,7 +12,7 @@ Memory: resident for the driver; for the others what is their own alone (`Privat
 all of them together, and depends less than seconds do on what else the machine does.
 
 A stage starts processes, which costs the same seconds whatever there is to do: each pass has one process, so that it is the same for every number of documents.
-What a further document costs is then the difference of two lines over the difference of their documents.
+What a further document costs is then the difference of two lines over the difference of their documents; benchmarks/flat.py measures it without what starts.
 """
 
 from __future__ import annotations

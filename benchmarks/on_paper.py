@@ -36,9 +36,11 @@ def stages(options: argparse.Namespace) -> list[Stage]:
     """A run of GenCo without conditional texts, and a prediction of everything."""
     count, million = options.documents, 1e6
     size = options.characters / 300  # of a document, as a multiple of that which was measured
-    loaded = {"code": "now", "documents": "1000000", "limit": ""}
-    read = measured("loading.csv", "microseconds_a_document", **loaded) * 1e-6 * count * size
-    peak, held = (measured("loading.csv", figure, **loaded) / 1e3 * count / million * size for figure in ("peak_mb", "after_mb"))
+    loaded = [{"code": "now", "documents": number, "limit": ""} for number in ("400000", "1000000")]
+    read = measured("loading.csv", "processor_microseconds_a_document", **loaded[1]) * 1e-6 * count * size
+    # Of a further document, between two numbers of which both have their texts in files.
+    before, behind = ([measured("loading.csv", figure, **row) for figure in ("own_peak_mb", "own_after_mb", "file_mb")] for row in loaded)
+    *own, mapped = ((more - less) / 600e3 / 1e3 * count for less, more in zip(before, behind, strict=True))
 
     texts = count * options.samples
     path = measured("generation.csv", "texts_per_second", engine="stub", concurrent_requests="256", replicas="1")
@@ -59,7 +61,7 @@ def stages(options: argparse.Namespace) -> list[Stage]:
 
     rounds = [options.rounds * part for part in (embedded, ranked)]
     return [
-        Stage("read", read, "one process", False, f"{peak:.0f} GB in the driver, {held:.0f} GB afterwards"),
+        Stage("read", read, "one process", False, f"{mapped * size:.0f} GB in mapped files, {max(own):.0f} GB of the driver's own"),
         Stage("texts", *longest(the_GPUs=written, one_text_service=sent), True, f"{cache:.0f} GB of cache, {index:.1f} GB to open it"),
         Stage(
             f"{options.rounds} rounds",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from selftrain.data.columns import BLOCK, SkippedBuilder, TextBuilder, TextColumn
 from selftrain.data.corpus import Corpus, Documents, Label, UnusedRow
 from selftrain.data.describing import skipped_by_reason
-from selftrain.data.id_set import IdSet, digits_of, numbers_of
+from selftrain.data.id_set import IdSet, LabelsById, digits_of, numbers_of
 from selftrain.data.index import DocumentIndex
 
 TEXTS = st.lists(st.text(st.characters(codec="utf-8"), max_size=8), max_size=20)
@@ -21,6 +21,12 @@ TEXTS = st.lists(st.text(st.characters(codec="utf-8"), max_size=8), max_size=20)
 def address(column):
     """Where the first text of a column is in memory."""
     return np.frombuffer(column._content, np.uint8).__array_interface__["data"][0] + column._ends[0]
+
+
+def builder_of(texts):
+    builder = TextBuilder()
+    builder.extend(texts)
+    return builder
 
 
 @given(TEXTS, st.slices(20), st.slices(20))
@@ -77,6 +83,33 @@ def test_a_builder_keeps_some_rows_and_goes_on():
     assert empty.column() == ("a",)
 
 
+def test_a_column_is_appended_to_another():
+    builder = TextBuilder()
+    builder.append(TextColumn.of(["a", "bb", "ccc"])[1:])
+    builder.append(TextColumn.of([]))
+    builder.extend(["d"])
+    builder.append(builder_of(["", "e"]).column())
+    assert len(builder) == 5 and builder.column() == ("bb", "ccc", "d", "", "e")
+
+
+def test_rows_are_taken_in_pieces():
+    texts = [f"text {number}" for number in range(2 * BLOCK + 3)]
+    rows = np.random.default_rng(0).permutation(len(texts))
+    assert TextColumn.of(texts).take(rows) == [texts[row] for row in rows] and len(TextColumn.of(texts).take(rows[:0])) == 0
+
+
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_a_column_in_a_file_is_the_same(monkeypatch, count):
+    texts = [f"t\u00e9xt {number}" for number in range(count)]
+    here = builder_of(texts).column()
+    monkeypatch.setattr("selftrain.files.mapped.MAPPED", 16)
+    there = builder_of(texts).column()
+    assert here == there == texts and pickle.dumps(here) == pickle.dumps(there) == pickle.dumps(pickle.loads(pickle.dumps(there)))
+    rows = np.arange(count)[::-1]
+    assert there.take(rows) == here.take(rows) == texts[::-1] and there[1:][3:9] == texts[1:][3:9]
+    assert builder_of(texts).keep(rows[:3]).column() == texts[::-1][:3]
+
+
 def test_skipped_rows_are_listed_and_counted():
     rows = [UnusedRow("line 2", "empty"), UnusedRow("f\udce9 3", "binary"), UnusedRow("line 4", "empty")]
     builder = SkippedBuilder()
@@ -126,6 +159,29 @@ def test_ids_are_numbers_and_back():
     ids = ["00000000000000ff", "ff00000000000000"]
     assert numbers_of(ids).tolist() == [255, 255 << 56] and digits_of(numbers_of(ids)) == "".join(ids)
     assert len(numbers_of([])) == 0 and digits_of(numbers_of([])) == ""
+
+
+@given(st.dictionaries(st.integers(0, 2**64 - 1), st.integers(-1, 9), max_size=9), st.integers(0, 2**64 - 1))
+def test_labels_by_id_are_a_dictionary(plain, other):
+    labels = LabelsById(np.array(list(plain), dtype=np.uint64), np.array(list(plain.values()), dtype=np.int32))
+    expected = {f"{number:016x}": label for number, label in plain.items()}
+    assert labels == expected and list(labels.items()) == list(expected.items()) and len(labels) == len(expected)
+    assert (f"{other:016x}" in labels) == (other in plain) and pickle.loads(pickle.dumps(labels)) == expected
+    assert all(type(label) is int for label in labels.values())
+
+
+def test_what_is_no_id_has_no_label():
+    labels = LabelsById(np.array([255, 171], dtype=np.uint64), np.array([3, 4], dtype=np.int32))
+    assert labels["00000000000000ab"] == 4
+    for other in ("ab", "00000000000000AB", "0x000000000000ab", "an id", "", "0" * 15 + "1", "f" * 16):
+        assert other not in labels
+        with pytest.raises(KeyError):
+            labels[other]
+
+
+def test_labels_by_id_go_on_behind_a_block():
+    ids = np.random.default_rng(0).permutation(10_000).astype(np.uint64)
+    assert list(LabelsById(ids, ids.astype(np.int32))) == [f"{number:016x}" for number in ids]
 
 
 def test_documents_are_found_by_any_id(monkeypatch):

@@ -194,6 +194,20 @@ def test_texts_in_memory_are_gathered_likewise(small_batches):
         corpus_of(texts, DataConfig(classes=("cat", "dog"), min_documents=91))
 
 
+def test_a_corpus_in_files_is_the_one_in_memory(tmp_path, monkeypatch, small_batches):
+    rows = [(f"text {number % 300}", ["cat", "dog", None][number % 3]) for number in range(400)]
+    texts, labels = zip(*rows, strict=True)
+    pq.write_table(pa.table({"text": texts, "label": labels}), tmp_path / "rows.parquet")
+    for limit in (None, 20):
+        config = DataConfig(
+            source=str(tmp_path / "rows.parquet"), label_column="label", classes=("cat", "dog"), test_documents=9, unlabeled_documents=limit
+        )
+        here = loaded(config)
+        with monkeypatch.context() as patch:
+            patch.setattr("selftrain.files.mapped.MAPPED", 100)
+            assert loaded(config) == here
+
+
 @pytest.mark.parametrize("sizes", [(0, 0, 0), (1, 0, 2), (4096, 0, 0), (5000, 4097, 1)])
 def test_the_fingerprint_is_that_of_all_of_it_at_once(sizes):
     names = ("caf\u00e9", 'a "b"')

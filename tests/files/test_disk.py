@@ -1,5 +1,6 @@
 """Disks that are full or cannot be written, with a real small file system: one sentence, what was there still opens, and work goes on when there is space."""
 
+import gc
 import os
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from light_runs import described
 
 from selftrain.config import TrackingConfig
+from selftrain.data.columns import TextColumn
 from selftrain.errors import SelfTrainError
 from selftrain.files.durable import check_writable, explained, write_whole
 from selftrain.files.journal import Journal
@@ -172,3 +174,13 @@ def test_looking_whether_a_folder_can_be_written_leaves_nothing(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(SelfTrainError, match=r"file/runs cannot be written: Not a directory"):
         check_writable(tmp_path / "file" / "runs", "the folder of the runs (output)")
+
+
+def test_a_corpus_that_the_temporary_folder_has_no_room_for_says_so(disk, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(disk.folder))
+    monkeypatch.setattr("selftrain.files.mapped.MAPPED", 1 << 20)
+    full = r"cannot be written: the disk is full \(No space left on device\); free some space there, or set TMPDIR\.$"
+    with pytest.raises(SelfTrainError, match=f"^{disk.folder} {full}"):
+        TextColumn.of(f"{number:01000}" for number in range(10_000))
+    gc.collect()
+    assert names(disk.folder) == [] and os.statvfs(disk.folder).f_bavail == os.statvfs(disk.folder).f_blocks

@@ -1,12 +1,11 @@
 """Texts as one Arrow column: a `Sequence[str]` that takes 8 bytes a text beyond its UTF-8, where a tuple of strings takes 60 and more.
 
-A column is read-only, a slice of it copies nothing, and its buffers travel out of band (pickle's protocol 5): what `ray.get` gives lies in Ray's shared memory,
-once a node, however many processes read it.
+A large one lies in files that are mapped (files/mapped.py). A column is read-only, a slice of it copies nothing, and its buffers travel out of band (pickle's
+protocol 5): what `ray.get` gives lies in Ray's shared memory, once a node, however many processes read it.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar, overload
@@ -14,6 +13,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 
 from selftrain.data.corpus import UnusedRow
+from selftrain.files.mapped import GrowingBytes
 
 BLOCK = 4096  # texts that are made Python strings at a time
 _Item = TypeVar("_Item")
@@ -87,7 +87,13 @@ class TextColumn(_Column[str]):
 
     def take(self, rows: np.ndarray) -> TextColumn:
         """The texts at `rows` (integers), in that order, as a column of its own."""
-        return TextColumn(self._array.take(rows))
+        return self._taken(rows).column()
+
+    def _taken(self, rows: np.ndarray) -> TextBuilder:
+        taken = TextBuilder()
+        for start in range(0, len(rows), BLOCK):  # in pieces: all of it may be more than memory holds
+            taken.append(TextColumn(self._array.take(rows[start : start + BLOCK])))
+        return taken
 
     def __len__(self) -> int:
         return len(self._array)
@@ -134,33 +140,36 @@ class TextColumn(_Column[str]):
 
 
 class TextBuilder:
-    """A column that grows: one text after the other in one piece of memory."""
+    """A column that grows: one text after the other in one piece of memory, or of a file."""
 
     def __init__(self) -> None:
-        self._content = bytearray()
-        self._ends = array("q", [0])
+        self._content, self._ends = GrowingBytes(), GrowingBytes()
+        self._ends.append(bytes(8))
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self._ends) // 8 - 1
 
     def extend(self, texts: Sequence[str], errors: str = "strict") -> None:
         """Append `texts`; `errors` as of `str.encode`."""
         encoded = [text.encode("utf-8", errors) for text in texts]
-        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-        self._ends.frombytes((np.cumsum(lengths) + len(self._content)).tobytes())
-        self._content += b"".join(encoded)
+        self._append(np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded))), b"".join(encoded))
+
+    def append(self, column: TextColumn) -> None:
+        """Append the texts of `column`."""
+        ends = np.frombuffer(column._ends, np.int64)
+        self._append(ends[1:] - ends[0], column._content[ends[0] : ends[-1]])
+
+    def _append(self, ends: np.ndarray, content: bytes | memoryview) -> None:
+        self._ends.append((ends + len(self._content)).data)
+        self._content.append(content)
 
     def column(self) -> TextColumn:
         """What was appended; the builder cannot be used after that."""
-        return TextColumn.of_buffers(len(self), self._ends, self._content)
+        return TextColumn.of_buffers(len(self), self._ends.whole(), self._content.whole())
 
     def keep(self, rows: np.ndarray) -> TextBuilder:
         """A builder that holds the texts at `rows` alone, in that order; this one cannot be used after that."""
-        taken = self.column().take(rows)
-        kept = TextBuilder()
-        kept._ends.frombytes(taken._ends[1:].tobytes())
-        kept._content += taken._content[: taken._ends[-1]]
-        return kept
+        return self.column()._taken(rows)
 
 
 class SkippedRows(_Column[UnusedRow]):

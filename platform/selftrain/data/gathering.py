@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from selftrain.data.cleaning import NO_LABEL, CleanedRows
-from selftrain.data.columns import SkippedBuilder, TextBuilder, TextColumn
+from selftrain.data.columns import BLOCK, SkippedBuilder, TextBuilder, TextColumn
 from selftrain.data.corpus import Documents
 from selftrain.data.id_set import digits_of
 from selftrain.data.images import stacked
 from selftrain.data.splits import hash_keys, hash_positions
+from selftrain.files.mapped import GrowingBytes
 
 _LEAST_DROPPED = 4096  # texts that are dropped at a time, so that this is rare
 
@@ -71,29 +72,34 @@ def gather(batches: Iterable[CleanedRows], skipped: SkippedBuilder, *, images: b
         images: whether the documents are images.
         cut: which texts may be wanted; None: all of them, as of images.
     """
-    ids, keys, labels, weak = ([np.empty(0, dtype=kind)] for kind in (np.uint64, np.uint64, np.int32, np.int32))
+    ids, keys, labels, weak = columns = [GrowingBytes() for _ in range(4)]
     contents: _CutTexts | TextBuilder | list[Any] = [] if images else TextBuilder() if cut is None else _CutTexts(cut)
     count = 0
     for batch in batches:
-        order = hash_keys(_ids(batch.ids))
+        batch_keys = hash_keys(_ids(batch.ids))
         if isinstance(contents, _CutTexts):
-            contents.extend(batch, count, order)
+            contents.extend(batch, count, batch_keys)
         else:
             contents.extend(batch.contents)
-        for column, more in ((ids, batch.ids), (keys, order), (labels, batch.labels), (weak, batch.weak)):
-            column.append(more)
+        for column, more in zip(columns, (batch.ids, batch_keys, batch.labels, batch.weak), strict=True):
+            column.append(more.data)
         skipped.extend(batch.skipped)
         count += len(batch.ids)
-    all_ids, all_keys = np.concatenate(ids), np.concatenate(keys)
+    all_ids, all_keys = (np.frombuffer(column.whole(), np.uint64) for column in (ids, keys))
+    all_labels, all_weak = (np.frombuffer(column.whole(), np.int32) for column in (labels, weak))
     ordered = hash_positions(all_keys, lambda place: digits_of(all_ids[place : place + 1]))
     kept, found = (
         contents.finish() if isinstance(contents, _CutTexts) else (None, contents.column() if isinstance(contents, TextBuilder) else contents)
     )
-    return Gathered(all_ids, np.concatenate(labels), np.concatenate(weak), ordered, kept, found)
+    return Gathered(all_ids, all_labels, all_weak, ordered, kept, found)
 
 
 def _ids(numbers: np.ndarray) -> TextColumn:
-    return TextColumn.of_buffers(len(numbers), np.arange(0, 16 * len(numbers) + 1, 16), digits_of(numbers).encode("ascii"))
+    builder = TextBuilder()
+    for start in range(0, len(numbers), BLOCK):
+        part = numbers[start : start + BLOCK]
+        builder.append(TextColumn.of_buffers(len(part), np.arange(0, 16 * len(part) + 1, 16), digits_of(part).encode("ascii")))
+    return builder.column()
 
 
 class _CutTexts:

@@ -1,10 +1,13 @@
-"""Sets of document ids of 8 bytes each: a set of strings takes 150."""
+"""Sets of document ids of 8 bytes each, where a set of strings takes 150, and labels by document id of 20 bytes each, where a dictionary takes 170."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
+
+_BLOCK = 4096  # ids that are made Python strings at a time
 
 
 def numbers_of(ids: Iterable[str]) -> np.ndarray:
@@ -39,3 +42,36 @@ class IdSet:
             run = np.sort(np.concatenate([self._runs.pop(), run]), kind="stable")  # merges what is sorted
         if len(run):
             self._runs.append(run)
+
+
+class LabelsById(Mapping[str, int]):
+    """Labels by document id, in the order given.
+
+    Args:
+        ids: `numbers_of` the ids, each another.
+        labels: of each, integers.
+    """
+
+    def __init__(self, ids: np.ndarray, labels: np.ndarray) -> None:
+        order = np.argsort(ids)
+        self._sorted, self._labels = ids[order], labels[order]
+        self._places = np.empty_like(order)  # of the ids as they were given, among the sorted ones
+        self._places[order] = np.arange(len(ids))
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), _BLOCK):
+            digits = digits_of(self._sorted[self._places[start : start + _BLOCK]])
+            yield from (digits[place : place + 16] for place in range(0, len(digits), 16))
+
+    def __getitem__(self, id_: str) -> int:
+        try:
+            number = int(id_, 16)
+        except ValueError:
+            raise KeyError(id_) from None
+        place = bisect_left(self._sorted.data, number)
+        if place == len(self) or self._sorted[place] != number or f"{number:016x}" != id_:
+            raise KeyError(id_)
+        return int(self._labels[place])

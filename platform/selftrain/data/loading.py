@@ -21,7 +21,7 @@ from selftrain.data.cleaning import NO_LABEL, SourceRow, clean, label_key
 from selftrain.data.columns import SkippedBuilder, SkippedRows
 from selftrain.data.corpus import Corpus, Documents, Label, TrueLabels
 from selftrain.data.gathering import Cut, Gathered, gather
-from selftrain.data.id_set import IdSet
+from selftrain.data.id_set import IdSet, LabelsById
 from selftrain.data.images import check_sizes, common_size, thinned
 from selftrain.data.label_sets import check_multi_label, sets_of, with_single_labels
 from selftrain.data.sources import DataSource, find_source
@@ -260,10 +260,10 @@ def corpus_fingerprint(class_names: Sequence[str], unlabeled: Sequence[str], tes
     return digest.hexdigest()
 
 
-def _by_id(documents: Gathered, labels: np.ndarray, positions: np.ndarray) -> dict[str, int]:
+def _by_id(documents: Gathered, labels: np.ndarray, positions: np.ndarray) -> LabelsById:
     """The labels of the documents at `positions` that have one."""
     labeled = positions[labels[positions] != NO_LABEL]
-    return dict(zip(documents.ids_of(labeled), labels[labeled].tolist(), strict=True))
+    return LabelsById(documents.ids[labeled], labels[labeled])
 
 
 def _prompts(prompts: Sequence[str] | None) -> tuple[str, ...] | None:

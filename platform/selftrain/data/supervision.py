@@ -52,7 +52,7 @@ def grant(corpus: Corpus, truth: TrueLabels, config: DataConfig, seed: int) -> C
             parameter="data.supervision",
         )
     labels = truth.weak if config.supervision == "weak" else truth.unlabeled
-    known = {id_: labels[id_] for id_ in corpus.unlabeled.ids if id_ in labels}
+    known = {id_: label for id_ in corpus.unlabeled.ids if (label := labels.get(id_)) is not None}
     if not known and config.supervision == "weak":
         raise DataError(
             f"data.supervision is 'weak', but {corpus.name} has no weak labels; set data.weak_label_column to the column that holds them."
