@@ -86,6 +86,7 @@ def test_memory_is_compared_with_what_the_run_takes(monkeypatch):
     check = look(augment={"model": "gemma-3-270m"})["memory"]
     assert not check.ok and "4.0 GiB free, about 8.2 needed" in check.found and "augment.engine_memory_gb" in check.fix
     assert look(augment={"model": "gemma-3-270m", "gpus": 1})["memory"].ok
+    assert "about 13.0 needed" in look(augment={"model": "gemma-3-270m", "most_replicas": 2})["memory"].found  # of all engines that there may be
     assert look(training={"workers": 2})["memory"].found.endswith("about 5.0 needed")
 
 

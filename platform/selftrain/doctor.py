@@ -113,7 +113,8 @@ def _memory(config: Experiment) -> Check:
         return Check("memory", True, f"{_available_gb():.1f} GiB free here; the work is done on the cluster")
     wanted = needs(config, None).memory_gb
     if _starts_engine(config) and not alone(config.augment, _hardware()).gpus:
-        wanted += sum(one.engine_memory_gb + ENGINE_GB + 1.5 * _weights_gb(one) for one in config.augment.language_models if one.server is None)
+        own = (one for one in config.augment.language_models if one.server is None)
+        wanted += config.augment.replicas_at_most * sum(one.engine_memory_gb + ENGINE_GB + 1.5 * _weights_gb(one) for one in own)
     fix = "free memory, choose a smaller language model, or lower augment.engine_memory_gb"
     return Check("memory", _available_gb() >= wanted, f"{_available_gb():.1f} GiB free, about {wanted:.1f} needed", fix)
 

@@ -76,6 +76,14 @@ def test_requests_at_once(section, expected):
     assert parse({"augment": section}).augment.requests_at_once == expected
 
 
+def test_engines_while_prompts_wait_are_no_fewer_than_at_the_start():
+    found = parse({"augment": {"model": "a", "replicas": 2, "most_replicas": 5}}).augment
+    assert (found.engines, found.engines_at_most) == (2, 5)
+    assert parse({"augment": {"model": "a", "replicas": 2}}).augment.engines_at_most == 2
+    with pytest.raises(ConfigError, match=r"augment\.most_replicas must be at least augment\.replicas, 3 \(got 2\)"):
+        parse({"augment": {"replicas": 3, "most_replicas": 2}})
+
+
 @pytest.mark.parametrize("given", [0, -1, 1.5, True, "many", None])
 def test_no_number_of_requests(given):
     with pytest.raises(ConfigError, match=r"^augment\.concurrent_requests in the experiment: must be auto or a whole number of requests, at least 1"):

@@ -133,8 +133,10 @@ def test_what_would_make_finished_rows_untrue_is_refused_by_its_key(folder, over
 
 
 def test_what_no_row_depends_on_may_change(folder):
-    found = resumed_experiment(folder, ["ray.wait_seconds=5", "augment.stall_seconds=30", "training.max_failures=3", "seeds=[0,1,7]"])
-    assert (found.ray.wait_seconds, found.seeds) == (5.0, (0, 1, 7))
+    found = resumed_experiment(
+        folder, ["ray.wait_seconds=5", "augment.stall_seconds=30", "training.max_failures=3", "augment.most_replicas=4", "seeds=[0,1,7]"]
+    )
+    assert (found.ray.wait_seconds, found.augment.most_replicas, found.seeds) == (5.0, 4, (0, 1, 7))
 
 
 def test_a_run_that_owes_tracking_something_is_not_complete(home, folder):

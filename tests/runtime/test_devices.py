@@ -87,6 +87,13 @@ def test_generate(gpus, expected):
     assert alone(AugmentConfig(replicas=4), machine(gpus)).gpus == {0: 0, 1: 0.25, 2: 0.5}.get(gpus, 1)
 
 
+def test_engines_that_may_come_share_the_drivers_gpu_too():
+    def memory(most):
+        return alone(AugmentConfig(most_replicas=most), machine(4)).gpu_memory
+
+    assert (memory(None), memory(3), memory(4)) == (None, None, 0.8)
+
+
 @pytest.mark.parametrize(("gpus", "one", "four"), [(0, None, None), (1, 1, 0.25), (2, 1, 0.5), (4, 1, 1), (8, 1, 1)])
 def test_serve(gpus, one, four):
     def asked(replicas):

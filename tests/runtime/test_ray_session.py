@@ -51,7 +51,8 @@ def test_no_cluster_at_the_address():
         pass
 
 
-def test_engine_settings():
+def test_engine_settings(monkeypatch):
+    from selftrain.texts.engines import vllm
     from selftrain.texts.engines.vllm import engine_environment, engine_kwargs, resolve_dtype
 
     cpu = AugmentConfig(model="x", dtype="float32", gpus=0)
@@ -59,6 +60,10 @@ def test_engine_settings():
     assert "tensor_parallel_size" not in engine_kwargs(cpu)
     assert engine_kwargs(cpu)["kv_cache_memory_bytes"] == 2**28
     assert int(engine_environment(cpu)["OMP_NUM_THREADS"]) == len(os.sched_getaffinity(0))
+    monkeypatch.setattr(vllm, "is_alone", lambda: True)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(8))
+    growing = cpu.model_copy(update={"most_replicas": 4})
+    assert engine_environment(growing)["OMP_NUM_THREADS"] == "2"  # of the engines that there may be
     gpu = AugmentConfig(model="x", gpus=2)
     assert engine_kwargs(gpu)["tensor_parallel_size"] == 2
     assert "enforce_eager" not in engine_kwargs(gpu)

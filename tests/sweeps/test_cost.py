@@ -137,7 +137,10 @@ def test_what_a_start_took_is_paid(writing, tmp_path, monkeypatch):
     came = account.real(7200.0)
     assert (came.texts, came.prompt_tokens, came.generated_tokens, came.hours) == (14, 100, 4_000_000, 2.0)
     assert came.gpu_hours == 1.5 * 0.5 + 0.25 * 2  # training on half a card; two engines with one each, and a server's, which is not ours
-    assert came.money == pytest.approx(2000 + 6000 + 1.25 * 2.0)
+    assert came.money == pytest.approx(2000 + 6000 + 1.25 * 2.0) and not came.at_most
+    account.texts[0] = (AugmentConfig(model="writer", gpus=1, replicas=2, most_replicas=4), counts)
+    came = account.real(7200.0)
+    assert came.gpu_hours == 1.5 * 0.5 + 0.25 * 4 and came.at_most  # nobody knows how long the third and the fourth were there
     words = account.close(7200.0, lambda event, **facts: said.append(facts))
     assert words["real"] == came.words() and said == [words]
     assert Account(prepared, tmp_path / "cost.json").close(1.0, lambda *_, **__: None) == words  # of the last start that did something

@@ -5,19 +5,19 @@ import os
 import shutil
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from processes import started_by
-from tiny import tiny_language_model
+from stub_engine import session_with_stub
 
-from selftrain.config import AugmentConfig, Experiment
+from selftrain.config import AugmentConfig
 from selftrain.data.texts import TextRequest
 from selftrain.errors import DataError, SelfTrainError, ServiceError
 from selftrain.models.locate import language_model_of
-from selftrain.runtime.cluster import Needs, session
 from selftrain.texts.actor import RemoteTexts
 from selftrain.texts.cache import TextCache
 from selftrain.texts.channel import open_texts
@@ -25,63 +25,12 @@ from selftrain.texts.prompts import Prompt, Sampling
 
 pytestmark = pytest.mark.ray
 
-STUB = """
-import os
-import time
-from pathlib import Path
-from types import SimpleNamespace
-
-class EngineArgs:
-    def __init__(self, model, **_):
-        self.model = Path(model)
-
-class SamplingParams:
-    def __init__(self, temperature, max_tokens, min_tokens=0, structured_outputs=None, output_kind=None):
-        self.choices = structured_outputs.choice if structured_outputs else []
-
-class LLMEngine:
-    @classmethod
-    def from_engine_args(cls, args):
-        engine = cls()
-        engine.model, engine.waiting = args.model, []
-        return engine
-
-    def get_tokenizer(self):
-        return SimpleNamespace(bos_token=None)
-
-    def add_request(self, id, prompt, sampling):
-        if "refused" in prompt:
-            raise ValueError("the prompt is too long")
-        self.waiting.append((id, prompt, sampling))
-
-    def step(self):
-        waiting, self.waiting = self.waiting, []
-        for id, prompt, sampling in waiting:
-            if "deadly" in prompt and not (self.model / "died").exists():
-                (self.model / "died").touch()
-                os._exit(1)
-            if "slow" in prompt:
-                time.sleep(0.05)
-                prompt = f"process-{os.getpid()}"
-            text = sampling.choices[-1] if sampling.choices else f"It went on after {prompt.split()[-1]}."
-            yield SimpleNamespace(request_id=id, finished=True, prompt_token_ids=[1, 2], outputs=[SimpleNamespace(text=text, token_ids=[1, 2, 3])])
-"""
-PARAMS = (
-    "class StructuredOutputsParams:\n    def __init__(self, choice):\n        self.choice = choice\n\nclass RequestOutputKind:\n    FINAL_ONLY = 2\n"
-)
-
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    """A model folder, and a Ray whose processes take the stub for vLLM."""
-    folder = tmp_path_factory.mktemp("stub")
-    (folder / "vllm").mkdir()
-    (folder / "vllm" / "__init__.py").write_text(STUB)
-    (folder / "vllm" / "sampling_params.py").write_text(PARAMS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")])))
-        with session(Experiment(), Needs(2.0, 0.0, 1.0)):
-            yield tiny_language_model(folder / "model")
+def model(tmp_path_factory) -> Iterator[Path]:
+    """See `session_with_stub`."""
+    with session_with_stub(tmp_path_factory.mktemp("stub")) as folder:
+        yield folder
 
 
 def test_texts_are_generated_once_a_dead_engine_is_replaced_and_what_the_cache_holds_starts_none(model, corpus, tmp_path, capfd):

@@ -7,7 +7,9 @@ import pytest
 from selftrain.config import AugmentConfig
 from selftrain.errors import ProcessDied, ServiceError
 from selftrain.texts.engines import engine_needs, resilient
-from selftrain.texts.engines.resilient import EngineGone, ResilientEngine
+from selftrain.texts.engines.messages import Messages
+from selftrain.texts.engines.resilient import EngineGone, ResilientEngine, asked_together
+from selftrain.texts.engines.vllm import replica_options
 from selftrain.texts.prompts import Prompt, Sampling
 
 PROMPTS = [Prompt(f"prompt {name}", name, "input", "", 0, Sampling(0.8, 4)) for name in "abcdef"]
@@ -42,6 +44,9 @@ class Scripted:
 
     def ready(self):
         return self.there
+
+    def waiting(self):
+        return False
 
     def stop(self):
         self.stopped += 1
@@ -170,3 +175,56 @@ def test_the_engine_states_what_it_needs(tmp_path):
     on_gpus = engine_needs(AugmentConfig(gpus=2, replicas=3), tmp_path)
     assert (on_gpus.cpus, on_gpus.gpus, on_gpus.memory_gb) == (3.0, 6.0, 0.0)
     assert engine_needs(AugmentConfig(), None) is None
+
+
+def test_engines_that_may_come_are_asked_for_in_memory_alone(tmp_path):
+    one, four = (engine_needs(AugmentConfig(gpus=0, most_replicas=most), tmp_path) for most in (None, 4))
+    assert (four.cpus, four.gpus, four.memory_gb) == (one.cpus, one.gpus, 4 * one.memory_gb)
+    assert engine_needs(AugmentConfig(gpus=1, most_replicas=4), tmp_path).claims == engine_needs(AugmentConfig(gpus=1), tmp_path).claims
+
+
+@pytest.mark.parametrize(("requests", "size", "load"), [(64, 16, 4), (256, 64, 4), (7, 1, 7), (3, 1, 3), (1, 1, 1)])
+def test_serve_wants_an_engine_for_each_load(requests, size, load):
+    growing = AugmentConfig(gpus=0, replicas=2, most_replicas=5, concurrent_requests=requests)
+    options = replica_options(growing)
+    scaling = options["autoscaling_config"]
+    assert asked_together(growing) == size
+    assert (scaling["min_replicas"], scaling["max_replicas"], scaling["target_ongoing_requests"]) == (2, 5, load)
+    assert options["max_ongoing_requests"] * size >= 4 * requests  # twice what is in flight an engine, however unevenly it is shared out
+    fixed = replica_options(AugmentConfig(gpus=0, replicas=2, most_replicas=2, concurrent_requests=requests))
+    assert "autoscaling_config" not in fixed and fixed["num_replicas"] == 2
+
+
+def test_all_engines_that_may_come_are_fed_in_messages_of_one_size():
+    sizes = []
+
+    async def send(prompts):
+        sizes.append(len(prompts))
+        for place in range(len(prompts)):
+            await asyncio.sleep(0.012 * (1 + (place + len(sizes)) % 5))  # answers come one by one
+            yield [(place, ("text", 1, 1))]
+
+    class ByMessage(Scripted):
+        async def complete(self, prompt, options):
+            self.at_once += 1
+            self.most = max(self.most, self.at_once)
+            try:
+                return await self.messages.ask(prompt)
+            finally:
+                self.at_once -= 1
+
+    deployment = ByMessage(None)
+    deployment.messages = Messages(send, 2)
+    prompts = [Prompt(f"{number}", "", "input", "", 0, Sampling(0.8, 4)) for number in range(200)]
+    assert len(list(engine(deployment, concurrent_requests=8, most_replicas=3).generate(prompts))) == 200
+    assert deployment.most == 2 * 3 * 8 and set(sizes) == {2}
+
+
+def test_that_more_engines_wait_for_room_is_said_once():
+    deployment = Scripted(lambda prompt, nth: "text")
+    deployment.waiting = lambda: True
+    served = engine(deployment, most_replicas=4)
+    for _ in range(3):
+        served._last_poll = 0.0
+        list(served.generate(PROMPTS))
+    assert served.notices == ["More engines of the language model wait for room (augment.most_replicas is 4); those that are there go on writing."]

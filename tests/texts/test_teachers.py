@@ -252,11 +252,14 @@ def test_a_section_a_language_model():
     assert (first.model, first.server, first.temperature, first.teachers) == ("a", None, 0.3, ())
     assert (second.model, second.server, second.key_variable, second.prompt_price) == ("b", "http://s/v1", "B", 2)
     assert (config.writes, config.name, config.engines, on_cluster(config)) == (True, "a + bee", 2, True)
+    assert config.model_copy(update={"most_replicas": 5}).engines_at_most == 5  # the server's are not ours
+    assert second.engines_at_most == 0
     assert [one.engines for one in (first, second)] == [2, 0] and AugmentConfig(model="m").language_models == (AugmentConfig(model="m"),)
     found = engine_needs(config.model_copy(update={"gpus": 0}), ("a", "served:b"))
     assert found == engine_needs(first.model_copy(update={"gpus": 0}), "a") and found.cpus == 2
     assert model_name(config) == "a + b of http://s/v1"
     assert "teachers" in text_settings(Experiment(augment=config)) and "teachers" not in text_settings(Experiment())
+    assert text_settings(Experiment(augment=AugmentConfig(most_replicas=4))) == text_settings(Experiment())
 
 
 @pytest.fixture

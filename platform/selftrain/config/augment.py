@@ -73,6 +73,12 @@ class AugmentConfig(Section):
     document_words: int = Field(48, ge=1, description="words of a document that the language model reads (the released code: 100)")
     max_model_tokens: int = Field(512, ge=64, description="longest prompt and answer together")
     replicas: int = Field(1, ge=1, description="engines side by side, each with its own GPUs or memory, on as many nodes as the cluster has room on")
+    most_replicas: int | None = Field(
+        None,
+        ge=1,
+        description="engines that there may be while prompts wait: beyond `replicas` they start where the cluster has room, and end when no prompts wait; "
+        "none: no more than `replicas`",
+    )
     concurrent_requests: Requests = Field(
         "auto",
         description="requests that an engine, or the server, handles at once; auto: 256 on GPUs, which is vLLM's own number, 64 on a CPU, 32 of a server",
@@ -108,6 +114,12 @@ class AugmentConfig(Section):
                 raise ValueError(f"augment.frame frames an instruction, and augment.style is {self.style!r}; set augment.style: instruct")
             if any(self.frame.count(part) != 1 for part in ("{instruction}", "{input}")):
                 raise ValueError(f"augment.frame must hold {{instruction}} and {{input}}, each once (got {self.frame!r})")
+        return self
+
+    @model_validator(mode="after")
+    def _most_are_no_fewer(self) -> AugmentConfig:
+        if self.most_replicas is not None and self.most_replicas < self.replicas:
+            raise ValueError(f"augment.most_replicas must be at least augment.replicas, {self.replicas} (got {self.most_replicas})")
         return self
 
     @model_validator(mode="after")
@@ -147,9 +159,19 @@ class AugmentConfig(Section):
         return tuple(self.model_copy(update={"teachers": (), **one}) for one in each) or (self,)
 
     @property
+    def replicas_at_most(self) -> int:
+        """Engines of one language model while prompts wait."""
+        return self.most_replicas or self.replicas
+
+    @property
     def engines(self) -> int:
-        """Engines on the cluster, of all language models that are not a server's."""
+        """Engines on the cluster that are asked for at the start, of all language models that are not a server's."""
         return self.replicas * sum(one.server is None for one in self.language_models)
+
+    @property
+    def engines_at_most(self) -> int:
+        """The same while prompts wait."""
+        return self.engines // self.replicas * self.replicas_at_most
 
     @property
     def requests_at_once(self) -> int:

@@ -203,13 +203,14 @@ def _gpu_hours(found: RunPlan, training: float, writing: float) -> float:
             found = found.placed(hardware_here())
         except SelfTrainError:  # the numbers that are asked for, which another machine may have
             return (
-                training * _number(asked.training.gpu) * asked.training.workers + writing * _number(asked.augment.gpus) * asked.augment.engines
+                training * _number(asked.training.gpu) * asked.training.workers
+                + writing * _number(asked.augment.gpus) * asked.augment.engines_at_most
             ) / 3600
     assert found.devices is not None
     worker, workers = found.devices.worker, asked.training.workers
     if worker is None:  # trained in this process, on its GPU where there is one
         worker, workers = (1.0 if hardware_here().here and asked.training.gpu not in (False, 0) else 0.0), 1
-    engine = _number(found.augment.gpus) * asked.augment.engines if found.language_model is not None else 0.0
+    engine = _number(found.augment.gpus) * asked.augment.engines_at_most if found.language_model is not None else 0.0
     return (training * worker * workers + writing * engine) / 3600
 
 

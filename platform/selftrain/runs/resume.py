@@ -31,9 +31,9 @@ from selftrain.tracking.spool import SPOOL, waiting
 _WRITE_SECONDS = 10.0
 # Keys that no finished row depends on.
 _MAY_CHANGE = (
-    *("ray.", "cost.", "training.max_failures", "augment.stall_seconds", "augment.replicas", "augment.concurrent_requests"),
+    *("ray.", "cost.", "training.max_failures", "augment.stall_seconds", "augment.replicas", "augment.most_replicas"),
     *("augment.server_seconds", "augment.max_spent_tokens", "augment.max_cost", "augment.key_variable", "augment.gpu_memory"),
-    *("augment.placement", "training.placement"),
+    *("augment.concurrent_requests", "augment.placement", "training.placement"),
 )
 
 

@@ -82,7 +82,7 @@ def decide(experiment: Experiment, there: Hardware, *, engines: int, workers: in
     Args:
         experiment: its `augment` and `training` sections.
         there: what there is.
-        engines: replicas of vLLM; 0 where no text is written on the cluster.
+        engines: replicas of vLLM at the start; 0 where no text is written on the cluster.
         workers: of Ray Train, or trials of a sweep at the same time; 0 where training is this process's own.
         together: whether the workers train one model, and so cannot share a card.
 
@@ -96,7 +96,8 @@ def decide(experiment: Experiment, there: Hardware, *, engines: int, workers: in
     # Numbers that do not fit are refused where they are compared with what there is (`require_room`), which may grow until then.
     engine, worker = found if found is not None else (_asked(experiment.augment.gpus, 0.0), _asked(experiment.training.gpu, 0.0))
     here = there.here > 0 and (worker if workers else _asked(experiment.training.gpu, 1.0)) > 0
-    full = engines * engine + workers * worker > there.gpus - 1 + ROUNDING
+    grown = engines // experiment.augment.replicas * experiment.augment.replicas_at_most
+    full = grown * engine + workers * worker > there.gpus - 1 + ROUNDING
     return Devices(
         engine=engine,
         worker=worker if workers else None,

@@ -118,7 +118,7 @@ class Account:
 def _of_texts(prepared: SweepPlan, augment: AugmentConfig, texts: Missing, devices: Devices, seconds: float | None = None) -> Cost:
     """What the texts of one text service cost."""
     seconds = texts.seconds if seconds is None else seconds
-    gpus = float(devices.augment(augment).gpus) * augment.engines
+    gpus = float(devices.augment(augment).gpus) * augment.engines_at_most
     return priced(
         augment,
         prepared.prices,

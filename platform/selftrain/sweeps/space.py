@@ -256,7 +256,7 @@ class Cell:
 
 def text_settings(experiment: Experiment) -> dict[str, Any]:
     """The settings that a generated text depends on besides its request: cells with the same ones share a text service."""
-    machine = {"input_samples", "conditional_samples", "concurrent_requests", "engine_memory_gb", "gpus", "stall_seconds", "cache"}
+    machine = {"input_samples", "conditional_samples", "concurrent_requests", "engine_memory_gb", "gpus", "stall_seconds", "cache", "most_replicas"}
     machine |= {"gpu_memory", "placement", "replicas", "server_seconds", "max_spent_tokens", "max_cost", "prompt_price", "generated_price"}
     # Results from before there were servers, or several teachers, keep their identity.
     machine |= {key for key in ("server", "teachers") if not getattr(experiment.augment, key)} | {"key_variable"}

@@ -193,9 +193,10 @@ def priced(
         tokens: by the language model's name.
         hours: of the whole command.
         gpu_hours: of all GPUs together.
-        at_most: whether these are bounds.
+        at_most: whether these are bounds. Hours of GPUs are one where there may be fewer engines than are counted.
     """
     tokens = tokens or {}
+    at_most |= bool(gpu_hours) and augment.engines_at_most > augment.engines
     money, why = _money(augment, prices, tokens, gpu_hours)
     read, written = (round(sum(one[place] for one in tokens.values())) for place in (0, 1))
     return Cost(round(texts), read, written, hours, gpu_hours, money, prices.currency if prices is not None else None, why, at_most)

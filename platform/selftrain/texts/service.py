@@ -66,7 +66,7 @@ class Progress:
     seconds: float = 0.0  # since the first text of the batch: the engine's start is not its speed
     starting: bool = False
     done_so_far: int = 0  # of all batches
-    notices: tuple[str, ...] = ()  # what failed and was repaired, so far
+    notices: tuple[str, ...] = ()  # see `Engine`
 
 
 class TextSummary(NamedTuple):

@@ -146,4 +146,4 @@ def real(experiment: Experiment, prices: Prices | None, counts: TextCounts, seco
 
 def _gpus(augment: AugmentConfig) -> float:
     """Of all engines together, as they would be placed on this machine."""
-    return float(alone(augment, hardware_here()).gpus) * augment.engines
+    return float(alone(augment, hardware_here()).gpus) * augment.engines_at_most

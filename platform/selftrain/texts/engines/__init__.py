@@ -60,7 +60,7 @@ def make_engines(config: AugmentConfig, models: Sequence[str], *, application: s
         if on_cluster(section):
             from selftrain.texts.engines.vllm import VllmDeployment
 
-            deployment: Deployment = VllmDeployment(section, model, name, owner, engines=config.engines)
+            deployment: Deployment = VllmDeployment(section, model, name, owner, engines=config.engines_at_most)
         else:
             from selftrain.passwords import read_key
             from selftrain.texts.engines.openai import ServerDeployment

@@ -23,7 +23,7 @@ class Generation:
 class Engine(Protocol):
     """Generates texts; it starts at the first call of `generate` and runs until `close`."""
 
-    notices: list[str]  # what failed and was repaired, so far
+    notices: list[str]  # what failed and was repaired, or waits for room, so far
 
     @property
     def starting(self) -> bool:

@@ -171,6 +171,10 @@ class ServerDeployment:
         """See `Deployment.ready`."""
         return True
 
+    def waiting(self) -> bool:
+        """See `Deployment.waiting`."""
+        return False
+
     def stop(self) -> None:
         """See `Deployment.stop`: the server is not ours."""
 

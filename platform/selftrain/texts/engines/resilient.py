@@ -1,7 +1,7 @@
 """An engine made of processes that may die: it keeps them busy, and asks again for what was in flight when one died.
 
-Prompts go out one by one, as many at a time as keep the engine full (vLLM does the batching), so that a text is cached as soon as it is there. When
-processes keep dying without a text in between, the work ends with the reason. What starts and replaces the processes is a `Deployment`.
+Prompts go out in portions, as many at a time as keep the engine full (vLLM does the batching), and come back one by one, so that a text is cached as soon as it
+is there. When processes keep dying without a text in between, the work ends with the reason. What starts and replaces the processes is a `Deployment`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from selftrain.texts.prompts import Prompt
 POLL_SECONDS = 1.0  # between two looks at the processes
 MAX_DEATHS = 3  # processes that die one after the other without a text in between
 MAX_TRIES = 3  # of a prompt that the engine fails on, before it counts as failed
-
+_PORTIONS = 4  # at least, that the prompts which an engine works on are asked in: engines are given portions in turn
 
 Written = tuple[str, int, int]  # text, tokens of the prompt, tokens of the text
 
@@ -58,9 +58,18 @@ class Deployment(Protocol):
         """Whether a process can be asked."""
         ...
 
+    def waiting(self) -> bool:
+        """Whether processes wait for room beside one that can be asked."""
+        ...
+
     def stop(self) -> None:
         """End the processes."""
         ...
+
+
+def asked_together(config: AugmentConfig) -> int:
+    """How many prompts are asked together."""
+    return max(1, config.requests_at_once // _PORTIONS)
 
 
 class ResilientEngine:
@@ -80,6 +89,7 @@ class ResilientEngine:
         self._started = False
         self._deaths_in_a_row = 0
         self._last_poll = 0.0
+        self._said_waiting = False
 
     @property
     def starting(self) -> bool:
@@ -148,11 +158,17 @@ class ResilientEngine:
                     f"The language model's engine died {MAX_DEATHS} times without a text in between; the last one {why}. What was generated is cached."
                 )
             self.notices.append(f"The language model's engine {why}; another one is starting, and gets the texts that were in flight.")
+        if not self._said_waiting and self._deployment.waiting():
+            self._said_waiting = True
+            self.notices.append(
+                f"More engines of the language model wait for room (augment.most_replicas is {self._config.most_replicas}); those that are there go on writing."
+            )
         return bool(deaths)
 
     async def _complete_all(self, prompts: Sequence[Prompt], generations: SimpleQueue[Generation | SelfTrainError]) -> None:
-        # Twice what the engines work on: while texts travel, they have the next prompts.
-        free = asyncio.Semaphore(2 * self._config.replicas * self._config.requests_at_once)
+        # Twice what the engines work on, all that there may be: while texts travel, they have the next prompts.
+        free = asyncio.Semaphore(2 * self._config.replicas_at_most * self._config.requests_at_once)
+        size = asked_together(self._config)
 
         async def complete(prompt: Prompt) -> None:
             try:
@@ -163,9 +179,12 @@ class ResilientEngine:
                 free.release()
 
         async with asyncio.TaskGroup() as group:
-            for prompt in prompts:
-                await free.acquire()
-                group.create_task(complete(prompt))
+            for first in range(0, len(prompts), size):
+                together = prompts[first : first + size]
+                for _ in together:
+                    await free.acquire()
+                for prompt in together:
+                    group.create_task(complete(prompt))
 
     async def _complete(self, prompt: Prompt) -> Generation:
         tries = 0
@@ -194,5 +213,8 @@ def _run(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
     asyncio.set_event_loop(loop)
     with suppress(asyncio.CancelledError):
         loop.run_until_complete(task)
+    for left in (tasks := asyncio.all_tasks(loop)):  # messages whose last answer is there, or that nobody waits for any more
+        left.cancel()
+    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.close()

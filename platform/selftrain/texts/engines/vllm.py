@@ -9,6 +9,7 @@ No seed is sent with a request: on a CPU that kills vLLM.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -28,15 +29,18 @@ from selftrain.runtime.cluster import Needs
 from selftrain.runtime.devices import CARD_MEMORY
 from selftrain.runtime.hardware import Claim
 from selftrain.runtime.ray_start import close_serves_port, is_alone
-from selftrain.runtime.watch import why_it_died
 from selftrain.texts.engines.messages import Answers, Messages
-from selftrain.texts.engines.resilient import MAX_DEATHS, POLL_SECONDS, EngineGone, Written
+from selftrain.texts.engines.replicas import Replicas
+from selftrain.texts.engines.resilient import MAX_DEATHS, POLL_SECONDS, EngineGone, Written, asked_together
 
 ENGINE_GB = 3.0  # vLLM, the text service and Ray Serve's controller, without weights and key-value cache
 ENGINE_CPUS = 1.0  # logical CPUs of the replica; on GPUs with tensor parallelism vLLM's workers are its processes
 # Serve takes a replica as dead when it misses three checks. On few cores a step of the model may hold up the process that would answer.
 CHECK_SECONDS, CHECK_PATIENCE_SECONDS = 2.0, 60.0
-_MESSAGES = 4  # at least, that the prompts which an engine works on travel in: replicas are given messages in turn
+# Of engines that become more or fewer. One takes a minute or two to start, so prompts that wait for less are not worth another. Training workers may wait for the
+# GPUs of idle ones, which Ray Train does for four minutes at most; Serve hears every ten seconds how many messages are under way, and looks at their mean.
+GROW_SECONDS, SHRINK_SECONDS, MEAN_SECONDS = 20.0, 60.0, 15.0
+DRAIN_SECONDS = 60.0  # for what an engine is writing that is no longer needed; what takes longer is asked for again
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 _STARTING = threading.Lock()  # Serve cannot make the deployments of two threads at once: it registers modules for pickle, and takes them back
@@ -50,8 +54,9 @@ def needs(config: AugmentConfig, model: Path | str) -> Needs:
     if not gpus:
         weights = sum(file.stat().st_size for file in model.glob("*.safetensors")) / 2**30 if isinstance(model, Path) else 0.0
         memory = 1.5 * weights + config.engine_memory_gb + ENGINE_GB
+    # Memory is that of this machine, which all engines that may come would share. The rest is asked for at the start.
     claims = (Claim("augment.gpus", gpus, config.placement),) * config.replicas if gpus or config.placement else ()
-    return Needs(config.replicas * ENGINE_CPUS, config.replicas * gpus, config.replicas * memory, claims)
+    return Needs(config.replicas * ENGINE_CPUS, config.replicas * gpus, config.replicas_at_most * memory, claims)
 
 
 def _gpus(config: AugmentConfig) -> float:
@@ -97,13 +102,33 @@ def engine_environment(config: AugmentConfig, engines: int | None = None) -> dic
 
     Args:
         config: of the engine.
-        engines: of all language models together; default: the replicas of this one.
+        engines: of all language models together, at most; default: those of this one.
     """
     environment = {name: os.environ[name] for name in ("HF_HUB_OFFLINE", "HF_HOME") if name in os.environ}
     if not _gpus(config):
-        sharing = (engines or config.replicas) if is_alone() else 1  # a cluster may have a node for each
+        sharing = (engines or config.replicas_at_most) if is_alone() else 1  # a cluster may have a node for each
         environment |= {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // sharing)), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     return environment | {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+
+
+def replica_options(config: AugmentConfig) -> dict[str, Any]:
+    """How many replicas Serve keeps, what it gives each, and how long one that it ends may go on.
+
+    Serve counts messages, those that wait for a replica included. All but the last ones are of one size, so messages are as good as prompts: one replica is wanted
+    for each load of an engine. What no replica takes waits in the text service, where one that comes later finds it.
+    """
+    load = math.ceil(config.requests_at_once / asked_together(config))  # messages that an engine works on
+    if config.replicas_at_most == config.replicas:
+        return {"num_replicas": config.replicas, "max_ongoing_requests": 4 * config.requests_at_once, "graceful_shutdown_timeout_s": 1}
+    scaling = {
+        "min_replicas": config.replicas,
+        "max_replicas": config.replicas_at_most,
+        "target_ongoing_requests": load,
+        "upscale_delay_s": GROW_SECONDS,
+        "downscale_delay_s": SHRINK_SECONDS,
+        "look_back_period_s": MEAN_SECONDS,
+    }
+    return {"autoscaling_config": scaling, "max_ongoing_requests": 4 * load, "graceful_shutdown_timeout_s": DRAIN_SECONDS}
 
 
 def resolve_dtype(config: AugmentConfig) -> str:
@@ -121,7 +146,7 @@ class VllmDeployment:
         model: of `models.locate.name_on_nodes`.
         application: a name that no other run on the cluster uses, and that a restarted service uses again.
         owner: the actor of the text service; the application ends with it.
-        engines: of all language models together.
+        engines: of all language models together, at most.
     """
 
     def __init__(self, config: AugmentConfig, model: str, application: str, owner: Any, *, engines: int) -> None:
@@ -134,8 +159,8 @@ class VllmDeployment:
         self._engines = engines
         self._restarted = ray.get_runtime_context().was_current_actor_reconstructed
         self._handle: Any = None
-        self._messages = Messages(self._ask, max(1, config.requests_at_once // _MESSAGES))
-        self._replicas: dict[str, _Replica] = {}
+        self._messages = Messages(self._ask, asked_together(config))
+        self._replicas = Replicas(application, DRAIN_SECONDS if config.replicas_at_most > config.replicas else None)
         self._unreported: list[str] = []  # deaths while the application started
 
     def start(self) -> None:
@@ -178,57 +203,25 @@ class VllmDeployment:
 
     def deaths(self) -> list[str]:
         """See `Deployment.deaths`."""
-        import ray
-
         found, self._unreported = self._unreported, []
-        for entry in ray.util.list_named_actors(all_namespaces=True):
-            name = entry["name"]
-            # Serve names the actors of its replicas so; the only way to learn why one died is its handle, and no public function gives that.
-            if name.startswith(f"SERVE_REPLICA::{self._application}#") and name not in self._replicas:
-                with suppress(ValueError):  # gone already
-                    self._replicas[name] = _Replica(ray.get_actor(name, namespace=entry["namespace"]))
-        return found + [why for replica in self._replicas.values() if (why := replica.poll()) is not None]
+        return found + self._replicas.deaths()
 
     def ready(self) -> bool:
         """See `Deployment.ready`."""
-        return any(replica.ready for replica in self._replicas.values())
+        return self._replicas.ready()
+
+    def waiting(self) -> bool:
+        """See `Deployment.waiting`."""
+        return self._replicas.waiting()
 
     def stop(self) -> None:
         """See `Deployment.stop`."""
         from ray import serve
 
         with suppress(Exception):  # a run that ends may have lost Serve before
+            serve.delete(self._application, _blocking=False)
+            self._replicas.kill()  # what they still write nobody waits for
             serve.delete(self._application)
-
-
-class _Replica:
-    """One process of the engine, as seen from outside."""
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-        self._probe: Any = None
-        self._dead = False
-        self.ready = False
-
-    def poll(self) -> str | None:
-        """Update `ready`; returns why the process died, once."""
-        import ray
-
-        if self._dead:
-            return None
-        self._probe = self._probe or self._actor.__ray_ready__.remote()
-        if not ray.wait([self._probe], timeout=0)[0]:
-            return None
-        try:
-            ray.get(self._probe)
-            self.ready = True
-        except ray.exceptions.ActorUnavailableError:
-            pass
-        except ray.exceptions.RayError as error:
-            self._dead, self.ready = True, False
-            return why_it_died(error)
-        self._probe = None
-        return None
 
 
 class VllmReplica:
@@ -352,13 +345,11 @@ def _run_application(config: AugmentConfig, model: str, application: str, owner:
         serve.start(proxy_location="Disabled", logging_config=_QUIET)
         deployment = serve.deployment(
             name="vllm",
-            num_replicas=config.replicas,
             ray_actor_options=actor_options(config, engines),
-            max_ongoing_requests=4 * config.requests_at_once,
             health_check_period_s=CHECK_SECONDS,
             health_check_timeout_s=CHECK_PATIENCE_SECONDS,
-            graceful_shutdown_timeout_s=1,
             graceful_shutdown_wait_loop_s=0.1,
             max_constructor_retry_count=3,
+            **replica_options(config),
         )(VllmReplica)
         serve.run(deployment.bind(config, model, owner, application), name=application, route_prefix=None, logging_config=_QUIET)
