@@ -1,4 +1,5 @@
-"""How good audits are, on sets whose labels are known: `python benchmarks/audit.py [--sets ag_news,bbc_news,trec,sst2] [--audits 1000] [--out FILE.csv]`.
+"""How good audits are, on sets whose labels are known: `python benchmarks/audit.py [--sets ag_news,bbc_news,trec,sst2] [--audits 1000] [--keep FOLDER]
+[--out FILE.csv]`.
 
 Two classifiers of each set are trained without a label (a head on frozen all-MiniLM-L6-v2, seed 0): the zero-shot start, and equation 5 of GenCo. They are audited
 on the documents that they were trained on, and the true labels answer. An audit has another seed each time. A line has
@@ -13,6 +14,8 @@ confidence, with_start, with_seeds
                          what could be said of the accuracy without an answer: the mean confidence, the share of documents on which both classifiers agree, and
                          that on which equation 5 agrees with two more seeds of it
 
+`--keep` has what the classifiers say, so that a second run trains nothing.
+
 With `--pairs` a line is two classifiers that the same audit compares, as `selftrain register --audit` does. `champion` is the one that it was planned for:
 
 lead                     how much more accurate the other one is, in truth
@@ -25,7 +28,7 @@ from __future__ import annotations
 
 import argparse
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,9 +36,10 @@ import numpy as np
 from lines import tell
 from scipy import stats
 
-from selftrain.config import load
+from selftrain.config import Experiment, load
+from selftrain.data.corpus import Corpus
 from selftrain.data.loading import load_corpus
-from selftrain.evaluation.audit.confidence import ASSUMED_ACCURACY, confidence_at
+from selftrain.evaluation.audit.confidence import ASSUMED_ACCURACY, confidence_among_neighbours
 from selftrain.evaluation.audit.design import Design, plan
 from selftrain.evaluation.audit.estimate import LEVEL, Counts, Interval, anytime_z, ratio_interval, share_interval
 from selftrain.evaluation.audit.paired import lead_interval
@@ -54,30 +58,48 @@ class Predicted(NamedTuple):
 
     probabilities: np.ndarray  # [N, L]
     labels: np.ndarray  # [N]
+    texts: tuple[str, ...]  # [N]
     others: dict[str, np.ndarray]  # what `with_start` and `with_seeds` compare it with -> their classes, [classifiers, N]
 
 
-def predicted(name: str) -> dict[str, Predicted]:
-    """Both classifiers of a set."""
-    found: dict[str, list[np.ndarray]] = {}
+def experiment_of(name: str, options: Mapping[str, Any]) -> Experiment:
+    """The experiment of a set, with options of GenCo."""
+    document = {
+        "data": {"source": name, "test_documents": 0, **DATA.get(name, {})},
+        "model": {"train": "head"},
+        "training": {"threads": 1},
+        "method": {"name": "genco", "input_augmentation": False, "conditional_augmentation": False, **options},
+    }
+    return load(None, [], document)
+
+
+def said(name: str, corpus: Corpus, keep: Path | None) -> dict[str, list[np.ndarray]]:
+    """Probabilities by both classifiers of a set, `[N, L]` for each seed; from `keep` where they are there."""
+    file = keep / f"{name}.npz" if keep else None
+    if file is not None and file.is_file():
+        with np.load(file) as kept:
+            return {classifier: list(kept[classifier]) for classifier in CLASSIFIERS}
+    found = {}
     for classifier, options in CLASSIFIERS.items():
-        document = {
-            "data": {"source": name, "test_documents": 0, **DATA.get(name, {})},
-            "model": {"train": "head"},
-            "training": {"threads": 1},
-            "method": {"name": "genco", "input_augmentation": False, "conditional_augmentation": False, **options},
-        }
-        experiment = load(None, [], document)
-        corpus, truth = load_corpus(experiment.data)
-        recipe = resolve(experiment)
-        seeds = (0, 1, 2) if classifier == "equation 5" else (0,)
+        recipe, seeds = resolve(experiment_of(name, options)), (0, 1, 2) if classifier == "equation 5" else (0,)
         found[classifier] = [probabilities(fit(recipe, corpus, seed=seed).student, corpus.unlabeled) for seed in seeds]
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, **{classifier: np.stack(of) for classifier, of in found.items()})
+    return found
+
+
+def predicted(name: str, keep: Path | None = None) -> dict[str, Predicted]:
+    """Both classifiers of a set; see `said` for `keep`."""
+    corpus, truth = load_corpus(experiment_of(name, {}).data)
+    found = said(name, corpus, keep)
     labels = np.array([truth.unlabeled[id_] for id_ in corpus.unlabeled.ids])
     views = {}
     for classifier, (first, *more) in found.items():
         (other,) = (of[0] for one, of in found.items() if one != classifier)
         others = {"with_start": [other], "with_seeds": more}
-        views[classifier] = Predicted(first, labels, {key: np.array([of.argmax(axis=1) for of in kept]) for key, kept in others.items()})
+        classes = {key: np.array([of.argmax(axis=1) for of in kept]) for key, kept in others.items()}
+        views[classifier] = Predicted(first, labels, corpus.unlabeled.contents, classes)
     return views
 
 
@@ -86,7 +108,7 @@ class Audits:
 
     def __init__(self, view: Predicted, audits: int, answers: int) -> None:
         self.labels, self.predicted = view.labels, view.probabilities.argmax(axis=1)
-        error = 1 - confidence_at(view.probabilities, ASSUMED_ACCURACY)
+        error = 1 - confidence_among_neighbours(view.probabilities, view.texts, ASSUMED_ACCURACY)
         designs: list[Design] = [plan(self.predicted, error, budget=answers, seed=seed) for seed in range(audits)]
         self.strata = designs[0].strata  # they do not depend on the seed
         self.asked = np.stack([design.order[:answers] for design in designs])
@@ -203,11 +225,12 @@ def main() -> None:
     parser.add_argument("--sets", default=SETS)
     parser.add_argument("--audits", type=int, default=1000)
     parser.add_argument("--answers", type=int, default=100)
+    parser.add_argument("--keep", type=Path, help="folder of what the classifiers say")
     parser.add_argument("--out", type=Path, help="CSV that lines are added to")
     parser.add_argument("--pairs", action="store_true", help="compare two classifiers by one audit")
     options = parser.parse_args()
     for name in options.sets.split(","):
-        views = predicted(name)
+        views = predicted(name, options.keep)
         audited = (line(name, classifier, view, options.audits, options.answers) for classifier, view in views.items())
         for figures in pair_lines(name, views, options.audits, options.answers) if options.pairs else audited:
             tell(figures, options.out)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from selftrain.evaluation.audit.confidence import confidence_at
 from selftrain.evaluation.audit.design import MOST_STRATA, plan
 
 
@@ -71,13 +70,3 @@ def test_what_is_no_design_is_refused() -> None:
         plan(np.zeros(0), np.zeros(0), budget=10, seed=0)
     with pytest.raises(ValueError, match="budget"):
         plan(np.zeros(3), np.zeros(3), budget=0, seed=0)
-
-
-def test_the_temperature_brings_the_mean_confidence() -> None:
-    probabilities = np.array([[0.9, 0.1], [0.1, 0.9]])
-    assert confidence_at(probabilities, 0.7) == pytest.approx([0.7, 0.7])
-    # ln 9 / T for one and ln 3 / T for the other, by two classes: T = 1 has the mean (.9 + .75) / 2
-    mixed = np.array([[0.9, 0.1], [0.25, 0.75]])
-    assert confidence_at(mixed, 0.825) == pytest.approx([0.9, 0.75])
-    assert confidence_at(np.array([[1.0, 0.0], [0.6, 0.4]]), 0.9).mean() == pytest.approx(0.9)
-    assert confidence_at(np.array([[0.5, 0.5]]), 0.9) == pytest.approx([0.5]), "no temperature makes one of two equals the likelier"

@@ -19,9 +19,12 @@ from object_store import new_bucket, s3_server
 from tiny import tiny_backbone
 
 from selftrain.bundle.classifier import Classifier
+from selftrain.bundle.documents import load_documents
 from selftrain.bundle.format import BundleCard, read_card, restate, write_bundle
 from selftrain.bundle.reference import Reference
 from selftrain.cli import main
+from selftrain.evaluation.audit.confidence import ASSUMED_ACCURACY, confidence_among_neighbours, confidence_at
+from selftrain.evaluation.audit.design import plan
 from selftrain.runs import audit_files
 from selftrain.runs.register import register
 
@@ -45,6 +48,17 @@ def test_questions_are_what_the_design_asks_and_show_no_prediction(here) -> None
     assert set(rows[0]) == {"id", "text", "label"}
     assert [row["id"] for row in rows] == [f"q{place + 1}-{question['id']}" for place, question in enumerate(design["questions"][:24])]
     assert sum(map(sum, design["counts"])) == 120 == len(design["questions"])
+
+
+def test_strata_go_by_what_documents_with_alike_words_say(here) -> None:
+    design = json.loads(Path("audit/design.json").read_text())
+    documents, _ = load_documents(read_card(here / "bundle"), "documents.csv", test_documents=0)
+    probabilities, texts = Classifier.load("bundle").predict_proba(documents.unlabeled.contents), documents.unlabeled.contents
+    guesses = confidence_among_neighbours(probabilities, texts, ASSUMED_ACCURACY), confidence_at(probabilities, ASSUMED_ACCURACY)
+    ours, by_confidence = (plan(probabilities.argmax(axis=1), 1 - guess, budget=24, seed=0) for guess in guesses)
+    chosen = [(documents.unlabeled.ids[index], int(ours.strata[index])) for index in ours.order]
+    assert [(question["id"], question["stratum"]) for question in design["questions"]] == chosen
+    assert ours.strata.tolist() != by_confidence.strata.tolist()
 
 
 def test_answers_give_the_figures(here, capsys) -> None:

@@ -21,7 +21,7 @@ from selftrain.bundle.format import checked_card, restate
 from selftrain.bundle.promise import NoneOfThese, PredictionSets
 from selftrain.data.corpus import Documents
 from selftrain.errors import BundleError, ConfigError
-from selftrain.evaluation.audit.confidence import ASSUMED_ACCURACY, confidence_at
+from selftrain.evaluation.audit.confidence import ASSUMED_ACCURACY, confidence_among_neighbours
 from selftrain.evaluation.audit.design import Design, plan, plan_for_promise, plan_for_sets
 from selftrain.evaluation.audit.figures import Figure, accuracy_alone, figures
 from selftrain.evaluation.audit.report import describe
@@ -94,7 +94,7 @@ def plan_audit(
         len(classifier.known)  # or say why there are none, before anything is classified
     probabilities = probabilities_of(classifier, asked_about)
     predicted, scores = probabilities.argmax(axis=1), probabilities.max(axis=1).clip(0, 1)
-    chosen = _chosen(probabilities, asked, budget, seed)
+    chosen = _chosen(probabilities, asked_about, asked, budget, seed)
     thresholds = grid(scores, chosen.strata)
     counts = np.zeros((int(chosen.strata.max()) + 1, len(card.labels)), dtype=np.int64)
     np.add.at(counts, (chosen.strata, predicted), 1)
@@ -184,7 +184,7 @@ def accuracy_so_far(design: AuditDesign, given: Mapping[int, int]) -> tuple[Figu
     return accuracy_alone(*design.answered(given), planned=design.planned)
 
 
-def _chosen(probabilities: np.ndarray, asked: Mapping[str, float | None], budget: int, seed: int) -> Design:
+def _chosen(probabilities: np.ndarray, documents: Documents, asked: Mapping[str, float | None], budget: int, seed: int) -> Design:
     """The questions, for what is to be promised."""
     scores = probabilities.max(axis=1).clip(0, 1)
     if (promise := asked["promise"]) is not None:
@@ -192,7 +192,8 @@ def _chosen(probabilities: np.ndarray, asked: Mapping[str, float | None], budget
     elif any(share is not None for share in asked.values()):
         chosen = plan_for_sets(scores, budget=budget, seed=seed)
     else:
-        chosen = plan(probabilities.argmax(axis=1), 1 - confidence_at(probabilities, ASSUMED_ACCURACY), budget=budget, seed=seed)
+        likely = confidence_among_neighbours(probabilities, documents.contents, ASSUMED_ACCURACY)
+        chosen = plan(probabilities.argmax(axis=1), 1 - likely, budget=budget, seed=seed)
     check_plan(chosen, scores, asked, budget)
     return chosen
 
