@@ -5,6 +5,9 @@ engine is a stub**, in a package of vLLM's name that the replicas find first: wh
 model. The stub answers at once, or with `--step-ms` takes so long for a token of all texts that it works on, as a GPU does (sleeping, so that more replicas than
 cores can be tried).
 
+`--most N` lets the stubs become N while prompts wait: seconds until so many are there, texts a second before and after, and seconds from the last text until one
+stub is left (a file of its own, docs/results/scaling.csv, because nothing is asked for before the clock starts).
+
 With `--model` (for instance gemma-3-270m) vLLM writes, through the whole path and by itself (`vllm.LLM.generate` in a process of its own, the same prompts, the
 same arguments of the engine), there without selftrain's plugin, which draws tokens faster on a CPU; `--plugin` gives it to both, and the share says what the path
 alone costs. `--texts` of each side are written in `--turns` turns, one side after the other, because the speed of a machine can change by half
@@ -37,6 +40,7 @@ from lines import tell
 from selftrain.config import AugmentConfig, Experiment
 from selftrain.data.corpus import Corpus, Documents, Label
 from selftrain.models.locate import language_model_of
+from selftrain.runtime.background import Call
 from selftrain.runtime.cluster import Needs, session
 from selftrain.texts.channel import open_texts
 from selftrain.texts.engines.vllm import engine_environment, engine_kwargs
@@ -107,7 +111,7 @@ def prompts(count: int, tokens: int, first: int = 0) -> list[Prompt]:
 def whole_path(config: AugmentConfig, model: Any, tokens: int) -> Iterator[Turn]:
     """Open the path; a turn is the seconds for `count` prompts from number `first` on."""
     with (
-        session(Experiment(), Needs(1.0 + config.replicas, 0.0, 1.0)),
+        session(Experiment(), Needs(1.0 + config.replicas_at_most, 0.0, 1.0)),
         open_texts(config, corpus(), model, model_fingerprint="measured", progress=False) as texts,
     ):
         texts.complete([replace(prompt, document_id=f"first {prompt.document_id}", sample=9) for prompt in prompts(4 * config.replicas, tokens)])
@@ -120,6 +124,48 @@ def whole_path(config: AugmentConfig, model: Any, tokens: int) -> Iterator[Turn]
             return time.perf_counter() - started
 
         yield turn
+
+
+def running() -> int:
+    """Replicas that Serve sends prompts to."""
+    from ray import serve
+
+    deployments = [one for application in serve.status().applications.values() for one in application.deployments.values()]
+    return sum(one.replica_states.get("RUNNING", 0) for one in deployments)
+
+
+def growing(config: AugmentConfig, model: Any, count: int, tokens: int) -> dict[str, Any]:
+    """Texts while engines become more, and how long it takes until they are all there, and until one is left."""
+    with (
+        session(Experiment(), Needs(1.0 + config.replicas_at_most, 0.0, 1.0)),
+        open_texts(config, corpus(), model, model_fingerprint="measured", progress=False) as texts,
+    ):
+        texts.complete([replace(prompt, sample=9) for prompt in prompts(4, tokens)])
+        started, seen = time.perf_counter(), [(0.0, 0, running())]  # seconds, texts, replicas
+        call = Call(lambda: texts.complete(prompts(count, tokens, 1_000)), "measured")
+        while not call.ended(1.0):
+            state = texts.progress()
+            assert state is not None
+            seen.append((time.perf_counter() - started, state.done, running()))
+            print(*seen[-1], file=sys.stderr, flush=True)
+        assert len(call.result()) == count
+        over = time.perf_counter()
+        while running() > config.replicas:
+            time.sleep(1.0)
+        left = time.perf_counter() - over
+    few = [one for one in seen if one[2] == config.replicas]
+    all_there = [one for one in seen if one[2] == config.replicas_at_most and one[1]]
+    assert len(few) > 1 and len(all_there) > 1, "too few texts: they were written before all replicas were there"
+
+    def rate(first: tuple[float, int, int], last: tuple[float, int, int]) -> float:
+        return round((last[1] - first[1]) / (last[0] - first[0]), 1)
+
+    return {
+        "seconds_to_most": round(all_there[0][0], 1),
+        "texts_per_second_before": rate(few[0], few[-1]),
+        "texts_per_second_with_most": rate(all_there[0], all_there[-1]),
+        "seconds_to_few": round(left, 1),
+    }
 
 
 @contextmanager
@@ -204,12 +250,20 @@ def compared(config: AugmentConfig, model: Any, count: int, tokens: int, turns: 
     }
 
 
+def scaled(config: AugmentConfig, model: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """The line of a measurement with --most."""
+    asked = {"replicas": config.replicas, "most_replicas": config.most_replicas, "texts": options.texts, "tokens": options.tokens}
+    result = growing(config, model, options.texts, options.tokens)
+    return asked | {"concurrent_requests": options.concurrent, "step_ms": options.step_ms} | result | {"load": round(os.getloadavg()[0], 1)}
+
+
 def main() -> None:
     """One line for each number of replicas."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=20_000)
     parser.add_argument("--tokens", type=int, default=12, help="of a text")
     parser.add_argument("--replicas", default="1,2")
+    parser.add_argument("--most", type=int, help="augment.most_replicas, with the stub and --step-ms")
     parser.add_argument("--concurrent", type=int, default=64, help="augment.concurrent_requests")
     parser.add_argument(
         "--step-ms", type=float, default=0, help="of the stub: for a token of all texts that it works on; default: it answers at once"
@@ -242,6 +296,9 @@ def main() -> None:
             model = tiny_language_model(Path(folder) / "model")
         for number, replicas in enumerate(int(one) for one in options.replicas.split(",")):
             changed = config.model_copy(update={"replicas": replicas, "cache": f"{folder}/texts-{number}"})
+            if options.most:
+                tell(scaled(changed.model_copy(update={"most_replicas": options.most}), model, options), options.out)
+                continue
             if options.model:
                 result = compared(changed, model, options.texts, options.tokens, options.turns, options.plugin)
             else:
