@@ -28,6 +28,7 @@ DEFAULTS = {
         "generated": True,
         "weighted": None,
         "negative": True,
+        "written": "nothing",
         "unconfident_ratio": 1,
         "contrastive_temperature": 0.1,
         "unconfident_weight": 0.2,

@@ -67,6 +67,7 @@ PARTS = {  # not losses: they are inside of others, or choose what a loss is tak
     "most_confident_per_class",
     "growing_size",
     "choose_negatives",
+    "pseudo_margins",
     "LearnedObjective",
     "learn_weights",
     "meta_gradient",

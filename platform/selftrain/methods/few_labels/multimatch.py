@@ -28,7 +28,7 @@ OTHERS = ((1, 2), (0, 2), (0, 1))  # the heads that teach each one
 
 
 def pseudo_margins(logits: torch.Tensor) -> torch.Tensor:
-    """How far the logit of each class is above the largest of all others, `[..., L]` (MarginMatch, Sosea & Caragea 2023, arXiv:2308.09037)."""
+    """The pseudo-margin of each class: how far its logit is above the largest of all others, `[..., L]` (MarginMatch, Sosea & Caragea 2023, arXiv:2308.09037)."""
     values, classes = logits.topk(2, dim=-1)
     margins = logits - values[..., :1]
     return margins.scatter(-1, classes[..., :1], values[..., :1] - values[..., 1:])
