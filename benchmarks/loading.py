@@ -19,15 +19,14 @@ import random
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from lines import tell
+from repeated import repeated
 
 CLASSES = ("business", "sport", "technology", "politics")
 WORDS = ("the", "coach", "said", "that", "his", "team", "would", "not", "give", "up", "before", "last", "goal", "of", "a", "long", "season", "was")
@@ -57,22 +56,13 @@ def memory(field: str) -> float:
     return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1]) / 1024
 
 
-@contextmanager
-def own_memory(peaks: list[float]) -> Iterator[None]:
+def own_memory(peaks: list[float]) -> AbstractContextManager[None]:
     """The highest memory that is in no file, in MB, in a `with` block."""
-    over = threading.Event()
 
     def look() -> None:
-        while not over.wait(0.01):
-            peaks[0] = max(peaks[0], memory("RssAnon"))
+        peaks[0] = max(peaks[0], memory("RssAnon"))
 
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    return repeated(look, 0.01)
 
 
 def mapped_files() -> float:

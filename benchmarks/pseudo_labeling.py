@@ -18,11 +18,10 @@ import random
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from lines import tell
+from repeated import repeated
 
 from selftrain.config import DataConfig, Experiment, TrainingConfig
 from selftrain.data.loading import load_corpus
@@ -92,29 +92,20 @@ def private_mb(process: psutil.Process) -> float:
     return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_")) / 1024
 
 
-@contextmanager
-def sampled(peaks: dict[str, float]) -> Iterator[None]:
+def sampled(peaks: dict[str, float]) -> AbstractContextManager[None]:
     """The highest memory of this process and of each kind of process that it starts, in a `with` block."""
-    over = threading.Event()
+    me = psutil.Process()
 
-    def sample() -> None:
-        me = psutil.Process()
-        while not over.wait(0.5):
-            for process in [me, *me.children(recursive=True)]:
-                try:
-                    name = "driver" if process == me else process.name() if process.name() == "raylet" else " ".join(process.cmdline()[:1])[:40]
-                    used = process.memory_info().rss / 2**20 if process == me else private_mb(process)
-                except (psutil.Error, OSError):
-                    continue
-                peaks[name] = max(peaks[name], used)
+    def look() -> None:
+        for process in [me, *me.children(recursive=True)]:
+            try:
+                name = "driver" if process == me else process.name() if process.name() == "raylet" else " ".join(process.cmdline()[:1])[:40]
+                used = process.memory_info().rss / 2**20 if process == me else private_mb(process)
+            except (psutil.Error, OSError):
+                continue
+            peaks[name] = max(peaks[name], used)
 
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    return repeated(look, 0.5)
 
 
 def measure(file: Path, here: bool) -> dict[str, Any]:
