@@ -3,7 +3,7 @@
 deadly    the process ends, once for a model folder
 refused   the prompt is refused
 slow      a twentieth of a second for each, and the text says which process wrote it
-lasting   three quarters of a minute, whatever else is written; the file `lasting` of the model folder has a line each time that one is asked
+lasting   twenty seconds, whatever else is written; the file `lasting` of the model folder has a line each time that one is asked
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class LLMEngine:
         if "lasting" in prompt:
             with (self.model / "lasting").open("a") as file:
                 print(os.getpid(), file=file)
-            self.lasting.append((time.monotonic() + 45, (id, prompt, sampling)))
+            self.lasting.append((time.monotonic() + 20, (id, prompt, sampling)))
         else:
             self.waiting.append((id, prompt, sampling))
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -66,7 +67,9 @@ with session(parse({}), Needs(3, 0, 0.1)):
             open(seen, "w").close()
         time.sleep(0.5)
     node = ray._private.worker._global_node
-    print(json.dumps({"sockets": found, "metrics": node.metrics_export_port, "mode": os.environ["RAY_AUTH_MODE"]}))
+    commands = [" ".join(one.info["cmdline"] or []) for one in psutil.process_iter(["cmdline"]) if one in psutil.Process().children(recursive=True)]
+    agent = open(node.get_logs_dir_path() + "/dashboard_agent.log").read()
+    print(json.dumps({"sockets": found, "metrics": node.metrics_export_port, "mode": os.environ["RAY_AUTH_MODE"], "commands": commands, "agent": agent}))
 """
 
 
@@ -92,9 +95,27 @@ def test_a_ray_of_our_own_listens_on_the_loopback_address_alone_and_exports_noth
     open_to_others = [one for one in found["sockets"] if not loopback(one[1])]
     assert open_to_others == []
     assert not {44217, 44227} & {port for _, _, port in found["sockets"]} and found["metrics"] in (-1, None)
+    assert [one for one in found["commands"] if "/monitor.py" in one or "/log_monitor.py" in one or "/dashboard.py" in one] == []
+    assert "Loaded" in found["agent"] and "Get dashboard http address failed" not in found["agent"]
     assert found["mode"] == "token"
     token = Path(environment["HOME"]) / ".ray" / "auth_token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600 and stat.S_IMODE(token.parent.stat().st_mode) == 0o700
+
+
+def test_onlookers_are_left_out_of_our_own_start_alone() -> None:
+    from ray._private.node import Node
+
+    names = ("start_monitor", "start_log_monitor", "start_api_server")
+    ray_has = [getattr(Node, name) for name in names]
+    kept = []
+    node = SimpleNamespace(get_gcs_client=lambda: SimpleNamespace(internal_kv_put=lambda *entry: kept.append(entry)))
+    with pytest.raises(KeyboardInterrupt), ray_start._without_onlookers():
+        Node.start_monitor(node)
+        Node.start_log_monitor(node)
+        Node.start_api_server(node, include_dashboard=False, raise_on_failure=False)
+        raise KeyboardInterrupt
+    assert kept == [(b"dashboard", b"127.0.0.1:0", True, b"dashboard")] and node._webui_url == ""
+    assert [getattr(Node, name) for name in names] == ray_has
 
 
 def loopback(address: str) -> bool:

@@ -10,7 +10,8 @@ import logging
 import os
 import secrets
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,10 @@ _ALONE = {
     # machine's own address.)
     _CLUSTERS: "0",
     "RAY_enable_metrics_collection": "0",
-    # Autoscaler and dashboard have no such switch. A port that does not exist cannot be opened; their logs in the session's folder say so.
-    "AUTOSCALER_METRIC_PORT": "-1",
-    "DASHBOARD_METRIC_PORT": "-1",
-    # Ray's own processes look after replicas, figures that nobody collects, and the names of log files that nobody reads several times a second. The threads of a
-    # language model wait for each other at every layer, so on two cores what holds up one of them holds up all (benchmarks/generation.py).
+    # Ray's own processes look after replicas, and figures that nobody collects, several times a second. The threads of a language model wait for each other at every
+    # layer, so on two cores what holds up one of them holds up all (benchmarks/generation.py).
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "1",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "10000",
-    "LOG_NAME_UPDATE_INTERVAL_S": "10",
     "REPORTER_UPDATE_INTERVAL_MS": "30000",
     # The interface through which the processes of PyTorch and vLLM speak to each other.
     "GLOO_SOCKET_IFNAME": "lo",
@@ -58,9 +55,31 @@ def start_ray(**options: Any) -> None:
     import ray
 
     _settings_read_again(alone=True)
-    with own_handlers_kept():
+    with own_handlers_kept(), _without_onlookers():
         # "local": not the cluster of RAY_ADDRESS, nor one that happens to run on this machine, which would refuse these options.
         ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=False, **options)
+
+
+@contextmanager
+def _without_onlookers() -> Iterator[None]:
+    """Have `ray.init` start no autoscaler, nor what sends logs to the driver, nor the head of a dashboard: nobody here asks them anything, and Ray has no switch."""
+    from ray._private.node import Node
+    from ray._private.ray_constants import DASHBOARD_ADDRESS, KV_NAMESPACE_DASHBOARD
+
+    def without_dashboard(node: Any, **_: Any) -> None:
+        node._webui_url = ""
+        # Where events would go, with port 0 that nobody can have; without it the node's agent asks every second, and logs a traceback.
+        node.get_gcs_client().internal_kv_put(DASHBOARD_ADDRESS.encode(), b"127.0.0.1:0", True, KV_NAMESPACE_DASHBOARD)
+
+    instead = {"start_monitor": lambda node: None, "start_log_monitor": lambda node: None, "start_api_server": without_dashboard}
+    kept = {name: getattr(Node, name) for name in instead}
+    for name, start in instead.items():
+        setattr(Node, name, start)
+    try:
+        yield
+    finally:
+        for name, start in kept.items():
+            setattr(Node, name, start)
 
 
 def join_ray(address: str) -> None:
