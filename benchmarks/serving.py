@@ -84,9 +84,9 @@ def plain(bundle: str, port: int, threads: int) -> None:
 def embedding_server(bundle: str, folder: str, port: int) -> list[str]:
     """The command that serves the bundle's encoder by vLLM, in the precision of the others and with its defaults in all that is not about a small CPU.
 
-    vLLM takes every safetensors file for weights of the encoder, so it gets a copy in `folder` without the prototypes.
+    vLLM takes every safetensors file for weights of the encoder, so it gets a copy in `folder` without the others.
     """
-    shutil.copytree(bundle, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("prototypes.safetensors", "onnx"))
+    shutil.copytree(bundle, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("prototypes.safetensors", "reference.safetensors", "onnx"))
     return [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", folder, "--served-model-name", "encoder", "--runner", "pooling"),
         *("--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--kv-cache-memory-bytes", str(2**28)),

@@ -6,14 +6,14 @@ import json
 
 import pytest
 
+from selftrain.runtime import progress
 from selftrain.training import steps as module
 from selftrain.training.steps import FollowedSteps, StepBar, StepFile
 
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    original = module.tqdm
-    monkeypatch.setattr(module, "tqdm", lambda **settings: original(**{**settings, "delay": 0, "mininterval": 0}))
+    monkeypatch.setattr(progress, "_LOG_SECONDS", 0.0)
 
 
 def test_the_bar_counts_all_rounds(capfd) -> None:

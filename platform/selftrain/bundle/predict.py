@@ -6,14 +6,12 @@ Rows come in and go out as dictionaries. A row whose text cannot be classified g
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.promise import PredictionSets
@@ -21,6 +19,7 @@ from selftrain.bundle.texts import problem_with
 from selftrain.bundle.typicality import Wanted
 from selftrain.data.tables import BATCH_ROWS, TableRow, check_paths, clean_cell, open_result, open_table
 from selftrain.files.durable import whole_file
+from selftrain.runtime.progress import progress_bar
 
 BATCH_CHARACTERS = 4 << 20  # of rows that are classified together: a tokenizer takes some hundred bytes a token, and a character may be one
 TEXT_CHARACTERS = 1 << 20  # of a text that the tokenizer gets to see; no encoder reads a thousandth of them
@@ -75,13 +74,23 @@ def predict_file(
     with (
         whole_file(out, "out") as partial,
         open_result(partial, out.suffix, schema) as writer,
-        tqdm(total=table.rows, unit=" texts", file=sys.stderr, disable=None) as bar,
+        progress_bar("predict", "texts", table.rows) as bar,
     ):
         for batch in batches(table.read()):
             writer.write(classified(classifier, batch, text_column, names, threshold, wanted, least))
             written += len(batch)
             bar.update(len(batch))
     return written
+
+
+def predict_all(classifier: Classifier, texts: Sequence[str], what: str) -> np.ndarray:
+    """`predict_proba` of many texts, `[texts, classes]`, with a bar that says `what` goes on."""
+    parts = []
+    with progress_bar(what, "texts", len(texts)) as bar:
+        for start in range(0, len(texts), BATCH_ROWS):
+            parts.append(classifier.predict_proba(list(texts[start : start + BATCH_ROWS])))
+            bar.update(len(parts[-1]))
+    return np.concatenate(parts)
 
 
 def result_columns(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,13 +17,13 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-from tqdm import tqdm
 
 from selftrain.bundle.backends import prefer, read_record
 from selftrain.bundle.checking import fingerprint_of
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.documents import labels_of, load_documents
 from selftrain.bundle.format import BundleCard, checked_card, installed_versions, read_prototypes
+from selftrain.bundle.predict import predict_all
 from selftrain.bundle.pytorch import open_backbone
 from selftrain.bundle.tokens import FastReader, reader_of
 from selftrain.compress.choosing import Choice, check_tolerance, choose
@@ -174,14 +173,14 @@ class _Work:
     @cached_property
     def comparison(self) -> Comparison:
         """What tiers are measured on."""
-        return Comparison(self.documents.texts, self.documents.labels, _probabilities(self.classifier, self.documents.texts))
+        return Comparison(self.documents.texts, self.documents.labels, predict_all(self.classifier, self.documents.texts, "teacher"))
 
     @cached_property
     def teacher(self) -> Teacher:
         """What students learn from."""
         windows = divided(self.reader, self.card, self.texts)[0]  # a student's answers are averaged over them as the teacher's are
         weights, bias = read_prototypes(self.folder, self.card)
-        soft = torch.from_numpy(_probabilities(self.classifier, windows)).float()
+        soft = torch.from_numpy(predict_all(self.classifier, windows, "teacher")).float()
         return Teacher(self.backbone, self.reader, self.card, weights, bias, [tokens.ids for tokens in self.reader(windows)], soft)
 
     def made(self, planned: Sequence[_Planned]) -> tuple[list[Tier], list[Tier], Choice | None]:
@@ -276,12 +275,3 @@ def _encoder(folder: Path, card: BundleCard) -> tuple[SentenceTransformer, FastR
             f"The encoder of {folder} is not a transformer, so there is nothing smaller to distill it into; distill a bundle of a sentence encoder."
         )
     return backbone, reader
-
-
-def _probabilities(teacher: Classifier, texts: Sequence[str]) -> np.ndarray:
-    parts = []
-    with tqdm(total=len(texts), desc="teacher", unit=" texts", file=sys.stderr, disable=None) as bar:
-        for start in range(0, len(texts), 1024):
-            parts.append(teacher.predict_proba(texts[start : start + 1024]))
-            bar.update(len(parts[-1]))
-    return np.concatenate(parts)

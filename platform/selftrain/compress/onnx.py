@@ -47,6 +47,7 @@ from selftrain.compress.graph import Graph, int8_cost, largest_difference, quant
 from selftrain.errors import BundleError, ConfigError, DataError, OutputError
 from selftrain.files.durable import check_folder, check_writable, replacing_folder
 from selftrain.models.windows import over_windows
+from selftrain.runtime.progress import progress_bar
 
 TOLERANCE = 1e-4  # largest difference of a probability between a float32 graph and PyTorch
 DOCUMENTS = 1000  # at most; int8 is judged on them
@@ -235,7 +236,10 @@ class _Export:
         file = place / GRAPHS["onnx-int8"]
         quantize(place / GRAPHS["onnx"], file)
         int8 = OnnxBackend(file, "onnx-int8", self.threads)
-        before, after = (over_windows(_probabilities(computes, self.rows, self.padding), self.counts) for computes in (self.opened["onnx"], int8))
+        before, after = (
+            over_windows(_probabilities(computes, self.rows, self.padding, f"check of {name}"), self.counts)
+            for name, computes in (("float32", self.opened["onnx"]), ("int8", int8))
+        )
         cost = int8_cost(before, after, labels, limit)
         if cost.refused:
             if only:
@@ -304,10 +308,12 @@ def describe_export(record: BackendRecord) -> str:
     return "\n".join([*lines, "", f"chosen: {record.chosen}, the fastest on this machine ({record.machine.cpu}, {threads}), on {record.documents}"])
 
 
-def _probabilities(computes: Backend, rows: Sequence[Sequence[int]], padding: int) -> np.ndarray:
+def _probabilities(computes: Backend, rows: Sequence[Sequence[int]], padding: int, what: str) -> np.ndarray:
     parts: dict[int, np.ndarray] = {}
-    for batch in batches([len(row) for row in rows], 32):
-        parts.update(zip(batch, computes(*padded([rows[index] for index in batch], padding)), strict=True))
+    with progress_bar(what, "texts", len(rows)) as bar:
+        for batch in batches([len(row) for row in rows], 32):
+            parts.update(zip(batch, computes(*padded([rows[index] for index in batch], padding)), strict=True))
+            bar.update(len(batch))
     return np.stack([parts[index] for index in range(len(rows))])
 
 

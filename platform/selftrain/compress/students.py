@@ -11,7 +11,6 @@ counted on the texts here. model2vec itself is not used: its distillation needs 
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-from tqdm import tqdm
 
 from selftrain.bundle.format import BundleCard
 from selftrain.bundle.pytorch import features_of
 from selftrain.bundle.tokens import FastReader, padded
 from selftrain.errors import BundleError
+from selftrain.runtime.progress import progress_bar
 
 SIF = 1e-4  # a of the weights of the tokens
 DIMENSIONS = 256  # of a static student, where the teacher has more
@@ -162,7 +161,7 @@ def _learn(
     steps = epochs * -(-len(soft) // batch)
     generator = torch.Generator().manual_seed(torch.initial_seed() % 2**31)
     done = 0
-    with tqdm(total=steps, desc=f"student {name}", unit=" steps", file=sys.stderr, disable=None) as bar:
+    with progress_bar(f"student {name}", "steps", steps) as bar:
         for _ in range(epochs):
             order = torch.randperm(len(soft), generator=generator).tolist()
             if lengths is not None:  # sorted inside of wide windows: little padding, and still another order in every epoch
@@ -187,11 +186,12 @@ def _token_vectors(backbone: SentenceTransformer, reader: FastReader, count: int
     before, after = reader.special_tokens()
     parts = []
     backbone.eval()
-    with torch.inference_mode():
-        for start in tqdm(range(0, count, 512), desc="tokens through the encoder", file=sys.stderr, disable=None):
+    with torch.inference_mode(), progress_bar("tokens through the encoder", "tokens", count) as bar:
+        for start in range(0, count, 512):
             rows = [[*before, token, *after] for token in range(start, min(count, start + 512))]
             ids = torch.tensor(rows, device=backbone.device)
             parts.append(backbone(features_of(backbone, ids, torch.ones_like(ids)))["sentence_embedding"].float().cpu().numpy())
+            bar.update(len(rows))
     return np.concatenate(parts).astype(np.float64)
 
 

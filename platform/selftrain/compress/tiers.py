@@ -20,6 +20,7 @@ from selftrain.bundle.backends import FOLDER, GRAPHS
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import BundleCard, BundleMetrics, write_bundle
 from selftrain.bundle.handover import distilled_card
+from selftrain.bundle.predict import predict_all
 from selftrain.bundle.reference import FEWEST, Reference, drawn
 from selftrain.compress.students import DistilledStudent
 from selftrain.data.corpus import Corpus
@@ -89,7 +90,7 @@ class Comparison:
         """
         device = "cpu" if backend in (None, "torch") else None
         opened = Classifier.load(folder, device=device, backend=backend)
-        backend, right = opened.backend, self.right(opened.predict_proba(self.texts))
+        backend, right = opened.backend, self.right(predict_all(opened, self.texts, f"{name} ({opened.backend})"))
         weights = [folder / FOLDER / GRAPHS[backend]] if backend in GRAPHS else [*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")]
         size = sum(file.stat().st_size for file in weights)
         with _one_thread():

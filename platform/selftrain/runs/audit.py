@@ -18,6 +18,7 @@ import numpy as np
 from selftrain.bundle.checking import fingerprint_of
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import checked_card, restate
+from selftrain.bundle.predict import predict_all
 from selftrain.bundle.promise import NoneOfThese, PredictionSets
 from selftrain.data.corpus import Documents
 from selftrain.errors import BundleError, ConfigError
@@ -36,7 +37,6 @@ from selftrain.runs.audit_files import (
     check_new,
     check_reach,
     corpus_to_ask_about,
-    probabilities_of,
     write_audit,
     write_figures,
 )
@@ -92,7 +92,7 @@ def plan_audit(
     classifier = Classifier.load(bundle)
     if none_of_these is not None:
         len(classifier.known)  # or say why there are none, before anything is classified
-    probabilities = probabilities_of(classifier, asked_about)
+    probabilities = predict_all(classifier, asked_about.contents, "predict")
     predicted, scores = probabilities.argmax(axis=1), probabilities.max(axis=1).clip(0, 1)
     chosen = _chosen(probabilities, asked_about, asked, budget, seed)
     thresholds = grid(scores, chosen.strata)

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
-from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.documents import load_documents
 from selftrain.bundle.format import BundleCard
-from selftrain.bundle.predict import BATCH_ROWS
 from selftrain.bundle.promise import NoneOfThese, PredictionSets, Promise
 from selftrain.data.corpus import Corpus, Documents
 from selftrain.errors import ConfigError, DataError, OutputError
@@ -94,17 +88,6 @@ def audited_corpus(design: AuditDesign | SeveralDesign, card: BundleCard, docume
             f"{corpus.name} does not hold the documents that the audit in {out} asks about; pass these, or start another audit in a new folder."
         )
     return corpus
-
-
-def probabilities_of(classifier: Classifier, documents: Documents) -> np.ndarray:
-    """`[documents, classes]`."""
-    parts = []
-    with tqdm(total=len(documents), unit=" texts", file=sys.stderr, disable=None) as bar:
-        for start in range(0, len(documents), BATCH_ROWS):
-            texts = list(documents.contents[start : start + BATCH_ROWS])
-            parts.append(classifier.predict_proba(texts))
-            bar.update(len(texts))
-    return np.concatenate(parts)
 
 
 def write_audit(out: Path, design: AuditDesign | SeveralDesign, documents: Documents) -> Path:

@@ -13,6 +13,7 @@ import numpy as np
 from selftrain.bundle.checking import fingerprint_of
 from selftrain.bundle.classifier import Classifier
 from selftrain.bundle.format import BundleCard
+from selftrain.bundle.predict import predict_all
 from selftrain.data.label_sets import cell_of, separator_for
 from selftrain.errors import BundleError, DataError
 from selftrain.evaluation.audit.design import drawn
@@ -28,7 +29,6 @@ from selftrain.runs.audit_files import (
     audited_corpus,
     check_reach,
     corpus_to_ask_about,
-    probabilities_of,
     write_audit,
     write_figures,
 )
@@ -49,7 +49,7 @@ def plan_several(bundle: Path, card: BundleCard, documents: str, out: Path, *, b
     """
     corpus = corpus_to_ask_about(card, documents, text_column, budget)
     asked_about = corpus.unlabeled
-    found = probabilities_of(Classifier.load(bundle), asked_about) >= np.array(card.thresholds)
+    found = predict_all(Classifier.load(bundle), asked_about.contents, "predict") >= np.array(card.thresholds)
     order = drawn(np.zeros(len(found), dtype=np.int64), seed).order
     design = SeveralDesign(
         bundle=fingerprint_of(bundle),

@@ -9,6 +9,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from selftrain.runtime.progress import progress_bar
 from selftrain.texts.service import Progress
 
 
@@ -58,8 +59,7 @@ class ProgressBar:
     def _show(self, now: Progress) -> None:
         if self._bar is None:
             self._done_before = now.done_so_far - now.done
-            # Redirected to a file, a bar is a line every half minute instead of thousands.
-            self._bar = tqdm(total=now.total, unit="text", desc="language model", mininterval=0.5 if sys.stderr.isatty() else 30, dynamic_ncols=True)
+            self._bar = progress_bar("language model", "texts", now.total, at_once=True)
         if now.starting:
             self._bar.set_postfix_str("starting the engine", refresh=False)
         else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 import time
 from pathlib import Path
@@ -12,11 +11,13 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from selftrain.runtime.progress import progress_bar
+
 _SECONDS = 0.5
 
 
 class StepBar:
-    """A bar on stderr for one training; nothing is drawn of one that is over within two seconds. Call it after every step."""
+    """A bar on stderr for one training. Call it after every step."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -25,8 +26,7 @@ class StepBar:
     def __call__(self, round_: int, rounds: int, step: int, steps: int) -> None:
         """`step` of `steps` of the round `round_` of `rounds` is done; all count from one."""
         if self._bar is None:
-            # Redirected to a file, a bar is a line every half minute instead of thousands.
-            self._bar = tqdm(unit="step", desc=self._name, mininterval=0.5 if sys.stderr.isatty() else 30, delay=2, dynamic_ncols=True)
+            self._bar = progress_bar(self._name, "steps")
         done = (round_ - 1) * steps + step
         self._bar.total = max(rounds * steps, done)  # rounds may differ in length: a guess from the present one
         self._bar.set_postfix_str(f"round {round_} of {rounds}", refresh=False)
