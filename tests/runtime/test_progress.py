@@ -29,7 +29,7 @@ def drawn(monkeypatch, *, terminal: bool, seconds: float, at_once: bool = False)
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
     monkeypatch.setattr(progress.tqdm, "monitor_interval", 0)
-    with progress_bar("teacher", "texts", 1000, at_once=at_once) as bar:
+    with progress_bar("teacher", "text", 1000, at_once=at_once) as bar:
         for _ in range(1000):
             now[0] += seconds / 1000
             bar.update()
@@ -39,7 +39,7 @@ def drawn(monkeypatch, *, terminal: bool, seconds: float, at_once: bool = False)
 def test_a_log_has_a_line_every_half_minute(monkeypatch):
     found = drawn(monkeypatch, terminal=False, seconds=300.0)
     assert 8 <= len(found) <= 12
-    assert found[-1].startswith("teacher: 100%") and "1000/1000" in found[-1] and "texts/s" in found[-1]
+    assert found[-1].startswith("teacher: 100%") and "1000/1000" in found[-1] and "text/s" in found[-1]
 
 
 def test_a_terminal_is_drawn_on_twice_a_second(monkeypatch):

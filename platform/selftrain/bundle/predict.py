@@ -74,7 +74,7 @@ def predict_file(
     with (
         whole_file(out, "out") as partial,
         open_result(partial, out.suffix, schema) as writer,
-        progress_bar("predict", "texts", table.rows) as bar,
+        progress_bar("predict", "text", table.rows) as bar,
     ):
         for batch in batches(table.read()):
             writer.write(classified(classifier, batch, text_column, names, threshold, wanted, least))
@@ -86,7 +86,7 @@ def predict_file(
 def predict_all(classifier: Classifier, texts: Sequence[str], what: str) -> np.ndarray:
     """`predict_proba` of many texts, `[texts, classes]`, with a bar that says `what` goes on."""
     parts = []
-    with progress_bar(what, "texts", len(texts)) as bar:
+    with progress_bar(what, "text", len(texts)) as bar:
         for start in range(0, len(texts), BATCH_ROWS):
             parts.append(classifier.predict_proba(list(texts[start : start + BATCH_ROWS])))
             bar.update(len(parts[-1]))

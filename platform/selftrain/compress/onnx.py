@@ -310,7 +310,7 @@ def describe_export(record: BackendRecord) -> str:
 
 def _probabilities(computes: Backend, rows: Sequence[Sequence[int]], padding: int, what: str) -> np.ndarray:
     parts: dict[int, np.ndarray] = {}
-    with progress_bar(what, "texts", len(rows)) as bar:
+    with progress_bar(what, "text", len(rows)) as bar:
         for batch in batches([len(row) for row in rows], 32):
             parts.update(zip(batch, computes(*padded([rows[index] for index in batch], padding)), strict=True))
             bar.update(len(batch))

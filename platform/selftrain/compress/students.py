@@ -161,7 +161,7 @@ def _learn(
     steps = epochs * -(-len(soft) // batch)
     generator = torch.Generator().manual_seed(torch.initial_seed() % 2**31)
     done = 0
-    with progress_bar(f"student {name}", "steps", steps) as bar:
+    with progress_bar(f"student {name}", "step", steps) as bar:
         for _ in range(epochs):
             order = torch.randperm(len(soft), generator=generator).tolist()
             if lengths is not None:  # sorted inside of wide windows: little padding, and still another order in every epoch
@@ -186,7 +186,7 @@ def _token_vectors(backbone: SentenceTransformer, reader: FastReader, count: int
     before, after = reader.special_tokens()
     parts = []
     backbone.eval()
-    with torch.inference_mode(), progress_bar("tokens through the encoder", "tokens", count) as bar:
+    with torch.inference_mode(), progress_bar("tokens through the encoder", "token", count) as bar:
         for start in range(0, count, 512):
             rows = [[*before, token, *after] for token in range(start, min(count, start + 512))]
             ids = torch.tensor(rows, device=backbone.device)

@@ -18,10 +18,10 @@ def progress_bar(what: str, unit: str, total: int | None = None, *, at_once: boo
 
     Args:
         what: that goes on, in a word or two.
-        unit: of what is counted.
+        unit: of what is counted, one of them.
         total: how many there are, if that is known.
         at_once: draw it from the start, for what may wait long before it counts anything.
     """
     terminal = sys.stderr.isatty()
     every, short = (_TERMINAL_SECONDS, _SHORT_SECONDS) if terminal else (_LOG_SECONDS, _LOG_SECONDS)
-    return tqdm(desc=what, unit=f" {unit}", total=total, file=sys.stderr, mininterval=every, delay=0.0 if at_once else short, dynamic_ncols=True)
+    return tqdm(desc=what, unit=unit, total=total, file=sys.stderr, mininterval=every, delay=0.0 if at_once else short, dynamic_ncols=True)

@@ -59,7 +59,7 @@ class ProgressBar:
     def _show(self, now: Progress) -> None:
         if self._bar is None:
             self._done_before = now.done_so_far - now.done
-            self._bar = progress_bar("language model", "texts", now.total, at_once=True)
+            self._bar = progress_bar("language model", "text", now.total, at_once=True)
         if now.starting:
             self._bar.set_postfix_str("starting the engine", refresh=False)
         else:

@@ -26,7 +26,7 @@ class StepBar:
     def __call__(self, round_: int, rounds: int, step: int, steps: int) -> None:
         """`step` of `steps` of the round `round_` of `rounds` is done; all count from one."""
         if self._bar is None:
-            self._bar = progress_bar(self._name, "steps")
+            self._bar = progress_bar(self._name, "step")
         done = (round_ - 1) * steps + step
         self._bar.total = max(rounds * steps, done)  # rounds may differ in length: a guess from the present one
         self._bar.set_postfix_str(f"round {round_} of {rounds}", refresh=False)
