@@ -22,7 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import faults
 
-SELFTRAIN = [sys.executable, "-c", "import sys; from selftrain.cli import main; sys.exit(main())"]
+# On one core: beside another file of tests, two threads of an engine would wait for each other at every layer.
+ON_ONE_CORE = "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from selftrain.cli import main; sys.exit(main())"
+SELFTRAIN = [sys.executable, "-c", ON_ONE_CORE]
 SPORT = "The {0} team won its match on {1} after a late goal by the captain, and the coach said that the league was still open, number {2}."
 MONEY = "Shares of the {0} bank fell on {1} after its profit missed forecasts, and the market expects that prices will drop again, number {2}."
 PLACES, DAYS = ["northern", "southern", "coastal", "central"], ["Monday", "Tuesday", "Friday"]
