@@ -20,13 +20,13 @@ from pathlib import Path
 from statistics import median, quantiles
 
 from lines import tell
+from start_up import WORDS
 
 RUN = "import sys; from selftrain.cli import main; sys.exit(main(sys.argv[1:]))"
-WORDS = {"sport": ("match", "goal", "coach", "league"), "business": ("bank", "profit", "shares", "market")}
 
 
 def write_experiment(folder: Path) -> None:
-    """documents.csv and experiment.json, which versions since 2026-11-22 read."""
+    """documents.csv and experiment.yaml, which versions since 2026-11-22 read."""
     rows = [
         f"the {words[a]} and the {words[b]} of day {day},{name}"
         for name, words in WORDS.items()
